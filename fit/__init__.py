@@ -1,0 +1,1 @@
+"""Scaling-law fits: any table of runs in, an answer that can be trusted out."""

@@ -1,0 +1,35 @@
+"""The exception tree of isoflop.
+
+    ScalingError            anything a user can cause and mend; shown as one line, exit code 1
+    ├── RecordError         a run record, a run folder or a table is not what it should be
+    ├── FitError            the runs cannot carry the fit that was asked for
+    ├── QueryError          a question that has no answer as posed
+    ├── PlanError           a configuration that cannot be trained or planned
+    └── ReportError         a report could not be written
+
+A message has three parts: what was found, what is needed, what to do next.
+"""
+
+
+class ScalingError(Exception):
+    """Base of every error that a user can cause and mend."""
+
+
+class RecordError(ScalingError):
+    """A run record, a folder of runs or a table cannot be read or written."""
+
+
+class FitError(ScalingError):
+    """The runs cannot carry the fit that was asked for."""
+
+
+class QueryError(ScalingError):
+    """A question that has no answer as posed."""
+
+
+class PlanError(ScalingError):
+    """A configuration that cannot be planned or trained."""
+
+
+class ReportError(ScalingError):
+    """A report could not be made or written."""

@@ -1,0 +1,264 @@
+"""What a fit leaves behind: the `isoflop.fit/1` document, and nothing that computes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fit.errors import RecordError
+from fit.record import Floats, finite_or_null, parse_document, read_only
+
+FIT_SCHEMA = "isoflop.fit/1"
+SEVERITIES = ("info", "warning", "serious")
+FIT_STATUSES = ("converged", "at_bound", "ill_conditioned", "max_iterations")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """A judgement on a fit or an answer, in plain words."""
+
+    code: str
+    """Short, stable name: `outlier`, `ill_conditioned`, `e_at_zero`, ..."""
+    severity: str
+    """`info`, `warning` or `serious`; serious means: do not spend money on this."""
+    message: str
+    """What was found and what to do, in one sentence or two."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """What was minimised, and its value at the optimum (sum over runs)."""
+
+    name: str
+    delta: float | None
+    value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """Smallest and largest value among the fitted runs."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intervals:
+    """Confidence intervals of the law, all by one method at one level."""
+
+    level: float
+    method: str
+    """`hc3`, `pairs`, `wild`, `bca` or `profile`."""
+    quantile: float
+    """Reference quantile (Student's t) that `covariance` is multiplied with."""
+    dof: int
+    """Degrees of freedom of the reference: clusters less parameters."""
+    bounds: Mapping[str, tuple[float, float]]
+    """Low and high per parameter and exponent (E, A, B, alpha, beta, a, b)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holdout:
+    """The law fitted without the largest budgets, held against them."""
+
+    budget: float
+    """Smallest compute among the runs left out [FLOP]."""
+    runs: tuple[str, ...]
+    predicted: tuple[float, ...]
+    """Loss the smaller runs predict [nats/token]."""
+    measured: tuple[float, ...]
+    mean_relative_error: float
+    """Mean of predicted / measured - 1; the sign says whether the law is pessimistic (+)."""
+    max_relative_error: float
+    """Largest absolute value of predicted / measured - 1."""
+    covered: float | None = None
+    """Share of the measured losses inside their prediction interval."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrossCheck:
+    """The exponent of N*(C) by another approach (1 envelope, 2 isoFLOP)."""
+
+    name: str
+    a: float | None
+    """Exponent of N* ~ C^a; None where the runs do not allow it."""
+    a_interval: tuple[float, float] | None
+    coefficient: float | None
+    """ln N* at C = 1 FLOP, so that N* = exp(coefficient) C^a."""
+    budgets: tuple[float, ...] = ()
+    """Budgets used [FLOP]."""
+    params: tuple[float, ...] = ()
+    """N* found at each."""
+    losses: tuple[float, ...] = ()
+    """Loss found at each N* [nats/token]."""
+    reason: str | None = None
+    """Why there is no value, or what was left out."""
+    disagrees: bool = False
+    """Differs from approach 3 beyond their joint interval."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Points:
+    """The fitted runs as columns, so that a report needs nothing but the fit. All of shape (runs,)."""
+
+    run: tuple[str, ...]
+    params: Floats
+    tokens: Floats
+    flops: Floats
+    loss: Floats
+    residual: Floats
+    """ln loss - ln law."""
+    cluster: Floats
+    columns: Mapping[str, Floats] = field(default_factory=dict)
+    """width, depth, heads, lr, loss_<skill>, ... where the runs have them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """A fitted law with everything needed to judge it and to ask it."""
+
+    name: str
+    """Name of the report folder, or of the input where none was written."""
+    law: str
+    theta: Mapping[str, float]
+    """Parameters on raw counts, in the law's order: E [nats], A [nats params^alpha], ..."""
+    exponents: Mapping[str, float]
+    """a and b of N* ~ C^a, D* ~ C^b under C = kND."""
+    status: str
+    kappa: float
+    """Condition number of the centred Jacobian with unit columns; 40-160 is healthy."""
+    objective: Objective
+    interval: Intervals
+    covariance: Floats
+    """(p, p), of (ln E, ln A, ln B, alpha, beta): logs of scale parameters, exponents as they are."""
+    draws: Floats
+    """(resamples, p) thetas on raw counts, from the pairs (cluster) bootstrap."""
+    noise: float
+    """Robust standard deviation of ln loss about the law: one run's noise."""
+    convention: Mapping[str, str]
+    """How params and flops were counted."""
+    range: Mapping[str, Span]
+    """params, tokens, flops, tokens_per_param, loss."""
+    points: Points
+    runs_used: int
+    runs_dropped: tuple[tuple[str, str], ...] = ()
+    """(run, reason)."""
+    notes: tuple[Note, ...] = ()
+    holdout: Holdout | None = None
+    cross_checks: tuple[CrossCheck, ...] = ()
+    conventions: tuple[Mapping[str, Any], ...] = ()
+    """a and tokens_per_param at the largest budget under each counting convention."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """name, hash, unique_tokens, bytes_per_token, entropy where the runs share a data set."""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that all runs share, as overrides of the config."""
+    source: Mapping[str, str] = field(default_factory=dict)
+    """path and hash of the input."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """How the fit was asked for (loss, level, resamples, seed, where, ...)."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    schema: str = FIT_SCHEMA
+
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the law's parameters, in the order of `draws` and `covariance`."""
+        return tuple(self.theta)
+
+    def vector(self) -> Floats:
+        """The point estimate, shape (p,)."""
+        return np.array(list(self.theta.values()), dtype=np.float64)
+
+    def document(self, *, draws: bool = True) -> dict[str, Any]:
+        """The `isoflop.fit/1` document, with or without the draws."""
+        document = dataclasses.asdict(self)
+        interval = document.pop("interval")
+        document["interval"] = {**interval, **interval.pop("bounds")}
+        document["cross_checks"] = {c.pop("name"): c for c in document["cross_checks"]}
+        document["range"] = {k: [v["low"], v["high"]] for k, v in document["range"].items()}
+        document["runs_dropped"] = [{"run": r, "reason": why} for r, why in self.runs_dropped]
+        if not draws:
+            del document["draws"]
+        ordered = {"schema": document.pop("schema"), **document}
+        return dict(finite_or_null(_plain(ordered)))
+
+    def to_json(self, *, draws: bool = True) -> str:
+        """Serialise; same fit, same bytes."""
+        return json.dumps(self.document(draws=draws), indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Fit:
+        """Parse a fit document.
+
+        Raises:
+            RecordError: Not JSON, not a fit, incomplete, or of a newer major version.
+        """
+        document = parse_document(text, FIT_SCHEMA)
+        try:
+            return cls(**_decode(document))
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise RecordError(f"not a complete fit document: {error!r}. Fit again.") from error
+
+
+_INTERVAL_FIELDS = {f.name for f in dataclasses.fields(Intervals)}
+
+
+def _decode(document: dict[str, Any]) -> dict[str, Any]:
+    """Turn the parsed document into the arguments of `Fit`."""
+    known = {f.name for f in dataclasses.fields(Fit)}
+    d = {k: v for k, v in document.items() if k in known}
+    interval = d["interval"]
+    own = {k: interval[k] for k in ("level", "method", "quantile", "dof")}
+    bounds = {k: _pair(v) for k, v in interval.items() if k not in _INTERVAL_FIELDS}
+    points = dict(d["points"])
+    columns = {k: read_only(v) for k, v in points.pop("columns").items()}
+    names = tuple(points.pop("run"))
+    d["interval"] = Intervals(bounds=bounds, **own)
+    d["points"] = Points(
+        run=names, columns=columns, **{k: read_only(v) for k, v in points.items()}
+    )
+    d["objective"] = Objective(**d["objective"])
+    d["covariance"] = read_only(d["covariance"])
+    d["draws"] = read_only(d.get("draws", [])).reshape(-1, len(d["theta"]))
+    d["range"] = {k: Span(low=v[0], high=v[1]) for k, v in d["range"].items()}
+    d["runs_dropped"] = tuple((r["run"], r["reason"]) for r in d["runs_dropped"])
+    d["notes"] = tuple(Note(**n) for n in d["notes"])
+    d["holdout"] = _holdout(d.get("holdout"))
+    d["cross_checks"] = tuple(_cross_check(k, v) for k, v in d["cross_checks"].items())
+    d["conventions"] = tuple(d.get("conventions", ()))
+    return d
+
+
+def _pair(values: list[float | None]) -> tuple[float, float]:
+    """An interval; a side that JSON could not hold is infinite."""
+    low, high = values
+    return (float("-inf") if low is None else low, float("inf") if high is None else high)
+
+
+def _holdout(value: dict[str, Any] | None) -> Holdout | None:
+    """Decode the holdout."""
+    if value is None:
+        return None
+    return Holdout(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+
+
+def _cross_check(name: str, value: dict[str, Any]) -> CrossCheck:
+    """Decode one cross-check."""
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+    return CrossCheck(name=name, **fields)
+
+
+def _plain(value: Any) -> Any:
+    """Arrays to lists, mappings and tuples to plain ones, at any depth."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value

@@ -1,0 +1,1 @@
+"""Sweeps of small transformers: every run leaves one honest record."""
