@@ -1,0 +1,5 @@
+"""`python -m sweep`."""
+
+from sweep.app import main
+
+main()

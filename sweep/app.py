@@ -1,0 +1,71 @@
+"""The sweep's door: Hydra composes and launches; every cell ends as a record.
+
+A job never raises: a launcher shows at best its first failure, so failures live in the records, in
+the closing table and in the exit code.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig
+
+from fit.errors import PlanError, ScalingError
+from sweep.config import Config, parse
+
+ConfigStore.instance().store(name="config_schema", node=Config)
+
+
+@hydra.main(config_path="pkg://conf", config_name="config", version_base="1.3")
+def job(config: DictConfig) -> None:
+    """Train one cell of the grid."""
+    from sweep.tracking import say
+
+    try:
+        run_cell(parse(config))
+    except ScalingError as error:
+        say(f"error: {error}")
+
+
+def run_cell(config: Config) -> None:
+    """Plan and train one configuration."""
+    from sweep.plan import plan
+    from sweep.tracking import Log
+    from sweep.train import train
+
+    for trajectory in plan(config):
+        train(trajectory, Path(config.runs_dir), Log(config))
+
+
+def main() -> None:
+    """Launch a run or, with -m, a sweep; exit 1 where any run has failed."""
+    arguments = get_args_parser().parse_args()
+    if arguments.cfg or arguments.help or arguments.hydra_help or arguments.info:
+        job()
+        return
+    try:
+        sys.exit(launch(arguments.overrides, multirun=bool(arguments.multirun)))
+    except PlanError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command again goes on from the newest checkpoints")
+
+
+def launch(overrides: Sequence[str], *, multirun: bool) -> int:
+    """Check the whole grid, let Hydra run it, and say how it ended."""
+    from sweep.closing import closing, opening
+    from sweep.grid import grid
+
+    os.environ.setdefault("HYDRA_FULL_ERROR", "0")
+    cells = grid(overrides, multirun=multirun)
+    if not multirun and cells[0].refusal is not None:
+        raise PlanError(cells[0].refusal)
+    if opening(cells):
+        job()
+    return closing(cells)

@@ -1,0 +1,221 @@
+"""Types and rules of the configuration; the values stand in `conf/*.yaml`, each in one place.
+
+The flow: yaml and overrides -> `OmegaConf.to_object` -> `Config` (checked here) -> `sweep.plan`.
+Nothing below `sweep.app` sees a `DictConfig`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fit.errors import PlanError
+
+
+class Schedule(Enum):
+    """Learning rate over a run."""
+
+    wsd = "wsd"
+    """Warm-up, constant trunk, 1 - sqrt cooldown; every token count is a branch of one trunk."""
+    cosine = "cosine"
+    """Warm-up, then a cosine to 10%; every token count is a trajectory of its own."""
+
+
+class Tracking(Enum):
+    """Where curves go, beside `curve.csv`."""
+
+    wandb = "wandb"
+    csv = "csv"
+    none = "none"
+
+
+class Compile(Enum):
+    """Whether the model is compiled."""
+
+    auto = "auto"
+    """On CUDA always; on CPU where the run is long enough to pay for it."""
+    on = "on"
+    off = "off"
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """Shape of the transformer; the vocabulary comes from the data."""
+
+    width: int = MISSING
+    depth: int = MISSING
+    heads: int | None = MISSING
+    """Attention heads; null is width / head_dim."""
+    head_dim: int = MISSING
+    mlp_ratio: float = MISSING
+    """Hidden units of the MLP per unit of width."""
+    gated: bool = MISSING
+    tied: bool = MISSING
+    conv: int = MISSING
+    """Taps of the causal depthwise convolution on the embeddings; 0 is none."""
+    seq_len: int = MISSING
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Where tokens come from; see `sweep.data`."""
+
+    name: str = MISSING
+    """stories, text, tokens or hf."""
+    path: str | None = MISSING
+    unique_tokens: int | None = MISSING
+    """Cap on distinct training tokens; beyond it, honest epochs."""
+    heldout_tokens: int = MISSING
+    seed: int = MISSING
+    """Seed of the language (stories) or of the held-out split."""
+    size: str = MISSING
+    """stories: demo, small, full or skills."""
+    tokenizer: str = MISSING
+    """text and hf: bytes or bpe."""
+    vocab: int = MISSING
+    """Vocabulary of a bpe that is trained here."""
+    pattern: str = MISSING
+    """text: globs of the files, comma separated."""
+    bytes_per_token: float | None = MISSING
+    """tokens: where it is known."""
+    split: str = MISSING
+    column: str = MISSING
+    subset: str | None = MISSING
+    streaming: bool = MISSING
+    cache: str | None = MISSING
+    """Folder of tokenised data; null is ~/.cache/isoflop."""
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """Recipe of a run; one recipe at every size."""
+
+    tokens: Any = MISSING
+    """D [tokens], or a list: one trunk with a branch and a record per value."""
+    batch_tokens: int = MISSING
+    """Tokens per optimiser step at the start."""
+    batch_doublings: list[float] = MISSING
+    """Token counts at which the batch doubles: one rule in tokens for every size."""
+    micro_batch_tokens: int | None = MISSING
+    """Most tokens in one forward pass; null is the whole batch. Changes memory, not the result."""
+    schedule: Schedule = MISSING
+    cooldown: float = MISSING
+    """Share of the run in which a WSD branch cools down."""
+    warmup_tokens: float | None = MISSING
+    """null: min(params, 10% of the shortest run of the trunk)."""
+    lr: float = MISSING
+    """Peak learning rate of hidden matrices at `base_width`; elsewhere base_width / width of it."""
+    base_width: int = MISSING
+    embedding_lr: float = MISSING
+    """Peak learning rate of the embedding and head at `base_width`."""
+    embedding_lr_power: float = MISSING
+    """The embedding's rate goes as (base_width / width) ** this."""
+    beta1: float = MISSING
+    beta2: float = MISSING
+    weight_decay: float = MISSING
+    clip: float = MISSING
+    z_loss: float = MISSING
+    precision: str = MISSING
+    """Fabric's names: 32-true, bf16-mixed, ..."""
+    accelerator: str = MISSING
+    devices: int = MISSING
+    strategy: str = MISSING
+    threads: int = MISSING
+    """CPU threads of one run; 0 leaves torch's choice."""
+    compile: Compile = MISSING
+    checkpoint_seconds: float = MISSING
+    """Least time between two checkpoints of an unfinished run."""
+
+
+@dataclass(kw_only=True)
+class SweepConfig:
+    """What spans the grid."""
+
+    flops: float | None = MISSING
+    """Budget C [FLOP]: D follows from C and the shape, in place of train.tokens."""
+
+
+@dataclass(kw_only=True)
+class Config:
+    """Root of the configuration."""
+
+    name: str = MISSING
+    """The sweep's folder under `runs_dir`."""
+    runs_dir: str = MISSING
+    seed: int = MISSING
+    tracking: Tracking = MISSING
+    model: ModelConfig = MISSING
+    data: DataConfig = MISSING
+    train: TrainConfig = MISSING
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        _check_positive("model", self.model, "head_dim", "mlp_ratio", "seq_len")
+        _check_positive("train", self.train, "batch_tokens", "lr", "base_width", "embedding_lr")
+        _check_positive("data", self.data, "heldout_tokens")
+        if not 0 < self.train.cooldown < 1:
+            raise PlanError(
+                f"train.cooldown={self.train.cooldown}; a share between 0 and 1 is needed, as 0.2."
+            )
+        if self.sweep.flops is not None:
+            _positive("sweep.flops", self.sweep.flops)
+        elif self.train.tokens is None:
+            raise PlanError("train.tokens and sweep.flops are both null; one sets a run's length.")
+
+    def targets(self) -> tuple[float, ...]:
+        """The token counts asked for, ascending; empty where a budget sets them.
+
+        Raises:
+            PlanError: Not a positive number or a list of them.
+        """
+        given = self.train.tokens
+        if given is None:
+            return ()
+        values = (
+            list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+        )
+        return tuple(sorted({_positive("train.tokens", v) for v in values}))
+
+
+def parse(config: DictConfig) -> Config:
+    """Turn a composed configuration into checked dataclasses.
+
+    Raises:
+        PlanError: A value of the wrong type, a missing value, or a rule that is broken.
+    """
+    try:
+        parsed = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise PlanError(str(error).splitlines()[0]) from error
+    assert isinstance(parsed, Config)
+    return parsed
+
+
+def _check_name(name: str) -> None:
+    """A sweep's name is one folder."""
+    if not name or name.startswith(".") or "/" in name or "\\" in name:
+        raise PlanError(f"name='{name}'; a plain folder name is needed, such as name=pilot.")
+
+
+def _check_positive(group: str, section: object, *fields: str) -> None:
+    """Numbers that must be above zero."""
+    for name in fields:
+        _positive(f"{group}.{name}", getattr(section, name))
+
+
+def _positive(name: str, value: Any) -> float:
+    """A positive finite number, or a PlanError that names the setting."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not (math.isfinite(number) and number > 0):
+        raise PlanError(f"{name}={value!r}; a positive number is needed, such as {name}=1e6.")
+    return number

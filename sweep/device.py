@@ -1,0 +1,64 @@
+"""What a machine is and can do: threads, allocator, measured and published peaks."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import platform
+import time
+
+import torch
+
+DENSE_BF16_PEAK = {
+    "A100": 312e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "B200": 2.25e15,
+    "MI300X": 1.3e15,
+}
+"""Dense bf16 FLOP/s by vendors' data sheets (they print twice that for sparse matrices)."""
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+
+
+@functools.cache
+def prepare_process(threads: int) -> None:
+    """Set up a worker process once: threads of a run, and an allocator that keeps its pages.
+
+    glibc returns every buffer above 128 kB to the system and faults its pages in again at the next
+    step; keeping them saves a quarter of a small model's step on CPU (measured, docs/log.md).
+    """
+    if threads > 0:
+        torch.set_num_threads(threads)
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
+
+
+def device_name(device: torch.device) -> str:
+    """A device as it stands in a record."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({torch.get_num_threads()} of {os.cpu_count()} threads)"
+
+
+@functools.cache
+def peak_flops_per_second(device: torch.device) -> float | None:
+    """Matrix-multiply ceiling: the data sheet's on known GPUs, measured on CPU; None elsewhere."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        return next((peak for key, peak in DENSE_BF16_PEAK.items() if key in name), None)
+    return _measured_peak() if device.type == "cpu" else None
+
+
+def _measured_peak(size: int = 768, repeats: int = 5) -> float:
+    """Best of a few fp32 products with the threads of a run (10 ms each)."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    best = float("inf")
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        torch.mm(a, b)
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best

@@ -1,0 +1,112 @@
+"""From overrides to every cell of the grid that they span, composed, checked and planned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra import compose, initialize_config_module
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from fit.errors import PlanError
+from fit.record import RunRecord
+from sweep.config import Config, parse
+from sweep.cost import check_memory
+from sweep.plan import RunSpec, Trajectory, plan
+from sweep.train import finished_record
+
+ConfigStore.instance().store(name="config_schema", node=Config)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One job of the grid."""
+
+    overrides: tuple[str, ...]
+    config: Config | None
+    trajectories: tuple[Trajectory, ...] = ()
+    refusal: str | None = None
+    """Why the cell cannot be trained."""
+
+    def runs(self) -> list[tuple[Trajectory, RunSpec]]:
+        """Every run of the cell."""
+        return [(t, run) for t in self.trajectories for run in t.runs]
+
+    def record(self, trajectory: Trajectory, run: RunSpec) -> RunRecord | None:
+        """The valid record of a run, if it has ended."""
+        return finished_record(run_folder(trajectory, run))
+
+
+def run_folder(trajectory: Trajectory, run: RunSpec) -> Path:
+    """Folder of a run's record."""
+    return Path(trajectory.config.runs_dir) / trajectory.sweep / run.run
+
+
+def grid(overrides: Sequence[str], *, multirun: bool) -> tuple[Cell, ...]:
+    """Compose and plan every cell that the overrides span.
+
+    Args:
+        overrides: Hydra's overrides, sweeping ones among them.
+        multirun: Span the grid; else the overrides are one cell.
+
+    Raises:
+        PlanError: The overrides themselves are wrong: unknown key, wrong type, bad grammar.
+    """
+    try:
+        with initialize_config_module("conf", version_base="1.3"):
+            jobs = _expand(overrides) if multirun else [list(overrides)]
+            configs = [_compose(job) for job in jobs]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise PlanError(one_line(error)) from error
+    cells = [_cell(job, config) for job, config in zip(jobs, configs, strict=True)]
+    return tuple(cells)
+
+
+def one_line(error: BaseException) -> str:
+    """The message of a Hydra or OmegaConf error in one line."""
+    text = f"{error}\n{error.__cause__ or ''}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    kept = [line for line in lines if not line.startswith(("full_key", "object_type", "See https"))]
+    return " ".join(dict.fromkeys(kept)) or repr(error)
+
+
+def _expand(overrides: Sequence[str]) -> list[list[str]]:
+    """The jobs of a multirun, as Hydra's basic sweeper makes them, sweeper.params included."""
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    fixed = [
+        o.input_line
+        for o in parser.parse_overrides(list(overrides))
+        if not o.is_sweep_override() and o.input_line is not None
+    ]
+    config = compose("config", overrides=fixed, return_hydra_config=True)
+    preset = config.hydra.sweeper.get("params") or {}
+    parsed = parser.parse_overrides([f"{k}={v}" for k, v in preset.items()] + list(overrides))
+    return list(BasicSweeper.split_arguments(parsed, None)[0])
+
+
+def _compose(job: Sequence[str]) -> Config | PlanError:
+    """The checked configuration of one job, or why there is none."""
+    try:
+        return parse(compose("config", overrides=list(job)))
+    except PlanError as error:
+        return error
+
+
+def _cell(job: Sequence[str], config: Config | PlanError) -> Cell:
+    """Plan one job."""
+    overrides = tuple(o for o in job if not o.startswith("hydra"))
+    if isinstance(config, PlanError):
+        return Cell(overrides=overrides, config=None, refusal=str(config))
+    try:
+        trajectories = plan(config)
+        for t in trajectories:
+            check_memory(t.shape, t.params, config.train)
+        return Cell(overrides=overrides, config=config, trajectories=trajectories)
+    except PlanError as error:
+        return Cell(overrides=overrides, config=config, refusal=str(error))

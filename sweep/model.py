@@ -1,0 +1,248 @@
+"""A decoder-only transformer in plain torch: one recipe at every size.
+
+Pre-RMSNorm, rotary positions, QK-norm, no biases, no dropout, zero output projections at the start,
+a plain squared-ReLU or a gated MLP, tied or untied head, and a short causal convolution on the
+embeddings (Wortsman et al. 2023, arXiv:2309.14322; So et al. 2021, arXiv:2109.08668).
+
+Shape letters, lowercase so that N, D and C always mean the law's: b rows, t positions, d width,
+h heads, k head size, f MLP units, v vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fit.accounting import Shape
+
+ROPE_BASE = 10_000.0
+EPS = 1e-6
+SMALLEST = 1e-38
+"""Least probability of a target whose logarithm is taken, so that a lost token costs 87 nats."""
+EMBEDDING_STD = 0.02
+"""Small enough that the loss at step 0 is ln(vocab) to 1%."""
+
+
+class Transformer(nn.Module):
+    """Tokens in, loss out: `forward` to train, `token_losses` to measure."""
+
+    cos_tk: Tensor
+    sin_tk: Tensor
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.embedding = nn.Parameter(torch.empty(shape.vocab, shape.width))
+        head = self.embedding if shape.tied else torch.empty_like(self.embedding)
+        self.head = head if shape.tied else nn.Parameter(head)
+        self.conv = nn.Parameter(torch.empty(shape.conv, shape.width)) if shape.conv else None
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.depth))
+        cos_tk, sin_tk = rotary_table(shape.seq_len, shape.head_dim)
+        self.register_buffer("cos_tk", cos_tk, persistent=False)
+        self.register_buffer("sin_tk", sin_tk, persistent=False)
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Fill the weights from a generator, in a fixed order."""
+        with torch.no_grad():
+            self.embedding.normal_(std=EMBEDDING_STD, generator=generator)
+            if self.head is not self.embedding:
+                self.head.zero_()
+            if self.conv is not None:
+                self.conv.zero_()
+            for block in self.blocks:
+                assert isinstance(block, Block)
+                block.init_weights(generator)
+
+    def forward(self, tokens_bt: Tensor, target_bt: Tensor, z_loss: float) -> Tensor:
+        """Mean cross-entropy [nats/token], whose gradient includes that of the z-loss."""
+        x_btd = self.hidden(tokens_bt)
+        if x_btd.device.type == "cpu":
+            x_nd = x_btd.reshape(-1, x_btd.shape[-1])
+            return HeadLoss.apply(x_nd, self.head, target_bt.reshape(-1), z_loss)  # type: ignore
+        logits_nv = F.linear(x_btd, self.head).float().flatten(0, 1)
+        penalty = z_loss * logits_nv.logsumexp(-1).square().mean()
+        loss = F.cross_entropy(logits_nv, target_bt.flatten())
+        return loss + penalty - penalty.detach()
+
+    def hidden(self, tokens_bt: Tensor) -> Tensor:
+        """Hidden states (b, t, d) after the last norm."""
+        x_btd = F.embedding(tokens_bt, self.embedding)
+        if self.conv is not None:
+            x_btd = CausalConv.apply(x_btd, self.conv)
+        x_btd = rms_norm(x_btd)
+        length = tokens_bt.shape[1]
+        cos_tk, sin_tk = self.cos_tk[:length], self.sin_tk[:length]
+        for block in self.blocks:
+            x_btd = block(x_btd, cos_tk, sin_tk)
+        return rms_norm(x_btd)
+
+    def token_losses(self, tokens_bt: Tensor, target_bt: Tensor) -> Tensor:
+        """Negative log-likelihood of every token, (b, t) [nats], in float32."""
+        logits_nv = F.linear(self.hidden(tokens_bt), self.head).float().flatten(0, 1)
+        losses_n = F.cross_entropy(logits_nv, target_bt.flatten(), reduction="none")
+        return losses_n.view(target_bt.shape)
+
+
+class Block(nn.Module):
+    """Attention and MLP, each on a normed copy of the residual stream."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        d, inner, f = shape.width, shape.heads * shape.head_dim, shape.d_ff
+        self.heads, self.head_dim, self.gated = shape.heads, shape.head_dim, shape.gated
+        self.q_gain = nn.Parameter(torch.empty(shape.head_dim))
+        self.qkv = nn.Parameter(torch.empty(3 * inner, d))
+        self.out = nn.Parameter(torch.empty(d, inner))
+        self.up = nn.Parameter(torch.empty((2 if shape.gated else 1) * f, d))
+        self.down = nn.Parameter(torch.empty(d, f))
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Inputs at 1/sqrt(fan-in), outputs at zero, so that every block begins as the identity."""
+        self.q_gain.fill_(1.0)
+        for weight in (self.qkv, self.up):
+            weight.normal_(std=1 / math.sqrt(weight.shape[1]), generator=generator)
+        for weight in (self.out, self.down):
+            weight.zero_()
+
+    def forward(self, x_btd: Tensor, cos_tk: Tensor, sin_tk: Tensor) -> Tensor:
+        """One block."""
+        x_btd = x_btd + self.attention(rms_norm(x_btd), cos_tk, sin_tk)
+        return x_btd + self.mlp(rms_norm(x_btd))
+
+    def attention(self, x_btd: Tensor, cos_tk: Tensor, sin_tk: Tensor) -> Tensor:
+        """Causal self-attention with QK-norm and rotary positions.
+
+        Queries and keys are normed and rotated together. The gain of the queries (normed vectors of
+        16 numbers could not attend sharply without) is folded into their half of the tables.
+        """
+        b, t, _ = x_btd.shape
+        qkv = F.linear(x_btd, self.qkv).view(b, t, 3, self.heads, self.head_dim)
+        gains_2k = torch.stack([self.q_gain, torch.ones_like(self.q_gain)])
+        cos_t21k = (cos_tk[:, None] * gains_2k)[:, :, None]
+        sin_t21k = (sin_tk[:, None] * gains_2k.roll(self.head_dim // 2, -1))[:, :, None]
+        qk_bt2hk = rotate(rms_norm(qkv[:, :, :2]), cos_t21k, sin_t21k)
+        q_bhtk, k_bhtk = qk_bt2hk.permute(2, 0, 3, 1, 4).unbind(0)
+        v_bhtk = qkv[:, :, 2].transpose(1, 2)
+        y_bhtk = F.scaled_dot_product_attention(q_bhtk, k_bhtk, v_bhtk, is_causal=True)
+        return F.linear(y_bhtk.transpose(1, 2).reshape(b, t, -1), self.out)
+
+    def mlp(self, x_btd: Tensor) -> Tensor:
+        """Squared ReLU, or SiLU-gated."""
+        h_btf = F.linear(x_btd, self.up)
+        if self.gated:
+            gate_btf, h_btf = h_btf.chunk(2, dim=-1)
+            return F.linear(F.silu(gate_btf) * h_btf, self.down)
+        return F.linear(SquaredReLU.apply(h_btf), self.down)
+
+
+def rotary_table(length: int, head_dim: int) -> tuple[Tensor, Tensor]:
+    """Cosine and signed sine (length, head_dim) for `rotate`: pairs are (i, i + head_dim / 2).
+
+    Source: Su et al. 2021, arXiv:2104.09864.
+    """
+    half = head_dim // 2
+    rates = ROPE_BASE ** (-torch.arange(half, dtype=torch.float64) / half)
+    angles = torch.arange(length, dtype=torch.float64)[:, None] * rates
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], 1).float(), torch.cat([-sin, sin], 1).float()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (i, i + half) of the last axis by its angle."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+
+
+class RMSNorm(torch.autograd.Function):
+    """x / rms(x) over the last axis, without a gain, with its gradient in five operations."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore
+        """Normed copy of x."""
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        scale = torch.rsqrt(norm.square_().div_(x.shape[-1]).add_(EPS))
+        y = x * scale
+        ctx.save_for_backward(y, scale)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore
+        """The part of the gradient across y, scaled."""
+        y, scale = ctx.saved_tensors
+        along = (grad * y).mean(-1, keepdim=True)
+        return torch.addcmul(grad, y, along, value=-1) * scale
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    """Divide by the root mean square over the last axis."""
+    return RMSNorm.apply(x)  # type: ignore
+
+
+class SquaredReLU(torch.autograd.Function):
+    """max(x, 0)^2, keeping one buffer instead of two."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore
+        """Squared positive part."""
+        positive = x.relu()
+        ctx.save_for_backward(positive)
+        return positive.square()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore
+        """2 max(x, 0) grad."""
+        (positive,) = ctx.saved_tensors
+        return (grad * positive).mul_(2)
+
+
+class CausalConv(torch.autograd.Function):
+    """Add to each position the l positions before it, weighted per channel: taps (l, d)."""
+
+    @staticmethod
+    def forward(ctx, x_btd: Tensor, taps_ld: Tensor) -> Tensor:  # type: ignore
+        """x_t + sum_l taps_l x_(t-l)."""
+        ctx.save_for_backward(x_btd, taps_ld)
+        y_btd = x_btd.clone()
+        for lag, tap_d in enumerate(taps_ld, start=1):
+            y_btd[:, lag:].addcmul_(x_btd[:, :-lag], tap_d)
+        return y_btd
+
+    @staticmethod
+    def backward(ctx, grad_btd: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore
+        """The same taps, backwards."""
+        x_btd, taps_ld = ctx.saved_tensors
+        grad_x_btd = grad_btd.clone()
+        grad_taps = []
+        for lag, tap_d in enumerate(taps_ld, start=1):
+            grad_x_btd[:, :-lag].addcmul_(grad_btd[:, lag:], tap_d)
+            grad_taps.append((grad_btd[:, lag:] * x_btd[:, :-lag]).sum((0, 1)))
+        return grad_x_btd, torch.stack(grad_taps)
+
+
+class HeadLoss(torch.autograd.Function):
+    """Output head, cross-entropy and z-loss in one call, with their gradients made on the way.
+
+    Writing the gradient over the logits' own buffer saves two passes and two buffers of
+    (rows, vocab): the largest arrays of a small model's step.
+    """
+
+    @staticmethod
+    def forward(ctx, x_nd: Tensor, head_vd: Tensor, target_n: Tensor, z_loss: float):  # type: ignore
+        """Mean loss over n positions."""
+        n, column_n1 = x_nd.shape[0], target_n[:, None]
+        logits_nv = x_nd @ head_vd.t()
+        grad_nv = logits_nv.softmax(-1)
+        losses_n1 = -grad_nv.gather(1, column_n1).clamp_min(SMALLEST).log()
+        lse_n1 = losses_n1 + logits_nv.gather(1, column_n1)
+        grad_nv.mul_((1 + 2 * z_loss * lse_n1) / n)
+        grad_nv.scatter_add_(1, column_n1, grad_nv.new_full((n, 1), -1 / n))
+        ctx.save_for_backward(grad_nv @ head_vd, grad_nv.t() @ x_nd)
+        return losses_n1.mean()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore
+        """Scale the gradients made in `forward`."""
+        grad_x_nd, grad_head_vd = ctx.saved_tensors
+        return grad_x_nd * grad, grad_head_vd * grad, None, None

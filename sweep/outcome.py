@@ -1,0 +1,177 @@
+"""Run records from what happened."""
+
+from __future__ import annotations
+
+import functools
+import math
+import subprocess
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from fit.record import RunRecord
+from sweep.device import device_name, peak_flops_per_second
+from sweep.heldout import Measurement
+from sweep.plan import RunSpec, Trajectory
+from sweep.session import Session
+
+LIBRARIES = ("isoflop", "torch", "lightning", "numpy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What is known of a run however it ended."""
+
+    trajectory: Trajectory
+    run: RunSpec
+    started: str
+    session: Session | None = None
+    attempts: int = 1
+
+
+def now() -> str:
+    """The present time, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def done_record(facts: Facts, measured: Measurement) -> RunRecord:
+    """The record of a finished run; its time is that of its whole path, shared trunk included."""
+    session = facts.session
+    assert session is not None
+    rate = facts.run.tokens / session.seconds if session.seconds > 0 else None
+    return _record(
+        facts,
+        status="done",
+        wall_seconds=session.seconds,
+        tokens_per_second=rate,
+        mfu=_mfu(session, rate),
+        **_measured(measured),
+    )
+
+
+def diverged_record(facts: Facts, measured: Measurement, reason: str) -> RunRecord:
+    """The record of a run that was stopped; it keeps what loss it has, and fits leave it out."""
+    kept = {k: v for k, v in _measured(measured).items() if _finite(v)}
+    return _record(facts, status="diverged", reason=reason, **kept)
+
+
+def failed_record(facts: Facts, error: BaseException, trace: str) -> RunRecord:
+    """The record of a run that was stopped by an error."""
+    reason = f"{type(error).__name__}: {error}".strip()
+    return _record(facts, status="failed", reason=reason, traceback=trace)
+
+
+def _record(facts: Facts, **outcome: Any) -> RunRecord:
+    """Everything that the plan knows, and the outcome."""
+    t, run, session = facts.trajectory, facts.run, facts.session
+    if session is not None:
+        outcome |= {"tokens_seen": session.position, "device": device_name(session.fabric.device)}
+    return RunRecord(
+        run=run.run,
+        sweep=t.sweep,
+        seed=t.seed,
+        data=t.data,
+        width=t.shape.width,
+        depth=t.shape.depth,
+        heads=t.shape.heads,
+        head_dim=t.shape.head_dim,
+        vocab=t.shape.vocab,
+        seq_len=t.shape.seq_len,
+        params_body=t.params.body,
+        params_head=t.params.head,
+        params_embedding=t.params.embedding,
+        params_other=t.params.other,
+        params_total=t.params.total,
+        tokens=run.tokens,
+        flops_body=t.flops_per_token.body,
+        flops_head=t.flops_per_token.head,
+        flops_attention=t.flops_per_token.attention,
+        flops=run.flops,
+        flops_spent=run.flops_spent,
+        trunk=t.trunk,
+        schedule=run.rate.kind,
+        lr=t.lr,
+        batch_tokens=t.rule.batch(run.tokens - 1),
+        recipe=recipe(t),
+        precision=t.config.train.precision,
+        versions=versions(),
+        commit=commit(),
+        attempts=facts.attempts,
+        started=facts.started,
+        finished=now(),
+        **outcome,
+    )
+
+
+def recipe(trajectory: Trajectory) -> dict[str, Any]:
+    """Settings that launch the run again, as overrides of the config."""
+    model, data = trajectory.config.model, trajectory.config.data
+    train = trajectory.config.train
+    kept: dict[str, Any] = {"data": data.name}
+    kept |= {f"data.{k}": v for k, v in vars(data).items() if k not in ("name", "cache")}
+    for name in ("head_dim", "mlp_ratio", "gated", "tied", "conv", "seq_len"):
+        kept[f"model.{name}"] = getattr(model, name)
+    skipped = (
+        "tokens",
+        "micro_batch_tokens",
+        "accelerator",
+        "devices",
+        "strategy",
+        "threads",
+        "compile",
+        "checkpoint_seconds",
+    )
+    for name, value in vars(train).items():
+        if name not in skipped:
+            kept[f"train.{name}"] = getattr(value, "value", value)
+    return kept
+
+
+def _measured(measured: Measurement) -> dict[str, Any]:
+    """The measurement's fields as a record's."""
+    return {
+        "loss": measured.loss,
+        "loss_se": measured.loss_se,
+        "loss_plain": measured.loss_plain,
+        "loss_bpb": measured.loss_bpb,
+        "loss_by_skill": measured.loss_by_skill,
+    }
+
+
+def _finite(value: Any) -> bool:
+    """Whether a value can stand in a record."""
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _mfu(session: Session, tokens_per_second: float | None) -> float | None:
+    """Model FLOP utilisation: exact FLOP per second over the device's ceiling."""
+    peak = peak_flops_per_second(session.fabric.device)
+    if peak is None or tokens_per_second is None:
+        return None
+    return session.trajectory.flops_per_token.exact * tokens_per_second / peak
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def commit() -> str | None:
+    """The commit of the code, where it runs from a checkout."""
+    try:
+        command = ["git", "rev-parse", "HEAD"]
+        here = Path(__file__).resolve().parent
+        out = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return out.stdout.strip() or None

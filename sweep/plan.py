@@ -1,0 +1,219 @@
+"""From a configuration to what will be run: frozen, everything derived, nothing launched.
+
+A configuration is one job. Under WSD it is one trunk with a branch, and a record, per token count;
+under cosine every token count is a trajectory of its own. A run's name ends in a hash of everything
+that changes its result, so that the same command again runs only what has no valid record.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from fit.accounting import FlopsPerToken, Params, Shape, count_flops, count_params
+from fit.errors import PlanError
+from fit.record import DataInfo
+from sweep.config import Config, ModelConfig, Schedule, TrainConfig
+from sweep.data import describe
+from sweep.schedule import BatchRule, LearningRate, cooldown_start, warmup_tokens
+
+RECIPE = "1"
+"""Goes up when the code changes what a run of unchanged settings gives; part of the identity."""
+
+NOT_IDENTITY = frozenset(
+    "tokens micro_batch_tokens warmup_tokens accelerator devices strategy threads compile "
+    "checkpoint_seconds cooldown schedule".split()
+)
+"""Settings of `train` that change no result, or enter the identity in resolved form."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """One run: a branch of a trunk, and one record."""
+
+    run: str
+    """Name and identity: a slug that ends in a hash."""
+    tokens: int
+    """Planned D, a whole number of steps."""
+    cooldown_start: int
+    """Position at which the run leaves its trunk; 0 has no trunk."""
+    rate: LearningRate
+    flops: float
+    """C of the whole run [FLOP]."""
+    flops_spent: float
+    """Its cooldown and its own stretch of the trunk [FLOP]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trajectory:
+    """What is trained in one go: a trunk and the runs that branch off it, by ascending tokens."""
+
+    trunk: str
+    """Hash of all that the runs share."""
+    sweep: str
+    seed: int
+    shape: Shape
+    params: Params
+    flops_per_token: FlopsPerToken
+    data: DataInfo
+    rule: BatchRule
+    lr: float
+    """Peak rate of the hidden matrices at this width."""
+    embedding_lr: float
+    runs: tuple[RunSpec, ...]
+    config: Config
+    """Recipe, data and device settings as given."""
+
+
+def plan(config: Config) -> tuple[Trajectory, ...]:
+    """Derive everything that a job will train.
+
+    Args:
+        config: A checked configuration.
+
+    Returns:
+        One trajectory under WSD, one per token count under cosine.
+
+    Raises:
+        PlanError: The cell cannot be trained: head size, length below one batch, data too small.
+    """
+    vocab, _, info = describe(config.data, config.model.seq_len)
+    shape = build_shape(config.model, vocab)
+    rule = batch_rule(config.train, shape.seq_len)
+    per_token = count_flops(shape)
+    budget = config.sweep.flops
+    targets = config.targets() if budget is None else (budget / per_token.exact,)
+    lengths = sorted({rule.nearest(t) for t in targets})
+    groups = [lengths] if config.train.schedule is Schedule.wsd else [[n] for n in lengths]
+    return tuple(_trajectory(config, shape, info, rule, group) for group in groups)
+
+
+def build_shape(model: ModelConfig, vocab: int) -> Shape:
+    """The shape that a model section asks for.
+
+    Raises:
+        PlanError: The width is not a whole number of heads, or the head size is odd.
+    """
+    heads = model.heads
+    if model.head_dim % 2:
+        raise PlanError(f"model.head_dim={model.head_dim}; rotary positions need an even number.")
+    if heads is None:
+        heads, rest = divmod(model.width, model.head_dim)
+        if rest or not heads:
+            raise PlanError(
+                f"model.width={model.width} is not a multiple of model.head_dim={model.head_dim}; "
+                "choose a width that is, or set model.heads."
+            )
+    return Shape(
+        width=model.width,
+        depth=model.depth,
+        heads=heads,
+        head_dim=model.head_dim,
+        d_ff=max(1, round(model.mlp_ratio * model.width)),
+        vocab=vocab,
+        seq_len=model.seq_len,
+        gated=model.gated,
+        tied=model.tied,
+        conv=model.conv,
+    )
+
+
+def batch_rule(train: TrainConfig, seq_len: int) -> BatchRule:
+    """The batch rule of a recipe.
+
+    Raises:
+        PlanError: The batch is not a whole number of rows.
+    """
+    if train.batch_tokens % seq_len:
+        raise PlanError(
+            f"train.batch_tokens={train.batch_tokens} is not a multiple of "
+            f"model.seq_len={seq_len}; take {max(1, train.batch_tokens // seq_len) * seq_len}."
+        )
+    doublings = tuple(sorted(round(d) for d in train.batch_doublings))
+    return BatchRule(batch_tokens=train.batch_tokens, doublings=doublings)
+
+
+def _trajectory(
+    config: Config, shape: Shape, info: DataInfo, rule: BatchRule, lengths: list[int]
+) -> Trajectory:
+    """A trunk with its branches."""
+    train, params, per_token = config.train, count_params(shape), count_flops(shape)
+    scale = train.base_width / shape.width
+    warmup = warmup_tokens(params.matmul, lengths[0], train.warmup_tokens)
+    shared = _shared_identity(config, shape, info, warmup)
+    runs, previous = [], 0
+    for tokens in lengths:
+        wsd = train.schedule is Schedule.wsd
+        start = cooldown_start(rule, tokens, train.cooldown) if wsd else 0
+        rate = LearningRate(
+            kind=train.schedule.value, warmup=warmup, tokens=tokens, cooldown_start=start
+        )
+        own = {**shared, "tokens": tokens, "cooldown_start": start}
+        runs.append(
+            RunSpec(
+                run=_slug(shape, tokens, config.seed, digest(own)),
+                tokens=tokens,
+                cooldown_start=start,
+                rate=rate,
+                flops=float(per_token.exact * tokens),
+                flops_spent=float(per_token.exact * (tokens - start + max(0, start - previous))),
+            )
+        )
+        previous = max(previous, start)
+    return Trajectory(
+        trunk=digest(shared) if train.schedule is Schedule.wsd else digest(runs[0].run),
+        sweep=config.name,
+        seed=config.seed,
+        shape=shape,
+        params=params,
+        flops_per_token=per_token,
+        data=info,
+        rule=rule,
+        lr=train.lr * scale,
+        embedding_lr=train.embedding_lr * scale**train.embedding_lr_power,
+        runs=tuple(runs),
+        config=config,
+    )
+
+
+def _shared_identity(config: Config, shape: Shape, info: DataInfo, warmup: int) -> dict[str, Any]:
+    """Everything that changes the result of a trunk."""
+    train = {k: v for k, v in vars(config.train).items() if k not in NOT_IDENTITY}
+    kind = config.train.schedule
+    return {
+        "recipe": RECIPE,
+        "shape": dataclasses.asdict(shape),
+        "data": [info.hash, info.unique_tokens, config.data.heldout_tokens, config.data.seed],
+        "train": {**train, "batch_doublings": [float(d) for d in train["batch_doublings"]]},
+        "schedule": kind.value,
+        "warmup": warmup,
+        "seed": config.seed,
+    }
+
+
+def digest(identity: Any) -> str:
+    """Eight hexadecimal digits of a canonical JSON's hash."""
+    text = json.dumps(identity, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def short(count: float) -> str:
+    """A count in at most four characters and a unit: 307200 -> 307k, 2.4e6 -> 2.4M."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return f"{count:.3g}"
+
+
+def _slug(shape: Shape, tokens: int, seed: int, identity: str) -> str:
+    """A readable name that ends in the identity."""
+    return f"w{shape.width}-d{shape.depth}-t{short(tokens)}-s{seed}-{identity}"
+
+
+if __name__ == "__main__":
+    from sweep.preview import main
+
+    main()

@@ -1,0 +1,289 @@
+"""One model in training: device, data, optimiser, and where it is on its path."""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sweep.checkpoint import State
+from sweep.config import Compile, TrainConfig
+from sweep.data import Source, open_source
+from sweep.device import prepare_process
+from sweep.model import Transformer
+from sweep.plan import Trajectory
+from sweep.schedule import LearningRate
+
+FEED_ROWS = 2048
+"""Rows fetched at once: one call to the source per hundreds of steps."""
+
+COMPILE_FLOPS = 2e12
+"""Trajectories above this are compiled on CPU: about 60 s of eager training, where compiling
+(10-20 s cold, 2 s from torch's disk cache) pays."""
+
+
+class Diverged(Exception):
+    """The loss is not finite, or worse than the unigram loss after warm-up."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """A trajectory in progress. Opened once, walked by `sweep.train`."""
+
+    trajectory: Trajectory
+    fabric: Any
+    source: Source
+    module: Transformer
+    model: Any
+    """The module as Fabric (and torch.compile) wrapped it."""
+    optimizer: Any
+    compiled: bool
+    position: int = 0
+    """Tokens seen on the present path."""
+    branch: int | None = None
+    """Index of the run that is cooling down; None on the trunk."""
+    curve: list[tuple[float, ...]] = field(default_factory=list)
+    """(tokens, train loss, lr, gradient norm) per row."""
+    seconds: float = 0.0
+    """Training time on the present path."""
+    trunk: State | None = None
+    """Where the branch left the trunk, if it is needed again."""
+    feed: Feed | None = None
+    losses: list[tuple[Tensor, int]] = field(default_factory=list)
+    """Losses since the last row, on the device, with their tokens."""
+
+    @classmethod
+    def open(cls, trajectory: Trajectory) -> Session:
+        """Build model, optimiser and data source at step 0."""
+        from lightning.fabric import Fabric
+
+        config, train = trajectory.config, trajectory.config.train
+        prepare_process(train.threads)
+        fabric = Fabric(
+            accelerator=train.accelerator,
+            devices=train.devices,
+            strategy=train.strategy,
+            precision=train.precision,  # type: ignore[arg-type]
+        )
+        fabric.launch()
+        source = open_source(config.data, seq_len=trajectory.shape.seq_len, seed=config.seed)
+        module = Transformer(trajectory.shape)
+        module.init_weights(torch.Generator().manual_seed(config.seed))
+        compiled = wants_compile(train, trajectory, fabric.device)
+        optimizer = build_optimizer(module, trajectory, fabric.device)
+        wrapped = torch.compile(module, dynamic=False) if compiled else module
+        model, optimizer = fabric.setup(wrapped, optimizer)
+        return cls(
+            trajectory=trajectory,
+            fabric=fabric,
+            source=source,
+            module=module,
+            model=model,
+            optimizer=optimizer,
+            compiled=compiled,
+        )
+
+    def advance(self, rate: LearningRate, until: int, tick: Callable[[], None]) -> None:
+        """Train from the present position to another.
+
+        Args:
+            rate: Learning rate by position.
+            until: A position of the batch rule's sequence [tokens].
+            tick: Called after every row of the curve.
+
+        Raises:
+            Diverged: The loss is not finite, or worse than the unigram loss after warm-up.
+        """
+        started = time.perf_counter()
+        for position, batch in self.trajectory.rule.steps(self.position, until):
+            factor = rate.factor(position, batch)
+            norm = self._step(position, batch, factor)
+            self.position = position + batch
+            if self.position >= self._next_row() or self.position == until:
+                row = self._add_row(factor, norm)
+                now = time.perf_counter()
+                self.seconds += now - started
+                started = now
+                self._check(row, rate.warmup)
+                tick()
+
+    def _step(self, position: int, batch: int, factor: float) -> Tensor:
+        """One optimiser step on the rows at a position; returns the gradient's norm."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        rows = self._rows(position, batch)
+        pieces = rows.split(self._micro_rows(len(rows)))
+        for i, piece in enumerate(pieces):
+            with self.fabric.no_backward_sync(self.model, enabled=i + 1 < len(pieces)):
+                loss = self.model(piece[:, :-1], piece[:, 1:], self.trajectory.config.train.z_loss)
+                self.fabric.backward(loss * (len(piece) / len(rows)))
+            self.losses.append((loss.detach(), len(piece)))
+        norm: Tensor = self.fabric.clip_gradients(
+            self.model,
+            self.optimizer,
+            max_norm=self.trajectory.config.train.clip,
+            error_if_nonfinite=False,
+        )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _rows(self, position: int, batch: int) -> Tensor:
+        """This process's rows of a batch, on the device."""
+        length = self.trajectory.shape.seq_len
+        if self.feed is None:
+            self.feed = Feed(source=self.source, device=self.fabric.device)
+        rows = self.feed.rows(position // length, batch // length)
+        return rows[self.fabric.global_rank :: self.fabric.world_size]
+
+    def _micro_rows(self, rows: int) -> int:
+        """Rows per forward pass: the base batch on CPU (one graph, and it stays in cache)."""
+        train = self.trajectory.config.train
+        given = train.micro_batch_tokens
+        if given is None:
+            if self.fabric.device.type != "cpu":
+                return rows
+            given = train.batch_tokens
+        per_pass = given // self.trajectory.shape.seq_len // self.fabric.world_size
+        return max(1, min(rows, per_pass))
+
+    def _next_row(self) -> int:
+        """Position of the curve's next row: dense at first, then every 1% of the way."""
+        last = int(self.curve[-1][0]) if self.curve else 0
+        return last + max(16 * self.trajectory.rule.batch_tokens, last // 100)
+
+    def _add_row(self, factor: float, norm: Tensor) -> tuple[float, ...]:
+        """Append (tokens, loss, lr, gradient norm): the one place where the device is waited for."""
+        weights = sum(count for _, count in self.losses)
+        loss = float(torch.stack([x * n for x, n in self.losses]).sum()) / weights
+        self.losses = []
+        row = (float(self.position), loss, self.trajectory.lr * factor, float(norm))
+        self.curve.append(row)
+        return row
+
+    def _check(self, row: tuple[float, ...], warmup: int) -> None:
+        """See whether the run still makes sense.
+
+        The mean of a row's steps is compared with the unigram loss once 2 warm-ups and 100 steps
+        are over, by which every healthy run measured so far was far below it.
+        """
+        tokens, loss, _, norm = row
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise Diverged(f"loss {loss:g}, gradient norm {norm:g} at {tokens:.0f} tokens")
+        settled = max(2 * warmup, 100 * self.trajectory.rule.batch_tokens)
+        limit = self.source.unigram_loss
+        if tokens > settled and loss > limit:
+            raise Diverged(
+                f"training loss {loss:.3f} at {tokens:.0f} tokens is worse than the unigram loss "
+                f"{limit:.3f}"
+            )
+
+    def state(self) -> State:
+        """The present state; its tensors are those in use."""
+        return State(
+            position=self.position,
+            branch=self.branch,
+            model=self.module.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            curve=self.curve,
+            seconds=self.seconds,
+            trunk=self.trunk,
+        )
+
+    def restore(self, state: State) -> None:
+        """Go to a state, which is copied."""
+        self.module.load_state_dict(state.model)
+        self.optimizer.load_state_dict(copy.deepcopy(state.optimizer))
+        self.position, self.branch = state.position, state.branch
+        self.curve, self.seconds = list(state.curve), state.seconds
+        self.trunk, self.losses = state.trunk, []
+
+    def leave_trunk(self, branch: int, *, come_back: bool) -> None:
+        """Begin a branch; remember the trunk if there are more to come."""
+        self.trunk = copy.deepcopy(self.state()) if come_back else None
+        self.branch = branch
+
+    def return_to_trunk(self) -> None:
+        """Go back to where the branch left, or to the start if that was not kept."""
+        if self.trunk is None:
+            self.rewind()
+        else:
+            self.restore(self.trunk)
+
+    def rewind(self) -> None:
+        """Go back to step 0."""
+        self.module.init_weights(torch.Generator().manual_seed(self.trajectory.seed))
+        empty = {"state": {}, "param_groups": self.optimizer.state_dict()["param_groups"]}
+        self.optimizer.load_state_dict(empty)
+        self.position, self.branch, self.trunk = 0, None, None
+        self.curve, self.seconds, self.losses = [], 0.0, []
+
+
+@dataclass(slots=True, kw_only=True)
+class Feed:
+    """Rows of a source in order, fetched in blocks and kept on the device."""
+
+    source: Source
+    device: torch.device
+    block: Tensor | None = None
+    start: int = 0
+
+    def rows(self, start: int, count: int) -> Tensor:
+        """Rows [start, start + count) of the training order, (count, seq_len + 1) int64."""
+        begin = start - self.start
+        if self.block is None or begin < 0 or begin + count > len(self.block):
+            fetched = self.source.train(start, max(count, FEED_ROWS))
+            self.block = torch.from_numpy(fetched).long().to(self.device)
+            self.start, begin = start, 0
+        return self.block[begin : begin + count]
+
+
+def build_optimizer(
+    module: Transformer, trajectory: Trajectory, device: torch.device
+) -> torch.optim.AdamW:
+    """AdamW with one group per rule: hidden matrices, embedding and head, gains and taps.
+
+    The hidden rate goes as 1/width (Yang et al. 2022, arXiv:2203.03466); they alone decay.
+    """
+    train = trajectory.config.train
+    groups: dict[str, list[Tensor]] = {"hidden": [], "embedding": [], "other": []}
+    for name, parameter in module.named_parameters():
+        group = "embedding" if name in ("embedding", "head") else "hidden"
+        groups["other" if name == "conv" or parameter.ndim < 2 else group].append(parameter)
+    peaks = {
+        "hidden": trajectory.lr,
+        "embedding": trajectory.embedding_lr,
+        "other": train.lr,
+    }
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": peaks[name],
+                "peak": peaks[name],
+                "weight_decay": train.weight_decay if name == "hidden" else 0.0,
+            }
+            for name, parameters in groups.items()
+            if parameters
+        ],
+        betas=(train.beta1, train.beta2),
+        eps=1e-10,
+        fused=device.type in ("cpu", "cuda"),
+    )
+
+
+def wants_compile(train: TrainConfig, trajectory: Trajectory, device: torch.device) -> bool:
+    """Whether to compile: as asked, or where it pays; a function of the whole trajectory alone."""
+    if train.compile is not Compile.auto:
+        return train.compile is Compile.on
+    if device.type != "cpu":
+        return device.type == "cuda"
+    flops = sum(run.flops_spent for run in trajectory.runs)
+    return flops > COMPILE_FLOPS and shutil.which("g++") is not None

@@ -1,0 +1,171 @@
+"""A trajectory into run records: the visible loop.
+
+    for each run of the trajectory, by ascending tokens:
+        train the trunk up to where the run leaves it
+        remember the trunk, cool down to the run's end, measure, write the record
+        return to the trunk
+
+The newest state on disk is at most `checkpoint_seconds` old: a killed process loses no more.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fit.errors import RecordError
+from fit.record import RunRecord
+from fit.store import RECORD_NAME, read_record, write_record
+from sweep.checkpoint import load, save
+from sweep.heldout import measure
+from sweep.outcome import Facts, diverged_record, done_record, failed_record, now
+from sweep.plan import RunSpec, Trajectory, digest
+from sweep.session import Diverged, Session
+from sweep.tracking import Tracker
+
+
+def train(trajectory: Trajectory, runs_dir: Path, tracker: Tracker) -> tuple[RunRecord, ...]:
+    """Train what is missing of a trajectory; every run ends as a record on disk.
+
+    Args:
+        trajectory: What to train, from `sweep.plan`.
+        runs_dir: Folder of sweeps; records go to `runs_dir/<sweep>/<run>/record.json`.
+        tracker: Where progress and curves go.
+
+    Returns:
+        One record per run, by ascending tokens: done, diverged or failed.
+
+    Raises:
+        KeyboardInterrupt: Stopped by hand; the newest checkpoint is kept to resume from.
+    """
+    walk = Walk(trajectory=trajectory, folder=runs_dir / trajectory.sweep, tracker=tracker)
+    for run in trajectory.runs:
+        record = finished_record(walk.folder / run.run)
+        if record is not None:
+            walk.records[run.run] = record
+    if walk.missing():
+        try:
+            walk.go()
+        except Exception as error:  # whatever stops a cell becomes its record; the sweep goes on
+            for run in walk.missing():
+                facts = walk.facts(run)
+                walk.keep(run, failed_record(facts, error, traceback.format_exc()))
+    return tuple(walk.records[run.run] for run in trajectory.runs)
+
+
+def finished_record(folder: Path) -> RunRecord | None:
+    """The record of a finished run; None where it is missing, unreadable or failed."""
+    try:
+        record = read_record(folder / RECORD_NAME)
+    except RecordError:
+        return None
+    return None if record.status == "failed" else record
+
+
+@dataclass(slots=True, kw_only=True)
+class Walk:
+    """The way of one process along a trajectory."""
+
+    trajectory: Trajectory
+    folder: Path
+    tracker: Tracker
+    records: dict[str, RunRecord] = field(default_factory=dict)
+    started: str = field(default_factory=now)
+    session: Session | None = None
+    _saved: float = field(default_factory=time.monotonic)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The newest state; one file per set of runs, so that two jobs never share one."""
+        return self.folder / f".work-{digest([r.run for r in self.trajectory.runs])}" / "state.pt"
+
+    def missing(self) -> list[RunSpec]:
+        """Runs without a record."""
+        return [run for run in self.trajectory.runs if run.run not in self.records]
+
+    def facts(self, run: RunSpec) -> Facts:
+        """What is known of a run so far."""
+        attempts = 1
+        try:
+            attempts += read_record(self.folder / run.run / RECORD_NAME).attempts
+        except RecordError:
+            pass
+        return Facts(
+            trajectory=self.trajectory,
+            run=run,
+            started=self.started,
+            session=self.session,
+            attempts=attempts,
+        )
+
+    def keep(self, run: RunSpec, record: RunRecord) -> None:
+        """A run has ended: write what belongs to it, the record last."""
+        curve = self.session.curve if self.session is not None else []
+        self.tracker.finished(self.folder / run.run, record, curve)
+        write_record(self.folder / run.run, record)
+        self.records[run.run] = record
+
+    def go(self) -> None:
+        """Train every missing run."""
+        session = self.session = Session.open(self.trajectory)
+        state = load(self.checkpoint)
+        if state is not None:
+            session.restore(state)
+        for index, run in enumerate(self.trajectory.runs):
+            if run.run in self.records:
+                continue
+            if session.branch is not None and session.branch != index:
+                session.return_to_trunk()
+            try:
+                self._train(session, index, run)
+                self._measure(session, run)
+            except Diverged as error:
+                for stopped in self.missing() if session.branch is None else [run]:
+                    self._measure(session, stopped, reason=str(error))
+        self.checkpoint.unlink(missing_ok=True)
+        if self.checkpoint.parent.is_dir():
+            self.checkpoint.parent.rmdir()
+
+    def _train(self, session: Session, index: int, run: RunSpec) -> None:
+        """Along the trunk to where the run leaves it, then down its branch."""
+        if session.branch is None:
+            if session.position > run.cooldown_start:
+                session.rewind()
+            session.advance(run.rate, run.cooldown_start, lambda: self._tick(run))
+            session.leave_trunk(index, come_back=len(self.missing()) > 1)
+            self._save()
+        session.advance(run.rate, run.tokens, lambda: self._tick(run))
+
+    def _measure(self, session: Session, run: RunSpec, reason: str | None = None) -> None:
+        """Held-out loss and record of a run that came to its end, or was stopped for a reason."""
+        source = session.source
+        measured = measure(
+            session.module, source.heldout(), self.trajectory.data, session.fabric.device
+        )
+        if reason is None and not measured.loss <= source.unigram_loss:
+            reason = (
+                f"held-out loss {measured.loss:.3f} is worse than the unigram loss "
+                f"{source.unigram_loss:.3f}"
+            )
+        facts = self.facts(run)
+        if reason is None:
+            self.keep(run, done_record(facts, measured))
+        else:
+            self.keep(run, diverged_record(facts, measured, reason))
+
+    def _tick(self, run: RunSpec) -> None:
+        """Report progress; save when it is time."""
+        assert self.session is not None
+        loss = self.session.curve[-1][1]
+        self.tracker.progress(run.run, self.session.position, run.tokens, loss)
+        every = self.trajectory.config.train.checkpoint_seconds
+        if time.monotonic() - self._saved >= every:
+            self._save()
+
+    def _save(self) -> None:
+        """Put the present state on disk."""
+        assert self.session is not None
+        save(self.checkpoint, self.session.state())
+        self._saved = time.monotonic()
