@@ -90,6 +90,19 @@ def _expand(overrides: Sequence[str]) -> list[list[str]]:
     return list(BasicSweeper.split_arguments(parsed, None)[0])
 
 
+def compose_config(overrides: Sequence[str]) -> Config:
+    """The checked configuration of one job.
+
+    Raises:
+        PlanError: The overrides are wrong.
+    """
+    try:
+        with initialize_config_module("conf", version_base="1.3"):
+            return parse(compose("config", overrides=list(overrides)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise PlanError(one_line(error)) from error
+
+
 def _compose(job: Sequence[str]) -> Config | PlanError:
     """The checked configuration of one job, or why there is none."""
     try:

@@ -81,6 +81,11 @@ def plan(config: Config) -> tuple[Trajectory, ...]:
         PlanError: The cell cannot be trained: head size, length below one batch, data too small.
     """
     vocab, _, info = describe(config.data, config.model.seq_len)
+    return trajectories(config, vocab=vocab, info=info)
+
+
+def trajectories(config: Config, *, vocab: int, info: DataInfo) -> tuple[Trajectory, ...]:
+    """The same, on data already described."""
     shape = build_shape(config.model, vocab)
     rule = batch_rule(config.train, shape.seq_len)
     per_token = count_flops(shape)

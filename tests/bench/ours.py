@@ -1,0 +1,109 @@
+"""Our training as a process of its own, on random rows; see `training`.
+
+`python -m tests.bench.ours WIDTH DEPTH HEAD_DIM (on|off) SECONDS` prints tokens/s and share of peak;
+`... loop SECONDS` prints seconds per step of our loop and of the bare loop, taken in turns;
+`... tokens COUNT` trains that many tokens.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+
+import numpy as np
+import torch
+
+from fit.record import DataInfo
+from sweep import session as session_module
+from sweep.config import Compile
+from sweep.device import peak_flops_per_second
+from sweep.grid import compose_config
+from sweep.plan import Trajectory
+from sweep.session import Session
+
+VOCAB, LENGTH = 500, 128
+
+
+class RandomRows:
+    """A source of random tokens."""
+
+    info = DataInfo(name="random", hash="random")
+    vocab, seq_len, unigram_loss = VOCAB, LENGTH, float("inf")
+    block = np.random.default_rng(0).integers(VOCAB, size=(4096, LENGTH + 1), dtype=np.int32)
+
+    def train(self, start, count):
+        return self.block[np.arange(start, start + count) % len(self.block)]
+
+
+def open_session(width: int, depth: int, head_dim: int, compile: Compile, tokens: float) -> Session:
+    """A session of the default recipe on random rows, batch doublings left out."""
+    from sweep.plan import trajectories
+
+    session_module.open_source = lambda *_, **__: RandomRows()
+    config = compose_config(
+        [
+            f"model.width={width}",
+            f"model.depth={depth}",
+            f"model.head_dim={head_dim}",
+            f"train.tokens={tokens}",
+            "train.batch_doublings=[]",
+        ]
+    )
+    config.train.compile = compile
+    (trajectory,) = trajectories(config, vocab=VOCAB, info=RandomRows.info)
+    return Session.open(trajectory)
+
+
+def rate(trajectory: Trajectory):
+    """The learning rate of the only run."""
+    return trajectory.runs[0].rate
+
+
+def speed(shape, mode: str, seconds: float) -> None:
+    """Print tokens/s and the share of the measured matmul peak."""
+    session = open_session(*shape, Compile(mode), 1e9)
+    session.advance(rate(session.trajectory), 20 * 512, lambda: None)
+    started, begin = time.perf_counter(), session.position
+    while time.perf_counter() - started < seconds:
+        session.advance(rate(session.trajectory), session.position + 64 * 512, lambda: None)
+    per_second = (session.position - begin) / (time.perf_counter() - started)
+    peak = peak_flops_per_second(torch.device("cpu"))
+    print(per_second, per_second * session.trajectory.flops_per_token.exact / peak)
+
+
+def loop(shape, seconds: float) -> None:
+    """Print seconds per step of our loop and of the bare loop over the same module."""
+    session = open_session(*shape, Compile.off, 1e9)
+    module, optimizer = session.module, session.optimizer.optimizer
+    rows = torch.from_numpy(RandomRows.block).long()
+
+    def bare(steps: int) -> None:
+        for i in range(steps):
+            batch = rows[(4 * i) % 4096 : (4 * i) % 4096 + 4]
+            module(batch[:, :-1], batch[:, 1:], 1e-4).backward()
+            torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    times: dict[str, list[float]] = {"loop": [], "bare": []}
+    begun = time.perf_counter()
+    while time.perf_counter() - begun < seconds:
+        started = time.perf_counter()
+        session.advance(rate(session.trajectory), session.position + 32 * 512, lambda: None)
+        middle = time.perf_counter()
+        bare(32)
+        times["loop"].append((middle - started) / 32)
+        times["bare"].append((time.perf_counter() - middle) / 32)
+    print(*(statistics.median(v) for v in times.values()))
+
+
+if __name__ == "__main__":
+    shape, (mode, amount) = tuple(map(int, sys.argv[1:4])), sys.argv[4:6]
+    if mode == "loop":
+        loop(shape, float(amount))
+    elif mode == "tokens":
+        whole = open_session(*shape, Compile.auto, float(amount))
+        whole.advance(rate(whole.trajectory), whole.trajectory.runs[0].tokens, lambda: None)
+    else:
+        speed(shape, mode, float(amount))

@@ -1,0 +1,82 @@
+"""Training speed on CPU against the plain loop, share of the matmul peak, Lightning's overhead.
+
+Each measurement is a process of its own with one thread; ours and the yardstick take turns.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+VOCAB, LENGTH, ROWS = 500, 128, 4
+SHAPES = [(16, 2, 16), (24, 2, 8), (32, 2, 16), (48, 2, 16), (64, 2, 16), (128, 4, 32)]
+"""(width, depth, head size): the demo's shapes and one larger."""
+
+
+def main(seconds: float = 4.0, rounds: int = 5) -> None:
+    """Print the tables."""
+    print("training, one thread, batch 4x128, vocabulary 500: tokens/s, medians of", rounds)
+    print(f"{'shape':>10} {'plain':>8} {'eager':>8} {'ratio':>6} {'compiled':>9} {'ratio':>6} {'peak':>6}")
+    for shape in SHAPES:
+        measured = interleaved(shape, seconds, rounds)
+        plain, eager, compiled = (measured[k] for k in ("plain", "off", "on"))
+        print(
+            f"w{shape[0]} d{shape[1]:<5} {plain[0]:8.0f} {eager[0]:8.0f} {eager[0] / plain[0]:6.2f} "
+            f"{compiled[0]:9.0f} {compiled[0] / plain[0]:6.2f} {compiled[1]:6.1%}"
+        )
+    overhead()
+    minute()
+
+
+def interleaved(shape, seconds, rounds) -> dict[str, tuple[float, ...]]:
+    """Medians of each way of training one shape, taken in turns."""
+    found: dict[str, list[list[float]]] = {"plain": [], "off": [], "on": []}
+    for _ in range(rounds):
+        found["plain"].append(process("plain", shape, ROWS, LENGTH, VOCAB, seconds))
+        for mode in ("off", "on"):
+            found[mode].append(process("ours", shape, mode, seconds))
+    return {k: tuple(map(statistics.median, zip(*v, strict=True))) for k, v in found.items()}
+
+
+def process(module: str, shape, *arguments, **environment) -> list[float]:
+    """Run one measurement in a fresh process; the numbers it prints."""
+    command = [sys.executable, "-m", f"tests.bench.{module}", *map(str, (*shape, *arguments))]
+    out = subprocess.run(
+        command,
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+    return [float(v) for v in out.stdout.split()]
+
+
+def overhead() -> None:
+    """Our loop with Fabric against the bare loop over the same module, step by step."""
+    for shape in (SHAPES[0], SHAPES[2], SHAPES[4]):
+        loop, bare = process("ours", shape, "loop", 6.0)
+        print(
+            f"w{shape[0]}: loop on Fabric {loop * 1e3:.2f} ms a step, bare loop {bare * 1e3:.2f} ms: "
+            f"{loop / bare - 1:+.1%}"
+        )
+
+
+def minute() -> None:
+    """Wall time for what the plain loop does in a minute, start-up and compilation counted."""
+    for shape in (SHAPES[2], SHAPES[4], SHAPES[5]):
+        (plain,) = process("plain", shape, ROWS, LENGTH, VOCAB, 10.0)
+        tokens = int(60 * plain)
+        with tempfile.TemporaryDirectory() as cache:
+            for state in ("cold", "warm"):
+                started = time.perf_counter()
+                process("ours", shape, "tokens", tokens, TORCHINDUCTOR_CACHE_DIR=cache)
+                took = time.perf_counter() - started
+                print(f"w{shape[0]} d{shape[1]}: plain 60 s, ours {state} {took:.0f} s: {60 / took:.2f}x")
+
+
+if __name__ == "__main__":
+    main()
