@@ -67,7 +67,7 @@ def load(path: Path) -> State | None:
 
 def _to_dict(state: State) -> dict[str, Any]:
     """Plain containers that `torch.load(weights_only=True)` accepts."""
-    document = {name: getattr(state, name) for name in State.__slots__}  # type: ignore[attr-defined]
+    document = {name: getattr(state, name) for name in State.__slots__}
     document["trunk"] = None if state.trunk is None else _to_dict(state.trunk)
     return document
 

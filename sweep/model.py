@@ -61,7 +61,7 @@ class Transformer(nn.Module):
         x_btd = self.hidden(tokens_bt)
         if x_btd.device.type == "cpu":
             x_nd = x_btd.reshape(-1, x_btd.shape[-1])
-            return HeadLoss.apply(x_nd, self.head, target_bt.reshape(-1), z_loss)  # type: ignore
+            return HeadLoss.apply(x_nd, self.head, target_bt.reshape(-1), z_loss)
         logits_nv = F.linear(x_btd, self.head).float().flatten(0, 1)
         penalty = z_loss * logits_nv.logsumexp(-1).square().mean()
         loss = F.cross_entropy(logits_nv, target_bt.flatten())
@@ -152,7 +152,8 @@ def rotary_table(length: int, head_dim: int) -> tuple[Tensor, Tensor]:
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each pair (i, i + half) of the last axis by its angle."""
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+    turned: Tensor = torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+    return turned
 
 
 class RMSNorm(torch.autograd.Function):
@@ -177,7 +178,7 @@ class RMSNorm(torch.autograd.Function):
 
 def rms_norm(x: Tensor) -> Tensor:
     """Divide by the root mean square over the last axis."""
-    return RMSNorm.apply(x)  # type: ignore
+    return RMSNorm.apply(x)
 
 
 class SquaredReLU(torch.autograd.Function):

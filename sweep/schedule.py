@@ -26,7 +26,7 @@ class BatchRule:
 
     def batch(self, position: int) -> int:
         """Tokens in the step that begins at a position."""
-        return self.batch_tokens * 2 ** sum(position >= d for d in self.doublings)
+        return self.batch_tokens << sum(position >= d for d in self.doublings)
 
     def steps(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         """The (position, batch) of every step from one position of the sequence to another."""

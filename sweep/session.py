@@ -78,7 +78,7 @@ class Session:
         module.init_weights(torch.Generator().manual_seed(config.seed))
         compiled = wants_compile(train, trajectory, fabric.device)
         optimizer = build_optimizer(module, trajectory, fabric.device)
-        wrapped = torch.compile(module, dynamic=False) if compiled else module
+        wrapped: Any = torch.compile(module, dynamic=False) if compiled else module
         model, optimizer = fabric.setup(wrapped, optimizer)
         return cls(
             trajectory=trajectory,
@@ -152,7 +152,7 @@ class Session:
                 return rows
             given = train.batch_tokens
         per_pass = given // self.trajectory.shape.seq_len // self.fabric.world_size
-        return max(1, min(rows, per_pass))
+        return int(max(1, min(rows, per_pass)))
 
     def _next_row(self) -> int:
         """Position of the curve's next row: dense at first, then every 1% of the way."""

@@ -1,6 +1,6 @@
 """Our training as a process of its own, on random rows; see `training`.
 
-`python -m tests.bench.ours WIDTH DEPTH HEAD_DIM (on|off) SECONDS` prints tokens/s and share of peak;
+`python -m tests.bench.ours WIDTH DEPTH HEAD_DIM (on|off) SECONDS` prints tokens/s, share of peak;
 `... loop SECONDS` prints seconds per step of our loop and of the bare loop, taken in turns;
 `... tokens COUNT` trains that many tokens.
 """

@@ -20,12 +20,13 @@ SHAPES = [(16, 2, 16), (24, 2, 8), (32, 2, 16), (48, 2, 16), (64, 2, 16), (128, 
 def main(seconds: float = 4.0, rounds: int = 5) -> None:
     """Print the tables."""
     print("training, one thread, batch 4x128, vocabulary 500: tokens/s, medians of", rounds)
-    print(f"{'shape':>10} {'plain':>8} {'eager':>8} {'ratio':>6} {'compiled':>9} {'ratio':>6} {'peak':>6}")
+    print("     shape    plain    eager  ratio  compiled  ratio   peak")
     for shape in SHAPES:
         measured = interleaved(shape, seconds, rounds)
         plain, eager, compiled = (measured[k] for k in ("plain", "off", "on"))
         print(
-            f"w{shape[0]} d{shape[1]:<5} {plain[0]:8.0f} {eager[0]:8.0f} {eager[0] / plain[0]:6.2f} "
+            f"{f'w{shape[0]} d{shape[1]}':>10} {plain[0]:8.0f} "
+            f"{eager[0]:8.0f} {eager[0] / plain[0]:6.2f} "
             f"{compiled[0]:9.0f} {compiled[0] / plain[0]:6.2f} {compiled[1]:6.1%}"
         )
     overhead()
@@ -60,8 +61,8 @@ def overhead() -> None:
     for shape in (SHAPES[0], SHAPES[2], SHAPES[4]):
         loop, bare = process("ours", shape, "loop", 6.0)
         print(
-            f"w{shape[0]}: loop on Fabric {loop * 1e3:.2f} ms a step, bare loop {bare * 1e3:.2f} ms: "
-            f"{loop / bare - 1:+.1%}"
+            f"w{shape[0]}: loop on Fabric {loop * 1e3:.2f} ms a step, "
+            f"bare loop {bare * 1e3:.2f} ms: {loop / bare - 1:+.1%}"
         )
 
 
@@ -75,7 +76,8 @@ def minute() -> None:
                 started = time.perf_counter()
                 process("ours", shape, "tokens", tokens, TORCHINDUCTOR_CACHE_DIR=cache)
                 took = time.perf_counter() - started
-                print(f"w{shape[0]} d{shape[1]}: plain 60 s, ours {state} {took:.0f} s: {60 / took:.2f}x")
+                name = f"w{shape[0]} d{shape[1]}"
+                print(f"{name}: plain 60 s, ours {state} {took:.0f} s: {60 / took:.2f}x")
 
 
 if __name__ == "__main__":
