@@ -1,0 +1,225 @@
+"""The command `isoflop`: runs in, a law, an answer and a report out.
+
+Every command imports what it needs when it runs, so that `query` starts in a fraction of a second.
+Results go to stdout; a `ScalingError` is one line on stderr and exit code 1.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from fit.errors import ScalingError
+
+if TYPE_CHECKING:
+    from fit.source import Source
+
+REPORTS = Path("reports")
+HELP = {"help_option_names": ["-h", "--help"]}
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Door(click.Group):
+    """A group whose users never see a traceback of their own mistakes."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a `ScalingError` is one line and exit code 1."""
+        try:
+            return super().invoke(ctx)
+        except ScalingError as error:
+            click.echo(f"isoflop: {' '.join(str(error).split())}", err=True)
+            ctx.exit(1)
+
+
+class NumberCommand(click.Command):
+    """A command whose argument may look like an option: -1 is a bad number, not an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """A blank in front keeps a negative number an argument."""
+        kept = [f" {a}" if re.match(r"-(\.?\d|inf|nan)", a) else a for a in args]
+        return super().parse_args(ctx, kept)
+
+
+@click.group(cls=Door, context_settings=HELP)
+@click.version_option(package_name="isoflop")
+def main() -> None:
+    """Fit scaling laws to runs and ask them: given a budget, what N and D, and how sure are we?"""
+
+
+def _as_json(command: Command) -> Command:
+    """Add --json."""
+    text = "Print the JSON document and nothing else."
+    return click.option("--json", "as_json", is_flag=True, help=text)(command)
+
+
+def _asked(command: Command) -> Command:
+    """Add --fit and --law, of which at most one is given."""
+    for option in (
+        click.option("--law", metavar="NAME", help="A published law; see: isoflop laws"),
+        click.option(
+            "--fit", "folder", type=click.Path(path_type=Path), metavar="reports/NAME",
+            help="A fit; without it or --law, the newest under reports/.",
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def _fitting(command: Command) -> Command:
+    """Add the options of a fit; their meanings stand in docs/method.md."""
+    for option in reversed(
+        [
+            click.option("--law", default="chinchilla", show_default=True, help="Law family."),
+            click.option("--params", default="matmul", show_default=True, help="How N is counted."),
+            click.option("--flops", default="exact", show_default=True, help="How C is counted."),
+            click.option("--where", metavar="COND", help="Runs to use, such as 'loss < 5'."),
+            click.option("--loss", default="adaptive", show_default=True, help="Robust loss."),
+            click.option("--delta", type=float, help="Fixed threshold of the Huber loss."),
+            click.option("--interval", default="hc3", show_default=True, help="Interval method."),
+            click.option("--level", type=float, default=0.9, show_default=True),
+            click.option("--resamples", type=int, default=4000, show_default=True),
+            click.option("--cluster", metavar="COLUMN", help="Equal values: correlated errors."),
+            click.option("--column", multiple=True, metavar="OURS=YOURS", help="Rename a column."),
+            click.option("--seed", type=int, default=0, show_default=True),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@main.command("fit")
+@click.argument("runs", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Report folder.  [reports/<RUNS>]")
+@click.option("--no-report", is_flag=True, help="Write fit.json only, no PDF.")
+@_fitting
+@_as_json
+def fit_command(
+    runs: Path, out: Path | None, no_report: bool, as_json: bool, **options: Any
+) -> None:
+    """Fit a law to RUNS: a folder of run records, or a .csv, .parquet or .jsonl table."""
+    from fit.desk import fit_runs, summary
+    from fit.store import write_fit
+
+    folder = out or REPORTS / (runs.resolve().stem or "runs")
+    found = fit_runs(runs, name=folder.name, **options)
+    write_fit(folder, found)
+    click.echo(_dump(found.document(draws=False)) if as_json else summary(found, folder))
+    if not no_report:
+        from fit.report import write_report
+
+        path = write_report(folder)
+        click.echo(f"report   {path}", err=as_json)
+
+
+@main.command("query", cls=NumberCommand)
+@click.argument("flops")
+@_asked
+@click.option("--force", is_flag=True, help="Answer from a fit that is not identified.")
+@click.option("--config", is_flag=True, help="Print the overrides that launch it, for xargs.")
+@_as_json
+def query_command(
+    flops: str, folder: Path | None, law: str | None, force: bool, config: bool, as_json: bool
+) -> None:
+    """Split a budget of FLOPS (1e21) between parameters and tokens."""
+    from fit.quantity import parse_count
+    from fit.query import Question, answer
+    from fit.text import answer_text
+
+    source, option = _source(folder, law)
+    found = answer(Question(source=source, flops=parse_count(flops), force=force))
+    launch = f"isoflop query {flops.strip()} {option} --config | xargs python -m sweep"
+    if config:
+        click.echo(" ".join(shlex.quote(c) for c in _config(found.config)))
+    else:
+        click.echo(_dump(found.document()) if as_json else answer_text(found, launch))
+
+
+@main.command("predict", cls=NumberCommand)
+@click.option("--params", required=True, metavar="N", help="Parameters, such as 7B.")
+@click.option("--tokens", required=True, metavar="D", help="Training tokens, such as 1.4T.")
+@_asked
+@_as_json
+def predict_command(
+    params: str, tokens: str, folder: Path | None, law: str | None, as_json: bool
+) -> None:
+    """Predict the loss of a model of N parameters trained on D tokens."""
+    from fit.quantity import parse_count
+    from fit.query import Point, predict
+    from fit.text import prediction_text
+
+    n, d = parse_count(params, "--params"), parse_count(tokens, "--tokens")
+    found = predict(Point(source=_source(folder, law)[0], params=n, tokens=d))
+    click.echo(_dump(found.document()) if as_json else prediction_text(found))
+
+
+@main.command("laws")
+@_as_json
+def laws_command(as_json: bool) -> None:
+    """List the published laws that can be asked."""
+    from fit.desk import laws_document
+    from fit.laws import PRESETS
+    from fit.text import laws_text
+
+    click.echo(_dump(laws_document()) if as_json else laws_text(PRESETS.values()))
+
+
+@main.command("runs")
+@click.argument("runs", type=click.Path(path_type=Path))
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write all columns.")
+@_as_json
+def runs_command(runs: Path, csv_file: Path | None, as_json: bool) -> None:
+    """List the runs in a folder or table: how each ended, its size and its loss."""
+    from fit.desk import runs_document, runs_listing, write_csv
+
+    document = runs_document(runs)
+    if csv_file is not None:
+        write_csv(csv_file, document["runs"])
+    click.echo(_dump(document) if as_json else runs_listing(document))
+
+
+@main.command("report")
+@click.argument("folder", type=click.Path(path_type=Path))
+@_as_json
+def report_command(folder: Path, as_json: bool) -> None:
+    """Write FOLDER/report.pdf and its figures from FOLDER/fit.json."""
+    from fit.report import write_report
+
+    path = write_report(folder)
+    click.echo(_dump({"schema": "isoflop.report/1", "report": str(path)}) if as_json else str(path))
+
+
+def _source(folder: Path | None, law: str | None) -> tuple[Source, str]:
+    """The fit or published law that is asked, and the option that names it again."""
+    from fit.laws import preset
+    from fit.source import Source
+    from fit.store import newest_fit, read_fit
+
+    if folder is not None and law is not None:
+        raise click.UsageError("give --fit or --law, not both.")
+    if law is not None:
+        return Source.from_preset(preset(law)), f"--law {law}"
+    path = newest_fit(REPORTS) if folder is None else folder
+    return Source.from_fit(read_fit(path)), f"--fit {shlex.quote(str(path))}"
+
+
+def _config(overrides: tuple[str, ...]) -> tuple[str, ...]:
+    """Overrides, or an error where the source has none."""
+    from fit.errors import QueryError
+
+    if overrides:
+        return overrides
+    raise QueryError(
+        "this law has no shapes to launch; overrides need a fit of isoflop's own run records."
+    )
+
+
+def _dump(document: dict[str, Any]) -> str:
+    """JSON as people can read it too."""
+    return json.dumps(document, indent=1, allow_nan=False)

@@ -1,0 +1,166 @@
+"""What the commands do between reading their arguments and printing."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fit.doubts import REFUSED_KAPPA, kappa_of
+from fit.errors import QueryError, RecordError
+from fit.laws import PRESETS
+from fit.quantity import power, short
+from fit.query import Question, answer
+from fit.record import RunRecord, RunTable, finite_or_null
+from fit.result import Fit
+from fit.source import Source
+from fit.store import load, read_runs, write_atomically
+from fit.text import fit_text, hint_text, table_text
+
+LISTED = ("run", "status", "params", "tokens", "flops", "loss", "loss_se")
+"""Columns of the table that people see; --csv writes all."""
+
+
+def fit_runs(
+    runs: Path,
+    *,
+    name: str,
+    column: Sequence[str] = (),
+    where: str | None = None,
+    cluster: str | None = None,
+    params: str = "matmul",
+    flops: str = "exact",
+    **options: Any,
+) -> Fit:
+    """Read runs and fit a law to them.
+
+    Args:
+        runs: Folder of run records, or a table.
+        name: Name of the fit.
+        column: Renamings `ours=yours`.
+        where: Condition on the columns that a run must meet.
+        cluster: Column whose equal values mark runs with correlated errors.
+        params: Counting convention of N.
+        flops: Counting convention of C.
+        **options: Fields of `study.FitOptions`.
+
+    Raises:
+        RecordError: The runs cannot be read.
+        FitError: They cannot carry the fit.
+    """
+    from fit.study import FitOptions, fit_table
+
+    rename = dict(_renaming(c) for c in column)
+    table = load(runs, params=params, flops=flops, rename=rename, cluster=cluster, where=where)
+    found: Fit = fit_table(table, FitOptions(name=name, **options))
+    asked = {"where": where, "cluster": cluster, "params": params, "flops": flops}
+    return dataclasses.replace(found, options={**found.options, **asked})
+
+
+def summary(fit: Fit, folder: Path) -> str:
+    """A fit in full, with a first answer at ten times its largest budget."""
+    parts = [fit_text(fit), ""]
+    top = fit.range["flops"].high
+    if kappa_of(fit) <= REFUSED_KAPPA:
+        parts.append(hint_text(answer(Question(source=Source.from_fit(fit), flops=10 * top))))
+    parts.append(f"\nfit      {folder}/fit.json")
+    parts.append(f"ask      isoflop query {power(10 * top)} --fit {folder}")
+    return "\n".join(parts)
+
+
+def laws_document() -> dict[str, Any]:
+    """The `isoflop.laws/1` document: every published law."""
+    rows = [dataclasses.asdict(p) for p in PRESETS.values()]
+    return {"schema": "isoflop.laws/1", "laws": finite_or_null(rows)}
+
+
+def runs_document(runs: Path) -> dict[str, Any]:
+    """The `isoflop.runs/1` document: how each run ended, its columns, what was unreadable."""
+    if runs.is_dir():
+        found = read_runs(runs)
+        rows = [flat_record(r) for r in found.records]
+        skipped = [dataclasses.asdict(s) for s in found.skipped]
+        if not rows and not skipped:
+            raise RecordError(f"no run records in {runs}. Launch a sweep: python -m sweep -m ...")
+    else:
+        rows, skipped = _table_rows(load(runs)), []
+    counts = dict(Counter(row["status"] for row in rows)) | {"unreadable": len(skipped)}
+    document = {"schema": "isoflop.runs/1", "counts": counts, "runs": rows, "skipped": skipped}
+    return dict(finite_or_null(document))
+
+
+def runs_listing(document: Mapping[str, Any]) -> str:
+    """The table of runs, and the counts beneath."""
+    rows = [[_cell(name, row.get(name)) for name in LISTED] for row in document["runs"]]
+    lines = [table_text(LISTED, rows), ""]
+    for row in document["runs"]:
+        if row["status"] != "done":
+            lines.append(f"{row['status']}: {row['run']}: {row.get('reason') or 'no reason given'}")
+    lines += [f"unreadable: {s['run']}: {s['reason']}" for s in document["skipped"]]
+    counts = [f"{n} {status}" for status, n in document["counts"].items() if n]
+    return "\n".join([*lines, ", ".join(counts)])
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write all columns of the runs, atomically.
+
+    Raises:
+        RecordError: The folder cannot be written to.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())
+
+
+def flat_record(record: RunRecord) -> dict[str, Any]:
+    """A record as one row: nested fields joined by a dot, `params` and `loss_<skill>` added."""
+    row: dict[str, Any] = {}
+    for name, value in dataclasses.asdict(record).items():
+        if name == "loss_by_skill":
+            row |= {f"loss_{skill}": loss for skill, loss in (value or {}).items()}
+        elif isinstance(value, Mapping):
+            row |= {f"{name}.{k}": v for k, v in value.items()}
+        else:
+            row[name] = value
+    return {**row, "params": record.params_matmul}
+
+
+def _table_rows(table: RunTable) -> list[dict[str, Any]]:
+    """The rows of a table; a run without a loss has not finished."""
+    core = ("params", "tokens", "flops", "loss")
+    columns = {c: table.column(c).tolist() for c in core}
+    columns |= {k: v.tolist() for k, v in table.columns.items()}
+    rows = [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
+    ended = ["done" if row["loss"] == row["loss"] else "failed" for row in rows]
+    return [
+        {"run": run, "status": status, **row}
+        for run, status, row in zip(table.run, ended, rows, strict=True)
+    ]
+
+
+def _cell(name: str, value: Any) -> str:
+    """One cell of the listing."""
+    if value is None:
+        return "-"
+    if name in ("params", "tokens"):
+        return short(value)
+    if name == "flops":
+        return power(value)
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _renaming(text: str) -> tuple[str, str]:
+    """Parse `ours=yours`."""
+    ours, sign, theirs = text.partition("=")
+    if not (ours and sign and theirs):
+        raise QueryError(f"--column is '{text}'; OURS=YOURS is needed, such as params=n_params.")
+    return ours, theirs

@@ -1,0 +1,150 @@
+"""What may be wrong with an answer: each doubt a note in plain words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from fit.allocate import Band
+from fit.errors import QueryError
+from fit.quantity import power, short, three
+from fit.result import Fit, Note, Span
+from fit.source import Source
+
+NOTED_REACH, LOUD_REACH = 30.0, 1000.0
+"""Budget over the largest fitted: a note above the one, a loud warning above the other."""
+DOUBTFUL_KAPPA, REFUSED_KAPPA = 250.0, 1000.0
+"""Healthy grids have 40-160; a single budget gives 1.5e3-2.8e3 and intervals that cover 53%."""
+FRESH_EPOCHS, STALE_EPOCHS = 4.0, 16.0
+"""Muennighoff et al. 2023, arXiv:2305.16264: up to 4 epochs are nearly as good as fresh data."""
+
+
+def refuse_unidentified(fit: Fit | None, *, force: bool) -> None:
+    """Refuse N* from a fit that cannot tell its parameters apart.
+
+    Raises:
+        QueryError: kappa is above 1000, and the answer is not forced.
+    """
+    if fit is not None and kappa_of(fit) > REFUSED_KAPPA and not force:
+        raise QueryError(
+            f"the fit '{fit.name}' cannot tell its parameters apart (kappa {kappa_of(fit):.3g}; "
+            f"below {DOUBTFUL_KAPPA:g} is needed), so its N* means nothing. Add runs at other "
+            "budgets and D/N ratios and fit again, or insist with --force."
+        )
+
+
+def kappa_of(fit: Fit) -> float:
+    """Condition number; a singular one, which JSON cannot hold, is infinite."""
+    return math.inf if fit.kappa is None or math.isnan(fit.kappa) else fit.kappa
+
+
+def about(source: Source, *, flops: float, params: float, tokens: float) -> tuple[Note, ...]:
+    """Doubts about an answer at N parameters and D tokens that cost a budget."""
+    notes = [*_origin(source), *_reach(source.reach(flops)), *_below(source.range, flops)]
+    return (*notes, *_ratio(source.range, tokens / params), *_repeats(source.fit, tokens))
+
+
+def about_shape(band: Band, params: float | None) -> list[Note]:
+    """A launchable shape outside the regret band."""
+    if params is None or band.low <= params <= band.high:
+        return []
+    text = (
+        f"the nearest shape of the ladder has {short(params)} parameters, outside the range "
+        f"{short(band.low)} to {short(band.high)} whose loss is as good as the best."
+    )
+    return [_note("coarse_ladder", "info", text)]
+
+
+def _origin(source: Source) -> list[Note]:
+    """Doubts about the law itself, whatever is asked."""
+    preset, fit = source.preset, source.fit
+    if preset is not None:
+        c = preset.convention
+        text = (
+            f"published law {preset.name}, fitted on {preset.data}: it counts "
+            f"{c['params']} parameters and {c['flops']} FLOPs, and holds for its own data and "
+            "tokenizer. No draws were published, so there are no intervals."
+        )
+        return [_note("preset", "info", text)]
+    assert fit is not None
+    return [*_status(fit), *(n for n in fit.notes if n.severity == "serious")]
+
+
+def _status(fit: Fit) -> list[Note]:
+    """Doubts about how the fit ended."""
+    notes = []
+    if fit.status != "converged":
+        text = f"the fit '{fit.name}' is {fit.status}, not converged; read its notes first."
+        notes.append(_note("fit_status", "serious", text))
+    if kappa_of(fit) > DOUBTFUL_KAPPA:
+        text = (
+            f"the runs barely tell the law's parameters apart (kappa {kappa_of(fit):.3g}; healthy "
+            "is 40-160). Add budgets or D/N ratios."
+        )
+        notes.append(_note("ill_conditioned", "serious", text))
+    if fit.theta.get("E", 1.0) <= 1e-6:
+        text = "the fitted E is zero, a boundary: losses far beyond the runs come out too low."
+        notes.append(_note("e_at_zero", "warning", text))
+    return notes
+
+
+def _reach(reach: float | None) -> list[Note]:
+    """How far the budget lies beyond the runs."""
+    if reach is None or reach <= NOTED_REACH:
+        return []
+    text = f"extrapolates \N{MULTIPLICATION SIGN}{_times(reach)} beyond the largest budget fitted"
+    if reach <= LOUD_REACH:
+        text += ". The interval assumes that the law itself holds out there."
+        return [_note("extrapolates", "warning", text)]
+    text += (
+        ": far too far to spend money on. Run a budget in between first; the interval only "
+        "covers the runs' noise, not a law that bends."
+    )
+    return [_note("extrapolates_far", "serious", text)]
+
+
+def _below(ranges: Mapping[str, Span], flops: float) -> list[Note]:
+    """A budget smaller than every run's."""
+    span = ranges.get("flops")
+    if span is None or flops >= span.low:
+        return []
+    text = (
+        f"the budget lies below the smallest fitted ({power(span.low)} FLOP); laws bend among tiny "
+        "models."
+    )
+    return [_note("below_range", "warning", text)]
+
+
+def _ratio(ranges: Mapping[str, Span], ratio: float) -> list[Note]:
+    """D/N outside what was swept."""
+    span = ranges.get("tokens_per_param")
+    if span is None or span.low <= ratio <= span.high:
+        return []
+    text = (
+        f"D/N of {three(ratio)} lies outside the swept range, {three(span.low)} to "
+        f"{three(span.high)} tokens per parameter. Add runs there."
+    )
+    return [_note("ratio_outside", "warning", text)]
+
+
+def _repeats(fit: Fit | None, tokens: float) -> list[Note]:
+    """More tokens than the data set has."""
+    unique = None if fit is None else fit.data.get("unique_tokens")
+    if not unique or tokens / unique <= FRESH_EPOCHS:
+        return []
+    epochs = tokens / unique
+    text = (
+        f"{short(tokens)} tokens are {three(epochs)} epochs of the {short(unique)} there are; the "
+        "law takes repeats as fresh, which holds up to about 4."
+    )
+    return [_note("repeats", "serious" if epochs > STALE_EPOCHS else "warning", text)]
+
+
+def _times(reach: float) -> str:
+    """A factor in at most three digits."""
+    return three(reach) if reach < 1e4 else power(reach)
+
+
+def _note(code: str, severity: str, message: str) -> Note:
+    """A note."""
+    return Note(code=code, severity=severity, message=message)

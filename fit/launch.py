@@ -1,0 +1,112 @@
+"""From N* and a budget to a run that `python -m sweep` can launch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fit.accounting import Shape
+from fit.ladder import Ladder
+from fit.result import Fit
+
+STEADY = 0.01
+"""Columns that vary by less than this in ln are one value."""
+
+_PLAIN = re.compile(r"[\w./:+-]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rung:
+    """A trainable shape near N*, and how the fitted runs' recipe trains it."""
+
+    shape: Shape
+    params: float
+    tokens: float
+    """What the budget buys at this shape, counted exactly."""
+    lr: float | None
+    batch_tokens: int | None
+    config: tuple[str, ...]
+
+
+def rung_for(ladder: Ladder | None, fit: Fit | None, params: float, flops: float) -> Rung | None:
+    """The rung nearest to N*; None where the fitted runs' shapes are not known."""
+    if ladder is None or fit is None:
+        return None
+    shape = ladder.launchable(params)
+    n, per_token = ladder.count(shape)
+    tokens = flops / per_token
+    return Rung(
+        shape=shape,
+        params=float(n),
+        tokens=tokens,
+        lr=learning_rate(fit, shape.width),
+        batch_tokens=batch_tokens(fit, tokens),
+        config=overrides(fit, shape, tokens),
+    )
+
+
+def learning_rate(fit: Fit, width: int) -> float | None:
+    """Peak rate of the hidden matrices, proportional to 1/width in the recipe.
+
+    Runs without a recipe decide by their columns: one rate, or one rate times width.
+    """
+    base, at = fit.recipe.get("train.lr"), fit.recipe.get("train.base_width")
+    if base is not None and at is not None:
+        return float(base) * float(at) / width
+    lr, widths = fit.points.columns.get("lr"), fit.points.columns.get("width")
+    if lr is None or not np.all(lr > 0):
+        return None
+    if np.ptp(np.log(lr)) < STEADY:
+        return float(np.median(lr))
+    if widths is not None and np.ptp(np.log(lr * widths)) < STEADY:
+        return float(np.median(lr * widths)) / width
+    return None
+
+
+def batch_tokens(fit: Fit, tokens: float) -> int | None:
+    """Tokens per step at the end of a run: the recipe's rule, else the fitted run nearest in D."""
+    first = fit.recipe.get("train.batch_tokens")
+    if first is not None:
+        doublings = fit.recipe.get("train.batch_doublings") or ()
+        return int(first) << sum(tokens > float(d) for d in doublings)
+    column = fit.points.columns.get("batch_tokens")
+    if column is None or np.isnan(column).any():
+        return None
+    return int(column[np.argmin(np.abs(np.log(fit.points.tokens / tokens)))])
+
+
+def overrides(fit: Fit, shape: Shape, tokens: float) -> tuple[str, ...]:
+    """Overrides of `python -m sweep`: shape and length first, then the settings all runs shared."""
+    chosen: dict[str, Any] = {
+        "model.width": shape.width,
+        "model.depth": shape.depth,
+        "model.heads": shape.heads,
+        "train.tokens": round(tokens),
+    }
+    kept = {k: v for k, v in fit.recipe.items() if k not in (*chosen, "sweep.flops")}
+    groups = [k for k in kept if "." not in k]
+    ordered = {**{k: kept.pop(k) for k in groups}, **chosen, **kept}
+    return tuple(f"{k}={hydra_value(v)}" for k, v in ordered.items())
+
+
+def hydra_value(value: Any) -> str:
+    """A value in Hydra's override grammar."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return f"{value!r}"
+        case str() if _PLAIN.fullmatch(value) and value.lower() not in ("null", "true", "false"):
+            return value
+        case str():
+            escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+            return f"'{escaped}'"
+        case Sequence():
+            return f"[{','.join(hydra_value(v) for v in value)}]"
+    return str(value)

@@ -1,0 +1,82 @@
+"""A law that can be asked: a fit, with intervals and a ladder of shapes, or a published preset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from fit.allocate import Split, split
+from fit.ladder import Cost, Ladder, constant_cost, cost_of, ladder_of
+from fit.laws import Law, Preset, law
+from fit.record import Floats
+from fit.result import Fit, Span
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where an answer comes from."""
+
+    name: str
+    law: Law
+    theta: Floats
+    """(p,), on raw counts."""
+    convention: Mapping[str, str]
+    range: Mapping[str, Span]
+    """Of the runs fitted, as far as known: params, tokens, flops, tokens_per_param."""
+    fit: Fit | None = None
+    preset: Preset | None = None
+
+    @classmethod
+    def from_fit(cls, fit: Fit) -> Source:
+        """A fit as a source."""
+        return cls(
+            name=fit.name,
+            law=law(fit.law),
+            theta=fit.vector(),
+            convention=fit.convention,
+            range=fit.range,
+            fit=fit,
+        )
+
+    @classmethod
+    def from_preset(cls, preset: Preset) -> Source:
+        """A published law as a source."""
+        family = law(preset.law)
+        return cls(
+            name=preset.name,
+            law=family,
+            theta=np.array([preset.theta[p] for p in family.parameters], dtype=np.float64),
+            convention=preset.convention,
+            range=preset.range or {},
+            preset=preset,
+        )
+
+    @cached_property
+    def ladder(self) -> Ladder | None:
+        """The shapes behind the fit, where they are known."""
+        return None if self.fit is None else ladder_of(self.fit)
+
+    @cached_property
+    def cost(self) -> Cost:
+        """FLOP per token as a function of N."""
+        return constant_cost() if self.fit is None else cost_of(self.fit, self.ladder)
+
+    def best(self, flops: Floats) -> Split:
+        """The best split of budgets (k,) at the point estimate; fields (k,)."""
+        return split(self.law, self.theta, flops, self.cost)
+
+    def splits(self, flops: Floats) -> Callable[[Floats], Split]:
+        """The best split of budgets (k,) as a function of thetas (m, p); fields (m, k)."""
+        return lambda theta: split(self.law, theta, flops, self.cost)
+
+    def log_losses(self, params: Floats, tokens: Floats) -> Callable[[Floats], Floats]:
+        """The ln of the law at points (k,) as a function of thetas (m, p); (m, k)."""
+        return lambda theta: np.asarray(np.log(self.law.loss(theta[..., None, :], params, tokens)))
+
+    def reach(self, flops: float) -> float | None:
+        """Budget over the largest one fitted; above 1 it extrapolates."""
+        span = self.range.get("flops")
+        return None if span is None else flops / span.high

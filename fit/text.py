@@ -1,0 +1,261 @@
+"""Documents as plain aligned text for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+
+from fit.laws import Preset, law
+from fit.quantity import power, short, three
+from fit.query import Answer, Number, Prediction
+from fit.result import CrossCheck, Fit, Note
+
+WIDTH = 80
+LABEL = 17
+"""Columns of the labels on the left."""
+APPROACHES = {"isoflop": "approach 2, isoFLOP", "envelope": "approach 1, envelope"}
+
+
+def answer_text(answer: Answer, launch: str) -> str:
+    """An answer as a small table.
+
+    Args:
+        answer: The answer.
+        launch: The command that prints its overrides.
+    """
+    head = f"{power(answer.flops.value)} FLOP, by {answer.source} ({_basis(answer)})"
+    rows = [
+        _row("parameters", _counted(answer.params)),
+        _row("tokens", _counted(answer.tokens)),
+        _row("tokens per param", _measured(answer.tokens_per_param, three)),
+        *_loss_rows(answer),
+    ]
+    if answer.regret_band is not None:
+        band = f"{short(answer.regret_band.low)} to {short(answer.regret_band.high)} parameters"
+        rows.append(_row("just as good", f"{band}: within one run's noise"))
+    rows += _reach_rows(answer.reach)
+    return _joined([head, "", *rows, *_launch_rows(answer, launch), *note_rows(answer.warnings)])
+
+
+def prediction_text(prediction: Prediction) -> str:
+    """A prediction as a small table."""
+    sizes = f"{short(prediction.params)} parameters on {short(prediction.tokens)} tokens"
+    head = f"{sizes}, by {prediction.source} ({_basis(prediction)})"
+    rows = [_row("compute", f"{power(prediction.flops)} FLOP"), *_loss_rows(prediction)]
+    rows += _reach_rows(prediction.reach)
+    return _joined([head, "", *rows, *note_rows(prediction.warnings)])
+
+
+def fit_text(fit: Fit) -> str:
+    """A fit: parameters with intervals, how it was judged, how it predicts."""
+    dropped = f", {len(fit.runs_dropped)} dropped" if fit.runs_dropped else ""
+    head = f"{fit.name}: {law(fit.law).formula}"
+    status = f"{fit.status}, kappa {_kappa(fit)}"
+    rows = [
+        _row("runs", f"{fit.runs_used} used{dropped}; {_convention(fit.convention)}"),
+        _row("status", status),
+        _row("noise", f"{100 * fit.noise:.2g}% of the loss, one run about the law"),
+        "",
+        _row("", f"{'value':>10}  {fit.interval.level:.0%} interval ({fit.interval.method})"),
+        *(_parameter_row(fit, name, value) for name, value in fit.theta.items()),
+        *(_parameter_row(fit, name, value) for name, value in fit.exponents.items()),
+    ]
+    rows += _entropy_rows(fit)
+    checks = [*_holdout_rows(fit), *(_check_row(c) for c in fit.cross_checks)]
+    checks += [_convention_row(c) for c in fit.conventions]
+    return _joined([head, "", *rows, "", *checks, *note_rows(fit.notes)])
+
+
+def hint_text(answer: Answer) -> str:
+    """A first answer in one sentence."""
+    n, d = _counted(answer.params), _counted(answer.tokens)
+    return _wrapped(
+        f"At {power(answer.flops.value)} FLOP ({_times(answer.reach)} the largest budget): "
+        f"{n} parameters on {d} tokens, loss {_measured(answer.loss, _four)} nats/token."
+    )
+
+
+def laws_text(presets: Iterable[Preset]) -> str:
+    """The published laws, one a paragraph."""
+    blocks = ["Published laws; ask one with: isoflop query 1e21 --law NAME"]
+    for p in presets:
+        values = ", ".join(f"{k} {v:.5g}" for k, v in p.theta.items())
+        blocks.append(
+            _joined(
+                [
+                    f"{p.name}: {law(p.law).formula}",
+                    *_wrap_row("", values),
+                    *_wrap_row("", f"{_convention(p.convention)}; data {p.data}"),
+                    *_wrap_row("", f"source {p.source}"),
+                ]
+            )
+        )
+    return "\n\n".join(blocks)
+
+
+def table_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Columns, the first left and the others right aligned."""
+    cells = [tuple(header), *(tuple(_one_line(c) for c in r) for r in rows)]
+    widths = [max(len(r[i]) for r in cells) for i in range(len(header))]
+    lines = []
+    for row in cells:
+        right = (c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))
+        lines.append("  ".join([row[0].ljust(widths[0]), *right]).rstrip())
+    return "\n".join(lines)
+
+
+def note_rows(notes: Iterable[Note]) -> list[str]:
+    """Notes, the gravest first, each wrapped beside its severity."""
+    order = ("serious", "warning", "info")
+    ranked = sorted(notes, key=lambda n: order.index(n.severity))
+    rows = [line for n in ranked for line in _wrap_row(n.severity, n.message)]
+    return ["", *rows] if rows else []
+
+
+def _joined(lines: Iterable[str]) -> str:
+    """Lines without trailing blanks."""
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _one_line(text: str) -> str:
+    """A text without line breaks or other control characters."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _wrapped(text: str) -> str:
+    """A paragraph."""
+    return textwrap.fill(_one_line(text), WIDTH, break_on_hyphens=False)
+
+
+def _row(label: str, text: str) -> str:
+    """A label and its text."""
+    return f"  {label:<{LABEL}} {_one_line(text)}"
+
+
+def _wrap_row(label: str, text: str) -> list[str]:
+    """A label and a wrapped text beside it."""
+    room = WIDTH - LABEL - 3
+    lines = textwrap.wrap(_one_line(text), room, break_on_hyphens=False) or [""]
+    return [_row(label if i == 0 else "", line) for i, line in enumerate(lines)]
+
+
+def _counted(number: Number) -> str:
+    """A count with its interval."""
+    return _measured(number, short)
+
+
+def _measured(number: Number, form: object) -> str:
+    """A value with its interval."""
+    assert callable(form)
+    if number.low is None or number.high is None:
+        return str(form(number.value))
+    return f"{form(number.value)} [{form(number.low)}, {form(number.high)}]"
+
+
+def _four(loss: float) -> str:
+    """A loss with four digits."""
+    return f"{loss:.4f}"
+
+
+def _loss_rows(found: Answer | Prediction) -> list[str]:
+    """Loss of the law and of the next run."""
+    rows = [_row("loss", f"{_measured(found.loss, _four)} nats/token")]
+    run = found.loss_next_run
+    if run.low is not None and run.high is not None and found.level is not None:
+        rows[0] += f", {found.level:.0%} confidence"
+        ends = f"{_four(run.value)} [{_four(run.low)}, {_four(run.high)}] nats/token"
+        rows.append(_row("one run there", f"{ends}, {found.level:.0%} prediction"))
+    return rows
+
+
+def _reach_rows(reach: float | None) -> list[str]:
+    """How far beyond the runs."""
+    if reach is None:
+        return []
+    where = "extrapolates" if reach > 1 else "inside the runs"
+    return [_row("reach", f"{_times(reach)} the largest budget fitted: {where}")]
+
+
+def _times(reach: float | None) -> str:
+    """A factor."""
+    if reach is None:
+        return "?"
+    return f"\N{MULTIPLICATION SIGN}{three(reach) if 1e-3 < reach < 1e4 else power(reach)}"
+
+
+def _launch_rows(answer: Answer, launch: str) -> list[str]:
+    """The shape and how to launch it."""
+    s = answer.shape
+    if s is None or answer.shape_params is None or answer.shape_tokens is None:
+        return []
+    own = f"({short(answer.shape_params)} parameters on {short(answer.shape_tokens)} tokens)"
+    rows = ["", _row("shape", f"width {s.width}, depth {s.depth}, heads {s.heads} {own}")]
+    if answer.lr is not None:
+        rows.append(_row("learning rate", f"{answer.lr:.3g}, peak of the hidden matrices"))
+    if answer.batch_tokens is not None:
+        rows.append(_row("batch", f"{answer.batch_tokens} tokens a step at the end"))
+    return [*rows, _row("launch", launch)]
+
+
+def _basis(found: Answer | Prediction) -> str:
+    """Law and convention in brackets."""
+    return f"{found.law}; {_convention(found.convention)}"
+
+
+def _convention(convention: Mapping[str, str]) -> str:
+    """How params and FLOPs were counted."""
+    return f"N {convention.get('params', '?')}, C {convention.get('flops', '?')}"
+
+
+def _kappa(fit: Fit) -> str:
+    """Condition number."""
+    return "infinite" if fit.kappa is None else f"{fit.kappa:.3g}"
+
+
+def _parameter_row(fit: Fit, name: str, value: float) -> str:
+    """A parameter with its interval."""
+    low, high = fit.interval.bounds.get(name, (float("nan"), float("nan")))
+    unit = {"E": "nats/token", "a": "N* ~ C^a", "b": "D* ~ C^b"}.get(name, "")
+    return _row(name, f"{value:>10.4g}  [{low:.4g}, {high:.4g}]  {unit}")
+
+
+def _entropy_rows(fit: Fit) -> list[str]:
+    """The known entropy of the data against E."""
+    known, found = fit.data.get("entropy"), fit.theta.get("E")
+    if known is None or found is None:
+        return []
+    low, high = fit.interval.bounds.get("E", (float("nan"), float("nan")))
+    where = "inside" if low <= known <= high else "outside"
+    text = f"{known:>10.4f}  E is {found - known:+.4f} from it; it lies {where} the interval"
+    return [_row("known entropy", text)]
+
+
+def _holdout_rows(fit: Fit) -> list[str]:
+    """How the smaller runs predict the largest."""
+    h = fit.holdout
+    if h is None:
+        return []
+    text = (
+        f"{len(h.runs)} runs from {power(h.budget)} FLOP up, predicted by the smaller ones: "
+        f"{h.mean_relative_error:+.2%} on average, {h.max_relative_error:.2%} at most"
+    )
+    return _wrap_row("holdout", text)
+
+
+def _check_row(check: CrossCheck) -> str:
+    """One cross-check."""
+    label = APPROACHES.get(check.name, check.name)
+    if check.a is None:
+        return _joined(_wrap_row(label[:10], f"no value: {check.reason}"))
+    ends = "" if check.a_interval is None else " [{:.3g}, {:.3g}]".format(*check.a_interval)
+    verdict = "DISAGREES with the fit" if check.disagrees else "agrees with the fit"
+    return _joined(_wrap_row(label[:10], f"{label[12:]}: a = {check.a:.3g}{ends}, {verdict}"))
+
+
+def _convention_row(row: Mapping[str, object]) -> str:
+    """The exponent under one counting convention."""
+    a, ratio = row.get("a"), row.get("tokens_per_param")
+    if not isinstance(a, float) or not isinstance(ratio, float):
+        return _row("counted as", f"N {row.get('params')}, C {row.get('flops')}: no fit")
+    text = f"N {row.get('params')}, C {row.get('flops')}: a = {a:.3g}, D/N = {three(ratio)}"
+    return _row("counted as", text)
