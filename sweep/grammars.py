@@ -1,0 +1,259 @@
+"""The sizes of `stories`: which sentences there are, and how often.
+
+| size   | holds                                                                              |
+| ------ | ---------------------------------------------------------------------------------- |
+| demo   | stories around a long tail of facts: a clean power law in minutes of training      |
+| small  | demo with names and objects that come back (consistency)                           |
+| full   | small with the counting game (reasoning) at a few percent of sentences             |
+| skills | facts and mostly the counting game, 1 to 4 moves: what width and what depth buys    |
+
+Facts: `{act} {place} {thing}`, where the thing is a fixed random function of activity and place. A
+place is its rank, spelled by three syllables; its probability falls as (rank + 4)^-1.5, so that the
+excess loss of a model that knows the k commonest places falls as a power of k.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from fit.errors import PlanError
+from sweep import lexicon
+from sweep.language import Draw, Language, Recall, Segment, Slot, Update, Word, counts_from
+
+SIZES = ("demo", "small", "full", "skills")
+PLACE_POWER, PLACE_SHIFT = 1.5, 4.0
+ACTIVITY_POWER = 1.0
+LONGEST_GAME = 4
+
+BODY_WEIGHTS = {
+    "demo": {"people": 50, "they": 25, "we": 7, "found": 6, "end": 12},
+    "small": {"people": 46, "they": 23, "we": 6, "found": 5, "gave": 4, "loved": 4, "end": 12},
+    "full": {"people": 42, "they": 20, "we": 5, "found": 5, "gave": 4, "loved": 4, "mom": 8,
+             "end": 12},
+    "skills": {"people": 22, "they": 8, "we": 3, "mom": 55, "end": 12},
+}  # fmt: skip
+"""Sentences of a story's body in proportion."""
+
+
+@functools.lru_cache(maxsize=4)
+def language(size: str, seed: int) -> Language:
+    """Build a language.
+
+    Args:
+        size: One of `SIZES`.
+        seed: Which words, places and facts go together.
+
+    Raises:
+        PlanError: The size is unknown.
+    """
+    if size not in SIZES:
+        raise PlanError(f"data.size={size}; known sizes of stories are {', '.join(SIZES)}.")
+    return _Builder(size, seed).build()
+
+
+class _Builder:
+    """Collects the vocabulary while the sentences are written down."""
+
+    def __init__(self, size: str, seed: int) -> None:
+        self.size, self.seed = size, seed
+        self.random = np.random.Generator(np.random.Philox(key=[seed, 0x5701]))
+        self.words: dict[str, int] = {"<bos>": 0}
+
+    def build(self) -> Language:
+        """The language of this size."""
+        states = {"start": (Segment(count=65_536, slots=self._intro(), then="body"),)}
+        states["body"] = self._body()
+        fact = self._fact()
+        states["list"] = self._choice(
+            {", ": 30, "and": 40, ".": 30},
+            {
+                ", ": ((self.word(","), *fact), "list"),
+                "and": ((self.word("and"), *fact), "stop"),
+                ".": ((self.word("."),), "body"),
+            },
+        )
+        states["stop"] = (Segment(count=65_536, slots=(self.word("."),), then="body"),)
+        if "mom" in BODY_WEIGHTS[self.size]:
+            states |= self._game()
+        return Language(
+            name=self.size,
+            seed=self.seed,
+            vocab=tuple(self.words),
+            states=states,
+            start="start",
+            choice_skill="novel",
+        )
+
+    def token(self, word: str) -> int:
+        """Number of a word."""
+        return self.words.setdefault(word, len(self.words))
+
+    def word(self, word: str) -> Word:
+        """A fixed word."""
+        return Word(token=self.token(word))
+
+    def phrase(self, words: str) -> tuple[Word, ...]:
+        """Fixed words in a row."""
+        return tuple(self.word(w) for w in words.split())
+
+    def draw(self, var: str, words: list[str], power: float = 0.0) -> Draw:
+        """A fresh choice among words, in a seeded order, with p falling as rank^-power."""
+        order = self.random.permutation(len(words))
+        weights = (1.0 + np.arange(len(words))) ** -power
+        tokens = np.array([self.token(words[i]) for i in order])
+        return Draw(var=var, counts=counts_from(weights), tokens=tokens)
+
+    def recall(self, var: str, words: list[str]) -> Recall:
+        """A word that follows from one variable."""
+        table = np.array([self.token(w) for w in words])
+        return Recall(table=table, given=(var,), skill="consistency")
+
+    def _intro(self) -> tuple[Slot, ...]:
+        """Who the story is about."""
+        people = [*lexicon.GIRLS, *lexicon.BOYS]
+        weights = np.zeros((2, 16))
+        weights[0, :8] = weights[1, 8:] = 1.0
+        self.people = np.array([self.token(w) for w in people])
+        hero_counts = np.zeros((2, 16), np.int64)
+        hero_counts[0, :8] = hero_counts[1, 8:] = 65_536 // 8
+        gender = Draw(
+            var="gender",
+            counts=counts_from(np.ones(2)),
+            tokens=np.array([self.token("girl"), self.token("boy")]),
+        )
+        hero = Draw(var="hero", counts=hero_counts, tokens=self.people, given=("gender",))
+        self.she = self.recall("gender", ["she", "he"])
+        self.her = self.recall("gender", ["her", "his"])
+        self.object = self.draw("object", list(lexicon.OBJECTS))
+        self.friend = self.draw("friend", list(lexicon.FRIENDS))
+        return (
+            *self.phrase("once upon a time there was a"),
+            self.draw("mood", list(lexicon.ADJECTIVES)),
+            gender,
+            self.word("named"),
+            hero,
+            self.word("."),
+            self.she,
+            *self.phrase("lived in"),
+            *self._place(),
+            *self.phrase("and had a"),
+            self.draw("shade", list(lexicon.SHADES)),
+            self.object,
+            self.word("."),
+            self.her,
+            *self.phrase("best friend was a"),
+            self.friend,
+            self.word("."),
+        )
+
+    def _place(self) -> tuple[Slot, ...]:
+        """Three syllables that spell a place's rank in base 32."""
+        ranks = np.arange(32**3)
+        weights = ((ranks + PLACE_SHIFT) ** -PLACE_POWER).reshape(32, 32, 32)
+        tables = (weights.sum((1, 2))[None], weights.sum(2), weights.reshape(-1, 32))
+        if not hasattr(self, "syllables"):
+            spelled = (lexicon.FIRST, lexicon.SECOND, lexicon.THIRD)
+            names = [[s + "-" for s in spelled[0]], [s + "-" for s in spelled[1]], list(spelled[2])]
+            self.syllables = [
+                np.array([self.token(names[i][j].capitalize() if i == 0 else names[i][j])
+                          for j in self.random.permutation(32)])
+                for i in range(3)
+            ]
+        given: tuple[tuple[str, ...], ...] = ((), ("p0",), ("p0", "p1"))
+        return tuple(
+            Draw(var=f"p{i}", counts=counts_from(tables[i]), tokens=self.syllables[i], given=given[i])
+            for i in range(3)
+        )
+
+    def _fact(self) -> tuple[Slot, ...]:
+        """`{act} {place} {thing}`."""
+        if not hasattr(self, "act"):
+            verbs = [verb for verb, _ in lexicon.ACTIVITIES]
+            self.act = self.draw("act", verbs, ACTIVITY_POWER)
+            number = {self.token(verb): kind for verb, kind in lexicon.ACTIVITIES}
+            lists = {k: np.array([self.token(w) for w in v.split()])
+                     for k, v in lexicon.PRODUCTS.items()}
+            which = self.random.integers(32, size=(len(verbs), 32, 32, 32))
+            table = np.stack([lists[number[int(t)]][w] for t, w in
+                              zip(self.act.tokens, which, strict=True)])
+            self.thing = Recall(table=table, given=("act", "p0", "p1", "p2"), skill="facts")
+        return (self.act, *self._place(), self.thing)
+
+    def _body(self) -> tuple[Segment, ...]:
+        """The sentences of a story."""
+        fact = self._fact()
+        of = "hero friend object".split()
+        hero = Recall(table=self.people, given=("hero",), skill="consistency")
+        friend = self.recall("friend", [self._name(t) for t in self.friend.tokens])
+        thing = self.recall("object", [self._name(t) for t in self.object.tokens])
+        assert of
+        sentences: dict[str, tuple[tuple[Slot, ...], str]] = {
+            "people": ((self.word("people"), *fact), "list"),
+            "they": ((self.word("they"), *fact), "list"),
+            "we": ((*self.phrase("we like to"), *fact, self.word(".")), "body"),
+            "found": (
+                (self.she, *self.phrase("found a"), self.draw("shade", list(lexicon.SHADES)),
+                 self.draw("find", list(lexicon.OBJECTS)), *self.phrase("near the"),
+                 self.draw("spot", list(lexicon.SPOTS)), self.word(".")),
+                "body",
+            ),
+            "gave": (
+                (hero, *self.phrase("gave the"), thing, *self.phrase("to the"), friend,
+                 self.word(".")),
+                "body",
+            ),
+            "loved": (
+                (*self.phrase("the"), friend, *self.phrase("loved"), hero, *self.phrase("and"),
+                 self.her, thing, self.word(".")),
+                "body",
+            ),
+            "mom": (self._game_start() if "mom" in BODY_WEIGHTS[self.size] else (), "game1"),
+            "end": ((*self.phrase("so ends the story ."),), "start"),
+        }
+        return self._choice(BODY_WEIGHTS[self.size], sentences)
+
+    def _name(self, token: int) -> str:
+        """Word of a token."""
+        return list(self.words)[int(token)]
+
+    def _choice(
+        self, weights: dict[str, int], sentences: dict[str, tuple[tuple[Slot, ...], str]]
+    ) -> tuple[Segment, ...]:
+        """Segments in proportion to weights."""
+        counts = counts_from(np.array(list(weights.values()), float))[0]
+        return tuple(
+            Segment(count=int(c), slots=sentences[k][0], then=sentences[k][1])
+            for k, c in zip(weights, counts, strict=True)
+        )
+
+    def _game_start(self) -> tuple[Slot, ...]:
+        """`mom counts {feeling}`: the state that the moves will change."""
+        feelings = list(lexicon.FEELINGS)
+        self.feelings = np.array([self.token(w) for w in feelings])
+        drawn = Draw(var="feeling", counts=counts_from(np.ones(8)), tokens=self.feelings)
+        return (*self.phrase("mom counts"), drawn)
+
+    def _game(self) -> dict[str, tuple[Segment, ...]]:
+        """Moves follow until the answer: a chain of 1 to 4 random permutations of 8 states."""
+        moves = {m: self.random.permutation(8) for m in lexicon.MOVES}
+        answer = Recall(table=self.feelings, given=("feeling",), skill="reasoning")
+        lengths = {1: 22, 2: 16, 3: 10, 4: 7}
+        states = {}
+        for k in range(1, LONGEST_GAME + 2):
+            going = sum(w for length, w in lengths.items() if length >= k)
+            stopping = lengths.get(k - 1, 0)
+            then = f"game{k + 1}"
+            options: dict[str, tuple[tuple[Slot, ...], str]] = {
+                m: ((self.word(m), Update(var="feeling", table=p, given=("feeling",))), then)
+                for m, p in moves.items()
+            }
+            weights = dict.fromkeys(moves, going)
+            if k > LONGEST_GAME:
+                options, weights = {}, {}
+            if k > 1:
+                options["stop"] = ((answer, self.word(".")), "body")
+                weights["stop"] = stopping * len(moves) if weights else 1
+            states[f"game{k}"] = self._choice(weights, options)
+        return states
