@@ -31,6 +31,8 @@ GRID_STEP = 0.1
 SMOOTHING = 0.25
 """Width in ln N of the kernel over the cost table. The ladder bends where the runs end, and at a
 bend N* would stick; smoothed so, the cost moves by less than 0.3% and its slope is continuous."""
+MARGIN = 2.0
+"""How far in ln N the cost's trend goes on beyond the ends of a table, before it stays constant."""
 LARGEST_WIDTH = 1 << 20
 STRAIGHT = 0.02
 """Tables whose C / (N D) varies by less than this in ln are taken as C = k N D."""
@@ -152,10 +154,11 @@ def smooth_cost(log_params: Floats, log_ratio: Floats) -> Cost:
     grid = np.arange(log_params[0], log_params[-1] + GRID_STEP, GRID_STEP)
     values = np.interp(grid, log_params, log_ratio)
     reach = int(4 * SMOOTHING / GRID_STEP)
+    margin = int(MARGIN / GRID_STEP)
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * GRID_STEP / SMOOTHING) ** 2)
-    padded = np.pad(values, reach, mode="reflect", reflect_type="odd")
+    padded = np.pad(values, reach + margin, mode="reflect", reflect_type="odd")
     smooth = np.convolve(padded, kernel / kernel.sum(), mode="valid")
-    return Cost(start=float(grid[0]), step=GRID_STEP, log_ratio=smooth)
+    return Cost(start=float(grid[0]) - margin * GRID_STEP, step=GRID_STEP, log_ratio=smooth)
 
 
 def constant_cost(flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Cost:

@@ -1,0 +1,160 @@
+"""Figures: their artists and data, not their pixels."""
+
+import dataclasses
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from fit import plots
+from fit.source import Source
+from tests.fit.synthetic import make_fit, make_points, plain_points
+
+SOURCE = Source.from_fit(make_fit())
+BEST = plots.frontier(SOURCE)
+
+
+def axis():
+    return Figure().subplots()
+
+
+def line(ax, label):
+    return next(li for li in ax.get_lines() if li.get_label() == label)
+
+
+def legend_of(ax):
+    return [t.get_text() for t in ax.get_legend().get_texts()]
+
+
+def draw_all(source):
+    best = plots.frontier(source)
+    panels = Figure().subplots(2, 4).ravel()
+    plots.loss_against_compute(panels[0], source, best)
+    plots.isoflop_curves(panels[1], source, best)
+    plots.loss_against_params(panels[2], source)
+    plots.optimum_against_compute(panels[3], source, best, "params")
+    plots.optimum_against_compute(panels[4], source, best, "tokens")
+    plots.fit_against_measurement(panels[5], panels[6], source)
+    plots.residuals_against_count(panels[7], source.fit, source.fit.points.params, x="N")
+    return panels
+
+
+def test_every_figure_returns_the_axes_it_was_given():
+    best, ax = BEST, axis()
+    assert plots.loss_against_compute(ax, SOURCE, best) is ax
+    assert plots.isoflop_curves(axis(), SOURCE, best).figure is not ax.figure
+    for quantity in ("params", "tokens"):
+        ax = axis()
+        assert plots.optimum_against_compute(ax, SOURCE, best, quantity) is ax
+
+
+def test_figures_leave_the_global_settings_alone():
+    before = dict(matplotlib.rcParams)
+    draw_all(SOURCE)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_points_are_the_runs_on_one_colour_scale():
+    p = SOURCE.fit.points
+    scales = set()
+    for ax in draw_all(SOURCE):
+        points = next(c for c in ax.collections if c.get_label() == "runs")
+        assert len(points.get_offsets()) == len(p.run)
+        assert np.array_equal(points.get_array(), p.flops)
+        scales.add((points.norm.vmin, points.norm.vmax))
+    assert scales == {(p.flops.min(), p.flops.max())}
+
+
+def test_the_frontier_is_solid_inside_the_runs_and_dashed_beyond():
+    ax = plots.loss_against_compute(axis(), SOURCE, BEST)
+    top = SOURCE.range["flops"].high
+    solid, dashed = line(ax, "law"), line(ax, "extrapolation")
+    assert max(solid.get_xdata()) == pytest.approx(top)
+    assert min(dashed.get_xdata()) == pytest.approx(top)
+    assert solid.get_linestyle() == "-"
+    assert dashed.is_dashed()
+
+
+def test_the_frontier_is_the_best_split_with_its_interval():
+    assert np.all(np.diff(BEST.loss.value) < 0)
+    for curve in (BEST.params, BEST.tokens, BEST.loss):
+        assert np.all(curve.low < curve.value)
+        assert np.all(curve.value < curve.high)
+    best = SOURCE.best(BEST.flops)
+    assert np.exp(best.log_params) == pytest.approx(BEST.params.value)
+
+
+def test_the_legend_tells_points_lines_bands_and_dashes_apart():
+    ax = plots.loss_against_compute(axis(), SOURCE, BEST)
+    assert legend_of(ax)[:4] == ["runs", "law", "extrapolation", "90% interval"]
+    assert {"fitted E", "known entropy"} <= set(legend_of(ax))
+
+
+def test_labels_carry_units_and_ticks_are_plain():
+    ax = plots.isoflop_curves(axis(), SOURCE, BEST)
+    assert ax.get_xlabel() == "Parameters N"
+    assert ax.get_ylabel() == "Loss [nats/token]"
+    ax.figure.canvas.draw()
+    ticks = [t.get_text() for t in ax.get_xticklabels()]
+    assert "100k" in ticks
+    assert all("e" not in t for t in ticks)
+
+
+def test_isoflop_curves_end_where_their_law_is():
+    ax = plots.isoflop_curves(axis(), SOURCE, BEST)
+    bottoms = line(ax, "optimum N*")
+    assert np.array_equal(bottoms.get_xdata(), BEST.params.value)
+
+
+def test_approach_two_stands_beside_the_law():
+    ax = plots.optimum_against_compute(axis(), SOURCE, BEST, "params")
+    diamonds = line(ax, "approach 2 (isoFLOP)")
+    assert tuple(diamonds.get_ydata()) == SOURCE.fit.cross_checks[0].params
+
+
+def test_residuals_stand_in_percent_under_the_fit():
+    upper, lower = Figure().subplots(2, 1)
+    plots.fit_against_measurement(upper, lower, SOURCE)
+    points = next(c for c in lower.collections if c.get_label() == "runs")
+    expected = 100 * np.expm1(SOURCE.fit.points.residual)
+    assert np.asarray(points.get_offsets())[:, 1] == pytest.approx(expected)
+    assert lower.get_ylabel() == "Residual [%]"
+    assert lower.get_xlim() == upper.get_xlim()
+
+
+def test_shared_budgets_are_found_and_others_made():
+    shared = np.repeat([1e13, 3e13, 1e14], 5) * np.tile([0.99, 1.0, 1.01, 1.005, 0.995], 3)
+    assert plots.budgets_of(shared) == pytest.approx([1e13, 3e13, 1e14], rel=1e-2)
+    spread = np.geomspace(1e12, 1e15, 30)
+    made = plots.budgets_of(spread)
+    assert len(made) == 6
+    assert spread.min() < made.min() < made.max() < spread.max()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"points": plain_points(), "convention": {"params": "as given", "flops": "6nd"}},
+        {"points": make_points(tokens=np.full(25, 1e6))},
+        {"points": make_points(flops=np.full(25, 1e12))},
+        {"cross_checks": (), "data": {}, "noise": 0.0},
+        {"theta": {**make_fit().theta, "E": 0.0}},
+        {"draws": np.empty((0, 5))},
+    ],
+)
+def test_unusual_fits_are_drawn_without_a_warning(changes):
+    for ax in draw_all(Source.from_fit(make_fit(**changes))):
+        ax.figure.canvas.draw()
+        assert ax.has_data()
+
+
+def test_bands_from_draws_may_be_unbounded():
+    fit = make_fit()
+    draws = np.array(fit.draws)
+    draws[::4, 3:] = -0.5
+    pairs = dataclasses.replace(fit.interval, method="pairs")
+    source = Source.from_fit(dataclasses.replace(fit, draws=draws, interval=pairs))
+    for ax in draw_all(source):
+        ax.figure.canvas.draw()
+        assert ax.has_data()

@@ -1,0 +1,142 @@
+"""The PDF: what it says, that it is the same each time, that nothing breaks it."""
+
+import dataclasses
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from fit.errors import RecordError, ReportError
+from fit.laws import PRESETS, law
+from fit.report import FIGURES, draw_figures, typeset, write_report
+from fit.result import Note
+from fit.sheet import clean, sheet
+from fit.source import Source
+from fit.store import write_fit
+from tests.fit.synthetic import make_fit, make_points, plain_points
+
+HOSTILE = 'a"b\\c #strong[x] $y$ <z> `q` @r *s* _t_ //u /* é 漢 \n\t\x07 ' + "w" * 300
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return draw_figures(Source.from_fit(make_fit()))
+
+
+def hostile_fit():
+    points = make_points()
+    names = (HOSTILE, *points.run[1:])
+    return make_fit(
+        name="odd #name $x$",
+        points=dataclasses.replace(points, run=names),
+        runs_dropped=tuple((f"{HOSTILE}{i}", HOSTILE) for i in range(40)),
+        notes=(Note(code="odd", severity="serious", message=HOSTILE),),
+        data={"name": HOSTILE, "hash": "sha256:0", "unique_tokens": 1000},
+    )
+
+
+def test_the_same_fit_gives_the_same_bytes(tmp_path):
+    files = []
+    for name in ("one", "two"):
+        write_fit(tmp_path / name, make_fit())
+        path = write_report(tmp_path / name)
+        figures = sorted((tmp_path / name / "figures").iterdir())
+        files.append([path.read_bytes(), *(f.read_bytes() for f in figures)])
+        assert [f.stem for f in figures] == sorted(FIGURES)
+    assert files[0] == files[1]
+    assert files[0][0].startswith(b"%PDF")
+
+
+def test_names_cannot_break_or_run_the_template(drawn):
+    assert typeset(sheet(Source.from_fit(hostile_fit())), drawn).startswith(b"%PDF")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"points": plain_points(), "convention": {"params": "as given", "flops": "6nd"}},
+        {"holdout": None, "cross_checks": (), "conventions": (), "data": {}, "notes": ()},
+        {"kappa": float("inf"), "status": "ill_conditioned"},
+        {"theta": {**make_fit().theta, "E": 0.0}, "status": "at_bound"},
+        {"runs_dropped": (), "draws": np.empty((0, 5)), "versions": {}},
+    ],
+)
+def test_unusual_fits_are_set(drawn, changes):
+    assert typeset(sheet(Source.from_fit(make_fit(**changes))), drawn).startswith(b"%PDF")
+
+
+def test_every_law_of_the_catalogue_can_be_set_as_a_formula(drawn):
+    page = sheet(Source.from_fit(make_fit()))
+    for name in sorted({p.law for p in PRESETS.values()} | {"chinchilla"}):
+        formula = law(name).formula
+        assert typeset({**page, "formula": formula}, drawn).startswith(b"%PDF")
+
+
+def test_the_sheet_answers_at_the_largest_budget_and_at_ten_times_it():
+    fit = make_fit()
+    found = sheet(Source.from_fit(fit))
+    assert [a["reach"] for a in found["answers"]] == ["×1.00", "×10.0"]
+    assert found["verdict"]["params"] == found["answers"][1]["params"][0]
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_the_sheet_refuses_where_the_query_does():
+    assert sheet(Source.from_fit(make_fit(kappa=2000.0)))["refused"]
+    assert not sheet(Source.from_fit(make_fit()))["refused"]
+
+
+def test_the_known_entropy_is_held_against_e():
+    texts = [text for _, text in sheet(Source.from_fit(make_fit()))["sure"]]
+    assert any("1.0900 nats/token: inside" in t for t in texts)
+    off = sheet(Source.from_fit(make_fit(data={"entropy": 0.5})))["sure"]
+    assert ["fair", off[-1][1]] == off[-1]
+    assert "outside" in off[-1][1]
+
+
+def test_the_gravest_doubt_stands_first_and_none_twice():
+    notes = (
+        Note(code="a", severity="info", message="a trifle"),
+        Note(code="b", severity="serious", message="a disaster"),
+    )
+    wrong = sheet(Source.from_fit(make_fit(notes=notes)))["wrong"]
+    assert wrong[0] == ["serious", "a disaster"]
+    assert len({text for _, text in wrong}) == len(wrong)
+
+
+def test_of_many_runs_those_farthest_from_the_law_are_listed():
+    points = make_points()
+    many = {
+        f.name: np.tile(getattr(points, f.name), 8)
+        for f in dataclasses.fields(points)
+        if f.name not in ("run", "columns")
+    }
+    wide = dataclasses.replace(points, run=points.run * 8, columns={}, **many)
+    runs = sheet(Source.from_fit(make_fit(points=wide)))["runs"]
+    assert runs["total"] == 200
+    assert len(runs["rows"]) == 96
+
+
+def test_long_names_lose_their_middle_and_control_characters():
+    assert clean("ab\ncd") == "ab\N{REPLACEMENT CHARACTER}cd"
+    cut = clean("x" * 50 + "end", 20)
+    assert len(cut) <= 20
+    assert cut.endswith("end")
+
+
+def test_a_folder_without_a_fit_is_refused(tmp_path):
+    with pytest.raises(RecordError, match="cannot read"):
+        write_report(tmp_path)
+
+
+def test_a_missing_library_is_named_with_its_cure(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "typst", None)
+    with pytest.raises(ReportError, match="typst") as caught:
+        write_report(tmp_path)
+    assert "isoflop[report]" in str(caught.value)
+
+
+def test_a_template_error_is_one_line(drawn):
+    with pytest.raises(ReportError, match="could not set") as caught:
+        typeset({"name": "without the rest"}, drawn)
+    assert "\n" not in str(caught.value)
