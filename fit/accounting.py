@@ -1,8 +1,8 @@
 """Parameter counts and training FLOPs of a decoder-only transformer, from its shape alone.
 
 Every count is kept per group or per term, because the convention alone moves the compute-optimal
-exponent by 0.1-0.3 at small scale (Porian et al. 2024, arXiv:2406.19146). Which groups make up N,
-and which terms make up C, is decided when a law is fitted: see `params_in` and `flops_per_token_in`.
+exponent by 0.1-0.3 at small scale (Porian et al. 2024, arXiv:2406.19146). Which groups make up N
+and which terms make up C is decided when a law is fitted: `params_in`, `flops_per_token_in`.
 
 Training costs 3 forward passes (one forward, two backward), 2 FLOP per multiply-add. The embedding
 look-up, norms, rotary positions, the short convolution, softmax and residual additions are left
@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from fit.errors import PlanError
 
 PARAMS_CONVENTIONS = ("matmul", "total", "body", "chinchilla")
-"""Ways to count N: body + head; all; body alone (Kaplan et al. 2020); all (Hoffmann et al. 2022)."""
+"""Ways to count N: body + head; all; body alone (Kaplan 2020); all (Hoffmann 2022)."""
 
 FLOPS_CONVENTIONS = ("exact", "chinchilla", "6nd")
-"""Ways to count C: by term, causal attention halved; as Hoffmann et al. 2022; 6 x params x tokens."""
+"""Ways to count C: by term with causal attention; as Hoffmann 2022; 6 x params x tokens."""
 
 FLOPS_PER_PARAM_TOKEN = 6
 """FLOP of training per matmul parameter and token: 2 forward and 4 backward."""
@@ -68,7 +68,7 @@ class Params:
     embedding: int
     """The embedding where it is a matrix of its own; 0 when tied."""
     other: int
-    """Gains of norms and taps of the convolution."""
+    """Gains of the queries and taps of the convolution."""
 
     @property
     def total(self) -> int:
@@ -107,12 +107,11 @@ def count_params(shape: Shape) -> Params:
     """
     d, inner = shape.width, shape.heads * shape.head_dim
     per_block = 4 * d * inner + _mlp_matrices(shape) * d * shape.d_ff
-    norms = shape.depth * (2 * d + 2 * shape.head_dim) + d
     return Params(
         body=shape.depth * per_block,
         head=shape.vocab * d,
         embedding=0 if shape.tied else shape.vocab * d,
-        other=norms + shape.conv * d,
+        other=shape.depth * shape.head_dim + shape.conv * d,
     )
 
 
@@ -152,9 +151,7 @@ def params_in(convention: str, params: Params) -> int:
     raise PlanError(_unknown("params", convention, PARAMS_CONVENTIONS))
 
 
-def flops_per_token_in(
-    convention: str, *, flops: FlopsPerToken, params: int
-) -> int:
+def flops_per_token_in(convention: str, *, flops: FlopsPerToken, params: int) -> int:
     """Pick the FLOP per token under a counting convention.
 
     Args:

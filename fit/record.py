@@ -268,7 +268,7 @@ class RunTable:
     def take(self, keep: NDArray[np.bool_] | NDArray[np.int64], reason: str = "") -> RunTable:
         """The table of the chosen runs; with a reason, the others are listed as dropped."""
         chosen = np.arange(len(self))[keep]
-        left = np.setdiff1d(np.arange(len(self)), chosen) if reason else []
+        left = np.setdiff1d(np.arange(len(self)), chosen if reason else np.arange(len(self)))
         return dataclasses.replace(
             self,
             run=tuple(self.run[i] for i in chosen),

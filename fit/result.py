@@ -104,7 +104,7 @@ class CrossCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Points:
-    """The fitted runs as columns, so that a report needs nothing but the fit. All of shape (runs,)."""
+    """The fitted runs as columns, all of shape (runs,): a report needs nothing but the fit."""
 
     run: tuple[str, ...]
     params: Floats
@@ -135,7 +135,7 @@ class Fit:
     objective: Objective
     interval: Intervals
     covariance: Floats
-    """(p, p), of (ln E, ln A, ln B, alpha, beta): logs of scale parameters, exponents as they are."""
+    """(p, p), of (ln E, ln A, ln B, alpha, beta): logs of scales, exponents as they are."""
     draws: Floats
     """(resamples, p) thetas on raw counts, from the pairs (cluster) bootstrap."""
     noise: float
@@ -217,9 +217,7 @@ def _decode(document: dict[str, Any]) -> dict[str, Any]:
     columns = {k: read_only(v) for k, v in points.pop("columns").items()}
     names = tuple(points.pop("run"))
     d["interval"] = Intervals(bounds=bounds, **own)
-    d["points"] = Points(
-        run=names, columns=columns, **{k: read_only(v) for k, v in points.items()}
-    )
+    d["points"] = Points(run=names, columns=columns, **{k: read_only(v) for k, v in points.items()})
     d["objective"] = Objective(**d["objective"])
     d["covariance"] = read_only(d["covariance"])
     d["draws"] = read_only(d.get("draws", [])).reshape(-1, len(d["theta"]))
@@ -242,13 +240,17 @@ def _holdout(value: dict[str, Any] | None) -> Holdout | None:
     """Decode the holdout."""
     if value is None:
         return None
-    return Holdout(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+    return Holdout(**_tuples(value))
 
 
 def _cross_check(name: str, value: dict[str, Any]) -> CrossCheck:
     """Decode one cross-check."""
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-    return CrossCheck(name=name, **fields)
+    return CrossCheck(name=name, **_tuples(value))
+
+
+def _tuples(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists to tuples, one level deep."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
 
 
 def _plain(value: Any) -> Any:

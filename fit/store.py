@@ -6,6 +6,7 @@ one, never half of one. Folders whose name begins with a dot are working space a
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 import os
@@ -134,8 +135,7 @@ def load(
         table = RunTable.from_records(
             found.records, params=params, flops=flops, source=str(source), hash=found.hash
         )
-        unread = tuple(s for s in found.skipped)
-        table = _with_dropped(table, unread)
+        table = dataclasses.replace(table, dropped=(*table.dropped, *found.skipped))
     elif source.suffix in TABLE_SUFFIXES:
         table = _read_table(source, rename or {}, cluster)
     else:
@@ -213,17 +213,8 @@ def _record_paths(folder: Path) -> list[Path]:
     return found
 
 
-def _with_dropped(table: RunTable, more: tuple[Dropped, ...]) -> RunTable:
-    """The table with further runs listed as dropped."""
-    import dataclasses
-
-    return dataclasses.replace(table, dropped=(*table.dropped, *more))
-
-
 def _recluster(table: RunTable, column: str) -> RunTable:
     """The table clustered by a column's values."""
-    import dataclasses
-
     _, codes = np.unique(table.column(column), return_inverse=True)
     return dataclasses.replace(table, cluster=codes)
 
@@ -244,7 +235,9 @@ def _read_table(path: Path, rename: Mapping[str, str], cluster: str | None) -> R
     else:
         flops, convention = FLOPS_PER_PARAM_TOKEN * core["params"] * core["tokens"], "6nd"
     if cluster is not None and cluster not in frame:
-        raise RecordError(f"{path} has no column {cluster} to cluster by; it has {', '.join(frame)}.")
+        raise RecordError(
+            f"{path} has no column {cluster} to cluster by; it has {', '.join(map(str, frame))}."
+        )
     codes = np.arange(len(frame)) if cluster is None else frame[cluster].factorize()[0]
     extra = frame.drop(columns=[*REQUIRED_COLUMNS, "flops", "run"], errors="ignore")
     return RunTable(
@@ -287,13 +280,13 @@ def _run_names(frame: pd.DataFrame) -> tuple[str, ...]:
 def _numbers(frame: pd.DataFrame, column: str, path: Path) -> Any:
     """A column of positive finite numbers.
 
-    A missing or non-finite loss is let through as NaN (a run that did not finish); the fit drops it.
+    A missing or non-finite loss is let through as NaN, a run that did not finish; the fit drops it.
     """
     import pandas as pd
 
     values = pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=np.float64)
-    given = frame[column].notna().to_numpy() & (frame[column].astype(str).str.lower() != "nan")
-    unreadable = np.isnan(values) & given.to_numpy()
+    given = frame[column].notna() & (frame[column].astype(str).str.lower() != "nan")
+    unreadable = np.isnan(values) & given.to_numpy(dtype=bool)
     bad = unreadable | (values <= 0)
     if column != "loss":
         bad |= ~np.isfinite(values)
@@ -311,8 +304,11 @@ def _filtered(table: RunTable, where: str) -> RunTable:
     import pandas as pd
 
     frame = pd.DataFrame(
-        {"run": table.run, **{c: table.column(c) for c in ("params", "tokens", "flops", "loss")},
-         **{k: v for k, v in table.columns.items()}}
+        {
+            "run": table.run,
+            **{c: table.column(c) for c in ("params", "tokens", "flops", "loss")},
+            **{k: v for k, v in table.columns.items()},
+        }
     )
     try:
         keep = np.asarray(frame.eval(where, engine="python"))
@@ -320,6 +316,6 @@ def _filtered(table: RunTable, where: str) -> RunTable:
             raise ValueError("it is not true or false for each run")
     except Exception as error:  # pandas raises many kinds for one bad expression
         raise RecordError(
-            f"cannot use --where '{where}': {error}. Columns are {', '.join(frame)}."
+            f"cannot use --where '{where}': {error}. Columns are {', '.join(map(str, frame))}."
         ) from error
     return table.take(keep, reason=f"not {where}")

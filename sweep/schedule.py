@@ -2,8 +2,8 @@
 
 All rules are in tokens and the same at every model size, so that a law is about size and not about
 tuning. The positions of optimiser steps are one universal sequence, p_0 = 0 and p_(k+1) = p_k +
-batch(p_k): a trunk and all its branches walk on it, and a branch at D sees the same batches as a run
-of its own.
+batch(p_k): a trunk and all its branches walk on it, and a branch at D sees the same batches as a
+run of its own.
 """
 
 from __future__ import annotations

@@ -160,7 +160,7 @@ class Session:
         return last + max(16 * self.trajectory.rule.batch_tokens, last // 100)
 
     def _add_row(self, factor: float, norm: Tensor) -> tuple[float, ...]:
-        """Append (tokens, loss, lr, gradient norm): the one place where the device is waited for."""
+        """Append (tokens, loss, lr, gradient norm); here alone the device is waited for."""
         weights = sum(count for _, count in self.losses)
         loss = float(torch.stack([x * n for x, n in self.losses]).sum()) / weights
         self.losses = []
