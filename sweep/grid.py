@@ -21,6 +21,9 @@ from sweep.cost import check_memory
 from sweep.plan import RunSpec, Trajectory, plan
 from sweep.train import finished_record
 
+WRONG_OVERRIDES = (HydraException, OmegaConfBaseException, ValueError)
+"""What Hydra raises for overrides that it cannot take; some are plain ValueErrors."""
+
 ConfigStore.instance().store(name="config_schema", node=Config)
 
 
@@ -62,7 +65,7 @@ def grid(overrides: Sequence[str], *, multirun: bool) -> tuple[Cell, ...]:
         with initialize_config_module("conf", version_base="1.3"):
             jobs = _expand(overrides) if multirun else [list(overrides)]
             configs = [_compose(job) for job in jobs]
-    except (HydraException, OmegaConfBaseException) as error:
+    except WRONG_OVERRIDES as error:
         raise PlanError(one_line(error)) from error
     cells = [_cell(job, config) for job, config in zip(jobs, configs, strict=True)]
     return tuple(cells)
@@ -99,7 +102,7 @@ def compose_config(overrides: Sequence[str]) -> Config:
     try:
         with initialize_config_module("conf", version_base="1.3"):
             return parse(compose("config", overrides=list(overrides)))
-    except (HydraException, OmegaConfBaseException) as error:
+    except WRONG_OVERRIDES as error:
         raise PlanError(one_line(error)) from error
 
 

@@ -1,0 +1,132 @@
+"""Every yaml of conf/ composes and plans; wrong settings end in one clear line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import conf
+from fit.errors import PlanError
+from sweep.config import Config
+from sweep.grid import compose_config, grid
+from sweep.plan import plan
+
+CONF = Path(conf.__file__).parent
+QUICK = ["model.width=16", "model.depth=1"]
+
+
+def names(group: str) -> list[str]:
+    return sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("group", ["model", "train", "sweep"])
+def test_every_choice_of_every_group_composes(group):
+    for name in names(group):
+        config = compose_config([f"{group}={name}"])
+        assert isinstance(config, Config)
+
+
+@pytest.mark.parametrize("name", names("model"))
+def test_every_model_can_be_planned(name):
+    (trajectory,) = plan(compose_config([f"model={name}"]))
+    assert name == f"w{trajectory.shape.width}"
+
+
+@pytest.mark.parametrize("name", names("data"))
+def test_every_data_section_composes(name):
+    assert compose_config([f"data={name}"]).data.name == name
+
+
+@pytest.mark.parametrize("name", names("experiment"))
+def test_every_experiment_spans_a_grid_that_can_be_trained(name):
+    cells = grid([f"+experiment={name}"], multirun=True)
+    assert all(cell.refusal is None for cell in cells)
+    assert len({run.run for cell in cells for _, run in cell.runs()}) >= 6
+    assert all(cell.config is not None and cell.config.name == name for cell in cells)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model.widht=5"], "widht"),
+        (["model=w7"], "w7"),
+        (["train.lr=abc"], "abc"),
+        (["train.schedule=step"], "step"),
+        (["name=../up"], "folder name"),
+        (["name="], "folder name"),
+        (["train.tokens=-1"], "positive number"),
+        (["train.tokens=[1e6,abc]"], "positive number"),
+        (["train.tokens=null"], "both null"),
+        (["train.tokens=100"], "below one batch"),
+        (["sweep.flops=-1"], "positive number"),
+        (["train.cooldown=1.5"], "between 0 and 1"),
+        (["train.batch_tokens=500"], "multiple of model.seq_len"),
+        (["model.width=17"], "not a multiple of model.head_dim"),
+        (["model.head_dim=5", "model.width=10"], "even number"),
+        (["model.depth=0"], "depth is 0"),
+        (["data.size=huge"], "known sizes"),
+        (["=5"], "="),
+    ],
+)
+def test_wrong_settings_are_named_in_one_line(overrides, words):
+    with pytest.raises(PlanError) as caught:
+        plan(compose_config([*QUICK, *overrides]))
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_budget_sets_the_tokens_of_every_shape():
+    cells = grid(["sweep.flops=1e12,1e13", "model=w32,w64"], multirun=True)
+    for cell in cells:
+        ((_, run),) = cell.runs()
+        assert run.flops == pytest.approx(cell.config.sweep.flops, rel=0.01)
+    assert len(cells) == 4
+
+
+def test_a_refused_cell_does_not_stop_the_others():
+    cells = grid(["model.width=16,17,32"], multirun=True)
+    assert [cell.refusal is None for cell in cells] == [True, False, True]
+
+
+def test_a_shape_larger_than_memory_is_refused():
+    cells = grid(["model.width=131072", "model.depth=100"], multirun=True)
+    assert "GiB" in cells[0].refusal
+
+
+def test_identity_holds_what_changes_the_result_and_nothing_else():
+    def run(*overrides: str) -> str:
+        (trajectory,) = plan(compose_config([*QUICK, "train.tokens=1e5", *overrides]))
+        return trajectory.runs[0].run
+
+    base = run()
+    same = [
+        "runs_dir=elsewhere",
+        "name=other",
+        "tracking=none",
+        "train.threads=2",
+        "train.micro_batch_tokens=128",
+        "train.checkpoint_seconds=1",
+        "train.compile=on",
+    ]
+    other = [
+        "seed=1",
+        "data.seed=1",
+        "train.lr=0.02",
+        "model.conv=0",
+        "train.cooldown=0.3",
+        "train.weight_decay=0",
+        "train.schedule=cosine",
+        "train.precision=bf16-mixed",
+        "data.unique_tokens=50000",
+        "model.tied=false",
+        "train.z_loss=0",
+    ]
+    assert {run(o) for o in same} == {base}
+    assert len({base, *(run(o) for o in other)}) == len(other) + 1
+
+
+def test_one_list_is_one_trunk_and_a_sweep_over_tokens_is_many():
+    (one,) = grid(["train.tokens=[1e5,2e5]"], multirun=True)
+    assert len(one.trajectories) == 1 and len(one.runs()) == 2
+    assert len(grid(["train.tokens=1e5,2e5"], multirun=True)) == 2
