@@ -12,14 +12,14 @@ from typing import Any
 
 from fit.doubts import REFUSED_KAPPA, kappa_of
 from fit.errors import QueryError, RecordError
-from fit.laws import PRESETS
+from fit.laws import PRESETS, law
 from fit.quantity import power, short
 from fit.query import Question, answer
-from fit.record import RunRecord, RunTable, finite_or_null
+from fit.record import STATUSES, RunRecord, RunTable, finite_or_null
 from fit.result import Fit
 from fit.source import Source
 from fit.store import load, read_runs, write_atomically
-from fit.text import fit_text, hint_text, table_text
+from fit.text import fit_text, hint_text, one_line, table_text
 
 LISTED = ("run", "status", "params", "tokens", "flops", "loss", "loss_se")
 """Columns of the table that people see; --csv writes all."""
@@ -52,10 +52,10 @@ def fit_runs(
         RecordError: The runs cannot be read.
         FitError: They cannot carry the fit.
     """
-    from fit.study import FitOptions, fit_table
-
     rename = dict(_renaming(c) for c in column)
     table = load(runs, params=params, flops=flops, rename=rename, cluster=cluster, where=where)
+    from fit.study import FitOptions, fit_table
+
     found: Fit = fit_table(table, FitOptions(name=name, **options))
     asked = {"where": where, "cluster": cluster, "params": params, "flops": flops}
     return dataclasses.replace(found, options={**found.options, **asked})
@@ -74,8 +74,21 @@ def summary(fit: Fit, folder: Path) -> str:
 
 def laws_document() -> dict[str, Any]:
     """The `isoflop.laws/1` document: every published law."""
-    rows = [dataclasses.asdict(p) for p in PRESETS.values()]
-    return {"schema": "isoflop.laws/1", "laws": finite_or_null(rows)}
+    rows = [
+        {
+            "name": p.name,
+            "law": p.law,
+            "formula": law(p.law).formula,
+            "theta": dict(p.theta),
+            "convention": dict(p.convention),
+            "data": p.data,
+            "range": {k: [v.low, v.high] for k, v in (p.range or {}).items()},
+            "source": p.source,
+            "note": p.note,
+        }
+        for p in PRESETS.values()
+    ]
+    return {"schema": "isoflop.laws/1", "laws": rows}
 
 
 def runs_document(runs: Path) -> dict[str, Any]:
@@ -88,7 +101,8 @@ def runs_document(runs: Path) -> dict[str, Any]:
             raise RecordError(f"no run records in {runs}. Launch a sweep: python -m sweep -m ...")
     else:
         rows, skipped = _table_rows(load(runs)), []
-    counts = dict(Counter(row["status"] for row in rows)) | {"unreadable": len(skipped)}
+    found_statuses = Counter(row["status"] for row in rows)
+    counts = {s: found_statuses[s] for s in STATUSES} | {"unreadable": len(skipped)}
     document = {"schema": "isoflop.runs/1", "counts": counts, "runs": rows, "skipped": skipped}
     return dict(finite_or_null(document))
 
@@ -97,12 +111,11 @@ def runs_listing(document: Mapping[str, Any]) -> str:
     """The table of runs, and the counts beneath."""
     rows = [[_cell(name, row.get(name)) for name in LISTED] for row in document["runs"]]
     lines = [table_text(LISTED, rows), ""]
-    for row in document["runs"]:
-        if row["status"] != "done":
-            lines.append(f"{row['status']}: {row['run']}: {row.get('reason') or 'no reason given'}")
+    ended = [r for r in document["runs"] if r["status"] != "done"]
+    lines += [f"{r['status']}: {r['run']}: {r.get('reason') or 'no reason given'}" for r in ended]
     lines += [f"unreadable: {s['run']}: {s['reason']}" for s in document["skipped"]]
     counts = [f"{n} {status}" for status, n in document["counts"].items() if n]
-    return "\n".join([*lines, ", ".join(counts)])
+    return "\n".join([lines[0], *map(one_line, lines[1:]), ", ".join(counts)])
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -27,7 +27,7 @@ def refuse_unidentified(fit: Fit | None, *, force: bool) -> None:
     """
     if fit is not None and kappa_of(fit) > REFUSED_KAPPA and not force:
         raise QueryError(
-            f"the fit '{fit.name}' cannot tell its parameters apart (kappa {kappa_of(fit):.3g}; "
+            f"the fit '{fit.name}' cannot tell its parameters apart (kappa {_kappa(fit)}; "
             f"below {DOUBTFUL_KAPPA:g} is needed), so its N* means nothing. Add runs at other "
             "budgets and D/N ratios and fit again, or insist with --force."
         )
@@ -74,11 +74,12 @@ def _status(fit: Fit) -> list[Note]:
     """Doubts about how the fit ended."""
     notes = []
     if fit.status != "converged":
-        text = f"the fit '{fit.name}' is {fit.status}, not converged; read its notes first."
+        status = fit.status.replace("_", " ")
+        text = f"the fit '{fit.name}' is {status}, not converged; read its notes first."
         notes.append(_note("fit_status", "serious", text))
     if kappa_of(fit) > DOUBTFUL_KAPPA:
         text = (
-            f"the runs barely tell the law's parameters apart (kappa {kappa_of(fit):.3g}; healthy "
+            f"the runs barely tell the law's parameters apart (kappa {_kappa(fit)}; healthy "
             "is 40-160). Add budgets or D/N ratios."
         )
         notes.append(_note("ill_conditioned", "serious", text))
@@ -138,6 +139,12 @@ def _repeats(fit: Fit | None, tokens: float) -> list[Note]:
         "law takes repeats as fresh, which holds up to about 4."
     )
     return [_note("repeats", "serious" if epochs > STALE_EPOCHS else "warning", text)]
+
+
+def _kappa(fit: Fit) -> str:
+    """Condition number without an exponent."""
+    kappa = kappa_of(fit)
+    return "infinite" if math.isinf(kappa) else f"{kappa:.0f}"
 
 
 def _times(reach: float) -> str:

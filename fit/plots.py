@@ -100,8 +100,7 @@ def loss_against_compute(ax: Axes, source: Source, best: Frontier) -> Axes:
     fit = _fit(source)
     p = fit.points
     for size in _some(np.unique(p.params), 7):
-        span = np.array([p.tokens.min() / 1.5, p.tokens.max() * 1.5])
-        tokens = np.geomspace(*span, 60)
+        tokens = np.geomspace(p.tokens.min() / 1.5, p.tokens.max() * 1.5, 60)
         per_token = np.exp(source.cost.log_flops_per_token(np.log([size])))
         loss = np.exp(source.log_losses(np.full(60, size), tokens)(source.theta))
         ax.plot(per_token * tokens, loss, color=FAINT, lw=0.7, zorder=2, label="law at one size")
@@ -123,8 +122,8 @@ def isoflop_curves(ax: Axes, source: Source, best: Frontier) -> Axes:
     fit = _fit(source)
     p = fit.points
     for flops in budgets_of(p.flops):
-        ends = np.log([p.params.min() / 2, p.params.max() * 2])
-        sizes = np.linspace(*ends, 160)
+        low, high = np.log([p.params.min() / 2, p.params.max() * 2])
+        sizes = np.linspace(low, high, 160)
         loss = along_budget(source.law, source.theta, sizes, flops, source.cost)
         colour = axes.colour_of(flops, p.flops)
         outside = (sizes < np.log(p.params.min())) | (sizes > np.log(p.params.max()))

@@ -72,7 +72,8 @@ def draw_figures(source: Source) -> dict[str, bytes]:
     import matplotlib
 
     best = plots.frontier(source)
-    with matplotlib.rc_context(dict(STYLE)):
+    style: Any = dict(STYLE)
+    with matplotlib.rc_context(style):
         return {f"{name}.pdf": _pdf(draw(source, best)) for name, draw in FIGURES.items()}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +22,8 @@ MOST_RUNS = 96
 """Runs in the table; of a larger sweep, those that lie farthest from the law."""
 NAME_LENGTH = 40
 DASH = "\N{EN DASH}"
+_UNBROKEN = re.compile(r"[^\s-]{12}(?=[^\s-]{12})")
+"""Stretches after which a word that goes on may be broken."""
 CRITERIA = {
     "hc3": "HC3 sandwich by cluster, Student t reference",
     "pairs": "pairs bootstrap by cluster, percentiles",
@@ -50,7 +54,7 @@ def sheet(source: Source) -> dict[str, Any]:
         "level": f"{fit.interval.level:.0%}",
         "sure": _sure(fit),
         "wrong": _wrong(fit, answers[1]),
-        "launch": f"isoflop query {power(FURTHER * top)} --fit reports/{clean(fit.name)} --config",
+        "launch": _launch(fit, answers[1]),
         "formula": source.law.formula,
         "law": fit.law,
         "theta": _theta(fit),
@@ -69,12 +73,22 @@ def sheet(source: Source) -> dict[str, Any]:
 
 
 def clean(text: str, most: int = 200) -> str:
-    """A text that can be set on a line: no control characters, its middle cut if it is long."""
+    """A text that can be set: no control characters, its middle cut, long words breakable."""
     line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
-    if len(line) <= most:
-        return line
-    half = (most - 1) // 2
-    return f"{line[:half]}\N{HORIZONTAL ELLIPSIS}{line[-half:]}"
+    if len(line) > most:
+        half = (most - 1) // 2
+        line = f"{line[:half]}\N{HORIZONTAL ELLIPSIS}{line[-half:]}"
+    return _UNBROKEN.sub(lambda found: f"{found[0]}\N{ZERO WIDTH SPACE}", line)
+
+
+def _launch(fit: Fit, a: Answer) -> str | None:
+    """The command that launches the second answer, where there is one to launch."""
+    if not a.config or kappa_of(fit) > REFUSED_KAPPA:
+        return None
+    folder = shlex.quote(f"reports/{fit.name}")
+    return clean(
+        f"isoflop query {power(a.flops.value)} --fit {folder} --config | xargs python -m sweep"
+    )
 
 
 def _verdict(a: Answer) -> dict[str, str]:
@@ -113,7 +127,7 @@ def _answer(a: Answer) -> dict[str, Any]:
 def _sure(fit: Fit) -> list[list[str]]:
     """Checks in words: [verdict, text], the verdict one of good, fair, bad."""
     kappa = kappa_of(fit)
-    shown = "infinite" if math.isinf(kappa) else f"{kappa:.3g}"
+    shown = "infinite" if math.isinf(kappa) else f"{kappa:.0f}"
     rows = [
         [
             "good" if fit.status == "converged" else "bad",
@@ -168,12 +182,17 @@ def _wrong(fit: Fit, further: Answer) -> list[list[str]]:
     order = ("serious", "warning", "info")
     notes: list[Note] = [*further.warnings, *fit.notes]
     unique = {n.message: n for n in sorted(notes, key=lambda n: order.index(n.severity))}
-    rows = [[n.severity, clean(n.message, 400)] for n in list(unique.values())[:7]]
+    rows = [[n.severity, _sentence(clean(n.message, 400))] for n in list(unique.values())[:7]]
     standing = (
         "The law is assumed to hold beyond the runs: the intervals cover the runs' noise, not a "
         "law that bends. A recipe tuned at one size and poor at another bends it."
     )
     return [*rows, ["info", standing]]
+
+
+def _sentence(text: str) -> str:
+    """A note as a sentence."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def _theta(fit: Fit) -> list[list[str]]:

@@ -80,22 +80,15 @@ def laws_text(presets: Iterable[Preset]) -> str:
     blocks = ["Published laws; ask one with: isoflop query 1e21 --law NAME"]
     for p in presets:
         values = ", ".join(f"{k} {v:.5g}" for k, v in p.theta.items())
-        blocks.append(
-            _joined(
-                [
-                    f"{p.name}: {law(p.law).formula}",
-                    *_wrap_row("", values),
-                    *_wrap_row("", f"{_convention(p.convention)}; data {p.data}"),
-                    *_wrap_row("", f"source {p.source}"),
-                ]
-            )
-        )
+        facts = [values, f"{_convention(p.convention)}; data: {p.data}", p.source, p.note]
+        lines = [_wrapped(f, "  ") for f in facts if f]
+        blocks.append("\n".join([f"{p.name}: {law(p.law).formula}", *lines]))
     return "\n\n".join(blocks)
 
 
 def table_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Columns, the first left and the others right aligned."""
-    cells = [tuple(header), *(tuple(_one_line(c) for c in r) for r in rows)]
+    cells = [tuple(header), *(tuple(one_line(c) for c in r) for r in rows)]
     widths = [max(len(r[i]) for r in cells) for i in range(len(header))]
     lines = []
     for row in cells:
@@ -112,30 +105,36 @@ def note_rows(notes: Iterable[Note]) -> list[str]:
     return ["", *rows] if rows else []
 
 
+def one_line(text: str) -> str:
+    """A text without line breaks or other control characters."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def _joined(lines: Iterable[str]) -> str:
     """Lines without trailing blanks."""
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _one_line(text: str) -> str:
-    """A text without line breaks or other control characters."""
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
-def _wrapped(text: str) -> str:
+def _wrapped(text: str, indent: str = "") -> str:
     """A paragraph."""
-    return textwrap.fill(_one_line(text), WIDTH, break_on_hyphens=False)
+    return textwrap.fill(
+        one_line(text),
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+    )
 
 
 def _row(label: str, text: str) -> str:
     """A label and its text."""
-    return f"  {label:<{LABEL}} {_one_line(text)}"
+    return f"  {label:<{LABEL}} {one_line(text)}"
 
 
 def _wrap_row(label: str, text: str) -> list[str]:
     """A label and a wrapped text beside it."""
     room = WIDTH - LABEL - 3
-    lines = textwrap.wrap(_one_line(text), room, break_on_hyphens=False) or [""]
+    lines = textwrap.wrap(one_line(text), room, break_on_hyphens=False) or [""]
     return [_row(label if i == 0 else "", line) for i, line in enumerate(lines)]
 
 
@@ -188,13 +187,14 @@ def _launch_rows(answer: Answer, launch: str) -> list[str]:
     s = answer.shape
     if s is None or answer.shape_params is None or answer.shape_tokens is None:
         return []
-    own = f"({short(answer.shape_params)} parameters on {short(answer.shape_tokens)} tokens)"
-    rows = ["", _row("shape", f"width {s.width}, depth {s.depth}, heads {s.heads} {own}")]
+    rows = ["", _row("shape", f"width {s.width}, depth {s.depth}, heads {s.heads}")]
+    own = f"{short(answer.shape_params)} parameters on {short(answer.shape_tokens)} tokens"
+    rows.append(_row("", own))
     if answer.lr is not None:
         rows.append(_row("learning rate", f"{answer.lr:.3g}, peak of the hidden matrices"))
     if answer.batch_tokens is not None:
         rows.append(_row("batch", f"{answer.batch_tokens} tokens a step at the end"))
-    return [*rows, _row("launch", launch)]
+    return [*rows, "", f"  {launch}"]
 
 
 def _basis(found: Answer | Prediction) -> str:

@@ -6,7 +6,7 @@ import pytest
 from fit.allocate import along_budget, flops_for_loss, regret_band, split
 from fit.errors import QueryError
 from fit.ladder import constant_cost, cost_of, ladder_of, smooth_cost
-from fit.laws import law, preset
+from fit.laws import PRESETS, law, preset
 from tests.fit.synthetic import make_fit
 
 CHINCHILLA = law("chinchilla")
@@ -57,6 +57,15 @@ def test_the_search_finds_the_closed_form():
     searched = split(CHINCHILLA, BESIROGLU, flops, ALMOST_SIX)
     assert searched.log_params == pytest.approx(exact.log_params, abs=1e-6)
     assert searched.log_loss == pytest.approx(exact.log_loss, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_published_law_has_its_optimum_by_both_roads(name):
+    family = law(preset(name).law)
+    theta = np.array([preset(name).theta[p] for p in family.parameters])
+    exact = split(family, theta, np.array([1e21]), SIX)
+    searched = split(family, theta, np.array([1e21]), ALMOST_SIX)
+    assert searched.log_params == pytest.approx(exact.log_params, abs=1e-6)
 
 
 def test_both_sides_gain_the_same_at_the_optimum():

@@ -100,7 +100,7 @@ def test_the_gravest_doubt_stands_first_and_none_twice():
         Note(code="b", severity="serious", message="a disaster"),
     )
     wrong = sheet(Source.from_fit(make_fit(notes=notes)))["wrong"]
-    assert wrong[0] == ["serious", "a disaster"]
+    assert wrong[0] == ["serious", "A disaster."]
     assert len({text for _, text in wrong}) == len(wrong)
 
 
@@ -122,6 +122,17 @@ def test_long_names_lose_their_middle_and_control_characters():
     cut = clean("x" * 50 + "end", 20)
     assert len(cut) <= 20
     assert cut.endswith("end")
+
+
+def test_long_words_can_be_broken_and_ordinary_names_stay_whole():
+    assert clean("w64-d2-t2.4M-s0-abcdef12") == "w64-d2-t2.4M-s0-abcdef12"
+    assert max(map(len, clean("x" * 100).split("\N{ZERO WIDTH SPACE}"))) < 24
+
+
+def test_what_cannot_be_launched_has_no_command():
+    assert "--config | xargs" in sheet(Source.from_fit(make_fit()))["launch"]
+    assert sheet(Source.from_fit(make_fit(recipe={})))["launch"] is None
+    assert sheet(Source.from_fit(make_fit(kappa=2000.0)))["launch"] is None
 
 
 def test_a_folder_without_a_fit_is_refused(tmp_path):

@@ -1,0 +1,228 @@
+"""The command line, from outside."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import fit
+from fit.cli import main
+from fit.query import Point, Question, answer, predict
+from fit.record import RunRecord
+from fit.source import Source
+from fit.store import read_fit, write_fit, write_record
+from tests.fit.samples import record
+from tests.fit.synthetic import make_fit
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working folder with one fit, a sweep of a few runs and some bad input."""
+    monkeypatch.chdir(tmp_path)
+    write_fit(tmp_path / "reports" / "pilot", make_fit(name="pilot"))
+    write_fit(tmp_path / "reports" / "blind", make_fit(name="blind", kappa=2000.0))
+    os.utime(tmp_path / "reports" / "blind" / "fit.json", (1, 1))
+    for width in (16, 32):
+        write_record(tmp_path / "runs" / "pilot" / f"w{width}", record(width=width))
+    failed = RunRecord.from_json(record().to_json())
+    fields = {"status": "failed", "reason": "out of\nmemory", "loss": None, "tokens_seen": None}
+    write_record(tmp_path / "runs" / "pilot" / "bad", record(run="bad", **fields))
+    assert failed.status == "done"
+    (tmp_path / "runs" / "pilot" / "half").mkdir()
+    (tmp_path / "runs" / "pilot" / "half" / "record.json").write_text('{"schema": "isofl')
+    (tmp_path / "runs" / "empty").mkdir()
+    (tmp_path / "reports" / "corrupt").mkdir()
+    (tmp_path / "reports" / "corrupt" / "fit.json").write_text('{"schema": "isoflop.fit/1", "la')
+    os.utime(tmp_path / "reports" / "corrupt" / "fit.json", (1, 1))
+    (tmp_path / "short.csv").write_text("params,loss\n1e6,3\n")
+    (tmp_path / "words.csv").write_text("params,tokens,loss\n1e6,many,3\n")
+    (tmp_path / "below.csv").write_text("params,tokens,loss\n-1e6,1e9,3\n")
+    (tmp_path / "notes.txt").write_text("hello")
+    return tmp_path
+
+
+def run(*args):
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+def test_the_exported_names_are_a_dozen_and_can_be_loaded_before_use():
+    assert len(fit.__all__) == 12
+    assert sorted(fit.__all__) == dir(fit)
+    assert fit.answer is answer
+    with pytest.raises(AttributeError, match="nothing"):
+        fit.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["query", "1e14"], "parameters        630k ["),
+        (["query", "1e14", "--fit", "reports/pilot"], "by pilot (chinchilla; N matmul, C exact)"),
+        (["query", "1e14", "--fit", "reports/pilot/fit.json"], "by pilot"),
+        (["query", "1e21", "--law", "besiroglu2024"], "parameters        2.78B"),
+        (["query", "0.1T", "--fit", "reports/blind", "--force"], "serious"),
+        (["query", "1e20"], "serious           extrapolates"),
+        (["predict", "--params", "7B", "--tokens", "1.4T", "--law", "hoffmann2022"], "2.0217"),
+        (["predict", "--params", "500k", "--tokens", "1e7"], "90% prediction"),
+        (["laws"], "besiroglu2024"),
+        (["runs", "runs/pilot"], "2 done, 1 failed, 1 unreadable"),
+        (["runs", "runs/pilot"], "failed: bad: out of memory"),
+        (["--help"], "query"),
+        (["fit", "--help"], "--resamples"),
+        (["--version"], "version"),
+    ],
+)
+def test_good_commands_print_the_answer_and_end_well(folder, args, expected):
+    result = run(*args)
+    assert result.exit_code == 0, result.output
+    assert expected in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["query", "0"], "budget is '0'"),
+        (["query", "-1"], "budget is '-1'"),
+        (["query", "-.5"], "budget is '-.5'"),
+        (["query", "abc"], "budget is 'abc'"),
+        (["query", "1e400"], "budget is '1e400'"),
+        (["query", "nan"], "budget is 'nan'"),
+        (["query", "-inf"], "budget is '-inf'"),
+        (["query", "1e50"], "is believed"),
+        (["query", "5"], "less than one parameter or token"),
+        (["query", "1e14", "--law", "nobody1999"], "besiroglu2024"),
+        (["query", "1e14", "--fit", "reports/none"], "reports/none"),
+        (["query", "1e14", "--fit", "reports/corrupt"], "not a JSON document"),
+        (["query", "1e14", "--fit", "reports/blind"], "--force"),
+        (["query", "1e14", "--law", "besiroglu2024", "--config"], "no shapes to launch"),
+        (["predict", "--params", "-1", "--tokens", "1e9"], "--params is '-1'"),
+        (["predict", "--params", "1e9", "--tokens", "zero"], "--tokens is 'zero'"),
+        (["runs", "runs/none"], "runs/none"),
+        (["runs", "runs/empty"], "no run records"),
+        (["runs", "notes.txt"], "neither a folder of runs nor a table"),
+        (["runs", "short.csv"], "no column tokens"),
+        (["runs", "runs/pilot", "--csv", "notes.txt/x.csv"], "cannot write"),
+        (["report", "reports/none"], "cannot read"),
+        (["report", "reports/corrupt"], "not a JSON document"),
+        (["fit", "runs/none"], "runs/none"),
+        (["fit", "runs/empty"], "no run records"),
+        (["fit", "short.csv"], "no column tokens"),
+        (["fit", "words.csv"], "tokens is 'many'"),
+        (["fit", "below.csv"], "row 1: params is"),
+        (["fit", "short.csv", "--column", "tokens"], "OURS=YOURS"),
+        (["fit", "runs/pilot", "--params", "all"], "unknown params convention 'all'"),
+        (["fit", "runs/pilot", "--where", "loss <"], "--where"),
+        (["fit", "runs/pilot", "--cluster", "moon"], "no column 'moon'"),
+    ],
+)
+def test_users_mistakes_are_one_line_and_exit_code_one(folder, args, expected):
+    result = run(*args)
+    assert result.exit_code == 1, result.output
+    assert expected in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["query"],
+        ["query", "1e14", "--fit", "reports/pilot", "--law", "besiroglu2024"],
+        ["query", "1e14", "--nonsense"],
+        ["predict", "--params", "7B"],
+        ["fit", "runs/pilot", "--level", "high"],
+        ["nonsense"],
+    ],
+)
+def test_wrong_usage_is_exit_code_two(folder, args):
+    result = run(*args)
+    assert result.exit_code == 2
+    assert "Error" in result.stderr
+
+
+def test_without_any_fit_the_way_out_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("query", "1e14")
+    assert result.exit_code == 1
+    assert "isoflop fit" in result.stderr
+    assert "--law" in result.stderr
+
+
+def test_json_is_the_document_and_nothing_else(folder):
+    source = Source.from_fit(read_fit(folder / "reports" / "pilot"))
+    asked = json.loads(run("query", "1e14", "--json").stdout)
+    assert asked == answer(Question(source=source, flops=1e14)).document()
+    given = json.loads(run("predict", "--params", "1M", "--tokens", "2e7", "--json").stdout)
+    assert given == predict(Point(source=source, params=1e6, tokens=2e7)).document()
+    laws = json.loads(run("laws", "--json").stdout)
+    assert {"hoffmann2022", "besiroglu2024"} <= {p["name"] for p in laws["laws"]}
+    runs = json.loads(run("runs", "runs/pilot", "--json").stdout)
+    assert runs["counts"] == {"done": 2, "failed": 1, "diverged": 0, "unreadable": 1}
+
+
+def test_text_fits_eighty_columns(folder):
+    for args in (["query", "1e16"], ["query", "1e22", "--law", "hoffmann2022"], ["laws"]):
+        lines = run(*args).stdout.splitlines()
+        assert max(map(len, lines)) <= 80
+
+
+def test_the_overrides_are_quoted_for_xargs(folder):
+    out = run("query", "1e14", "--config").stdout
+    words = subprocess.run(
+        ["xargs", "-n", "1", "printf", "%s\\n"], input=out, capture_output=True, text=True
+    ).stdout.splitlines()
+    source = Source.from_fit(read_fit(folder / "reports" / "pilot"))
+    assert tuple(words) == answer(Question(source=source, flops=1e14)).config
+    assert "data.pattern='**/*.txt,**/*.md'" in words
+
+
+def test_all_columns_of_the_runs_go_to_a_table(folder):
+    assert run("runs", "runs/pilot", "--csv", "out/all.csv").exit_code == 0
+    with open("out/all.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [r["status"] for r in rows] == ["failed", "done", "done"]
+    assert {"params_body", "data.name", "recipe.train.lr", "reason"} <= rows[0].keys()
+    assert float(rows[2]["loss"]) == record(width=32).loss
+
+
+def test_a_table_of_runs_is_listed_too(folder):
+    (folder / "table.csv").write_text("run,params,tokens,loss\na,1e6,2e7,3.5\nb,2e6,2e7,\n")
+    result = run("runs", "table.csv")
+    assert "1 done, 1 failed" in result.stdout
+    assert "1.2e14" in result.stdout
+
+
+def test_report_writes_the_pdf_and_names_it(folder):
+    result = run("report", "reports/pilot")
+    assert result.exit_code == 0, result.output
+    assert Path(result.stdout.strip()).read_bytes().startswith(b"%PDF")
+
+
+def test_a_query_loads_no_heavy_library(folder):
+    code = (
+        "import sys\nfrom click.testing import CliRunner\nfrom fit.cli import main\n"
+        "result = CliRunner().invoke(main, ['query', '1e14', '--json'])\n"
+        "assert result.exit_code == 0, result.output\n"
+        "heavy = {'torch', 'scipy', 'pandas', 'matplotlib', 'typst', 'sweep'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                         env=environment)  # fmt: skip
+    assert out.stdout.strip() == "[]", out.stderr
+
+
+def test_python_m_fit_is_the_same_door(folder):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    command = [sys.executable, "-m", "fit", "query", "zero"]
+    out = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert out.returncode == 1
+    assert out.stderr.startswith("isoflop: budget is 'zero'")
+    assert "Traceback" not in out.stderr
