@@ -163,8 +163,8 @@ class _Builder:
             ]
         given: tuple[tuple[str, ...], ...] = ((), ("p0",), ("p0", "p1"))
         return tuple(
-            Draw(var=f"p{i}", counts=counts_from(tables[i]), tokens=self.syllables[i], given=given[i])
-            for i in range(3)
+            Draw(var=f"p{i}", counts=counts_from(w), tokens=self.syllables[i], given=given[i])
+            for i, w in enumerate(tables)
         )
 
     def _fact(self) -> tuple[Slot, ...]:

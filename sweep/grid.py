@@ -18,8 +18,7 @@ from fit.errors import PlanError
 from fit.record import RunRecord
 from sweep.config import Config, parse
 from sweep.cost import check_memory
-from sweep.plan import RunSpec, Trajectory, plan
-from sweep.train import finished_record
+from sweep.plan import RunSpec, Trajectory, finished_record, plan
 
 WRONG_OVERRIDES = (HydraException, OmegaConfBaseException, ValueError)
 """What Hydra raises for overrides that it cannot take; some are plain ValueErrors."""

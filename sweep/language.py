@@ -2,9 +2,9 @@
 
 A language is a machine of states. In each state one of a few segments is chosen, each with a known
 probability and each beginning with another token, so that the first token reveals the choice. A
-segment is a fixed number of slots: a fixed word, a fresh draw from a known distribution, or a word that
-follows from draws made before. Nothing else is random, so the ideal loss of every token is known as it
-is made, and the expected loss of a perfect predictor is a sum over positions.
+segment is a fixed number of slots: a fixed word, a fresh draw from a known distribution, or a word
+that follows from draws made before. Nothing else is random, so the ideal loss of every token is known
+as it is made, and the expected loss of a perfect predictor is a sum over positions.
 
 Every probability is a count out of 65,536, drawn by one 16-bit lane: exact, not approximate.
 """

@@ -9,9 +9,13 @@ ADJECTIVES = (
     "little happy kind brave clever quiet funny gentle shy proud lucky curious sleepy hungry "
     "silly polite"
 ).split()
-SHADES = "red blue green big small old new shiny soft tiny round pretty heavy warm bright strange".split()
+SHADES = (
+    "red blue green big small old new shiny soft tiny round pretty heavy warm bright strange"
+).split()
 OBJECTS = "ball kite doll book drum boat box lamp cup key hat coin bell map ring rope".split()
-SPOTS = "tree river hill barn pond gate bridge cave well road beach garden tower mill field wall".split()
+SPOTS = (
+    "tree river hill barn pond gate bridge cave well road beach garden tower mill field wall"
+).split()
 
 ACTIVITIES = (
     ("eat", "food"), ("ride", "beasts"), ("wear", "clothes"), ("play", "music"),
@@ -31,11 +35,11 @@ PRODUCTS = {
     "clothes": "scarves boots gloves coats socks shirts skirts belts caps vests cloaks gowns robes "
     "shawls sandals slippers mittens hoods aprons jackets trousers ties ribbons sashes veils "
     "bonnets collars sleeves capes wigs masks crowns",
-    "music": "flutes harps horns bells fiddles lutes pipes gongs banjos organs pianos trumpets tubas "
-    "violins guitars whistles cymbals rattles bugles cellos oboes clarinets zithers chimes "
+    "music": "flutes harps horns bells fiddles lutes pipes gongs banjos organs pianos trumpets "
+    "tubas violins guitars whistles cymbals rattles bugles cellos oboes clarinets zithers chimes "
     "marches waltzes hymns ballads jigs reels carols lullabies",
-    "plants": "roses lilies tulips daisies ferns mosses reeds palms pines oaks elms willows birches "
-    "maples cedars ivies poppies violets orchids irises clovers herbs mints thistles nettles "
+    "plants": "roses lilies tulips daisies ferns mosses reeds palms pines oaks elms willows "
+    "birches maples cedars ivies poppies violets orchids irises clovers herbs mints thistles nettles "
     "vines hedges bushes cacti lotuses asters peonies",
     "crafts": "chairs tables boats barrels bowls spoons combs ladders fences carts wheels chests "
     "shelves stools benches cradles sleds oars masts doors frames baskets buckets brooms rakes "

@@ -11,11 +11,13 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fit.accounting import FlopsPerToken, Params, Shape, count_flops, count_params
-from fit.errors import PlanError
-from fit.record import DataInfo
+from fit.errors import PlanError, RecordError
+from fit.record import DataInfo, RunRecord
+from fit.store import RECORD_NAME, read_record
 from sweep.config import Config, ModelConfig, Schedule, TrainConfig
 from sweep.data import describe
 from sweep.schedule import BatchRule, LearningRate, cooldown_start, warmup_tokens
@@ -197,6 +199,15 @@ def _shared_identity(config: Config, shape: Shape, info: DataInfo, warmup: int) 
         "warmup": warmup,
         "seed": config.seed,
     }
+
+
+def finished_record(folder: Path) -> RunRecord | None:
+    """The record of a finished run; None where it is missing, unreadable or failed."""
+    try:
+        record = read_record(folder / RECORD_NAME)
+    except RecordError:
+        return None
+    return None if record.status == "failed" else record
 
 
 def digest(identity: Any) -> str:

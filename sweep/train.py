@@ -21,7 +21,7 @@ from fit.store import RECORD_NAME, read_record, write_record
 from sweep.checkpoint import load, save
 from sweep.heldout import measure
 from sweep.outcome import Facts, diverged_record, done_record, failed_record, now
-from sweep.plan import RunSpec, Trajectory, digest
+from sweep.plan import RunSpec, Trajectory, digest, finished_record
 from sweep.session import Diverged, Session
 from sweep.tracking import Tracker
 
@@ -53,15 +53,6 @@ def train(trajectory: Trajectory, runs_dir: Path, tracker: Tracker) -> tuple[Run
                 facts = walk.facts(run)
                 walk.keep(run, failed_record(facts, error, traceback.format_exc()))
     return tuple(walk.records[run.run] for run in trajectory.runs)
-
-
-def finished_record(folder: Path) -> RunRecord | None:
-    """The record of a finished run; None where it is missing, unreadable or failed."""
-    try:
-        record = read_record(folder / RECORD_NAME)
-    except RecordError:
-        return None
-    return None if record.status == "failed" else record
 
 
 @dataclass(slots=True, kw_only=True)

@@ -219,6 +219,33 @@ def test_a_query_loads_no_heavy_library(folder):
     assert out.stdout.strip() == "[]", out.stderr
 
 
+def test_a_full_disk_behind_stdout_is_one_line(folder):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    command = [sys.executable, "-m", "fit", "query", "1e14"]
+    with open("/dev/full", "w") as full:
+        out = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment)
+    assert out.returncode == 1
+    assert out.stderr.decode().splitlines()[0].startswith("isoflop: [Errno 28] No space left")
+    assert b"Traceback" not in out.stderr
+
+
+@pytest.mark.parametrize("target", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_old_report_whole(folder, monkeypatch, target):
+    assert run("report", "reports/pilot").exit_code == 0
+    before = sorted((p, p.read_bytes()) for p in folder.rglob("reports/pilot/**/*") if p.is_file())
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, target, full)
+    result = run("report", "reports/pilot")
+    assert result.exit_code == 1
+    assert "No space left on device" in result.stderr
+    assert result.stderr.count("\n") == 1
+    after = sorted((p, p.read_bytes()) for p in folder.rglob("reports/pilot/**/*") if p.is_file())
+    assert before == after
+
+
 def test_python_m_fit_is_the_same_door(folder):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     command = [sys.executable, "-m", "fit", "query", "zero"]

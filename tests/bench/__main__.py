@@ -1,0 +1,8 @@
+"""`make bench`: every benchmark, one after the other."""
+
+import subprocess
+import sys
+
+for name in ("training", "records", "query", "fit"):
+    print(f"\n== {name}", flush=True)
+    subprocess.run([sys.executable, "-m", f"tests.bench.{name}"], check=True)
