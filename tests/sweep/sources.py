@@ -1,0 +1,29 @@
+"""Data configurations for tests, and what every source must keep."""
+
+import numpy as np
+
+from sweep.config import DataConfig
+
+
+def data_config(name, tmp_path=None, **given):
+    defaults = {
+        "path": None,
+        "unique_tokens": None,
+        "heldout_tokens": 512,
+        "seed": 0,
+        "size": "demo",
+        "tokenizer": "bytes",
+        "vocab": 300,
+        "pattern": "**/*.txt,**/*.md,**/*.rst,**/*.gz,**/*.jsonl,**/*.parquet",
+        "bytes_per_token": None,
+        "split": "train",
+        "column": "text",
+        "subset": None,
+        "streaming": False,
+        "cache": None if tmp_path is None else str(tmp_path / "cache"),
+    }
+    return DataConfig(**{**defaults, "name": name, **given})
+
+
+def rows_as_set(rows):
+    return {row.tobytes() for row in np.ascontiguousarray(rows)}
