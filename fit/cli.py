@@ -6,6 +6,7 @@ Results go to stdout; a `ScalingError` is one line on stderr and exit code 1.
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shlex
@@ -30,12 +31,17 @@ class Door(click.Group):
     """A group whose users never see a traceback of their own mistakes."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a `ScalingError` is one line and exit code 1."""
+        """Run the command; a `ScalingError` or a full disk is one line and exit code 1."""
         try:
             return super().invoke(ctx)
         except ScalingError as error:
-            click.echo(f"isoflop: {' '.join(str(error).split())}", err=True)
-            ctx.exit(1)
+            message = str(error)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # the reader has gone, as with `| head`: click's own
+                raise
+            message = f"{error}; free space and readable files are needed. Mend it and run again."
+        click.echo(f"isoflop: {' '.join(message.split())}", err=True)
+        ctx.exit(1)
 
 
 class NumberCommand(click.Command):

@@ -27,7 +27,7 @@ def refuse_unidentified(fit: Fit | None, *, force: bool) -> None:
     """
     if fit is not None and kappa_of(fit) > REFUSED_KAPPA and not force:
         raise QueryError(
-            f"the fit '{fit.name}' cannot tell its parameters apart (kappa {_kappa(fit)}; "
+            f"the fit '{fit.name}' cannot tell its parameters apart (kappa {kappa_text(fit)}; "
             f"below {DOUBTFUL_KAPPA:g} is needed), so its N* means nothing. Add runs at other "
             "budgets and D/N ratios and fit again, or insist with --force."
         )
@@ -36,6 +36,12 @@ def refuse_unidentified(fit: Fit | None, *, force: bool) -> None:
 def kappa_of(fit: Fit) -> float:
     """Condition number; a singular one, which JSON cannot hold, is infinite."""
     return math.inf if fit.kappa is None or math.isnan(fit.kappa) else fit.kappa
+
+
+def kappa_text(fit: Fit) -> str:
+    """Condition number without an exponent."""
+    kappa = kappa_of(fit)
+    return "infinite" if math.isinf(kappa) else f"{kappa:.0f}"
 
 
 def about(source: Source, *, flops: float, params: float, tokens: float) -> tuple[Note, ...]:
@@ -79,7 +85,7 @@ def _status(fit: Fit) -> list[Note]:
         notes.append(_note("fit_status", "serious", text))
     if kappa_of(fit) > DOUBTFUL_KAPPA:
         text = (
-            f"the runs barely tell the law's parameters apart (kappa {_kappa(fit)}; healthy "
+            f"the runs barely tell the law's parameters apart (kappa {kappa_text(fit)}; healthy "
             "is 40-160). Add budgets or D/N ratios."
         )
         notes.append(_note("ill_conditioned", "serious", text))
@@ -139,12 +145,6 @@ def _repeats(fit: Fit | None, tokens: float) -> list[Note]:
         "law takes repeats as fresh, which holds up to about 4."
     )
     return [_note("repeats", "serious" if epochs > STALE_EPOCHS else "warning", text)]
-
-
-def _kappa(fit: Fit) -> str:
-    """Condition number without an exponent."""
-    kappa = kappa_of(fit)
-    return "infinite" if math.isinf(kappa) else f"{kappa:.0f}"
 
 
 def _times(reach: float) -> str:

@@ -146,7 +146,7 @@ def loss_against_params(ax: Axes, source: Source) -> Axes:
     """Loss against N at equal token counts, each line named by its D at the right."""
     p = _fit(source).points
     sizes = np.geomspace(p.params.min() / 1.2, p.params.max() * 1.2, 80)
-    levels = _some(_levels(p.tokens), 8)
+    levels = _some(_levels(p.tokens), 7)
     for tokens in levels:
         loss = np.exp(source.log_losses(sizes, np.full(80, tokens))(source.theta))
         ax.plot(sizes, loss, color=LAW, lw=0.8, zorder=2, label="law at one D")
@@ -326,8 +326,9 @@ def _levels(values: Floats) -> Floats:
 
 
 def _some(values: Floats, most: int) -> list[float]:
-    """At most so many of the values, evenly, both ends among them."""
+    """At most so many of the ascending values, evenly in ln, both ends among them."""
     if len(values) <= most:
         return [float(v) for v in values]
-    rows = np.unique(np.round(np.linspace(0, len(values) - 1, most)).astype(int))
+    wanted = np.linspace(np.log(values[0]), np.log(values[-1]), most)
+    rows = np.unique(np.argmin(np.abs(np.log(values)[:, None] - wanted), axis=0))
     return [float(values[i]) for i in rows]

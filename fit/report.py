@@ -47,7 +47,7 @@ def write_report(folder: Path) -> Path:
     """Write `report.pdf` and `figures/*.pdf` into a report folder from its `fit.json`.
 
     Args:
-        folder: Report folder.
+        folder: Report folder, or the `fit.json` in it.
 
     Returns:
         Path of the PDF.
@@ -58,6 +58,7 @@ def write_report(folder: Path) -> Path:
     """
     _need("matplotlib", "typst")
     source = Source.from_fit(read_fit(folder))
+    folder = folder.parent if folder.is_file() else folder
     made = draw_figures(source)
     pages = typeset(sheet(source), made)
     for name, content in made.items():

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fit.doubts import REFUSED_KAPPA, kappa_of
+from fit.doubts import DOUBTFUL_KAPPA, REFUSED_KAPPA, kappa_of, kappa_text
 from fit.quantity import power, short, three
 from fit.query import Answer, Number, Question, answer
 from fit.result import Fit, Note
@@ -126,18 +126,17 @@ def _answer(a: Answer) -> dict[str, Any]:
 
 def _sure(fit: Fit) -> list[list[str]]:
     """Checks in words: [verdict, text], the verdict one of good, fair, bad."""
-    kappa = kappa_of(fit)
-    shown = "infinite" if math.isinf(kappa) else f"{kappa:.0f}"
+    kappa, shown = kappa_of(fit), f"condition number {kappa_text(fit)}"
+    well = f"The runs tell the parameters apart: {shown}, healthy below {DOUBTFUL_KAPPA:g}."
+    badly = f"The runs barely tell the parameters apart: {shown}."
     rows = [
         [
             "good" if fit.status == "converged" else "bad",
             f"The fit is {fit.status.replace('_', ' ')} on {fit.runs_used} runs.",
         ],
         [
-            "good" if kappa < 250 else "fair" if kappa < REFUSED_KAPPA else "bad",
-            f"The runs tell the parameters apart: condition number {shown}, healthy below 250."
-            if kappa < 250
-            else f"The runs barely tell the parameters apart: condition number {shown}.",
+            "good" if kappa < DOUBTFUL_KAPPA else "fair" if kappa < REFUSED_KAPPA else "bad",
+            well if kappa < DOUBTFUL_KAPPA else badly,
         ],
     ]
     rows += [_holdout_check(fit)] if fit.holdout else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
+from fit.doubts import kappa_text
 from fit.laws import Preset, law
 from fit.quantity import power, short, three
 from fit.query import Answer, Number, Prediction
@@ -13,7 +14,7 @@ from fit.result import CrossCheck, Fit, Note
 WIDTH = 80
 LABEL = 17
 """Columns of the labels on the left."""
-APPROACHES = {"isoflop": "approach 2, isoFLOP", "envelope": "approach 1, envelope"}
+APPROACHES = {"isoflop": ("approach 2", "isoFLOP"), "envelope": ("approach 1", "envelope")}
 
 
 def answer_text(answer: Answer, launch: str) -> str:
@@ -50,7 +51,7 @@ def fit_text(fit: Fit) -> str:
     """A fit: parameters with intervals, how it was judged, how it predicts."""
     dropped = f", {len(fit.runs_dropped)} dropped" if fit.runs_dropped else ""
     head = f"{fit.name}: {law(fit.law).formula}"
-    status = f"{fit.status}, kappa {_kappa(fit)}"
+    status = f"{fit.status}, kappa {kappa_text(fit)}"
     rows = [
         _row("runs", f"{fit.runs_used} used{dropped}; {_convention(fit.convention)}"),
         _row("status", status),
@@ -207,11 +208,6 @@ def _convention(convention: Mapping[str, str]) -> str:
     return f"N {convention.get('params', '?')}, C {convention.get('flops', '?')}"
 
 
-def _kappa(fit: Fit) -> str:
-    """Condition number."""
-    return "infinite" if fit.kappa is None else f"{fit.kappa:.3g}"
-
-
 def _parameter_row(fit: Fit, name: str, value: float) -> str:
     """A parameter with its interval."""
     low, high = fit.interval.bounds.get(name, (float("nan"), float("nan")))
@@ -226,7 +222,7 @@ def _entropy_rows(fit: Fit) -> list[str]:
         return []
     low, high = fit.interval.bounds.get("E", (float("nan"), float("nan")))
     where = "inside" if low <= known <= high else "outside"
-    text = f"{known:>10.4f}  E is {found - known:+.4f} from it; it lies {where} the interval"
+    text = f"{known:>10.4f}  fitted E {found - known:+.4f} from it; {where} its interval"
     return [_row("known entropy", text)]
 
 
@@ -244,12 +240,12 @@ def _holdout_rows(fit: Fit) -> list[str]:
 
 def _check_row(check: CrossCheck) -> str:
     """One cross-check."""
-    label = APPROACHES.get(check.name, check.name)
+    label, what = APPROACHES.get(check.name, (check.name, ""))
     if check.a is None:
-        return _joined(_wrap_row(label[:10], f"no value: {check.reason}"))
+        return _joined(_wrap_row(label, f"{what}: no value: {check.reason}"))
     ends = "" if check.a_interval is None else " [{:.3g}, {:.3g}]".format(*check.a_interval)
     verdict = "DISAGREES with the fit" if check.disagrees else "agrees with the fit"
-    return _joined(_wrap_row(label[:10], f"{label[12:]}: a = {check.a:.3g}{ends}, {verdict}"))
+    return _joined(_wrap_row(label, f"{what}: a = {check.a:.3g}{ends}, {verdict}"))
 
 
 def _convention_row(row: Mapping[str, object]) -> str:
