@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from fit.errors import QueryError
 from fit.record import Floats
 from fit.result import Fit
 
@@ -33,7 +34,11 @@ def derived_interval(
             the confidence interval of the law itself.
 
     Returns:
-        Low and high of the quantity (not of its ln), each of shape (...).
+        Low and high of the quantity (not of its ln), each of shape (...); 0 and infinite where the
+        runs leave no degree of freedom.
+
+    Raises:
+        QueryError: The interval is to come from draws, and the fit has none.
     """
     centre = log_quantity(fit.vector()[None, :])[0]
     if fit.interval.method == "hc3":
@@ -41,7 +46,7 @@ def derived_interval(
     else:
         low, high = _percentiles(fit, log_quantity)
     if next_run:
-        noise = fit.interval.quantile * fit.noise
+        noise = _quantile(fit) * fit.noise
         low = centre - np.hypot(np.maximum(centre - low, 0), noise)
         high = centre + np.hypot(np.maximum(high - centre, 0), noise)
     return np.exp(low), np.exp(high)
@@ -63,16 +68,43 @@ def _delta_method(fit: Fit, log_quantity: LogQuantity, centre: Floats) -> tuple[
     Stepping along the axes and not along the parameters keeps the thetas inside the valley in which
     A and alpha trade against each other, where the quantity is nearly linear.
     """
-    values, vectors = np.linalg.eigh(fit.covariance)
-    axes = (vectors * np.sqrt(np.clip(values, 0.0, None))).T
+    axes = _axes(fit)
+    if axes is None:
+        return np.full_like(centre, -np.inf), np.full_like(centre, np.inf)
     ends = log_quantity(shifted(fit, STEP * np.concatenate([axes, -axes])))
     slopes = (ends[: len(axes)] - ends[len(axes) :]) / (2 * STEP)
-    half = fit.interval.quantile * np.sqrt(np.sum(slopes**2, axis=0))
+    error = np.sqrt(np.sum(slopes**2, axis=0))
+    half = np.where(error > 0, _quantile(fit) * np.maximum(error, 1e-300), 0.0)
     return centre - half, centre + half
+
+
+def _axes(fit: Fit) -> Floats | None:
+    """Standard errors along the covariance's axes, (p, p); None where it is not known.
+
+    A scale at zero sits on its bound: it stays there, whatever its row says.
+    """
+    scale_at_zero = np.array([n[0].isupper() and v == 0 for n, v in fit.theta.items()])
+    covariance = np.array(fit.covariance)
+    covariance[scale_at_zero, :] = covariance[:, scale_at_zero] = 0.0
+    if not np.isfinite(covariance).all():
+        return None
+    values, vectors = np.linalg.eigh(covariance)
+    return np.asarray((vectors * np.sqrt(np.clip(values, 0.0, None))).T)
+
+
+def _quantile(fit: Fit) -> float:
+    """The reference quantile; none, with no degree of freedom left, is infinite."""
+    found = fit.interval.quantile
+    return np.inf if found is None or np.isnan(found) else found
 
 
 def _percentiles(fit: Fit, log_quantity: LogQuantity) -> tuple[Floats, Floats]:
     """Central percentiles over the draws; a draw without a value counts as unbounded above."""
+    if not len(fit.draws):
+        raise QueryError(
+            f"the fit '{fit.name}' has intervals by {fit.interval.method} and no draws to make "
+            "others from. Fit again with --resamples 4000."
+        )
     values = np.nan_to_num(log_quantity(fit.draws), nan=np.inf, posinf=np.inf, neginf=-np.inf)
     tail = (1 - fit.interval.level) / 2
     ends = np.quantile(values, [tail, 1 - tail], axis=0, method="closest_observation")

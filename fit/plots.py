@@ -28,6 +28,8 @@ BUDGETS = 48
 """Points along the frontier."""
 SAME_BUDGET = 0.05
 """Runs whose ln C differ by less are of one budget."""
+UNBOUNDED = 1e3
+"""How far from the law a band is drawn that has no end."""
 C_LABEL, N_LABEL, D_LABEL = "Compute C [FLOP]", "Parameters N", "Training tokens D"
 L_LABEL = "Loss [nats/token]"
 ORDER = ("runs", "law", "extrapolation", "90% interval")
@@ -282,11 +284,10 @@ def _curve(ax: Axes, best: Frontier, curve: Curve) -> None:
     """The law along the frontier: solid inside the runs, dashed beyond, with its band."""
     beyond = ~best.inside
     beyond[np.flatnonzero(best.inside)[-1]] = True
-    high = np.where(np.isfinite(curve.high), curve.high, 1e3 * curve.value)
     ax.fill_between(
         best.flops,
-        curve.low,
-        high,
+        np.maximum(curve.low, curve.value / UNBOUNDED),
+        np.minimum(curve.high, curve.value * UNBOUNDED),
         color=BAND,
         alpha=0.28,
         lw=0,

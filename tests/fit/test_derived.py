@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fit.derived import derived_interval, shifted
+from fit.errors import QueryError
 from tests.fit.synthetic import NOISE, make_covariance, make_fit
 
 
@@ -90,7 +91,29 @@ def test_scales_move_by_factors_and_exponents_by_sums():
     assert moved[3] == pytest.approx(fit.theta["alpha"] + 0.1)
 
 
-def test_a_scale_at_zero_stays_there():
-    fit = make_fit(theta={**make_fit().theta, "E": 0.0})
+def test_a_scale_at_zero_stays_there_whatever_its_row_says():
+    covariance = make_covariance()
+    covariance[0] = covariance[:, 0] = np.nan
+    fit = make_fit(theta={**make_fit().theta, "E": 0.0}, covariance=covariance)
     low, high = derived_interval(fit, lambda t: np.log(t[:, 0] + t[:, 1]))
     assert 0 < low < high
+
+
+@pytest.mark.parametrize("quantile", [None, float("inf"), float("nan")])
+@pytest.mark.parametrize("next_run", [False, True])
+def test_no_degree_of_freedom_leaves_no_bounds(quantile, next_run):
+    fit = make_fit()
+    fit = dataclasses.replace(fit, interval=dataclasses.replace(fit.interval, quantile=quantile))
+    low, high = derived_interval(fit, log_alpha, next_run=next_run)
+    assert (low[0], high[0]) == (0.0, np.inf)
+
+
+def test_an_unknown_covariance_leaves_no_bounds():
+    low, high = derived_interval(make_fit(covariance=np.full((5, 5), np.nan)), log_alpha)
+    assert (low[0], high[0]) == (0.0, np.inf)
+
+
+def test_percentiles_without_draws_are_refused():
+    fit = dataclasses.replace(with_method("pairs"), draws=np.empty((0, 5)))
+    with pytest.raises(QueryError, match="--resamples"):
+        derived_interval(fit, log_alpha)

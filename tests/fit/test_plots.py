@@ -141,6 +141,7 @@ def test_shared_budgets_are_found_and_others_made():
         {"cross_checks": (), "data": {}, "noise": 0.0},
         {"theta": {**make_fit().theta, "E": 0.0}},
         {"draws": np.empty((0, 5))},
+        {"interval": dataclasses.replace(make_fit().interval, quantile=None)},
     ],
 )
 def test_unusual_fits_are_drawn_without_a_warning(changes):

@@ -200,3 +200,28 @@ def test_the_sandwich_and_the_bootstrap_tell_a_similar_story():
     # 400 draws of the same covariance; t quantile 1.73 against a normal's 1.64
     drawn = np.log(bootstrap.params.high / bootstrap.params.low)
     assert drawn == pytest.approx(width * 1.645 / 1.73, rel=0.15)
+
+
+@pytest.mark.parametrize(("name", "kept"), [("tied", [0, 1, 2, 3]), ("no-e", [1, 2, 3, 4])])
+def test_other_families_are_asked_alike(name, kept):
+    fit = make_fit()
+    names = [n for i, n in enumerate(fit.theta) if i in kept]
+    other = make_fit(
+        law=name,
+        theta={n: fit.theta[n] for n in names},
+        covariance=fit.covariance[np.ix_(kept, kept)],
+        draws=fit.draws[:, kept],
+    )
+    for method in ("hc3", "pairs"):
+        interval = dataclasses.replace(other.interval, method=method)
+        found = ask(source=Source.from_fit(dataclasses.replace(other, interval=interval)))
+        assert found.params.low < found.params.value < found.params.high
+        assert found.law == name
+
+
+def test_an_unbounded_interval_is_null_in_the_document():
+    fit = make_fit()
+    fit = dataclasses.replace(fit, interval=dataclasses.replace(fit.interval, quantile=None))
+    document = ask(source=Source.from_fit(fit)).document()
+    assert document["params"]["high"] is None
+    assert document["params"]["low"] == 0

@@ -11,9 +11,10 @@ from fit.errors import RecordError, ReportError
 from fit.laws import PRESETS, law
 from fit.report import FIGURES, draw_figures, typeset, write_report
 from fit.result import Note
-from fit.sheet import clean, sheet
+from fit.sheet import sheet
 from fit.source import Source
 from fit.store import write_fit
+from fit.tables import clean
 from tests.fit.synthetic import make_fit, make_points, plain_points
 
 HOSTILE = 'a"b\\c #strong[x] $y$ <z> `q` @r *s* _t_ //u /* é 漢 \n\t\x07 ' + "w" * 300
@@ -59,6 +60,7 @@ def test_names_cannot_break_or_run_the_template(drawn):
         {"holdout": None, "cross_checks": (), "conventions": (), "data": {}, "notes": ()},
         {"kappa": float("inf"), "status": "ill_conditioned"},
         {"theta": {**make_fit().theta, "E": 0.0}, "status": "at_bound"},
+        {"interval": dataclasses.replace(make_fit().interval, quantile=None, bounds={})},
         {"runs_dropped": (), "draws": np.empty((0, 5)), "versions": {}},
     ],
 )

@@ -1,0 +1,174 @@
+"""Tables of a report: the law, its checks, the runs, and all that a reader may look up."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fit.quantity import power, short, three
+from fit.result import Fit
+
+DASH = "\N{EN DASH}"
+MOST_RUNS = 96
+"""Runs in the table; of a larger sweep, those that lie farthest from the law."""
+NAME_LENGTH = 40
+_UNBROKEN = re.compile(r"[^\s-]{12}(?=[^\s-]{12})")
+"""Stretches after which a word that goes on may be broken."""
+APPROACHES = {"isoflop": "2 (isoFLOP valleys)", "envelope": "1 (envelope of curves)"}
+
+
+def clean(text: str, most: int = 200) -> str:
+    """A text that can be set: no control characters, its middle cut, long words breakable."""
+    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+    if len(line) > most:
+        half = (most - 1) // 2
+        line = f"{line[:half]}\N{HORIZONTAL ELLIPSIS}{line[-half:]}"
+    return _UNBROKEN.sub(lambda found: f"{found[0]}\N{ZERO WIDTH SPACE}", line)
+
+
+def theta(fit: Fit) -> list[list[str]]:
+    """Parameters and exponents: [symbol, value, interval]."""
+    both = {**fit.theta, **fit.exponents}
+    return [[name, digits(value), _bounds(fit, name)] for name, value in both.items()]
+
+
+def checks(fit: Fit) -> list[list[str]]:
+    """Exponent of N* by each approach: [approach, a, interval, remark]."""
+    rows = [["3 (this law)", digits(fit.exponents.get("a")), _bounds(fit, "a"), "the answer's"]]
+    for c in fit.cross_checks:
+        ends = DASH if c.a_interval is None else "{:.3f} to {:.3f}".format(*c.a_interval)
+        remark = clean(c.reason or "", 220)
+        if c.a is not None:
+            verdict = "disagrees beyond the joint interval" if c.disagrees else "agrees"
+            remark = f"{verdict}. {remark}" if remark else verdict
+        rows.append([APPROACHES.get(c.name, c.name), digits(c.a), ends, remark])
+    return rows
+
+
+def convention(row: Mapping[str, Any]) -> list[str]:
+    """One way of counting: [N, C, a, D/N]."""
+    a, ratio = row.get("a"), row.get("tokens_per_param")
+    return [
+        str(row.get("params", DASH)),
+        str(row.get("flops", DASH)),
+        DASH if a is None else f"{a:.3f}",
+        DASH if ratio is None else three(float(ratio)),
+    ]
+
+
+def holdout(fit: Fit) -> dict[str, Any] | None:
+    """The held-out budget: [run, predicted, measured, error] per run."""
+    h = fit.holdout
+    if h is None:
+        return None
+    rows = [
+        [clean(run, NAME_LENGTH), f"{p:.4f}", f"{m:.4f}", signed(p / m - 1, "+.2%")]
+        for run, p, m in zip(h.runs, h.predicted, h.measured, strict=True)
+    ]
+    covered = None if h.covered is None else f"{h.covered:.0%}"
+    return {"budget": power(h.budget), "rows": rows[:24], "covered": covered, "count": len(rows)}
+
+
+def runs(fit: Fit) -> dict[str, Any]:
+    """The run table: [run, shape, N, D, C, lr, loss, residual] per run, by compute."""
+    p = fit.points
+    order = np.argsort(-np.abs(p.residual), kind="stable")[:MOST_RUNS]
+    order = order[np.argsort(p.flops[order], kind="stable")]
+    rows = []
+    for i in order:
+        rows.append(
+            [
+                clean(p.run[i], NAME_LENGTH),
+                _shape(p.columns, int(i)),
+                short(p.params[i]),
+                short(p.tokens[i]),
+                f"{p.flops[i]:.2e}".replace("e+", "e"),
+                _column(p.columns, "lr", int(i), "{:.2g}"),
+                f"{p.loss[i]:.4f}",
+                signed(100 * math.expm1(p.residual[i]), "+.2f"),
+            ]
+        )
+    return {"rows": rows, "total": len(p.run), "used": fit.runs_used}
+
+
+def facts(fit: Fit) -> list[list[str]]:
+    """Data, conventions, source and versions: [name, value]."""
+    ranges = {
+        "params": ("Parameters fitted", short),
+        "tokens": ("Tokens fitted", short),
+        "flops": ("Compute fitted [FLOP]", power),
+        "tokens_per_param": ("Tokens per parameter", three),
+        "loss": ("Loss [nats/token]", three),
+    }
+    rows = [
+        [label, f"{form(fit.range[key].low)} to {form(fit.range[key].high)}"]
+        for key, (label, form) in ranges.items()
+        if key in fit.range
+    ]
+    rows += [[f"data: {k.replace('_', ' ')}", _value(v)] for k, v in fit.data.items() if v]
+    rows += [[f"source: {k}", _value(v)] for k, v in fit.source.items()]
+    rows += [[f"option: {k}", _value(v)] for k, v in fit.options.items() if v is not None]
+    rows += [[f"version: {k}", _value(v)] for k, v in sorted(fit.versions.items())]
+    return rows
+
+
+def basis(fit: Fit) -> dict[str, str]:
+    """How things were counted and minimised."""
+    delta = fit.objective.delta
+    threshold = "" if delta is None else f", threshold {delta:.3g}"
+    return {
+        "params": str(fit.convention.get("params", "as given")),
+        "flops": str(fit.convention.get("flops", "as given")),
+        "objective": f"{fit.objective.name}{threshold}",
+        "used": str(fit.runs_used),
+        "clusters": str(len(np.unique(fit.points.cluster))),
+        "draws": str(len(fit.draws)),
+    }
+
+
+def digits(value: float | None) -> str:
+    """Four significant digits."""
+    if value is None or math.isnan(value):
+        return DASH
+    if math.isinf(value):
+        return "unbounded"
+    return f"{value:#.4g}".rstrip(".") if abs(value) < 1e5 else power(value)
+
+
+def signed(value: float, form: str) -> str:
+    """A number with its sign, a minus and not a hyphen."""
+    return format(value, form).replace("-", "\N{MINUS SIGN}")
+
+
+def _shape(columns: Mapping[str, Any], row: int) -> str:
+    """Width by depth of a run."""
+    if not {"width", "depth"} <= columns.keys():
+        return DASH
+    return f"{columns['width'][row]:.0f}\N{MULTIPLICATION SIGN}{columns['depth'][row]:.0f}"
+
+
+def _column(columns: Mapping[str, Any], name: str, row: int, form: str) -> str:
+    """A cell of an optional column."""
+    value = columns[name][row] if name in columns else math.nan
+    return form.format(value) if math.isfinite(value) else DASH
+
+
+def _bounds(fit: Fit, name: str) -> str:
+    """The interval of a parameter or exponent."""
+    bounds = fit.interval.bounds.get(name)
+    return DASH if bounds is None else f"{digits(bounds[0])} to {digits(bounds[1])}"
+
+
+def _value(value: Any) -> str:
+    """A fact on one line."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Mapping):
+        return clean(", ".join(f"{k} {_value(v)}" for k, v in value.items()), 300)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return clean(", ".join(_value(v) for v in value), 300)
+    return clean(str(value), 120)
