@@ -333,7 +333,10 @@ def read_only(values: Any) -> Floats:
     return array
 
 
-_EXTRA = "width depth heads head_dim vocab seq_len lr batch_tokens seed loss_se".split()
+_EXTRA = (
+    "width depth heads head_dim vocab seq_len lr batch_tokens seed loss_se params_body params_head "
+    "params_embedding params_other flops_body flops_head flops_attention"
+).split()
 
 
 def _extra_columns(done: Sequence[RunRecord]) -> dict[str, NDArray[Any]]:

@@ -1,0 +1,253 @@
+"""Whether to believe a fit: notes in plain words, each with what to do about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from fit.errors import FitError
+from fit.estimate import Estimate
+from fit.record import Floats, RunTable
+from fit.result import CrossCheck, Holdout, Note
+from fit.uncertainty import e_is_needed, kappa
+
+KAPPA_WARNING, KAPPA_REFUSED = 250.0, 1000.0
+"""Condition numbers of the centred Jacobian: 40-160 is healthy; above 1000 basins fit alike."""
+OUTLIER = 5.0
+"""Noise units; a Gaussian does so once in two million runs."""
+TREND = 1e-3
+"""Probability below which a trend of the residuals is no accident."""
+FEW_CLUSTERS = 8
+
+
+def check_runs(table: RunTable, free: int) -> None:
+    """Refuse runs that cannot carry the law at all.
+
+    Raises:
+        FitError: Too few distinct points, one size only, or one length only.
+    """
+    points = len({(n, d) for n, d in zip(table.params, table.tokens, strict=True)})
+    where = f"{table.source or 'the table'} has {points}"
+    if table.dropped:
+        where += f" after dropping {len(table.dropped)} runs ({table.dropped[0].reason})"
+    if points < free + 1:
+        raise FitError(
+            f"a law with {free} parameters needs {free + 1} distinct (params, tokens) points; "
+            f"{where}. Add sizes or lengths: python -m sweep -m ..."
+        )
+    for name, values in (("sizes (params)", table.params), ("lengths (tokens)", table.tokens)):
+        distinct = len(np.unique(values))
+        if distinct < 2:
+            raise FitError(
+                f"all {len(table)} runs have one value of {name}; at least 3 different {name} are "
+                "needed to tell the law's terms apart. Sweep over both."
+            )
+
+
+def status_of(found: Estimate, table: RunTable) -> str:
+    """`converged`, `at_bound`, `ill_conditioned` or `max_iterations`."""
+    if not found.converged:
+        return "max_iterations"
+    few = min(len(np.unique(table.params)), len(np.unique(table.tokens))) < 3
+    if few or kappa(found) > KAPPA_REFUSED:
+        return "ill_conditioned"
+    return "at_bound" if found.at_bound else "converged"
+
+
+def notes(
+    table: RunTable,
+    found: Estimate,
+    without_e: Estimate | None,
+    holdout: Holdout | None,
+    checks: tuple[CrossCheck, ...],
+) -> tuple[Note, ...]:
+    """Everything that a reader should know before believing the fit."""
+    return tuple(
+        note
+        for part in (
+            _identifiability(table, found),
+            _entropy(found, without_e),
+            _outliers(table, found),
+            _trends(table, found),
+            _sources(table),
+            _checks(holdout, checks),
+        )
+        for note in part
+    )
+
+
+def _identifiability(table: RunTable, found: Estimate) -> Iterator[Note]:
+    """Can the runs tell the terms apart?"""
+    condition = kappa(found)
+    if condition > KAPPA_REFUSED:
+        yield _note(
+            "ill_conditioned",
+            "serious",
+            f"condition number {condition:.3g} is above {KAPPA_REFUSED:g}: the runs cannot tell "
+            "the law's terms apart, and N* is refused. Add runs of other sizes and lengths.",
+        )
+    elif condition > KAPPA_WARNING:
+        yield _note(
+            "ill_conditioned",
+            "warning",
+            f"condition number {condition:.3g} (40-160 is healthy): widen the range of params or "
+            "tokens.",
+        )
+    for name, values in (("params", table.params), ("tokens", table.tokens)):
+        distinct = len(np.unique(values))
+        if distinct < 3:
+            yield _note(
+                f"few_{name}",
+                "serious",
+                f"only {distinct} different {name}: a term and its exponent need 3. Add more.",
+            )
+    ratio = np.log(table.tokens / table.params)
+    if len(table) > 2 and ratio.std() < 0.05:
+        yield _note(
+            "constant_ratio",
+            "serious",
+            "tokens per parameter are the same in every run: N and D cannot be told apart. "
+            "Vary one at a fixed value of the other.",
+        )
+    for name in found.at_bound:
+        if name != "E":
+            yield _note(
+                "at_bound", "serious", f"{name} sits on its bound: the runs do not determine it."
+            )
+    if found.basins > 1:
+        yield _note(
+            "several_basins",
+            "warning",
+            f"{found.basins} different solutions fit within 5% of the best: believe the interval "
+            "of the loss inside the range, not single parameters.",
+        )
+    clusters = len(np.unique(table.cluster))
+    if clusters < min(FEW_CLUSTERS, len(table)):
+        yield _note(
+            "few_clusters",
+            "info",
+            f"intervals rest on {clusters} independent trajectories (runs of one trunk share their "
+            f"past), so they are wide; more sizes or seeds narrow them.",
+        )
+
+
+def _entropy(found: Estimate, without_e: Estimate | None) -> Iterator[Note]:
+    """Is there an irreducible loss in the data at all?"""
+    if "E" in found.at_bound:
+        yield _note(
+            "e_at_zero",
+            "warning",
+            "the fitted irreducible loss E is zero, its bound: the runs are too far from it to "
+            "see it. Extrapolation to large budgets is too optimistic; train longer runs.",
+        )
+    elif without_e is not None:
+        statistic = e_is_needed(found, without_e)
+        dof = len(found.residual) - found.family.free
+        if statistic < _f_quantile(dof):
+            yield _note(
+                "e_not_needed",
+                "warning",
+                f"a law without E fits as well (F = {statistic:.2g}): E rests on the form of the "
+                "law, not on the runs. Longer runs of larger models would pin it down.",
+            )
+
+
+def _f_quantile(dof: int) -> float:
+    """95% quantile of F(1, dof)."""
+    from scipy import stats
+
+    return float(stats.f.ppf(0.95, 1, max(dof, 1)))
+
+
+def _outliers(table: RunTable, found: Estimate) -> Iterator[Note]:
+    """Runs that lie far from the law."""
+    units = found.residual / max(found.noise, 1e-12)
+    far = np.flatnonzero(np.abs(units) > OUTLIER)
+    for i in far[np.argsort(-np.abs(units[far]))][:5]:
+        side = "above" if units[i] > 0 else "below"
+        yield _note(
+            "outlier",
+            "warning",
+            f"run {table.run[i]} lies {abs(units[i]):.0f} noise units {side} the law: look at its "
+            "curve, or run it again.",
+        )
+    if len(far) > 5:
+        yield _note("outliers", "warning", f"{len(far)} runs lie beyond {OUTLIER:g} noise units.")
+
+
+def _trends(table: RunTable, found: Estimate) -> Iterator[Note]:
+    """Structure that the law leaves in the residuals."""
+    names = {"ln N": table.params, "ln D": table.tokens, "ln C": table.flops}
+    variables = {name: np.log(v) for name, v in names.items()}
+    variables["ln(D/N)"] = variables["ln D"] - variables["ln N"]
+    if {"width", "depth"} <= set(table.columns):
+        variables["ln(width/depth)"] = np.log(table.column("width") / table.column("depth"))
+    worst = min(
+        ((_trend(v, found.residual), name) for name, v in variables.items()), default=(1.0, "")
+    )
+    if worst[0] < TREND:
+        yield _note(
+            "trend",
+            "warning",
+            f"residuals bend with {worst[1]} (p = {worst[0]:.1g}): the runs are not exactly a sum "
+            "of two power laws over this range. Fit a narrower range and compare: --where.",
+        )
+
+
+def _trend(variable: Floats, residual: Floats) -> float:
+    """Probability of a quadratic trend at least this strong by accident (F test)."""
+    from scipy import stats
+
+    if len(np.unique(variable.round(9))) < 4 or len(residual) < 8:
+        return 1.0
+    x = (variable - variable.mean()) / variable.std()
+    design = np.vander(x, 3)
+    fitted = design @ np.linalg.lstsq(design, residual, rcond=None)[0]
+    rest = float(((residual - fitted) ** 2).sum())
+    gained = float(((residual - residual.mean()) ** 2).sum()) - rest
+    dof = len(residual) - 5 - 2
+    if dof < 2 or rest <= 0:
+        return 1.0
+    return float(stats.f.sf(gained / 2 / (rest / dof), 2, dof))
+
+
+def _sources(table: RunTable) -> Iterator[Note]:
+    """What went in."""
+    if table.data is None and "vocab" in table.columns:
+        yield _note(
+            "mixed_data",
+            "serious",
+            "the runs were trained on different data: one law holds for one data set. "
+            "Fit them apart: --where.",
+        )
+    if table.dropped:
+        reasons = sorted({d.reason.split(":")[0] for d in table.dropped})
+        yield _note(
+            "dropped", "info", f"{len(table.dropped)} runs are left out: {', '.join(reasons)}."
+        )
+
+
+def _checks(holdout: Holdout | None, checks: tuple[CrossCheck, ...]) -> Iterator[Note]:
+    """Do the other approaches and the held-out budget agree?"""
+    if holdout is not None and holdout.max_relative_error > 0.02:
+        yield _note(
+            "holdout",
+            "warning",
+            f"without the largest budget the law misses it by {holdout.max_relative_error:.1%}: "
+            "do not trust it much beyond the range.",
+        )
+    for check in checks:
+        if check.disagrees and check.a is not None and math.isfinite(check.a):
+            yield _note(
+                "disagreement",
+                "warning",
+                f"approach '{check.name}' finds the exponent a = {check.a:.3f}, outside the joint "
+                "interval: read both before spending.",
+            )
+
+
+def _note(code: str, severity: str, message: str) -> Note:
+    """A note."""
+    return Note(code=code, severity=severity, message=message)

@@ -1,0 +1,206 @@
+"""What a fit minimises: a robust loss of ln L - ln law, with its exact gradient and Hessian.
+
+With e = ln E, a, b = ln of A and B at the centre of the data, and x, z the centred ln N and ln D,
+
+    m = ln( exp(e) + exp(a - alpha x) + exp(b - beta z) ),   r = ln L - m,
+
+the three terms' shares p = (pE, pA, pB) give dm/dtheta = (pE, pA, pB, -x pA, -z pB). Everything is
+written for many weightings of the runs at once: S problems by n runs, with sums over runs as matrix
+products, so that a bootstrap of thousands of resamples is one solve.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from fit.errors import FitError
+from fit.record import Floats
+
+LOSSES = ("adaptive", "huber", "l2", "l2-levels", "student")
+HUBER_EFFICIENCY = 1.345
+"""Huber's threshold in robust standard deviations: 95% efficient on Gaussian noise (Huber 1964)."""
+STUDENT_DOF = 4.0
+LN_E, LN_A, LN_B, ALPHA, BETA = range(5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Runs as the solver sees them: logarithms, centred."""
+
+    x: Floats
+    """ln params less its mean, (n,)."""
+    z: Floats
+    """ln tokens less its mean, (n,)."""
+    y: Floats
+    """ln loss, (n,)."""
+    centre: tuple[float, float]
+    """Means of ln params and ln tokens."""
+
+    @classmethod
+    def of(cls, params: Floats, tokens: Floats, loss: Floats) -> Problem:
+        """Centre the runs."""
+        n, d = np.log(params), np.log(tokens)
+        centre = (float(n.mean()), float(d.mean()))
+        return cls(x=n - centre[0], z=d - centre[1], y=np.log(loss), centre=centre)
+
+    def raw(self, theta: Floats) -> Floats:
+        """Internal (..., 5) to E, A, B, alpha, beta on raw counts."""
+        alpha, beta = theta[..., ALPHA], theta[..., BETA]
+        ln_a = theta[..., LN_A] + alpha * self.centre[0]
+        ln_b = theta[..., LN_B] + beta * self.centre[1]
+        with np.errstate(over="ignore"):
+            scales = np.exp(np.stack([theta[..., LN_E], ln_a, ln_b], axis=-1))
+        return np.concatenate([scales, theta[..., ALPHA:]], axis=-1)
+
+    def log_raw_jacobian(self) -> Floats:
+        """d(ln E, ln A, ln B, alpha, beta on raw counts) / d(internal), (5, 5)."""
+        jacobian = np.eye(5)
+        jacobian[LN_A, ALPHA], jacobian[LN_B, BETA] = self.centre
+        return jacobian
+
+    def shares(self, theta: Floats) -> tuple[Floats, Floats]:
+        """Value m (S, n) and the shares (3, S, n) of the terms at theta (S, 5)."""
+        t = theta[:, :, None]
+        terms = np.empty((3, len(theta), len(self.y)))
+        terms[0] = t[:, LN_E]
+        terms[1] = t[:, LN_A] - t[:, ALPHA] * self.x
+        terms[2] = t[:, LN_B] - t[:, BETA] * self.z
+        top = terms.max(axis=0)
+        terms -= top
+        np.exp(terms, out=terms)
+        total = terms.sum(axis=0)
+        terms /= total
+        return top + np.log(total), terms
+
+    def jacobian(self, theta: Floats) -> Floats:
+        """dm/dtheta at one theta (5,), shape (n, 5)."""
+        _, ((e, a, b)) = self.shares(theta[None])
+        return np.stack([e[0], a[0], b[0], -self.x * a[0], -self.z * b[0]], axis=1)
+
+    def residual(self, theta: Floats) -> Floats:
+        """Log loss less log law at one theta, (n,)."""
+        return np.asarray(self.y - self.shares(theta[None])[0][0])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """A loss of one residual; `scale` is Huber's delta or Student's s."""
+
+    name: str
+    scale: float = math.inf
+
+    def __post_init__(self) -> None:
+        if self.name not in LOSSES:
+            raise FitError(f"unknown loss '{self.name}'; known are {', '.join(LOSSES)}.")
+        if not self.scale > 0:
+            raise FitError(f"delta is {self.scale}; a positive number is needed, such as 1e-3.")
+
+    def terms(self, r: Floats, m: Floats) -> tuple[Floats, Floats, Floats]:
+        """Loss rho, -d rho/dm and d^2 rho/dm^2 per run."""
+        if self.name == "l2-levels":
+            level = np.exp(m)
+            gap = level * np.expm1(r)
+            return 0.5 * gap**2, gap * level, level**2 - gap * level
+        if self.name == "student":
+            width = STUDENT_DOF * self.scale**2
+            rho = 0.5 * (STUDENT_DOF + 1) * np.log1p(r**2 / width)
+            below = width + r**2
+            gain = (STUDENT_DOF + 1) / below
+            return rho, gain * r, gain * (width - r**2) / below
+        if math.isinf(self.scale):
+            return 0.5 * r**2, r, np.ones_like(r)
+        clipped = np.clip(r, -self.scale, self.scale)
+        return clipped * (r - 0.5 * clipped), clipped, (np.abs(r) < self.scale).astype(np.float64)
+
+
+def value(problem: Problem, theta: Floats, weights: Floats, loss: Loss) -> Floats:
+    """Objective of S problems, (S,); theta (S, 5), weights (S, n)."""
+    m, _ = problem.shares(theta)
+    return np.asarray((weights * loss.terms(problem.y - m, m)[0]).sum(axis=1))
+
+
+def derivatives(
+    problem: Problem, theta: Floats, weights: Floats, loss: Loss
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Objective (S,), gradient (S, 5), exact Hessian and its positive part (S, 5, 5).
+
+    The positive part replaces the second derivative of the loss by psi(r)/r, the majoriser of a
+    robust loss: a step along it never overshoots.
+    """
+    m, p = problem.shares(theta)
+    r = problem.y - m
+    rho, psi, curve = loss.terms(r, m)
+    c = weights * psi
+    ratio = np.divide(psi, r, out=np.ones_like(r), where=np.abs(r) > 1e-300)
+    moments = _Moments(problem, p)
+    gradient = -moments.first(c)
+    exact = moments.second(weights * curve) - moments.curvature(c)
+    positive = moments.second(weights * np.maximum(ratio, 0.0))
+    return (weights * rho).sum(axis=1), gradient, exact, positive
+
+
+class _Moments:
+    """Sums over runs of products of shares with powers of x and z."""
+
+    def __init__(self, problem: Problem, p: Floats) -> None:
+        x, z = problem.x, problem.z
+        one = np.ones_like(x)
+        self.p = p
+        self.powers = np.stack([one, x, z, x * x, x * z, z * z], axis=1)
+
+    def first(self, c: Floats) -> Floats:
+        """Sum of c dm/dtheta, (S, 5)."""
+        e, a, b = ((c * share) @ self.powers[:, :3] for share in self.p)
+        return np.stack([e[:, 0], a[:, 0], b[:, 0], -a[:, 1], -b[:, 2]], axis=1)
+
+    def second(self, h: Floats) -> Floats:
+        """Sum of h (dm/dtheta)(dm/dtheta)^T, (S, 5, 5)."""
+        e, a, b = self.p
+        he, ha, hb = h * e, h * a, h * b
+        return self._assemble(
+            (he * e) @ self.powers,
+            (he * a) @ self.powers,
+            (he * b) @ self.powers,
+            (ha * a) @ self.powers,
+            (ha * b) @ self.powers,
+            (hb * b) @ self.powers,
+        )
+
+    def curvature(self, c: Floats) -> Floats:
+        """Sum of c d^2 m/dtheta^2 = c (diag(p) - p p^T) mapped to theta, (S, 5, 5)."""
+        e, a, b = ((c * share) @ self.powers for share in self.p)
+        zero = np.zeros_like(e)
+        return self._assemble(e, zero, zero, a, zero, b) - self.second(c)
+
+    @staticmethod
+    def _assemble(ee: Floats, ea: Floats, eb: Floats, aa: Floats, ab: Floats, bb: Floats) -> Floats:
+        """Map the 3 x 3 matrix over (e, a - alpha x, b - beta z) to theta; moments (S, 6) each."""
+        one, x, z, xx, xz, zz = range(6)
+        h = np.empty((len(ee), 5, 5))
+        rows = (
+            (ee[:, one], ea[:, one], eb[:, one], -ea[:, x], -eb[:, z]),
+            (None, aa[:, one], ab[:, one], -aa[:, x], -ab[:, z]),
+            (None, None, bb[:, one], -ab[:, x], -bb[:, z]),
+            (None, None, None, aa[:, xx], ab[:, xz]),
+            (None, None, None, None, bb[:, zz]),
+        )
+        for i, row in enumerate(rows):
+            for j, entry in enumerate(row):
+                if entry is not None:
+                    h[:, i, j] = h[:, j, i] = entry
+        return h
+
+
+def robust_scale(residuals: Floats, free: int) -> float:
+    """Standard deviation of residuals by their median absolute value.
+
+    Corrected for `free` parameters fitted.
+
+    Source: Hampel 1974; 1.4826 makes it consistent for Gaussian noise.
+    """
+    n = len(residuals)
+    scale = 1.4826 * float(np.median(np.abs(residuals)))
+    return scale * math.sqrt(n / max(1, n - free))

@@ -1,0 +1,287 @@
+"""A table of runs in, a judged fit out: estimate, intervals, checks, notes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from fit.accounting import FLOPS_CONVENTIONS, FlopsPerToken, Params, flops_per_token_in, params_in
+from fit.envelope import envelope
+from fit.errors import FitError
+from fit.estimate import Estimate, Family, estimate
+from fit.holdout import holdout
+from fit.isoflop import isoflop
+from fit.judge import check_runs, notes, status_of
+from fit.laws import law as law_named
+from fit.objective import LOSSES, Problem
+from fit.record import Floats, RunTable
+from fit.result import CrossCheck, Fit, Intervals, Objective, Points, Span
+from fit.uncertainty import Sandwich, bootstrap, kappa, percentiles, sandwich
+
+INTERVALS = ("hc3", "pairs")
+PARAMETERS = ("E", "A", "B", "alpha", "beta")
+LIBRARIES = ("isoflop", "numpy", "scipy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitOptions:
+    """How a fit is asked for."""
+
+    name: str = "fit"
+    law: str = "chinchilla"
+    loss: str = "adaptive"
+    delta: float | None = None
+    """Huber's threshold on ln loss, for `loss="huber"`."""
+    interval: str = "hc3"
+    level: float = 0.9
+    resamples: int = 4000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        law_named(self.law)
+        _known("loss", self.loss, LOSSES)
+        _known("interval", self.interval, INTERVALS)
+        if not 0 < self.level < 1:
+            raise FitError(f"level is {self.level}; a share between 0 and 1 is needed, as 0.9.")
+        if self.resamples < 0:
+            raise FitError(f"resamples is {self.resamples}; 0 or more are needed, such as 4000.")
+
+
+def fit_table(table: RunTable, options: FitOptions) -> Fit:
+    """Fit a law to runs and judge it.
+
+    Args:
+        table: The runs; those without a finite loss are dropped and listed.
+        options: Law, loss, intervals.
+
+    Returns:
+        The fit, on raw counts, with intervals, draws, checks and notes.
+
+    Raises:
+        FitError: The runs cannot carry the law.
+    """
+    table = table.take(np.isfinite(table.loss), reason="no finite loss")
+    family = Family.of(options.law)
+    check_runs(table, family.free)
+    problem = Problem.of(table.params, table.tokens, table.loss)
+    found = _estimate(problem, options)
+    spread = sandwich(found, table.cluster, options.level)
+    draws = _draws(found, table, options)
+    exponent = _exponents(found.raw)
+    bounds = _bounds(found, spread, draws, options)
+    checks = _cross_checks(table, exponent["a"], bounds["a"], options)
+    without = _estimate(problem, options, law="no-e") if options.law == "chinchilla" else None
+    held = holdout(
+        table, law=options.law, loss=options.loss, delta=options.delta, level=options.level
+    )
+    names = law_named(options.law).parameters
+    pick = [PARAMETERS.index(n) for n in names]
+    return Fit(
+        name=options.name,
+        law=options.law,
+        theta={n: float(found.raw[i]) for n, i in zip(names, pick, strict=True)},
+        exponents=exponent,
+        status=status_of(found, table),
+        kappa=kappa(found),
+        objective=_objective(found),
+        interval=Intervals(
+            level=options.level,
+            method=options.interval,
+            quantile=spread.quantile,
+            dof=spread.dof,
+            bounds={n: b for n, b in bounds.items() if n in names or n in ("a", "b")},
+        ),
+        covariance=spread.covariance[np.ix_(pick, pick)],
+        draws=draws[:, pick],
+        noise=found.noise,
+        convention={"params": table.params_convention, "flops": table.flops_convention},
+        range=_ranges(table),
+        points=_points(table, found),
+        runs_used=len(table),
+        runs_dropped=tuple((d.run, d.reason) for d in table.dropped),
+        notes=notes(table, found, without, held, checks),
+        holdout=held,
+        cross_checks=checks,
+        conventions=_conventions(table, options),
+        data={} if table.data is None else dataclasses.asdict(table.data),
+        recipe=table.recipe,
+        source={"path": table.source, "hash": table.hash},
+        options=dataclasses.asdict(options),
+        versions=_versions(),
+    )
+
+
+def _estimate(problem: Problem, options: FitOptions, law: str | None = None) -> Estimate:
+    """The point fit as asked for."""
+    return estimate(problem, law=law or options.law, loss=options.loss, delta=options.delta)
+
+
+def _objective(found: Estimate) -> Objective:
+    """What was minimised."""
+    name = "log-huber" if found.loss.name in ("adaptive", "huber") else found.loss.name
+    delta = found.loss.scale if np.isfinite(found.loss.scale) else None
+    return Objective(name=name, delta=delta, value=found.value)
+
+
+def _draws(found: Estimate, table: RunTable, options: FitOptions) -> Floats:
+    """Bootstrap draws by cluster; none where a single cluster leaves nothing to resample."""
+    if options.resamples == 0 or len(np.unique(table.cluster)) < 2:
+        return np.empty((0, 5))
+    return bootstrap(found, table.cluster, options.resamples, options.seed)
+
+
+def _exponents(raw: Floats) -> dict[str, float]:
+    """A and b of N* ~ C^a, D* ~ C^b."""
+    a = float(raw[4] / (raw[3] + raw[4]))
+    return {"a": a, "b": 1.0 - a}
+
+
+def _bounds(
+    found: Estimate, spread: Sandwich, draws: Floats, options: FitOptions
+) -> dict[str, tuple[float, float]]:
+    """Interval of every parameter and exponent by the chosen method."""
+    raw = found.raw
+    if options.interval == "pairs":
+        if not len(draws):
+            raise FitError("interval 'pairs' needs resamples and at least two clusters; use hc3.")
+        share = draws[:, 4] / (draws[:, 3] + draws[:, 4])
+        ends = percentiles(np.column_stack([draws, share, 1 - share]), options.level)
+        names = (*PARAMETERS, "a", "b")
+        return {n: (float(ends[0][i]), float(ends[1][i])) for i, n in enumerate(names)}
+    half = spread.quantile * np.sqrt(np.maximum(np.diag(spread.covariance), 0.0))
+    bounds = {}
+    for i, name in enumerate(PARAMETERS):
+        if i < 3:
+            factor = np.exp(min(half[i], 700.0))
+            bounds[name] = (float(raw[i] / factor), float(raw[i] * factor))
+        else:
+            bounds[name] = (float(raw[i] - half[i]), float(raw[i] + half[i]))
+    total = raw[3] + raw[4]
+    gradient = np.array([-raw[4], raw[3]]) / total**2
+    spread_a = spread.quantile * float(np.sqrt(gradient @ spread.covariance[3:, 3:] @ gradient))
+    a = float(raw[4] / total)
+    bounds["a"] = (a - spread_a, a + spread_a)
+    bounds["b"] = (1 - a - spread_a, 1 - a + spread_a)
+    return bounds
+
+
+def _cross_checks(
+    table: RunTable, a: float, bounds: tuple[float, float], options: FitOptions
+) -> tuple[CrossCheck, ...]:
+    """Approaches 1 and 2, each compared with the fit's exponent."""
+    half = (bounds[1] - bounds[0]) / 2
+    out = []
+    for check in (isoflop(table, options.level), envelope(table)):
+        if check.a is None:
+            out.append(check)
+            continue
+        own = 0.0 if check.a_interval is None else (check.a_interval[1] - check.a_interval[0]) / 2
+        disagrees = bool(abs(check.a - a) > np.hypot(half, own))
+        out.append(dataclasses.replace(check, disagrees=disagrees))
+    return tuple(out)
+
+
+def _ranges(table: RunTable) -> dict[str, Span]:
+    """Smallest and largest value of what was fitted."""
+    columns = {
+        "params": table.params,
+        "tokens": table.tokens,
+        "flops": table.flops,
+        "tokens_per_param": table.tokens / table.params,
+        "loss": table.loss,
+    }
+    return {k: Span(low=float(v.min()), high=float(v.max())) for k, v in columns.items()}
+
+
+def _points(table: RunTable, found: Estimate) -> Points:
+    """The runs as the report needs them; columns that are not numbers are left out."""
+    columns = {}
+    for name, values in table.columns.items():
+        if np.issubdtype(np.asarray(values).dtype, np.number):
+            columns[name] = np.asarray(values, dtype=np.float64)
+    return Points(
+        run=table.run,
+        params=table.params,
+        tokens=table.tokens,
+        flops=table.flops,
+        loss=table.loss,
+        residual=found.residual,
+        cluster=table.cluster.astype(np.float64),
+        columns=columns,
+    )
+
+
+def _conventions(table: RunTable, options: FitOptions) -> tuple[Mapping[str, Any], ...]:
+    """Exponent and D/N at the largest budget under each convention that the records allow."""
+    groups = ("params_body", "params_head", "params_embedding", "params_other")
+    terms = ("flops_body", "flops_head", "flops_attention")
+    if not {*groups, *terms} <= set(table.columns):
+        return ()
+    rows = []
+    for params, flops in (
+        ("matmul", "exact"),
+        ("total", "6nd"),
+        ("body", "6nd"),
+        ("chinchilla", "chinchilla"),
+    ):
+        n = _counted(table, groups, params)
+        per_token = np.array(
+            [
+                flops_per_token_in(
+                    flops, flops=FlopsPerToken(body=b, head=h, attention=t), params=k
+                )
+                for b, h, t, k in zip(
+                    *(table.column(c).astype(int).tolist() for c in terms), n.tolist(), strict=True
+                )
+            ],
+            dtype=np.float64,
+        )
+        problem = Problem.of(n.astype(np.float64), table.tokens, table.loss)
+        raw = _estimate(problem, options).raw
+        budget = float((per_token * table.tokens).max())
+        a = _exponents(raw)["a"]
+        g = (raw[3] * raw[1] / (raw[4] * raw[2])) ** (1 / (raw[3] + raw[4]))
+        best = g * (budget / 6) ** a
+        rows.append(
+            {
+                "params": params,
+                "flops": flops,
+                "a": a,
+                "tokens_per_param": float(budget / 6 / best**2),
+            }
+        )
+    assert set(FLOPS_CONVENTIONS) >= {r["flops"] for r in rows}
+    return tuple(rows)
+
+
+def _counted(table: RunTable, groups: tuple[str, ...], convention: str) -> Any:
+    """N of every run under a convention."""
+    values = zip(*(table.column(c).astype(int).tolist() for c in groups), strict=True)
+    return np.array(
+        [
+            params_in(convention, Params(body=b, head=h, embedding=e, other=o))
+            for b, h, e, o in values
+        ]
+    )
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _known(what: str, found: str, known: tuple[str, ...]) -> None:
+    """Refuse a name that is not there."""
+    if found not in known:
+        raise FitError(f"unknown {what} '{found}'; known are {', '.join(known)}. Choose one.")
