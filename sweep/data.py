@@ -19,6 +19,7 @@ import numpy as np
 from fit.errors import PlanError
 from fit.record import DataInfo
 from sweep.config import DataConfig
+from sweep.files import open_text
 from sweep.grammars import language
 from sweep.language import Language
 from sweep.shards import open_shards
@@ -123,6 +124,7 @@ def describe(config: DataConfig, seq_len: int) -> tuple[int, int | None, DataInf
 def _open_packed(config: DataConfig, seq_len: int) -> Packed:
     """Open tokens on disk by the config's name."""
     openers: dict[str, Callable[[DataConfig, int], Packed]] = {
+        "text": open_text,
         "tokens": open_shards,
     }
     if config.name not in openers:

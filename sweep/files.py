@@ -1,0 +1,225 @@
+"""The user's text: a file or a folder of .txt, .md, .rst, .jsonl and .parquet, plain or as .gz.
+
+A plain file is one document; a line of .jsonl and a row of .parquet are one each.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import hashlib
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from fit.errors import PlanError
+from sweep.cache import cache_folder, digest, remembered, stamp
+from sweep.config import DataConfig
+from sweep.corpus import Document, document_of, open_corpus, pieces_of
+from sweep.shards import existing
+from sweep.source import Packed
+
+BLOCK_BYTES = 1 << 20
+ARCHIVES = (".tar", ".tgz", ".zip", ".bz2", ".xz", ".zst", ".7z")
+TABLES = (".jsonl", ".parquet")
+
+
+def open_text(config: DataConfig, seq_len: int) -> Packed:
+    """Open the user's text.
+
+    Raises:
+        PlanError: Nothing there, no file fits the pattern, or a file cannot be read as text.
+    """
+    root = existing(config)
+    files = [root] if root.is_file() else find(root, config.pattern)
+    cache = cache_folder(config.cache)
+    hashes = remembered(cache, ["files", stamp(files)], lambda: [hash_of(f) for f in files])
+    return open_corpus(
+        TextFiles(
+            name=f"text:{root.resolve().name}",
+            files=tuple(files),
+            hashes=tuple(hashes),
+            column=config.column,
+        ),
+        config,
+        seq_len,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextFiles:
+    """Documents of files, by path."""
+
+    name: str
+    files: tuple[Path, ...]
+    hashes: tuple[str, ...]
+    """Of what each file holds, decompressed."""
+    column: str
+    limit: int | None = None
+
+    @property
+    def identity(self) -> Any:
+        kinds = [table_suffix(file) or ".txt" for file in self.files]
+        tables = [self.column] if set(kinds) & set(TABLES) else []
+        return ["text", digest([list(self.hashes), kinds]), *tables]
+
+    def __iter__(self) -> Iterator[Document]:
+        for file, content in zip(self.files, self.hashes, strict=True):
+            yield from _documents(file, int(content[:16], 16), self.column)
+
+    def sample(self) -> Iterator[str]:
+        """Files in an order that their names do not decide."""
+        for content, file in sorted(zip(self.hashes, self.files, strict=True)):
+            for document in _documents(file, int(content[:16], 16), self.column):
+                yield from document.pieces
+
+
+def find(root: Path, pattern: str) -> list[Path]:
+    """Files below a folder that fit one of the globs, by path; hidden ones are left out.
+
+    Args:
+        root: The folder.
+        pattern: Globs, separated by commas, semicolons, bars or spaces; `!glob` leaves files out.
+    """
+    globs = [g for g in re.split(r"[,;|\s]+", pattern) if g]
+    try:
+        found = {f for g in globs if g[0] != "!" for f in root.glob(g) if f.is_file()}
+        found -= {f for g in globs if g[0] == "!" for f in root.glob(g[1:])}
+    except (ValueError, NotImplementedError) as error:
+        raise PlanError(f"data.pattern='{pattern}' is not a list of globs: {error}.") from error
+    visible = [f for f in found if not any(p[0] == "." for p in f.relative_to(root).parts)]
+    if not visible:
+        raise PlanError(f"no file below {root} fits data.pattern='{pattern}'; {_present(root)}.")
+    return sorted(visible)
+
+
+def hash_of(path: Path) -> str:
+    """Hash of a file's content, decompressed."""
+    digest = hashlib.blake2b(digest_size=8)
+    with _reading(path), _open(path) as stream:
+        while block := stream.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def table_suffix(path: Path) -> str | None:
+    """`.jsonl` or `.parquet` where a file holds many documents, a `.gz` behind it or not."""
+    names = [s.lower() for s in path.suffixes]
+    name = names[-2] if names[-1:] == [".gz"] and len(names) > 1 else (names or [""])[-1]
+    return name if name in TABLES else None
+
+
+def _documents(path: Path, key: int, column: str) -> Iterator[Document]:
+    """What one file holds."""
+    kind = table_suffix(path)
+    if kind is None:
+        yield Document(key=key, pieces=_pieces(path))
+        return
+    texts = _json_lines(path, column) if kind == ".jsonl" else _parquet(path, column)
+    for text in texts:
+        yield document_of(text)
+
+
+def _pieces(path: Path) -> Iterator[str]:
+    """A plain file in pieces."""
+    suffixes = [s.lower() for s in path.suffixes]
+    if set(suffixes) & set(ARCHIVES):
+        raise PlanError(
+            f"{path} is an archive; unpack it, or leave it out: data.pattern='... !**/{path.name}'."
+        )
+    with _reading(path), _open(path) as raw:
+        head = raw.read(4)
+        raw.seek(0)
+        wide = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        encoding = "utf-16" if wide else "utf-8-sig"
+        with io.TextIOWrapper(raw, encoding=encoding, newline="") as stream:
+            yield from pieces_of(stream)
+
+
+def _json_lines(path: Path, column: str) -> Iterator[str]:
+    """The text of each line."""
+    with _reading(path), _open(path) as raw:
+        for number, line in enumerate(raw, start=1):
+            if not line.strip():
+                continue
+            try:
+                text = json.loads(line)[column]
+                assert isinstance(text, str)
+            except (ValueError, KeyError, TypeError, AssertionError):
+                raise PlanError(
+                    f"line {number} of {path} is not a JSON object with a text in '{column}': "
+                    f"{line[:60].decode(errors='replace')!r}. Name it by data.column."
+                ) from None
+            yield text
+
+
+def _parquet(path: Path, column: str) -> Iterator[str]:
+    """The text of each row."""
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(path) as table:
+            names = table.schema_arrow.names
+            if column not in names:
+                raise PlanError(
+                    f"{path} has no column '{column}'; it has {', '.join(names)}. "
+                    "Choose one by data.column."
+                )
+            for batch in table.iter_batches(columns=[column]):
+                yield from texts_of(batch.column(0).to_pylist(), column, str(path))
+    except (ArrowException, OSError) as error:
+        raise PlanError(f"{path} is not readable parquet: {error}.") from error
+
+
+def texts_of(values: Iterable[Any], column: str, place: str) -> Iterator[str]:
+    """The values that are texts; missing ones are left out.
+
+    Raises:
+        PlanError: A value of another type.
+    """
+    for value in values:
+        if isinstance(value, str):
+            yield value
+        elif value is not None:
+            raise PlanError(
+                f"column '{column}' of {place} holds {type(value).__name__}, not text; "
+                "choose another by data.column."
+            )
+
+
+def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
+    """The file's bytes, decompressed."""
+    if path.suffix.lower() == ".gz":
+        return gzip.open(path)
+    return path.open("rb")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what can go wrong with a file into one line that names it."""
+    try:
+        yield
+    except UnicodeError as error:
+        raise PlanError(
+            f"{path} is not UTF-8 text ({str(error)[:70]}); convert it (iconv -t utf-8), or leave "
+            f"it out: data.pattern='... !**/{path.name}'."
+        ) from error
+    except (EOFError, zlib.error, OSError) as error:
+        raise PlanError(f"{path} cannot be read: {error}.") from error
+
+
+def _present(root: Path) -> str:
+    """What kinds of files there are, for a message."""
+    counts: dict[str, int] = {}
+    for file in root.rglob("*"):
+        if file.is_file():
+            counts[file.suffix or "no suffix"] = counts.get(file.suffix or "no suffix", 0) + 1
+    common = sorted(counts.items(), key=lambda item: -item[1])[:4]
+    return "there are " + (", ".join(f"{n} of {kind}" for kind, n in common) or "no files at all")
