@@ -140,7 +140,7 @@ def query_command(
 
     source, option = _source(folder, law)
     found = answer(Question(source=source, flops=parse_count(flops), force=force))
-    launch = f"isoflop query {flops.strip()} {option} --config | xargs python -m sweep"
+    launch = f"isoflop query {flops.strip()} {option} --config | xargs -r python -m sweep"
     if config:
         click.echo(" ".join(shlex.quote(c) for c in _config(found.config)))
     else:

@@ -73,7 +73,9 @@ def _origin(source: Source) -> list[Note]:
         )
         return [_note("preset", "info", text)]
     assert fit is not None
-    return [*_status(fit), *(n for n in fit.notes if n.severity == "serious")]
+    own = _status(fit)
+    told = {n.code for n in own}
+    return [*own, *(n for n in fit.notes if n.severity == "serious" and n.code not in told)]
 
 
 def _status(fit: Fit) -> list[Note]:
@@ -99,7 +101,7 @@ def _reach(reach: float | None) -> list[Note]:
     """How far the budget lies beyond the runs."""
     if reach is None or reach <= NOTED_REACH:
         return []
-    text = f"extrapolates \N{MULTIPLICATION SIGN}{_times(reach)} beyond the largest budget fitted"
+    text = f"extrapolates \N{MULTIPLICATION SIGN}{three(reach)} beyond the largest budget fitted"
     if reach <= LOUD_REACH:
         text += ". The interval assumes that the law itself holds out there."
         return [_note("extrapolates", "warning", text)]
@@ -145,11 +147,6 @@ def _repeats(fit: Fit | None, tokens: float) -> list[Note]:
         "law takes repeats as fresh, which holds up to about 4."
     )
     return [_note("repeats", "serious" if epochs > STALE_EPOCHS else "warning", text)]
-
-
-def _times(reach: float) -> str:
-    """A factor in at most three digits."""
-    return three(reach) if reach < 1e4 else power(reach)
 
 
 def _note(code: str, severity: str, message: str) -> Note:

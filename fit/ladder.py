@@ -8,6 +8,7 @@ width / depth of the largest run beyond it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -222,12 +223,19 @@ def _template(points: Points, row: int, ratio: float, recipe: Mapping[str, Any])
 
 
 def _agrees(ladder: Ladder, points: Points) -> bool:
-    """Whether the ladder's counting gives the runs' own N."""
+    """Whether counting each run's own shape by the ladder's rules gives the run's own N.
+
+    Head sizes may differ among the runs, as long as heads fill the same share of the width.
+    """
+    columns = [points.columns[c].astype(int) for c in ("width", "depth", "heads", "head_dim")]
+    share = ladder.template.heads * ladder.template.head_dim / ladder.template.width
     try:
-        rows = zip(points.columns["width"], points.columns["depth"], points.params, strict=True)
-        return all(
-            abs(np.log(ladder.count(ladder.shape(int(w), int(d)))[0] / n)) < 0.005
-            for w, d, n in rows
-        )
+        for width, depth, heads, head_dim, n in zip(*columns, points.params, strict=True):
+            own = dataclasses.replace(
+                ladder.shape(int(width), int(depth)), heads=int(heads), head_dim=int(head_dim)
+            )
+            if abs(np.log(ladder.count(own)[0] / n)) > 0.005 or heads * head_dim != share * width:
+                return False
     except PlanError:
         return False
+    return True

@@ -85,6 +85,7 @@ def overrides(fit: Fit, shape: Shape, tokens: float) -> tuple[str, ...]:
         "model.width": shape.width,
         "model.depth": shape.depth,
         "model.heads": shape.heads,
+        "model.head_dim": shape.head_dim,
         "train.tokens": round(tokens),
     }
     kept = {k: v for k, v in fit.recipe.items() if k not in (*chosen, "sweep.flops")}

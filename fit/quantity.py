@@ -52,10 +52,17 @@ def short(count: float) -> str:
     return three(count) if count < 1e3 else power(count)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and its noun: 1 run, 3 runs."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def three(value: float) -> str:
-    """Three significant digits without an exponent."""
+    """Three significant digits, without an exponent between 0.001 and 10,000."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
+    if not 1e-3 <= abs(value) < 1e4:
+        return power(value)
     digits = max(0, 2 - math.floor(math.log10(abs(float(f"{value:.2e}")))))
     return f"{value:.{digits}f}"
 

@@ -8,13 +8,15 @@ from typing import Any
 
 from fit import tables
 from fit.doubts import DOUBTFUL_KAPPA, REFUSED_KAPPA, kappa_of, kappa_text
-from fit.quantity import power, short, three
+from fit.quantity import counted, power, short, three
 from fit.query import Answer, Number, Question, answer
 from fit.result import Fit, Note
 from fit.source import Source
 
 FURTHER = 10.0
 """The second budget of page 1 over the largest one fitted."""
+MOST_DOUBTS = 6
+"""Kinds of doubt on page 1, the gravest; all stand in `fit.json`."""
 CRITERIA = {
     "hc3": "HC3 sandwich by cluster, Student t reference",
     "pairs": "pairs bootstrap by cluster, percentiles",
@@ -37,7 +39,7 @@ def sheet(source: Source) -> dict[str, Any]:
     return {
         "name": tables.clean(fit.name),
         "refused": kappa_of(fit) > REFUSED_KAPPA,
-        "doubtful": fit.status != "converged",
+        "doubtful": fit.status != "converged" or kappa_of(fit) > DOUBTFUL_KAPPA,
         "further": three(FURTHER).rstrip("0").rstrip("."),
         "verdict": _verdict(answers[1]),
         "answers": [_answer(a) for a in answers],
@@ -71,7 +73,7 @@ def _launch(fit: Fit, a: Answer) -> str | None:
         return None
     folder = shlex.quote(f"reports/{fit.name}")
     return tables.clean(
-        f"isoflop query {power(a.flops.value)} --fit {folder} --config | xargs python -m sweep"
+        f"isoflop query {power(a.flops.value)} --fit {folder} --config | xargs -r python -m sweep"
     )
 
 
@@ -114,11 +116,12 @@ def _sure(fit: Fit) -> list[list[str]]:
     """Checks in words: [verdict, text], the verdict one of good, fair, bad."""
     kappa, shown = kappa_of(fit), f"condition number {kappa_text(fit)}"
     well = f"The runs tell the parameters apart: {shown}, healthy below {DOUBTFUL_KAPPA:g}."
-    badly = f"The runs barely tell the parameters apart: {shown}."
+    hardly = "do not" if kappa > REFUSED_KAPPA else "barely"
+    badly = f"The runs {hardly} tell the parameters apart: {shown}."
     rows = [
         [
             "good" if fit.status == "converged" else "bad",
-            f"The fit is {fit.status.replace('_', ' ')} on {fit.runs_used} runs.",
+            f"The fit is {fit.status.replace('_', ' ')} on {counted(fit.runs_used, 'run')}.",
         ],
         [
             "good" if kappa < DOUBTFUL_KAPPA else "fair" if kappa < REFUSED_KAPPA else "bad",
@@ -132,7 +135,10 @@ def _sure(fit: Fit) -> list[list[str]]:
         low, high = fit.interval.bounds.get("E", (math.nan, math.nan))
         inside = low <= known <= high
         where = "inside" if inside else "outside"
-        text = f"The data's entropy is known, {known:.4f} nats/token: {where} the interval of E."
+        text = (
+            f"The data's entropy is known: {known:.4f} nats/token, {where} the interval of the "
+            f"fitted E, {found:.4f}."
+        )
         rows.append(["good" if inside else "fair", text])
     return rows
 
@@ -146,7 +152,7 @@ def _holdout_check(fit: Fit) -> list[str]:
     mean = tables.signed(h.mean_relative_error, "+.2%")
     text = (
         f"Fitted without the largest budget, the law predicts it to {mean} on average, {error:.2%} "
-        f"at worst ({len(h.runs)} runs)."
+        f"at worst ({counted(len(h.runs), 'run')})."
     )
     return [grade, text]
 
@@ -156,20 +162,29 @@ def _agreement(fit: Fit) -> list[str]:
     given = [c for c in fit.cross_checks if c.a is not None]
     if not given:
         return ["fair", "No other approach could be run on these runs as a cross-check."]
-    values = ", ".join(f"{tables.APPROACHES.get(c.name, c.name)}: {c.a:.3f}" for c in given)
-    if any(c.disagrees for c in given):
-        return ["bad", f"The exponent of N* disagrees with approach {values}."]
-    return ["good", f"The exponent of N* agrees with approach {values}."]
+    against = [c for c in given if c.disagrees]
+    named = " and ".join(
+        f"{tables.APPROACHES.get(c.name, c.name)}, {c.a:.3f}" for c in against or given
+    )
+    own = f"The exponent of N*, {fit.exponents['a']:.3f},"
+    if against:
+        return ["bad", f"{own} disagrees with approach {named}."]
+    return ["good", f"{own} agrees with approach {named}."]
 
 
 def _wrong(fit: Fit, further: Answer) -> list[list[str]]:
-    """What could make the answer wrong, the gravest first: [severity, text]."""
+    """What could make the answer wrong, the gravest first, one of a kind: [severity, text]."""
     order = ("serious", "warning", "info")
-    notes: list[Note] = [*further.warnings, *fit.notes]
-    unique = {n.message: n for n in sorted(notes, key=lambda n: order.index(n.severity))}
-    rows = [
-        [n.severity, _sentence(tables.clean(n.message, 400))] for n in list(unique.values())[:7]
-    ]
+    told = {n.code for n in further.warnings}
+    notes: list[Note] = [*further.warnings, *(n for n in fit.notes if n.code not in told)]
+    kinds: dict[str, dict[str, Note]] = {}
+    for note in sorted(notes, key=lambda n: order.index(n.severity)):
+        kinds.setdefault(note.code, {})[note.message] = note
+    rows = []
+    for same in list(kinds.values())[:MOST_DOUBTS]:
+        first = next(iter(same.values()))
+        more = f" And {len(same) - 1} more of this kind." if len(same) > 1 else ""
+        rows.append([first.severity, _sentence(tables.clean(first.message, 400)) + more])
     standing = (
         "The law is assumed to hold beyond the runs: the intervals cover the runs' noise, not a "
         "law that bends. A recipe tuned at one size and poor at another bends it."

@@ -40,7 +40,7 @@ def checks(fit: Fit) -> list[list[str]]:
     """Exponent of N* by each approach: [approach, a, interval, remark]."""
     rows = [["3 (this law)", digits(fit.exponents.get("a")), _bounds(fit, "a"), "the answer's"]]
     for c in fit.cross_checks:
-        ends = DASH if c.a_interval is None else "{:.3f} to {:.3f}".format(*c.a_interval)
+        ends = DASH if c.a_interval is None else " to ".join(map(digits, c.a_interval))
         remark = clean(c.reason or "", 220)
         if c.a is not None:
             verdict = "disagrees beyond the joint interval" if c.disagrees else "agrees"
@@ -86,7 +86,7 @@ def runs(fit: Fit) -> dict[str, Any]:
                 _shape(p.columns, int(i)),
                 short(p.params[i]),
                 short(p.tokens[i]),
-                f"{p.flops[i]:.2e}".replace("e+", "e"),
+                re.sub(r"e\+0*", "e", f"{p.flops[i]:.2e}"),
                 _column(p.columns, "lr", int(i), "{:.2g}"),
                 f"{p.loss[i]:.4f}",
                 signed(100 * math.expm1(p.residual[i]), "+.2f"),
@@ -136,7 +136,8 @@ def digits(value: float | None) -> str:
         return DASH
     if math.isinf(value):
         return "unbounded"
-    return f"{value:#.4g}".rstrip(".") if abs(value) < 1e5 else power(value)
+    text = f"{value:#.4g}".rstrip(".") if 1e-4 < abs(value) < 1e5 or value == 0 else power(value)
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def signed(value: float, form: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from fit.doubts import kappa_text
 from fit.laws import Preset, law
-from fit.quantity import power, short, three
+from fit.quantity import counted, power, short, three
 from fit.query import Answer, Number, Prediction
 from fit.result import CrossCheck, Fit, Note
 
@@ -180,7 +180,7 @@ def _times(reach: float | None) -> str:
     """A factor."""
     if reach is None:
         return "?"
-    return f"\N{MULTIPLICATION SIGN}{three(reach) if 1e-3 < reach < 1e4 else power(reach)}"
+    return f"\N{MULTIPLICATION SIGN}{three(reach)}"
 
 
 def _launch_rows(answer: Answer, launch: str) -> list[str]:
@@ -231,9 +231,10 @@ def _holdout_rows(fit: Fit) -> list[str]:
     h = fit.holdout
     if h is None:
         return []
+    held = f"{counted(len(h.runs), 'run')} from {power(h.budget)} FLOP up"
     text = (
-        f"{len(h.runs)} runs from {power(h.budget)} FLOP up, predicted by the smaller ones: "
-        f"{h.mean_relative_error:+.2%} on average, {h.max_relative_error:.2%} at most"
+        f"{held}, predicted by the smaller ones: {h.mean_relative_error:+.2%} on average, "
+        f"{h.max_relative_error:.2%} at most"
     )
     return _wrap_row("holdout", text)
 

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -20,6 +22,27 @@ from tests.fit.samples import record
 from tests.fit.synthetic import make_fit
 
 ROOT = Path(__file__).parents[2]
+
+
+def write_tables(folder):
+    """Tables of runs that follow a law, whole and in part."""
+    rows = []
+    rng = np.random.default_rng(3)
+    for n in (1e6, 3e6, 1e7, 3e7, 1e8, 3e8):
+        for d in (2e7, 6e7, 2e8, 6e8, 2e9, 6e9):
+            loss = 1.7 + 120 / n**0.34 + 400 / d**0.36
+            rows.append((n, d, loss * (1 + 0.001 * rng.standard_normal())))
+    parts = {
+        "good": rows,
+        "one_size": [r for r in rows if r[0] == 1e7],
+        "one_length": [r for r in rows if r[1] == 2e8],
+        "few": rows[2:4] + rows[8:10],
+        "same": rows[:1] * 20,
+        "unfinished": [(n, d, math.nan) for n, d, _ in rows],
+    }
+    for name, part in parts.items():
+        text = "\n".join(["params,tokens,loss", *(f"{n},{d},{loss}" for n, d, loss in part)])
+        (folder / f"{name}.csv").write_text(text + "\n")
 
 
 @pytest.fixture
@@ -45,6 +68,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "words.csv").write_text("params,tokens,loss\n1e6,many,3\n")
     (tmp_path / "below.csv").write_text("params,tokens,loss\n-1e6,1e9,3\n")
     (tmp_path / "notes.txt").write_text("hello")
+    write_tables(tmp_path)
     return tmp_path
 
 
@@ -117,6 +141,16 @@ def test_good_commands_print_the_answer_and_end_well(folder, args, expected):
         (["fit", "words.csv"], "tokens is 'many'"),
         (["fit", "below.csv"], "row 1: params is"),
         (["fit", "short.csv", "--column", "tokens"], "OURS=YOURS"),
+        (["fit", "one_size.csv"], "one value of sizes"),
+        (["fit", "one_length.csv"], "one value of lengths"),
+        (["fit", "few.csv"], "needs 6 distinct"),
+        (["fit", "same.csv"], "needs 6 distinct"),
+        (["fit", "unfinished.csv"], "needs 6 distinct"),
+        (["fit", "good.csv", "--law", "cubic"], "unknown law 'cubic'"),
+        (["fit", "good.csv", "--loss", "l7"], "unknown loss 'l7'"),
+        (["fit", "good.csv", "--interval", "wide"], "unknown interval 'wide'"),
+        (["fit", "good.csv", "--level", "90"], "level is 90"),
+        (["fit", "good.csv", "--resamples", "-3"], "resamples is -3"),
         (["fit", "runs/pilot", "--params", "all"], "unknown params convention 'all'"),
         (["fit", "runs/pilot", "--where", "loss <"], "--where"),
         (["fit", "runs/pilot", "--cluster", "moon"], "no column 'moon'"),
@@ -145,6 +179,20 @@ def test_wrong_usage_is_exit_code_two(folder, args):
     result = run(*args)
     assert result.exit_code == 2
     assert "Error" in result.stderr
+
+
+@pytest.mark.parametrize("interval", ["hc3", "pairs"])
+def test_a_table_becomes_a_fit_and_an_answer(folder, interval):
+    options = ["--no-report", "--interval", interval, "--resamples", "200"]
+    fitted = run("fit", "good.csv", *options)
+    assert fitted.exit_code == 0, fitted.output
+    found = read_fit(folder / "reports" / "good")
+    assert found.theta["alpha"] == pytest.approx(0.34, abs=0.05)
+    asked = json.loads(run("query", "1e19", "--fit", "reports/good", "--json").stdout)
+    # the optimum of the law that the runs were made from, under C = 6 N D
+    assert asked["params"]["value"] == pytest.approx(3.880e8, rel=0.1)
+    assert asked["params"]["low"] < asked["params"]["value"] < asked["params"]["high"]
+    assert asked["convention"]["flops"] == "6nd"
 
 
 def test_without_any_fit_the_way_out_is_named(tmp_path, monkeypatch):

@@ -52,6 +52,18 @@ def test_a_fitted_size_is_launched_in_its_own_shape():
     assert (found.width, found.depth, found.heads) == (96, 2, 6)
 
 
+def test_head_sizes_may_differ_among_the_runs():
+    points = make_points()
+    narrow = points.columns["width"] == 16
+    columns = {
+        **points.columns,
+        "heads": np.where(narrow, 2.0, points.columns["heads"]),
+        "head_dim": np.where(narrow, 8.0, 16.0),
+    }
+    ladder = ladder_of(make_fit(points=dataclasses.replace(points, columns=columns)))
+    assert ladder.launchable(1e6).head_dim == 16
+
+
 def test_a_plain_table_has_no_ladder_and_costs_six():
     fit = make_fit(points=plain_points(), convention={"params": "as given", "flops": "6nd"})
     assert ladder_of(fit) is None

@@ -3,7 +3,7 @@
 import pytest
 
 from fit.errors import QueryError
-from fit.quantity import parse_count, power, short, three
+from fit.quantity import counted, parse_count, power, short, three
 
 
 @pytest.mark.parametrize(
@@ -59,4 +59,14 @@ def test_every_short_count_reads_back_to_three_digits():
 
 def test_powers_and_digits_are_trimmed():
     assert [power(v) for v in (1e18, 5.76e23, 2.504e13)] == ["1e18", "5.76e23", "2.5e13"]
-    assert [three(v) for v in (0, 9.999, 25.04, 0.01234)] == ["0", "10.0", "25.0", "0.0123"]
+    assert [three(v) for v in (0, 9.999, 25.04, 0.01234, 3.1e7)] == [
+        "0",
+        "10.0",
+        "25.0",
+        "0.0123",
+        "3.1e7",
+    ]
+
+
+def test_nouns_are_in_the_right_number():
+    assert [counted(n, "run") for n in (0, 1, 2)] == ["0 runs", "1 run", "2 runs"]

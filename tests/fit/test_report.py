@@ -90,7 +90,7 @@ def test_the_sheet_refuses_where_the_query_does():
 
 def test_the_known_entropy_is_held_against_e():
     texts = [text for _, text in sheet(Source.from_fit(make_fit()))["sure"]]
-    assert any("1.0900 nats/token: inside" in t for t in texts)
+    assert any("1.0900 nats/token, inside" in t for t in texts)
     off = sheet(Source.from_fit(make_fit(data={"entropy": 0.5})))["sure"]
     assert ["fair", off[-1][1]] == off[-1]
     assert "outside" in off[-1][1]
@@ -104,6 +104,21 @@ def test_the_gravest_doubt_stands_first_and_none_twice():
     wrong = sheet(Source.from_fit(make_fit(notes=notes)))["wrong"]
     assert wrong[0] == ["serious", "A disaster."]
     assert len({text for _, text in wrong}) == len(wrong)
+
+
+def test_doubts_of_one_kind_are_told_once():
+    notes = tuple(
+        Note(code="outlier", severity="warning", message=f"run {i} is off") for i in range(5)
+    )
+    wrong = sheet(Source.from_fit(make_fit(notes=notes)))["wrong"]
+    assert wrong[0] == ["warning", "Run 0 is off. And 4 more of this kind."]
+    assert len(wrong) == 2
+
+
+def test_a_doubt_of_the_answer_is_not_told_again_by_the_fit():
+    notes = (Note(code="ill_conditioned", severity="warning", message="kappa 400"),)
+    wrong = sheet(Source.from_fit(make_fit(notes=notes, kappa=400.0)))["wrong"]
+    assert [text for _, text in wrong if "kappa" in text] == [wrong[0][1]]
 
 
 def test_of_many_runs_those_farthest_from_the_law_are_listed():
@@ -132,7 +147,7 @@ def test_long_words_can_be_broken_and_ordinary_names_stay_whole():
 
 
 def test_what_cannot_be_launched_has_no_command():
-    assert "--config | xargs" in sheet(Source.from_fit(make_fit()))["launch"]
+    assert "--config | xargs -r" in sheet(Source.from_fit(make_fit()))["launch"]
     assert sheet(Source.from_fit(make_fit(recipe={})))["launch"] is None
     assert sheet(Source.from_fit(make_fit(kappa=2000.0)))["launch"] is None
 
