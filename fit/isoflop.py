@@ -1,6 +1,7 @@
 """Approach 2: at each budget the best size by a parabola in ln N, then a line through them.
 
-Source: Hoffmann et al. 2022, arXiv:2203.15556, sec. 3.2; biases in Czech et al. 2026, arXiv:2603.22339.
+Source: Hoffmann et al. 2022, arXiv:2203.15556, sec. 3.2; its biases: Czech et al. 2026,
+arXiv:2603.22339.
 """
 
 from __future__ import annotations

@@ -48,12 +48,27 @@ def check_runs(table: RunTable, free: int) -> None:
 
 def status_of(found: Estimate, table: RunTable) -> str:
     """`converged`, `at_bound`, `ill_conditioned` or `max_iterations`."""
+    if singular(table) or kappa(found) > KAPPA_REFUSED:
+        return "ill_conditioned"
     if not found.converged:
         return "max_iterations"
-    few = min(len(np.unique(table.params)), len(np.unique(table.tokens))) < 3
-    if few or kappa(found) > KAPPA_REFUSED:
-        return "ill_conditioned"
     return "at_bound" if found.at_bound else "converged"
+
+
+def singular(table: RunTable) -> bool:
+    """Whether the runs cannot tell N from D, whatever was measured."""
+    few = min(len(np.unique(table.params)), len(np.unique(table.tokens))) < 3
+    return few or constant_ratio(table) or one_budget(table)
+
+
+def constant_ratio(table: RunTable) -> bool:
+    """Whether tokens per parameter are the same in every run, to 5%."""
+    return float(np.log(table.tokens / table.params).std()) < 0.05
+
+
+def one_budget(table: RunTable) -> bool:
+    """Whether all runs spent the same compute, to 10%."""
+    return float(table.flops.max() / table.flops.min()) < 1.1
 
 
 def notes(
@@ -103,13 +118,18 @@ def _identifiability(table: RunTable, found: Estimate) -> Iterator[Note]:
                 "serious",
                 f"only {distinct} different {name}: a term and its exponent need 3. Add more.",
             )
-    ratio = np.log(table.tokens / table.params)
-    if len(table) > 2 and ratio.std() < 0.05:
+    if constant_ratio(table):
         yield _note(
             "constant_ratio",
             "serious",
             "tokens per parameter are the same in every run: N and D cannot be told apart. "
             "Vary one at a fixed value of the other.",
+        )
+    if one_budget(table):
+        yield _note(
+            "one_budget",
+            "serious",
+            "all runs spent one budget: how loss falls with compute cannot be seen. Add budgets.",
         )
     for name in found.at_bound:
         if name != "E":
@@ -197,20 +217,20 @@ def _trends(table: RunTable, found: Estimate) -> Iterator[Note]:
 
 
 def _trend(variable: Floats, residual: Floats) -> float:
-    """Probability of a quadratic trend at least this strong by accident (F test)."""
+    """Probability of a cubic trend at least this strong by accident (F test)."""
     from scipy import stats
 
-    if len(np.unique(variable.round(9))) < 4 or len(residual) < 8:
+    if len(np.unique(variable.round(9))) < 5 or len(residual) < 12:
         return 1.0
     x = (variable - variable.mean()) / variable.std()
-    design = np.vander(x, 3)
+    design = np.vander(x, 4)
     fitted = design @ np.linalg.lstsq(design, residual, rcond=None)[0]
     rest = float(((residual - fitted) ** 2).sum())
     gained = float(((residual - residual.mean()) ** 2).sum()) - rest
-    dof = len(residual) - 5 - 2
+    dof = len(residual) - 5 - 3
     if dof < 2 or rest <= 0:
         return 1.0
-    return float(stats.f.sf(gained / 2 / (rest / dof), 2, dof))
+    return float(stats.f.sf(gained / 3 / (rest / dof), 3, dof))
 
 
 def _sources(table: RunTable) -> Iterator[Note]:

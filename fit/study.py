@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fit.accounting import FLOPS_CONVENTIONS, FlopsPerToken, Params, flops_per_token_in, params_in
-from fit.envelope import envelope
+from fit.envelope import Fitted, envelope
 from fit.errors import FitError
 from fit.estimate import Estimate, Family, estimate
 from fit.holdout import holdout
@@ -74,7 +74,7 @@ def fit_table(table: RunTable, options: FitOptions) -> Fit:
     draws = _draws(found, table, options)
     exponent = _exponents(found.raw)
     bounds = _bounds(found, spread, draws, options)
-    checks = _cross_checks(table, exponent["a"], bounds["a"], options)
+    checks = _cross_checks(table, found, bounds["a"], options)
     without = _estimate(problem, options, law="no-e") if options.law == "chinchilla" else None
     held = holdout(
         table, law=options.law, loss=options.loss, delta=options.delta, level=options.level
@@ -163,7 +163,8 @@ def _bounds(
             bounds[name] = (float(raw[i] - half[i]), float(raw[i] + half[i]))
     total = raw[3] + raw[4]
     gradient = np.array([-raw[4], raw[3]]) / total**2
-    spread_a = spread.quantile * float(np.sqrt(gradient @ spread.covariance[3:, 3:] @ gradient))
+    variance = max(float(gradient @ spread.covariance[3:, 3:] @ gradient), 0.0)
+    spread_a = spread.quantile * variance**0.5
     a = float(raw[4] / total)
     bounds["a"] = (a - spread_a, a + spread_a)
     bounds["b"] = (1 - a - spread_a, 1 - a + spread_a)
@@ -171,12 +172,13 @@ def _bounds(
 
 
 def _cross_checks(
-    table: RunTable, a: float, bounds: tuple[float, float], options: FitOptions
+    table: RunTable, found: Estimate, bounds: tuple[float, float], options: FitOptions
 ) -> tuple[CrossCheck, ...]:
     """Approaches 1 and 2, each compared with the fit's exponent."""
-    half = (bounds[1] - bounds[0]) / 2
+    half, a = (bounds[1] - bounds[0]) / 2, _exponents(found.raw)["a"]
+    fitted = Fitted(loss=table.loss * np.exp(-found.residual), noise=found.noise, a=a)
     out = []
-    for check in (isoflop(table, options.level), envelope(table)):
+    for check in (isoflop(table, options.level), envelope(table, fitted, options.level)):
         if check.a is None:
             out.append(check)
             continue

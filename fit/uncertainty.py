@@ -161,8 +161,11 @@ def percentiles(draws: Floats, level: float) -> tuple[Floats, Floats]:
 
 
 def kappa(found: Estimate) -> float:
-    """Condition number of the centred Jacobian with unit columns, over the free parameters."""
-    jacobian = found.problem.jacobian(found.theta) @ _free_basis(found)
+    """Condition number of the centred Jacobian with unit columns; an E of zero is left out."""
+    keep = np.ones(5, dtype=bool)
+    keep[LN_E] = not (found.family.without_e or "E" in found.at_bound)
+    basis = found.family.basis[:, (keep @ found.family.basis) > 0]
+    jacobian = found.problem.jacobian(found.theta) @ basis
     norms = np.linalg.norm(jacobian, axis=0)
     if (norms == 0).any():
         return float("inf")
