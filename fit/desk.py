@@ -57,7 +57,7 @@ def fit_runs(
     from fit.study import FitOptions, fit_table
 
     found: Fit = fit_table(table, FitOptions(name=name, **options))
-    asked = {"where": where, "cluster": cluster, "params": params, "flops": flops}
+    asked = {"where": where, "cluster": cluster}
     return dataclasses.replace(found, options={**found.options, **asked})
 
 

@@ -205,7 +205,7 @@ def optimum_against_compute(ax: Axes, source: Source, best: Frontier, quantity: 
     axes.count_axis(ax.yaxis)
     names = {"params": "Optimal parameters N*", "tokens": "Optimal training tokens D*"}
     axes.dress(ax, x=C_LABEL, y=names[quantity])
-    axes.legend(ax, _order(best, "approach 2 (isoFLOP)"), loc="upper left")
+    axes.legend(ax, _order(best, "approach 2 (isoFLOP)"))
     return ax
 
 

@@ -39,6 +39,7 @@ def sheet(source: Source) -> dict[str, Any]:
     return {
         "name": tables.clean(fit.name),
         "refused": kappa_of(fit) > REFUSED_KAPPA,
+        "ladder": source.ladder is not None,
         "doubtful": fit.status != "converged" or kappa_of(fit) > DOUBTFUL_KAPPA,
         "further": three(FURTHER).rstrip("0").rstrip("."),
         "verdict": _verdict(answers[1]),
