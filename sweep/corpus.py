@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import logging
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,8 +32,8 @@ VERSION = 1
 """Goes up when the code changes what the same documents give."""
 TOKENIZERS = ("bytes", "bpe")
 BPE_SAMPLE_BYTES = 16_000_000
-"""Text that a bpe is trained on; the bytes per token of a vocabulary of 2048 changes by less than
-0.5% from 8 MB to 24 MB of prose."""
+"""Text that a bpe is trained on. Bytes per token of 2048 tokens trained on 4, 8, 16 and 24 MB of
+technical prose: 2.712, 2.735, 2.744, 2.738."""
 PIECE_CHARACTERS = 1 << 18
 BATCH_CHARACTERS = 4_000_000
 SHARD_TOKENS = 1 << 27
@@ -140,10 +141,10 @@ def _build(folder: Path, documents: Documents, config: DataConfig) -> None:
         assert isinstance(tokenizer, Bpe)
     tokenizer.save(folder)
     writer = _Writer(folder=folder, tokenizer=tokenizer)
-    for batch in _batches(_distinct(documents)):
+    limit = math.inf if documents.limit is None else documents.limit
+    wanted = itertools.takewhile(lambda _: writer.tokens < limit, _distinct(documents))
+    for batch in _batches(wanted):
         writer.add(batch)
-        if documents.limit is not None and writer.tokens >= documents.limit:
-            break
     writer.close()
 
 

@@ -21,6 +21,7 @@ from fit.record import DataInfo
 from sweep.config import DataConfig
 from sweep.files import open_text
 from sweep.grammars import language
+from sweep.hub import open_hub
 from sweep.language import Language
 from sweep.shards import open_shards
 from sweep.source import (
@@ -33,7 +34,7 @@ from sweep.source import (
     in_epochs,
     unigram_loss,
 )
-from sweep.stories import rows, sample
+from sweep.stories import bytes_per_token, rows, sample
 from sweep.stream import Rows
 
 __all__ = ["Heldout", "Source", "describe", "open_source"]
@@ -126,6 +127,7 @@ def _open_packed(config: DataConfig, seq_len: int) -> Packed:
     openers: dict[str, Callable[[DataConfig, int], Packed]] = {
         "text": open_text,
         "tokens": open_shards,
+        "hf": open_hub,
     }
     if config.name not in openers:
         known = ", ".join(["stories", *openers])
@@ -165,7 +167,7 @@ def _facts(size: str, seed: int, seq_len: int) -> tuple[Language, float, float, 
     spoken = language(size, seed)
     return (
         spoken,
-        spoken.bytes_per_token(seq_len),
+        bytes_per_token(spoken, seq_len),
         spoken.entropy(seq_len),
         spoken.entropy_by_skill(seq_len),
     )

@@ -63,7 +63,8 @@ class _Builder:
 
     def build(self) -> Language:
         """The language of this size."""
-        states = {"start": (Segment(count=65_536, slots=self._intro(), then="body"),)}
+        states: dict[str, tuple[Segment, ...]] = {}
+        states["start"] = (Segment(count=65_536, slots=self._intro(), then="body"),)
         states["body"] = self._body()
         fact = self._fact()
         states["list"] = self._choice(
@@ -101,7 +102,7 @@ class _Builder:
     def draw(self, var: str, words: list[str], power: float = 0.0) -> Draw:
         """A fresh choice among words, in a seeded order, with p falling as rank^-power."""
         order = self.random.permutation(len(words))
-        weights = (1.0 + np.arange(len(words))) ** -power
+        weights = np.arange(1.0, len(words) + 1) ** -power
         tokens = np.array([self.token(words[i]) for i in order])
         return Draw(var=var, counts=counts_from(weights), tokens=tokens)
 
@@ -113,8 +114,6 @@ class _Builder:
     def _intro(self) -> tuple[Slot, ...]:
         """Who the story is about."""
         people = [*lexicon.GIRLS, *lexicon.BOYS]
-        weights = np.zeros((2, 16))
-        weights[0, :8] = weights[1, 8:] = 1.0
         self.people = np.array([self.token(w) for w in people])
         hero_counts = np.zeros((2, 16), np.int64)
         hero_counts[0, :8] = hero_counts[1, 8:] = 65_536 // 8
@@ -157,8 +156,12 @@ class _Builder:
             spelled = (lexicon.FIRST, lexicon.SECOND, lexicon.THIRD)
             names = [[s + "-" for s in spelled[0]], [s + "-" for s in spelled[1]], list(spelled[2])]
             self.syllables = [
-                np.array([self.token(names[i][j].capitalize() if i == 0 else names[i][j])
-                          for j in self.random.permutation(32)])
+                np.array(
+                    [
+                        self.token(names[i][j].capitalize() if i == 0 else names[i][j])
+                        for j in self.random.permutation(32)
+                    ]
+                )
                 for i in range(3)
             ]
         given: tuple[tuple[str, ...], ...] = ((), ("p0",), ("p0", "p1"))
@@ -173,40 +176,60 @@ class _Builder:
             verbs = [verb for verb, _ in lexicon.ACTIVITIES]
             self.act = self.draw("act", verbs, ACTIVITY_POWER)
             number = {self.token(verb): kind for verb, kind in lexicon.ACTIVITIES}
-            lists = {k: np.array([self.token(w) for w in v.split()])
-                     for k, v in lexicon.PRODUCTS.items()}
+            lists = {
+                k: np.array([self.token(w) for w in v.split()]) for k, v in lexicon.PRODUCTS.items()
+            }
             which = self.random.integers(32, size=(len(verbs), 32, 32, 32))
-            table = np.stack([lists[number[int(t)]][w] for t, w in
-                              zip(self.act.tokens, which, strict=True)])
+            table = np.stack(
+                [lists[number[int(t)]][w] for t, w in zip(self.act.tokens, which, strict=True)]
+            )
             self.thing = Recall(table=table, given=("act", "p0", "p1", "p2"), skill="facts")
         return (self.act, *self._place(), self.thing)
 
     def _body(self) -> tuple[Segment, ...]:
         """The sentences of a story."""
         fact = self._fact()
-        of = "hero friend object".split()
         hero = Recall(table=self.people, given=("hero",), skill="consistency")
         friend = self.recall("friend", [self._name(t) for t in self.friend.tokens])
         thing = self.recall("object", [self._name(t) for t in self.object.tokens])
-        assert of
         sentences: dict[str, tuple[tuple[Slot, ...], str]] = {
             "people": ((self.word("people"), *fact), "list"),
             "they": ((self.word("they"), *fact), "list"),
             "we": ((*self.phrase("we like to"), *fact, self.word(".")), "body"),
             "found": (
-                (self.she, *self.phrase("found a"), self.draw("shade", list(lexicon.SHADES)),
-                 self.draw("find", list(lexicon.OBJECTS)), *self.phrase("near the"),
-                 self.draw("spot", list(lexicon.SPOTS)), self.word(".")),
+                (
+                    self.she,
+                    *self.phrase("found a"),
+                    self.draw("shade", list(lexicon.SHADES)),
+                    self.draw("find", list(lexicon.OBJECTS)),
+                    *self.phrase("near the"),
+                    self.draw("spot", list(lexicon.SPOTS)),
+                    self.word("."),
+                ),
                 "body",
             ),
             "gave": (
-                (hero, *self.phrase("gave the"), thing, *self.phrase("to the"), friend,
-                 self.word(".")),
+                (
+                    hero,
+                    *self.phrase("gave the"),
+                    thing,
+                    *self.phrase("to the"),
+                    friend,
+                    self.word("."),
+                ),
                 "body",
             ),
             "loved": (
-                (*self.phrase("the"), friend, *self.phrase("loved"), hero, *self.phrase("and"),
-                 self.her, thing, self.word(".")),
+                (
+                    *self.phrase("the"),
+                    friend,
+                    *self.phrase("loved"),
+                    hero,
+                    *self.phrase("and"),
+                    self.her,
+                    thing,
+                    self.word("."),
+                ),
                 "body",
             ),
             "mom": (self._game_start() if "mom" in BODY_WEIGHTS[self.size] else (), "game1"),

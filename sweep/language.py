@@ -3,8 +3,8 @@
 A language is a machine of states. In each state one of a few segments is chosen, each with a known
 probability and each beginning with another token, so that the first token reveals the choice. A
 segment is a fixed number of slots: a fixed word, a fresh draw from a known distribution, or a word
-that follows from draws made before. Nothing else is random, so the ideal loss of every token is known
-as it is made, and the expected loss of a perfect predictor is a sum over positions.
+that follows from draws made before. Nothing else is random, so the ideal loss of every token is
+known as it is made, and the expected loss of a perfect predictor is a sum over positions.
 
 Every probability is a count out of 65,536, drawn by one 16-bit lane: exact, not approximate.
 """
@@ -53,7 +53,7 @@ class Draw:
     def entropy(self) -> Floats:
         """Entropy of each row [nats], shape (contexts,)."""
         p = self.counts / LANE
-        return -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=1)
+        return np.asarray(-(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -119,8 +119,10 @@ class Language:
         A dynamic programme over positions: the probability that a segment of each state starts at
         position t, times what its tokens cost, those past the row's end left out.
         """
-        costs = {name: [self._costs(s, segments) for s in segments]
-                 for name, segments in self.states.items()}
+        costs = {
+            name: [self._costs(s, segments) for s in segments]
+            for name, segments in self.states.items()
+        }
         starts = {name: np.zeros(seq_len) for name in self.states}
         starts[self.start][0] = 1.0
         totals = np.zeros(len(self.skills))
@@ -140,14 +142,6 @@ class Language:
     def entropy(self, seq_len: int) -> float:
         """Expected loss of a perfect predictor on rows of `seq_len` tokens [nats/token]."""
         return math.fsum(self.entropy_by_skill(seq_len).values())
-
-    def bytes_per_token(self, seq_len: int, rows: int = 512) -> float:
-        """Bytes of the rendered text per token, over a fixed sample."""
-        from sweep.stories import rows as sample
-        from sweep.stories import text
-
-        tokens = sample(self, stream="bytes", seed=0, start=0, count=rows, seq_len=seq_len)
-        return len(text(self, tokens[:, 1:]).encode()) / (rows * seq_len)
 
     def _costs(self, segment: Segment, siblings: Sequence[Segment]) -> Floats:
         """Expected ideal loss (length, skills) of a segment's tokens."""
@@ -183,7 +177,7 @@ def counts_from(weights: NDArray[np.float64]) -> Ints:
     order = np.argsort(np.floor(share) - share, axis=1, kind="stable")
     missing = LANE - counts.sum(axis=1)
     ranks = np.argsort(order, axis=1, kind="stable")
-    return counts + (ranks < missing[:, None])
+    return np.asarray(counts + (ranks < missing[:, None]))
 
 
 def _content_hash(language: Language) -> str:

@@ -39,8 +39,8 @@ PRODUCTS = {
     "tubas violins guitars whistles cymbals rattles bugles cellos oboes clarinets zithers chimes "
     "marches waltzes hymns ballads jigs reels carols lullabies",
     "plants": "roses lilies tulips daisies ferns mosses reeds palms pines oaks elms willows "
-    "birches maples cedars ivies poppies violets orchids irises clovers herbs mints thistles nettles "
-    "vines hedges bushes cacti lotuses asters peonies",
+    "birches maples cedars ivies poppies violets orchids irises clovers herbs mints thistles "
+    "nettles vines hedges bushes cacti lotuses asters peonies",
     "crafts": "chairs tables boats barrels bowls spoons combs ladders fences carts wheels chests "
     "shelves stools benches cradles sleds oars masts doors frames baskets buckets brooms rakes "
     "arrows bows shields puppets statues tops swings",

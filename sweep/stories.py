@@ -56,6 +56,12 @@ def text(language: Language, tokens: NDArray[np.int32]) -> str:
     return "\n".join(lines)
 
 
+def bytes_per_token(language: Language, seq_len: int, count: int = 512) -> float:
+    """Bytes of the rendered text per token, over a fixed sample of rows."""
+    tokens = rows(language, stream="bytes", seed=0, start=0, count=count, seq_len=seq_len)
+    return len(text(language, tokens[:, 1:]).encode()) / (count * seq_len)
+
+
 def _lanes(stream: str, seed: int, start: int, count: int, seq_len: int) -> Ints:
     """Independent 16-bit numbers (count, lanes): more than a row of seq_len tokens can use."""
     per_row = (seq_len + 64 + 3) // 4

@@ -21,7 +21,9 @@ def numbered(tmp_path):
 
 
 def test_unknown_source_lists_the_known_ones():
-    with pytest.raises(PlanError, match="'webtext' is unknown; known are stories, "):
+    with pytest.raises(
+        PlanError, match="'webtext' is unknown; known are stories, text, tokens, hf"
+    ):
         open_source(data_config("webtext"), seq_len=T, seed=0)
 
 

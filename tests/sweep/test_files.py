@@ -12,6 +12,7 @@ import pytest
 
 from fit.errors import PlanError
 from sweep.data import describe, open_source
+from sweep.files import find
 from sweep.tokenizer import Bytes
 from tests.sweep.sources import data_config
 
@@ -101,7 +102,7 @@ def test_every_format_gives_the_same_documents(folder, tmp_path):
     for number, text in enumerate(texts):
         (tmp_path / "wide" / f"{number:02d}.TXT").write_bytes(text.encode("utf-16"))
     found = {name: opened(tmp_path / name).info for name in ("lines", "packed", "table", "zipped")}
-    found["wide"] = opened(tmp_path / "wide", pattern="*.TXT").info
+    found["wide"] = opened(tmp_path / "wide", pattern="*.txt").info
     assert len({info.hash for info in found.values()}) == 1
     assert found["lines"].unique_tokens == found["table"].unique_tokens
 
@@ -120,6 +121,24 @@ def test_pattern_chooses_and_leaves_out(folder):
     assert "Tale 99" not in everything(opened(folder, pattern="**/*.txt"))
     texts = everything(opened(folder, pattern="**/*.txt | *.md ; !sub/1*.txt"))
     assert "Tale 99" in texts and "Tale 98" not in texts and "Tale 12." not in texts
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("**/*.txt", ["a.txt", "b/c.txt", "b/d/e.txt"]),
+        ("*.txt", ["a.txt"]),
+        ("b/**", ["b/c.txt", "b/d/e.txt", "b/f.MD"]),
+        ("**/*.txt,!b/d/**", ["a.txt", "b/c.txt"]),
+        ("./b/?.md", ["b/f.MD"]),
+        ("**/d/*", ["b/d/e.txt"]),
+    ],
+)
+def test_globs_mean_what_a_shell_means(tmp_path, pattern, expected):
+    for name in ("a.txt", "b/c.txt", "b/d/e.txt", "b/f.MD", ".git/x.txt", "b/.x.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert [f.relative_to(tmp_path).as_posix() for f in find(tmp_path, pattern)] == expected
 
 
 def test_the_second_opening_tokenises_nothing(folder, monkeypatch):
@@ -189,7 +208,8 @@ def test_a_cache_that_cannot_be_written_is_named(folder):
         ("x.jsonl", b"[1, 2]\n", {}, "line 1 of .*data.column"),
         ("x.parquet", b"PAR1junk", {}, "not readable parquet"),
         ("x.txt", b"a", {"pattern": "*.rst"}, "no file .* fits .*; there are 41 of .txt"),
-        ("x.txt", b"a", {"pattern": "/etc/*"}, "not a list of globs"),
+        ("x.txt", b"a", {"pattern": "/etc/*"}, "no file .* fits"),
+        ("x.txt", b"a", {"pattern": " , "}, "no file .* fits"),
         ("x.txt", b"a", {"tokenizer": "words"}, "'words' is unknown; known are bytes, bpe"),
         ("x.txt", b"a", {"tokenizer": "bpe", "vocab": 100}, "at least 258"),
         ("x.txt", b"a", {"heldout_tokens": 20_000}, "more than half; set data.heldout_tokens=2"),
