@@ -138,7 +138,7 @@ class HubDocuments:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             message = (
                 f"data set '{self.path}' could not be {verb}: {reason.rstrip('.')}. Check "
-                "data.path, data.subset and data.split. Without a network, load it where there is one, "
+                "data.path, data.subset and data.split. Without a network, load it where one is, "
                 "save_to_disk it, and give that folder by data.path=FOLDER; or take data=text."
             )
             if isinstance(error, ConnectionError) and not self.local:
