@@ -10,8 +10,9 @@ import hashlib
 import io
 import itertools
 import json
-import logging
 import math
+import sys
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +39,8 @@ PIECE_CHARACTERS = 1 << 18
 BATCH_CHARACTERS = 4_000_000
 SHARD_TOKENS = 1 << 27
 
-log = logging.getLogger(__name__)
+NOTICE = 10.0
+"""Seconds between two lines of progress."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +136,8 @@ def open_corpus(documents: Documents, config: DataConfig, seq_len: int) -> Packe
 
 def _build(folder: Path, documents: Documents, config: DataConfig) -> None:
     """Fill a folder with a tokenised corpus."""
-    log.info("tokenising %s once", documents.name)
+    notice = _Notice()
+    notice.say(f"tokenising {documents.name} once, into {folder.parent}")
     tokenizer: Tokenizer = Bytes()
     if config.tokenizer == "bpe":
         tokenizer = train_bpe(_bounded(documents.sample(), BPE_SAMPLE_BYTES), config.vocab)
@@ -145,7 +148,22 @@ def _build(folder: Path, documents: Documents, config: DataConfig) -> None:
     wanted = itertools.takewhile(lambda _: writer.tokens < limit, _distinct(documents))
     for batch in _batches(wanted):
         writer.add(batch)
+        notice.say(f"{writer.tokens / 1e6:.1f} M tokens of {len(writer.ends)} documents", NOTICE)
     writer.close()
+    notice.say(f"{writer.tokens / 1e6:.1f} M tokens of {len(writer.ends)} documents, done")
+
+
+class _Notice:
+    """Lines on stderr for what takes minutes, once, before anything else is seen."""
+
+    def __init__(self) -> None:
+        self.said = 0.0
+
+    def say(self, line: str, after: float = 0.0) -> None:
+        """Print a line, unless the last one was less than `after` seconds ago."""
+        if time.monotonic() - self.said >= after:
+            print(line, file=sys.stderr, flush=True)
+            self.said = time.monotonic()
 
 
 @dataclass(slots=True, kw_only=True)

@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import os
-import time
-
-import numpy as np
 
 from fit.accounting import Params, Shape
 from fit.errors import PlanError
 from sweep.config import TrainConfig
-from sweep.schedule import BatchRule
 
-SHARE_OF_PRODUCT = 0.5
-"""Training FLOP/s over those of the plain matrix product of the same width, measured on CPU for
-widths 16-128 (docs/log.md): between 0.35 and 0.6."""
-SECONDS_PER_STEP_AND_BLOCK = 4e-4
-"""Overhead of a training step per block, measured on CPU at width 16."""
+LARGE_WIDTH_RATE, HALF_RATE_WIDTH = 60e9, 40
+"""FLOP/s of training on one CPU thread: 60e9 width / (width + 40) meets what was measured at widths
+16, 32 and 64 (17, 27 and 40e9 on a core of 105e9 FLOP/s in matrix products, docs/log.md) to 20%."""
 BYTES_PER_PARAM = 16
 """fp32 weight, gradient and two moments of AdamW."""
 
 
-def seconds(shape: Shape, flops: float, tokens: int, rule: BatchRule) -> float:
-    """Estimated training time of one run on one CPU thread [s]; good to a factor of two."""
-    steps = tokens / rule.batch_tokens
-    overhead = steps * SECONDS_PER_STEP_AND_BLOCK * (shape.depth + 2)
-    return overhead + flops / (SHARE_OF_PRODUCT * product_rate(shape.width))
-
-
-@functools.cache
-def product_rate(width: int) -> float:
-    """Measured FLOP/s of a (512, width) by (width, 4 width) fp32 product in numpy."""
-    a = np.ones((512, width), np.float32)
-    b = np.ones((width, 4 * width), np.float32)
-    best = float("inf")
-    for _ in range(5):
-        started = time.perf_counter()
-        for _ in range(4):
-            a @ b
-        best = min(best, (time.perf_counter() - started) / 4)
-    return 2 * a.size * b.shape[1] / best
+def seconds(shape: Shape, flops: float) -> float:
+    """Estimated training time on one CPU thread [s]; good to a factor of two."""
+    return flops / (LARGE_WIDTH_RATE * shape.width / (shape.width + HALF_RATE_WIDTH))
 
 
 def check_memory(shape: Shape, params: Params, train: TrainConfig) -> None:

@@ -62,9 +62,7 @@ def _totals(rows: Sequence[tuple[Trajectory, RunSpec, Any]]) -> list[str]:
 
 def estimate(trajectory: Trajectory, run: RunSpec) -> float:
     """Time of the run's own part of its trajectory [s]."""
-    share = run.flops_spent / run.flops
-    tokens = round(run.tokens * share)
-    return seconds(trajectory.shape, run.flops_spent, tokens, trajectory.rule)
+    return seconds(trajectory.shape, run.flops_spent)
 
 
 def duration(time: float) -> str:
