@@ -88,16 +88,22 @@ def find(root: Path, pattern: str) -> list[Path]:
     Args:
         root: The folder.
         pattern: Globs, separated by commas, semicolons, bars or spaces; `!glob` leaves files out.
+
+    Raises:
+        PlanError: No file fits, or there is none to leave out.
     """
     globs = [g for g in re.split(r"[,;|\s]+", pattern) if g]
-    wanted = [_regex(g) for g in globs if g[0] != "!"]
-    unwanted = [_regex(g[1:]) for g in globs if g[0] == "!"]
     present = sorted(_walk(root))
-    found = [
-        root / name
-        for name in present
-        if any(g.fullmatch(name) for g in wanted) and not any(g.fullmatch(name) for g in unwanted)
-    ]
+    fits = {g: {n for n in present if _regex(g.lstrip("!")).fullmatch(n)} for g in globs}
+    for glob in globs:
+        if glob[0] == "!" and not fits[glob]:
+            raise PlanError(
+                f"data.pattern leaves out '{glob[1:]}', which no file below {root} fits; correct "
+                "it ('!**/' in front looks at any depth) or drop it."
+            )
+    chosen = set[str]().union(*(fits[g] for g in globs if g[0] != "!"))
+    chosen -= set[str]().union(*(fits[g] for g in globs if g[0] == "!"))
+    found = [root / name for name in present if name in chosen]
     if not found:
         kinds = Counter(os.path.splitext(name)[1] or "no suffix" for name in present)
         common = ", ".join(f"{n} of {kind}" for kind, n in kinds.most_common(4))
@@ -110,7 +116,7 @@ def find(root: Path, pattern: str) -> list[Path]:
 def _walk(root: Path) -> Iterator[str]:
     """Relative paths of the files below a folder, hidden ones left out.
 
-    Four times as fast as `Path.glob`, and a plan asks for every cell of a grid.
+    Three times as fast as `Path.glob` on 3,000 files, and a plan asks once a cell of a grid.
     """
     for folder, folders, names in os.walk(root):
         folders[:] = [f for f in folders if f[0] != "."]

@@ -57,7 +57,7 @@ def stream_limit(config: DataConfig) -> int | None:
     """Tokens to read of a stream: a power of two above the cap and twice the held-out sample."""
     if not config.streaming or config.unique_tokens is None:
         return None
-    needed = config.unique_tokens + 2 * config.heldout_tokens
+    needed = int(config.unique_tokens) + 2 * config.heldout_tokens
     return max(STREAMED_TOKENS, int(1 << (needed - 1).bit_length()))
 
 

@@ -132,7 +132,7 @@ def capped_rows(unique_tokens: int | None, seq_len: int, available: int) -> int:
             f"data.unique_tokens={unique_tokens} is below one row of model.seq_len={seq_len} "
             "tokens; raise it, or set it to null for all there is."
         )
-    return min(available, unique_tokens // seq_len)
+    return min(available, int(unique_tokens) // seq_len)
 
 
 def heldout_count(config: DataConfig, seq_len: int) -> int:

@@ -157,7 +157,7 @@ def test_a_changed_file_is_seen(folder):
 
 def test_eight_workers_at_once_tokenise_once_and_agree(folder):
     code = (
-        "import sys, logging; logging.basicConfig(level='INFO', stream=sys.stdout);"
+        "import sys; sys.stderr = sys.stdout;"
         "from tests.sweep.test_files import config, T; from pathlib import Path;"
         "from sweep.data import describe; print(describe(config(Path(sys.argv[1])), T))"
     )
@@ -210,6 +210,7 @@ def test_a_cache_that_cannot_be_written_is_named(folder):
         ("x.txt", b"a", {"pattern": "*.rst"}, "no file .* fits .*; there are 41 of .txt"),
         ("x.txt", b"a", {"pattern": "/etc/*"}, "no file .* fits"),
         ("x.txt", b"a", {"pattern": " , "}, "no file .* fits"),
+        ("x.txt", b"a", {"pattern": "**/*.txt !old/**"}, "leaves out 'old/.*', which no file"),
         ("x.txt", b"a", {"tokenizer": "words"}, "'words' is unknown; known are bytes, bpe"),
         ("x.txt", b"a", {"tokenizer": "bpe", "vocab": 100}, "at least 258"),
         ("x.txt", b"a", {"heldout_tokens": 20_000}, "more than half; set data.heldout_tokens=2"),
