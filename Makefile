@@ -20,7 +20,7 @@ install: $(STAMP)  ## make .venv with all extras, and no more
 demo: $(STAMP)  ## the main job: sweep, fit, PDF, answer (about five minutes on 2 cores)
 	$(BIN)/python -m sweep -m +experiment=demo
 	$(BIN)/isoflop fit runs/demo --out reports/demo
-	$(BIN)/isoflop query 1e15 --fit reports/demo
+	$(BIN)/isoflop query 3e13 --fit reports/demo
 .PHONY: demo
 
 test: $(STAMP)  ## the default test suite

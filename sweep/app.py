@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -18,6 +20,9 @@ from omegaconf import DictConfig
 
 from fit.errors import PlanError, ScalingError
 from sweep.config import Config, parse
+
+if TYPE_CHECKING:
+    from sweep.grid import Cell
 
 ConfigStore.instance().store(name="config_schema", node=Config)
 
@@ -67,5 +72,24 @@ def launch(overrides: Sequence[str], *, multirun: bool) -> int:
     if not multirun and cells[0].refusal is not None:
         raise PlanError(cells[0].refusal)
     if opening(cells):
+        _check_writable(cells)
         job()
     return closing(cells)
+
+
+def _check_writable(cells: Sequence[Cell]) -> None:
+    """Refuse to train what could not be kept.
+
+    Raises:
+        PlanError: The sweep's folder cannot be written to.
+    """
+    for folder in {Path(t.config.runs_dir) / t.sweep for cell in cells for t in cell.trajectories}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise PlanError(
+                f"cannot write to {folder}: {error.strerror or error}; a writable folder with free "
+                "space is needed. Choose another: runs_dir=PATH."
+            ) from error

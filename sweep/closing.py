@@ -46,7 +46,7 @@ def closing(cells: Sequence[Cell]) -> int:
     for cell in refused:
         say(f"  {' '.join(cell.overrides)}  refused: {cell.refusal}")
     folders = {run_folder(t, run).parent for cell in cells for t, run in cell.runs()}
-    for folder in sorted(folders):
+    for folder in sorted(folders) if counts["done"] else []:
         say(f"records in {folder}; next: isoflop fit {folder} --out reports/{folder.name}")
     return int(bool(counts["failed"] or missing or refused))
 
