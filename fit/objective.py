@@ -200,8 +200,8 @@ def robust_scale(residuals: Floats, free: int) -> float:
     """Standard deviation of residuals, deaf to outliers.
 
     Huber's proposal 2: residuals are clipped at 1.345 deviations until the clipped squares say the
-    same deviation again. On 25 clean runs it scatters by 17% where the median absolute deviation, from
-    which it starts, scatters by 23%: that decides whether good runs look like outliers.
+    same deviation again. On 25 clean runs it scatters by 17% where the median absolute deviation,
+    from which it starts, scatters by 23%: that decides whether good runs look like outliers.
 
     Args:
         residuals: About a robust fit, (n,).

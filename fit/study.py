@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from fit.isoflop import isoflop
 from fit.judge import check_runs, notes, status_of
 from fit.laws import law as law_named
 from fit.objective import LOSSES, Problem
+from fit.provenance import versions
 from fit.record import Floats, RunTable
 from fit.result import CrossCheck, Fit, Intervals, Objective, Points, Span
 from fit.uncertainty import Sandwich, bootstrap, kappa, percentiles, sandwich
@@ -112,7 +112,7 @@ def fit_table(table: RunTable, options: FitOptions) -> Fit:
         recipe=table.recipe,
         source={"path": table.source, "hash": table.hash},
         options=dataclasses.asdict(options),
-        versions=_versions(),
+        versions=versions(LIBRARIES),
     )
 
 
@@ -270,17 +270,6 @@ def _counted(table: RunTable, groups: tuple[str, ...], convention: str) -> Any:
             for b, h, e, o in values
         ]
     )
-
-
-def _versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _known(what: str, found: str, known: tuple[str, ...]) -> None:

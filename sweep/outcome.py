@@ -7,10 +7,10 @@ import math
 import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from fit.provenance import versions
 from fit.record import RunRecord
 from sweep.device import device_name, peak_flops_per_second
 from sweep.heldout import Measurement
@@ -96,7 +96,7 @@ def _record(facts: Facts, **outcome: Any) -> RunRecord:
         batch_tokens=t.rule.batch(run.tokens - 1),
         recipe=recipe(t),
         precision=t.config.train.precision,
-        versions=versions(),
+        versions=versions(LIBRARIES),
         commit=commit(),
         attempts=facts.attempts,
         started=facts.started,
@@ -151,18 +151,6 @@ def _mfu(session: Session, tokens_per_second: float | None) -> float | None:
     if peak is None or tokens_per_second is None:
         return None
     return session.trajectory.flops_per_token.exact * tokens_per_second / peak
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 @functools.cache
