@@ -69,9 +69,9 @@ class DataConfig:
     name: str = MISSING
     """stories, text, tokens or hf."""
     path: str | None = MISSING
-    unique_tokens: int | None = MISSING
-    """Cap on distinct training tokens; beyond it, honest epochs."""
-    heldout_tokens: int = MISSING
+    unique_tokens: Any = MISSING
+    """Cap on distinct training tokens; beyond it, honest epochs. `1e6` is taken as 1000000."""
+    heldout_tokens: Any = MISSING
     seed: int = MISSING
     """Seed of the language (stories) or of the held-out split."""
     size: str = MISSING
@@ -90,6 +90,11 @@ class DataConfig:
     streaming: bool = MISSING
     cache: str | None = MISSING
     """Folder of tokenised data; null is ~/.cache/isoflop."""
+
+    def __post_init__(self) -> None:
+        self.heldout_tokens = int(_positive("data.heldout_tokens", self.heldout_tokens))
+        if self.unique_tokens is not None:
+            self.unique_tokens = int(_positive("data.unique_tokens", self.unique_tokens))
 
 
 @dataclass(kw_only=True)
@@ -159,7 +164,6 @@ class Config:
         _check_name(self.name)
         _check_positive("model", self.model, "head_dim", "mlp_ratio", "seq_len")
         _check_positive("train", self.train, "batch_tokens", "lr", "base_width", "embedding_lr")
-        _check_positive("data", self.data, "heldout_tokens")
         if not 0 < self.train.cooldown < 1:
             raise PlanError(
                 f"train.cooldown={self.train.cooldown}; a share between 0 and 1 is needed, as 0.2."

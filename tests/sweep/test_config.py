@@ -66,6 +66,8 @@ def test_every_experiment_spans_a_grid_that_can_be_trained(name):
         (["model.head_dim=5", "model.width=10"], "even number"),
         (["model.depth=0"], "depth is 0"),
         (["data.size=huge"], "known sizes"),
+        (["data.unique_tokens=-5"], "positive number"),
+        (["data.heldout_tokens=many"], "positive number"),
     ],
 )
 def test_wrong_settings_are_named_in_one_line(overrides, words):
