@@ -137,7 +137,7 @@ def capped_rows(unique_tokens: int | None, seq_len: int, available: int) -> int:
 
 def heldout_count(config: DataConfig, seq_len: int) -> int:
     """Rows of the held-out sample."""
-    return max(1, round(config.heldout_tokens / seq_len))
+    return max(1, round(int(config.heldout_tokens) / seq_len))
 
 
 def heldout_rows(stream: Stream, config: DataConfig, seq_len: int) -> Rows:
