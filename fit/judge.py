@@ -214,23 +214,38 @@ def _trends(table: RunTable, found: Estimate) -> Iterator[Note]:
             f"residuals bend with {worst[1]} (p = {worst[0]:.1g}): the runs are not exactly a sum "
             "of two power laws over this range. Fit a narrower range and compare: --where.",
         )
+    joint = found.problem.x * found.problem.z
+    if _explained(np.stack([np.ones_like(joint), joint], axis=1), found.residual) < TREND:
+        slope = float(np.polyfit(joint, found.residual, 1)[0])
+        yield _note(
+            "interaction",
+            "warning",
+            f"larger models gain {'less' if slope > 0 else 'more'} from more tokens than a sum of "
+            "two power laws allows: no single N* curve follows from these runs. Train longer, or "
+            "larger models, until the note goes away.",
+        )
 
 
 def _trend(variable: Floats, residual: Floats) -> float:
     """Probability of a cubic trend at least this strong by accident (F test)."""
-    from scipy import stats
-
     if len(np.unique(variable.round(9))) < 5 or len(residual) < 12:
         return 1.0
     x = (variable - variable.mean()) / variable.std()
-    design = np.vander(x, 4)
+    return _explained(np.vander(x, 4), residual)
+
+
+def _explained(design: Floats, residual: Floats) -> float:
+    """Probability that columns, one of them constant, explain this much by accident (F test)."""
+    from scipy import stats
+
     fitted = design @ np.linalg.lstsq(design, residual, rcond=None)[0]
     rest = float(((residual - fitted) ** 2).sum())
     gained = float(((residual - residual.mean()) ** 2).sum()) - rest
-    dof = len(residual) - 5 - 3
+    more = design.shape[1] - 1
+    dof = len(residual) - 5 - more
     if dof < 2 or rest <= 0:
         return 1.0
-    return float(stats.f.sf(gained / 3 / (rest / dof), 3, dof))
+    return float(stats.f.sf(gained / more / (rest / dof), more, dof))
 
 
 def _sources(table: RunTable) -> Iterator[Note]:

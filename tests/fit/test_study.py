@@ -152,6 +152,15 @@ def test_a_bend_that_the_law_does_not_have_is_said():
     assert "trend" in codes(fit_table(dataclasses.replace(one, loss=bent), QUICK))
 
 
+def test_larger_models_that_gain_more_from_data_are_said():
+    one = table(noise=0.0005)
+    joint = np.log(one.params / 2e8) * np.log(one.tokens / 2e10)
+    fit = fit_table(dataclasses.replace(one, loss=one.loss * np.exp(-0.002 * joint)), QUICK)
+    (note,) = [n for n in fit.notes if n.code == "interaction"]
+    assert "gain more" in note.message
+    assert "interaction" not in codes(fit_table(table(), QUICK))
+
+
 def test_runs_of_few_trunks_are_said_and_records_are_counted_in_every_convention():
     records = [record(w, t) for w in (16, 24, 32, 48, 64) for t in (250_000, 5e5, 1e6, 2e6)]
     fit = fit_table(RunTable.from_records(records), QUICK)
