@@ -23,8 +23,8 @@ from fit.objective import (
     Loss,
     Problem,
     derivatives,
+    majorant,
     robust_scale,
-    value,
 )
 from fit.record import Floats
 
@@ -282,21 +282,23 @@ def solve(
         loss: What to minimise.
         family: Ties and frozen variables.
     """
-    theta = np.clip(starts, lower_bounds(problem), upper_bounds())
-    objective = value(problem, theta, weights, loss)
+    low, high = lower_bounds(problem), upper_bounds()
+    theta = np.clip(starts, low, high)
+    objective, gradient, hessian = derivatives(problem, theta, weights, loss)
     damping = np.full(len(theta), 1e-4)
     open_ = np.arange(len(theta))
     for _ in range(STEPS):
         t, w = theta[open_], weights[open_]
-        step, size = _step(problem, t, w, loss, family, damping[open_])
-        trial = np.clip(t + step, lower_bounds(problem), upper_bounds())
-        after = value(problem, trial, w, loss)
-        better = after <= objective[open_]
+        slopes = (gradient[open_], hessian[open_], damping[open_])
+        step, size = _step(problem, t, w, loss, family, slopes)
+        trial = np.clip(t + step, low, high)
+        after, *new = derivatives(problem, trial, w, loss)
         fall = objective[open_] - after
-        theta[open_[better]] = trial[better]
-        objective[open_[better]] = after[better]
-        damping[open_] = np.where(better, damping[open_] * 0.1, damping[open_] * 8.0)
-        damping = np.maximum(damping, 1e-12)
+        better = fall >= 0
+        moved = open_[better]
+        theta[moved], objective[moved] = trial[better], after[better]
+        gradient[moved], hessian[moved] = new[0][better], new[1][better]
+        damping[open_] = np.maximum(np.where(better, 0.1, 8.0) * damping[open_], 1e-12)
         settled = better & (fall <= TOLERANCE * (np.abs(after) + 1e-300))
         stuck = ~better & ((damping[open_] > 1e10) | (size < 1e-14))
         open_ = open_[~(settled | stuck)]
@@ -308,10 +310,18 @@ def solve(
 
 
 def _step(
-    problem: Problem, theta: Floats, weights: Floats, loss: Loss, family: Family, damping: Floats
+    problem: Problem,
+    theta: Floats,
+    weights: Floats,
+    loss: Loss,
+    family: Family,
+    slopes: tuple[Floats, Floats, Floats],
 ) -> tuple[Floats, Floats]:
-    """A Newton step per problem (S, 5) and its size; outward variables on a bound stay."""
-    _, gradient, exact, positive = derivatives(problem, theta, weights, loss)
+    """A damped Newton step per problem (S, 5) and its size; outward variables on a bound stay.
+
+    `slopes` are gradient, Hessian and damping; where the Hessian is not positive, its majorant.
+    """
+    gradient, hessian, damping = slopes
     frozen = ((theta <= lower_bounds(problem)) & (gradient > 0)) | (
         (theta >= upper_bounds()) & (gradient < 0)
     )
@@ -320,20 +330,26 @@ def _step(
     basis = family.basis
     held = (frozen @ basis) > 0
     g = np.where(held, 0.0, gradient @ basis)
-    hessian = _held(basis.T @ exact @ basis, held)
-    major = _held(basis.T @ positive @ basis, held)
-    diagonal = np.maximum(np.diagonal(major, axis1=1, axis2=2), 1e-300)
-    damp = damping[:, None, None] * diagonal[:, :, None] * np.eye(len(basis.T))
-    lowest = np.linalg.eigvalsh(hessian / np.sqrt(diagonal[:, :, None] * diagonal[:, None, :]))[
-        :, 0
-    ]
-    use = np.where((lowest > 1e-10)[:, None, None], hessian, major + 1e-12 * damp)
-    u = -np.linalg.solve(use + damp, g[..., None])[..., 0]
-    u = np.where(held, 0.0, u)
+    h = _held(basis.T @ hessian @ basis, held)
+    bent = np.flatnonzero(~_positive(h))
+    if len(bent):
+        major = majorant(problem, theta[bent], weights[bent], loss)
+        h[bent] = _held(basis.T @ major @ basis, held[bent])
+    index = np.arange(len(basis.T))
+    h[:, index, index] += np.maximum(damping[:, None] * h[:, index, index], 1e-300)
+    u = np.where(held, 0.0, -np.linalg.solve(h, g[..., None])[..., 0])
     step = u @ basis.T
     limit = np.abs(step).max(axis=1, keepdims=True)
     step = step * np.minimum(1.0, 2.0 / np.maximum(limit, 1e-300))
     return step, np.abs(step).max(axis=1)
+
+
+def _positive(hessian: Floats) -> NDArray[np.bool_]:
+    """Whether each matrix is positive definite, beyond rounding."""
+    diagonal = np.diagonal(hessian, axis1=1, axis2=2)
+    root = np.sqrt(np.maximum(diagonal, 1e-300))
+    lowest = np.linalg.eigvalsh(hessian / (root[:, :, None] * root[:, None, :]))[:, 0]
+    return np.asarray((lowest > 1e-10) & (diagonal > 0).all(axis=1))
 
 
 def _held(matrix: Floats, held: NDArray[np.bool_]) -> Floats:

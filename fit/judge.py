@@ -82,7 +82,9 @@ def notes(
     return tuple(
         note
         for part in (
-            _identifiability(table, found),
+            _condition(found),
+            _variety(table),
+            _solution(table, found),
             _entropy(found, without_e),
             _outliers(table, found),
             _trends(table, found),
@@ -93,7 +95,7 @@ def notes(
     )
 
 
-def _identifiability(table: RunTable, found: Estimate) -> Iterator[Note]:
+def _condition(found: Estimate) -> Iterator[Note]:
     """Can the runs tell the terms apart?"""
     condition = kappa(found)
     if condition > KAPPA_REFUSED:
@@ -110,6 +112,10 @@ def _identifiability(table: RunTable, found: Estimate) -> Iterator[Note]:
             f"condition number {condition:.3g} (40-160 is healthy): widen the range of params or "
             "tokens.",
         )
+
+
+def _variety(table: RunTable) -> Iterator[Note]:
+    """Do sizes, lengths and budgets differ at all?"""
     for name, values in (("params", table.params), ("tokens", table.tokens)):
         distinct = len(np.unique(values))
         if distinct < 3:
@@ -131,6 +137,10 @@ def _identifiability(table: RunTable, found: Estimate) -> Iterator[Note]:
             "serious",
             "all runs spent one budget: how loss falls with compute cannot be seen. Add budgets.",
         )
+
+
+def _solution(table: RunTable, found: Estimate) -> Iterator[Note]:
+    """Is the solution inside its bounds, the only one, and resting on enough trajectories?"""
     for name in found.at_bound:
         if name != "E":
             yield _note(

@@ -126,22 +126,28 @@ def value(problem: Problem, theta: Floats, weights: Floats, loss: Loss) -> Float
 
 def derivatives(
     problem: Problem, theta: Floats, weights: Floats, loss: Loss
-) -> tuple[Floats, Floats, Floats, Floats]:
-    """Objective (S,), gradient (S, 5), exact Hessian and its positive part (S, 5, 5).
+) -> tuple[Floats, Floats, Floats]:
+    """Objective (S,), gradient (S, 5) and exact Hessian (S, 5, 5)."""
+    m, p = problem.shares(theta)
+    rho, psi, curve = loss.terms(problem.y - m, m)
+    c = weights * psi
+    moments = _Moments(problem, p)
+    # Hessian of m itself is diag(p) - p p^T over the terms: its p p^T joins that of the loss.
+    hessian = moments.second(weights * curve + c) - moments.diagonal(c)
+    return np.einsum("sn,sn->s", weights, rho), -moments.first(c), hessian
 
-    The positive part replaces the second derivative of the loss by psi(r)/r, the majoriser of a
-    robust loss: a step along it never overshoots.
+
+def majorant(problem: Problem, theta: Floats, weights: Floats, loss: Loss) -> Floats:
+    """A positive Hessian (S, 5, 5), for where the exact one is not.
+
+    psi(r)/r in place of the loss's second derivative majorises a robust loss, and the law's own
+    curvature is left out: a step along it never overshoots.
     """
     m, p = problem.shares(theta)
     r = problem.y - m
-    rho, psi, curve = loss.terms(r, m)
-    c = weights * psi
+    psi = loss.terms(r, m)[1]
     ratio = np.divide(psi, r, out=np.ones_like(r), where=np.abs(r) > 1e-300)
-    moments = _Moments(problem, p)
-    gradient = -moments.first(c)
-    exact = moments.second(weights * curve) - moments.curvature(c)
-    positive = moments.second(weights * np.maximum(ratio, 0.0))
-    return (weights * rho).sum(axis=1), gradient, exact, positive
+    return _Moments(problem, p).second(weights * np.maximum(ratio, 0.0))
 
 
 class _Moments:
@@ -171,11 +177,11 @@ class _Moments:
             (hb * b) @ self.powers,
         )
 
-    def curvature(self, c: Floats) -> Floats:
-        """Sum of c d^2 m/dtheta^2 = c (diag(p) - p p^T) mapped to theta, (S, 5, 5)."""
+    def diagonal(self, c: Floats) -> Floats:
+        """Sum of c diag(p) mapped to theta, (S, 5, 5)."""
         e, a, b = ((c * share) @ self.powers for share in self.p)
         zero = np.zeros_like(e)
-        return self._assemble(e, zero, zero, a, zero, b) - self.second(c)
+        return self._assemble(e, zero, zero, a, zero, b)
 
     @staticmethod
     def _assemble(ee: Floats, ea: Floats, eb: Floats, aa: Floats, ab: Floats, bb: Floats) -> Floats:

@@ -72,20 +72,15 @@ def fit_table(table: RunTable, options: FitOptions) -> Fit:
     found = _estimate(problem, options)
     spread = sandwich(found, table.cluster, options.level)
     draws = _draws(found, table, options)
-    exponent = _exponents(found.raw)
     bounds = _bounds(found, spread, draws, options)
     checks = _cross_checks(table, found, bounds["a"], options)
-    without = _estimate(problem, options, law="no-e") if options.law == "chinchilla" else None
-    held = holdout(
-        table, law=options.law, loss=options.loss, delta=options.delta, level=options.level
-    )
     names = law_named(options.law).parameters
     pick = [PARAMETERS.index(n) for n in names]
     return Fit(
         name=options.name,
         law=options.law,
         theta={n: float(found.raw[i]) for n, i in zip(names, pick, strict=True)},
-        exponents=exponent,
+        exponents=_exponents(found.raw),
         status=status_of(found, table),
         kappa=kappa(found),
         objective=_objective(found),
@@ -94,26 +89,44 @@ def fit_table(table: RunTable, options: FitOptions) -> Fit:
             method=options.interval,
             quantile=spread.quantile,
             dof=spread.dof,
-            bounds={n: b for n, b in bounds.items() if n in names or n in ("a", "b")},
+            bounds={n: b for n, b in bounds.items() if n in (*names, "a", "b")},
         ),
         covariance=spread.covariance[np.ix_(pick, pick)],
         draws=draws[:, pick],
         noise=found.noise,
-        convention={"params": table.params_convention, "flops": table.flops_convention},
-        range=_ranges(table),
         points=_points(table, found),
-        runs_used=len(table),
-        runs_dropped=tuple((d.run, d.reason) for d in table.dropped),
-        notes=notes(table, found, without, held, checks),
-        holdout=held,
         cross_checks=checks,
         conventions=_conventions(table, options),
-        data={} if table.data is None else dataclasses.asdict(table.data),
-        recipe=table.recipe,
-        source={"path": table.source, "hash": table.hash},
         options=dataclasses.asdict(options),
         versions=versions(LIBRARIES),
+        **_input(table),
+        **_judged(table, found, checks, options),
     )
+
+
+def _input(table: RunTable) -> dict[str, Any]:
+    """The fields of a fit that say what went in."""
+    return {
+        "convention": {"params": table.params_convention, "flops": table.flops_convention},
+        "range": _ranges(table),
+        "runs_used": len(table),
+        "runs_dropped": tuple((d.run, d.reason) for d in table.dropped),
+        "data": {} if table.data is None else dataclasses.asdict(table.data),
+        "recipe": table.recipe,
+        "source": {"path": table.source, "hash": table.hash},
+    }
+
+
+def _judged(
+    table: RunTable, found: Estimate, checks: tuple[CrossCheck, ...], options: FitOptions
+) -> dict[str, Any]:
+    """The fields of a fit that say whether to believe it: holdout and notes."""
+    chinchilla = options.law == "chinchilla"
+    without = _estimate(found.problem, options, law="no-e") if chinchilla else None
+    held = holdout(
+        table, law=options.law, loss=options.loss, delta=options.delta, level=options.level
+    )
+    return {"holdout": held, "notes": notes(table, found, without, held, checks)}
 
 
 def _estimate(problem: Problem, options: FitOptions, law: str | None = None) -> Estimate:

@@ -18,8 +18,10 @@ from fit.estimate import Estimate, Solution, solve
 from fit.objective import ALPHA, BETA, LN_E, Loss, derivatives, value
 from fit.record import Floats
 
-BATCH = 2_000_000
-"""Weights (resamples x runs) solved at once: about 130 MB with their work arrays."""
+BATCH = 250_000
+"""Weights (resamples x runs) solved at once: 2 MB an array stay in cache, 30% faster than 16 MB."""
+LEAST_BATCH = 16
+"""Resamples solved at once at least, so that there are others to be checked against."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +107,7 @@ def bootstrap(found: Estimate, codes: NDArray[np.int64], resamples: int, seed: i
     random = np.random.default_rng(seed)
     out = np.empty((resamples, 5))
     cloud = _cloud(found, random)
-    size = max(1, BATCH // len(codes))
+    size = max(LEAST_BATCH, BATCH // len(codes))
     for start in range(0, resamples, size):
         count = min(size, resamples - start)
         drawn = random.multinomial(groups, np.full(groups, 1 / groups), size=count)

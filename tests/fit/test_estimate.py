@@ -35,7 +35,7 @@ def test_gradient_and_hessian_equal_central_differences(name):
     loss = Loss(name=name, scale=0.004)
     weights = np.random.default_rng(1).uniform(0, 2, (1, len(p.y)))
     theta = np.array([[0.6, -0.9, -1.1, 0.33, 0.39]])
-    _, gradient, hessian, _ = derivatives(p, theta, weights, loss)
+    _, gradient, hessian = derivatives(p, theta, weights, loss)
     for i in range(5):
         step = np.zeros((1, 5))
         step[0, i] = 1e-6
