@@ -36,6 +36,9 @@ BODY_WEIGHTS = {
 }  # fmt: skip
 """Sentences of a story's body in proportion."""
 
+FIRST_SKILLS = {"gave": "consistency", "answer": "reasoning"}
+"""Choices revealed by a token that is itself recalled: it counts for the skill of recalling it."""
+
 
 @functools.lru_cache(maxsize=4)
 def language(size: str, seed: int) -> Language:
@@ -46,10 +49,12 @@ def language(size: str, seed: int) -> Language:
         seed: Which words, places and facts go together.
 
     Raises:
-        PlanError: The size is unknown.
+        PlanError: The size is unknown, or the seed is not in [0, 2^63).
     """
     if size not in SIZES:
         raise PlanError(f"data.size={size}; known sizes of stories are {', '.join(SIZES)}.")
+    if not 0 <= seed < 1 << 63:
+        raise PlanError(f"data.seed={seed}; a seed of stories is at least 0 and below 2^63.")
     return _Builder(size, seed).build()
 
 
@@ -247,7 +252,9 @@ class _Builder:
         """Segments in proportion to weights."""
         counts = counts_from(np.array(list(weights.values()), float))[0]
         return tuple(
-            Segment(count=int(c), slots=sentences[k][0], then=sentences[k][1])
+            Segment(
+                count=int(c), slots=sentences[k][0], then=sentences[k][1], skill=FIRST_SKILLS.get(k)
+            )
             for k, c in zip(weights, counts, strict=True)
         )
 
@@ -276,7 +283,7 @@ class _Builder:
             if k > LONGEST_GAME:
                 options, weights = {}, {}
             if k > 1:
-                options["stop"] = ((answer, self.word(".")), "body")
-                weights["stop"] = stopping * len(moves) if weights else 1
+                options["answer"] = ((answer, self.word(".")), "body")
+                weights["answer"] = stopping * len(moves) if weights else 1
             states[f"game{k}"] = self._choice(weights, options)
         return states

@@ -85,6 +85,8 @@ class Segment:
     count: int
     slots: tuple[Slot, ...]
     then: str
+    skill: str | None = None
+    """Skill of the first token when it reveals a choice; None: the language's `choice_skill`."""
 
     @property
     def length(self) -> int:
@@ -103,7 +105,7 @@ class Language:
     states: Mapping[str, tuple[Segment, ...]]
     start: str
     choice_skill: str = "grammar"
-    """Skill of a segment's first token when it reveals a choice."""
+    """Skill of a segment's first token when it reveals a choice and the segment names none."""
     skills: tuple[str, ...] = SKILLS
     hash: str = field(default="", compare=False)
 
@@ -160,8 +162,12 @@ class Language:
                 ).ravel()
             position += 1
         if len(siblings) > 1:
-            costs[0, self.skills.index(self.choice_skill)] -= math.log(segment.count / LANE)
+            costs[0, self.choice(segment)] -= math.log(segment.count / LANE)
         return costs
+
+    def choice(self, segment: Segment) -> int:
+        """Number of the skill of a segment's first token when it reveals a choice."""
+        return self.skills.index(segment.skill or self.choice_skill)
 
 
 def _joint(weights: Mapping[str, Floats], given: tuple[str, ...]) -> Floats:
@@ -187,6 +193,7 @@ def _content_hash(language: Language) -> str:
         digest.update(name.encode())
         for segment in segments:
             digest.update(repr((segment.count, segment.then)).encode())
+            digest.update((segment.skill or "").encode())
             for slot in segment.slots:
                 for key in slot.__slots__:
                     value = getattr(slot, key)

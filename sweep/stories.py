@@ -122,14 +122,13 @@ class _Writer:
             return
         ends = np.cumsum([s.count for s in segments])
         picked = np.searchsorted(ends, self._lane(here), side="right")
-        skill = self.language.skills.index(self.language.choice_skill)
         for i, segment in enumerate(segments):
             chosen = here[picked == i]
             if len(chosen):
                 first = self.at[chosen]
                 self._segment(chosen, segment)
                 self.ideal[chosen, first] += self.log[segment.count]
-                self.skill[chosen, first] = skill
+                self.skill[chosen, first] = self.language.choice(segment)
 
     def _segment(self, here: Ints, segment: Segment) -> None:
         """Write a segment's tokens into its rows."""
