@@ -8,7 +8,8 @@ import pytest
 
 from sweep.grammars import SIZES, language
 from sweep.language import LANE, SKILLS
-from sweep.stories import _lanes, bytes_per_token, rows, sample, text
+from sweep.stories import _lanes, _Writer, bytes_per_token, rows, sample, text
+from tests.sweep.test_language import tiny
 
 LENGTH = 128
 GOLDEN = (
@@ -35,6 +36,25 @@ def scores(tongue, *, stream, seed, count, block=1 << 13):
     error = np.sqrt((squares / count - (sums / count) ** 2) / count)
     assert (sums[error == 0] == 0).all() and (wanted[error == 0] == 0).all()
     return (sums / count - wanted)[error > 0] / error[error > 0]
+
+
+@pytest.mark.parametrize(
+    ("at", "counts"),
+    [
+        (0, {"so": 40_000, ",": LANE - 40_000}),  # which segment
+        (1, {"a": 49_152, "b": 16_384}),  # a draw
+        (2, {"x": 32_768, "y": 32_768}),  # a draw that depends on the one before
+    ],
+)
+def test_each_option_is_drawn_by_exactly_its_count_of_the_lanes_65536_values(at, counts):
+    lanes = np.zeros((LANE, 8), np.int64)
+    lanes[:, at] = np.arange(LANE)
+    found = _Writer(tiny(), lanes, 3).write()
+    token, ideal = found.tokens[:, at + 1], found.ideal[:, at]
+    for word, count in counts.items():
+        chosen = token == tiny().vocab.index(word)
+        assert chosen.sum() == count
+        assert ideal[chosen] == pytest.approx(-math.log(count / LANE), abs=1e-6)
 
 
 @pytest.mark.parametrize("size", SIZES)
