@@ -17,7 +17,7 @@ SHAPES = [(16, 2, 16), (24, 2, 8), (32, 2, 16), (48, 2, 16), (64, 2, 16), (128, 
 """(width, depth, head size): the demo's shapes and one larger."""
 
 
-def main(seconds: float = 4.0, rounds: int = 5) -> None:
+def main(seconds: float = 3.0, rounds: int = 3) -> None:
     """Print the tables."""
     print("training, one thread, batch 4x128, vocabulary 500: tokens/s, medians of", rounds)
     print("     shape    plain    eager  ratio  compiled  ratio   peak")
