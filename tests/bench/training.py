@@ -13,7 +13,7 @@ import tempfile
 import time
 
 VOCAB, LENGTH, ROWS = 500, 128, 4
-SHAPES = [(16, 2, 16), (24, 2, 8), (32, 2, 16), (48, 2, 16), (64, 2, 16), (128, 4, 32)]
+SHAPES = [(16, 2, 16), (24, 2, 24), (32, 2, 16), (48, 2, 16), (64, 2, 16), (128, 4, 32)]
 """(width, depth, head size): the demo's shapes and one larger."""
 
 
