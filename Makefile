@@ -48,6 +48,10 @@ bench: $(STAMP)  ## speed and memory, ratios interleaved in one run
 	$(BIN)/python -m tests.bench
 .PHONY: bench
 
+calibrate: $(STAMP)  ## coverage of the intervals by simulation (minutes; docs/calibration.md)
+	$(BIN)/python -m tests.bench.calibrate
+.PHONY: calibrate
+
 clean:  ## remove .venv and caches; runs and reports stay
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 .PHONY: clean

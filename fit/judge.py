@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from fit.errors import FitError
 from fit.estimate import Estimate
+from fit.misfit import TERMS, Misfit
 from fit.record import Floats, RunTable
 from fit.result import CrossCheck, Holdout, Note
 from fit.uncertainty import e_is_needed, kappa
@@ -291,6 +292,22 @@ def _checks(holdout: Holdout | None, checks: tuple[CrossCheck, ...]) -> Iterator
                 f"approach '{check.name}' finds the exponent a = {check.a:.3f}, outside the joint "
                 "interval: read both before spending.",
             )
+
+
+def misfit_note(
+    misfit: Misfit,
+    before: Mapping[str, tuple[float, float]],
+    after: Mapping[str, tuple[float, float]],
+) -> Note:
+    """What the law's misfit does to the intervals; `before` and `after` are theirs, by name."""
+    wider = {k: (after[k][1] - after[k][0]) / (before[k][1] - before[k][0]) for k in ("E", "a")}
+    return _note(
+        "misfit",
+        "warning",
+        f"the runs are not quite the law's: {TERMS[misfit.term]} ({abs(misfit.statistic):.1f} "
+        f"standard errors). Its effect is added to the intervals: E's is {wider['E']:.1f} times "
+        f"wider, a's {wider['a']:.1f} times. Fit a narrower range and compare: --where.",
+    )
 
 
 def _note(code: str, severity: str, message: str) -> Note:

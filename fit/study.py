@@ -15,12 +15,13 @@ from fit.errors import FitError
 from fit.estimate import Estimate, Family, estimate
 from fit.holdout import holdout
 from fit.isoflop import isoflop
-from fit.judge import check_runs, notes, status_of
+from fit.judge import check_runs, misfit_note, notes, status_of
 from fit.laws import law as law_named
+from fit.misfit import examine, shifted, widened
 from fit.objective import LOSSES, Problem
 from fit.provenance import versions
 from fit.record import Floats, RunTable
-from fit.result import CrossCheck, Fit, Intervals, Objective, Points, Span
+from fit.result import CrossCheck, Fit, Intervals, Note, Objective, Points, Span
 from fit.uncertainty import Sandwich, bootstrap, kappa, percentiles, sandwich
 
 INTERVALS = ("hc3", "pairs")
@@ -70,8 +71,7 @@ def fit_table(table: RunTable, options: FitOptions) -> Fit:
     check_runs(table, family.free)
     problem = Problem.of(table.params, table.tokens, table.loss)
     found = _estimate(problem, options)
-    spread = sandwich(found, table.cluster, options.level)
-    draws = _draws(found, table, options)
+    spread, draws, widening = _spread(found, table, options)
     bounds = _bounds(found, spread, draws, options)
     checks = _cross_checks(table, found, bounds["a"], options)
     names = law_named(options.law).parameters
@@ -100,7 +100,7 @@ def fit_table(table: RunTable, options: FitOptions) -> Fit:
         options=dataclasses.asdict(options),
         versions=versions(LIBRARIES),
         **_input(table),
-        **_judged(table, found, checks, options),
+        **_judged(table, found, checks, widening, options),
     )
 
 
@@ -118,7 +118,11 @@ def _input(table: RunTable) -> dict[str, Any]:
 
 
 def _judged(
-    table: RunTable, found: Estimate, checks: tuple[CrossCheck, ...], options: FitOptions
+    table: RunTable,
+    found: Estimate,
+    checks: tuple[CrossCheck, ...],
+    widening: tuple[Note, ...],
+    options: FitOptions,
 ) -> dict[str, Any]:
     """The fields of a fit that say whether to believe it: holdout and notes."""
     chinchilla = options.law == "chinchilla"
@@ -126,7 +130,7 @@ def _judged(
     held = holdout(
         table, law=options.law, loss=options.loss, delta=options.delta, level=options.level
     )
-    return {"holdout": held, "notes": notes(table, found, without, held, checks)}
+    return {"holdout": held, "notes": notes(table, found, without, held, checks) + widening}
 
 
 def _estimate(problem: Problem, options: FitOptions, law: str | None = None) -> Estimate:
@@ -139,6 +143,21 @@ def _objective(found: Estimate) -> Objective:
     name = "log-huber" if found.loss.name in ("adaptive", "huber") else found.loss.name
     delta = found.loss.scale if np.isfinite(found.loss.scale) else None
     return Objective(name=name, delta=delta, value=found.value)
+
+
+def _spread(
+    found: Estimate, table: RunTable, options: FitOptions
+) -> tuple[Sandwich, Floats, tuple[Note, ...]]:
+    """Covariance and draws, wider where the runs are not the law's, and a note that says so."""
+    plain = sandwich(found, table.cluster, options.level)
+    draws = _draws(found, table, options)
+    misfit = examine(found, table.cluster)
+    if misfit is None:
+        return plain, draws, ()
+    wide, moved = widened(plain, misfit), shifted(draws, misfit, options.seed)
+    before = _bounds(found, plain, draws, options)
+    after = _bounds(found, wide, moved, options)
+    return wide, moved, (misfit_note(misfit, before, after),)
 
 
 def _draws(found: Estimate, table: RunTable, options: FitOptions) -> Floats:

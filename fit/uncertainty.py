@@ -48,8 +48,26 @@ def sandwich(found: Estimate, codes: NDArray[np.int64], level: float) -> Sandwic
         codes: Cluster of each run, (n,).
         level: Confidence level, such as 0.9.
     """
+    moves = left_out(found, clusters(codes))
+    dof = max(1, min(len(moves) - 1, len(codes) - _free_basis(found).shape[1]))
+    return Sandwich(
+        covariance=moves.T @ moves,
+        dof=dof,
+        quantile=float(stats.t.ppf(0.5 + level / 2, dof)),
+    )
+
+
+def left_out(found: Estimate, codes: NDArray[np.int64]) -> Floats:
+    """How far the estimate moves when each cluster is left out, scaled so that squares add up.
+
+    Args:
+        found: The point fit.
+        codes: Cluster of each run, 0 to groups - 1, (n,).
+
+    Returns:
+        (groups, 5), in the coordinates of `Sandwich.covariance`.
+    """
     basis = _free_basis(found)
-    codes = clusters(codes)
     groups = int(codes.max()) + 1
     jacobian = found.problem.jacobian(found.theta) @ basis
     m, _ = found.problem.shares(found.theta[None])
@@ -66,14 +84,8 @@ def sandwich(found: Estimate, codes: NDArray[np.int64], level: float) -> Sandwic
         part = own.T @ (np.maximum(curve[inside], 0.0)[:, None] * own)
         score = own.T @ psi[inside]
         moves[g] = np.linalg.lstsq(bread - part, score, rcond=1e-12)[0]
-    inner = (groups - 1) / groups * moves.T @ moves
     to_raw = found.problem.log_raw_jacobian() @ basis
-    dof = max(1, min(groups - 1, len(codes) - basis.shape[1]))
-    return Sandwich(
-        covariance=to_raw @ inner @ to_raw.T,
-        dof=dof,
-        quantile=float(stats.t.ppf(0.5 + level / 2, dof)),
-    )
+    return np.asarray(np.sqrt((groups - 1) / groups) * moves @ to_raw.T)
 
 
 def _free_basis(found: Estimate) -> Floats:
@@ -107,22 +119,22 @@ def bootstrap(found: Estimate, codes: NDArray[np.int64], resamples: int, seed: i
     random = np.random.default_rng(seed)
     out = np.empty((resamples, 5))
     cloud = _cloud(found, random)
+    costs = _candidates(found, cloud)
     size = max(LEAST_BATCH, BATCH // len(codes))
     for start in range(0, resamples, size):
         count = min(size, resamples - start)
         drawn = random.multinomial(groups, np.full(groups, 1 / groups), size=count)
         weights = drawn[:, codes].astype(np.float64)
-        out[start : start + count] = _refit(found, weights, cloud).theta
+        out[start : start + count] = _refit(found, weights, cloud, costs).theta
     raw = found.problem.raw(out)
     if found.family.without_e:
         raw[:, LN_E] = 0.0
     return raw
 
 
-def _refit(found: Estimate, weights: Floats, cloud: Floats) -> Solution:
+def _refit(found: Estimate, weights: Floats, cloud: Floats, costs: Floats) -> Solution:
     """Solve the resamples, then cross-check them against one another."""
-    costs = _candidates(found, cloud) @ weights.T
-    starts = cloud[np.argmin(costs, axis=0)]
+    starts = cloud[np.argmin(costs @ weights.T, axis=0)]
     solved = solve(found.problem, starts, weights, found.loss, found.family)
     others = solved.theta[:: max(1, len(weights) // 200)]
     costs = _candidates(found, others) @ weights.T
@@ -140,8 +152,12 @@ def _refit(found: Estimate, weights: Floats, cloud: Floats) -> Solution:
 
 def _candidates(found: Estimate, thetas: Floats) -> Floats:
     """Loss of every run at every candidate, (candidates, n)."""
-    m, _ = found.problem.shares(thetas)
-    return found.loss.terms(found.problem.y - m, m)[0]
+    out = np.empty((len(thetas), len(found.residual)))
+    size = max(1, BATCH // out.shape[1])
+    for start in range(0, len(thetas), size):
+        m, _ = found.problem.shares(thetas[start : start + size])
+        out[start : start + size] = found.loss.terms(found.problem.y - m, m)[0]
+    return out
 
 
 def _cloud(found: Estimate, random: np.random.Generator, size: int = 300) -> Floats:

@@ -69,9 +69,9 @@ def test_bootstrap_resamples_whole_clusters(monkeypatch):
     found = estimate(noisy(0))
     codes = clusters(N.astype(np.int64))
 
-    def spy(found, weights, cloud):
+    def spy(found, weights, cloud, costs):
         seen.append(weights)
-        return original(found, weights, cloud)
+        return original(found, weights, cloud, costs)
 
     import fit.uncertainty as module
 
