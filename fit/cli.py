@@ -19,6 +19,7 @@ import click
 from fit.errors import ScalingError
 
 if TYPE_CHECKING:
+    from fit.query import Answer
     from fit.source import Source
 
 REPORTS = Path("reports")
@@ -142,7 +143,7 @@ def query_command(
     found = answer(Question(source=source, flops=parse_count(flops), force=force))
     launch = f"isoflop query {flops.strip()} {option} --config | xargs -r python -m sweep"
     if config:
-        click.echo(" ".join(shlex.quote(c) for c in _config(found.config)))
+        click.echo(" ".join(shlex.quote(c) for c in _config(found, force)))
     else:
         click.echo(_dump(found.document()) if as_json else answer_text(found, launch))
 
@@ -215,15 +216,18 @@ def _source(folder: Path | None, law: str | None) -> tuple[Source, str]:
     return Source.from_fit(read_fit(path)), f"--fit {shlex.quote(str(path))}"
 
 
-def _config(overrides: tuple[str, ...]) -> tuple[str, ...]:
-    """Overrides, or an error where the source has none."""
+def _config(found: Answer, force: bool) -> tuple[str, ...]:
+    """Overrides; an error where the source has none, or where money would be wasted."""
     from fit.errors import QueryError
 
-    if overrides:
-        return overrides
-    raise QueryError(
-        "this law has no shapes to launch; overrides need a fit of isoflop's own run records."
-    )
+    if not found.config:
+        raise QueryError(
+            "this law has no shapes to launch; overrides need a fit of isoflop's own run records."
+        )
+    serious = [n.message for n in found.warnings if n.severity == "serious"]
+    if serious and not force:
+        raise QueryError(f"not launched: {serious[0]} To launch it all the same, add --force.")
+    return found.config
 
 
 def _dump(document: dict[str, Any]) -> str:

@@ -18,6 +18,9 @@ DOUBTFUL_KAPPA, REFUSED_KAPPA = 250.0, 1000.0
 FRESH_EPOCHS, STALE_EPOCHS = 4.0, 16.0
 """Muennighoff et al. 2023, arXiv:2305.16264: up to 4 epochs are nearly as good as fresh data."""
 
+OF_THE_LAW = frozenset({"interaction", "trend", "holdout", "misfit", "e_not_needed"})
+"""Warnings of a fit that bear on every answer from it."""
+
 
 def refuse_unidentified(fit: Fit | None, *, force: bool) -> None:
     """Refuse N* from a fit that cannot tell its parameters apart.
@@ -75,7 +78,8 @@ def _origin(source: Source) -> list[Note]:
     assert fit is not None
     own = _status(fit)
     told = {n.code for n in own}
-    return [*own, *(n for n in fit.notes if n.severity == "serious" and n.code not in told)]
+    travels = (n for n in fit.notes if n.severity == "serious" or n.code in OF_THE_LAW)
+    return [*own, *(n for n in travels if n.code not in told)]
 
 
 def _status(fit: Fit) -> list[Note]:

@@ -180,8 +180,8 @@ def _entropy(found: Estimate, without_e: Estimate | None) -> Iterator[Note]:
             yield _note(
                 "e_not_needed",
                 "warning",
-                f"a law without E fits as well (F = {statistic:.2g}): E rests on the form of the "
-                "law, not on the runs. Longer runs of larger models would pin it down.",
+                "a law without E cannot be ruled out: E rests on the form of the law, not on the "
+                "runs. Longer runs of larger models would pin it down.",
             )
 
 
@@ -268,6 +268,21 @@ def _sources(table: RunTable) -> Iterator[Note]:
             "the runs were trained on different data: one law holds for one data set. "
             "Fit them apart: --where.",
         )
+    if table.params.max() < 1e3 or table.tokens.max() < 1e4:
+        yield _note(
+            "units",
+            "serious",
+            f"params reach {table.params.max():.3g} and tokens {table.tokens.max():.3g}: raw "
+            "counts are needed, not millions or billions. Multiply the column and fit again.",
+        )
+    ratio = table.flops / (6 * table.params * table.tokens)
+    if ratio.max() > 20 or ratio.min() < 0.05:
+        yield _note(
+            "units",
+            "serious",
+            f"flops are {ratio.min():.2g} to {ratio.max():.2g} times 6 params tokens: one of the "
+            "three columns is in another unit. Mend it and fit again.",
+        )
     if table.dropped:
         reasons = sorted({d.reason.split(":")[0] for d in table.dropped})
         yield _note(
@@ -300,12 +315,22 @@ def misfit_note(
     after: Mapping[str, tuple[float, float]],
 ) -> Note:
     """What the law's misfit does to the intervals; `before` and `after` are theirs, by name."""
+    what = (
+        f"the runs are not quite the law's: {TERMS[misfit.term]} ({abs(misfit.statistic):.1f} "
+        "standard errors). "
+    )
+    if not misfit.shift.any():
+        return _note(
+            "misfit",
+            "warning",
+            what + "Over so short a range its effect cannot be told, and the intervals leave it "
+            "out: extrapolate with care, and widen the range of params and tokens.",
+        )
     wider = {k: (after[k][1] - after[k][0]) / (before[k][1] - before[k][0]) for k in ("E", "a")}
     return _note(
         "misfit",
         "warning",
-        f"the runs are not quite the law's: {TERMS[misfit.term]} ({abs(misfit.statistic):.1f} "
-        f"standard errors). Its effect is added to the intervals: E's is {wider['E']:.1f} times "
+        what + f"Its effect is added to the intervals: E's is {wider['E']:.1f} times "
         f"wider, a's {wider['a']:.1f} times. Fit a narrower range and compare: --where.",
     )
 

@@ -117,8 +117,8 @@ class RunRecord:
         if self.status not in STATUSES:
             known = ", ".join(STATUSES)
             raise RecordError(f"status is '{self.status}'; a record needs one of {known}.")
-        if self.status == "done" and (self.loss is None or not math.isfinite(self.loss)):
-            raise RecordError(f"run {self.run} is done without a finite loss ({self.loss}).")
+        if self.status == "done" and not (self.loss and 0 < self.loss < math.inf):
+            raise RecordError(f"run {self.run} is done without a positive loss ({self.loss}).")
         if self.status == "done" and self.tokens_seen != self.tokens:
             raise RecordError(
                 f"run {self.run} is done but saw {self.tokens_seen} of {self.tokens} tokens."
@@ -305,7 +305,7 @@ class RunTable:
         """
         if not records:
             raise RecordError(f"no run records in {source}. Launch a sweep: python -m sweep -m ...")
-        done = [r for r in records if r.status == "done"]
+        done = list({r.run: r for r in records if r.status == "done"}.values())
         counted = [_count(r, params, flops) for r in done]
         _, cluster = np.unique([r.trunk or r.run for r in done], return_inverse=True)
         return cls(

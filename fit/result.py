@@ -198,9 +198,13 @@ class Fit:
         """
         document = parse_document(text, FIT_SCHEMA)
         try:
-            return cls(**_decode(document))
+            fit = cls(**_decode(document))
+            if not np.isfinite(fit.vector()).all():
+                raise ValueError("a parameter of the law is missing")
+            return fit
         except (TypeError, KeyError, AttributeError, ValueError) as error:
-            raise RecordError(f"not a complete fit document: {error!r}. Fit again.") from error
+            what = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise RecordError(f"not a complete fit document ({what}). Fit again.") from error
 
 
 _INTERVAL_FIELDS = {f.name for f in dataclasses.fields(Intervals)}

@@ -20,7 +20,7 @@ import numpy as np
 
 from fit.accounting import FLOPS_PER_PARAM_TOKEN
 from fit.errors import RecordError
-from fit.record import Dropped, RunRecord, RunTable, read_only
+from fit.record import STATUSES, Dropped, RunRecord, RunTable, read_only
 from fit.result import Fit
 
 if TYPE_CHECKING:
@@ -162,6 +162,12 @@ def read_fit(path: Path) -> Fit:
         RecordError: Missing, corrupt, foreign or of a newer major version.
     """
     file = path / FIT_NAME if path.is_dir() else path
+    if not file.is_file():
+        there = sorted(str(p.parent) for p in Path("reports").glob(f"*/{FIT_NAME}"))
+        raise RecordError(
+            f"cannot read the fit {path}: there is none; fits here: {', '.join(there) or 'none'}. "
+            f"Make one: isoflop fit RUNS --out {path}"
+        )
     try:
         return Fit.from_json(_read_text(file))
     except RecordError as error:
@@ -239,8 +245,8 @@ def _read_table(path: Path, rename: Mapping[str, str], cluster: str | None) -> R
             f"{path} has no column {cluster} to cluster by; it has {', '.join(map(str, frame))}."
         )
     codes = np.arange(len(frame)) if cluster is None else frame[cluster].factorize()[0]
-    extra = frame.drop(columns=[*REQUIRED_COLUMNS, "flops", "run"], errors="ignore")
-    return RunTable(
+    extra = frame.drop(columns=[*REQUIRED_COLUMNS, "flops", "run", "status"], errors="ignore")
+    table = RunTable(
         run=names,
         flops=flops,
         cluster=codes,
@@ -251,6 +257,31 @@ def _read_table(path: Path, rename: Mapping[str, str], cluster: str | None) -> R
         hash=content_hash(path.read_bytes()),
         **core,
     )
+    return _without_copies(_finished(table, frame, path))
+
+
+def _finished(table: RunTable, frame: pd.DataFrame, path: Path) -> RunTable:
+    """The table without rows whose `status` says that they failed or diverged."""
+    if "status" not in frame:
+        return table
+    status = frame["status"].astype(str)
+    unknown = sorted(set(status) - set(STATUSES))
+    if unknown:
+        raise RecordError(
+            f"{path} has status '{unknown[0]}'; known are {', '.join(STATUSES)}. Rename it."
+        )
+    for name in ("failed", "diverged"):
+        keep = (status != name).to_numpy(dtype=bool)
+        table, status = table.take(keep, reason=name), status[keep]
+    return table
+
+
+def _without_copies(table: RunTable) -> RunTable:
+    """The table without rows that say the same as an earlier one: a copy is no evidence."""
+    cells = np.column_stack([table.params, table.tokens, table.flops, table.loss])
+    _, first = np.unique(cells, axis=0, return_index=True)
+    keep = np.isin(np.arange(len(table)), first) | np.isnan(table.loss)
+    return table if keep.all() else table.take(keep, reason="copy of an earlier row")
 
 
 def _read_frame(path: Path) -> pd.DataFrame:
@@ -293,8 +324,8 @@ def _numbers(frame: pd.DataFrame, column: str, path: Path) -> Any:
     if bad.any():
         row = int(np.argmax(bad))
         raise RecordError(
-            f"{path}, row {row + 1}: {column} is {frame[column].iloc[row]!r}; a positive number is "
-            f"needed ({int(bad.sum())} such cells). Mend or remove these rows."
+            f"{path}, row {row + 1}: {column} is '{frame[column].iloc[row]}'; a positive number "
+            f"is needed ({int(bad.sum())} such cells). Mend or remove these rows."
         )
     return read_only(np.where(np.isfinite(values), values, math.nan))
 

@@ -26,6 +26,8 @@ from fit.uncertainty import Sandwich, bootstrap, kappa, percentiles, sandwich
 
 INTERVALS = ("hc3", "pairs")
 PARAMETERS = ("E", "A", "B", "alpha", "beta")
+LEAST_RESAMPLES = 200
+"""Below this the percentiles of a 90% interval rest on fewer than ten draws."""
 LIBRARIES = ("isoflop", "numpy", "scipy")
 
 
@@ -49,6 +51,14 @@ class FitOptions:
         _known("interval", self.interval, INTERVALS)
         if not 0 < self.level < 1:
             raise FitError(f"level is {self.level}; a share between 0 and 1 is needed, as 0.9.")
+        if self.delta is not None and self.loss != "huber":
+            raise FitError(f"delta applies to --loss huber alone, not to '{self.loss}'. Add it.")
+        if self.seed < 0:
+            raise FitError(f"seed is {self.seed}; 0 or more is needed.")
+        if self.interval == "pairs" and self.resamples < LEAST_RESAMPLES:
+            raise FitError(
+                f"interval 'pairs' needs {LEAST_RESAMPLES} resamples; found {self.resamples}."
+            )
         if self.resamples < 0:
             raise FitError(f"resamples is {self.resamples}; 0 or more are needed, such as 4000.")
 

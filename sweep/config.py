@@ -221,5 +221,5 @@ def _positive(name: str, value: Any) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if isinstance(value, bool) or not (math.isfinite(number) and number > 0):
-        raise PlanError(f"{name}={value!r}; a positive number is needed, such as {name}=1e6.")
+        raise PlanError(f"{name}={value!r}; a positive number is needed.")
     return number

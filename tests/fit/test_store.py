@@ -1,5 +1,6 @@
 """Disk: atomic writes, hostile folders, tables with every kind of bad cell."""
 
+import json
 import os
 import threading
 from pathlib import Path
@@ -198,4 +199,40 @@ def test_the_newest_fit_is_named_and_none_is_an_error(tmp_path):
 def test_a_corrupt_fit_is_named(tmp_path, content):
     (tmp_path / "fit.json").write_text(content)
     with pytest.raises(RecordError, match="fit.json"):
+        store.read_fit(tmp_path)
+
+
+def test_rows_that_failed_or_diverged_and_copies_of_rows_are_no_evidence(tmp_path):
+    path = tmp_path / "runs.csv"
+    table = frame().assign(loss=[3.0, 3.1, 3.2, 3.3, 3.4, 3.5], status="done")
+    table.loc[1, "status"], table.loc[4, "status"] = "failed", "diverged"
+    pd.concat([table, table]).to_csv(path, index=False)
+    found = store.load(path)
+    assert len(found) == 4
+    assert sorted({d.reason for d in found.dropped}) == [
+        "copy of an earlier row",
+        "diverged",
+        "failed",
+    ]
+    table.assign(status="finished").to_csv(path, index=False)
+    with pytest.raises(RecordError, match="known are done"):
+        store.load(path)
+
+
+def test_one_identity_counts_once_however_often_it_was_copied(runs):
+    store.write_record(runs / "copy" / "w16", record(16))
+    assert len(store.load(runs)) == 3
+
+
+def test_a_fit_without_its_parameters_is_refused(tmp_path):
+    from tests.fit.synthetic import make_fit
+
+    text = make_fit().to_json()
+    path = tmp_path / "fit.json"
+    path.write_text(text)
+    assert store.read_fit(tmp_path).status
+    damaged = json.loads(text)
+    damaged["theta"]["alpha"] = None
+    path.write_text(json.dumps(damaged))
+    with pytest.raises(RecordError, match="not a complete fit document"):
         store.read_fit(tmp_path)

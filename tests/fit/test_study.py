@@ -185,7 +185,16 @@ def test_mixed_data_is_called_serious():
 
 @pytest.mark.parametrize(
     "options",
-    [{"law": "x"}, {"loss": "x"}, {"interval": "x"}, {"level": 1.5}, {"resamples": -1}],
+    [
+        {"law": "x"},
+        {"loss": "x"},
+        {"interval": "x"},
+        {"level": 1.5},
+        {"resamples": -1},
+        {"seed": -1},
+        {"delta": 1e-3},
+        {"interval": "pairs", "resamples": 10},
+    ],
 )
 def test_unknown_options_name_the_known(options):
     with pytest.raises(FitError):
@@ -198,3 +207,11 @@ def test_the_largest_budget_is_held_out_of_an_isoflop_table():
     assert len(fit.holdout.runs) == 7
     assert abs(fit.holdout.mean_relative_error) < 0.01
     assert fit.holdout.covered is not None
+
+
+def test_counts_in_millions_and_flops_in_another_unit_are_called_serious():
+    one = table()
+    millions = dataclasses.replace(one, params=one.params / 1e6, flops=one.flops / 1e6)
+    assert "units" in codes(fit_table(millions, QUICK))
+    assert "units" in codes(fit_table(dataclasses.replace(one, flops=one.params), QUICK))
+    assert "units" not in codes(fit_table(one, QUICK))
