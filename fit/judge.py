@@ -268,19 +268,20 @@ def _sources(table: RunTable) -> Iterator[Note]:
             "the runs were trained on different data: one law holds for one data set. "
             "Fit them apart: --where.",
         )
-    if table.params.max() < 1e3 or table.tokens.max() < 1e4:
+    ratio = float(np.median(table.tokens / table.params))
+    if table.params.max() < 1e3 or table.tokens.max() < 1e4 or not 1e-2 < ratio < 1e5:
         yield _note(
             "units",
             "serious",
             f"params reach {table.params.max():.3g} and tokens {table.tokens.max():.3g}: raw "
             "counts are needed, not millions or billions. Multiply the column and fit again.",
         )
-    ratio = table.flops / (6 * table.params * table.tokens)
-    if ratio.max() > 20 or ratio.min() < 0.05:
+    cost = table.flops / (6 * table.params * table.tokens)
+    if cost.max() > 20 or cost.min() < 0.05:
         yield _note(
             "units",
             "serious",
-            f"flops are {ratio.min():.2g} to {ratio.max():.2g} times 6 params tokens: one of the "
+            f"flops are {cost.min():.2g} to {cost.max():.2g} times 6 params tokens: one of the "
             "three columns is in another unit. Mend it and fit again.",
         )
     if table.dropped:

@@ -79,17 +79,17 @@ def transient(n: np.ndarray, d: np.ndarray) -> np.ndarray:
 
 
 def drift_n(n: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """Alpha grows with N, by 0.04 per e-fold."""
+    """Alpha grows with N, by 0.02 per e-fold."""
     e, a, b, alpha, beta = TRUTH
     u = np.log(n / 1e7)
-    return e + a * 1e7**-alpha * np.exp(-alpha * u - 0.02 * u**2) + b / d**beta
+    return e + a * 1e7**-alpha * np.exp(-alpha * u - 0.01 * u**2) + b / d**beta
 
 
 def drift_d(n: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """Beta grows with D, by 0.04 per e-fold."""
+    """Beta grows with D, by 0.02 per e-fold."""
     e, a, b, alpha, beta = TRUTH
     v = np.log(d / 1e9)
-    return e + a / n**alpha + b * 1e9**-beta * np.exp(-beta * v - 0.02 * v**2)
+    return e + a / n**alpha + b * 1e9**-beta * np.exp(-beta * v - 0.01 * v**2)
 
 
 def optimum(surface: Surface, budgets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
