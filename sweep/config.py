@@ -15,7 +15,13 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fit.errors import PlanError
+from fit.errors import PlanError, QueryError
+from fit.quantity import parse_count
+
+PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true")
+ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps", "tpu")
+"""Names that Fabric knows."""
+MOST_SEED = 2**63
 
 
 class Schedule(Enum):
@@ -162,6 +168,10 @@ class Config:
 
     def __post_init__(self) -> None:
         _check_name(self.name)
+        if not 0 <= self.seed < MOST_SEED:
+            raise PlanError(f"seed={self.seed}; a number from 0 on is needed.")
+        _check_known("train.precision", self.train.precision, PRECISIONS)
+        _check_known("train.accelerator", self.train.accelerator, ACCELERATORS)
         _check_positive("model", self.model, "head_dim", "mlp_ratio", "seq_len")
         _check_positive("train", self.train, "batch_tokens", "lr", "base_width", "embedding_lr")
         if not 0 < self.train.cooldown < 1:
@@ -214,11 +224,17 @@ def _check_positive(group: str, section: object, *fields: str) -> None:
         _positive(f"{group}.{name}", getattr(section, name))
 
 
+def _check_known(name: str, value: str, known: Sequence[str]) -> None:
+    """One of a few names."""
+    if value not in known:
+        raise PlanError(f"{name}={value}; known are {', '.join(known)}.")
+
+
 def _positive(name: str, value: Any) -> float:
-    """A positive finite number, or a PlanError that names the setting."""
+    """A positive finite number, units as in 4M allowed, or a PlanError that names the setting."""
     try:
-        number = float(value)
-    except (TypeError, ValueError):
+        number = parse_count(value, name) if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, QueryError):
         number = math.nan
     if isinstance(value, bool) or not (math.isfinite(number) and number > 0):
         raise PlanError(f"{name}={value!r}; a positive number is needed.")

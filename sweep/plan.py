@@ -217,7 +217,9 @@ def digest(identity: Any) -> str:
 
 
 def short(count: float) -> str:
-    """A count in at most four characters and a unit: 307200 -> 307k, 2.4e6 -> 2.4M."""
+    """A count in at most five characters: 307200 -> 307k, 2.4e6 -> 2.4M, 1e20 -> 1e20."""
+    if count >= 1e15:
+        return f"{count:.0e}".replace("e+", "e")
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if count >= size:
             return f"{count / size:.3g}{unit}"

@@ -33,8 +33,10 @@ def table(cells: Sequence[Cell]) -> list[str]:
     for t, run, record in rows:
         n = t.params.matmul
         state = "" if record is None else record.status
+        ratio = run.tokens / n
+        per_param = f"{ratio:.1f}" if ratio < 1e4 else f"{ratio:.0e}"
         lines.append(
-            f"{run.run:38} {short(n):>6} {short(run.tokens):>6} {run.tokens / n:6.1f} "
+            f"{run.run:38} {short(n):>6} {short(run.tokens):>6} {per_param:>6} "
             f"{run.flops:8.2e} {duration(estimate(t, run)):>7}  {state}".rstrip()
         )
     lines += [f"refused  {' '.join(c.overrides)}: {c.refusal}" for c in cells if c.refusal]
@@ -66,7 +68,7 @@ def estimate(trajectory: Trajectory, run: RunSpec) -> float:
 
 
 def duration(time: float) -> str:
-    """A time with its unit in at most six characters: 42s, 3.5min, 2.1h, 4.0d."""
+    """A time with its unit in at most seven characters: 42s, 3.5min, 2.1h, 4d, 2e+08d."""
     for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
         if time >= size:
             return f"{time / size:.3g}{unit}"

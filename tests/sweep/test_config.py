@@ -56,6 +56,9 @@ def test_every_experiment_spans_a_grid_that_can_be_trained(name):
         (["name=../up"], "folder name"),
         (["name="], "folder name"),
         (["train.tokens=-1"], "positive number"),
+        (["train.precision=bf17"], "known are 32-true"),
+        (["train.accelerator=gpux"], "known are auto"),
+        (["seed=-1"], "from 0 on"),
         (["train.tokens=[1e6,abc]"], "positive number"),
         (["train.tokens=null"], "both null"),
         (["train.tokens=100"], "below one batch"),
@@ -131,3 +134,9 @@ def test_one_list_is_one_trunk_and_a_sweep_over_tokens_is_many():
     (one,) = grid(["train.tokens=[1e5,2e5]"], multirun=True)
     assert len(one.trajectories) == 1 and len(one.runs()) == 2
     assert len(grid(["train.tokens=1e5,2e5"], multirun=True)) == 2
+
+
+def test_tokens_are_read_with_their_unit():
+    (one,) = plan(compose_config([*QUICK, "train.tokens=0.1M"]))
+    (same,) = plan(compose_config([*QUICK, "train.tokens=1e5"]))
+    assert one.runs == same.runs
