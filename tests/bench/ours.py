@@ -2,7 +2,7 @@
 
 `python -m tests.bench.ours WIDTH DEPTH HEAD_DIM (on|off) SECONDS` prints tokens/s, share of peak;
 `... loop SECONDS` prints seconds per step of our loop and of the bare loop, taken in turns;
-`... tokens COUNT` trains that many tokens.
+`... tokens COUNT` trains that many tokens and prints the seconds, compilation counted.
 """
 
 from __future__ import annotations
@@ -104,6 +104,8 @@ if __name__ == "__main__":
         loop(shape, float(amount))
     elif mode == "tokens":
         whole = open_session(*shape, Compile.auto, float(amount))
+        started = time.perf_counter()
         whole.advance(rate(whole.trajectory), whole.trajectory.runs[0].tokens, lambda: None)
+        print(time.perf_counter() - started)
     else:
         speed(shape, mode, float(amount))
