@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 NOT_RESULTS = frozenset(
     "sweep started finished wall_seconds tokens_per_second mfu device versions commit attempts "
-    "traceback".split()
+    "traceback flops_spent".split()
 )
 """Fields that may differ between two runs of one identity; all others must not."""
 

@@ -54,8 +54,10 @@ def main() -> None:
     if arguments.cfg or arguments.help or arguments.hydra_help or arguments.info:
         job()
         return
+    from sweep.grid import overrides_of
+
     try:
-        sys.exit(launch(arguments.overrides, multirun=bool(arguments.multirun)))
+        sys.exit(launch(overrides_of(arguments), multirun=bool(arguments.multirun)))
     except PlanError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

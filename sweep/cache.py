@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,9 @@ from fit.errors import PlanError, ScalingError
 from fit.store import write_atomically
 
 META = "meta.json"
+ABANDONED_SECONDS = 6 * 3600
+"""Age of an unfinished folder that nobody builds any more: where locks do nothing, a younger one
+may be another worker's."""
 
 
 def cache_folder(given: str | None) -> Path:
@@ -52,7 +56,7 @@ def remembered(cache: Path, question: Any, compute: Callable[[], Any]) -> Any:
     path = cache / "facts" / f"{digest(question)}.json"
     with suppress(OSError, ValueError):
         return json.loads(path.read_text())
-    with _lock(path):
+    with locked(path):
         with suppress(OSError, ValueError):
             return json.loads(path.read_text())
         answer = compute()
@@ -73,11 +77,12 @@ def built(target: Path, build: Callable[[Path], None]) -> Path:
     """
     if (target / META).exists():
         return target
-    with _lock(target):
+    with locked(target):
         if (target / META).exists():
             return target
         for leftover in target.parent.glob(f".{target.name}-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            if time.time() - leftover.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(leftover, ignore_errors=True)
         temporary = target.parent / f".{target.name}-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             temporary.mkdir(parents=True)
@@ -95,7 +100,7 @@ def built(target: Path, build: Callable[[Path], None]) -> Path:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold `.NAME.lock` beside a path; where locks do not work, go on without."""
     handle = None
     try:

@@ -12,12 +12,15 @@ import torch
 
 DENSE_BF16_PEAK = {
     "A100": 312e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "H200": 989e12,
     "B200": 2.25e15,
     "MI300X": 1.3e15,
 }
-"""Dense bf16 FLOP/s by vendors' data sheets (they print twice that for sparse matrices)."""
+"""Dense bf16 FLOP/s by vendors' data sheets (they print twice that for sparse matrices); the first
+name that a device's holds counts."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
@@ -37,6 +40,11 @@ def prepare_process(threads: int) -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
+def first_rank() -> bool:
+    """Whether this process is a run's only one, or its first: launchers tell by the environment."""
+    return all(os.environ.get(k, "0") == "0" for k in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
 def device_name(device: torch.device) -> str:
     """A device as it stands in a record."""
     if device.type == "cuda":
@@ -45,9 +53,11 @@ def device_name(device: torch.device) -> str:
 
 
 @functools.cache
-def peak_flops_per_second(device: torch.device) -> float | None:
-    """Matrix-multiply ceiling: the data sheet's on known GPUs, measured on CPU; None elsewhere."""
+def peak_flops_per_second(device: torch.device, precision: str = "32-true") -> float | None:
+    """Matrix-multiply ceiling: the data sheet's on known GPUs in bf16, measured on CPU; or None."""
     if device.type == "cuda":
+        if not precision.startswith("bf16"):
+            return None
         name = torch.cuda.get_device_name(device)
         return next((peak for key, peak in DENSE_BF16_PEAK.items() if key in name), None)
     return _measured_peak() if device.type == "cpu" else None

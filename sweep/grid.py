@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +52,23 @@ def run_folder(trajectory: Trajectory, run: RunSpec) -> Path:
     return Path(trajectory.config.runs_dir) / trajectory.sweep / run.run
 
 
+def overrides_of(arguments: Namespace) -> list[str]:
+    """The overrides of a command line, a folder of the user's own configs among them.
+
+    Raises:
+        PlanError: Another root config is asked for.
+    """
+    if arguments.config_name or arguments.config_path:
+        raise PlanError(
+            "--config-name and --config-path replace the schema; add configs of your own by "
+            "--config-dir FOLDER, such as FOLDER/experiment/mine.yaml with +experiment=mine."
+        )
+    if not arguments.config_dir:
+        return list(arguments.overrides)
+    folder = Path(arguments.config_dir).absolute()
+    return [*arguments.overrides, f"hydra.searchpath=[file://{folder}]"]
+
+
 def grid(overrides: Sequence[str], *, multirun: bool) -> tuple[Cell, ...]:
     """Compose and plan every cell that the overrides span.
 
@@ -66,8 +85,8 @@ def grid(overrides: Sequence[str], *, multirun: bool) -> tuple[Cell, ...]:
             configs = [_compose(job) for job in jobs]
     except WRONG_OVERRIDES as error:
         raise PlanError(one_line(error)) from error
-    cells = [_cell(job, config) for job, config in zip(jobs, configs, strict=True)]
-    return tuple(cells)
+    seen: set[Path] = set()
+    return tuple(_cell(job, config, seen) for job, config in zip(jobs, configs, strict=True))
 
 
 def one_line(error: BaseException) -> str:
@@ -113,8 +132,8 @@ def _compose(job: Sequence[str]) -> Config | PlanError:
         return error
 
 
-def _cell(job: Sequence[str], config: Config | PlanError) -> Cell:
-    """Plan one job."""
+def _cell(job: Sequence[str], config: Config | PlanError, seen: set[Path]) -> Cell:
+    """Plan one job; a run that an earlier one makes, as when lengths round alike, is left out."""
     overrides = tuple(o for o in job if not o.startswith("hydra"))
     if isinstance(config, PlanError):
         return Cell(overrides=overrides, config=None, refusal=str(config))
@@ -122,6 +141,15 @@ def _cell(job: Sequence[str], config: Config | PlanError) -> Cell:
         trajectories = plan(config)
         for t in trajectories:
             check_memory(t.shape, t.params, config.train)
-        return Cell(overrides=overrides, config=config, trajectories=trajectories)
+        own = tuple(_unseen(t, seen) for t in trajectories)
+        return Cell(overrides=overrides, config=config, trajectories=own)
     except PlanError as error:
         return Cell(overrides=overrides, config=config, refusal=str(error))
+
+
+def _unseen(trajectory: Trajectory, seen: set[Path]) -> Trajectory:
+    """The trajectory with its first-seen runs only, which become seen."""
+    folders = {run.run: run_folder(trajectory, run) for run in trajectory.runs}
+    runs = tuple(run for run in trajectory.runs if folders[run.run] not in seen)
+    seen.update(folders.values())
+    return dataclasses.replace(trajectory, runs=runs)

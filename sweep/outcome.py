@@ -147,19 +147,33 @@ def _finite(value: Any) -> bool:
 
 def _mfu(session: Session, tokens_per_second: float | None) -> float | None:
     """Model FLOP utilisation: exact FLOP per second over the device's ceiling."""
-    peak = peak_flops_per_second(session.fabric.device)
+    fabric = session.fabric
+    devices = int(fabric.world_size)
+    peak = peak_flops_per_second(fabric.device, session.trajectory.config.train.precision)
     if peak is None or tokens_per_second is None:
         return None
-    return session.trajectory.flops_per_token.exact * tokens_per_second / peak
+    return session.trajectory.flops_per_token.exact * tokens_per_second / peak / devices
 
 
 @functools.cache
 def commit() -> str | None:
-    """The commit of the code, where it runs from a checkout."""
+    """The commit of the code, `-dirty` where files differ; None unless this file is in a checkout.
+
+    An installed copy may lie inside a checkout of something else.
+    """
+    if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None
+    head, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "-uno")
+    return f"{head}-dirty" if head and changes else head
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says where this file lies; None where it refuses or is not there."""
+    here = Path(__file__).resolve().parent
     try:
-        command = ["git", "rev-parse", "HEAD"]
-        here = Path(__file__).resolve().parent
-        out = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10)
+        out = subprocess.run(
+            ["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return out.stdout.strip() or None
+    return out.stdout.strip() if out.returncode == 0 else None

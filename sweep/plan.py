@@ -134,7 +134,13 @@ def batch_rule(train: TrainConfig, seq_len: int) -> BatchRule:
     Raises:
         PlanError: The batch is not a whole number of rows.
     """
-    if train.batch_tokens % seq_len:
+    if train.batch_tokens % (seq_len * train.devices):
+        step = seq_len * train.devices
+        if train.devices > 1:
+            raise PlanError(
+                f"train.batch_tokens={train.batch_tokens} cannot be shared by train.devices="
+                f"{train.devices} in rows of {seq_len}; a multiple of {step} is needed."
+            )
         raise PlanError(
             f"train.batch_tokens={train.batch_tokens} is not a multiple of "
             f"model.seq_len={seq_len}; take {max(1, train.batch_tokens // seq_len) * seq_len}."
@@ -150,6 +156,7 @@ def _trajectory(
     train, params, per_token = config.train, count_params(shape), count_flops(shape)
     scale = train.base_width / shape.width
     warmup = warmup_tokens(params.matmul, lengths[0], train.warmup_tokens)
+    _check_warmup(train, rule, lengths[0], warmup)
     shared = _shared_identity(config, shape, info, warmup)
     runs, previous = [], 0
     for tokens in lengths:
@@ -184,6 +191,20 @@ def _trajectory(
         runs=tuple(runs),
         config=config,
     )
+
+
+def _check_warmup(train: TrainConfig, rule: BatchRule, shortest: int, warmup: int) -> None:
+    """Refuse a warm-up that is still on where the shortest run cools down, or ends.
+
+    Raises:
+        PlanError: It is, or it is negative.
+    """
+    wsd = train.schedule is Schedule.wsd
+    end = (cooldown_start(rule, shortest, train.cooldown) or shortest) if wsd else shortest
+    if not 0 <= warmup < end:
+        raise PlanError(
+            f"train.warmup_tokens={warmup}; 0 to {end - 1} is needed for {shortest} tokens."
+        )
 
 
 def _shared_identity(config: Config, shape: Shape, info: DataInfo, warmup: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from hydra._internal.utils import get_args_parser
 
 from fit.errors import PlanError
 from sweep.cost import seconds
-from sweep.grid import Cell, grid
+from sweep.grid import Cell, grid, overrides_of
 from sweep.plan import RunSpec, Trajectory, short
 
 
@@ -18,7 +18,7 @@ def main() -> None:
     """Print the plan of the given overrides; exit 1 where a cell cannot be trained."""
     arguments = get_args_parser().parse_args()
     try:
-        cells = grid(arguments.overrides, multirun=True)
+        cells = grid(overrides_of(arguments), multirun=True)
     except PlanError as error:
         sys.exit(f"error: {error}")
     for line in table(cells):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +30,10 @@ FEED_ROWS = 2048
 COMPILE_SECONDS = 40.0
 """Trajectories estimated longer are compiled on CPU: compiling takes 10-20 s cold, 2 s from torch's
 disk cache, and saves a third of the time."""
+
+
+WHOLE_DEPTH = 2
+"""Blocks up to which a model is compiled whole on CPU: 15% faster steps at width 32."""
 
 
 class Diverged(Exception):
@@ -79,7 +85,7 @@ class Session:
         module.init_weights(torch.Generator().manual_seed(config.seed))
         compiled = wants_compile(train, trajectory, fabric.device)
         optimizer = build_optimizer(module, trajectory, fabric.device)
-        wrapped: Any = torch.compile(module, dynamic=False) if compiled else module
+        wrapped = compile_module(module, fabric.device) if compiled else module
         model, optimizer = fabric.setup(wrapped, optimizer)
         return cls(
             trajectory=trajectory,
@@ -235,15 +241,35 @@ class Feed:
     device: torch.device
     block: Tensor | None = None
     start: int = 0
+    ahead: tuple[int, int, Future[Tensor]] | None = None
+    """On a GPU: first row, count and tensor of the next block, fetched while this one trains."""
+    worker: ThreadPoolExecutor | None = None
 
     def rows(self, start: int, count: int) -> Tensor:
         """Rows [start, start + count) of the training order, (count, seq_len + 1) int64."""
         begin = start - self.start
         if self.block is None or begin < 0 or begin + count > len(self.block):
-            fetched = self.source.train(start, max(count, FEED_ROWS))
-            self.block = torch.from_numpy(fetched).long().to(self.device)
+            self.block = self._fetched(start, max(count, FEED_ROWS))
             self.start, begin = start, 0
         return self.block[begin : begin + count]
+
+    def _fetched(self, start: int, count: int) -> Tensor:
+        """A block on the device; on a GPU the one after it is asked for at once."""
+        if self.device.type != "cuda":
+            return self._read(start, count).long().to(self.device)
+        if self.ahead is not None and self.ahead[:2] == (start, count):
+            block = self.ahead[2].result()
+        else:
+            block = self._read(start, count)
+        self.worker = self.worker or ThreadPoolExecutor(1, "feed")
+        after = start + count
+        self.ahead = (after, count, self.worker.submit(self._read, after, count))
+        return block.to(self.device, non_blocking=True).long()
+
+    def _read(self, start: int, count: int) -> Tensor:
+        """A block on the host, int32; in pinned memory where a GPU will fetch it."""
+        rows = torch.from_numpy(self.source.train(start, count))
+        return rows.pin_memory() if self.device.type == "cuda" else rows
 
 
 def build_optimizer(
@@ -280,12 +306,27 @@ def build_optimizer(
     )
 
 
+def compile_module(module: Transformer, device: torch.device) -> Any:
+    """The module compiled, with static shapes.
+
+    On CPU a deep model is compiled block by block: every block reuses the first one's code. At
+    width 128 and depth 4 that takes 18 s of 33 and trains as fast (docs/log.md). Dynamo keeps 8
+    graphs of a function and runs the ninth shape of a process uncompiled unless it is reset.
+    """
+    torch._dynamo.reset()
+    if device.type != "cpu" or module.shape.depth <= WHOLE_DEPTH:
+        return torch.compile(module, dynamic=False)
+    for block in module.blocks:
+        block.compile(dynamic=False)
+    return module
+
+
 def wants_compile(train: TrainConfig, trajectory: Trajectory, device: torch.device) -> bool:
     """Whether to compile: as asked, or where it pays; a function of the whole trajectory alone."""
     if train.compile is not Compile.auto:
         return train.compile is Compile.on
     if device.type != "cpu":
-        return device.type == "cuda"
+        return device.type == "cuda" and shutil.which(os.environ.get("CC", "cc")) is not None
     flops = sum(run.flops_spent for run in trajectory.runs)
     long = seconds(trajectory.shape, flops) > COMPILE_SECONDS
     return long and shutil.which("g++") is not None

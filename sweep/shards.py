@@ -2,7 +2,7 @@
 
 A `.bin` is little-endian uint16, or what `meta.json` beside it says: {"vocab": 50257, "dtype":
 "uint32", "bytes_per_token": 4.2}, each key optional. A 1024-byte header of 256 int32 (as llm.c
-writes: magic 20240520, version 1, token count) is recognised and skipped. Files with the word `val`
+writes: magic, version, token count) is recognised and skipped. Files with the word `val`
 (`valid`, `heldout`; else `test`) in their names or folders are held out, the rest is trained on;
 where no file is so named, the tail of the last is held out.
 """
@@ -19,14 +19,16 @@ from typing import Any
 import numpy as np
 
 from fit.errors import PlanError
-from sweep.cache import META, cache_folder, remembered, stamp
+from sweep.cache import META, cache_folder, digest, remembered, stamp
 from sweep.config import DataConfig
 from sweep.source import Packed, heldout_count
 from sweep.stream import Stream, Tokens, stream_of
 
 SUFFIXES = (".bin", ".npy")
 DTYPES = ("uint16", "uint32")
-LLMC_MAGIC, LLMC_HEADER_BYTES = 20240520, 1024
+LLMC_HEADER_BYTES = 1024
+LLMC_DTYPES = {(20240520, 1): "uint16", (20240801, 7): "uint32"}
+"""Magic and version of the headers of llm.c, and the tokens behind them."""
 SCAN_TOKENS = 1 << 24
 _HELDOUT = re.compile(r"(^|[^a-z])(val|valid|validation|heldout)([^a-z]|$)")
 _TEST = re.compile(r"(^|[^a-z])test([^a-z]|$)")
@@ -66,13 +68,14 @@ def open_shards(config: DataConfig, seq_len: int) -> Packed:
         )
     relative = [file.relative_to(root).as_posix() if root.is_dir() else "" for file in files]
     train, heldout = _split(config, seq_len, shards, relative)
+    bytes_per_token = config.bytes_per_token or meta.bytes_per_token
     return Packed(
         name=f"tokens:{root.resolve().name}",
-        hash=facts["hash"],
+        hash=digest([facts["hash"], _roles(relative), bytes_per_token]),
         vocab=vocab,
         train=train,
         heldout=heldout,
-        bytes_per_token=config.bytes_per_token or meta.bytes_per_token,
+        bytes_per_token=bytes_per_token,
     )
 
 
@@ -123,16 +126,17 @@ def open_shard(path: Path, dtype: str) -> Tokens:
         raise PlanError(f"{path} is empty; remove it or write it again.")
     if path.suffix == ".npy":
         return _open_npy(path)
-    kind, offset = np.dtype(dtype).newbyteorder("<"), 0
     with path.open("rb") as stream:
         header = np.frombuffer(stream.read(LLMC_HEADER_BYTES)[:12].ljust(12, b"\0"), "<i4")
-    if header[0] == LLMC_MAGIC and header[1] == 1:
-        offset = LLMC_HEADER_BYTES
+    told = LLMC_DTYPES.get((int(header[0]), int(header[1])))
+    offset = 0 if told is None else LLMC_HEADER_BYTES
+    dtype = told or dtype
+    kind = np.dtype(dtype).newbyteorder("<")
     count, rest = divmod(path.stat().st_size - offset, kind.itemsize)
     if rest or (offset and count != header[2]):
-        told = f", {header[2]} by its header" if offset else ""
+        said = f", {header[2]} by its header" if offset else ""
         raise PlanError(
-            f"{path} holds {count} {dtype} tokens and {rest} bytes{told}; it was cut, or its dtype "
+            f"{path} holds {count} {dtype} tokens and {rest} bytes{said}; it was cut, or its dtype "
             f"is another: give it in {META}."
         )
     return np.memmap(path, dtype=kind, mode="r", offset=offset, shape=(count,))
@@ -179,7 +183,7 @@ def _split(
     config: DataConfig, seq_len: int, shards: list[Tokens], names: list[str]
 ) -> tuple[Stream, Stream]:
     """Training and held-out streams, by name or by the tail."""
-    named = [[bool(kind.search(n.lower())) for n in names] for kind in (_HELDOUT, _TEST)]
+    named = _roles(names)
     held = named[0] if any(named[0]) else named[1]
     kept_apart = [a or b for a, b in zip(*named, strict=True)]
     if any(held) and not all(kept_apart):
@@ -191,6 +195,11 @@ def _split(
     check_share(config, seq_len, total)
     train_part, tail = np.array([[0, cut]]), np.array([[cut, total]])
     return stream_of(shards, train_part), stream_of(shards, tail)
+
+
+def _roles(names: list[str]) -> list[list[bool]]:
+    """Of each file, whether its name says held-out, and whether it says test."""
+    return [[bool(kind.search(n.lower())) for n in names] for kind in (_HELDOUT, _TEST)]
 
 
 def check_share(config: DataConfig, seq_len: int, total: int) -> None:

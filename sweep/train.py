@@ -10,20 +10,27 @@ The newest state on disk is at most `checkpoint_seconds` old: a killed process l
 
 from __future__ import annotations
 
+import shutil
 import time
 import traceback
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fit.errors import RecordError
 from fit.record import RunRecord
 from fit.store import RECORD_NAME, read_record, write_record
+from sweep.cache import locked
 from sweep.checkpoint import load, save
+from sweep.device import first_rank
 from sweep.heldout import measure
 from sweep.outcome import Facts, diverged_record, done_record, failed_record, now
 from sweep.plan import RunSpec, Trajectory, digest, finished_record
 from sweep.session import Diverged, Session
-from sweep.tracking import Tracker
+from sweep.tracking import Tracker, say
+
+SAVING_SHARE = 20
+"""Time between two checkpoints, at least, in units of the time that one takes."""
 
 
 def train(trajectory: Trajectory, runs_dir: Path, tracker: Tracker) -> tuple[RunRecord, ...]:
@@ -41,18 +48,20 @@ def train(trajectory: Trajectory, runs_dir: Path, tracker: Tracker) -> tuple[Run
         KeyboardInterrupt: Stopped by hand; the newest checkpoint is kept to resume from.
     """
     walk = Walk(trajectory=trajectory, folder=runs_dir / trajectory.sweep, tracker=tracker)
-    for run in trajectory.runs:
-        record = finished_record(walk.folder / run.run)
-        if record is not None:
-            walk.records[run.run] = record
+    walk.look()
     if walk.missing():
-        try:
-            walk.go()
-        except Exception as error:  # whatever stops a cell becomes its record; the sweep goes on
-            for run in walk.missing():
-                facts = walk.facts(run)
-                walk.keep(run, failed_record(facts, error, traceback.format_exc()))
+        # Another process at the same cell is waited for; the ranks of one run are not others.
+        with locked(walk.checkpoint) if first_rank() else nullcontext():
+            walk.look()
+            walk.settle()
+    else:
+        walk.clear()
     return tuple(walk.records[run.run] for run in trajectory.runs)
+
+
+def work_folder(trajectory: Trajectory) -> str:
+    """Name of the working folder; one per set of runs, so that two jobs never share one."""
+    return f".work-{digest([r.run for r in trajectory.runs])}"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,16 +74,38 @@ class Walk:
     records: dict[str, RunRecord] = field(default_factory=dict)
     started: str = field(default_factory=now)
     session: Session | None = None
-    _saved: float = field(default_factory=time.monotonic)
+    _next_save: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._next_save = time.monotonic() + self.trajectory.config.train.checkpoint_seconds
 
     @property
     def checkpoint(self) -> Path:
-        """The newest state; one file per set of runs, so that two jobs never share one."""
-        return self.folder / f".work-{digest([r.run for r in self.trajectory.runs])}" / "state.pt"
+        """The newest state."""
+        return self.folder / work_folder(self.trajectory) / "state.pt"
 
     def missing(self) -> list[RunSpec]:
         """Runs without a record."""
         return [run for run in self.trajectory.runs if run.run not in self.records]
+
+    def look(self) -> None:
+        """Take up what records there are by now."""
+        for run in self.trajectory.runs:
+            record = finished_record(self.folder / run.run)
+            if record is not None:
+                self.records[run.run] = record
+
+    def settle(self) -> None:
+        """Train what is missing; whatever stops that becomes a record, and the sweep goes on."""
+        try:
+            if self.missing():
+                self.go()
+            self.clear()
+        except Exception as error:
+            trace = traceback.format_exc()
+            self.look()  # where locks do nothing, another process may have got there
+            for run in self.missing():
+                self.keep(run, failed_record(self.facts(run), error, trace))
 
     def facts(self, run: RunSpec) -> Facts:
         """What is known of a run so far."""
@@ -101,9 +132,7 @@ class Walk:
     def go(self) -> None:
         """Train every missing run."""
         session = self.session = Session.open(self.trajectory)
-        state = load(self.checkpoint)
-        if state is not None:
-            session.restore(state)
+        self._restore(session)
         for index, run in enumerate(self.trajectory.runs):
             if run.run in self.records:
                 continue
@@ -115,9 +144,21 @@ class Walk:
             except Diverged as error:
                 for stopped in self.missing() if session.branch is None else [run]:
                     self._measure(session, stopped, reason=str(error))
-        self.checkpoint.unlink(missing_ok=True)
-        if self.checkpoint.parent.is_dir():
-            self.checkpoint.parent.rmdir()
+
+    def _restore(self, session: Session) -> None:
+        """Go to the newest state on disk, or to the start where there is none that fits."""
+        state = load(self.checkpoint)
+        if state is None:
+            return
+        try:
+            session.restore(state)
+        except (RuntimeError, KeyError, ValueError) as error:
+            say(f"{self.checkpoint} is not of this model ({error}); training starts afresh")
+            session.rewind()
+
+    def clear(self) -> None:
+        """Remove the working folder: nothing is missing any more."""
+        shutil.rmtree(self.checkpoint.parent, ignore_errors=True)
 
     def _train(self, session: Session, index: int, run: RunSpec) -> None:
         """Along the trunk to where the run leaves it, then down its branch."""
@@ -151,12 +192,14 @@ class Walk:
         assert self.session is not None
         loss = self.session.curve[-1][1]
         self.tracker.progress(run.run, self.session.position, run.tokens, loss)
-        every = self.trajectory.config.train.checkpoint_seconds
-        if time.monotonic() - self._saved >= every:
+        if time.monotonic() >= self._next_save:
             self._save()
 
     def _save(self) -> None:
-        """Put the present state on disk."""
+        """Put the present state on disk; the next time is such that saving takes 5% at most."""
         assert self.session is not None
+        started = time.monotonic()
         save(self.checkpoint, self.session.state())
-        self._saved = time.monotonic()
+        now = time.monotonic()
+        every = self.trajectory.config.train.checkpoint_seconds
+        self._next_save = now + (every and max(every, SAVING_SHARE * (now - started)))

@@ -10,7 +10,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
 VOCAB, LENGTH, ROWS = 500, 128, 4
 SHAPES = [(16, 2, 16), (24, 2, 24), (32, 2, 16), (48, 2, 16), (64, 2, 16), (128, 4, 32)]

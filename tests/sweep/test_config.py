@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hydra._internal.utils import get_args_parser
 
 import conf
 from fit.errors import PlanError
 from sweep.config import Config
-from sweep.grid import compose_config, grid
+from sweep.grid import compose_config, grid, overrides_of
 from sweep.plan import plan
 
 CONF = Path(conf.__file__).parent
@@ -58,7 +59,15 @@ def test_every_experiment_spans_a_grid_that_can_be_trained(name):
         (["train.tokens=-1"], "positive number"),
         (["train.precision=bf17"], "known are 32-true"),
         (["train.accelerator=gpux"], "known are auto"),
-        (["seed=-1"], "from 0 on"),
+        (["train.precision=16-mixed"], "known are 32-true"),
+        (["seed=-1"], "0 or more"),
+        (["train.clip=0"], "positive number"),
+        (["train.beta1=1.5"], "from 0 to below 1"),
+        (["train.z_loss=-1"], "0 or more"),
+        (["model.conv=-1"], "0 to 128"),
+        (["train.warmup_tokens=-1e4"], "train.warmup_tokens=-10000"),
+        (["train.warmup_tokens=1e5", "train.tokens=1e5"], "is needed for"),
+        (["train.devices=3"], "multiple of 384"),
         (["train.tokens=[1e6,abc]"], "positive number"),
         (["train.tokens=null"], "both null"),
         (["train.tokens=100"], "below one batch"),
@@ -140,3 +149,18 @@ def test_tokens_are_read_with_their_unit():
     (one,) = plan(compose_config([*QUICK, "train.tokens=0.1M"]))
     (same,) = plan(compose_config([*QUICK, "train.tokens=1e5"]))
     assert one.runs == same.runs
+
+
+def test_lengths_that_round_to_one_run_are_planned_once():
+    cells = grid(["train.tokens=1e5,1.0001e5"], multirun=True)
+    assert [len(cell.runs()) for cell in cells] == [1, 0]
+
+
+def test_a_folder_of_own_configs_is_found(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/mine.yaml").write_text("# @package _global_\nseed: 7\n")
+    given = get_args_parser().parse_args(["--config-dir", str(tmp_path), "+experiment=mine"])
+    (cell,) = grid(overrides_of(given), multirun=False)
+    assert cell.config.seed == 7
+    with pytest.raises(PlanError, match="--config-dir"):
+        overrides_of(get_args_parser().parse_args(["--config-name", "other"]))

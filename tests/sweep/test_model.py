@@ -59,8 +59,9 @@ def test_the_training_step_costs_the_same_flops(shape):
     assert counter.get_total_flops() == tokens * (per_token.exact + per_token.attention)
 
 
-def test_loss_at_step_zero_is_ln_vocab():
-    shape = Shape(**BASE | {"vocab": 500})
+@pytest.mark.parametrize("width", [16, 64, 128, 512, 1024])
+def test_loss_at_step_zero_is_ln_vocab_at_every_width(width):
+    shape = Shape(**BASE | {"vocab": 500, "width": width, "d_ff": 64, "depth": 1})
     model, rows = build(shape), batch(shape, 16)
     loss = model(rows[:, :-1], rows[:, 1:], 1e-4).detach()
     assert float(loss) == pytest.approx(math.log(500), rel=0.01)

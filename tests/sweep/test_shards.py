@@ -77,6 +77,26 @@ def test_a_header_of_llmc_is_skipped(tmp_path):
         opened(tmp_path)
 
 
+def test_the_other_header_of_llmc_means_uint32(tmp_path):
+    header = np.zeros(256, "<i4")
+    header[:3] = 20240801, 7, 3000
+    (tmp_path / "d").mkdir()
+    body = np.arange(3000, dtype="<u4").tobytes()
+    (tmp_path / "d/a.bin").write_bytes(header.tobytes() + body)
+    assert opened(tmp_path).vocab == 3000
+
+
+def test_the_hash_knows_which_files_are_held_out(tmp_path):
+    for name in ("a", "b", "c"):
+        write(tmp_path / f"d/{name}.bin", np.arange(3000))
+    hashes = {opened(tmp_path).info.hash}
+    for old, new in (("b", "b_val"), ("c", "c_val"), ("b_val", "b")):
+        (tmp_path / f"d/{old}.bin").rename(tmp_path / f"d/{new}.bin")
+        hashes.add(opened(tmp_path).info.hash)
+    hashes.add(opened(tmp_path, bytes_per_token=4.2).info.hash)
+    assert len(hashes) == 5
+
+
 def test_the_hash_follows_the_content_and_not_the_place(tmp_path):
     write(tmp_path / "d/a.bin", np.arange(3000))
     write(tmp_path / "e/b.bin", np.arange(3000))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,51 @@ def test_a_damaged_checkpoint_costs_time_not_truth(tmp_path):
     assert results(undisturbed) == results(train(trajectory(*options), tmp_path / "b", Quiet()))
 
 
+def test_a_checkpoint_of_another_model_is_left_for_a_fresh_start(tmp_path):
+    options = ("train.tokens=[4e3,8e3]", "train.checkpoint_seconds=0")
+    undisturbed = train(trajectory(*options), tmp_path / "a", Quiet())
+    for folder, more in (("b", ()), ("c", ("model.width=16",))):
+        with pytest.raises(KeyboardInterrupt):
+            train(trajectory(*options, *more), tmp_path / folder, Quiet(3))
+    (mine,) = (tmp_path / "b" / "tiny").glob(".work-*/state.pt")
+    (other,) = (tmp_path / "c" / "tiny").glob(".work-*/state.pt")
+    mine.write_bytes(other.read_bytes())
+    assert results(undisturbed) == results(train(trajectory(*options), tmp_path / "b", Quiet()))
+
+
+def test_a_failure_never_replaces_a_record_that_another_process_finished(tmp_path, monkeypatch):
+    planned = trajectory("train.tokens=3e3")
+
+    def overtaken(*_, **__):
+        monkeypatch.undo()
+        other = train_module.Walk(trajectory=planned, folder=tmp_path / "tiny", tracker=Quiet())
+        other.settle()
+        raise RuntimeError("too late")
+
+    monkeypatch.setattr(train_module, "measure", overtaken)
+    (record,) = train(planned, tmp_path, Quiet())
+    assert record.status == "done"
+    assert read_record(tmp_path / "tiny" / record.run / RECORD_NAME).status == "done"
+
+
+def test_two_processes_at_one_cell_train_it_once(tmp_path):
+    script = (
+        "import sys; from pathlib import Path; from sweep.grid import compose_config\n"
+        "from sweep.plan import plan; from sweep.train import train\n"
+        "from tests.sweep.test_train import Quiet, trajectory\n"
+        "quiet = Quiet(); train(trajectory('train.tokens=2e5'), Path(sys.argv[1]), quiet)\n"
+        "print(quiet.calls)"
+    )
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    calls = [int(p.communicate()[0]) for p in both]
+    assert min(calls) == 0 < max(calls)
+
+
 def test_only_what_is_missing_is_trained_again(tmp_path):
     options = ("train.tokens=[4e3,8e3,16e3]",)
     before = train(trajectory(*options), tmp_path, Quiet())
@@ -114,9 +161,11 @@ def test_only_what_is_missing_is_trained_again(tmp_path):
     after = train(trajectory(*options), tmp_path, again)
     assert results(before) == results(after)
     assert set(again.curves) == {before[1].run}
+    (leftover := tmp_path / "tiny" / train_module.work_folder(trajectory(*options))).mkdir()
+    (leftover / "state.pt").write_bytes(b"killed after the last record")
     done = Quiet()
     train(trajectory(*options), tmp_path, done)
-    assert done.calls == 0
+    assert done.calls == 0 and not leftover.exists()
 
 
 def test_micro_batches_change_rounding_only(tmp_path):
