@@ -24,6 +24,9 @@ from sweep.config import Config, parse
 if TYPE_CHECKING:
     from sweep.grid import Cell
 
+ROUNDS = 3
+"""Times that a grid is launched while workers are lost."""
+
 ConfigStore.instance().store(name="config_schema", node=Config)
 
 
@@ -69,14 +72,35 @@ def launch(overrides: Sequence[str], *, multirun: bool) -> int:
     from sweep.closing import closing, opening
     from sweep.grid import grid
 
-    os.environ.setdefault("HYDRA_FULL_ERROR", "0")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise to us instead of printing a traceback
     cells = grid(overrides, multirun=multirun)
     if not multirun and cells[0].refusal is not None:
         raise PlanError(cells[0].refusal)
     if opening(cells):
         _check_writable(cells)
-        job()
+        _run(cells)
     return closing(cells)
+
+
+def _run(cells: Sequence[Cell]) -> None:
+    """Let Hydra run the grid, and again what is missing where a lost worker ended the launch.
+
+    joblib gives the whole launch up when one of its workers is killed, by the kernel for want of
+    memory as a rule; cells that have ended are passed over at once.
+    """
+    from sweep.tracking import say
+
+    for left in reversed(range(ROUNDS)):
+        try:
+            job()
+        except Exception as error:
+            what = str(error).partition(". ")[0].strip()
+            say(f"the launch broke off: {type(error).__name__}: {what}")
+            missing = sum(cell.record(t, run) is None for cell in cells for t, run in cell.runs())
+            if left and missing:
+                say(f"launching the {missing} missing runs again")
+                continue
+        return
 
 
 def _check_writable(cells: Sequence[Cell]) -> None:

@@ -114,3 +114,28 @@ def test_kill_nine_at_random_moments_changes_no_record(tmp_path):
     assert last.returncode == 0, last.stderr
     assert len(results(tmp_path / "calm")) == 12
     assert results(tmp_path / "calm") == results(tmp_path / "shaken")
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_its_own_seconds_only(tmp_path):
+    grid = [
+        "-m",
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        "model.width=8",
+        "train.tokens=3e5,6e5,9e5,12e5",
+        "tracking=none",
+    ]
+    process = start(tmp_path, *grid)
+    workers: list[int] = []
+    while len(workers) < 2 or not list(tmp_path.glob("pilot/.work-*")):
+        time.sleep(0.2)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        workers = [
+            int(c) for c in children if "popen_loky" in Path(f"/proc/{c}/cmdline").read_text()
+        ]
+    os.kill(workers[0], signal.SIGKILL)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "launching the" in err and "Traceback" not in err
+    assert len(results(tmp_path)) == 4
