@@ -84,8 +84,8 @@ def _fitting(command: Command) -> Command:
     for option in reversed(
         [
             click.option("--law", default="chinchilla", show_default=True, help="Law family."),
-            click.option("--params", default="matmul", show_default=True, help="How N is counted."),
-            click.option("--flops", default="exact", show_default=True, help="How C is counted."),
+            click.option("--params", show_default="matmul", help="How N of records is counted."),
+            click.option("--flops", show_default="exact", help="How C of records is counted."),
             click.option("--where", metavar="COND", help="Runs to use, such as 'loss < 5'."),
             click.option("--loss", default="adaptive", show_default=True, help="Robust loss."),
             click.option("--delta", type=float, help="Fixed threshold of the Huber loss."),

@@ -32,8 +32,8 @@ def fit_runs(
     column: Sequence[str] = (),
     where: str | None = None,
     cluster: str | None = None,
-    params: str = "matmul",
-    flops: str = "exact",
+    params: str | None = None,
+    flops: str | None = None,
     **options: Any,
 ) -> Fit:
     """Read runs and fit a law to them.
@@ -44,8 +44,8 @@ def fit_runs(
         column: Renamings `ours=yours`.
         where: Condition on the columns that a run must meet.
         cluster: Column whose equal values mark runs with correlated errors.
-        params: Counting convention of N.
-        flops: Counting convention of C.
+        params: Counting convention of N for records; None is theirs by default.
+        flops: Counting convention of C, likewise.
         **options: Fields of `study.FitOptions`.
 
     Raises:

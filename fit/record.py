@@ -340,12 +340,14 @@ _EXTRA = (
 
 
 def _extra_columns(done: Sequence[RunRecord]) -> dict[str, NDArray[Any]]:
-    """Numeric facts of the records beside the four of every table."""
+    """Facts of the records beside the four of every table."""
     columns: dict[str, NDArray[Any]] = {}
     for name in _EXTRA:
         values = [getattr(r, name) for r in done]
         if any(v is not None for v in values):
             columns[name] = read_only([math.nan if v is None else v for v in values])
+    columns["data"] = np.array([r.data.name for r in done])
+    columns["sweep"] = np.array([r.sweep for r in done])
     unique = [r.data.unique_tokens for r in done]
     if any(u is not None for u in unique):
         columns["unique_tokens"] = read_only([math.inf if u is None else u for u in unique])

@@ -8,28 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fit.accounting import FLOPS_PER_PARAM_TOKEN
+from fit import frame
 from fit.errors import RecordError
-from fit.record import STATUSES, Dropped, RunRecord, RunTable, read_only
+from fit.quantity import counted
+from fit.record import Dropped, RunRecord, RunTable
 from fit.result import Fit
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 RECORD_NAME = "record.json"
 FIT_NAME = "fit.json"
-TABLE_SUFFIXES = (".csv", ".parquet", ".jsonl")
-REQUIRED_COLUMNS = ("params", "tokens", "loss")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +104,8 @@ def read_runs(folder: Path) -> RunFolder:
 def load(
     source: Path,
     *,
-    params: str = "matmul",
-    flops: str = "exact",
+    params: str | None = None,
+    flops: str | None = None,
     rename: Mapping[str, str] | None = None,
     cluster: str | None = None,
     where: str | None = None,
@@ -119,32 +113,38 @@ def load(
     """Read a folder of run records or a table into a `RunTable`.
 
     Args:
-        source: Folder of runs, or a `.csv`, `.parquet` or `.jsonl` table with at least `params`,
-            `tokens` and `loss`. A table without `flops` is taken as 6 params tokens.
-        params: Counting convention of N for records; a table's own count is kept.
-        flops: Counting convention of C for records.
-        rename: Our column name -> the table's column name.
+        source: Folder of runs, or a `.csv`, `.parquet` or `.jsonl` table; see `frame.read_table`.
+        params: Counting convention of N for records, `matmul` unless given; a table has its own.
+        flops: Counting convention of C for records, `exact` unless given; a table has its own.
+        rename: Our column name -> the table's column name; records have ours.
         cluster: Column whose equal values mark runs with correlated errors.
         where: Condition on the columns that a run must meet, such as `loss < 5`.
 
     Raises:
-        RecordError: Nothing there, or cells that are not positive finite numbers.
+        RecordError: Nothing there, cells that are not positive finite numbers, or an argument that
+            means nothing for this source.
     """
     if source.is_dir():
-        found = read_runs(source)
-        table = RunTable.from_records(
-            found.records, params=params, flops=flops, source=str(source), hash=found.hash
-        )
-        table = dataclasses.replace(table, dropped=(*table.dropped, *found.skipped))
-    elif source.suffix in TABLE_SUFFIXES:
-        table = _read_table(source, rename or {}, cluster)
+        if rename:
+            raise RecordError(
+                f"{source} is a folder of run records, whose columns need no --column "
+                f"({', '.join(rename)}). Leave it out."
+            )
+        table = _records(source, params or "matmul", flops or "exact")
+        table = table if cluster is None else _recluster(table, cluster)
+    elif source.suffix.lower() in frame.SUFFIXES:
+        given = [f"--{k} {v}" for k, v in (("params", params), ("flops", flops)) if v is not None]
+        if given:
+            raise RecordError(
+                f"{' and '.join(given)} recount run records; {source} is a table, whose columns "
+                "are taken as they are counted. Leave it out, or choose columns: --column."
+            )
+        table = frame.read_table(source, rename=rename or {}, cluster=cluster)
     else:
         raise RecordError(
-            f"{source} is neither a folder of runs nor a table ({', '.join(TABLE_SUFFIXES)}). "
+            f"{source} is neither a folder of runs nor a table ({', '.join(frame.SUFFIXES)}). "
             "Check the path."
         )
-    if source.is_dir() and cluster is not None:
-        table = _recluster(table, cluster)
     return table if where is None else _filtered(table, where)
 
 
@@ -189,11 +189,6 @@ def newest_fit(reports: Path) -> Path:
     return max(files, key=lambda p: (p.stat().st_mtime, p.parent.name)).parent
 
 
-def content_hash(data: bytes) -> str:
-    """Content hash as it stands in documents."""
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
-
-
 def _umask() -> int:
     """The process's file mode mask (reading it needs setting it)."""
     mask = os.umask(0)
@@ -219,115 +214,26 @@ def _record_paths(folder: Path) -> list[Path]:
     return found
 
 
+def _records(folder: Path, params: str, flops: str) -> RunTable:
+    """The records of a folder as a table."""
+    found = read_runs(folder)
+    if found.skipped and not found.records:
+        first = found.skipped[0]
+        raise RecordError(
+            f"{folder} has {counted(len(found.skipped), 'record')} and none can be read: "
+            f"{first.run}: {first.reason} Launch the sweep again, or check the folder."
+        )
+    table = RunTable.from_records(
+        found.records, params=params, flops=flops, source=str(folder), hash=found.hash
+    )
+    return dataclasses.replace(table, dropped=(*table.dropped, *found.skipped))
+
+
 def _recluster(table: RunTable, column: str) -> RunTable:
     """The table clustered by a column's values."""
-    _, codes = np.unique(table.column(column), return_inverse=True)
+    values = table.columns[column] if column in table.columns else table.column(column)
+    _, codes = np.unique(values, return_inverse=True)
     return dataclasses.replace(table, cluster=codes)
-
-
-def _read_table(path: Path, rename: Mapping[str, str], cluster: str | None) -> RunTable:
-    """Read and check a csv, parquet or jsonl table."""
-    frame = _read_frame(path).rename(columns={theirs: ours for ours, theirs in rename.items()})
-    missing = [c for c in REQUIRED_COLUMNS if c not in frame]
-    if missing:
-        raise RecordError(
-            f"{path} has no column {', '.join(missing)}; it has {', '.join(map(str, frame))}. "
-            f"Name yours: --column {missing[0]}=YOURS"
-        )
-    names = _run_names(frame)
-    core = {c: _numbers(frame, c, path) for c in REQUIRED_COLUMNS}
-    if "flops" in frame:
-        flops, convention = _numbers(frame, "flops", path), "as given"
-    else:
-        flops, convention = FLOPS_PER_PARAM_TOKEN * core["params"] * core["tokens"], "6nd"
-    if cluster is not None and cluster not in frame:
-        raise RecordError(
-            f"{path} has no column {cluster} to cluster by; it has {', '.join(map(str, frame))}."
-        )
-    codes = np.arange(len(frame)) if cluster is None else frame[cluster].factorize()[0]
-    extra = frame.drop(columns=[*REQUIRED_COLUMNS, "flops", "run", "status"], errors="ignore")
-    table = RunTable(
-        run=names,
-        flops=flops,
-        cluster=codes,
-        columns={str(c): extra[c].to_numpy() for c in extra},
-        params_convention="as given",
-        flops_convention=convention,
-        source=str(path),
-        hash=content_hash(path.read_bytes()),
-        **core,
-    )
-    return _without_copies(_finished(table, frame, path))
-
-
-def _finished(table: RunTable, frame: pd.DataFrame, path: Path) -> RunTable:
-    """The table without rows whose `status` says that they failed or diverged."""
-    if "status" not in frame:
-        return table
-    status = frame["status"].astype(str)
-    unknown = sorted(set(status) - set(STATUSES))
-    if unknown:
-        raise RecordError(
-            f"{path} has status '{unknown[0]}'; known are {', '.join(STATUSES)}. Rename it."
-        )
-    for name in ("failed", "diverged"):
-        keep = (status != name).to_numpy(dtype=bool)
-        table, status = table.take(keep, reason=name), status[keep]
-    return table
-
-
-def _without_copies(table: RunTable) -> RunTable:
-    """The table without rows that say the same as an earlier one: a copy is no evidence."""
-    cells = np.column_stack([table.params, table.tokens, table.flops, table.loss])
-    _, first = np.unique(cells, axis=0, return_index=True)
-    keep = np.isin(np.arange(len(table)), first) | np.isnan(table.loss)
-    return table if keep.all() else table.take(keep, reason="copy of an earlier row")
-
-
-def _read_frame(path: Path) -> pd.DataFrame:
-    """Read a table's cells with pandas."""
-    import pandas as pd
-
-    try:
-        if path.suffix == ".csv":
-            return pd.read_csv(path)
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-        return pd.read_json(path, lines=True)
-    except FileNotFoundError as error:
-        raise RecordError(f"no file {path}; a table of runs is needed. Check the path.") from error
-    except Exception as error:  # readers raise their own kinds, some not even ValueError
-        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise RecordError(f"cannot read {path} as {path.suffix[1:]}: {first}") from error
-
-
-def _run_names(frame: pd.DataFrame) -> tuple[str, ...]:
-    """The column `run`, or row numbers counted from 1."""
-    if "run" in frame:
-        return tuple(str(v) for v in frame["run"])
-    return tuple(f"row {i + 1}" for i in range(len(frame)))
-
-
-def _numbers(frame: pd.DataFrame, column: str, path: Path) -> Any:
-    """A column of positive finite numbers.
-
-    A missing or non-finite loss is let through as NaN, a run that did not finish; the fit drops it.
-    """
-    import pandas as pd
-
-    values = pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=np.float64)
-    given = frame[column].notna() & (frame[column].astype(str).str.lower() != "nan")
-    unreadable = np.isnan(values) & given.to_numpy(dtype=bool)
-    bad = unreadable | (values <= 0)
-    if column != "loss":
-        bad |= ~np.isfinite(values)
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise RecordError(
-            f"{path}, row {row + 1}: {column} is '{frame[column].iloc[row]}'; a positive number "
-            f"is needed ({int(bad.sum())} such cells). Mend or remove these rows."
-        )
-    return read_only(np.where(np.isfinite(values), values, math.nan))
 
 
 def _filtered(table: RunTable, where: str) -> RunTable:
