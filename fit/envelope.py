@@ -10,12 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fit.record import Floats, RunTable
 from fit.result import CrossCheck
 
 LEAST_POINTS = 3
 """Annealed points that a size's curve needs."""
+MOST_SIZES = 64
+"""Sizes compared; of more, as many spread evenly."""
 GRID = 400
 DRAWS = 200
 
@@ -45,13 +48,16 @@ def envelope(table: RunTable, fitted: Fitted, level: float) -> CrossCheck:
     Returns:
         The exponent, or the reason why the runs do not allow it.
     """
-    points = _points(table, table.loss)
+    sizes = _sizes(table)
+    points = _points(sizes, table.flops, table.loss)
     if isinstance(points, str):
         return CrossCheck(name="envelope", a=None, a_interval=None, coefficient=None, reason=points)
     log_c, log_n, losses = points
     random = np.random.default_rng(0)
-    noise = fitted.noise * random.standard_normal((DRAWS, len(table)))
-    drawn = [_points(table, fitted.loss * np.exp(row)) for row in noise]
+    drawn = []
+    for _ in range(DRAWS):
+        noise = fitted.noise * random.standard_normal(len(table))
+        drawn.append(_points(sizes, table.flops, fitted.loss * np.exp(noise)))
     slopes = [_slope(p) for p in drawn if not isinstance(p, str)]
     if len(slopes) < DRAWS / 2:
         reason = "the runs' noise hides which size wins where"
@@ -76,16 +82,27 @@ def _slope(points: tuple[Floats, Floats, Floats]) -> float:
     return float(np.polyfit(points[0], points[1], 1)[0])
 
 
-def _points(table: RunTable, loss: Floats) -> tuple[Floats, Floats, Floats] | str:
+def _sizes(table: RunTable) -> list[tuple[float, NDArray[np.int64]]]:
+    """Ln N of every size with enough lengths, ascending, and its runs by compute."""
+    order = np.lexsort((table.flops, table.params))
+    starts = np.flatnonzero(np.diff(table.params[order], prepend=-np.inf))
+    groups = [g for g in np.split(order, starts[1:]) if len(g) >= LEAST_POINTS]
+    if len(groups) > MOST_SIZES:
+        groups = [groups[i] for i in np.linspace(0, len(groups) - 1, MOST_SIZES).astype(int)]
+    return [(float(np.log(table.params[g[0]])), g) for g in groups]
+
+
+def _points(
+    sizes: list[tuple[float, NDArray[np.int64]]], flops: Floats, loss: Floats
+) -> tuple[Floats, Floats, Floats] | str:
     """Ln C, ln N and loss where each inner size wins, or why there are too few."""
-    sizes = [n for n in np.unique(table.params) if (table.params == n).sum() >= LEAST_POINTS]
     if len(sizes) < 4:
         return f"fewer than 4 sizes have {LEAST_POINTS} lengths or more"
-    x = np.linspace(np.log(table.flops).min(), np.log(table.flops).max(), GRID)
-    curves = np.stack([_curve(table, loss, n, x) for n in sizes])
+    x = np.linspace(np.log(flops.min()), np.log(flops.max()), GRID)
+    curves = np.stack([_curve(np.log(flops[own]), np.log(loss[own]), x) for _, own in sizes])
     winner, lowest = np.argmin(curves, axis=0), curves.min(axis=0)
     points = [
-        (float(x[winner == i].mean()), float(np.log(sizes[i])), float(lowest[winner == i].mean()))
+        (float(x[winner == i].mean()), sizes[i][0], float(lowest[winner == i].mean()))
         for i in range(1, len(sizes) - 1)
         if (winner == i).any()
     ]
@@ -95,9 +112,6 @@ def _points(table: RunTable, loss: Floats) -> tuple[Floats, Floats, Floats] | st
     return log_c, log_n, losses
 
 
-def _curve(table: RunTable, loss: Floats, size: float, x: Floats) -> Floats:
+def _curve(log_c: Floats, log_loss: Floats, x: Floats) -> Floats:
     """Loss of one size along ln C, linear in ln loss between its points and infinite outside."""
-    own = np.flatnonzero(table.params == size)
-    own = own[np.argsort(table.flops[own], kind="stable")]
-    log_c, y = np.log(table.flops[own]), np.log(loss[own])
-    return np.asarray(np.exp(np.interp(x, log_c, y, left=np.inf, right=np.inf)))
+    return np.asarray(np.exp(np.interp(x, log_c, log_loss, left=np.inf, right=np.inf)))

@@ -1,7 +1,11 @@
-"""Approach 2: at each budget the best size by a parabola in ln N, then a line through them.
+"""Approach 2: at each budget the best size along a curve in ln N, then a line through them.
 
-Source: Hoffmann et al. 2022, arXiv:2203.15556, sec. 3.2; its biases: Czech et al. 2026,
-arXiv:2603.22339.
+The curve is the smoothest that the runs allow: a parabola, which is right near the minimum; a
+cubic, where it is asymmetric; Akima's interpolation, where neither fits within the runs' noise.
+One kind serves all budgets, so that its bias does not drift with them.
+
+Source: Hoffmann et al. 2022, arXiv:2203.15556, sec. 3.2; interpolation and weights by noise: Porian
+et al. 2024, arXiv:2406.19146, sec. 3; biases: Czech et al. 2026, arXiv:2603.22339.
 """
 
 from __future__ import annotations
@@ -17,8 +21,32 @@ from fit.result import CrossCheck
 
 LEAST_SIZES = 4
 """Sizes a budget needs for a parabola with one degree of freedom left."""
+MOST_SIZES = 48
+"""Sizes of one budget beyond which neighbours are averaged."""
 SAME_BUDGET = 0.1
 """Budgets whose logarithms differ by less are one: D is rounded to whole steps."""
+CURVES = ("parabola", "cubic", "akima")
+REFUSED = 0.01
+"""Probability of the misfit below which a polynomial is not the curve."""
+DRAWS, GRID = 200, 801
+"""Losses redrawn with the runs' noise per budget, and places looked at for the minimum."""
+AT_EDGE = 0.1
+"""Share of the draws whose minimum may lie at the smallest or largest size."""
+LEAST_ERROR = 0.01
+"""Error of ln N* below which no budget is trusted more than another."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """One budget's runs, a point per size."""
+
+    flops: float
+    x: Floats
+    """ln N, ascending, (sizes,)."""
+    y: Floats
+    """Mean ln loss, (sizes,)."""
+    runs: Floats
+    """Runs behind each point, (sizes,)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +56,7 @@ class Valley:
     flops: float
     log_params: float
     error: float
-    """Standard error of `log_params`."""
+    """Standard error of `log_params` by the runs' noise."""
     loss: float
 
 
@@ -36,11 +64,13 @@ def budgets(flops: Floats) -> NDArray[np.int64]:
     """Code of the budget of each run: neighbours in ln C closer than `SAME_BUDGET` share one."""
     order = np.argsort(flops, kind="stable")
     logs = np.log(flops[order])
-    first, codes, current = logs[0], np.empty(len(flops), np.int64), 0
-    for place, value in zip(order, logs, strict=True):
-        if value - first > SAME_BUDGET:
-            current, first = current + 1, value
-        codes[place] = current
+    starts = [0]
+    while (after := int(np.searchsorted(logs, logs[starts[-1]] + SAME_BUDGET, "right"))) < len(
+        logs
+    ):
+        starts.append(after)
+    codes = np.empty(len(flops), np.int64)
+    codes[order] = np.searchsorted(starts, np.arange(len(logs)), "right") - 1
     return codes
 
 
@@ -55,54 +85,122 @@ def isoflop(table: RunTable, level: float) -> CrossCheck:
         The exponent, or the reason why the runs do not allow it.
     """
     codes = budgets(table.flops)
-    valleys, refused = [], []
-    for code in np.unique(codes):
-        inside = codes == code
-        if len(np.unique(table.params[inside])) < LEAST_SIZES:
-            continue
-        valley = _valley(table, inside)
-        if isinstance(valley, Valley):
-            valleys.append(valley)
-        else:
-            refused.append(valley)
-    if len(valleys) < 2:
-        why = "; ".join(refused) or f"no two budgets have {LEAST_SIZES} sizes or more"
+    counts = np.bincount(codes)
+    curves = [_curve(table, codes == code) for code in np.flatnonzero(counts >= LEAST_SIZES)]
+    curves = [c for c in curves if len(c.x) >= LEAST_SIZES]
+    if len(curves) < 2:
+        why = f"no two budgets have {LEAST_SIZES} sizes or more"
         return CrossCheck(name="isoflop", a=None, a_interval=None, coefficient=None, reason=why)
-    return _line(valleys, level, "; ".join(refused) or None)
+    noise = _noise(curves)
+    kind = next((k for k in CURVES[:-1] if _fits(curves, k, noise)), CURVES[-1])
+    found = [_valley(c, kind, noise, i) for i, c in enumerate(curves)]
+    valleys = [v for v in found if isinstance(v, Valley)]
+    refused = _joined([v for v in found if isinstance(v, str)])
+    if len(valleys) < 2:
+        return CrossCheck(name="isoflop", a=None, a_interval=None, coefficient=None, reason=refused)
+    return _line(valleys, level, f"by {kind}" + (f"; {refused}" if refused else ""))
 
 
-def _valley(table: RunTable, inside: NDArray[np.bool_]) -> Valley | str:
-    """Minimum of a parabola in ln N, or why there is none."""
-    x, y = np.log(table.params[inside]), table.loss[inside]
-    flops = float(np.exp(np.log(table.flops[inside]).mean()))
-    centre = x.mean()
-    design = np.vander(x - centre, 3)
-    coefficients, *_ = np.linalg.lstsq(design, y, rcond=None)
-    bend, slope, _ = coefficients
-    if bend <= 0:
-        return f"the curve at {flops:.2g} FLOP bends the wrong way"
-    vertex = -slope / (2 * bend)
-    if not x.min() <= vertex + centre <= x.max():
-        return f"the minimum at {flops:.2g} FLOP lies outside the sizes"
-    residual = y - design @ coefficients
-    dof = max(1, len(y) - 3)
-    variance = float(residual @ residual) / dof * np.linalg.inv(design.T @ design)
-    gradient = np.array([slope / (2 * bend**2), -1 / (2 * bend), 0.0])
-    return Valley(
-        flops=flops,
-        log_params=float(vertex + centre),
-        error=math.sqrt(max(float(gradient @ variance @ gradient), 1e-12)),
-        loss=float(np.polyval(coefficients, vertex)),
+def _curve(table: RunTable, inside: NDArray[np.bool_]) -> Curve:
+    """The runs of one budget; those of one size to 1% are averaged, as are too many sizes."""
+    log_n, log_loss = np.log(table.params[inside]), np.log(table.loss[inside])
+    sizes, codes = np.unique(log_n.round(2), return_inverse=True)
+    if len(sizes) > MOST_SIZES:
+        codes = codes * MOST_SIZES // len(sizes)
+    runs = np.bincount(codes).astype(np.float64)
+    return Curve(
+        flops=float(np.exp(np.log(table.flops[inside]).mean())),
+        x=np.bincount(codes, log_n) / runs,
+        y=np.bincount(codes, log_loss) / runs,
+        runs=runs,
     )
 
 
+def _noise(curves: list[Curve]) -> float:
+    """Noise of one run's ln loss: how far points lie from a cubic through their neighbours.
+
+    Two neighbours on either side, so that a smooth curve leaves next to nothing and one bad run
+    moves the median little; by the parabolas' residuals where no budget has five sizes.
+    """
+    gaps = []
+    for c in curves:
+        for i in range(2, len(c.x) - 2):
+            near = np.array([i - 2, i - 1, i + 1, i + 2])
+            share = np.linalg.solve(np.vander(c.x[near] - c.x[i], increasing=True).T, np.eye(4)[0])
+            size = math.sqrt(1 / c.runs[i] + float((share**2 / c.runs[near]).sum()))
+            gaps.append(float(c.y[i] - share @ c.y[near]) / size)
+    if len(gaps) >= LEAST_SIZES:
+        return max(1.4826 * float(np.median(np.abs(gaps))), 1e-9)
+    squares, dof = _misfit(curves, "parabola")
+    return max(math.sqrt(squares / max(dof, 1)), 1e-9)
+
+
+def _misfit(curves: list[Curve], kind: str) -> tuple[float, int]:
+    """Sum of squared residuals of polynomials, in runs, and their degrees of freedom."""
+    terms = CURVES.index(kind) + 3
+    squares = sum(
+        float(c.runs @ (c.y - _drawn(c, c.y[:, None], kind, c.x)[:, 0]) ** 2) for c in curves
+    )
+    return squares, sum(max(len(c.x) - terms, 0) for c in curves)
+
+
+def _fits(curves: list[Curve], kind: str, noise: float) -> bool:
+    """Whether a polynomial leaves no more than the noise; one that interpolates is no test."""
+    from scipy import stats
+
+    squares, dof = _misfit(curves, kind)
+    inner = sum(max(len(c.x) - 4, 0) for c in curves)
+    if dof == 0:
+        return False
+    return bool(stats.f.sf(squares / dof / noise**2, dof, max(inner // 2, 1)) > REFUSED)
+
+
+def _drawn(curve: Curve, y: Floats, kind: str, at: Floats) -> Floats:
+    """Curves through ys (sizes, draws), at places (k,) in ln N: (k, draws)."""
+    if kind == "akima":
+        from scipy.interpolate import Akima1DInterpolator
+
+        return np.asarray(Akima1DInterpolator(curve.x, y)(at))
+    terms, centre = CURVES.index(kind) + 3, curve.x.mean()
+    root = np.sqrt(curve.runs)[:, None]
+    design = np.vander(curve.x - centre, terms)
+    coefficients = np.linalg.lstsq(root * design, root * y, rcond=None)[0]
+    return np.asarray(np.vander(at - centre, terms) @ coefficients)
+
+
+def _valley(curve: Curve, kind: str, noise: float, seed: int) -> Valley | str:
+    """The minimum of one budget's curve with its error by the noise, or why there is none."""
+    at = np.linspace(curve.x[0], curve.x[-1], GRID)
+    random = np.random.default_rng([0, seed])
+    drawn = random.standard_normal((len(curve.x), DRAWS)) * (noise / np.sqrt(curve.runs))[:, None]
+    values = _drawn(curve, np.column_stack([curve.y, curve.y[:, None] + drawn]), kind, at)
+    place = np.argmin(values, axis=0)
+    inner = (place > 0) & (place < GRID - 1)
+    if not inner[0]:
+        return f"the minimum at {curve.flops:.2g} FLOP lies outside the sizes"
+    if inner.mean() < 1 - AT_EDGE:
+        return f"the minimum at {curve.flops:.2g} FLOP is not told from the outermost sizes"
+    return Valley(
+        flops=curve.flops,
+        log_params=float(at[place[0]]),
+        error=float(at[place[1:][inner[1:]]].std()),
+        loss=float(np.exp(values[place[0], 0])),
+    )
+
+
+def _joined(reasons: list[str]) -> str:
+    """The first reasons, and how many more."""
+    more = f" and {len(reasons) - 2} more" if len(reasons) > 2 else ""
+    return "; ".join(reasons[:2]) + more
+
+
 def _line(valleys: list[Valley], level: float, reason: str | None) -> CrossCheck:
-    """Weighted line of ln N* on ln C."""
+    """Weighted line of ln N* on ln C; its interval by the noise, or the scatter if larger."""
     from scipy import stats
 
     x = np.log([v.flops for v in valleys])
     y = np.array([v.log_params for v in valleys])
-    weights = 1 / (np.array([v.error for v in valleys]) ** 2 + 1e-4)
+    weights = 1 / (np.array([v.error for v in valleys]) ** 2 + LEAST_ERROR**2)
     design = np.stack([x - x.mean(), np.ones_like(x)], axis=1)
     normal = design.T @ (weights[:, None] * design)
     a, at_mean = np.linalg.solve(normal, design.T @ (weights * y))

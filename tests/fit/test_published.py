@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 
 from fit.estimate import estimate
+from fit.isoflop import isoflop
 from fit.objective import Problem
+from fit.store import load
 from fit.uncertainty import bootstrap
 
 HERE = Path(__file__).parents[2]
@@ -68,3 +70,22 @@ def test_gemstones_under_both_counts(column, objective, expected):
     found = estimate(problem, loss="huber", delta=1e-3)
     assert found.value <= objective * (1 + 1e-6)
     assert tuple(found.raw[3:]) == pytest.approx(expected, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("configuration", "published", "low", "high"),
+    [
+        (("base", "long", "kaplan", "kaplan", "train"), 0.8353, 0.8235, 0.8460),
+        (("base", "long", "kaplan", "standard", "val"), 0.7065, 0.6915, 0.7169),
+        (("base", "short", "kaplan", "standard", "val"), 0.6020, 0.5914, 0.6173),
+        (("base", "short", "chinchilla", "standard", "val"), 0.5715, 0.5598, 0.5885),
+        (("tuned", "short", "const", "standard", "val"), 0.4969, 0.4907, 0.5045),
+    ],
+)
+def test_porians_exponents_by_approach_two(configuration, published, low, high):
+    names = ("hparams", "warmup", "decay", "param_count", "loss_split")
+    where = " and ".join(f"{n} == '{v}'" for n, v in zip(names, configuration, strict=True))
+    found = isoflop(load(FOLDER / "porian-refinedweb.csv", where=where), 0.95)
+    assert found.a is not None and found.a_interval is not None
+    assert low <= found.a <= high
+    assert found.a_interval[0] < published < found.a_interval[1]
