@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fit.doubts import REFUSED_KAPPA, kappa_of
+from fit.doubts import refused
 from fit.errors import QueryError, RecordError
 from fit.laws import PRESETS, law
 from fit.quantity import power, short
@@ -65,8 +65,10 @@ def summary(fit: Fit, folder: Path) -> str:
     """A fit in full, with a first answer at ten times its largest budget."""
     parts = [fit_text(fit), ""]
     top = fit.range["flops"].high
-    if kappa_of(fit) <= REFUSED_KAPPA:
-        parts.append(hint_text(answer(Question(source=Source.from_fit(fit), flops=10 * top))))
+    if refused(fit):
+        return "\n".join([*parts, "No recommendation: these runs cannot tell N from D.", "",
+                          f"fit      {folder}/fit.json"])  # fmt: skip
+    parts.append(hint_text(answer(Question(source=Source.from_fit(fit), flops=10 * top))))
     parts.append(f"\nfit      {folder}/fit.json")
     parts.append(f"ask      isoflop query {power(10 * top)} --fit {folder}")
     return "\n".join(parts)

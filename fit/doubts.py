@@ -18,7 +18,10 @@ DOUBTFUL_KAPPA, REFUSED_KAPPA = 250.0, 1000.0
 FRESH_EPOCHS, STALE_EPOCHS = 4.0, 16.0
 """Muennighoff et al. 2023, arXiv:2305.16264: up to 4 epochs are nearly as good as fresh data."""
 
-OF_THE_LAW = frozenset({"interaction", "trend", "holdout", "misfit", "e_not_needed"})
+OF_THE_LAW = frozenset(
+    "interaction trend trend_shape trend_tuning trajectory noise holdout one_sided misfit "
+    "e_not_needed influence".split()
+)
 """Warnings of a fit that bear on every answer from it."""
 
 
@@ -26,14 +29,32 @@ def refuse_unidentified(fit: Fit | None, *, force: bool) -> None:
     """Refuse N* from a fit that cannot tell its parameters apart.
 
     Raises:
-        QueryError: kappa is above 1000, and the answer is not forced.
+        QueryError: The runs cannot tell N from D, and the answer is not forced.
     """
-    if fit is not None and kappa_of(fit) > REFUSED_KAPPA and not force:
+    if fit is not None and refused(fit) and not force:
         raise QueryError(
-            f"the fit '{fit.name}' cannot tell its parameters apart (kappa {kappa_text(fit)}; "
-            f"below {DOUBTFUL_KAPPA:g} is needed), so its N* means nothing. Add runs at other "
-            "budgets and D/N ratios and fit again, or insist with --force."
+            f"the fit '{fit.name}' cannot tell its parameters apart ({_why_refused(fit)}), so its "
+            "N* means nothing. Add runs at other budgets and D/N ratios and fit again, or insist "
+            "with --force."
         )
+
+
+def refused(fit: Fit) -> bool:
+    """Whether a fit cannot tell its parameters apart, so that its N* is no answer."""
+    return kappa_of(fit) > REFUSED_KAPPA or fit.status == "ill_conditioned"
+
+
+def doubtful(fit: Fit) -> bool:
+    """Whether a fit must be shown as doubtful, whatever it says."""
+    serious = any(n.severity == "serious" for n in fit.notes)
+    return fit.status != "converged" or kappa_of(fit) > DOUBTFUL_KAPPA or serious
+
+
+def _why_refused(fit: Fit) -> str:
+    """What is wrong with the runs, in a few words."""
+    if kappa_of(fit) > REFUSED_KAPPA:
+        return f"kappa {kappa_text(fit)}; at most {REFUSED_KAPPA:g} is needed"
+    return "too few different sizes, lengths, budgets or D/N ratios"
 
 
 def kappa_of(fit: Fit) -> float:
@@ -42,9 +63,11 @@ def kappa_of(fit: Fit) -> float:
 
 
 def kappa_text(fit: Fit) -> str:
-    """Condition number without an exponent."""
+    """Condition number, without an exponent where it is of any interest."""
     kappa = kappa_of(fit)
-    return "infinite" if math.isinf(kappa) else f"{kappa:.0f}"
+    if math.isinf(kappa):
+        return "infinite"
+    return f"{kappa:.0f}" if kappa < 1e6 else power(kappa)
 
 
 def about(source: Source, *, flops: float, params: float, tokens: float) -> tuple[Note, ...]:

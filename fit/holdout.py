@@ -9,10 +9,14 @@ from fit.estimate import Estimate, estimate
 from fit.isoflop import budgets
 from fit.objective import Problem
 from fit.record import Floats, RunTable
-from fit.result import Holdout
+from fit.result import Holdout, Rolled
 from fit.uncertainty import sandwich
 
 LEAST_RUNS = 6
+LEAST_BELOW = 10
+"""Runs that the first of rolling predictions rests on: twice the law's parameters."""
+MOST_ROLLED = 8
+"""Budgets predicted one after the other, the largest."""
 
 
 def largest(flops: Floats) -> NDArray[np.bool_]:
@@ -21,11 +25,17 @@ def largest(flops: Floats) -> NDArray[np.bool_]:
     Where runs stand in budgets (several runs at one compute) that is the last of them; on a grid of
     sizes and lengths, where hardly two runs share a budget, all within a factor 2 of the largest.
     """
+    codes = _steps(flops)
+    return np.asarray(codes == codes.max())
+
+
+def _steps(flops: Floats) -> NDArray[np.int64]:
+    """Codes of budgets, ascending; of factors of 2 down from the largest, where there are none."""
     codes = budgets(flops)
-    counts = np.bincount(codes)
-    if np.median(counts) >= 3:
-        return np.asarray(codes == codes.max())
-    return np.asarray(flops > flops.max() / 2)
+    if np.median(np.bincount(codes)) >= 3:
+        return codes
+    halvings = np.floor(np.log2(flops.max() / flops)).astype(np.int64)
+    return np.asarray(np.unique(-halvings, return_inverse=True)[1])
 
 
 def holdout(
@@ -34,12 +44,10 @@ def holdout(
     """Fit without the largest budget and predict it; None where too few runs would be left."""
     out = largest(table.flops)
     kept = table.take(~out)
-    enough = len(np.unique(kept.params)) >= 3 and len(np.unique(kept.tokens)) >= 3
-    if len(kept) < LEAST_RUNS + 1 or not enough:
+    if not _enough(kept, LEAST_RUNS + 1):
         return None
-    problem = Problem.of(kept.params, kept.tokens, kept.loss)
-    small = estimate(problem, law=law, loss=loss, delta=delta)
     left = table.take(out)
+    small = _fitted(kept, law=law, loss=loss, delta=delta)
     predicted, inside = _predict(small, kept.cluster, left, level)
     ratio = predicted / left.loss - 1
     return Holdout(
@@ -51,6 +59,55 @@ def holdout(
         max_relative_error=float(np.abs(ratio).max()),
         covered=float(inside.mean()),
     )
+
+
+def rolling(
+    table: RunTable, *, law: str, loss: str, delta: float | None, level: float
+) -> tuple[Rolled, ...]:
+    """Predict each larger budget by the law fitted to all below it.
+
+    Args:
+        table: The runs.
+        law: Family, as in `estimate`.
+        loss: Robust loss.
+        delta: Huber's threshold.
+        level: Of the prediction intervals.
+
+    Returns:
+        The last `MOST_ROLLED` budgets that enough runs lie below, ascending.
+    """
+    codes = _steps(table.flops)
+    out: list[Rolled] = []
+    for code in range(int(codes.max()), 0, -1):
+        kept, left = table.take(codes < code), table.take(codes == code)
+        if len(out) == MOST_ROLLED or not _enough(kept, LEAST_BELOW):
+            break
+        small = _fitted(kept, law=law, loss=loss, delta=delta)
+        predicted, inside = _predict(small, kept.cluster, left, level)
+        ratio = predicted / left.loss - 1
+        out.append(
+            Rolled(
+                budget=float(left.flops.min()),
+                runs=len(left),
+                below=len(kept),
+                mean_relative_error=float(ratio.mean()),
+                max_relative_error=float(np.abs(ratio).max()),
+                covered=float(inside.mean()),
+            )
+        )
+    return tuple(reversed(out))
+
+
+def _enough(kept: RunTable, least: int) -> bool:
+    """Whether runs can carry a law that predicts others."""
+    sizes, lengths = len(np.unique(kept.params)), len(np.unique(kept.tokens))
+    return len(kept) >= least and sizes >= 3 and lengths >= 3
+
+
+def _fitted(kept: RunTable, *, law: str, loss: str, delta: float | None) -> Estimate:
+    """The law by the runs kept."""
+    problem = Problem.of(kept.params, kept.tokens, kept.loss)
+    return estimate(problem, law=law, loss=loss, delta=delta)
 
 
 def _predict(

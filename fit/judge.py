@@ -9,18 +9,25 @@ import numpy as np
 
 from fit.errors import FitError
 from fit.estimate import Estimate
+from fit.intake import intake_notes
 from fit.misfit import TERMS, Misfit
-from fit.record import Floats, RunTable
-from fit.result import CrossCheck, Holdout, Note
+from fit.quantity import power
+from fit.record import RunTable
+from fit.result import CrossCheck, Holdout, Influence, Note, Rolled
+from fit.trends import residual_notes
 from fit.uncertainty import e_is_needed, kappa
 
 KAPPA_WARNING, KAPPA_REFUSED = 250.0, 1000.0
 """Condition numbers of the centred Jacobian: 40-160 is healthy; above 1000 basins fit alike."""
-OUTLIER = 5.0
-"""Noise units; a Gaussian does so once in two million runs."""
-TREND = 1e-3
-"""Probability below which a trend of the residuals is no accident."""
 FEW_CLUSTERS = 8
+DECIDES = 0.6
+"""Share of the squared influence of all runs that makes one of them decide the answer; sweeps of 30
+clean runs reach 0.5 once in a hundred (100 isoFLOP sweeps of 5 x 6)."""
+LEAST_ROLLED, LEAST_COVERED = 3, 0.8
+"""Budgets that make errors of one sign a bias, and the share of runs inside their prediction
+intervals below which the intervals do not make up for it."""
+MATTERS = 0.1
+"""Change of N* below which it does not matter what decides it."""
 
 
 def check_runs(table: RunTable, free: int) -> None:
@@ -29,7 +36,7 @@ def check_runs(table: RunTable, free: int) -> None:
     Raises:
         FitError: Too few distinct points, one size only, or one length only.
     """
-    points = len({(n, d) for n, d in zip(table.params, table.tokens, strict=True)})
+    points = len(np.unique(table.params + 1j * table.tokens))
     where = f"{table.source or 'the table'} has {points}"
     if table.dropped:
         where += f" after dropping {len(table.dropped)} runs ({table.dropped[0].reason})"
@@ -78,6 +85,8 @@ def notes(
     without_e: Estimate | None,
     holdout: Holdout | None,
     checks: tuple[CrossCheck, ...],
+    rolling: tuple[Rolled, ...] = (),
+    influence: tuple[Influence, ...] = (),
 ) -> tuple[Note, ...]:
     """Everything that a reader should know before believing the fit."""
     return tuple(
@@ -87,10 +96,11 @@ def notes(
             _variety(table),
             _solution(table, found),
             _entropy(found, without_e),
-            _outliers(table, found),
-            _trends(table, found),
-            _sources(table),
+            residual_notes(table, found),
+            intake_notes(table),
             _checks(holdout, checks),
+            _rolling(rolling, found.noise),
+            _influence(table, influence),
         )
         for note in part
     )
@@ -192,105 +202,6 @@ def _f_quantile(dof: int) -> float:
     return float(stats.f.ppf(0.95, 1, max(dof, 1)))
 
 
-def _outliers(table: RunTable, found: Estimate) -> Iterator[Note]:
-    """Runs that lie far from the law."""
-    units = found.residual / max(found.noise, 1e-12)
-    far = np.flatnonzero(np.abs(units) > OUTLIER)
-    for i in far[np.argsort(-np.abs(units[far]))][:5]:
-        side = "above" if units[i] > 0 else "below"
-        yield _note(
-            "outlier",
-            "warning",
-            f"run {table.run[i]} lies {abs(units[i]):.0f} noise units {side} the law: look at its "
-            "curve, or run it again.",
-        )
-    if len(far) > 5:
-        yield _note("outliers", "warning", f"{len(far)} runs lie beyond {OUTLIER:g} noise units.")
-
-
-def _trends(table: RunTable, found: Estimate) -> Iterator[Note]:
-    """Structure that the law leaves in the residuals."""
-    names = {"ln N": table.params, "ln D": table.tokens, "ln C": table.flops}
-    variables = {name: np.log(v) for name, v in names.items()}
-    variables["ln(D/N)"] = variables["ln D"] - variables["ln N"]
-    if {"width", "depth"} <= set(table.columns):
-        variables["ln(width/depth)"] = np.log(table.column("width") / table.column("depth"))
-    worst = min(
-        ((_trend(v, found.residual), name) for name, v in variables.items()), default=(1.0, "")
-    )
-    if worst[0] < TREND:
-        yield _note(
-            "trend",
-            "warning",
-            f"residuals bend with {worst[1]} (p = {worst[0]:.1g}): the runs are not exactly a sum "
-            "of two power laws over this range. Fit a narrower range and compare: --where.",
-        )
-    joint = found.problem.x * found.problem.z
-    if _explained(np.stack([np.ones_like(joint), joint], axis=1), found.residual) < TREND:
-        slope = float(np.polyfit(joint, found.residual, 1)[0])
-        yield _note(
-            "interaction",
-            "warning",
-            f"larger models gain {'less' if slope > 0 else 'more'} from more tokens than a sum of "
-            "two power laws allows: no single N* curve follows from these runs. Train longer, or "
-            "larger models, until the note goes away.",
-        )
-
-
-def _trend(variable: Floats, residual: Floats) -> float:
-    """Probability of a cubic trend at least this strong by accident (F test)."""
-    if len(np.unique(variable.round(9))) < 5 or len(residual) < 12:
-        return 1.0
-    x = (variable - variable.mean()) / variable.std()
-    return _explained(np.vander(x, 4), residual)
-
-
-def _explained(design: Floats, residual: Floats) -> float:
-    """Probability that columns, one of them constant, explain this much by accident (F test)."""
-    from scipy import stats
-
-    fitted = design @ np.linalg.lstsq(design, residual, rcond=None)[0]
-    rest = float(((residual - fitted) ** 2).sum())
-    gained = float(((residual - residual.mean()) ** 2).sum()) - rest
-    more = design.shape[1] - 1
-    dof = len(residual) - 5 - more
-    if dof < 2 or rest <= 0:
-        return 1.0
-    return float(stats.f.sf(gained / more / (rest / dof), more, dof))
-
-
-def _sources(table: RunTable) -> Iterator[Note]:
-    """What went in."""
-    if table.data is None and "vocab" in table.columns:
-        yield _note(
-            "mixed_data",
-            "serious",
-            "the runs were trained on different data: one law holds for one data set. "
-            "Fit them apart: --where.",
-        )
-    ratio = float(np.median(table.tokens / table.params))
-    if table.params.max() < 1e3 or table.tokens.max() < 1e4 or not 1e-2 < ratio < 1e5:
-        yield _note(
-            "units",
-            "serious",
-            f"params reach {table.params.max():.3g} and tokens {table.tokens.max():.3g}: raw "
-            "counts are needed, not millions or billions. Multiply the column and fit again.",
-        )
-    cost = table.flops / (6 * table.params * table.tokens)
-    if cost.max() > 20 or cost.min() < 0.05:
-        yield _note(
-            "units",
-            "serious",
-            f"flops are {cost.min():.2g} to {cost.max():.2g} times 6 params tokens: one of the "
-            "three columns is in another unit. Mend it and fit again.",
-        )
-    if table.dropped:
-        reasons = sorted({d.reason.split(":")[0] for d in table.dropped})
-        yield _note(
-            "dropped", "info", f"{len(table.dropped)} runs are left out: {', '.join(reasons)}."
-        )
-
-
 def _checks(holdout: Holdout | None, checks: tuple[CrossCheck, ...]) -> Iterator[Note]:
     """Do the other approaches and the held-out budget agree?"""
     if holdout is not None and holdout.max_relative_error > 0.02:
@@ -307,6 +218,37 @@ def _checks(holdout: Holdout | None, checks: tuple[CrossCheck, ...]) -> Iterator
                 "warning",
                 f"approach '{check.name}' finds the exponent a = {check.a:.3f}, outside the joint "
                 "interval: read both before spending.",
+            )
+
+
+def _rolling(rolling: tuple[Rolled, ...], noise: float) -> Iterator[Note]:
+    """Do predictions of the next budget err to one side again and again?"""
+    errors = [r.mean_relative_error for r in rolling]
+    mean = sum(errors) / max(len(errors), 1)
+    if len(errors) < LEAST_ROLLED or abs(mean) < noise or len({e > 0 for e in errors}) > 1:
+        return
+    covered = sum(r.covered * r.runs for r in rolling) / sum(r.runs for r in rolling)
+    yield _note(
+        "one_sided",
+        "warning" if covered < LEAST_COVERED else "info",
+        f"each of the last {len(errors)} budgets, predicted from the smaller ones, comes out "
+        f"{'lower' if mean > 0 else 'higher'} than predicted, by {abs(mean):.1%} on average: the "
+        "law bends, and losses beyond the runs are likely off to the same side. Fit without the "
+        "smallest runs and compare: --where.",
+    )
+
+
+def _influence(table: RunTable, influence: tuple[Influence, ...]) -> Iterator[Note]:
+    """Does one run decide the answer?"""
+    for i in influence:
+        if i.kind == "run" and i.share > DECIDES and abs(math.expm1(i.shift)) > MATTERS:
+            yield _note(
+                "influence",
+                "warning",
+                f"run {i.run} decides the answer: without it N* at ten times the largest budget "
+                f"is {abs(math.expm1(i.shift)):.0%} {'larger' if i.shift > 0 else 'smaller'}. "
+                f"Doing it again costs {power(i.flops)} FLOP, "
+                f"{i.flops / table.flops.sum():.0%} of these runs' compute.",
             )
 
 

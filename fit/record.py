@@ -347,6 +347,7 @@ def _extra_columns(done: Sequence[RunRecord]) -> dict[str, NDArray[Any]]:
         if any(v is not None for v in values):
             columns[name] = read_only([math.nan if v is None else v for v in values])
     columns["data"] = np.array([r.data.name for r in done])
+    columns["data_hash"] = np.array([r.data.hash for r in done])
     columns["sweep"] = np.array([r.sweep for r in done])
     unique = [r.data.unique_tokens for r in done]
     if any(u is not None for u in unique):

@@ -81,6 +81,23 @@ class Holdout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rolled:
+    """One budget, predicted by the law fitted to all smaller ones."""
+
+    budget: float
+    """Its smallest compute [FLOP]."""
+    runs: int
+    below: int
+    """Runs of smaller budgets that the prediction rests on."""
+    mean_relative_error: float
+    """Mean of predicted / measured - 1."""
+    max_relative_error: float
+    """Largest absolute value of predicted / measured - 1."""
+    covered: float
+    """Share of the measured losses inside their prediction intervals."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CrossCheck:
     """The exponent of N*(C) by another approach (1 envelope, 2 isoFLOP)."""
 
@@ -100,6 +117,24 @@ class CrossCheck:
     """Why there is no value, or what was left out."""
     disagrees: bool = False
     """Differs from approach 3 beyond their joint interval."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Influence:
+    """What the answer owes to one run, or to one cluster of runs."""
+
+    kind: str
+    """`run` or `cluster`."""
+    run: str
+    """Its name; of a cluster, that of its first run."""
+    runs: int
+    """How many are left out together."""
+    shift: float
+    """ln N* at ten times the largest budget without it, less with it."""
+    share: float
+    """Of the squared shifts of all of its kind: how much of the uncertainty hangs on it."""
+    flops: float
+    """What doing it again costs [FLOP]; a shared trunk is counted with each of its runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +185,11 @@ class Fit:
     """(run, reason)."""
     notes: tuple[Note, ...] = ()
     holdout: Holdout | None = None
+    rolling: tuple[Rolled, ...] = ()
+    """Each larger budget predicted by the smaller ones, ascending."""
     cross_checks: tuple[CrossCheck, ...] = ()
+    influence: tuple[Influence, ...] = ()
+    """The runs and clusters that decide N*, those that move it most first."""
     conventions: tuple[Mapping[str, Any], ...] = ()
     """a and tokens_per_param at the largest budget under each counting convention."""
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -230,6 +269,8 @@ def _decode(document: dict[str, Any]) -> dict[str, Any]:
     d["notes"] = tuple(Note(**n) for n in d["notes"])
     d["holdout"] = _holdout(d.get("holdout"))
     d["cross_checks"] = tuple(_cross_check(k, v) for k, v in d["cross_checks"].items())
+    d["rolling"] = tuple(Rolled(**r) for r in d.get("rolling", ()))
+    d["influence"] = tuple(Influence(**i) for i in d.get("influence", ()))
     d["conventions"] = tuple(d.get("conventions", ()))
     return d
 

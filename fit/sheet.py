@@ -7,7 +7,7 @@ import shlex
 from typing import Any
 
 from fit import tables
-from fit.doubts import DOUBTFUL_KAPPA, REFUSED_KAPPA, kappa_of, kappa_text
+from fit.doubts import DOUBTFUL_KAPPA, REFUSED_KAPPA, doubtful, kappa_of, kappa_text, refused
 from fit.quantity import counted, power, short, three
 from fit.query import Answer, Number, Question, answer
 from fit.result import Fit, Note
@@ -35,19 +35,21 @@ def sheet(source: Source) -> dict[str, Any]:
     fit = source.fit
     assert fit is not None
     top = fit.range["flops"].high
-    answers = [answer(Question(source=source, flops=f * top, force=True)) for f in (1.0, FURTHER)]
+    budgets = () if refused(fit) else (top, FURTHER * top)
+    answers = [answer(Question(source=source, flops=c)) for c in budgets]
+    further = answers[-1] if answers else None
     return {
         "name": tables.clean(fit.name),
-        "refused": kappa_of(fit) > REFUSED_KAPPA,
+        "refused": refused(fit),
         "ladder": source.ladder is not None,
-        "doubtful": fit.status != "converged" or kappa_of(fit) > DOUBTFUL_KAPPA,
+        "doubtful": doubtful(fit),
         "further": three(FURTHER).rstrip("0").rstrip("."),
-        "verdict": _verdict(answers[1]),
+        "verdict": None if further is None else _verdict(further),
         "answers": [_answer(a) for a in answers],
         "level": f"{fit.interval.level:.0%}",
         "sure": _sure(fit),
-        "wrong": _wrong(fit, answers[1]),
-        "launch": _launch(fit, answers[1]),
+        "wrong": _wrong(fit, further),
+        "launch": None if further is None else _launch(fit, further),
         "formula": source.law.formula,
         "law": fit.law,
         "theta": tables.theta(fit),
@@ -55,6 +57,8 @@ def sheet(source: Source) -> dict[str, Any]:
         "checks": tables.checks(fit),
         "conventions": [tables.convention(c) for c in fit.conventions],
         "holdout": tables.holdout(fit),
+        "rolling": tables.rolling(fit),
+        "influence": tables.influence(fit),
         "runs": tables.runs(fit),
         "dropped": [
             [tables.clean(r, tables.NAME_LENGTH), tables.clean(why, 160)]
@@ -70,7 +74,7 @@ def sheet(source: Source) -> dict[str, Any]:
 
 def _launch(fit: Fit, a: Answer) -> str | None:
     """The command that launches the second answer, where there is one to launch."""
-    if not a.config or kappa_of(fit) > REFUSED_KAPPA:
+    if not a.config:
         return None
     folder = shlex.quote(f"reports/{fit.name}")
     return tables.clean(
@@ -173,11 +177,12 @@ def _agreement(fit: Fit) -> list[str]:
     return ["good", f"{own} agrees with approach {named}."]
 
 
-def _wrong(fit: Fit, further: Answer) -> list[list[str]]:
+def _wrong(fit: Fit, further: Answer | None) -> list[list[str]]:
     """What could make the answer wrong, the gravest first, one of a kind: [severity, text]."""
     order = ("serious", "warning", "info")
-    told = {n.code for n in further.warnings}
-    notes: list[Note] = [*further.warnings, *(n for n in fit.notes if n.code not in told)]
+    answered = () if further is None else further.warnings
+    told = {n.code for n in answered}
+    notes: list[Note] = [*answered, *(n for n in fit.notes if n.code not in told)]
     kinds: dict[str, dict[str, Note]] = {}
     for note in sorted(notes, key=lambda n: order.index(n.severity)):
         kinds.setdefault(note.code, {})[note.message] = note

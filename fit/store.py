@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -130,8 +131,8 @@ def load(
                 f"{source} is a folder of run records, whose columns need no --column "
                 f"({', '.join(rename)}). Leave it out."
             )
-        table = _records(source, params or "matmul", flops or "exact")
-        table = table if cluster is None else _recluster(table, cluster)
+        table = _records(source, params or "matmul", flops or "exact", where)
+        return table if cluster is None else _recluster(table, cluster)
     elif source.suffix.lower() in frame.SUFFIXES:
         given = [f"--{k} {v}" for k, v in (("params", params), ("flops", flops)) if v is not None]
         if given:
@@ -214,8 +215,11 @@ def _record_paths(folder: Path) -> list[Path]:
     return found
 
 
-def _records(folder: Path, params: str, flops: str) -> RunTable:
-    """The records of a folder as a table."""
+def _records(folder: Path, params: str, flops: str, where: str | None) -> RunTable:
+    """The records of a folder that meet a condition, as a table.
+
+    The table is made again of those: only then is what they share known, such as their data.
+    """
     found = read_runs(folder)
     if found.skipped and not found.records:
         first = found.skipped[0]
@@ -223,9 +227,14 @@ def _records(folder: Path, params: str, flops: str) -> RunTable:
             f"{folder} has {counted(len(found.skipped), 'record')} and none can be read: "
             f"{first.run}: {first.reason} Launch the sweep again, or check the folder."
         )
-    table = RunTable.from_records(
-        found.records, params=params, flops=flops, source=str(folder), hash=found.hash
-    )
+    about: dict[str, Any] = {"params": params, "flops": flops}
+    about |= {"source": str(folder), "hash": found.hash}
+    table = RunTable.from_records(found.records, **about)
+    if where is not None:
+        met = _filtered(table, where)
+        kept = [r for r in found.records if r.status == "done" and r.run in set(met.run)]
+        table = RunTable.from_records(kept, **about) if kept else met
+        table = dataclasses.replace(table, dropped=met.dropped)
     return dataclasses.replace(table, dropped=(*table.dropped, *found.skipped))
 
 

@@ -13,7 +13,8 @@ from fit.accounting import FLOPS_CONVENTIONS, FlopsPerToken, Params, flops_per_t
 from fit.envelope import Fitted, envelope
 from fit.errors import FitError
 from fit.estimate import Estimate, Family, estimate
-from fit.holdout import holdout
+from fit.holdout import holdout, rolling
+from fit.influence import influence
 from fit.isoflop import isoflop
 from fit.judge import check_runs, misfit_note, notes, status_of
 from fit.laws import law as law_named
@@ -134,13 +135,16 @@ def _judged(
     widening: tuple[Note, ...],
     options: FitOptions,
 ) -> dict[str, Any]:
-    """The fields of a fit that say whether to believe it: holdout and notes."""
+    """The fields of a fit that say whether to believe it: holdouts, influence and notes."""
     chinchilla = options.law == "chinchilla"
     without = _estimate(found.problem, options, law="no-e") if chinchilla else None
-    held = holdout(
-        table, law=options.law, loss=options.loss, delta=options.delta, level=options.level
-    )
-    return {"holdout": held, "notes": notes(table, found, without, held, checks) + widening}
+    how: dict[str, Any] = {"law": options.law, "loss": options.loss, "delta": options.delta}
+    held = holdout(table, **how, level=options.level)
+    rolled = rolling(table, **how, level=options.level)
+    blind = status_of(found, table) == "ill_conditioned"
+    moved = () if blind else influence(table, found)
+    told = notes(table, found, without, held, checks, rolled, moved)
+    return {"holdout": held, "rolling": rolled, "influence": moved, "notes": told + widening}
 
 
 def _estimate(problem: Problem, options: FitOptions, law: str | None = None) -> Estimate:

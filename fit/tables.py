@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fit.quantity import power, short, three
+from fit.quantity import counted, power, short, three
 from fit.result import Fit
 
 DASH = "\N{EN DASH}"
@@ -71,6 +71,37 @@ def holdout(fit: Fit) -> dict[str, Any] | None:
     ]
     covered = None if h.covered is None else f"{h.covered:.0%}"
     return {"budget": power(h.budget), "rows": rows[:24], "covered": covered, "count": len(rows)}
+
+
+def rolling(fit: Fit) -> list[list[str]]:
+    """Each larger budget by the smaller: [budget, runs, rests on, mean, largest error, covered]."""
+    return [
+        [
+            power(r.budget),
+            str(r.runs),
+            str(r.below),
+            signed(r.mean_relative_error, "+.2%"),
+            f"{r.max_relative_error:.2%}",
+            f"{r.covered:.0%}",
+        ]
+        for r in fit.rolling
+    ]
+
+
+def influence(fit: Fit) -> list[list[str]]:
+    """What decides N*: [left out, change of N*, share, what doing it again costs]."""
+    rows = []
+    for i in fit.influence:
+        others = f" and {counted(i.runs - 1, 'other')} of its cluster" if i.runs > 1 else ""
+        rows.append(
+            [
+                f"{clean(i.run, NAME_LENGTH)}{others}",
+                signed(math.expm1(i.shift), "+.1%"),
+                f"{i.share:.0%}",
+                power(i.flops),
+            ]
+        )
+    return rows
 
 
 def runs(fit: Fit) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
-from fit.doubts import kappa_text
+from fit.doubts import doubtful, kappa_text
 from fit.laws import Preset, law
 from fit.quantity import counted, power, short, three
 from fit.query import Answer, Number, Prediction
@@ -51,10 +52,11 @@ def fit_text(fit: Fit) -> str:
     """A fit: parameters with intervals, how it was judged, how it predicts."""
     dropped = f", {len(fit.runs_dropped)} dropped" if fit.runs_dropped else ""
     head = f"{fit.name}: {law(fit.law).formula}"
-    status = f"{fit.status}, kappa {kappa_text(fit)}"
+    doubt = "DOUBTFUL, see the notes: " if doubtful(fit) else ""
+    status = f"{doubt}{fit.status.replace('_', ' ')}, kappa {kappa_text(fit)}"
     rows = [
-        _row("runs", f"{fit.runs_used} used{dropped}; {_convention(fit.convention)}"),
         _row("status", status),
+        _row("runs", f"{fit.runs_used} used{dropped}; {_convention(fit.convention)}"),
         _row("noise", f"{100 * fit.noise:.2g}% of the loss, one run about the law"),
         "",
         _row("", f"{'value':>10}  {fit.interval.level:.0%} interval ({fit.interval.method})"),
@@ -64,6 +66,7 @@ def fit_text(fit: Fit) -> str:
     rows += _entropy_rows(fit)
     checks = [*_holdout_rows(fit), *(_check_row(c) for c in fit.cross_checks)]
     checks += [_convention_row(c) for c in fit.conventions]
+    checks += _influence_rows(fit)
     return _joined([head, "", *rows, "", *checks, *note_rows(fit.notes)])
 
 
@@ -236,7 +239,21 @@ def _holdout_rows(fit: Fit) -> list[str]:
         f"{held}, predicted by the smaller ones: {h.mean_relative_error:+.2%} on average, "
         f"{h.max_relative_error:.2%} at most"
     )
-    return _wrap_row("holdout", text)
+    return _wrap_row("holdout", text) + _rolling_rows(fit)
+
+
+def _rolling_rows(fit: Fit) -> list[str]:
+    """How the smaller runs predict each larger budget, in one line."""
+    if len(fit.rolling) < 2:
+        return []
+    errors = " ".join(f"{r.mean_relative_error:+.2%}" for r in fit.rolling)
+    runs = sum(r.runs for r in fit.rolling)
+    inside = sum(r.covered * r.runs for r in fit.rolling) / runs
+    text = (
+        f"each of {len(fit.rolling)} budgets by the smaller ones: {errors}; {inside:.0%} of "
+        f"{counted(runs, 'run')} in their {fit.interval.level:.0%} intervals"
+    )
+    return _wrap_row("rolling", text)
 
 
 def _check_row(check: CrossCheck) -> str:
@@ -247,6 +264,15 @@ def _check_row(check: CrossCheck) -> str:
     ends = "" if check.a_interval is None else " [{:.3g}, {:.3g}]".format(*check.a_interval)
     verdict = "DISAGREES with the fit" if check.disagrees else "agrees with the fit"
     return _joined(_wrap_row(label, f"{what}: a = {check.a:.3g}{ends}, {verdict}"))
+
+
+def _influence_rows(fit: Fit) -> list[str]:
+    """The run that moves the answer most."""
+    runs = [i for i in fit.influence if i.kind == "run"]
+    if not runs:
+        return []
+    text = f"without {runs[0].run} N* at 10 times the largest budget moves by "
+    return _wrap_row("influence", f"{text}{math.expm1(runs[0].shift):+.1%}, the most of any run")
 
 
 def _convention_row(row: Mapping[str, object]) -> str:
