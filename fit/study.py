@@ -23,6 +23,7 @@ from fit.objective import LOSSES, Problem
 from fit.provenance import versions
 from fit.record import Floats, RunTable
 from fit.result import CrossCheck, Fit, Intervals, Note, Objective, Points, Span
+from fit.thinning import MOST_RUNS, thinned
 from fit.uncertainty import Sandwich, bootstrap, kappa, percentiles, sandwich
 
 INTERVALS = ("hc3", "pairs")
@@ -78,6 +79,8 @@ def fit_table(table: RunTable, options: FitOptions) -> Fit:
         FitError: The runs cannot carry the law.
     """
     table = table.take(np.isfinite(table.loss), reason="no finite loss")
+    rows = len(table)
+    table = thinned(table, most=MOST_RUNS, seed=options.seed)
     family = Family.of(options.law)
     check_runs(table, family.free)
     problem = Problem.of(table.params, table.tokens, table.loss)
@@ -111,8 +114,19 @@ def fit_table(table: RunTable, options: FitOptions) -> Fit:
         options=dataclasses.asdict(options),
         versions=versions(LIBRARIES),
         **_input(table),
-        **_judged(table, found, checks, widening, options),
+        **_judged(table, found, checks, _thinned(rows, len(table)) + widening, options),
     )
+
+
+def _thinned(rows: int, kept: int) -> tuple[Note, ...]:
+    """Says that not all rows were fitted."""
+    if kept == rows:
+        return ()
+    text = (
+        f"the law is fitted to {kept:,} of {rows:,} rows, drawn evenly over compute: the rest "
+        "would narrow the intervals below what any law is true to."
+    )
+    return (Note(code="thinned", severity="info", message=text),)
 
 
 def _input(table: RunTable) -> dict[str, Any]:
@@ -132,7 +146,7 @@ def _judged(
     table: RunTable,
     found: Estimate,
     checks: tuple[CrossCheck, ...],
-    widening: tuple[Note, ...],
+    further: tuple[Note, ...],
     options: FitOptions,
 ) -> dict[str, Any]:
     """The fields of a fit that say whether to believe it: holdouts, influence and notes."""
@@ -144,7 +158,7 @@ def _judged(
     blind = status_of(found, table) == "ill_conditioned"
     moved = () if blind else influence(table, found)
     told = notes(table, found, without, held, checks, rolled, moved)
-    return {"holdout": held, "rolling": rolled, "influence": moved, "notes": told + widening}
+    return {"holdout": held, "rolling": rolled, "influence": moved, "notes": told + further}
 
 
 def _estimate(problem: Problem, options: FitOptions, law: str | None = None) -> Estimate:
