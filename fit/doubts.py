@@ -8,13 +8,16 @@ from collections.abc import Mapping
 from fit.allocate import Band
 from fit.errors import QueryError
 from fit.quantity import power, short, three
-from fit.result import Fit, Note, Span
+from fit.result import CrossCheck, Fit, Note, Span
 from fit.source import Source
 
 NOTED_REACH, LOUD_REACH = 30.0, 1000.0
 """Budget over the largest fitted: a note above the one, a loud warning above the other."""
 DOUBTFUL_KAPPA, REFUSED_KAPPA = 250.0, 1000.0
 """Healthy grids have 40-160; a single budget gives 1.5e3-2.8e3 and intervals that cover 53%."""
+UNCOMPARED = "too uncertain to compare"
+UNTOLD = 0.25
+"""Half-width of the difference of two exponents from which agreement says nothing."""
 FRESH_EPOCHS, STALE_EPOCHS = 4.0, 16.0
 """Muennighoff et al. 2023, arXiv:2305.16264: up to 4 epochs are nearly as good as fresh data."""
 
@@ -48,6 +51,17 @@ def doubtful(fit: Fit) -> bool:
     """Whether a fit must be shown as doubtful, whatever it says."""
     serious = any(n.severity == "serious" for n in fit.notes)
     return fit.status != "converged" or kappa_of(fit) > DOUBTFUL_KAPPA or serious
+
+
+def verdict(fit: Fit, check: CrossCheck) -> str:
+    """What another approach says to the fit's exponent."""
+    if check.disagrees:
+        return "DISAGREES with the fit"
+    ends = [fit.interval.bounds.get("a"), check.a_interval]
+    halves = [(high - low) / 2 for low, high in (e for e in ends if e is not None)]
+    if refused(fit) or not math.hypot(*halves) < UNTOLD:
+        return UNCOMPARED
+    return "agrees with the fit"
 
 
 def _why_refused(fit: Fit) -> str:

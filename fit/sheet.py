@@ -7,7 +7,16 @@ import shlex
 from typing import Any
 
 from fit import tables
-from fit.doubts import DOUBTFUL_KAPPA, REFUSED_KAPPA, doubtful, kappa_of, kappa_text, refused
+from fit.doubts import (
+    DOUBTFUL_KAPPA,
+    REFUSED_KAPPA,
+    UNCOMPARED,
+    doubtful,
+    kappa_of,
+    kappa_text,
+    refused,
+    verdict,
+)
 from fit.quantity import counted, power, short, three
 from fit.query import Answer, Number, Question, answer
 from fit.result import Fit, Note
@@ -164,10 +173,10 @@ def _holdout_check(fit: Fit) -> list[str]:
 
 def _agreement(fit: Fit) -> list[str]:
     """Whether the other approaches agree."""
-    given = [c for c in fit.cross_checks if c.a is not None]
+    against = [c for c in fit.cross_checks if c.disagrees]
+    given = [c for c in fit.cross_checks if c.a is not None and verdict(fit, c) != UNCOMPARED]
     if not given:
         return ["fair", "No other approach could be run on these runs as a cross-check."]
-    against = [c for c in given if c.disagrees]
     named = " and ".join(
         f"{tables.APPROACHES.get(c.name, c.name)}, {c.a:.3f}" for c in against or given
     )

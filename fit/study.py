@@ -305,16 +305,17 @@ def _conventions(table: RunTable, options: FitOptions) -> tuple[Mapping[str, Any
         )
         problem = Problem.of(n.astype(np.float64), table.tokens, table.loss)
         raw = _estimate(problem, options).raw
-        budget = float((per_token * table.tokens).max())
+        top = int(np.argmax(per_token * table.tokens))
+        product = float(n[top] * table.tokens[top])  # N D of the largest budget, by its own FLOPs
         a = _exponents(raw)["a"]
         g = (raw[3] * raw[1] / (raw[4] * raw[2])) ** (1 / (raw[3] + raw[4]))
-        best = g * (budget / 6) ** a
+        best = g * product**a
         rows.append(
             {
                 "params": params,
                 "flops": flops,
                 "a": a,
-                "tokens_per_param": float(budget / 6 / best**2),
+                "tokens_per_param": float(product / best**2),
             }
         )
     assert set(FLOPS_CONVENTIONS) >= {r["flops"] for r in rows}

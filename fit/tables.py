@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fit.doubts import verdict
 from fit.quantity import counted, power, short, three
 from fit.result import Fit
 
@@ -43,8 +44,8 @@ def checks(fit: Fit) -> list[list[str]]:
         ends = DASH if c.a_interval is None else " to ".join(map(digits, c.a_interval))
         remark = clean(c.reason or "", 220)
         if c.a is not None:
-            verdict = "disagrees beyond the joint interval" if c.disagrees else "agrees"
-            remark = f"{verdict}. {remark}" if remark else verdict
+            said = "disagrees beyond the joint interval" if c.disagrees else verdict(fit, c)
+            remark = f"{said}; {remark}" if remark else said
         rows.append([APPROACHES.get(c.name, c.name), digits(c.a), ends, remark])
     return rows
 

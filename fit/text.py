@@ -6,7 +6,7 @@ import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
-from fit.doubts import doubtful, kappa_text
+from fit.doubts import doubtful, kappa_text, verdict
 from fit.laws import Preset, law
 from fit.quantity import counted, power, short, three
 from fit.query import Answer, Number, Prediction
@@ -64,7 +64,7 @@ def fit_text(fit: Fit) -> str:
         *(_parameter_row(fit, name, value) for name, value in fit.exponents.items()),
     ]
     rows += _entropy_rows(fit)
-    checks = [*_holdout_rows(fit), *(_check_row(c) for c in fit.cross_checks)]
+    checks = [*_holdout_rows(fit), *(_check_row(fit, c) for c in fit.cross_checks)]
     checks += [_convention_row(c) for c in fit.conventions]
     checks += _influence_rows(fit)
     return _joined([head, "", *rows, "", *checks, *note_rows(fit.notes)])
@@ -256,14 +256,13 @@ def _rolling_rows(fit: Fit) -> list[str]:
     return _wrap_row("rolling", text)
 
 
-def _check_row(check: CrossCheck) -> str:
+def _check_row(fit: Fit, check: CrossCheck) -> str:
     """One cross-check."""
     label, what = APPROACHES.get(check.name, (check.name, ""))
     if check.a is None:
         return _joined(_wrap_row(label, f"{what}: no value: {check.reason}"))
     ends = "" if check.a_interval is None else " [{:.3g}, {:.3g}]".format(*check.a_interval)
-    verdict = "DISAGREES with the fit" if check.disagrees else "agrees with the fit"
-    return _joined(_wrap_row(label, f"{what}: a = {check.a:.3g}{ends}, {verdict}"))
+    return _joined(_wrap_row(label, f"{what}: a = {check.a:.3g}{ends}, {verdict(fit, check)}"))
 
 
 def _influence_rows(fit: Fit) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from fit.estimate import Estimate
+from fit.quantity import short
 from fit.record import Floats, RunTable
 from fit.result import Note
 
@@ -56,8 +57,9 @@ def _outliers(table: RunTable, found: Estimate) -> Iterator[Note]:
         yield Note(
             code="outlier",
             severity="warning",
-            message=f"run {table.run[i]} lies {abs(units[i]):.0f} noise units {side} the law: look "
-            "at its curve, or run it again.",
+            message=f"run {table.run[i]} ({short(table.params[i])} on {short(table.tokens[i])}) "
+            f"lies {abs(units[i]):.0f} noise units {side} the law: look at its curve, or run it "
+            "again.",
         )
     if len(far) > LISTED:
         text = f"{len(far)} runs lie beyond {OUTLIER:g} noise units of the law."
