@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fit.accounting import FLOPS_CONVENTIONS, FlopsPerToken, Params, flops_per_token_in, params_in
+from fit.conventions import conventions
 from fit.envelope import Fitted, envelope
 from fit.errors import FitError
 from fit.estimate import Estimate, Family, estimate
@@ -110,7 +109,7 @@ def fit_table(table: RunTable, options: FitOptions) -> Fit:
         noise=found.noise,
         points=_points(table, found),
         cross_checks=checks,
-        conventions=_conventions(table, options),
+        conventions=conventions(table, law=options.law, loss=options.loss, delta=options.delta),
         options=dataclasses.asdict(options),
         versions=versions(LIBRARIES),
         **_input(table),
@@ -275,61 +274,6 @@ def _points(table: RunTable, found: Estimate) -> Points:
         residual=found.residual,
         cluster=table.cluster.astype(np.float64),
         columns=columns,
-    )
-
-
-def _conventions(table: RunTable, options: FitOptions) -> tuple[Mapping[str, Any], ...]:
-    """Exponent and D/N at the largest budget under each convention that the records allow."""
-    groups = ("params_body", "params_head", "params_embedding", "params_other")
-    terms = ("flops_body", "flops_head", "flops_attention")
-    if not {*groups, *terms} <= set(table.columns):
-        return ()
-    rows = []
-    for params, flops in (
-        ("matmul", "exact"),
-        ("total", "6nd"),
-        ("body", "6nd"),
-        ("chinchilla", "chinchilla"),
-    ):
-        n = _counted(table, groups, params)
-        per_token = np.array(
-            [
-                flops_per_token_in(
-                    flops, flops=FlopsPerToken(body=b, head=h, attention=t), params=k
-                )
-                for b, h, t, k in zip(
-                    *(table.column(c).astype(int).tolist() for c in terms), n.tolist(), strict=True
-                )
-            ],
-            dtype=np.float64,
-        )
-        problem = Problem.of(n.astype(np.float64), table.tokens, table.loss)
-        raw = _estimate(problem, options).raw
-        top = int(np.argmax(per_token * table.tokens))
-        product = float(n[top] * table.tokens[top])  # N D of the largest budget, by its own FLOPs
-        a = _exponents(raw)["a"]
-        g = (raw[3] * raw[1] / (raw[4] * raw[2])) ** (1 / (raw[3] + raw[4]))
-        best = g * product**a
-        rows.append(
-            {
-                "params": params,
-                "flops": flops,
-                "a": a,
-                "tokens_per_param": float(product / best**2),
-            }
-        )
-    assert set(FLOPS_CONVENTIONS) >= {r["flops"] for r in rows}
-    return tuple(rows)
-
-
-def _counted(table: RunTable, groups: tuple[str, ...], convention: str) -> Any:
-    """N of every run under a convention."""
-    values = zip(*(table.column(c).astype(int).tolist() for c in groups), strict=True)
-    return np.array(
-        [
-            params_in(convention, Params(body=b, head=h, embedding=e, other=o))
-            for b, h, e, o in values
-        ]
     )
 
 

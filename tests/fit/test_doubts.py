@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -86,4 +85,3 @@ def test_checks_without_a_value_keep_their_reason():
     assert "no value: too few sizes" in fit_text(fit)
     none = dataclasses.replace(fit, cross_checks=())
     assert "approach" not in fit_text(none)
-    assert np.isfinite(fit.kappa)
