@@ -70,6 +70,7 @@ class Session:
     def open(cls, trajectory: Trajectory) -> Session:
         """Build model, optimiser and data source at step 0."""
         from lightning.fabric import Fabric
+        from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
         config, train = trajectory.config, trajectory.config.train
         prepare_process(train.threads)
@@ -78,6 +79,8 @@ class Session:
             devices=train.devices,
             strategy=train.strategy,
             precision=train.precision,  # type: ignore[arg-type]
+            # One device is no business of Slurm's, whose mere presence Lightning warns of.
+            plugins=[LightningEnvironment()] if train.devices == 1 else None,
         )
         fabric.launch()
         source = open_source(config.data, seq_len=trajectory.shape.seq_len, seed=config.seed)
