@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +34,13 @@ CONVERSIONS: Mapping[str, tuple[tuple[str, ...], str]] = {
 LARGEST_INTEGER = float(2**63)
 
 
-def read_table(path: Path, *, rename: Mapping[str, str], cluster: str | None) -> RunTable:
+def read_table(
+    path: Path,
+    *,
+    rename: Mapping[str, str],
+    cluster: str | None,
+    units: Mapping[str, float] = MappingProxyType({}),
+) -> RunTable:
     """Read and check a table of runs.
 
     Args:
@@ -41,15 +48,18 @@ def read_table(path: Path, *, rename: Mapping[str, str], cluster: str | None) ->
             as 6 params tokens where it is absent; with it, params or tokens may be absent instead.
         rename: Our column name -> the table's.
         cluster: Column whose equal values mark runs with correlated errors.
+        units: Our column name -> factor to raw counts, FLOP or nats.
 
     Raises:
         RecordError: Not a table, columns missing, or cells that are not positive numbers.
     """
     data = _bytes(path)
-    frame = _named(_frame(path), rename, path)
+    frame = _named(_frame(path), rename, path, units)
     _refuse_missing(frame, path)
     names = _run_names(frame)
-    core = {c: _numbers(frame, c, path) for c in (*REQUIRED, "flops") if c in frame}
+    core = {
+        c: _numbers(frame, c, path) * units.get(c, 1.0) for c in (*REQUIRED, "flops") if c in frame
+    }
     _refuse_wrapped(core, path)
     convention = "as given" if {"params", "tokens", "flops"} <= core.keys() else "6nd"
     codes = np.arange(len(frame))
@@ -110,12 +120,14 @@ def _dialect(path: Path) -> tuple[str, str]:
     return separator, "," if comma else "."
 
 
-def _named(frame: pd.DataFrame, rename: Mapping[str, str], path: Path) -> pd.DataFrame:
+def _named(
+    frame: pd.DataFrame, rename: Mapping[str, str], path: Path, units: Mapping[str, float]
+) -> pd.DataFrame:
     """The frame under our names: those asked for, then those that differ by dress alone."""
     frame = frame.rename(columns={c: str(c).strip() for c in frame})
     for ours, theirs in rename.items():
         found = _found(theirs, frame, path, f"as --column {ours}={theirs} says")
-        if ours == "loss":
+        if ours == "loss" and "loss" not in units:
             _refuse_units(found, path)
         if ours != found:
             frame = frame.drop(columns=[ours], errors="ignore").rename(columns={found: ours})

@@ -110,6 +110,7 @@ def load(
     rename: Mapping[str, str] | None = None,
     cluster: str | None = None,
     where: str | None = None,
+    units: Mapping[str, float] | None = None,
 ) -> RunTable:
     """Read a folder of run records or a table into a `RunTable`.
 
@@ -120,12 +121,17 @@ def load(
         rename: Our column name -> the table's column name; records have ours.
         cluster: Column whose equal values mark runs with correlated errors.
         where: Condition on the columns that a run must meet, such as `loss < 5`.
+        units: Our column name -> factor to raw counts, FLOP or nats, for a table.
 
     Raises:
         RecordError: Nothing there, cells that are not positive finite numbers, or an argument that
             means nothing for this source.
     """
     if source.is_dir():
+        if units:
+            raise RecordError(
+                f"--unit is for tables; the records of {source} hold raw counts. Leave it out."
+            )
         if rename:
             raise RecordError(
                 f"{source} is a folder of run records, whose columns need no --column "
@@ -140,7 +146,7 @@ def load(
                 f"{' and '.join(given)} recount run records; {source} is a table, whose columns "
                 "are taken as they are counted. Leave it out, or choose columns: --column."
             )
-        table = frame.read_table(source, rename=rename or {}, cluster=cluster)
+        table = frame.read_table(source, rename=rename or {}, cluster=cluster, units=units or {})
     else:
         raise RecordError(
             f"{source} is neither a folder of runs nor a table ({', '.join(frame.SUFFIXES)}). "

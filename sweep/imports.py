@@ -1,0 +1,181 @@
+"""`python -m sweep.imports`: runs logged to W&B, in the cloud or offline, as a table to be fitted.
+
+Lives beside the trainer, since `fit` never imports wandb. An exported run table needs no wandb:
+`isoflop import`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from fit.errors import RecordError, ScalingError
+from fit.imports import Logged, gather, import_text, left_out, parse_columns, write_table
+from fit.units import parse_units
+from sweep.logbook import read_logbook
+
+TIMEOUT_SECONDS = 30
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def door() -> None:
+    """Make a table of runs that were logged to W&B."""
+
+
+def _tabling(command: Command) -> Command:
+    """Add what every import takes."""
+    for option in (
+        click.option("--unit", "units", multiple=True, metavar="OURS=UNIT", help="As params=M."),
+        click.option(
+            "--column", "columns", multiple=True, metavar="OURS=KEY",
+            help="Key of a column, as loss=val/loss or width=config.model.width.",
+        ),
+        click.option("--out", type=click.Path(path_type=Path), required=True, help=".csv, .jsonl"),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@door.command("wandb")
+@click.argument("project", metavar="ENTITY/PROJECT")
+@click.option(
+    "--filter", "filters", multiple=True, metavar="KEY=VALUE",
+    help="Runs to take, as group=demo or config.lr=0.01; or W&B's own filter in JSON.",
+)  # fmt: skip
+@_tabling
+def wandb_command(
+    project: str,
+    filters: tuple[str, ...],
+    out: Path,
+    columns: tuple[str, ...],
+    units: tuple[str, ...],
+) -> None:
+    """Fetch the runs of a project through W&B's public API."""
+    save(fetch(project, parse_filters(filters)), out, columns, units)
+
+
+@door.command("offline")
+@click.argument("folder", type=click.Path(path_type=Path))
+@_tabling
+def offline_command(
+    folder: Path, out: Path, columns: tuple[str, ...], units: tuple[str, ...]
+) -> None:
+    """Read the offline runs below FOLDER, as WANDB_MODE=offline leaves them."""
+    save(offline(folder), out, columns, units)
+
+
+def save(
+    runs: Iterable[Logged], out: Path, columns: tuple[str, ...], units: tuple[str, ...]
+) -> None:
+    """Write the table and say what is in it.
+
+    Raises:
+        RecordError: No run can be used, or the file cannot be written.
+    """
+    found = gather(runs, parse_columns(columns), parse_units(units))
+    write_table(out, found.rows)
+    for line in left_out(found):
+        click.echo(line, err=True)
+    click.echo(import_text(found, out))
+
+
+def fetch(project: str, filters: Mapping[str, Any]) -> Iterator[Logged]:
+    """Runs of a project on W&B's servers.
+
+    Args:
+        project: `entity/project`.
+        filters: In the form of W&B's API; an empty one takes all.
+
+    Raises:
+        RecordError: No key, no network, no such project.
+    """
+    if project.count("/") != 1 or not all(project.split("/")):
+        raise RecordError(f"the project is '{project}'; ENTITY/PROJECT is needed. Name both.")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    try:
+        for run in wandb.Api(timeout=TIMEOUT_SECONDS).runs(project, filters=dict(filters)):
+            yield Logged(
+                name=run.name or run.id,
+                source="/".join(run.path),
+                state=run.state,
+                config=dict(run.config),
+                summary=dict(run.summary),
+            )
+    except (wandb.errors.Error, ValueError, TypeError, OSError) as error:
+        raise RecordError(_trouble(project, error)) from error
+
+
+def offline(folder: Path) -> Iterator[Logged]:
+    """Offline runs below a folder, in order of their paths; links are not followed twice.
+
+    Raises:
+        RecordError: No such folder, or no such runs in it.
+    """
+    paths = sorted({p.resolve() for p in folder.rglob("run-*.wandb")})
+    if not paths:
+        raise RecordError(
+            f"no offline runs below {folder}; a folder with wandb/offline-run-*/run-*.wandb is "
+            "needed. Check the path."
+        )
+    return (read_logbook(p) for p in paths)
+
+
+def _trouble(project: str, error: Exception) -> str:
+    """What went wrong with W&B's servers, and what to do."""
+    said = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
+    text = said.lower()
+    if "api key" in text or "log in" in text or "login" in text:
+        return "no W&B key is configured; one is needed to fetch runs. Run: wandb login"
+    if "could not find project" in text or "not found" in text:
+        return f"W&B has no project {project}, or none that this key may see ({said}). Check it."
+    if "credentials" in text or "permission" in text or "401" in text or "403" in text:
+        return f"W&B could not check the key ({said}). Check the network, then: wandb login"
+    return (
+        f"W&B did not answer for {project} ({said}). Check the network; offline runs are read by: "
+        "python -m sweep.imports offline FOLDER"
+    )
+
+
+def parse_filters(texts: Iterable[str]) -> dict[str, Any]:
+    """Filters `key=value`, their values JSON where they can be, and whole ones in JSON.
+
+    Raises:
+        RecordError: Neither.
+    """
+    filters: dict[str, Any] = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if text.lstrip().startswith("{"):
+            try:
+                filters |= json.loads(text)
+            except ValueError as error:
+                raise RecordError(f"--filter is no JSON: {error}. Mend it.") from error
+        elif key and sign and value:
+            try:
+                filters[key] = json.loads(value)
+            except ValueError:
+                filters[key] = value
+        else:
+            raise RecordError(f"--filter is '{text}'; KEY=VALUE is needed, such as group=demo.")
+    return filters
+
+
+def main() -> None:
+    """Run the command; a `ScalingError` is one line and exit code 1."""
+    try:
+        door(prog_name="python -m sweep.imports")
+    except ScalingError as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+if __name__ == "__main__":
+    main()
