@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fit.arguments import Assignment, Known, count, flops
 from fit.errors import ScalingError
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 REPORTS = Path("reports")
 HELP = {"help_option_names": ["-h", "--help"]}
+SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
+POSITIVE = click.FloatRange(0, min_open=True)
+NATURAL = click.IntRange(0)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -69,7 +73,10 @@ def _as_json(command: Command) -> Command:
 def _asked(command: Command) -> Command:
     """Add --fit and --law, of which at most one is given."""
     for option in (
-        click.option("--law", metavar="NAME", help="A published law; see: isoflop laws"),
+        click.option(
+            "--law", type=Known("fit.laws:PRESETS"), metavar="NAME",
+            help="A published law; see: isoflop laws",
+        ),
         click.option(
             "--fit", "folder", type=click.Path(path_type=Path), metavar="reports/NAME",
             help="A fit; without it or --law, the newest under reports/.",
@@ -83,20 +90,42 @@ def _fitting(command: Command) -> Command:
     """Add the options of a fit; their meanings stand in docs/method.md."""
     for option in reversed(
         [
-            click.option("--law", default="chinchilla", show_default=True, help="Law family."),
-            click.option("--params", show_default="matmul", help="How N of records is counted."),
-            click.option("--flops", show_default="exact", help="How C of records is counted."),
+            click.option(
+                "--law", type=Known("fit.laws:LAWS"), default="chinchilla", show_default=True,
+                help="Law family.",
+            ),
+            click.option(
+                "--params", type=Known("fit.accounting:PARAMS_CONVENTIONS"),
+                show_default="matmul", help="How N of records is counted.",
+            ),
+            click.option(
+                "--flops", type=Known("fit.accounting:FLOPS_CONVENTIONS"),
+                show_default="exact", help="How C of records is counted.",
+            ),
             click.option("--where", metavar="COND", help="Runs to use, such as 'loss < 5'."),
-            click.option("--loss", default="adaptive", show_default=True, help="Robust loss."),
-            click.option("--delta", type=float, help="Fixed threshold of the Huber loss."),
-            click.option("--interval", default="hc3", show_default=True, help="Interval method."),
-            click.option("--level", type=float, default=0.9, show_default=True),
-            click.option("--resamples", type=int, default=4000, show_default=True),
+            click.option(
+                "--loss", type=Known("fit.objective:LOSSES"), default="adaptive",
+                show_default=True, help="Robust loss.",
+            ),
+            click.option("--delta", type=POSITIVE, help="Fixed threshold of the Huber loss."),
+            click.option(
+                "--interval", type=Known("fit.study:INTERVALS"), default="hc3", show_default=True,
+                help="Interval method.",
+            ),
+            click.option("--level", type=SHARE, default=0.9, show_default=True),
+            click.option("--resamples", type=NATURAL, default=4000, show_default=True),
             click.option("--cluster", metavar="COLUMN", help="Equal values: correlated errors."),
-            click.option("--column", multiple=True, metavar="OURS=YOURS", help="Rename a column."),
-            click.option("--seed", type=int, default=0, show_default=True),
+            click.option(
+                "--column", type=Assignment("params=n_params"), multiple=True,
+                metavar="OURS=YOURS", help="Rename a column.",
+            ),
+            click.option(
+                "--unit", type=Assignment("params=M"), multiple=True, metavar="OURS=UNIT",
+                help="Unit of a table's column: params=M, tokens=1e9, loss=bits.",
+            ),
+            click.option("--seed", type=NATURAL, default=0, show_default=True),
         ]
-    ):
+    ):  # fmt: skip
         command = option(command)
     return command
 
@@ -126,22 +155,24 @@ def fit_command(
 
 
 @main.command("query", cls=NumberCommand)
-@click.argument("flops")
+@click.argument("budget", metavar="FLOPS", type=flops())
 @_asked
 @click.option("--force", is_flag=True, help="Answer from a fit that is not identified.")
 @click.option("--config", is_flag=True, help="Print the overrides that launch it, for xargs.")
 @_as_json
 def query_command(
-    flops: str, folder: Path | None, law: str | None, force: bool, config: bool, as_json: bool
+    budget: float, folder: Path | None, law: str | None, force: bool, config: bool, as_json: bool
 ) -> None:
     """Split a budget of FLOPS (1e21) between parameters and tokens."""
-    from fit.quantity import parse_count
     from fit.query import Question, answer
     from fit.text import answer_text
 
+    if config and as_json:
+        raise click.UsageError("give --config or --json, not both: the JSON has the overrides too.")
     source, option = _source(folder, law)
-    found = answer(Question(source=source, flops=parse_count(flops), force=force))
-    launch = f"isoflop query {flops.strip()} {option} --config | xargs -r python -m sweep"
+    found = answer(Question(source=source, flops=budget, force=force))
+    asked = f"{budget:.12g}".replace("e+", "e")
+    launch = f"isoflop query {asked} {option} --config | xargs -r python -m sweep"
     if config:
         click.echo(" ".join(shlex.quote(c) for c in _config(found, force)))
     else:
@@ -149,21 +180,86 @@ def query_command(
 
 
 @main.command("predict", cls=NumberCommand)
-@click.option("--params", required=True, metavar="N", help="Parameters, such as 7B.")
-@click.option("--tokens", required=True, metavar="D", help="Training tokens, such as 1.4T.")
+@click.option(
+    "--params", type=count("params"), required=True, metavar="N", help="Parameters, such as 7B."
+)
+@click.option(
+    "--tokens", type=count("tokens"), required=True, metavar="D", help="Tokens, such as 1.4T."
+)
 @_asked
 @_as_json
 def predict_command(
-    params: str, tokens: str, folder: Path | None, law: str | None, as_json: bool
+    params: float, tokens: float, folder: Path | None, law: str | None, as_json: bool
 ) -> None:
     """Predict the loss of a model of N parameters trained on D tokens."""
-    from fit.quantity import parse_count
     from fit.query import Point, predict
     from fit.text import prediction_text
 
-    n, d = parse_count(params, "--params"), parse_count(tokens, "--tokens")
-    found = predict(Point(source=_source(folder, law)[0], params=n, tokens=d))
+    found = predict(Point(source=_source(folder, law)[0], params=params, tokens=tokens))
     click.echo(_dump(found.document()) if as_json else prediction_text(found))
+
+
+@main.command("compare")
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option("--flops", "budgets", type=flops(), multiple=True, metavar="C", help="B's budget.")
+@click.option(
+    "--interval",
+    type=Known("fit.compare:INTERVALS"),
+    default="hc3",
+    show_default=True,
+    help="By the sandwich (hc3), or by a bootstrap of both together (pairs).",
+)
+@click.option("--level", type=SHARE, default=0.9, show_default=True)
+@click.option("--force", is_flag=True, help="Compare what has no common unit.")
+@_as_json
+def compare_command(
+    a: Path, b: Path, budgets: tuple[float, ...], as_json: bool, **options: Any
+) -> None:
+    """Say how much compute A needs to reach B's loss.
+
+    A and B are reports/NAME, or published laws by name. A multiplier of 2 means twice B's compute;
+    its interval leaves out noise that paired runs share.
+    """
+    from fit.compare import Contest, compare
+    from fit.verdict import comparison_text
+
+    found = compare(Contest(a=_rival(a), b=_rival(b), flops=budgets, **options))
+    click.echo(_dump(found.document()) if as_json else comparison_text(found))
+
+
+@main.command("import")
+@click.argument("table", metavar="EXPORT", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="A .csv or .jsonl.")
+@click.option(
+    "--column",
+    type=Assignment("loss=val/loss"),
+    multiple=True,
+    metavar="OURS=KEY",
+    help="Key of a column, as loss=val/loss or width=config.model.width.",
+)
+@click.option(
+    "--unit",
+    type=Assignment("params=M"),
+    multiple=True,
+    metavar="OURS=UNIT",
+    help="Unit of a column: params=M, tokens=1e9, loss=bits.",
+)
+def import_command(table: Path, out: Path, column: tuple[str, ...], unit: tuple[str, ...]) -> None:
+    """Make a table of runs that a tracker has exported.
+
+    EXPORT is the csv that a page such as W&B's gives; `isoflop fit` reads the table made.
+
+    Runs on W&B's servers, and offline ones, are fetched by: python -m sweep.imports --help
+    """
+    from fit.imports import gather, import_text, left_out, parse_columns, read_export, write_table
+    from fit.units import parse_units
+
+    found = gather(read_export(table), parse_columns(column), parse_units(unit))
+    write_table(out, found.rows)
+    for line in left_out(found):
+        click.echo(line, err=True)
+    click.echo(import_text(found, out))
 
 
 @main.command("laws")
@@ -214,6 +310,14 @@ def _source(folder: Path | None, law: str | None) -> tuple[Source, str]:
         return Source.from_preset(preset(law)), f"--law {law}"
     path = newest_fit(REPORTS) if folder is None else folder
     return Source.from_fit(read_fit(path)), f"--fit {shlex.quote(str(path))}"
+
+
+def _rival(name: Path) -> Source:
+    """A fit by its folder, or a published law by its name."""
+    from fit.laws import PRESETS
+
+    known = str(name) in PRESETS and not name.exists()
+    return _source(None, str(name))[0] if known else _source(name, None)[0]
 
 
 def _config(found: Answer, force: bool) -> tuple[str, ...]:

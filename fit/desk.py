@@ -19,7 +19,8 @@ from fit.record import STATUSES, RunRecord, RunTable, finite_or_null
 from fit.result import Fit
 from fit.source import Source
 from fit.store import load, read_runs, write_atomically
-from fit.text import fit_text, hint_text, one_line, table_text
+from fit.text import fit_text, hint_text, table_text, wrapped
+from fit.units import parse_units
 
 LISTED = ("run", "status", "params", "tokens", "flops", "loss", "loss_se")
 """Columns of the table that people see; --csv writes all."""
@@ -30,6 +31,7 @@ def fit_runs(
     *,
     name: str,
     column: Sequence[str] = (),
+    unit: Sequence[str] = (),
     where: str | None = None,
     cluster: str | None = None,
     params: str | None = None,
@@ -42,6 +44,7 @@ def fit_runs(
         runs: Folder of run records, or a table.
         name: Name of the fit.
         column: Renamings `ours=yours`.
+        unit: Units of a table's columns, `column=unit`; see `units.parse_units`.
         where: Condition on the columns that a run must meet.
         cluster: Column whose equal values mark runs with correlated errors.
         params: Counting convention of N for records; None is theirs by default.
@@ -53,7 +56,15 @@ def fit_runs(
         FitError: They cannot carry the fit.
     """
     rename = dict(_renaming(c) for c in column)
-    table = load(runs, params=params, flops=flops, rename=rename, cluster=cluster, where=where)
+    table = load(
+        runs,
+        params=params,
+        flops=flops,
+        rename=rename,
+        cluster=cluster,
+        where=where,
+        units=parse_units(unit),
+    )
     from fit.study import FitOptions, fit_table
 
     found: Fit = fit_table(table, FitOptions(name=name, **options))
@@ -117,7 +128,7 @@ def runs_listing(document: Mapping[str, Any]) -> str:
     lines += [f"{r['status']}: {r['run']}: {r.get('reason') or 'no reason given'}" for r in ended]
     lines += [f"unreadable: {s['run']}: {s['reason']}" for s in document["skipped"]]
     counts = [f"{n} {status}" for status, n in document["counts"].items() if n]
-    return "\n".join([lines[0], *map(one_line, lines[1:]), ", ".join(counts)])
+    return "\n".join([lines[0], *map(wrapped, lines[1:]), ", ".join(counts)])
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -86,7 +86,8 @@ def kappa_text(fit: Fit) -> str:
 
 def about(source: Source, *, flops: float, params: float, tokens: float) -> tuple[Note, ...]:
     """Doubts about an answer at N parameters and D tokens that cost a budget."""
-    notes = [*_origin(source), *_reach(source.reach(flops)), *_below(source.range, flops)]
+    reach = source.reach(flops)
+    notes = [*_origin(source), *_reach(reach, source), *_below(source.range, flops)]
     return (*notes, *_ratio(source.range, tokens / params), *_repeats(source.fit, tokens))
 
 
@@ -107,9 +108,9 @@ def _origin(source: Source) -> list[Note]:
     if preset is not None:
         c = preset.convention
         text = (
-            f"published law {preset.name}, fitted on {preset.data}: it counts "
-            f"{c['params']} parameters and {c['flops']} FLOPs, and holds for its own data and "
-            "tokenizer. No draws were published, so there are no intervals."
+            f"a published law, fitted on {preset.data}: it holds for its own data and tokenizer. N "
+            f"is counted as '{c['params']}', C as '{c['flops']}'. Nothing was published that "
+            "intervals could rest on."
         )
         return [_note("preset", "info", text)]
     assert fit is not None
@@ -138,18 +139,19 @@ def _status(fit: Fit) -> list[Note]:
     return notes
 
 
-def _reach(reach: float | None) -> list[Note]:
+def _reach(reach: float | None, source: Source) -> list[Note]:
     """How far the budget lies beyond the runs."""
     if reach is None or reach <= NOTED_REACH:
         return []
     text = f"extrapolates \N{MULTIPLICATION SIGN}{three(reach)} beyond the largest budget fitted"
     if reach <= LOUD_REACH:
-        text += ". The interval assumes that the law itself holds out there."
+        what = "This" if source.fit is None else "The interval"
+        text += f". {what} assumes that the law itself holds out there."
         return [_note("extrapolates", "warning", text)]
-    text += (
-        ": far too far to spend money on. Run a budget in between first; the interval only "
-        "covers the runs' noise, not a law that bends."
-    )
+    text += ": far too far to spend money on. Run a budget in between first"
+    if source.fit is not None:
+        text += "; the interval only covers the runs' noise, not a law that bends"
+    text += "."
     return [_note("extrapolates_far", "serious", text)]
 
 

@@ -14,31 +14,57 @@ UNITS: Mapping[str, float] = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "
 _NUMBER = re.compile(r"\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKMmBbGgTt]?)\s*")
 
 
-def parse_count(text: str, what: str = "budget") -> float:
+EXAMPLES = "1e21, 2.5e9, 7B or 1.4T"
+
+
+def parse_count(text: str, what: str = "budget", *, examples: str = EXAMPLES) -> float:
     """Read a positive count such as `1e21`, `2.5e9`, `7B` or `1.4T`.
 
     Args:
         text: What the user typed.
         what: Name of the quantity, for the message.
+        examples: What may be typed, for the message.
 
     Raises:
         QueryError: Not a number, not positive, or beyond what a float can hold.
     """
     match = _NUMBER.fullmatch(text)
     if match is None:
-        raise _refusal(text, what)
+        raise _refusal(text, what, examples)
     unit = match[2] if match[2] in UNITS else match[2].swapcase()
-    return check_count(float(match[1].replace("_", "")) * UNITS[unit], what, text)
+    value = float(match[1].replace("_", "")) * UNITS[unit]
+    if not (math.isfinite(value) and value > 0):
+        raise _refusal(text, what, examples)
+    return value
 
 
-def check_count(value: float, what: str = "budget", text: str | None = None) -> float:
+def parse_flops(text: str, what: str = "budget") -> float:
+    """Read a budget in FLOP such as `1e21`; a unit marks a count of something else.
+
+    Args:
+        text: What the user typed.
+        what: Name of the quantity, for the message.
+
+    Raises:
+        QueryError: Not a positive finite number, or one with a unit.
+    """
+    match = _NUMBER.fullmatch(text)
+    if match is None or not match[2]:
+        return parse_count(text, what, examples="1e21 or 2.5e9")
+    raise QueryError(
+        f"{what} is '{text.strip()}', which counts parameters or tokens; a number of FLOP is "
+        f"needed, such as {power(parse_count(text, what))}."
+    )
+
+
+def check_count(value: float, what: str = "budget") -> float:
     """Return a number that is positive and finite.
 
     Raises:
         QueryError: It is not.
     """
     if not (math.isfinite(value) and value > 0):
-        raise _refusal(f"{value:g}" if text is None else text.strip(), what)
+        raise _refusal(f"{value:g}", what, EXAMPLES)
     return value
 
 
@@ -74,9 +100,8 @@ def power(value: float) -> str:
     return f"{trimmed}e{int(exponent)}"
 
 
-def _refusal(text: str, what: str) -> QueryError:
+def _refusal(text: str, what: str, examples: str) -> QueryError:
     """What is wrong with a count."""
     return QueryError(
-        f"{what} is '{text.strip()}'; a positive finite number is needed, "
-        "such as 1e21, 2.5e9, 7B or 1.4T."
+        f"{what} is '{text.strip()}'; a positive finite number is needed, such as {examples}."
     )

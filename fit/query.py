@@ -73,7 +73,7 @@ class Answer:
     """Of one run there: a prediction interval, the runs' noise added."""
     level: float | None
     regret_band: Band | None
-    """N whose loss is within one run's noise of the best."""
+    """N whose loss is within one run's noise of the best; None above a reach of 1000."""
     reach: float | None
     """Budget over the largest one fitted; above 1 it extrapolates."""
     shape: Shape | None
@@ -146,8 +146,9 @@ def answer(question: Question) -> Answer:
         raise QueryError(f"{flops:g} FLOP buy less than one parameter or token. Ask for more.")
     rung = rung_for(source.ladder, fit, n, flops)
     notes = [*doubts.about(source, flops=flops, params=n, tokens=d)]
-    band = None
-    if fit is not None:
+    band, reach = None, source.reach(flops)
+    # Beyond a thousandfold the band of a bent frontier runs to sizes that nobody could mean.
+    if fit is not None and (reach is None or reach <= doubts.LOUD_REACH):
         band = regret_band(source.law, source.theta, flops, source.cost, fit.noise)
         notes += doubts.about_shape(band, None if rung is None else rung.params)
     return Answer(
@@ -155,7 +156,7 @@ def answer(question: Question) -> Answer:
         **_split_numbers(source, flops),
         level=None if fit is None else fit.interval.level,
         regret_band=band,
-        reach=source.reach(flops),
+        reach=reach,
         **_launched(source, rung),
         law=source.law.name,
         source=source.name,

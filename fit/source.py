@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from fit.accounting import FLOPS_PER_PARAM_TOKEN
 from fit.allocate import Split, split
 from fit.ladder import Cost, Ladder, constant_cost, cost_of, ladder_of
 from fit.laws import Law, Preset, law
@@ -50,7 +51,7 @@ class Source:
             law=family,
             theta=np.array([preset.theta[p] for p in family.parameters], dtype=np.float64),
             convention=preset.convention,
-            range=preset.range or {},
+            range=_with_flops(preset.range or {}),
             preset=preset,
         )
 
@@ -80,3 +81,12 @@ class Source:
         """Budget over the largest one fitted; above 1 it extrapolates."""
         span = self.range.get("flops")
         return None if span is None else flops / span.high
+
+
+def _with_flops(ranges: Mapping[str, Span]) -> Mapping[str, Span]:
+    """Ranges with that of compute; where it was not published, 6 params tokens of the ends."""
+    if "flops" in ranges or not {"params", "tokens"} <= ranges.keys():
+        return ranges
+    n, d = ranges["params"], ranges["tokens"]
+    k = FLOPS_PER_PARAM_TOKEN
+    return {**ranges, "flops": Span(low=k * n.low * d.low, high=k * n.high * d.high)}

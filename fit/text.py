@@ -15,6 +15,8 @@ from fit.result import CrossCheck, Fit, Note
 WIDTH = 80
 LABEL = 17
 """Columns of the labels on the left."""
+LEAST_NAME = 12
+"""Columns that the first of a table keeps, whatever the others take."""
 APPROACHES = {"isoflop": ("approach 2", "isoFLOP"), "envelope": ("approach 1", "envelope")}
 
 
@@ -25,7 +27,7 @@ def answer_text(answer: Answer, launch: str) -> str:
         answer: The answer.
         launch: The command that prints its overrides.
     """
-    head = f"{power(answer.flops.value)} FLOP, by {answer.source} ({_basis(answer)})"
+    head = wrapped(f"{power(answer.flops.value)} FLOP, by {answer.source} ({_basis(answer)})")
     rows = [
         _row("parameters", _counted(answer.params)),
         _row("tokens", _counted(answer.tokens)),
@@ -35,23 +37,25 @@ def answer_text(answer: Answer, launch: str) -> str:
     if answer.regret_band is not None:
         band = f"{short(answer.regret_band.low)} to {short(answer.regret_band.high)} parameters"
         rows.append(_row("just as good", f"{band}: within one run's noise"))
-    rows += _reach_rows(answer.reach)
+    elif answer.level is not None:
+        rows.append(_row("just as good", "not told this far beyond the runs"))
+    rows += _reach_rows(answer)
     return _joined([head, "", *rows, *_launch_rows(answer, launch), *note_rows(answer.warnings)])
 
 
 def prediction_text(prediction: Prediction) -> str:
     """A prediction as a small table."""
     sizes = f"{short(prediction.params)} parameters on {short(prediction.tokens)} tokens"
-    head = f"{sizes}, by {prediction.source} ({_basis(prediction)})"
+    head = wrapped(f"{sizes}, by {prediction.source} ({_basis(prediction)})")
     rows = [_row("compute", f"{power(prediction.flops)} FLOP"), *_loss_rows(prediction)]
-    rows += _reach_rows(prediction.reach)
+    rows += _reach_rows(prediction)
     return _joined([head, "", *rows, *note_rows(prediction.warnings)])
 
 
 def fit_text(fit: Fit) -> str:
     """A fit: parameters with intervals, how it was judged, how it predicts."""
     dropped = f", {len(fit.runs_dropped)} dropped" if fit.runs_dropped else ""
-    head = f"{fit.name}: {law(fit.law).formula}"
+    head = wrapped(f"{fit.name}: {law(fit.law).formula}")
     doubt = "DOUBTFUL, see the notes: " if doubtful(fit) else ""
     status = f"{doubt}{fit.status.replace('_', ' ')}, kappa {kappa_text(fit)}"
     rows = [
@@ -65,7 +69,7 @@ def fit_text(fit: Fit) -> str:
     ]
     rows += _entropy_rows(fit)
     checks = [*_holdout_rows(fit), *(_check_row(fit, c) for c in fit.cross_checks)]
-    checks += [_convention_row(c) for c in fit.conventions]
+    checks += _convention_rows(fit)
     checks += _influence_rows(fit)
     return _joined([head, "", *rows, "", *checks, *note_rows(fit.notes)])
 
@@ -73,7 +77,7 @@ def fit_text(fit: Fit) -> str:
 def hint_text(answer: Answer) -> str:
     """A first answer in one sentence."""
     n, d = _counted(answer.params), _counted(answer.tokens)
-    return _wrapped(
+    return wrapped(
         f"At {power(answer.flops.value)} FLOP ({_times(answer.reach)} the largest budget): "
         f"{n} parameters on {d} tokens, loss {_measured(answer.loss, _four)} nats/token."
     )
@@ -85,14 +89,17 @@ def laws_text(presets: Iterable[Preset]) -> str:
     for p in presets:
         values = ", ".join(f"{k} {v:.5g}" for k, v in p.theta.items())
         facts = [values, f"{_convention(p.convention)}; data: {p.data}", p.source, p.note]
-        lines = [_wrapped(f, "  ") for f in facts if f]
+        lines = [wrapped(f, "  ") for f in facts if f]
         blocks.append("\n".join([f"{p.name}: {law(p.law).formula}", *lines]))
     return "\n\n".join(blocks)
 
 
-def table_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns, the first left and the others right aligned."""
+def table_text(header: Sequence[str], rows: Iterable[Sequence[str]], width: int = WIDTH) -> str:
+    """Columns, the first left and the others right aligned; the first gives way to the width."""
     cells = [tuple(header), *(tuple(one_line(c) for c in r) for r in rows)]
+    others = sum(max(len(r[i]) for r in cells) + 2 for i in range(1, len(header)))
+    room = max(width - others, len(header[0]), LEAST_NAME)
+    cells = [(shortened(r[0], room), *r[1:]) for r in cells]
     widths = [max(len(r[i]) for r in cells) for i in range(len(header))]
     lines = []
     for row in cells:
@@ -109,6 +116,14 @@ def note_rows(notes: Iterable[Note]) -> list[str]:
     return ["", *rows] if rows else []
 
 
+def shortened(text: str, width: int) -> str:
+    """A text of at most a width, its middle left out; both ends of a run's name tell it apart."""
+    if len(text) <= width:
+        return text
+    kept = max(width - 1, 2)
+    return f"{text[: kept - kept // 2]}\N{HORIZONTAL ELLIPSIS}{text[len(text) - kept // 2 :]}"
+
+
 def one_line(text: str) -> str:
     """A text without line breaks or other control characters."""
     return "".join(c if c.isprintable() else " " for c in text)
@@ -119,8 +134,8 @@ def _joined(lines: Iterable[str]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _wrapped(text: str, indent: str = "") -> str:
-    """A paragraph."""
+def wrapped(text: str, indent: str = "") -> str:
+    """A paragraph of the terminal's width."""
     return textwrap.fill(
         one_line(text),
         WIDTH,
@@ -171,12 +186,14 @@ def _loss_rows(found: Answer | Prediction) -> list[str]:
     return rows
 
 
-def _reach_rows(reach: float | None) -> list[str]:
+def _reach_rows(found: Answer | Prediction) -> list[str]:
     """How far beyond the runs."""
-    if reach is None:
+    if found.reach is None:
         return []
-    where = "extrapolates" if reach > 1 else "inside the runs"
-    return [_row("reach", f"{_times(reach)} the largest budget fitted: {where}")]
+    where = "extrapolates" if found.reach > 1 else "inside the runs"
+    if any(w.code == "below_range" for w in found.warnings):
+        where = "below the smallest"
+    return [_row("reach", f"{_times(found.reach)} the largest budget fitted: {where}")]
 
 
 def _times(reach: float | None) -> str:
@@ -198,7 +215,15 @@ def _launch_rows(answer: Answer, launch: str) -> list[str]:
         rows.append(_row("learning rate", f"{answer.lr:.3g}, peak of the hidden matrices"))
     if answer.batch_tokens is not None:
         rows.append(_row("batch", f"{answer.batch_tokens} tokens a step at the end"))
-    return [*rows, "", f"  {launch}"]
+    return [*rows, "", *_command_rows(launch)]
+
+
+def _command_rows(command: str) -> list[str]:
+    """A command, broken before its pipe where it is too long for a line."""
+    if len(command) + 2 <= WIDTH:
+        return [f"  {command}"]
+    first, pipe, second = command.partition(" | ")
+    return [f"  {first} \\", f"    | {second}"] if pipe else [f"  {command}"]
 
 
 def _basis(found: Answer | Prediction) -> str:
@@ -272,6 +297,12 @@ def _influence_rows(fit: Fit) -> list[str]:
         return []
     text = f"without {runs[0].run} N* at 10 times the largest budget moves by "
     return _wrap_row("influence", f"{text}{math.expm1(runs[0].shift):+.1%}, the most of any run")
+
+
+def _convention_rows(fit: Fit) -> list[str]:
+    """The exponent under each counting convention, and of which budget D/N is."""
+    rows = [_convention_row(c) for c in fit.conventions]
+    return [*rows, _row("", "(D/N at the largest budget, under the same count)")] if rows else []
 
 
 def _convention_row(row: Mapping[str, object]) -> str:

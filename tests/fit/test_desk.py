@@ -41,6 +41,7 @@ def asked(tmp_path, monkeypatch):
 
     stand_in = types.ModuleType("fit.study")
     stand_in.FitOptions, stand_in.fit_table = Options, fit_table
+    stand_in.INTERVALS = ("hc3", "pairs")
     monkeypatch.setitem(sys.modules, "fit.study", stand_in)
     return kept
 

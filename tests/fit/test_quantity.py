@@ -3,7 +3,7 @@
 import pytest
 
 from fit.errors import QueryError
-from fit.quantity import counted, parse_count, power, short, three
+from fit.quantity import counted, parse_count, parse_flops, power, short, three
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,13 @@ def test_what_is_not_a_positive_number_is_refused_in_one_line(text):
     with pytest.raises(QueryError, match="a positive finite number is needed") as caught:
         parse_count(text)
     assert "\n" not in str(caught.value)
+
+
+def test_a_budget_with_the_unit_of_a_count_is_refused():
+    assert parse_flops("2.5e9") == 2.5e9
+    for text in ("7B", "1.4T", "300k", "5 M"):
+        with pytest.raises(QueryError, match="a number of FLOP is needed, such as"):
+            parse_flops(text)
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,26 @@ def test_far_budgets_are_called_so(reach, code):
     assert [c for c in codes(found) if c.startswith("extrapolates")] == expected
 
 
+def test_the_band_of_good_sizes_is_not_told_a_thousandfold_beyond_the_runs():
+    high = FITTED.range["flops"].high
+    assert ask(999 * high).regret_band is not None
+    assert ask(1001 * high).regret_band is None
+
+
+def test_a_published_law_without_a_range_of_compute_reaches_to_its_largest_params_and_tokens():
+    source = Source.from_preset(preset("muennighoff2023"))
+    assert ask(1e22, source).reach == pytest.approx(1e22 / (6 * 8.7e9 * 9e11))
+    assert "extrapolates" in codes(ask(1e25, source))
+    assert "below_range" in codes(ask(1e14, source))
+
+
+def test_nothing_is_said_of_an_interval_where_there_is_none():
+    far = [ask(1e23, PUBLISHED), ask(1e26, PUBLISHED)]
+    for found in far:
+        text = next(w.message for w in found.warnings if w.code.startswith("extrapolates"))
+        assert "interval" not in text
+
+
 def test_budgets_below_the_runs_are_called_so():
     assert "below_range" in codes(ask(FITTED.range["flops"].low / 10))
 
