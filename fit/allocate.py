@@ -178,5 +178,6 @@ def _slope(law: Law, theta: Floats, x: Floats, log_flops: Floats, cost: Cost) ->
 
 def _log_loss(law: Law, theta: Floats, log_params: Floats, log_tokens: Floats) -> Floats:
     """The ln of the law, with an axis of budgets or sizes after those of theta; (..., k)."""
-    loss = law.loss(theta[..., None, :], np.exp(log_params), np.exp(log_tokens))
-    return np.asarray(np.log(loss))
+    with np.errstate(over="ignore", divide="ignore"):  # a wild law's optimum may be at no size
+        loss = law.loss(theta[..., None, :], np.exp(log_params), np.exp(log_tokens))
+        return np.asarray(np.log(loss))

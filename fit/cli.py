@@ -115,6 +115,7 @@ def _fitting(command: Command) -> Command:
             click.option("--level", type=SHARE, default=0.9, show_default=True),
             click.option("--resamples", type=NATURAL, default=4000, show_default=True),
             click.option("--cluster", metavar="COLUMN", help="Equal values: correlated errors."),
+            click.option("--weight", metavar="COLUMN", help="Weights; loss_se: errors.  [weight]"),
             click.option(
                 "--column", type=Assignment("params=n_params"), multiple=True,
                 metavar="OURS=YOURS", help="Rename a column.",

@@ -11,6 +11,7 @@ from fit.accounting import FlopsPerToken, Params, flops_per_token_in, params_in
 from fit.estimate import estimate
 from fit.objective import Problem
 from fit.record import Floats, RunTable
+from fit.weights import weights_of
 
 SHOWN = (("matmul", "exact"), ("total", "6nd"), ("body", "6nd"), ("chinchilla", "chinchilla"))
 """Counts of N and C that go together in the literature."""
@@ -35,7 +36,7 @@ def conventions(
     for params, flops in SHOWN:
         n, per_token = _counted(table, params, flops)
         problem = Problem.of(n, table.tokens, table.loss)
-        raw = estimate(problem, law=law, loss=loss, delta=delta).raw
+        raw = estimate(problem, law=law, loss=loss, delta=delta, weights=weights_of(table)).raw
         rows.append(
             {
                 "params": params,

@@ -88,7 +88,9 @@ class Estimate:
     """Names of parameters that sit on a bound: E, alpha, beta."""
     residual: Floats
     noise: float
-    """Robust standard deviation of the residuals."""
+    """Robust standard deviation of the residuals; of a run of mean weight."""
+    weights: Floats
+    """Weight of each run, mean 1, (n,)."""
     basins: int
     """Distinct local minima within 5% of the best objective."""
 
@@ -125,17 +127,17 @@ def estimate(
         law: `chinchilla`, `tied` or `no-e`.
         loss: One of `objective.LOSSES`; `adaptive` is Huber's at 1.345 robust deviations.
         delta: Huber's threshold on ln loss for `huber`; 1e-3 is the papers' choice.
-        weights: Weight per run, (n,).
+        weights: Weight per run, positive, (n,); only their ratios count.
 
     Raises:
         FitError: Unknown loss, or a threshold that is not positive.
     """
     family = Family.of(law)
-    w = np.ones((1, len(problem.y))) if weights is None else weights[None]
+    w = np.ones((1, len(problem.y))) if weights is None else weights[None] / weights.mean()
     starts = local_minima(problem, family, w[0])
     squares = solve(problem, starts, np.repeat(w, len(starts), axis=0), Loss(name="l2"), family)
     best = squares.theta[np.argmin(squares.value)]
-    scale = _scale(problem, best, family)
+    scale = _scale(problem, best, w[0], family)
     chosen = _final_loss(problem, squares.theta, scale, loss, delta, w, family)
     found = _continue(problem, squares.theta, scale, chosen, w, family)
     order = np.argsort(found.value, kind="stable")
@@ -150,7 +152,8 @@ def estimate(
         converged=bool(found.converged[order[0]]),
         at_bound=at_bound(problem, theta, family),
         residual=residual,
-        noise=robust_scale(residual, family.free),
+        noise=robust_scale(np.sqrt(w[0]) * residual, family.free),
+        weights=w[0],
         basins=_basins(found),
     )
 
@@ -166,9 +169,9 @@ def at_bound(problem: Problem, theta: Floats, family: Family) -> tuple[str, ...]
     return tuple(n for n, o in zip(names, on, strict=True) if o)
 
 
-def _scale(problem: Problem, theta: Floats, family: Family) -> float:
-    """Robust scale of the residuals, never quite zero."""
-    return max(robust_scale(problem.residual(theta), family.free), 1e-12)
+def _scale(problem: Problem, theta: Floats, weights: Floats, family: Family) -> float:
+    """Robust scale of the residuals at mean weight, never quite zero."""
+    return max(robust_scale(np.sqrt(weights) * problem.residual(theta), family.free), 1e-12)
 
 
 def _final_loss(
@@ -189,7 +192,7 @@ def _final_loss(
         rough = Loss(name="huber", scale=HUBER_EFFICIENCY * scale)
         found = solve(problem, starts, np.repeat(weights, len(starts), axis=0), rough, family)
         starts = found.theta
-        scale = _scale(problem, starts[np.argmin(found.value)], family)
+        scale = _scale(problem, starts[np.argmin(found.value)], weights[0], family)
     if loss == "student":
         return Loss(name="student", scale=scale)
     return Loss(name=loss, scale=HUBER_EFFICIENCY * scale)
@@ -288,11 +291,11 @@ def solve(
     damping = np.full(len(theta), 1e-4)
     open_ = np.arange(len(theta))
     for _ in range(STEPS):
-        t, w = theta[open_], weights[open_]
+        t, w, some = theta[open_], weights[open_], problem.among(open_)
         slopes = (gradient[open_], hessian[open_], damping[open_])
-        step, size = _step(problem, t, w, loss, family, slopes)
+        step, size = _step(some, t, w, loss, family, slopes)
         trial = np.clip(t + step, low, high)
-        after, *new = derivatives(problem, trial, w, loss)
+        after, *new = derivatives(some, trial, w, loss)
         fall = objective[open_] - after
         better = fall >= 0
         moved = open_[better]
@@ -333,7 +336,7 @@ def _step(
     h = _held(basis.T @ hessian @ basis, held)
     bent = np.flatnonzero(~_positive(h))
     if len(bent):
-        major = majorant(problem, theta[bent], weights[bent], loss)
+        major = majorant(problem.among(bent), theta[bent], weights[bent], loss)
         h[bent] = _held(basis.T @ major @ basis, held[bent])
     index = np.arange(len(basis.T))
     h[:, index, index] += np.maximum(damping[:, None] * h[:, index, index], 1e-300)

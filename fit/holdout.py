@@ -7,10 +7,12 @@ from numpy.typing import NDArray
 
 from fit.estimate import Estimate, estimate
 from fit.isoflop import budgets
+from fit.misfit import examine, widened
 from fit.objective import Problem
 from fit.record import Floats, RunTable
 from fit.result import Holdout, Rolled
 from fit.uncertainty import sandwich
+from fit.weights import weights_of
 
 LEAST_RUNS = 6
 LEAST_BELOW = 10
@@ -48,7 +50,7 @@ def holdout(
         return None
     left = table.take(out)
     small = _fitted(kept, law=law, loss=loss, delta=delta)
-    predicted, inside = _predict(small, kept.cluster, left, level)
+    predicted, inside = _predict(small, kept, left, level)
     ratio = predicted / left.loss - 1
     return Holdout(
         budget=float(left.flops.min()),
@@ -83,7 +85,7 @@ def rolling(
         if len(out) == MOST_ROLLED or not _enough(kept, LEAST_BELOW):
             break
         small = _fitted(kept, law=law, loss=loss, delta=delta)
-        predicted, inside = _predict(small, kept.cluster, left, level)
+        predicted, inside = _predict(small, kept, left, level)
         ratio = predicted / left.loss - 1
         out.append(
             Rolled(
@@ -107,13 +109,16 @@ def _enough(kept: RunTable, least: int) -> bool:
 def _fitted(kept: RunTable, *, law: str, loss: str, delta: float | None) -> Estimate:
     """The law by the runs kept."""
     problem = Problem.of(kept.params, kept.tokens, kept.loss)
-    return estimate(problem, law=law, loss=loss, delta=delta)
+    return estimate(problem, law=law, loss=loss, delta=delta, weights=weights_of(kept))
 
 
 def _predict(
-    small: Estimate, cluster: NDArray[np.int64], left: RunTable, level: float
+    small: Estimate, kept: RunTable, left: RunTable, level: float
 ) -> tuple[Floats, NDArray[np.bool_]]:
-    """Loss of the runs left out, and whether it lies in its prediction interval."""
+    """Loss of the runs left out, and whether it lies in its prediction interval (hc3).
+
+    Widened by the misfit that the smaller runs show: it is what they would have answered.
+    """
     problem = small.problem
     far = Problem(
         x=np.log(left.params) - problem.centre[0],
@@ -122,11 +127,14 @@ def _predict(
         centre=problem.centre,
     )
     # The covariance is of raw-count logarithms; map it back to the internal parameters.
-    bread = sandwich(small, cluster, level)
+    bread = widened(sandwich(small, kept.cluster, level), examine(small, kept.cluster))
     inverse = np.linalg.inv(problem.log_raw_jacobian())
     covariance = inverse @ bread.covariance @ inverse.T
     jacobian = far.jacobian(small.theta)
-    variance = np.einsum("ni,ij,nj->n", jacobian, covariance, jacobian) + small.noise**2
+    weights, before = weights_of(left), weights_of(kept)
+    ratio = 1.0 if weights is None or before is None else before.mean() / weights
+    law = np.einsum("ni,ij,nj->n", jacobian, covariance, jacobian)
+    variance = law + small.noise**2 * ratio
     gap = far.residual(small.theta)
     inside = np.abs(gap) <= bread.quantile * np.sqrt(variance)
     return left.loss * np.exp(-gap), inside

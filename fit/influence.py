@@ -87,7 +87,7 @@ def _without(found: Estimate, codes: NDArray[np.int64], tried: NDArray[np.int64]
     size = max(1, BATCH // len(codes))
     for start in range(0, len(tried), size):
         part = tried[start : start + size]
-        weights = (codes[None, :] != part[:, None]).astype(np.float64)
+        weights = (codes[None, :] != part[:, None]) * found.weights
         starts = np.repeat(found.theta[None], len(part), axis=0)
         out[start : start + size] = solve(
             found.problem, starts, weights, found.loss, found.family
@@ -100,9 +100,8 @@ def _first_order(table: RunTable, found: Estimate, codes: NDArray[np.int64]) -> 
     basis, groups = found.family.basis, int(codes.max()) + 1
     jacobian = found.problem.jacobian(found.theta) @ basis
     m = found.problem.y - found.residual
-    _, psi, curve = found.loss.terms(found.residual, m)
-    ones = np.ones((1, len(codes)))
-    exact = derivatives(found.problem, found.theta[None], ones, found.loss)[2][0]
+    _, psi, curve = (found.weights * v for v in found.loss.terms(found.residual, m))
+    exact = derivatives(found.problem, found.theta[None], found.weights[None], found.loss)[2][0]
     inverse = np.linalg.pinv(basis.T @ exact @ basis, hermitian=True)
     leverage = np.einsum("ni,ij,nj->n", jacobian, inverse, jacobian) * np.maximum(curve, 0.0)
     scores = jacobian * (psi / np.maximum(1 - leverage, 0.05))[:, None]

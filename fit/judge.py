@@ -269,7 +269,8 @@ def misfit_note(
             what + "Over so short a range its effect cannot be told, and the intervals leave it "
             "out: extrapolate with care, and widen the range of params and tokens.",
         )
-    wider = {k: (after[k][1] - after[k][0]) / (before[k][1] - before[k][0]) for k in ("E", "a")}
+    width = {k: max(before[k][1] - before[k][0], 1e-300) for k in ("E", "a")}
+    wider = {k: (after[k][1] - after[k][0]) / w if w < math.inf else 1 for k, w in width.items()}
     return _note(
         "misfit",
         "warning",

@@ -109,28 +109,34 @@ def _let_in(
     """
     if not np.linalg.cond(design / np.linalg.norm(design, axis=0)) < KAPPA_LET_IN:
         return None
-    factor = np.asarray(np.linalg.qr(design)[1])
-    z = np.linalg.solve(factor.T, design.T).T  # orthonormal columns
+    root = np.sqrt(found.weights)[:, None]
+    factor = np.asarray(np.linalg.qr(root * design)[1])
+    z = np.linalg.solve(factor.T, design.T).T  # orthonormal columns, under the weights
     moved, psi, weight = _robust(z, found)
     moves = np.zeros(int(codes.max()) + 1)
     for g in range(len(moves)):
-        own = z[codes == g]
+        own = (root * z)[codes == g]
         values, vectors = np.linalg.eigh(np.eye(z.shape[1]) - own.T @ own)
         if values[0] < LEAST_LEFT:
             return None
-        moves[g] = (vectors[-1] / np.sqrt(values)) @ (vectors.T @ (own.T @ psi[codes == g]))
+        score = z[codes == g].T @ psi[codes == g]
+        moves[g] = (vectors[-1] / np.sqrt(values)) @ (vectors.T @ score)
     error = float(np.sqrt((moves**2).sum())) / weight
     return np.linalg.solve(factor, moved)[:-1], float(moved[-1]) / max(error, 1e-300)
 
 
 def _robust(z: Floats, found: Estimate) -> tuple[Floats, Floats, float]:
-    """Coefficients of a linear robust fit to the residuals, its psi and its mean curvature."""
+    """Coefficients of a linear robust fit to the residuals, its psi and its mean curvature.
+
+    Weights of the runs are in psi and in the mean.
+    """
+    weights = found.weights
     moved = np.zeros(z.shape[1])
     m = found.problem.y - found.residual
     for _ in range(100):  # reweighted least squares: the loss is convex, so there is one minimum
         r = found.residual - z @ moved
-        _, psi, curve = found.loss.terms(r, m + z @ moved)
-        ratio = np.divide(psi, r, out=np.ones_like(r), where=np.abs(r) > 1e-300)
+        _, psi, curve = (weights * v for v in found.loss.terms(r, m + z @ moved))
+        ratio = np.divide(psi, r, out=weights.copy(), where=np.abs(r) > 1e-300)
         step = np.linalg.solve(z.T @ (ratio[:, None] * z), z.T @ psi)
         moved = moved + step
         if np.abs(step).max() <= 1e-6 * found.noise:

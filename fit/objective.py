@@ -11,20 +11,24 @@ products, so that a bootstrap of thousands of resamples is one solve.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fit.errors import FitError
 from fit.record import Floats
 
-LOSSES = ("adaptive", "huber", "l2", "l2-levels", "student")
+LOSSES = ("adaptive", "huber", "l2", "l2-levels", "student", "asymmetric")
 HUBER_EFFICIENCY = 1.345
 """Huber's threshold in robust standard deviations: 95% efficient on Gaussian noise (Huber 1964)."""
 CLIPPED_VARIANCE = 0.71016
 """Mean of min(z^2, 1.345^2) for a standard normal z."""
 STUDENT_DOF = 4.0
+BELOW = 10.0
+"""Weight of a run below the law, in `asymmetric`, over that of one above it."""
 LN_E, LN_A, LN_B, ALPHA, BETA = range(5)
 
 
@@ -37,7 +41,7 @@ class Problem:
     z: Floats
     """ln tokens less its mean, (n,)."""
     y: Floats
-    """ln loss, (n,)."""
+    """ln loss, (n,); (S, n) where each of S problems has losses of its own."""
     centre: tuple[float, float]
     """Means of ln params and ln tokens."""
 
@@ -47,6 +51,10 @@ class Problem:
         n, d = np.log(params), np.log(tokens)
         centre = (float(n.mean()), float(d.mean()))
         return cls(x=n - centre[0], z=d - centre[1], y=np.log(loss), centre=centre)
+
+    def among(self, rows: NDArray[np.int64]) -> Problem:
+        """The problems of these rows, where each has losses of its own."""
+        return self if self.y.ndim == 1 else dataclasses.replace(self, y=self.y[rows])
 
     def raw(self, theta: Floats) -> Floats:
         """Internal (..., 5) to E, A, B, alpha, beta on raw counts."""
@@ -66,7 +74,7 @@ class Problem:
     def shares(self, theta: Floats) -> tuple[Floats, Floats]:
         """Value m (S, n) and the shares (3, S, n) of the terms at theta (S, 5)."""
         t = theta[:, :, None]
-        terms = np.empty((3, len(theta), len(self.y)))
+        terms = np.empty((3, len(theta), len(self.x)))
         terms[0] = t[:, LN_E]
         terms[1] = t[:, LN_A] - t[:, ALPHA] * self.x
         terms[2] = t[:, LN_B] - t[:, BETA] * self.z
@@ -115,7 +123,9 @@ class Loss:
         if math.isinf(self.scale):
             return 0.5 * r**2, r, np.ones_like(r)
         clipped = np.clip(r, -self.scale, self.scale)
-        return clipped * (r - 0.5 * clipped), clipped, (np.abs(r) < self.scale).astype(np.float64)
+        inside = (np.abs(r) < self.scale).astype(np.float64)
+        side = np.where(r < 0, BELOW, 1.0) if self.name == "asymmetric" else 1.0
+        return side * clipped * (r - 0.5 * clipped), side * clipped, side * inside
 
 
 def value(problem: Problem, theta: Floats, weights: Floats, loss: Loss) -> Floats:

@@ -16,7 +16,7 @@ from fit import axes
 from fit.allocate import along_budget
 from fit.axes import ACCENT, BAND, FAINT, LAW
 from fit.derived import derived_interval
-from fit.quantity import short
+from fit.quantity import percent, short
 from fit.record import Floats
 from fit.result import Fit
 from fit.source import Source
@@ -292,7 +292,7 @@ def _curve(ax: Axes, best: Frontier, curve: Curve) -> None:
         alpha=0.28,
         lw=0,
         zorder=1,
-        label=f"{best.level:.0%} interval",
+        label=f"{percent(best.level)} confidence",
     )
     ax.plot(best.flops[best.inside], curve.value[best.inside], color=LAW, lw=1.4, label="law")
     ax.plot(
@@ -316,7 +316,7 @@ def _floor_lines(ax: Axes, fit: Fit) -> None:
 
 def _order(best: Frontier, *more: str) -> tuple[str, ...]:
     """Order of the legend."""
-    return ("runs", "law", "extrapolation", f"{best.level:.0%} interval", *more)
+    return ("runs", "law", "extrapolation", f"{percent(best.level)} confidence", *more)
 
 
 def _levels(values: Floats) -> Floats:

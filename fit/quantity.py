@@ -93,6 +93,11 @@ def three(value: float) -> str:
     return f"{value:.{digits}f}"
 
 
+def percent(share: float) -> str:
+    """A share in percent with the digits it was given, 99.9%."""
+    return f"{100 * share:.10g}%"
+
+
 def power(value: float) -> str:
     """A large number in three digits at most: 1e18, 5.76e23."""
     mantissa, exponent = f"{value:.2e}".split("e")

@@ -24,6 +24,11 @@ from fit.record import Floats, finite_or_null
 from fit.result import Note
 from fit.source import Source
 
+INTERVALS = {
+    **dict.fromkeys(("params", "tokens", "tokens_per_param", "loss"), "confidence"),
+    "loss_next_run": "prediction",
+}
+"""What kind of interval each number of a document has: of the law, or of the next run."""
 ANSWER_SCHEMA = "isoflop.answer/1"
 PREDICTION_SCHEMA = "isoflop.prediction/1"
 MOST_FLOPS = 1e40
@@ -72,6 +77,8 @@ class Answer:
     loss_next_run: Number
     """Of one run there: a prediction interval, the runs' noise added."""
     level: float | None
+    method: str | None
+    """How every interval here was made: `hc3`, `pairs`, `wild`, `bca` or `profile`."""
     regret_band: Band | None
     """N whose loss is within one run's noise of the best; None above a reach of 1000."""
     reach: float | None
@@ -113,6 +120,7 @@ class Prediction:
     loss: Number
     loss_next_run: Number
     level: float | None
+    method: str | None
     reach: float | None
     law: str
     source: str
@@ -155,6 +163,7 @@ def answer(question: Question) -> Answer:
         flops=Number(value=flops) if fit is None else Number(value=flops, low=flops, high=flops),
         **_split_numbers(source, flops),
         level=None if fit is None else fit.interval.level,
+        method=None if fit is None else fit.interval.method,
         regret_band=band,
         reach=reach,
         **_launched(source, rung),
@@ -182,6 +191,7 @@ def predict(point: Point) -> Prediction:
         loss=_numbers(source, at)[0],
         loss_next_run=_numbers(source, at, next_run=True)[0],
         level=None if source.fit is None else source.fit.interval.level,
+        method=None if source.fit is None else source.fit.interval.method,
         reach=source.reach(flops),
         law=source.law.name,
         source=source.name,
@@ -244,6 +254,11 @@ def _launched(source: Source, rung: Rung | None) -> dict[str, Any]:
     }
 
 
+def _ranged(fields: Mapping[str, Any]) -> set[str]:
+    """Names of the numbers that have an interval."""
+    return {k for k, v in fields.items() if isinstance(v, Number) and v.low is not None}
+
+
 def _sizes(shape: Shape) -> dict[str, int]:
     """The part of a shape that is chosen by size."""
     return {k: getattr(shape, k) for k in ("width", "depth", "heads", "head_dim")}
@@ -254,6 +269,7 @@ def _document(fields: dict[str, Any]) -> dict[str, Any]:
     plain = {
         k: dataclasses.asdict(v) if isinstance(v, Number | Band) else v for k, v in fields.items()
     }
+    plain["intervals"] = {k: kind for k, kind in INTERVALS.items() if k in _ranged(fields)}
     plain["warnings"] = [dataclasses.asdict(w) for w in fields["warnings"]]
     ordered = {"schema": plain.pop("schema"), **plain}
     return dict(finite_or_null(ordered))

@@ -98,6 +98,21 @@ class Rolled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Replicates:
+    """Runs of one size, length and recipe, and the noise between them, which needs no law."""
+
+    groups: int
+    """Sizes and lengths that were run more than once."""
+    runs: int
+    noise: float
+    """Robust standard deviation of ln loss within the groups."""
+    lack_of_fit: float | None
+    """F statistic: scatter of the groups about the law over that within them."""
+    probability: float | None
+    """Of one as large under the law."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CrossCheck:
     """The exponent of N*(C) by another approach (1 envelope, 2 isoFLOP)."""
 
@@ -172,9 +187,9 @@ class Fit:
     covariance: Floats
     """(p, p), of (ln E, ln A, ln B, alpha, beta): logs of scales, exponents as they are."""
     draws: Floats
-    """(resamples, p) thetas on raw counts, from the pairs (cluster) bootstrap."""
+    """(resamples, p) thetas on raw counts: wild cluster bootstrap for `wild`, else pairs."""
     noise: float
-    """Robust standard deviation of ln loss about the law: one run's noise."""
+    """Robust standard deviation of ln loss about the law: noise of one run of mean weight."""
     convention: Mapping[str, str]
     """How params and flops were counted."""
     range: Mapping[str, Span]
@@ -184,6 +199,10 @@ class Fit:
     runs_dropped: tuple[tuple[str, str], ...] = ()
     """(run, reason)."""
     notes: tuple[Note, ...] = ()
+    moves: Floats = field(default_factory=lambda: np.empty((0, 0)))
+    """(groups, p): moves of the estimate without each cluster, in the coordinates of `covariance`;
+    for `bca` alone."""
+    replicates: Replicates | None = None
     holdout: Holdout | None = None
     rolling: tuple[Rolled, ...] = ()
     """Each larger budget predicted by the smaller ones, ascending."""
@@ -220,7 +239,7 @@ class Fit:
         document["range"] = {k: [v["low"], v["high"]] for k, v in document["range"].items()}
         document["runs_dropped"] = [{"run": r, "reason": why} for r, why in self.runs_dropped]
         if not draws:
-            del document["draws"]
+            del document["draws"], document["moves"]
         ordered = {"schema": document.pop("schema"), **document}
         return dict(finite_or_null(_plain(ordered)))
 
@@ -264,6 +283,8 @@ def _decode(document: dict[str, Any]) -> dict[str, Any]:
     d["objective"] = Objective(**d["objective"])
     d["covariance"] = read_only(d["covariance"])
     d["draws"] = read_only(d.get("draws", [])).reshape(-1, len(d["theta"]))
+    d["moves"] = read_only(d.get("moves", [])).reshape(-1, len(d["theta"]))
+    d["replicates"] = Replicates(**d["replicates"]) if d.get("replicates") else None
     d["range"] = {k: Span(low=v[0], high=v[1]) for k, v in d["range"].items()}
     d["runs_dropped"] = tuple((r["run"], r["reason"]) for r in d["runs_dropped"])
     d["notes"] = tuple(Note(**n) for n in d["notes"])

@@ -17,7 +17,7 @@ from fit.doubts import (
     refused,
     verdict,
 )
-from fit.quantity import counted, power, short, three
+from fit.quantity import counted, percent, power, short, three
 from fit.query import Answer, Number, Question, answer
 from fit.result import Fit, Note
 from fit.source import Source
@@ -55,7 +55,7 @@ def sheet(source: Source) -> dict[str, Any]:
         "further": three(FURTHER).rstrip("0").rstrip("."),
         "verdict": None if further is None else _verdict(further),
         "answers": [_answer(a) for a in answers],
-        "level": f"{fit.interval.level:.0%}",
+        "level": percent(fit.interval.level),
         "sure": _sure(fit),
         "wrong": _wrong(fit, further),
         "launch": None if further is None else _launch(fit, further),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fit.conventions import conventions
+from fit.derived import METHODS, parameter_intervals
 from fit.envelope import Fitted, envelope
 from fit.errors import FitError
 from fit.estimate import Estimate, Family, estimate
@@ -17,18 +18,18 @@ from fit.influence import influence
 from fit.isoflop import isoflop
 from fit.judge import check_runs, misfit_note, notes, status_of
 from fit.laws import law as law_named
-from fit.misfit import examine, shifted, widened
+from fit.misfit import examine
 from fit.objective import LOSSES, Problem
 from fit.provenance import versions
 from fit.record import Floats, RunTable
+from fit.replicates import lack_of_fit, replicates
 from fit.result import CrossCheck, Fit, Intervals, Note, Objective, Points, Span
+from fit.spread import Method, Spread, spread, widen
 from fit.thinning import MOST_RUNS, thinned
-from fit.uncertainty import Sandwich, bootstrap, kappa, percentiles, sandwich
+from fit.uncertainty import kappa
+from fit.weights import weighted, weights_of
 
-INTERVALS = ("hc3", "pairs")
 PARAMETERS = ("E", "A", "B", "alpha", "beta")
-LEAST_RESAMPLES = 200
-"""Below this the percentiles of a 90% interval rest on fewer than ten draws."""
 LIBRARIES = ("isoflop", "numpy", "scipy")
 
 
@@ -45,23 +46,28 @@ class FitOptions:
     level: float = 0.9
     resamples: int = 4000
     seed: int = 0
+    weight: str | None = None
+    """Column of the runs' weights, see `weights.weighted`."""
 
     def __post_init__(self) -> None:
         law_named(self.law)
         _known("loss", self.loss, LOSSES)
-        _known("interval", self.interval, INTERVALS)
+        _known("interval", self.interval, METHODS)
         if not 0 < self.level < 1:
             raise FitError(f"level is {self.level}; a share between 0 and 1 is needed, as 0.9.")
         if self.delta is not None and self.loss != "huber":
             raise FitError(f"delta applies to --loss huber alone, not to '{self.loss}'. Add it.")
         if self.seed < 0:
             raise FitError(f"seed is {self.seed}; 0 or more is needed.")
-        if self.interval == "pairs" and self.resamples < LEAST_RESAMPLES:
-            raise FitError(
-                f"interval 'pairs' needs {LEAST_RESAMPLES} resamples; found {self.resamples}."
-            )
         if self.resamples < 0:
             raise FitError(f"resamples is {self.resamples}; 0 or more are needed, such as 4000.")
+        self.method().check(self.law)
+
+    def method(self) -> Method:
+        """How intervals are made."""
+        return Method(
+            interval=self.interval, level=self.level, resamples=self.resamples, seed=self.seed
+        )
 
 
 def fit_table(table: RunTable, options: FitOptions) -> Fit:
@@ -82,14 +88,34 @@ def fit_table(table: RunTable, options: FitOptions) -> Fit:
     table = thinned(table, most=MOST_RUNS, seed=options.seed)
     family = Family.of(options.law)
     check_runs(table, family.free)
+    table = weighted(table, options.weight, options.law)
+    check_runs(table, family.free)
     problem = Problem.of(table.params, table.tokens, table.loss)
-    found = _estimate(problem, options)
-    spread, draws, widening = _spread(found, table, options)
-    bounds = _bounds(found, spread, draws, options)
+    found = _estimate(problem, options, weights=weights_of(table))
+    plain = spread(found, table.cluster, options.method())
+    misfit = examine(found, table.cluster)
+    bare = _unjudged(table, found, plain, options)
+    wide = bare
+    if misfit is not None:
+        wide = _unjudged(table, found, widen(plain, misfit, options.seed), options)
+    bounds = wide.interval.bounds
+    widening = () if misfit is None else (misfit_note(misfit, bare.interval.bounds, bounds),)
     checks = _cross_checks(table, found, bounds["a"], options)
+    between = replicates(table, found)
+    further = (*_thinned(rows, len(table)), *widening, *lack_of_fit(between))
+    return dataclasses.replace(
+        wide,
+        cross_checks=checks,
+        replicates=between,
+        **_judged(table, found, checks, further, options),
+    )
+
+
+def _unjudged(table: RunTable, found: Estimate, made: Spread, options: FitOptions) -> Fit:
+    """The fit with its intervals, before any check."""
     names = law_named(options.law).parameters
     pick = [PARAMETERS.index(n) for n in names]
-    return Fit(
+    fit = Fit(
         name=options.name,
         law=options.law,
         theta={n: float(found.raw[i]) for n, i in zip(names, pick, strict=True)},
@@ -100,21 +126,21 @@ def fit_table(table: RunTable, options: FitOptions) -> Fit:
         interval=Intervals(
             level=options.level,
             method=options.interval,
-            quantile=spread.quantile,
-            dof=spread.dof,
-            bounds={n: b for n, b in bounds.items() if n in (*names, "a", "b")},
+            quantile=made.sandwich.quantile,
+            dof=made.sandwich.dof,
+            bounds={},
         ),
-        covariance=spread.covariance[np.ix_(pick, pick)],
-        draws=draws[:, pick],
+        covariance=made.sandwich.covariance[np.ix_(pick, pick)],
+        draws=made.draws[:, pick],
+        moves=made.moves[:, pick],
         noise=found.noise,
         points=_points(table, found),
-        cross_checks=checks,
-        conventions=conventions(table, law=options.law, loss=options.loss, delta=options.delta),
         options=dataclasses.asdict(options),
         versions=versions(LIBRARIES),
         **_input(table),
-        **_judged(table, found, checks, _thinned(rows, len(table)) + widening, options),
     )
+    interval = dataclasses.replace(fit.interval, bounds=parameter_intervals(fit))
+    return dataclasses.replace(fit, interval=interval)
 
 
 def _thinned(rows: int, kept: int) -> tuple[Note, ...]:
@@ -149,20 +175,30 @@ def _judged(
     options: FitOptions,
 ) -> dict[str, Any]:
     """The fields of a fit that say whether to believe it: holdouts, influence and notes."""
-    chinchilla = options.law == "chinchilla"
-    without = _estimate(found.problem, options, law="no-e") if chinchilla else None
+    without = None
+    if options.law == "chinchilla":
+        without = _estimate(found.problem, options, law="no-e", weights=found.weights)
     how: dict[str, Any] = {"law": options.law, "loss": options.loss, "delta": options.delta}
     held = holdout(table, **how, level=options.level)
     rolled = rolling(table, **how, level=options.level)
     blind = status_of(found, table) == "ill_conditioned"
     moved = () if blind else influence(table, found)
     told = notes(table, found, without, held, checks, rolled, moved)
-    return {"holdout": held, "rolling": rolled, "influence": moved, "notes": told + further}
+    return {
+        "holdout": held,
+        "rolling": rolled,
+        "influence": moved,
+        "notes": told + further,
+        "conventions": conventions(table, **how),
+    }
 
 
-def _estimate(problem: Problem, options: FitOptions, law: str | None = None) -> Estimate:
+def _estimate(
+    problem: Problem, options: FitOptions, law: str | None = None, weights: Floats | None = None
+) -> Estimate:
     """The point fit as asked for."""
-    return estimate(problem, law=law or options.law, loss=options.loss, delta=options.delta)
+    name = law or options.law
+    return estimate(problem, law=name, loss=options.loss, delta=options.delta, weights=weights)
 
 
 def _objective(found: Estimate) -> Objective:
@@ -172,62 +208,10 @@ def _objective(found: Estimate) -> Objective:
     return Objective(name=name, delta=delta, value=found.value)
 
 
-def _spread(
-    found: Estimate, table: RunTable, options: FitOptions
-) -> tuple[Sandwich, Floats, tuple[Note, ...]]:
-    """Covariance and draws, wider where the runs are not the law's, and a note that says so."""
-    plain = sandwich(found, table.cluster, options.level)
-    draws = _draws(found, table, options)
-    misfit = examine(found, table.cluster)
-    if misfit is None:
-        return plain, draws, ()
-    wide, moved = widened(plain, misfit), shifted(draws, misfit, options.seed)
-    before = _bounds(found, plain, draws, options)
-    after = _bounds(found, wide, moved, options)
-    return wide, moved, (misfit_note(misfit, before, after),)
-
-
-def _draws(found: Estimate, table: RunTable, options: FitOptions) -> Floats:
-    """Bootstrap draws by cluster; none where a single cluster leaves nothing to resample."""
-    if options.resamples == 0 or len(np.unique(table.cluster)) < 2:
-        return np.empty((0, 5))
-    return bootstrap(found, table.cluster, options.resamples, options.seed)
-
-
 def _exponents(raw: Floats) -> dict[str, float]:
     """A and b of N* ~ C^a, D* ~ C^b."""
     a = float(raw[4] / (raw[3] + raw[4]))
     return {"a": a, "b": 1.0 - a}
-
-
-def _bounds(
-    found: Estimate, spread: Sandwich, draws: Floats, options: FitOptions
-) -> dict[str, tuple[float, float]]:
-    """Interval of every parameter and exponent by the chosen method."""
-    raw = found.raw
-    if options.interval == "pairs":
-        if not len(draws):
-            raise FitError("interval 'pairs' needs resamples and at least two clusters; use hc3.")
-        share = draws[:, 4] / (draws[:, 3] + draws[:, 4])
-        ends = percentiles(np.column_stack([draws, share, 1 - share]), options.level)
-        names = (*PARAMETERS, "a", "b")
-        return {n: (float(ends[0][i]), float(ends[1][i])) for i, n in enumerate(names)}
-    half = spread.quantile * np.sqrt(np.maximum(np.diag(spread.covariance), 0.0))
-    bounds = {}
-    for i, name in enumerate(PARAMETERS):
-        if i < 3:
-            factor = np.exp(min(half[i], 700.0))
-            bounds[name] = (float(raw[i] / factor), float(raw[i] * factor))
-        else:
-            bounds[name] = (float(raw[i] - half[i]), float(raw[i] + half[i]))
-    total = raw[3] + raw[4]
-    gradient = np.array([-raw[4], raw[3]]) / total**2
-    variance = max(float(gradient @ spread.covariance[3:, 3:] @ gradient), 0.0)
-    spread_a = spread.quantile * variance**0.5
-    a = float(raw[4] / total)
-    bounds["a"] = (a - spread_a, a + spread_a)
-    bounds["b"] = (1 - a - spread_a, 1 - a + spread_a)
-    return bounds
 
 
 def _cross_checks(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from fit.doubts import doubtful, kappa_text, verdict
 from fit.laws import Preset, law
-from fit.quantity import counted, power, short, three
+from fit.quantity import counted, percent, power, short, three
 from fit.query import Answer, Number, Prediction
 from fit.result import CrossCheck, Fit, Note
 
@@ -58,12 +58,14 @@ def fit_text(fit: Fit) -> str:
     head = wrapped(f"{fit.name}: {law(fit.law).formula}")
     doubt = "DOUBTFUL, see the notes: " if doubtful(fit) else ""
     status = f"{doubt}{fit.status.replace('_', ' ')}, kappa {kappa_text(fit)}"
+    heading = f"{percent(fit.interval.level)} confidence ({fit.interval.method})"
     rows = [
         _row("status", status),
         _row("runs", f"{fit.runs_used} used{dropped}; {_convention(fit.convention)}"),
         _row("noise", f"{100 * fit.noise:.2g}% of the loss, one run about the law"),
+        *_replicate_rows(fit),
         "",
-        _row("", f"{'value':>10}  {fit.interval.level:.0%} interval ({fit.interval.method})"),
+        _row("", f"{'value':>10}  {heading}"),
         *(_parameter_row(fit, name, value) for name, value in fit.theta.items()),
         *(_parameter_row(fit, name, value) for name, value in fit.exponents.items()),
     ]
@@ -180,9 +182,9 @@ def _loss_rows(found: Answer | Prediction) -> list[str]:
     rows = [_row("loss", f"{_measured(found.loss, _four)} nats/token")]
     run = found.loss_next_run
     if run.low is not None and run.high is not None and found.level is not None:
-        rows[0] += f", {found.level:.0%} confidence"
+        rows[0] += f", {percent(found.level)} confidence"
         ends = f"{_four(run.value)} [{_four(run.low)}, {_four(run.high)}] nats/token"
-        rows.append(_row("one run there", f"{ends}, {found.level:.0%} prediction"))
+        rows.append(_row("one run there", f"{ends}, {percent(found.level)} prediction"))
     return rows
 
 
@@ -241,6 +243,17 @@ def _parameter_row(fit: Fit, name: str, value: float) -> str:
     low, high = fit.interval.bounds.get(name, (float("nan"), float("nan")))
     unit = {"E": "nats/token", "a": "N* ~ C^a", "b": "D* ~ C^b"}.get(name, "")
     return _row(name, f"{value:>10.4g}  [{low:.4g}, {high:.4g}]  {unit}")
+
+
+def _replicate_rows(fit: Fit) -> list[str]:
+    """The noise that needs no law."""
+    found = fit.replicates
+    if found is None:
+        return []
+    text = f"{100 * found.noise:.2g}% of the loss, between runs of one size and length"
+    if found.probability is not None:
+        text += f"; lack of fit p = {found.probability:.2g}"
+    return _wrap_row("replicates", text)
 
 
 def _entropy_rows(fit: Fit) -> list[str]:

@@ -50,7 +50,7 @@ def _noise(found: Estimate) -> Iterator[Note]:
 
 def _outliers(table: RunTable, found: Estimate) -> Iterator[Note]:
     """Runs that lie far from the law."""
-    units = found.residual / max(found.noise, 1e-12)
+    units = np.sqrt(found.weights) * found.residual / max(found.noise, 1e-12)
     far = np.flatnonzero(np.abs(units) > OUTLIER)
     for i in far[np.argsort(-np.abs(units[far]))][:LISTED]:
         side = "above" if units[i] > 0 else "below"

@@ -71,9 +71,8 @@ def left_out(found: Estimate, codes: NDArray[np.int64]) -> Floats:
     groups = int(codes.max()) + 1
     jacobian = found.problem.jacobian(found.theta) @ basis
     m, _ = found.problem.shares(found.theta[None])
-    _, psi, curve = found.loss.terms(found.residual, m[0])
-    ones = np.ones((1, len(codes)))
-    exact = derivatives(found.problem, found.theta[None], ones, found.loss)[2][0]
+    _, psi, curve = (found.weights * v for v in found.loss.terms(found.residual, m[0]))
+    exact = derivatives(found.problem, found.theta[None], found.weights[None], found.loss)[2][0]
     bread = basis.T @ exact @ basis
     if np.linalg.eigvalsh(bread).min() <= 0:
         bread = jacobian.T @ (np.maximum(curve, 0.0)[:, None] * jacobian)
@@ -124,7 +123,7 @@ def bootstrap(found: Estimate, codes: NDArray[np.int64], resamples: int, seed: i
     for start in range(0, resamples, size):
         count = min(size, resamples - start)
         drawn = random.multinomial(groups, np.full(groups, 1 / groups), size=count)
-        weights = drawn[:, codes].astype(np.float64)
+        weights = drawn[:, codes] * found.weights
         out[start : start + count] = _refit(found, weights, cloud, costs).theta
     raw = found.problem.raw(out)
     if found.family.without_e:
@@ -163,7 +162,7 @@ def _candidates(found: Estimate, thetas: Floats) -> Floats:
 def _cloud(found: Estimate, random: np.random.Generator, size: int = 300) -> Floats:
     """Candidates around the estimate along its own uncertainty, and the estimate itself."""
     basis = _free_basis(found)
-    jacobian = found.problem.jacobian(found.theta) @ basis
+    jacobian = np.sqrt(found.weights)[:, None] * (found.problem.jacobian(found.theta) @ basis)
     information = jacobian.T @ jacobian + 1e-9 * np.eye(basis.shape[1])
     spread = np.linalg.cholesky(np.linalg.inv(information)) * max(found.noise, 1e-9) * 1.5
     moved = found.theta + (random.standard_normal((size, basis.shape[1])) @ spread.T) @ basis.T
@@ -183,7 +182,7 @@ def kappa(found: Estimate) -> float:
     keep = np.ones(5, dtype=bool)
     keep[LN_E] = not (found.family.without_e or "E" in found.at_bound)
     basis = found.family.basis[:, (keep @ found.family.basis) > 0]
-    jacobian = found.problem.jacobian(found.theta) @ basis
+    jacobian = np.sqrt(found.weights)[:, None] * (found.problem.jacobian(found.theta) @ basis)
     norms = np.linalg.norm(jacobian, axis=0)
     if (norms == 0).any():
         return float("inf")
@@ -192,11 +191,11 @@ def kappa(found: Estimate) -> float:
 
 def e_is_needed(found: Estimate, without: Estimate) -> float:
     """F statistic of E = 0: loss given up by leaving E out, in units of the noise."""
-    ones = np.ones((1, len(found.residual)))
+    weights = found.weights[None]
     base = (
         Loss(name="huber", scale=found.loss.scale) if found.loss.name == "adaptive" else found.loss
     )
-    full = float(value(found.problem, found.theta[None], ones, base)[0])
-    less = float(value(found.problem, without.theta[None], ones, base)[0])
+    full = float(value(found.problem, found.theta[None], weights, base)[0])
+    less = float(value(found.problem, without.theta[None], weights, base)[0])
     dof = len(found.residual) - found.family.free
     return (less - full) / max(full, 1e-300) * dof

@@ -25,6 +25,7 @@ class Options:
     level: float
     resamples: int
     seed: int
+    weight: str | None
 
 
 @pytest.fixture
@@ -71,6 +72,7 @@ def test_options_reach_the_fit_and_the_document(asked, tmp_path):
         level=0.8,
         resamples=50,
         seed=3,
+        weight=None,
     )
     assert len(asked["table"]) == 4
     assert read_fit(tmp_path / "out" / "x").options["where"] == "tokens > 1e7"
@@ -81,7 +83,7 @@ def test_the_fit_is_printed_with_what_it_rests_on(asked):
     for part in (
         "L = E + A/N^alpha + B/D^beta",
         "converged, kappa 61",
-        "90% interval (hc3)",
+        "90% confidence (hc3)",
         "known entropy         1.0900  fitted E +0.0100 from it; inside its interval",
         "approach 2        isoFLOP: a = 0.49 [0.4, 0.58], agrees with the fit",
         "approach 1        envelope: no value: too few sizes",

@@ -87,7 +87,7 @@ def test_the_frontier_is_the_best_split_with_its_interval():
 
 def test_the_legend_tells_points_lines_bands_and_dashes_apart():
     ax = plots.loss_against_compute(axis(), SOURCE, BEST)
-    assert legend_of(ax)[:4] == ["runs", "law", "extrapolation", "90% interval"]
+    assert legend_of(ax)[:4] == ["runs", "law", "extrapolation", "90% confidence"]
     assert {"fitted E", "known entropy"} <= set(legend_of(ax))
 
 
