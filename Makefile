@@ -48,12 +48,25 @@ bench: $(STAMP)  ## speed and memory, ratios interleaved in one run
 	$(BIN)/python -m tests.bench
 .PHONY: bench
 
+# The peers need pydantic, polars and more: an environment of their own, on Python 3.12 where there is one.
+PEERS := .venv-peers
+PEERS_PYTHON ?= $(shell for p in python3.13 python3.12 $(PYTHON); do $$p -c '' 2>/dev/null && echo $$p && break; done)
+
+$(PEERS)/.installed: Makefile
+	$(PEERS_PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install -q 'chinchilla==0.2.0' 'simple-scaling-laws==0.2.0; python_version >= "3.12"'
+	@touch $@
+
+bench-peers: $(STAMP) $(PEERS)/.installed  ## the public packages on the same tables, in a venv of their own
+	$(BIN)/python -m tests.bench.peers $(PEERS)/bin/python
+.PHONY: bench-peers
+
 calibrate: $(STAMP)  ## coverage of the intervals by simulation (minutes; docs/calibration.md)
 	$(BIN)/python -m tests.bench.calibrate
 .PHONY: calibrate
 
 clean:  ## remove .venv and caches; runs and reports stay
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(PEERS) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 .PHONY: clean
 
 help:  ## this list

@@ -94,10 +94,11 @@ def fit_table(table: RunTable, options: FitOptions) -> Fit:
     found = _estimate(problem, options, weights=weights_of(table))
     plain = spread(found, table.cluster, options.method())
     misfit = examine(found, table.cluster)
-    bare = _unjudged(table, found, plain, options)
+    bare = bounded(unbounded(table, found, plain, options))
     wide = bare
     if misfit is not None:
-        wide = _unjudged(table, found, widen(plain, misfit, options.seed), options)
+        made = widen(plain, misfit, options.seed)
+        wide = bounded(unbounded(table, found, made, options))
     bounds = wide.interval.bounds
     widening = () if misfit is None else (misfit_note(misfit, bare.interval.bounds, bounds),)
     checks = _cross_checks(table, found, bounds["a"], options)
@@ -111,11 +112,11 @@ def fit_table(table: RunTable, options: FitOptions) -> Fit:
     )
 
 
-def _unjudged(table: RunTable, found: Estimate, made: Spread, options: FitOptions) -> Fit:
-    """The fit with its intervals, before any check."""
+def unbounded(table: RunTable, found: Estimate, made: Spread, options: FitOptions) -> Fit:
+    """The fit with what its intervals are made from, before these and before any check."""
     names = law_named(options.law).parameters
     pick = [PARAMETERS.index(n) for n in names]
-    fit = Fit(
+    return Fit(
         name=options.name,
         law=options.law,
         theta={n: float(found.raw[i]) for n, i in zip(names, pick, strict=True)},
@@ -139,6 +140,10 @@ def _unjudged(table: RunTable, found: Estimate, made: Spread, options: FitOption
         versions=versions(LIBRARIES),
         **_input(table),
     )
+
+
+def bounded(fit: Fit) -> Fit:
+    """The fit with the intervals of its parameters and exponents."""
     interval = dataclasses.replace(fit.interval, bounds=parameter_intervals(fit))
     return dataclasses.replace(fit, interval=interval)
 

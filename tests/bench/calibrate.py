@@ -1,8 +1,8 @@
 """Coverage of the intervals: how often a nominal 90% interval holds the truth, by simulation.
 
-`python -m tests.bench.calibrate [SWEEPS] [law|trunk|surface|bad] ...` prints tables in Markdown, as
-they stand in docs/calibration.md. Each cell draws SWEEPS (400) seeded sweeps, fits them as
-`fit.study` does, and counts. What extrapolates is at 10 and 100 times the largest budget.
+`python -m tests.bench.calibrate [SWEEPS] [law|trunk|methods|surface|bad] ...` prints tables in
+Markdown, as they stand in docs/calibration.md. Each cell draws SWEEPS (400) seeded sweeps, fits
+them as `fit.study` does, and counts. What extrapolates is at 10 and 100 times the largest budget.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fit.derived import METHODS, confidence_interval
 from fit.estimate import estimate
 from fit.misfit import examine, widened
 from fit.objective import Problem
+from fit.record import RunTable
+from fit.spread import spread, widen
+from fit.study import FitOptions, unbounded
 from fit.uncertainty import sandwich
 
 LEVEL = 0.9
@@ -24,6 +28,7 @@ TRUTH = np.array([1.8172, 482.01, 2085.43, 0.3478, 0.3658])
 """The law of Besiroglu et al. 2024."""
 QUANTITIES = ("E", "alpha", "beta", "a", "N* 10x", "N* 100x", "L 10x", "L 100x")
 REACH = (10.0, 100.0)
+RESAMPLES = 1000
 Surface = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -126,6 +131,29 @@ def pull(loss, design: Design, truth, cluster, *, widen: bool) -> tuple[np.ndarr
     return error, spread.quantile * np.sqrt(np.maximum(variance, 0.0))
 
 
+def held(loss, design: Design, truth, cluster) -> np.ndarray:
+    """Whether the interval of each quantity by each method holds the truth, (methods, q)."""
+    n, d = design.params, design.tokens
+    runs = tuple(str(i) for i in range(len(n)))
+    table = RunTable(run=runs, params=n, tokens=d, flops=6 * n * d, loss=loss, cluster=cluster)
+    found = estimate(Problem.of(n, d, loss))
+    misfit = examine(found, cluster)
+    budgets = np.array(REACH) * table.flops.max()
+
+    def wanted(theta):
+        logs = np.log(np.maximum(theta[:, :3], 1e-300))
+        return quantities(np.concatenate([logs, theta[:, 3:]], axis=1), budgets)
+
+    out = []
+    asked = {m: FitOptions(interval=m, level=LEVEL, resamples=RESAMPLES) for m in METHODS}
+    made = {m: widen(spread(found, cluster, asked[m].method()), misfit, 0) for m in ("bca", "wild")}
+    for method, options in asked.items():
+        fit = unbounded(table, found, made["wild" if method == "wild" else "bca"], options)
+        low, high = confidence_interval(fit, wanted)
+        out.append((low <= truth) & (truth <= high))
+    return np.array(out)
+
+
 def truths(surface: Surface, design: Design) -> np.ndarray:
     """What the intervals should hold; exponents are those of the law."""
     budgets = np.array(REACH) * (6 * design.params * design.tokens).max()
@@ -134,6 +162,28 @@ def truths(surface: Surface, design: Design) -> np.ndarray:
         return exact
     n, loss = optimum(surface, budgets)
     return np.concatenate([exact[:1], np.full(3, np.nan), np.log(n), np.log(loss)])
+
+
+def losses(design: Design, exact, seed: list[int], *, noise: float, bad: float, trunk: float):
+    """Seeded sweeps without end: noise of each run, of each trunk, and bad runs."""
+    random = np.random.default_rng(seed)
+    while True:
+        off = noise * random.normal(size=len(exact))
+        off += trunk * random.normal(size=design.trunk.max() + 1)[design.trunk]
+        off += 0.3 * (random.uniform(size=len(exact)) < bad)
+        yield exact * np.exp(off)
+
+
+def cell_by_method(
+    design: Design, *, noise: float, sweeps: int, bad: float = 0.0, trunk: float = 0.0
+) -> np.ndarray:
+    """Coverage of every quantity by every method, (methods, q); by trunk where it has errors."""
+    exact, truth = law(design.params, design.tokens), truths(law, design)
+    cluster = design.trunk if trunk else np.arange(len(exact))
+    seed = [0, int(1e4 * noise), int(100 * bad), int(1e4 * trunk)]
+    drawn = losses(design, exact, seed, noise=noise, bad=bad, trunk=trunk)
+    hits = [held(next(drawn), design, truth, cluster) for _ in range(sweeps)]
+    return np.mean(hits, axis=0)
 
 
 def cell(
@@ -149,15 +199,13 @@ def cell(
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Coverage, median half width and median error of every quantity."""
-    random = np.random.default_rng([seed, int(1e4 * noise), int(100 * bad), int(1e4 * trunk)])
     exact, truth = surface(design.params, design.tokens), truths(surface, design)
     cluster = design.trunk if by_trunk else np.arange(len(exact))
+    start = [seed, int(1e4 * noise), int(100 * bad), int(1e4 * trunk)]
+    drawn = losses(design, exact, start, noise=noise, bad=bad, trunk=trunk)
     errors, halves = [], []
     for _ in range(sweeps):
-        off = noise * random.normal(size=len(exact))
-        off += trunk * random.normal(size=design.trunk.max() + 1)[design.trunk]
-        off += 0.3 * (random.uniform(size=len(exact)) < bad)
-        error, half = pull(exact * np.exp(off), design, truth, cluster, widen=widen)
+        error, half = pull(next(drawn), design, truth, cluster, widen=widen)
         errors.append(error)
         halves.append(half)
     error, half = np.array(errors), np.array(halves)
@@ -165,6 +213,7 @@ def cell(
 
 
 DESIGNS = {"isoFLOP 5x6": isoflop_grid, "shapes 5x2x3": shape_grid, "Chinchilla": chinchilla_table}
+NOISES, BAD = (0.003, 0.01), (0.0, 0.04)
 
 
 def heading(first: str) -> None:
@@ -185,8 +234,8 @@ def tables_law(sweeps: int) -> None:
     heading("coverage of 90% intervals, %")
     seen = []
     for name, design in DESIGNS.items():
-        for noise in (0.003, 0.01):
-            for bad in (0.0, 0.04):
+        for noise in NOISES:
+            for bad in BAD:
                 coverage, *_ = cell(design(), noise=noise, bad=bad, sweeps=sweeps)
                 seen.append(coverage)
                 row(f"{name}, {noise:.1%}{', 4% bad' if bad else ''}", coverage)
@@ -196,8 +245,8 @@ def tables_law(sweeps: int) -> None:
 def tables_trunk(sweeps: int) -> None:
     """Errors shared by trunk, intervals by trunk and, wrongly, by run."""
     heading("coverage, errors shared by trunk")
-    for noise in (0.003, 0.01):
-        for bad in (0.0, 0.04):
+    for noise in NOISES:
+        for bad in BAD:
             for by_trunk in (True, False):
                 coverage, *_ = cell(
                     shape_grid(),
@@ -211,18 +260,36 @@ def tables_trunk(sweeps: int) -> None:
                 row(f"{noise:.1%} and {noise:.1%}{', 4% bad' if bad else ''}, {tail}", coverage)
 
 
+def tables_methods(sweeps: int) -> None:
+    """Every method on the same sweeps: mean and extremes over quantities, then by quantity."""
+    print(f"\n| mean coverage [least, most] | {' | '.join(METHODS)} |")
+    print("| --- |" + " ---: |" * len(METHODS))
+    seen = []
+    cells = [(n, d, noise, bad, 0.0) for n, d in DESIGNS.items() for noise in NOISES for bad in BAD]
+    cells += [("shapes 5x2x3", shape_grid, noise, bad, noise) for noise in NOISES for bad in BAD]
+    for name, design, noise, bad, trunk in cells:
+        found = cell_by_method(design(), noise=noise, bad=bad, trunk=trunk, sweeps=sweeps)
+        seen.append(found)
+        tail = f"{', 4% bad' if bad else ''}{', by trunk' if trunk else ''}"
+        shown = (f"{100 * c.mean():.1f} [{100 * c.min():.0f}, {100 * c.max():.0f}]" for c in found)
+        print(f"| {name}, {noise:.1%}{tail} | {' | '.join(shown)} |", flush=True)
+    heading("all cells, by method")
+    for method, coverage in zip(METHODS, np.mean(seen, axis=0), strict=True):
+        row(method, coverage)
+
+
 def tables_surface(sweeps: int) -> None:
     """The surface is not the law."""
     heading("coverage, surface is not the law")
     for surface in (law, transient, drift_n, drift_d):
         for name, design in (("isoFLOP 5x6", isoflop_grid), ("sizes 6x5", size_grid)):
             for noise in (0.001, 0.003):
-                for widen in (False, True):
+                for wide in (False, True):
                     coverage, half, error = cell(
-                        design(), noise=noise, sweeps=sweeps, surface=surface, widen=widen
+                        design(), noise=noise, sweeps=sweeps, surface=surface, widen=wide
                     )
                     known = np.where(np.isnan(truths(surface, design())), np.nan, coverage)
-                    tail = "widened" if widen else "plain"
+                    tail = "widened" if wide else "plain"
                     row(f"{surface.__name__}, {name}, {noise:.1%}, {tail}", known)
 
 
@@ -253,6 +320,7 @@ def tables_bad(sweeps: int) -> None:
 TABLES = {
     "law": tables_law,
     "trunk": tables_trunk,
+    "methods": tables_methods,
     "surface": tables_surface,
     "bad": tables_bad,
 }
