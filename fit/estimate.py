@@ -33,6 +33,8 @@ EXPONENTS = np.geomspace(0.03, 2.5, 21)
 EXPONENT_BOUNDS = (1e-3, 5.0)
 LEAST_SHARE = 1e-6
 """E below this share of the smallest loss is taken as 0: a bound, and reported as one."""
+CELLS = 200_000
+"""Exponents times runs projected at once: 5 MB an array, whatever the number of runs."""
 STEPS = 200
 TOLERANCE = 1e-13
 """Relative fall of the objective in one step that counts as none."""
@@ -246,16 +248,15 @@ def project(
     Returns:
         Scales (k, 3) at the centre of the data, and the sum of squared relative errors (k,).
     """
-    columns = np.stack(
-        [
-            np.broadcast_to(np.exp(-problem.y), (len(alpha), len(problem.y))),
-            np.exp(-alpha[:, None] * problem.x - problem.y),
-            np.exp(-beta[:, None] * problem.z - problem.y),
-        ],
-        axis=1,
-    )
-    gram = np.einsum("kin,kjn,n->kij", columns, columns, weights)
-    right = np.einsum("kin,n->ki", columns, weights)
+    gram, right = np.zeros((len(alpha), 3, 3)), np.zeros((len(alpha), 3))
+    size = max(1, CELLS // len(alpha))
+    for part in (slice(k, k + size) for k in range(0, len(problem.y), size)):
+        x, z, y = problem.x[part], problem.z[part], problem.y[part]
+        a, b = np.exp(-alpha[:, None] * x - y), np.exp(-beta[:, None] * z - y)
+        columns = np.stack([np.broadcast_to(np.exp(-y), a.shape), a, b], axis=1)
+        weighed = columns * weights[part]
+        gram += weighed @ columns.transpose(0, 2, 1)
+        right += weighed.sum(axis=2)
     best = np.full(len(alpha), np.inf)
     scales = np.zeros((len(alpha), 3))
     for active in itertools.chain.from_iterable(

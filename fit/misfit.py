@@ -22,7 +22,7 @@ from scipy import stats
 
 from fit.estimate import EXPONENT_BOUNDS, Estimate
 from fit.record import Floats
-from fit.uncertainty import Sandwich, clusters
+from fit.uncertainty import Sandwich, by_cluster, clusters, grams
 
 LEVEL = 0.95
 """Of the test on all terms together."""
@@ -113,14 +113,11 @@ def _let_in(
     factor = np.asarray(np.linalg.qr(root * design)[1])
     z = np.linalg.solve(factor.T, design.T).T  # orthonormal columns, under the weights
     moved, psi, weight = _robust(z, found)
-    moves = np.zeros(int(codes.max()) + 1)
-    for g in range(len(moves)):
-        own = (root * z)[codes == g]
-        values, vectors = np.linalg.eigh(np.eye(z.shape[1]) - own.T @ own)
-        if values[0] < LEAST_LEFT:
-            return None
-        score = z[codes == g].T @ psi[codes == g]
-        moves[g] = (vectors[-1] / np.sqrt(values)) @ (vectors.T @ score)
+    values, vectors = np.linalg.eigh(np.eye(z.shape[1]) - grams(root * z, codes))
+    if values.min() < LEAST_LEFT:
+        return None
+    scores = np.einsum("gij,gi->gj", vectors, by_cluster(psi[:, None] * z, codes))
+    moves = np.einsum("gj,gj->g", vectors[:, -1] / np.sqrt(values), scores)
     error = float(np.sqrt((moves**2).sum())) / weight
     return np.linalg.solve(factor, moved)[:-1], float(moved[-1]) / max(error, 1e-300)
 

@@ -20,7 +20,11 @@ from fit.record import Floats
 
 BATCH = 250_000
 """Weights (resamples x runs) solved at once: 2 MB an array stay in cache, 30% faster than 16 MB."""
-LEAST_BATCH = 16
+CLOUD, CLOUD_CELLS = 300, 20_000_000
+"""Candidates for where a resample starts, and at most so many times runs: 160 MB."""
+GROUPS = 20_000
+"""Clusters left out at once."""
+LEAST_BATCH = 4
 """Resamples solved at once at least, so that there are others to be checked against."""
 
 
@@ -76,15 +80,27 @@ def left_out(found: Estimate, codes: NDArray[np.int64]) -> Floats:
     bread = basis.T @ exact @ basis
     if np.linalg.eigvalsh(bread).min() <= 0:
         bread = jacobian.T @ (np.maximum(curve, 0.0)[:, None] * jacobian)
-    moves = np.zeros((groups, basis.shape[1]))
-    for g in range(groups):
-        inside = codes == g
-        own = jacobian[inside]
-        part = own.T @ (np.maximum(curve[inside], 0.0)[:, None] * own)
-        score = own.T @ psi[inside]
-        moves[g] = np.linalg.lstsq(bread - part, score, rcond=1e-12)[0]
+    parts = grams(np.sqrt(np.maximum(curve, 0.0))[:, None] * jacobian, codes)
+    scores = by_cluster(psi[:, None] * jacobian, codes)
+    moves = np.zeros_like(scores)
+    for some in np.array_split(np.arange(groups), groups // GROUPS + 1):
+        without = np.linalg.pinv(bread - parts[some], rcond=1e-12, hermitian=True)
+        moves[some] = np.einsum("gij,gj->gi", without, scores[some])
     to_raw = found.problem.log_raw_jacobian() @ basis
     return np.asarray(np.sqrt((groups - 1) / groups) * moves @ to_raw.T)
+
+
+def by_cluster(rows: Floats, codes: NDArray[np.int64]) -> Floats:
+    """Sums of rows (n, k) over each cluster, (groups, k); codes from 0 without gaps."""
+    order = np.argsort(codes, kind="stable")
+    first = np.flatnonzero(np.diff(codes[order], prepend=-1))
+    return np.asarray(np.add.reduceat(rows[order], first, axis=0))
+
+
+def grams(rows: Floats, codes: NDArray[np.int64]) -> Floats:
+    """Sums of outer products of rows (n, k) over each cluster, (groups, k, k)."""
+    columns = [by_cluster(rows[:, i : i + 1] * rows, codes) for i in range(rows.shape[1])]
+    return np.stack(columns, axis=1)
 
 
 def _free_basis(found: Estimate) -> Floats:
@@ -159,8 +175,9 @@ def _candidates(found: Estimate, thetas: Floats) -> Floats:
     return out
 
 
-def _cloud(found: Estimate, random: np.random.Generator, size: int = 300) -> Floats:
+def _cloud(found: Estimate, random: np.random.Generator) -> Floats:
     """Candidates around the estimate along its own uncertainty, and the estimate itself."""
+    size = max(LEAST_BATCH, min(CLOUD, CLOUD_CELLS // len(found.residual)))
     basis = _free_basis(found)
     jacobian = np.sqrt(found.weights)[:, None] * (found.problem.jacobian(found.theta) @ basis)
     information = jacobian.T @ jacobian + 1e-9 * np.eye(basis.shape[1])

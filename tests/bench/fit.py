@@ -25,8 +25,12 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 from fit.estimate import Estimate, estimate, solve
-from fit.objective import Problem, value
-from fit.uncertainty import _candidates, _cloud, _refit, bootstrap
+from fit.misfit import examine
+from fit.objective import Problem
+from fit.profile import profile
+from fit.surface import Surface
+from fit.uncertainty import _candidates, _cloud, _refit, bootstrap, sandwich
+from fit.wild import wild_bootstrap
 
 DELTA = 1e-3
 GRID = list(
@@ -174,7 +178,10 @@ def cross_examined(data, resamples: int = 4000, checked: int = 150, starts: int 
 
 def growth() -> None:
     """Cost as runs and resamples grow; each row a process of its own, for its peak of memory."""
-    print("\n    runs  resamples   point [s]  bootstrap [s]  peak [MB]  (empty process first)")
+    print(
+        "\nprocessor seconds; covariance: with the misfit's test; profile: both ends of 4 numbers\n"
+        "    runs resamples  point  covariance  profile   pairs    wild  peak [MB]"
+    )
     for runs, resamples in (
         (0, 0),
         (30, 1000),
@@ -193,26 +200,53 @@ def growth() -> None:
 
 
 def one(runs: int, resamples: int) -> None:
-    """One row of the growth table."""
-    point = boot = 0.0
+    """One row of the growth table; without runs, an empty process."""
+    spent = [0.0] * 5
     if runs:
-        problem = Problem.of(*synthetic(runs))
+        data = synthetic(runs)
+        problem, rows = Problem.of(*data), np.arange(runs)
         estimate(problem)
-        point = timed(lambda: estimate(problem))
         found = estimate(problem)
-        boot = timed(lambda: bootstrap(found, np.arange(runs), resamples, 0))
-        total = value(problem, found.theta[None], np.ones((1, runs)), found.loss)[0]
-        assert np.isfinite(total)
+        made = sandwich(found, rows, 0.9)
+        surface = Surface(
+            problem=problem,
+            weights=found.weights,
+            loss=found.loss,
+            theta=found.theta,
+            basis=np.eye(5),
+            covariance=_internal(found, made.covariance),
+            own=(0, 1, 2, 3, 4),
+        )
+        work = (
+            lambda: estimate(problem),
+            lambda: (sandwich(found, rows, 0.9), examine(found, rows)),
+            lambda: profile(surface, lambda t: np.log(t[:, [0, 3, 4, 1]]), made.quantile),
+            lambda: bootstrap(found, rows, resamples, 0),
+            lambda: wild_bootstrap(found, rows, resamples, 0),
+        )
+        spent = [timed(w, time.process_time) for w in work]
     status = Path("/proc/self/status").read_text()  # ru_maxrss would count the parent's, too
     peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
-    print(f"{runs:8d} {resamples:10d} {point:11.3f} {boot:14.3f} {peak:10.0f}", flush=True)
+    point, covariance, profiled, pairs, wild = spent
+    print(
+        f"{runs:8d} {resamples:9d} {point:6.3f} {covariance:11.3f} {profiled:8.3f} {pairs:7.2f} "
+        f"{wild:7.2f} {peak:10.0f}",
+        flush=True,
+    )
 
 
-def timed(call) -> float:
-    """Wall seconds of a call."""
-    started = time.perf_counter()
+def _internal(found: Estimate, covariance: np.ndarray) -> np.ndarray:
+    """A covariance of ln E and the rest on raw counts, of E and the solver's others."""
+    inverse = np.linalg.inv(found.problem.log_raw_jacobian())
+    unit = np.array([found.raw[0], 1, 1, 1, 1])
+    return unit[:, None] * (inverse @ covariance @ inverse.T) * unit
+
+
+def timed(call, clock=time.perf_counter) -> float:
+    """Seconds of a call, by the wall or another clock."""
+    started = clock()
     call()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def main() -> None:
