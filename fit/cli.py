@@ -299,6 +299,40 @@ def report_command(folder: Path, as_json: bool) -> None:
     click.echo(_dump({"schema": "isoflop.report/1", "report": str(path)}) if as_json else str(path))
 
 
+@main.command("suggest")
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.option("--flops", required=True, metavar="C", help="Budget to be sure about, such as 1e21.")
+@click.option("--spend", required=True, metavar="C2", help="FLOPs for all the next runs together.")
+@click.option("--law", metavar="NAME", help="A published law in place of a fit.")
+@click.option("--runs", "most_runs", type=click.IntRange(1, 200), default=24, show_default=True)
+@click.option("--replicates", type=click.IntRange(1, 10), default=3, show_default=True)
+@click.option("--max-run", metavar="C", help="FLOPs of one run at most.  [a quarter of the spend]")
+@click.option("--min-run", metavar="C", help="FLOPs of one run at least.")
+@click.option("--ratio", metavar="LOW:HIGH", help="Tokens per parameter.  [as fitted]")
+@click.option("--params", metavar="LOW:HIGH", help="Sizes.  [from the smallest fitted]")
+@click.option("--tokens", metavar="LOW:HIGH", help="Lengths.  [from the shortest fitted]")
+@click.option("--widths", metavar="W,W,...", help="Widths allowed.  [the ladder's]")
+@click.option("--noise", type=click.FloatRange(0, 1, min_open=True), help="Of ln loss, one run.")
+@click.option("--out", type=click.Path(path_type=Path), help="Plan's folder.")
+@_as_json
+def suggest_command(
+    folder: Path | None, law: str | None, out: Path | None, as_json: bool, **limits: Any
+) -> None:
+    """Choose the next runs: those that narrow N* and the loss at a budget most per FLOP.
+
+    FOLDER is the fit that they extend, reports/NAME; without it or --law, the newest.
+    """
+    from fit.planfile import FOLDER, write_plan
+    from fit.proposal_text import proposal_text
+    from fit.suggest import propose, requested
+
+    source, named = _source(folder, law)
+    home = out or (REPORTS / f"{law}-{FOLDER}" if law else Path(shlex.split(named)[1]) / FOLDER)
+    found = propose(requested(source, **limits))
+    launch = write_plan(home, found, source.fit)
+    click.echo(_dump(found.document()) if as_json else proposal_text(found, home, launch))
+
+
 def _source(folder: Path | None, law: str | None) -> tuple[Source, str]:
     """The fit or published law that is asked, and the option that names it again."""
     from fit.laws import preset

@@ -10,7 +10,7 @@ adds the noise of one run to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,8 +112,12 @@ def shifted(fit: Fit, offsets: Floats) -> Floats:
 
     Scales (E, A, B: names that begin with a capital) move by factors, exponents by sums.
     """
-    theta = fit.vector()
-    scale = np.array([name[0].isupper() for name in fit.parameters()])
+    return offset(fit.parameters(), fit.vector(), offsets)
+
+
+def offset(names: Sequence[str], theta: Floats, offsets: Floats) -> Floats:
+    """The same for any thetas (..., p) and offsets (..., p) of a law with these parameters."""
+    scale = np.array([name[0].isupper() for name in names])
     return np.where(scale, theta * np.exp(np.where(scale, offsets, 0.0)), theta + offsets)
 
 
