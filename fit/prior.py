@@ -19,11 +19,11 @@ from fit.result import Fit
 from fit.source import Source
 
 DRAWS = 16
-"""Laws that the design is averaged over; 48 chose runs whose interval differed by less than 2%."""
+"""Laws that the design is averaged over; 48 changed the interval by less than 0.1%."""
 EXPONENT_SPREAD, FLOOR_SPREAD, TERM_SPREAD = 0.15, 0.15, 0.3
 """Stated spread (standard deviation in ln) around a published law: of its exponents, of E, and of
 either term at the middle of the candidates. Besiroglu 2024 and Hoffmann 2022, on the same runs,
-differ by 2.5% and 25% in the exponents and by 7% in E."""
+differ by 3% and 25% in the exponents and by 7% in E."""
 PRESET_NOISE = 0.003
 """Standard deviation of ln loss taken with a published law, which has none of its own: between
 the 0.1% of small models on synthetic text and the 1% of small models on prose (docs/log.md)."""

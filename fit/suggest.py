@@ -27,8 +27,8 @@ from fit.result import Fit, Note, Span
 from fit.source import Source
 
 LARGEST_SHARE = 0.25
-"""Of the spend in one run, unless asked otherwise: four runs are no sweep, and a cap of 1/9 costs
-less than 2% of the interval (tests/bench/design.py)."""
+"""Of the spend in one run, unless asked otherwise: four runs are no sweep, and a cap of 1/9 in its
+place changes the interval by 3% (docs/log.md)."""
 SMALLEST_SHARE = 1e-4
 """Of the spend in one run under a published law: cheap runs are the lever, and bend laws most."""
 RATIO_ROOM = 16.0

@@ -185,11 +185,12 @@ SOURCE_FIT = Source.from_fit(FIT)
 @pytest.mark.slow
 @pytest.mark.parametrize("truth", ["besiroglu2024", "hoffmann2022"])
 def test_refits_of_a_design_scatter_less_than_those_of_an_isoflop_grid(truth):
-    """At equal FLOPs, runs and D/N; the prior is Besiroglu's law whatever is true."""
+    """At equal FLOPs, runs and D/N; the prior is Besiroglu's law whatever is true.
+
+    Runs may be as small as a hundredth of the grid's smallest. 400 sweeps in tests/bench/design.py
+    gave .47 and .48 for N*, .49 and .51 for the loss; 150 leave an error of about .05.
+    """
     theta = Source.from_preset(preset(truth)).theta
-    grid = refits(*isoflop_grid(theta), theta, sweeps=200)
-    design = refits(*suggested(least=0.1), theta, sweeps=200)
-    ratio = design.width / grid.width
-    # 200 sweeps leave 7% of error; 400 in tests/bench/design.py gave .56-.58 and .52-.58
-    assert ratio[0] < 0.65
-    assert ratio[1] < 0.70
+    grid = refits(*isoflop_grid(theta), theta, sweeps=150)
+    design = refits(*suggested(least=0.01), theta, sweeps=150)
+    assert (design.width / grid.width < 0.6).all()
