@@ -21,6 +21,8 @@ from fit.quantity import parse_count
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
 """Of Fabric's names; the 16-bit ones of IEEE need a loss scaler, which no run here has."""
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
+STRATEGIES = ("auto", "ddp", "fsdp")
+"""auto is ddp; on one device all are the same."""
 MOST_SEED = 2**63
 
 
@@ -136,7 +138,9 @@ class TrainConfig:
     """Fabric's names: 32-true, bf16-mixed, ..."""
     accelerator: str = MISSING
     devices: int = MISSING
+    """Devices of one run on one machine; each takes its share of every batch."""
     strategy: str = MISSING
+    """On several devices: ddp keeps the model on each, fsdp shards it."""
     threads: int = MISSING
     """CPU threads of one run; 0 leaves torch's choice."""
     compile: Compile = MISSING
@@ -171,6 +175,7 @@ class Config:
         _check("seed", self.seed, 0 <= self.seed < MOST_SEED, "0 or more")
         _check_known("train.precision", self.train.precision, PRECISIONS)
         _check_known("train.accelerator", self.train.accelerator, ACCELERATORS)
+        _check_known("train.strategy", self.train.strategy, STRATEGIES)
         _check_positive("model", self.model, "head_dim", "mlp_ratio", "seq_len")
         _check_positive("train", self.train, "batch_tokens", "lr", "base_width", "embedding_lr")
         _check_positive("train", self.train, "clip", "devices")

@@ -40,11 +40,6 @@ def prepare_process(threads: int) -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
-def first_rank() -> bool:
-    """Whether this process is a run's only one, or its first: launchers tell by the environment."""
-    return all(os.environ.get(k, "0") == "0" for k in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-
-
 def device_name(device: torch.device) -> str:
     """A device as it stands in a record."""
     if device.type == "cuda":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from fit.record import DataInfo
 from sweep.data import Heldout
 from sweep.model import Transformer
+from sweep.parallel import gather_rows
 
 CHUNK_TOKENS = 4096
 """Tokens per forward pass: the logits of a vocabulary of 500 stay inside a 8 MB cache."""
@@ -31,15 +33,13 @@ class Measurement:
     loss_by_skill: Mapping[str, float] | None
 
 
-def measure(
-    model: Transformer, heldout: Heldout, info: DataInfo, device: torch.device
-) -> Measurement:
+def measure(model: Transformer, heldout: Heldout, info: DataInfo, fabric: Any) -> Measurement:
     """Measure a model on the whole held-out sample.
 
     Where the ideal loss of every token is known, the sample's own entropy noise cancels in the
     paired difference to it, and the exact expectation is added back.
     """
-    losses = token_losses(model, heldout.rows, device)
+    losses = token_losses(model, heldout.rows, fabric)
     plain = float(losses.mean())
     excess = losses if heldout.ideal is None else losses - heldout.ideal
     base = 0.0 if heldout.ideal is None else _known(info.entropy)
@@ -55,17 +55,21 @@ def measure(
     )
 
 
-def token_losses(
-    model: Transformer, rows: NDArray[np.int32], device: torch.device
-) -> NDArray[np.float64]:
-    """Negative log-likelihood of every target token, (rows, seq_len) [nats]."""
-    step = max(1, CHUNK_TOKENS // (rows.shape[1] - 1))
-    out = np.empty((len(rows), rows.shape[1] - 1))
+def token_losses(model: Transformer, rows: NDArray[np.int32], fabric: Any) -> NDArray[np.float64]:
+    """Negative log-likelihood of every target token, (rows, seq_len) [nats], shared by the ranks.
+
+    A sharded model is run by all ranks together, so each takes as many chunks as the others.
+    """
+    ranks, length = fabric.world_size, rows.shape[1] - 1
+    step = max(1, CHUNK_TOKENS // length)
+    most = -(-len(rows) // ranks)
+    own = np.resize(rows[fabric.global_rank :: ranks], (most, length + 1))
+    out = torch.empty(most, length, dtype=torch.float64)
     with torch.no_grad():
-        for start in range(0, len(rows), step):
-            chunk = torch.from_numpy(rows[start : start + step].astype(np.int64)).to(device)
+        for start in range(0, most, step):
+            chunk = torch.from_numpy(own[start : start + step].astype(np.int64)).to(fabric.device)
             out[start : start + step] = model.token_losses(chunk[:, :-1], chunk[:, 1:]).cpu()
-    return out
+    return gather_rows(fabric, out, len(rows)).numpy()
 
 
 def _by_skill(

@@ -68,6 +68,8 @@ def _record(facts: Facts, **outcome: Any) -> RunRecord:
     t, run, session = facts.trajectory, facts.run, facts.session
     if session is not None:
         outcome |= {"tokens_seen": session.position, "device": device_name(session.fabric.device)}
+        if t.config.train.devices > 1:
+            outcome["device"] = f"{t.config.train.devices} x {outcome['device']}"
     return RunRecord(
         run=run.run,
         sweep=t.sweep,

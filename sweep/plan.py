@@ -132,7 +132,7 @@ def batch_rule(train: TrainConfig, seq_len: int) -> BatchRule:
     """The batch rule of a recipe.
 
     Raises:
-        PlanError: The batch is not a whole number of rows.
+        PlanError: The batch is not a whole number of rows, the same on every device.
     """
     if train.batch_tokens % (seq_len * train.devices):
         step = seq_len * train.devices

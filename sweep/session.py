@@ -21,6 +21,7 @@ from sweep.cost import seconds
 from sweep.data import Source, open_source
 from sweep.device import prepare_process
 from sweep.model import Transformer
+from sweep.parallel import load_model, load_optimizer, mean, open_fabric, whole
 from sweep.plan import Trajectory
 from sweep.schedule import LearningRate
 
@@ -69,27 +70,16 @@ class Session:
     @classmethod
     def open(cls, trajectory: Trajectory) -> Session:
         """Build model, optimiser and data source at step 0."""
-        from lightning.fabric import Fabric
-        from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-
         config, train = trajectory.config, trajectory.config.train
+        fabric = open_fabric(train)
         prepare_process(train.threads)
-        fabric = Fabric(
-            accelerator=train.accelerator,
-            devices=train.devices,
-            strategy=train.strategy,
-            precision=train.precision,  # type: ignore[arg-type]
-            # One device is no business of Slurm's, whose mere presence Lightning warns of.
-            plugins=[LightningEnvironment()] if train.devices == 1 else None,
-        )
-        fabric.launch()
         source = open_source(config.data, seq_len=trajectory.shape.seq_len, seed=config.seed)
         module = Transformer(trajectory.shape)
         module.init_weights(torch.Generator().manual_seed(config.seed))
         compiled = wants_compile(train, trajectory, fabric.device)
-        optimizer = build_optimizer(module, trajectory, fabric.device)
         wrapped = compile_module(module, fabric.device) if compiled else module
-        model, optimizer = fabric.setup(wrapped, optimizer)
+        model = fabric.setup_module(wrapped)  # first: sharding puts other parameters in place
+        optimizer = fabric.setup_optimizers(build_optimizer(module, trajectory, fabric.device))
         return cls(
             trajectory=trajectory,
             fabric=fabric,
@@ -172,9 +162,10 @@ class Session:
     def _add_row(self, factor: float, norm: Tensor) -> tuple[float, ...]:
         """Append (tokens, loss, lr, gradient norm); here alone the device is waited for."""
         weights = sum(count for _, count in self.losses)
-        loss = float(torch.stack([x * n for x, n in self.losses]).sum()) / weights
+        own = torch.stack([x * n for x, n in self.losses]).sum() / weights
+        loss = float(mean(self.fabric, own))  # so that every rank sees the same and decides alike
         self.losses = []
-        row = (float(self.position), loss, self.trajectory.lr * factor, float(norm))
+        row = (float(self.position), loss, self.trajectory.lr * factor, float(whole(norm)))
         self.curve.append(row)
         return row
 
@@ -196,7 +187,7 @@ class Session:
             )
 
     def state(self) -> State:
-        """The present state; its tensors are those in use."""
+        """The present state; its tensors are those in use, sharded where the model is."""
         return State(
             position=self.position,
             branch=self.branch,
@@ -209,8 +200,8 @@ class Session:
 
     def restore(self, state: State) -> None:
         """Go to a state, which is copied."""
-        self.module.load_state_dict(state.model)
-        self.optimizer.load_state_dict(copy.deepcopy(state.optimizer))
+        load_model(self.module, state.model)
+        load_optimizer(self.optimizer, copy.deepcopy(state.optimizer))
         self.position, self.branch = state.position, state.branch
         self.curve, self.seconds = list(state.curve), state.seconds
         self.trunk, self.losses = state.trunk, []
@@ -229,7 +220,9 @@ class Session:
 
     def rewind(self) -> None:
         """Go back to step 0."""
-        self.module.init_weights(torch.Generator().manual_seed(self.trajectory.seed))
+        fresh = Transformer(self.trajectory.shape)
+        fresh.init_weights(torch.Generator().manual_seed(self.trajectory.seed))
+        load_model(self.module, fresh.state_dict())
         empty = {"state": {}, "param_groups": self.optimizer.state_dict()["param_groups"]}
         self.optimizer.load_state_dict(empty)
         self.position, self.branch, self.trunk = 0, None, None

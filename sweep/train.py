@@ -13,7 +13,6 @@ from __future__ import annotations
 import shutil
 import time
 import traceback
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,10 +21,11 @@ from fit.record import RunRecord
 from fit.store import RECORD_NAME, read_record, write_record
 from sweep.cache import locked
 from sweep.checkpoint import load, save
-from sweep.device import first_rank
 from sweep.heldout import measure
 from sweep.outcome import Facts, diverged_record, done_record, failed_record, now
+from sweep.parallel import agreed, whole_state
 from sweep.plan import RunSpec, Trajectory, digest, finished_record
+from sweep.ranks import in_ranks
 from sweep.session import Diverged, Session
 from sweep.tracking import Tracker, say
 
@@ -50,8 +50,7 @@ def train(trajectory: Trajectory, runs_dir: Path, tracker: Tracker) -> tuple[Run
     walk = Walk(trajectory=trajectory, folder=runs_dir / trajectory.sweep, tracker=tracker)
     walk.look()
     if walk.missing():
-        # Another process at the same cell is waited for; the ranks of one run are not others.
-        with locked(walk.checkpoint) if first_rank() else nullcontext():
+        with locked(walk.checkpoint):  # another process at the same cell is waited for
             walk.look()
             walk.settle()
     else:
@@ -66,7 +65,7 @@ def work_folder(trajectory: Trajectory) -> str:
 
 @dataclass(slots=True, kw_only=True)
 class Walk:
-    """The way of one process along a trajectory."""
+    """The way of one process along a trajectory; of several ranks, number 0 alone writes."""
 
     trajectory: Trajectory
     folder: Path
@@ -84,6 +83,11 @@ class Walk:
         """The newest state."""
         return self.folder / work_folder(self.trajectory) / "state.pt"
 
+    @property
+    def writes(self) -> bool:
+        """Whether records and checkpoints are this process's to write."""
+        return self.session is None or bool(self.session.fabric.is_global_zero)
+
     def missing(self) -> list[RunSpec]:
         """Runs without a record."""
         return [run for run in self.trajectory.runs if run.run not in self.records]
@@ -99,13 +103,22 @@ class Walk:
         """Train what is missing; whatever stops that becomes a record, and the sweep goes on."""
         try:
             if self.missing():
-                self.go()
+                self._go_on_all_devices()
             self.clear()
         except Exception as error:
             trace = traceback.format_exc()
             self.look()  # where locks do nothing, another process may have got there
             for run in self.missing():
                 self.keep(run, failed_record(self.facts(run), error, trace))
+
+    def _go_on_all_devices(self) -> None:
+        """Train in this process, or in a rank per device; what the ranks did is read from disk."""
+        asked = self.trajectory.config.train
+        if asked.devices == 1:
+            self.go()
+        else:
+            in_ranks(self.go, devices=asked.devices, accelerator=asked.accelerator)
+            self.look()
 
     def facts(self, run: RunSpec) -> Facts:
         """What is known of a run so far."""
@@ -125,8 +138,9 @@ class Walk:
     def keep(self, run: RunSpec, record: RunRecord) -> None:
         """A run has ended: write what belongs to it, the record last."""
         curve = self.session.curve if self.session is not None else []
-        self.tracker.finished(self.folder / run.run, record, curve)
-        write_record(self.folder / run.run, record)
+        if self.writes:
+            self.tracker.finished(self.folder / run.run, record, curve)
+            write_record(self.folder / run.run, record)
         self.records[run.run] = record
 
     def go(self) -> None:
@@ -173,9 +187,7 @@ class Walk:
     def _measure(self, session: Session, run: RunSpec, reason: str | None = None) -> None:
         """Held-out loss and record of a run that came to its end, or was stopped for a reason."""
         source = session.source
-        measured = measure(
-            session.module, source.heldout(), self.trajectory.data, session.fabric.device
-        )
+        measured = measure(session.module, source.heldout(), self.trajectory.data, session.fabric)
         if reason is None and not measured.loss <= source.unigram_loss:
             reason = (
                 f"held-out loss {measured.loss:.3f} is worse than the unigram loss "
@@ -191,15 +203,18 @@ class Walk:
         """Report progress; save when it is time."""
         assert self.session is not None
         loss = self.session.curve[-1][1]
-        self.tracker.progress(run.run, self.session.position, run.tokens, loss)
-        if time.monotonic() >= self._next_save:
+        if self.writes:
+            self.tracker.progress(run.run, self.session.position, run.tokens, loss)
+        if agreed(self.session.fabric, time.monotonic() >= self._next_save):
             self._save()
 
     def _save(self) -> None:
         """Put the present state on disk; the next time is such that saving takes 5% at most."""
         assert self.session is not None
         started = time.monotonic()
-        save(self.checkpoint, self.session.state())
+        state = whole_state(self.session.state())
+        if self.writes:
+            save(self.checkpoint, state)
         now = time.monotonic()
         every = self.trajectory.config.train.checkpoint_seconds
         self._next_save = now + (every and max(every, SAVING_SHARE * (now - started)))
