@@ -109,7 +109,7 @@ def _fitting(command: Command) -> Command:
             ),
             click.option("--delta", type=POSITIVE, help="Fixed threshold of the Huber loss."),
             click.option(
-                "--interval", type=Known("fit.study:INTERVALS"), default="hc3", show_default=True,
+                "--interval", type=Known("fit.derived:METHODS"), default="hc3", show_default=True,
                 help="Interval method.",
             ),
             click.option("--level", type=SHARE, default=0.9, show_default=True),
