@@ -36,9 +36,13 @@ class Door(click.Group):
     """A group whose users never see a traceback of their own mistakes."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a `ScalingError` or a full disk is one line and exit code 1."""
+        """Run the command; a mistake or a full disk is one line: exit code 1, wrong usage 2."""
+        code = 1
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            asked = error.ctx.command_path if error.ctx else ctx.command_path
+            message, code = f"{error.format_message()} See: {asked} --help", 2
         except ScalingError as error:
             message = str(error)
         except OSError as error:
@@ -46,7 +50,7 @@ class Door(click.Group):
                 raise
             message = f"{error}; free space and readable files are needed. Mend it and run again."
         click.echo(f"isoflop: {' '.join(message.split())}", err=True)
-        ctx.exit(1)
+        ctx.exit(code)
 
 
 class NumberCommand(click.Command):

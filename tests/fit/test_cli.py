@@ -185,10 +185,11 @@ def test_users_mistakes_are_one_line_and_exit_code_one(folder, args, expected):
         (["nonsense"], "nonsense"),
     ],
 )
-def test_wrong_usage_is_exit_code_two(folder, args, expected):
+def test_wrong_usage_is_one_line_and_exit_code_two(folder, args, expected):
     result = run(*args)
     assert result.exit_code == 2
     assert result.stdout == ""
+    assert len(result.stderr.strip().splitlines()) == 1
     assert expected in " ".join(result.stderr.split())
 
 
