@@ -328,10 +328,12 @@ def suggest_command(
     """
     from fit.planfile import FOLDER, write_plan
     from fit.proposal_text import proposal_text
-    from fit.suggest import propose, requested
+    from fit.request import requested
+    from fit.suggest import propose
 
     source, named = _source(folder, law)
-    home = out or (REPORTS / f"{law}-{FOLDER}" if law else Path(shlex.split(named)[1]) / FOLDER)
+    asked = REPORTS / str(law) if law else Path(shlex.split(named)[1])
+    home = out or (asked.parent if asked.is_file() else asked) / FOLDER
     found = propose(requested(source, **limits))
     launch = write_plan(home, found, source.fit)
     click.echo(_dump(found.document()) if as_json else proposal_text(found, home, launch))

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fit.accounting import Shape
+from fit.launch import hydra_value
 from fit.proposal import Proposal
 from fit.result import Fit
 from fit.store import RECORD_NAME, write_atomically
@@ -87,7 +88,8 @@ def write_plan(folder: Path, proposal: Proposal, fit: Fit | None) -> str | None:
         write_atomically(folder / "cell" / f"{cell.name}.yaml", _yaml(cell.settings()))
     experiment = _yaml(_experiment(fit, found), defaults=[{"override /data": fit.recipe["data"]}])
     write_atomically(folder / "experiment" / f"{FOLDER}.yaml", experiment)
-    return f"+experiment={FOLDER} {shlex.quote(f'hydra.searchpath=[file://{folder}]')}"
+    search = hydra_value([f"file://{folder}"])
+    return f"+experiment={FOLDER} {shlex.quote(f'hydra.searchpath={search}')}"
 
 
 def _experiment(fit: Fit, found: tuple[Cell, ...]) -> dict[str, Any]:

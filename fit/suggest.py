@@ -8,122 +8,28 @@ information narrows it to first order, and it holds if the law does.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from fit.candidates import Candidates, Limits, on_ladder, plain
+from fit.candidates import Candidates, on_ladder, plain
 from fit.derived import derived_interval
 from fit.design import Design, choose, deviations
 from fit.doubts import OF_THE_LAW
-from fit.errors import PlanError, QueryError
+from fit.errors import PlanError
 from fit.prior import PRESET_NOISE, Prior, of_fit, of_preset
 from fit.proposal import NextRun, Precision, Proposal, Step
-from fit.quantity import parse_count, power
+from fit.quantity import power
 from fit.record import Floats
-from fit.result import Fit, Note, Span
-from fit.source import Source
+from fit.request import Request, limits_of
+from fit.result import Fit, Note
 
-LARGEST_SHARE = 0.25
-"""Of the spend in one run, unless asked otherwise: four runs are no sweep, and a cap of 1/9 in its
-place changes the interval by 3% (docs/log.md)."""
-SMALLEST_SHARE = 1e-4
-"""Of the spend in one run under a published law: cheap runs are the lever, and bend laws most."""
-RATIO_ROOM = 16.0
-"""Under a published law D/N stays within this factor of the best at the target: an isoFLOP grid
-of 1/4 to 4 times N* has the same."""
 SHARES = (0.25, 0.5, 0.75)
 """Parts of the spend whose worth is shown beside the whole."""
 MORE = 0.1
 """What the stop rule asks about."""
 LEVEL = 0.9
 """Of the intervals under a published law, which has none of its own."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What is to be learnt, and what the runs may be; None takes what the source suggests."""
-
-    source: Source
-    flops: float
-    """Budget at which N* and the loss are wanted [FLOP]."""
-    spend: float
-    """For all runs together [FLOP]."""
-    most_runs: int = 24
-    replicates: int = 3
-    most_flops: float | None = None
-    """Of one run."""
-    least_flops: float | None = None
-    ratio: Span | None = None
-    params: Span | None = None
-    tokens: Span | None = None
-    widths: tuple[int, ...] = ()
-    noise: float | None = None
-    """Standard deviation of ln loss of one run."""
-
-
-def requested(
-    source: Source,
-    *,
-    flops: str,
-    spend: str,
-    max_run: str | None = None,
-    min_run: str | None = None,
-    ratio: str | None = None,
-    params: str | None = None,
-    tokens: str | None = None,
-    widths: str | None = None,
-    **options: Any,
-) -> Request:
-    """A request as people type it: counts such as 1e21 and 7B, ranges as LOW:HIGH.
-
-    Raises:
-        QueryError: A count that is not positive and finite, or a range that is none.
-    """
-    return Request(
-        source=source,
-        flops=parse_count(flops, "--flops"),
-        spend=parse_count(spend, "--spend"),
-        most_flops=None if max_run is None else parse_count(max_run, "--max-run"),
-        least_flops=None if min_run is None else parse_count(min_run, "--min-run"),
-        ratio=parse_range(ratio, "--ratio"),
-        params=parse_range(params, "--params"),
-        tokens=parse_range(tokens, "--tokens"),
-        widths=tuple(sorted({parse_whole(w, "--widths") for w in (widths or "").split(",") if w})),
-        **options,
-    )
-
-
-def parse_range(text: str | None, what: str) -> Span | None:
-    """Read a range such as `1:400` or `10k:`; an end left out is open.
-
-    Raises:
-        QueryError: Not two counts with a colon between them, the lower first.
-    """
-    if text is None:
-        return None
-    low, colon, high = text.partition(":")
-    span = Span(
-        low=parse_count(low, what) if low.strip() else 1e-9,
-        high=parse_count(high, what) if high.strip() else math.inf,
-    )
-    if not colon or span.low > span.high:
-        raise QueryError(f"{what} is '{text}'; a range is needed, the lower end first, as 1:400.")
-    return span
-
-
-def parse_whole(text: str, what: str) -> int:
-    """Read a positive whole number.
-
-    Raises:
-        QueryError: It is not.
-    """
-    value = parse_count(text, what)
-    if value != round(value):
-        raise QueryError(f"{what} has '{text.strip()}'; whole numbers are needed, as 16,32,64.")
-    return int(value)
 
 
 def propose(request: Request) -> Proposal:
@@ -138,66 +44,83 @@ def propose(request: Request) -> Proposal:
     Raises:
         PlanError: No run lies within the limits, or none can be paid.
     """
-    best = request.source.best(np.array([request.flops]))
-    if min(best.log_params[0], best.log_tokens[0]) < 0:
-        raise PlanError(
-            f"{power(request.flops)} FLOP buy less than one parameter or token. Raise --flops."
-        )
+    log_params, log_loss = _target(request)
     candidates = _candidates(request)
     prior = _prior(request, candidates)
-    least = 1 if prior.known is not None else prior.thetas.shape[1] + 1
-    most, spend = request.most_runs, request.spend
-    if most < least:
-        raise PlanError(
-            f"{most} runs cannot carry the law '{request.source.law.name}', and there are no "
-            f"others yet; {least} or more are needed. Raise --runs."
-        )
-    options: dict[str, Any] = {"replicates": request.replicates}
-    design = choose(prior, candidates, spend, most_runs=most, **options)
-    if len(design) == 0:
-        raise PlanError("no run would narrow the interval. Raise --spend, or widen the limits.")
-    parts = []
-    for share in SHARES:
-        runs = max(1, round(share * most))
-        if runs >= least and candidates.flops.min() <= share * spend:
-            part = choose(prior, candidates, share * spend, most_runs=runs, **options)
-            parts.append((share, part))
-    more = math.ceil((1 + MORE) * most)
-    beyond = choose(prior, candidates, (1 + MORE) * spend, most_runs=more, start=design, **options)
-    present = _present(request)
-    steps = [
+    designs = _designs(request, prior, candidates)
+    present, loss = _present(request), math.exp(log_loss)
+    steps = tuple(
         Step(
             share=share,
             flops=float(d.flops_spent.sum()),
             runs=len(d),
-            precision=_expected(request, prior, d, present),
+            precision=_precision(_expected(request, prior, d, present), loss),
         )
-        for share, d in (*parts, (1.0, design), (1 + MORE, beyond))
-    ]
-    loss = float(np.exp(best.log_loss[0]))
+        for share, d in designs.items()
+    )
     return Proposal(
         source=request.source.name,
         law=request.source.law.name,
         convention=dict(request.source.convention),
         flops=request.flops,
-        params=float(np.exp(best.log_params[0])),
+        params=math.exp(log_params),
         loss=loss,
-        spend=spend,
+        spend=request.spend,
         level=_level(request),
         noise=prior.noise,
         shared=prior.shared if candidates.shares_trunks else 0.0,
         before=None if present is None else _precision(present, loss),
         after=steps[-2].precision,
-        steps=tuple(steps),
-        runs=_runs(design, request.source.fit),
-        notes=_notes(request, design),
+        steps=steps,
+        runs=_runs(designs[1.0], request.source.fit),
+        notes=_notes(request),
     )
+
+
+def _target(request: Request) -> tuple[float, float]:
+    """The present law's ln N* and ln L* at the target."""
+    best = request.source.best(np.array([request.flops]))
+    if min(best.log_params[0], best.log_tokens[0]) < 0:
+        raise PlanError(
+            f"{power(request.flops)} FLOP buy less than one parameter or token. Raise --flops."
+        )
+    return float(best.log_params[0]), float(best.log_loss[0])
+
+
+def _designs(request: Request, prior: Prior, candidates: Candidates) -> dict[float, Design]:
+    """The design, those for parts of the spend, and the one that a tenth more extends it to."""
+    least = 1 if prior.known is not None else prior.thetas.shape[1] + 1
+    most, spend, copies = request.most_runs, request.spend, request.replicates
+    if most < least:
+        raise PlanError(
+            f"{most} runs cannot carry the law '{request.source.law.name}', and there are no "
+            f"others yet; {least} or more are needed. Raise --runs."
+        )
+    found = {}
+    for share in (*SHARES, 1.0):
+        runs = max(1, round(share * most))
+        if share == 1 or (runs >= least and candidates.flops.min() <= share * spend):
+            found[share] = choose(
+                prior, candidates, share * spend, most_runs=runs, replicates=copies
+            )
+    if len(found[1.0]) == 0:
+        raise PlanError("no run would narrow the interval. Raise --spend, or widen the limits.")
+    more = 1 + MORE
+    found[more] = choose(
+        prior,
+        candidates,
+        more * spend,
+        most_runs=math.ceil(more * most),
+        replicates=copies,
+        start=found[1.0],
+    )
+    return found
 
 
 def _candidates(request: Request) -> Candidates:
     """Runs within the limits asked for, or those that the source suggests."""
     source, fit = request.source, request.source.fit
-    limits = _limits(request)
+    limits = limits_of(request)
     if source.ladder is None or fit is None:
         if request.widths:
             raise PlanError(
@@ -207,31 +130,6 @@ def _candidates(request: Request) -> Candidates:
     wsd = fit.recipe.get("train.schedule") == "wsd"
     cooldown = float(fit.recipe.get("train.cooldown") or 1.0) if wsd else 1.0
     return on_ladder(source.ladder, limits, cooldown=cooldown)
-
-
-def _limits(request: Request) -> Limits:
-    """Limits of a run: small ones as the fitted runs, since laws bend below; large ones by cost."""
-    source, anything = request.source, Span(low=1.0, high=math.inf)
-    fitted = source.range if source.fit is not None else {}
-    low = {name: fitted[name].low for name in ("params", "tokens", "flops") if name in fitted}
-    most = request.most_flops
-    if most is None:  # a small spend goes into runs as small as there are
-        most = min(request.spend, max(LARGEST_SHARE * request.spend, 4 * low.get("flops", 0.0)))
-    least = request.least_flops
-    if least is None:
-        least = min(low.get("flops", SMALLEST_SHARE * request.spend), most)
-    ratio = request.ratio or fitted.get("tokens_per_param")
-    if ratio is None:
-        best = source.best(np.array([request.flops]))
-        middle = float(np.exp(best.log_tokens[0] - best.log_params[0]))
-        ratio = Span(low=middle / RATIO_ROOM, high=middle * RATIO_ROOM)
-    return Limits(
-        params=request.params or Span(low=low.get("params", 1.0), high=anything.high),
-        tokens=request.tokens or Span(low=low.get("tokens", 1.0), high=anything.high),
-        flops=Span(low=least, high=most),
-        ratio=ratio,
-        widths=request.widths,
-    )
 
 
 def _prior(request: Request, candidates: Candidates) -> Prior:
@@ -267,8 +165,8 @@ def _present(request: Request) -> Floats | None:
     return np.where(np.isnan(half), np.inf, half)
 
 
-def _expected(request: Request, prior: Prior, design: Design, present: Floats | None) -> Precision:
-    """The interval that a fit with the runs is expected to have."""
+def _expected(request: Request, prior: Prior, design: Design, present: Floats | None) -> Floats:
+    """Half widths in ln that a fit with the runs is expected to have, (2,)."""
     free, known = prior.thetas.shape[1], prior.known
     runs, trunks = len(design), len(np.unique(design.trunk))
     if known is not None:
@@ -282,8 +180,7 @@ def _expected(request: Request, prior: Prior, design: Design, present: Floats | 
         if present is not None and fit is not None and np.isfinite(present).all():
             narrowed = deviations(prior, design) / deviations(prior, None)
             half = present * narrowed * quantile / fit.interval.quantile
-    loss = float(np.exp(request.source.best(np.array([request.flops])).log_loss[0]))
-    return _precision(half, loss)
+    return half
 
 
 def _precision(half: Floats, loss: float) -> Precision:
@@ -314,7 +211,7 @@ def _runs(design: Design, fit: Fit | None) -> tuple[NextRun, ...]:
     return tuple(rows)
 
 
-def _notes(request: Request, design: Design) -> tuple[Note, ...]:
+def _notes(request: Request) -> tuple[Note, ...]:
     """What stands between the expectation and what will be found."""
     source, fit = request.source, request.source.fit
     if fit is None:

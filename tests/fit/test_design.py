@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from fit.candidates import Candidates, Limits, plain
-from fit.design import HEALTHY_KAPPA, LOOSE, Search, choose, condition, deviations, trim
+from fit.design import HEALTHY_KAPPA, choose, deviations, trim
 from fit.errors import PlanError
 from fit.estimate import estimate
+from fit.exchange import LOOSE, Search, condition
 from fit.laws import preset
 from fit.objective import Problem
 from fit.prior import Prior, of_fit, of_preset, shared_variance

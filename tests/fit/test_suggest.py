@@ -14,10 +14,11 @@ from fit.laws import preset
 from fit.planfile import cells
 from fit.proposal_text import proposal_text
 from fit.query import Question, answer
+from fit.request import Request, parse_range
 from fit.result import Note, Span
 from fit.source import Source
 from fit.store import write_fit, write_record
-from fit.suggest import Request, parse_range, propose
+from fit.suggest import propose
 from tests.fit.samples import record
 from tests.fit.synthetic import RECIPE, make_fit, make_points, plain_points
 

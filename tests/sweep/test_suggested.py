@@ -7,9 +7,10 @@ import shlex
 import pytest
 
 from fit.planfile import write_plan
+from fit.request import Request
 from fit.source import Source
 from fit.store import read_fit
-from fit.suggest import Request, propose
+from fit.suggest import propose
 from sweep.grid import grid
 from tests.sweep.test_multirun import ROOT, results, run
 
