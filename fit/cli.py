@@ -292,6 +292,18 @@ def runs_command(runs: Path, csv_file: Path | None, as_json: bool) -> None:
     click.echo(_dump(document) if as_json else runs_listing(document))
 
 
+@main.command("tuning")
+@click.argument("runs", type=click.Path(path_type=Path))
+@click.option("--where", metavar="CONDITION", help='Rows to keep, such as "depth == 2".')
+@_as_json
+def tuning_command(runs: Path, where: str | None, as_json: bool) -> None:
+    """Find the best learning rate of each size in a scan, and what one rule for all costs."""
+    from fit.scans import tuning_document, tuning_listing
+
+    document = tuning_document(runs, where=where)
+    click.echo(_dump(document) if as_json else tuning_listing(document))
+
+
 @main.command("report")
 @click.argument("folder", type=click.Path(path_type=Path))
 @_as_json

@@ -15,6 +15,7 @@ from fit.quantity import power
 from fit.record import RunTable
 from fit.result import CrossCheck, Holdout, Influence, Note, Rolled
 from fit.trends import residual_notes
+from fit.tuning import tuning_notes
 from fit.uncertainty import e_is_needed, kappa
 
 KAPPA_WARNING, KAPPA_REFUSED = 250.0, 1000.0
@@ -97,6 +98,7 @@ def notes(
             _solution(table, found),
             _entropy(found, without_e),
             residual_notes(table, found),
+            tuning_notes(table),
             intake_notes(table),
             _checks(holdout, checks),
             _rolling(rolling, found.noise),

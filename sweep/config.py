@@ -35,6 +35,14 @@ class Schedule(Enum):
     """Warm-up, then a cosine to 10%; every token count is a trajectory of its own."""
 
 
+class DepthRule(Enum):
+    """How the recipe goes with depth; see `sweep.transfer`."""
+
+    none = "none"
+    completep = "completep"
+    """Residual branches times base_depth / depth, decay and epsilon as CompleteP has them."""
+
+
 class Tracking(Enum):
     """Where curves go, beside `curve.csv`."""
 
@@ -129,6 +137,9 @@ class TrainConfig:
     """Peak learning rate of the embedding and head at `base_width`."""
     embedding_lr_power: float = MISSING
     """The embedding's rate goes as (base_width / width) ** this."""
+    depth_rule: DepthRule = MISSING
+    base_depth: int = MISSING
+    """Depth at which `completep` changes nothing."""
     beta1: float = MISSING
     beta2: float = MISSING
     weight_decay: float = MISSING
@@ -178,7 +189,7 @@ class Config:
         _check_known("train.strategy", self.train.strategy, STRATEGIES)
         _check_positive("model", self.model, "head_dim", "mlp_ratio", "seq_len")
         _check_positive("train", self.train, "batch_tokens", "lr", "base_width", "embedding_lr")
-        _check_positive("train", self.train, "clip", "devices")
+        _check_positive("train", self.train, "clip", "devices", "base_depth")
         train, model = self.train, self.model
         _check("train.cooldown", train.cooldown, 0 < train.cooldown < 1, "a number between 0 and 1")
         for name in ("beta1", "beta2"):

@@ -35,14 +35,15 @@ class Transformer(nn.Module):
     cos_tk: Tensor
     sin_tk: Tensor
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, *, residual: float = 1.0) -> None:
+        """Build the modules; every residual branch is multiplied by `residual`."""
         super().__init__()
         self.shape = shape
         self.embedding = nn.Parameter(torch.empty(shape.vocab, shape.width))
         head = self.embedding if shape.tied else torch.empty_like(self.embedding)
         self.head = head if shape.tied else nn.Parameter(head)
         self.conv = nn.Parameter(torch.empty(shape.conv, shape.width)) if shape.conv else None
-        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.depth))
+        self.blocks = nn.ModuleList(Block(shape, residual) for _ in range(shape.depth))
         cos_tk, sin_tk = rotary_table(shape.seq_len, shape.head_dim)
         self.register_buffer("cos_tk", cos_tk, persistent=False)
         self.register_buffer("sin_tk", sin_tk, persistent=False)
@@ -93,8 +94,9 @@ class Transformer(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each on a normed copy of the residual stream."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, residual: float = 1.0) -> None:
         super().__init__()
+        self.residual = residual
         d, inner, f = shape.width, shape.heads * shape.head_dim, shape.d_ff
         self.heads, self.head_dim, self.gated = shape.heads, shape.head_dim, shape.gated
         self.q_gain = nn.Parameter(torch.empty(shape.head_dim))
@@ -113,8 +115,9 @@ class Block(nn.Module):
 
     def forward(self, x_btd: Tensor, cos_tk: Tensor, sin_tk: Tensor) -> Tensor:
         """One block."""
-        x_btd = x_btd + self.attention(rms_norm(x_btd), cos_tk, sin_tk)
-        return x_btd + self.mlp(rms_norm(x_btd))
+        branch_btd = self.attention(rms_norm(x_btd), cos_tk, sin_tk)
+        x_btd = torch.add(x_btd, branch_btd, alpha=self.residual)
+        return torch.add(x_btd, self.mlp(rms_norm(x_btd)), alpha=self.residual)
 
     def attention(self, x_btd: Tensor, cos_tk: Tensor, sin_tk: Tensor) -> Tensor:
         """Causal self-attention with QK-norm and rotary positions.

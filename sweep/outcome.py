@@ -94,7 +94,7 @@ def _record(facts: Facts, **outcome: Any) -> RunRecord:
         flops_spent=run.flops_spent,
         trunk=t.trunk,
         schedule=run.rate.kind,
-        lr=t.lr,
+        lr=t.scaled.lr,
         batch_tokens=t.rule.batch(run.tokens - 1),
         recipe=recipe(t),
         precision=t.config.train.precision,

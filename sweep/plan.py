@@ -18,9 +18,10 @@ from fit.accounting import FlopsPerToken, Params, Shape, count_flops, count_para
 from fit.errors import PlanError, RecordError
 from fit.record import DataInfo, RunRecord
 from fit.store import RECORD_NAME, read_record
-from sweep.config import Config, ModelConfig, Schedule, TrainConfig
+from sweep.config import Config, DepthRule, ModelConfig, Schedule, TrainConfig
 from sweep.data import describe
 from sweep.schedule import BatchRule, LearningRate, cooldown_start, warmup_tokens
+from sweep.transfer import Scaled, scaled
 
 RECIPE = "1"
 """Goes up when the code changes what a run of unchanged settings gives; part of the identity."""
@@ -62,9 +63,8 @@ class Trajectory:
     flops_per_token: FlopsPerToken
     data: DataInfo
     rule: BatchRule
-    lr: float
-    """Peak rate of the hidden matrices at this width."""
-    embedding_lr: float
+    scaled: Scaled
+    """The recipe at this shape."""
     runs: tuple[RunSpec, ...]
     config: Config
     """Recipe, data and device settings as given."""
@@ -154,7 +154,6 @@ def _trajectory(
 ) -> Trajectory:
     """A trunk with its branches."""
     train, params, per_token = config.train, count_params(shape), count_flops(shape)
-    scale = train.base_width / shape.width
     warmup = warmup_tokens(params.matmul, lengths[0], train.warmup_tokens)
     _check_warmup(train, rule, lengths[0], warmup)
     shared = _shared_identity(config, shape, info, warmup)
@@ -186,8 +185,7 @@ def _trajectory(
         flops_per_token=per_token,
         data=info,
         rule=rule,
-        lr=train.lr * scale,
-        embedding_lr=train.embedding_lr * scale**train.embedding_lr_power,
+        scaled=scaled(train, shape),
         runs=tuple(runs),
         config=config,
     )
@@ -208,8 +206,14 @@ def _check_warmup(train: TrainConfig, rule: BatchRule, shortest: int, warmup: in
 
 
 def _shared_identity(config: Config, shape: Shape, info: DataInfo, warmup: int) -> dict[str, Any]:
-    """Everything that changes the result of a trunk."""
+    """Everything that changes the result of a trunk.
+
+    What came later than the first records is left out where it changes nothing, so that they are
+    recognised.
+    """
     train = {k: v for k, v in vars(config.train).items() if k not in NOT_IDENTITY}
+    if config.train.depth_rule is DepthRule.none:
+        del train["depth_rule"], train["base_depth"]
     kind = config.train.schedule
     return {
         "recipe": RECIPE,

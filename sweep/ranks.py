@@ -100,7 +100,8 @@ def _rank(
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # a group in disorder can block an ordinary exit
+    if code:
+        os._exit(code)  # a group in disorder can block an ordinary exit
 
 
 def _end_with_parent() -> None:

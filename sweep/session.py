@@ -74,7 +74,7 @@ class Session:
         fabric = open_fabric(train)
         prepare_process(train.threads)
         source = open_source(config.data, seq_len=trajectory.shape.seq_len, seed=config.seed)
-        module = Transformer(trajectory.shape)
+        module = Transformer(trajectory.shape, residual=trajectory.scaled.residual)
         module.init_weights(torch.Generator().manual_seed(config.seed))
         compiled = wants_compile(train, trajectory, fabric.device)
         wrapped = compile_module(module, fabric.device) if compiled else module
@@ -165,7 +165,7 @@ class Session:
         own = torch.stack([x * n for x, n in self.losses]).sum() / weights
         loss = float(mean(self.fabric, own))  # so that every rank sees the same and decides alike
         self.losses = []
-        row = (float(self.position), loss, self.trajectory.lr * factor, float(whole(norm)))
+        row = (float(self.position), loss, self.trajectory.scaled.lr * factor, float(whole(norm)))
         self.curve.append(row)
         return row
 
@@ -273,31 +273,33 @@ def build_optimizer(
 ) -> torch.optim.AdamW:
     """AdamW with one group per rule: hidden matrices, embedding and head, gains and taps.
 
-    The hidden rate goes as 1/width (Yang et al. 2022, arXiv:2203.03466); they alone decay.
+    Hidden matrices alone decay; rates and epsilons are those of `sweep.transfer`.
     """
-    train = trajectory.config.train
-    groups: dict[str, list[Tensor]] = {"hidden": [], "embedding": [], "other": []}
+    train, scaled = trajectory.config.train, trajectory.scaled
+    groups: dict[str, list[Tensor]] = {"hidden": [], "embedding": [], "gains": [], "taps": []}
     for name, parameter in module.named_parameters():
-        group = "embedding" if name in ("embedding", "head") else "hidden"
-        groups["other" if name == "conv" or parameter.ndim < 2 else group].append(parameter)
-    peaks = {
-        "hidden": trajectory.lr,
-        "embedding": trajectory.embedding_lr,
-        "other": train.lr,
+        inside = "gains" if parameter.ndim < 2 else "hidden"
+        known = {"embedding": "embedding", "head": "embedding", "conv": "taps"}
+        groups[known.get(name, inside)].append(parameter)
+    rules = {
+        "hidden": (scaled.lr, scaled.weight_decay, scaled.hidden_epsilon),
+        "embedding": (scaled.embedding_lr, 0.0, scaled.epsilon),
+        "gains": (train.lr, 0.0, scaled.hidden_epsilon),
+        "taps": (train.lr, 0.0, scaled.epsilon),
     }
     return torch.optim.AdamW(
         [
             {
                 "params": parameters,
-                "lr": peaks[name],
-                "peak": peaks[name],
-                "weight_decay": train.weight_decay if name == "hidden" else 0.0,
+                "lr": rules[name][0],
+                "peak": rules[name][0],
+                "weight_decay": rules[name][1],
+                "eps": rules[name][2],
             }
             for name, parameters in groups.items()
             if parameters
         ],
         betas=(train.beta1, train.beta2),
-        eps=1e-10,
         fused=device.type in ("cpu", "cuda"),
     )
 
