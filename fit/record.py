@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 NOT_RESULTS = frozenset(
     "sweep started finished wall_seconds tokens_per_second mfu device versions commit attempts "
-    "traceback flops_spent".split()
+    "history traceback flops_spent".split()
 )
 """Fields that may differ between two runs of one identity; all others must not."""
 
@@ -102,6 +102,9 @@ class RunRecord:
     reason: str | None = None
     traceback: str | None = None
     attempts: int = 1
+    """Starts of a worker on this run's trajectory, this one included."""
+    history: Sequence[Mapping[str, Any]] = ()
+    """The earlier of them: started, host, pid, outcome, reason, tokens."""
     device: str | None = None
     precision: str | None = None
     wall_seconds: float | None = None
@@ -149,6 +152,7 @@ class RunRecord:
         document = parse_document(text, RECORD_SCHEMA)
         try:
             data = DataInfo(**document.pop("data"))
+            document["history"] = tuple(document.get("history", ()))
             return cls(data=data, **_known_fields(cls, document))
         except (TypeError, KeyError, AttributeError) as error:
             raise RecordError(f"not a complete run record: {error}") from error

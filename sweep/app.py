@@ -1,12 +1,7 @@
-"""The sweep's door: Hydra composes and launches; every cell ends as a record.
-
-A job never raises: a launcher shows at best its first failure, so failures live in the records, in
-the closing table and in the exit code.
-"""
+"""The sweep's door: what the command line asks for is planned, launched and accounted for."""
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -18,37 +13,18 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-from fit.errors import PlanError, ScalingError
-from sweep.config import Config, parse
+from fit.errors import PlanError
+from sweep.config import Config
 
 if TYPE_CHECKING:
     from sweep.grid import Cell
-
-ROUNDS = 3
-"""Times that a grid is launched while workers are lost."""
 
 ConfigStore.instance().store(name="config_schema", node=Config)
 
 
 @hydra.main(config_path="pkg://conf", config_name="config", version_base="1.3")
 def job(config: DictConfig) -> None:
-    """Train one cell of the grid."""
-    from sweep.tracking import say
-
-    try:
-        run_cell(parse(config))
-    except ScalingError as error:
-        say(f"error: {error}")
-
-
-def run_cell(config: Config) -> None:
-    """Plan and train one configuration."""
-    from sweep.plan import plan
-    from sweep.tracking import Log
-    from sweep.train import train
-
-    for trajectory in plan(config):
-        train(trajectory, Path(config.runs_dir), Log(config))
+    """Never runs: Hydra shows its help, or what it composes, and returns."""
 
 
 def main() -> None:
@@ -71,36 +47,20 @@ def launch(overrides: Sequence[str], *, multirun: bool) -> int:
     """Check the whole grid, let Hydra run it, and say how it ended."""
     from sweep.closing import closing, opening
     from sweep.grid import grid
+    from sweep.job import run
+    from sweep.launcher import launch_cells
 
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise to us instead of printing a traceback
     cells = grid(overrides, multirun=multirun)
     if not multirun and cells[0].refusal is not None:
         raise PlanError(cells[0].refusal)
     if opening(cells):
         _check_writable(cells)
-        _run(cells)
+        if multirun:
+            launch_cells(cells, overrides)
+        else:
+            assert cells[0].config is not None
+            run(cells[0].config)
     return closing(cells)
-
-
-def _run(cells: Sequence[Cell]) -> None:
-    """Let Hydra run the grid, and again what is missing where a lost worker ended the launch.
-
-    joblib gives the whole launch up when one of its workers is killed, by the kernel for want of
-    memory as a rule; cells that have ended are passed over at once.
-    """
-    from sweep.tracking import say
-
-    for left in reversed(range(ROUNDS)):
-        try:
-            job()
-        except Exception as error:
-            what = str(error).partition(". ")[0].strip()
-            say(f"the launch broke off: {type(error).__name__}: {what}")
-            missing = sum(cell.record(t, run) is None for cell in cells for t, run in cell.runs())
-            if left and missing:
-                say(f"launching the {missing} missing runs again")
-                continue
-        return
 
 
 def _check_writable(cells: Sequence[Cell]) -> None:

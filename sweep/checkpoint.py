@@ -30,6 +30,8 @@ class State:
     curve: list[tuple[float, ...]] = field(default_factory=list)
     seconds: float = 0.0
     """Training time behind this state."""
+    losses: list[tuple[Any, int]] = field(default_factory=list)
+    """Losses since the curve's last row, as tensors, with their rows."""
     trunk: State | None = None
     """The trunk where the branch left it."""
 

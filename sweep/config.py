@@ -157,6 +157,10 @@ class TrainConfig:
     compile: Compile = MISSING
     checkpoint_seconds: float = MISSING
     """Least time between two checkpoints of an unfinished run."""
+    retries: int = MISSING
+    """Times that one command launches a run again whose worker failed or was lost."""
+    runs_per_gpu: int = MISSING
+    """Runs that share a GPU where the launcher hands out none: joblib, submitit_local."""
 
 
 @dataclass(kw_only=True)

@@ -40,6 +40,31 @@ def prepare_process(threads: int) -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: a GPU's, or, told by the message alone, the machine's."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def free_cache(device: torch.device) -> None:
+    """Give cached blocks back, so that smaller ones can be cut from them."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def poisoned() -> bool:
+    """Whether a failed kernel has made this process's GPU context useless, as after an assert.
+
+    Every later call in the process would fail like the first; a fresh process would not.
+    """
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
 def device_name(device: torch.device) -> str:
     """A device as it stands in a record."""
     if device.type == "cuda":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,16 @@ from fit.errors import PlanError
 from fit.record import RunRecord
 from sweep.config import Config, parse
 from sweep.cost import check_memory
-from sweep.plan import RunSpec, Trajectory, finished_record, plan
+from sweep.plan import RunSpec, Trajectory, finished_record, plan, work_folder
+
+EXTRAS = {
+    "joblib": "sweep",
+    "submitit_local": "slurm",
+    "submitit_slurm": "slurm",
+    "ray": "ray",
+    "ray_aws": "ray",
+}
+"""Extra of isoflop that brings a launcher."""
 
 WRONG_OVERRIDES = (HydraException, OmegaConfBaseException, ValueError)
 """What Hydra raises for overrides that it cannot take; some are plain ValueErrors."""
@@ -35,6 +45,8 @@ class Cell:
     overrides: tuple[str, ...]
     config: Config | None
     trajectories: tuple[Trajectory, ...] = ()
+    work: tuple[Path, ...] = ()
+    """Working folders of the trajectories."""
     refusal: str | None = None
     """Why the cell cannot be trained."""
 
@@ -91,6 +103,13 @@ def grid(overrides: Sequence[str], *, multirun: bool) -> tuple[Cell, ...]:
 
 def one_line(error: BaseException) -> str:
     """The message of a Hydra or OmegaConf error in one line."""
+    launcher = re.search(r"Could not find 'hydra/launcher/(\w+)'", str(error))
+    if launcher and launcher[1] in EXTRAS:
+        extra = EXTRAS[launcher[1]]
+        return (
+            f"hydra/launcher={launcher[1]} needs the extra '{extra}', which is not installed: "
+            f"pip install 'isoflop[{extra}]'"
+        )
     text = f"{error}\n{error.__cause__ or ''}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     kept = [line for line in lines if not line.startswith(("full_key", "object_type", "See https"))]
@@ -141,8 +160,13 @@ def _cell(job: Sequence[str], config: Config | PlanError, seen: set[Path]) -> Ce
         trajectories = plan(config)
         for t in trajectories:
             check_memory(t.shape, t.params, config.train)
-        own = tuple(_unseen(t, seen) for t in trajectories)
-        return Cell(overrides=overrides, config=config, trajectories=own)
+        sweep = Path(config.runs_dir) / config.name
+        return Cell(
+            overrides=overrides,
+            config=config,
+            trajectories=tuple(_unseen(t, seen) for t in trajectories),
+            work=tuple(sweep / work_folder(t) for t in trajectories),
+        )
     except PlanError as error:
         return Cell(overrides=overrides, config=config, refusal=str(error))
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import subprocess
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from fit.provenance import versions
 from fit.record import RunRecord
+from sweep.attempts import Attempt, now
 from sweep.device import device_name, peak_flops_per_second
 from sweep.heldout import Measurement
 from sweep.plan import RunSpec, Trajectory
@@ -26,14 +27,10 @@ class Facts:
 
     trajectory: Trajectory
     run: RunSpec
-    started: str
+    started: str | None
     session: Session | None = None
-    attempts: int = 1
-
-
-def now() -> str:
-    """The present time, UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    earlier: tuple[Attempt, ...] = ()
+    """Attempts at the trajectory before this one."""
 
 
 def done_record(facts: Facts, measured: Measurement) -> RunRecord:
@@ -100,7 +97,8 @@ def _record(facts: Facts, **outcome: Any) -> RunRecord:
         precision=t.config.train.precision,
         versions=versions(LIBRARIES),
         commit=commit(),
-        attempts=facts.attempts,
+        attempts=len(facts.earlier) + 1,
+        history=tuple(dataclasses.asdict(a) for a in facts.earlier),
         started=facts.started,
         finished=now(),
         **outcome,
@@ -124,6 +122,8 @@ def recipe(trajectory: Trajectory) -> dict[str, Any]:
         "threads",
         "compile",
         "checkpoint_seconds",
+        "retries",
+        "runs_per_gpu",
     )
     for name, value in vars(train).items():
         if name not in skipped:

@@ -28,7 +28,7 @@ RECIPE = "1"
 
 NOT_IDENTITY = frozenset(
     "tokens micro_batch_tokens warmup_tokens accelerator devices strategy threads compile "
-    "checkpoint_seconds cooldown schedule".split()
+    "checkpoint_seconds retries runs_per_gpu cooldown schedule".split()
 )
 """Settings of `train` that change no result, or enter the identity in resolved form."""
 
@@ -224,6 +224,11 @@ def _shared_identity(config: Config, shape: Shape, info: DataInfo, warmup: int) 
         "warmup": warmup,
         "seed": config.seed,
     }
+
+
+def work_folder(trajectory: Trajectory) -> str:
+    """Name of the working folder; one per set of runs, so that two jobs never share one."""
+    return f".work-{digest([r.run for r in trajectory.runs])}"
 
 
 def finished_record(folder: Path) -> RunRecord | None:

@@ -19,7 +19,7 @@ from sweep.checkpoint import State
 from sweep.config import Compile, TrainConfig
 from sweep.cost import seconds
 from sweep.data import Source, open_source
-from sweep.device import prepare_process
+from sweep.device import free_cache, out_of_memory, prepare_process
 from sweep.model import Transformer
 from sweep.parallel import load_model, load_optimizer, mean, open_fabric, whole
 from sweep.plan import Trajectory
@@ -65,7 +65,11 @@ class Session:
     """Where the branch left the trunk, if it is needed again."""
     feed: Feed | None = None
     losses: list[tuple[Tensor, int]] = field(default_factory=list)
-    """Losses since the last row, on the device, with their tokens."""
+    """Losses since the last row, on the device, with their rows."""
+    micro_rows: int | None = None
+    """Most rows in one forward pass, once memory has run out with more."""
+    between: Callable[[], None] = lambda: None
+    """Called after every step: here alone the state can be saved."""
 
     @classmethod
     def open(cls, trajectory: Trajectory) -> Session:
@@ -113,18 +117,16 @@ class Session:
                 started = now
                 self._check(row, rate.warmup)
                 tick()
+            self.between()
 
     def _step(self, position: int, batch: int, factor: float) -> Tensor:
         """One optimiser step on the rows at a position; returns the gradient's norm."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
-        rows = self._rows(position, batch)
-        pieces = rows.split(self._micro_rows(len(rows)))
-        for i, piece in enumerate(pieces):
-            with self.fabric.no_backward_sync(self.model, enabled=i + 1 < len(pieces)):
-                loss = self.model(piece[:, :-1], piece[:, 1:], self.trajectory.config.train.z_loss)
-                self.fabric.backward(loss * (len(piece) / len(rows)))
-            self.losses.append((loss.detach(), len(piece)))
+        rows, known = self._rows(position, batch), len(self.losses)
+        while not self._backward(rows):
+            self.optimizer.zero_grad(set_to_none=True)
+            del self.losses[known:]
         norm: Tensor = self.fabric.clip_gradients(
             self.model,
             self.optimizer,
@@ -134,6 +136,30 @@ class Session:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
+
+    def _backward(self, rows: Tensor) -> bool:
+        """Gradients of a batch, piece by piece; False where memory ran out, the pieces now halved.
+
+        Raises:
+            torch.OutOfMemoryError: One row does not fit either.
+        """
+        most = self._micro_rows(len(rows))
+        pieces = rows.split(most)
+        try:
+            for i, piece in enumerate(pieces):
+                with self.fabric.no_backward_sync(self.model, enabled=i + 1 < len(pieces)):
+                    z_loss = self.trajectory.config.train.z_loss
+                    loss = self.model(piece[:, :-1], piece[:, 1:], z_loss)
+                    self.fabric.backward(loss * (len(piece) / len(rows)))
+                self.losses.append((loss.detach(), len(piece)))
+        except RuntimeError as error:  # ranks of one run would wait for each other's pieces
+            if not out_of_memory(error) or most == 1 or self.fabric.world_size > 1:
+                raise
+        else:
+            return True
+        self.micro_rows = most // 2
+        free_cache(self.fabric.device)
+        return False
 
     def _rows(self, position: int, batch: int) -> Tensor:
         """This process's rows of a batch, on the device."""
@@ -148,11 +174,11 @@ class Session:
         train = self.trajectory.config.train
         given = train.micro_batch_tokens
         if given is None:
-            if self.fabric.device.type != "cpu":
-                return rows
-            given = train.batch_tokens
-        per_pass = given // self.trajectory.shape.seq_len // self.fabric.world_size
-        return int(max(1, min(rows, per_pass)))
+            given = train.batch_tokens if self.fabric.device.type == "cpu" else None
+        per_pass = rows
+        if given is not None:
+            per_pass = given // self.trajectory.shape.seq_len // self.fabric.world_size
+        return int(max(1, min(rows, per_pass, self.micro_rows or rows)))
 
     def _next_row(self) -> int:
         """Position of the curve's next row: dense at first, then every 1% of the way."""
@@ -195,6 +221,7 @@ class Session:
             optimizer=self.optimizer.state_dict(),
             curve=self.curve,
             seconds=self.seconds,
+            losses=list(self.losses),
             trunk=self.trunk,
         )
 
@@ -204,7 +231,8 @@ class Session:
         load_optimizer(self.optimizer, copy.deepcopy(state.optimizer))
         self.position, self.branch = state.position, state.branch
         self.curve, self.seconds = list(state.curve), state.seconds
-        self.trunk, self.losses = state.trunk, []
+        self.trunk = state.trunk
+        self.losses = [(loss.to(self.fabric.device), n) for loss, n in state.losses]
 
     def leave_trunk(self, branch: int, *, come_back: bool) -> None:
         """Begin a branch; remember the trunk if there are more to come."""

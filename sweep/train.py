@@ -13,18 +13,23 @@ from __future__ import annotations
 import shutil
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from fit.errors import RecordError
 from fit.record import RunRecord
-from fit.store import RECORD_NAME, read_record, write_record
+from fit.store import write_record
+from sweep.attempts import Attempt, begin, end, now
 from sweep.cache import locked
 from sweep.checkpoint import load, save
+from sweep.heartbeat import Heartbeat
 from sweep.heldout import measure
-from sweep.outcome import Facts, diverged_record, done_record, failed_record, now
+from sweep.interruption import Interruption
+from sweep.outcome import Facts, diverged_record, done_record, failed_record
 from sweep.parallel import agreed, whole_state
-from sweep.plan import RunSpec, Trajectory, digest, finished_record
+from sweep.plan import RunSpec, Trajectory, finished_record, work_folder
 from sweep.ranks import in_ranks
 from sweep.session import Diverged, Session
 from sweep.tracking import Tracker, say
@@ -58,11 +63,6 @@ def train(trajectory: Trajectory, runs_dir: Path, tracker: Tracker) -> tuple[Run
     return tuple(walk.records[run.run] for run in trajectory.runs)
 
 
-def work_folder(trajectory: Trajectory) -> str:
-    """Name of the working folder; one per set of runs, so that two jobs never share one."""
-    return f".work-{digest([r.run for r in trajectory.runs])}"
-
-
 @dataclass(slots=True, kw_only=True)
 class Walk:
     """The way of one process along a trajectory; of several ranks, number 0 alone writes."""
@@ -72,16 +72,26 @@ class Walk:
     tracker: Tracker
     records: dict[str, RunRecord] = field(default_factory=dict)
     started: str = field(default_factory=now)
+    earlier: tuple[Attempt, ...] = ()
+    """Attempts before this one."""
     session: Session | None = None
+    interruption: Interruption = field(default_factory=Interruption)
+    heartbeat: Heartbeat = field(init=False)
     _next_save: float = field(init=False)
 
     def __post_init__(self) -> None:
+        self.heartbeat = Heartbeat(self.work)
         self._next_save = time.monotonic() + self.trajectory.config.train.checkpoint_seconds
+
+    @property
+    def work(self) -> Path:
+        """Folder of what an unfinished trajectory needs."""
+        return self.folder / work_folder(self.trajectory)
 
     @property
     def checkpoint(self) -> Path:
         """The newest state."""
-        return self.folder / work_folder(self.trajectory) / "state.pt"
+        return self.work / "state.pt"
 
     @property
     def writes(self) -> bool:
@@ -103,6 +113,7 @@ class Walk:
         """Train what is missing; whatever stops that becomes a record, and the sweep goes on."""
         try:
             if self.missing():
+                self.earlier = begin(self.work)
                 self._go_on_all_devices()
             self.clear()
         except Exception as error:
@@ -110,30 +121,36 @@ class Walk:
             self.look()  # where locks do nothing, another process may have got there
             for run in self.missing():
                 self.keep(run, failed_record(self.facts(run), error, trace))
+            self._close("failed", f"{type(error).__name__}: {error}")
+        except BaseException as error:
+            self._close("stopped", type(error).__name__)
+            raise
 
     def _go_on_all_devices(self) -> None:
         """Train in this process, or in a rank per device; what the ranks did is read from disk."""
         asked = self.trajectory.config.train
         if asked.devices == 1:
-            self.go()
+            with self.interruption:
+                self.go()
         else:
             in_ranks(self.go, devices=asked.devices, accelerator=asked.accelerator)
             self.look()
 
     def facts(self, run: RunSpec) -> Facts:
         """What is known of a run so far."""
-        attempts = 1
-        try:
-            attempts += read_record(self.folder / run.run / RECORD_NAME).attempts
-        except RecordError:
-            pass
         return Facts(
             trajectory=self.trajectory,
             run=run,
             started=self.started,
             session=self.session,
-            attempts=attempts,
+            earlier=self.earlier,
         )
+
+    def _close(self, outcome: str, reason: str) -> None:
+        """Note how this attempt ended; a full disk must not hide why."""
+        position = None if self.session is None else self.session.position
+        with suppress(RecordError):
+            end(self.work, outcome, reason, position)
 
     def keep(self, run: RunSpec, record: RunRecord) -> None:
         """A run has ended: write what belongs to it, the record last."""
@@ -152,6 +169,7 @@ class Walk:
                 continue
             if session.branch is not None and session.branch != index:
                 session.return_to_trunk()
+            session.between = partial(self._between, run)
             try:
                 self._train(session, index, run)
                 self._measure(session, run)
@@ -207,6 +225,16 @@ class Walk:
             self.tracker.progress(run.run, self.session.position, run.tokens, loss)
         if agreed(self.session.fabric, time.monotonic() >= self._next_save):
             self._save()
+
+    def _between(self, run: RunSpec) -> None:
+        """Between two steps: a sign of life; and where a signal asks to end, save, then obey."""
+        assert self.session is not None
+        if self.writes:
+            self.heartbeat.beat(run.run, run.tokens, self.session)
+        if self.interruption.pending is not None:
+            self._save()
+            self._close("stopped", self.interruption.pending.name)
+            self.interruption.obey()
 
     def _save(self) -> None:
         """Put the present state on disk; the next time is such that saving takes 5% at most."""
