@@ -43,7 +43,7 @@ def test_every_data_section_composes(name):
 def test_every_experiment_spans_a_grid_that_can_be_trained(name):
     cells = grid([f"+experiment={name}"], multirun=True)
     assert all(cell.refusal is None for cell in cells)
-    assert len({run.run for cell in cells for _, run in cell.runs()}) >= 6
+    assert len({run.run for cell in cells for _, run in cell.runs()}) >= 4
     assert all(cell.config is not None and cell.config.name == name for cell in cells)
 
 
