@@ -109,12 +109,12 @@ def _fitting(command: Command) -> Command:
             click.option("--where", metavar="COND", help="Runs to use, such as 'loss < 5'."),
             click.option(
                 "--loss", type=Known("fit.objective:LOSSES"), default="adaptive",
-                show_default=True, help="Robust loss.",
+                show_default=True, help="adaptive, huber, l2, l2-levels, student, asymmetric.",
             ),
             click.option("--delta", type=POSITIVE, help="Fixed threshold of the Huber loss."),
             click.option(
                 "--interval", type=Known("fit.derived:METHODS"), default="hc3", show_default=True,
-                help="Interval method.",
+                help="hc3, pairs, wild, bca, profile.",
             ),
             click.option("--level", type=SHARE, default=0.9, show_default=True),
             click.option("--resamples", type=NATURAL, default=4000, show_default=True),

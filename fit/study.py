@@ -86,6 +86,7 @@ def fit_table(table: RunTable, options: FitOptions) -> Fit:
     table = table.take(np.isfinite(table.loss), reason="no finite loss")
     rows = len(table)
     table = thinned(table, most=MOST_RUNS, seed=options.seed)
+    thin = _thinned(rows, len(table))
     family = Family.of(options.law)
     check_runs(table, family.free)
     table = weighted(table, options.weight, options.law)
@@ -103,7 +104,7 @@ def fit_table(table: RunTable, options: FitOptions) -> Fit:
     widening = () if misfit is None else (misfit_note(misfit, bare.interval.bounds, bounds),)
     checks = _cross_checks(table, found, bounds["a"], options)
     between = replicates(table, found)
-    further = (*_thinned(rows, len(table)), *widening, *lack_of_fit(between))
+    further = (*thin, *widening, *lack_of_fit(between))
     return dataclasses.replace(
         wide,
         cross_checks=checks,
