@@ -29,9 +29,9 @@ MOST_DOUBTS = 6
 CRITERIA = {
     "hc3": "HC3 sandwich by cluster, Student t reference",
     "pairs": "pairs bootstrap by cluster, percentiles",
-    "wild": "wild bootstrap by cluster",
-    "bca": "BCa bootstrap by cluster",
-    "profile": "profile likelihood",
+    "wild": "wild bootstrap by cluster, percentiles, Student t reference",
+    "bca": "bias-corrected accelerated pairs bootstrap by cluster",
+    "profile": "profile likelihood, scaled by the sandwich, Student t reference",
 }
 
 
