@@ -65,7 +65,7 @@ def split(law: Law, theta: Floats, flops: Floats, cost: Cost) -> Split:
     """
     log_flops = np.log(np.asarray(flops, dtype=np.float64))
     k = cost.constant
-    if k is not None:
+    if k is not None and law.expand is not None:
         log_params = closed_form(law, theta, log_flops, k)
     else:
         log_params = _search(law, theta, log_flops, cost)
@@ -79,7 +79,7 @@ def closed_form(law: Law, theta: Floats, log_flops: Floats, k: float) -> Floats:
 
     a = beta / (alpha + beta), G = (alpha A / (beta B))^(1 / (alpha + beta)).
     """
-    _, a, b, alpha, beta = (np.asarray(v)[..., None] for v in law.expand(theta))
+    _, a, b, alpha, beta = (np.asarray(v)[..., None] for v in law.parts(theta))
     ratio = np.log(alpha * a) - np.log(beta * b)
     return np.asarray((ratio + beta * (log_flops - np.log(k))) / (alpha + beta))
 

@@ -1,20 +1,22 @@
-"""The point fit: variable projection for where to start, Newton for where to stop.
+"""The point fit: where to start, and Newton for where to stop.
 
-For fixed (alpha, beta) the law is linear in (E, A, B): a grid over the exponents with non-negative
-least squares at each point finds every basin (Golub & Pereyra 1973). From each, a damped Newton
+`starts` finds points in every basin. From each, a damped Newton
 method with the exact Hessian runs down the robust loss, whose threshold is lowered in steps.
 Bounds are held by freezing a variable that sits on one with its gradient pointing outwards.
+
+Any other law starts from the best of points spread over its parameters, and goes down without its
+own curvature (Gauss-Newton) until the last, exact steps.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fit.declared import Declared
 from fit.objective import (
     ALPHA,
     BETA,
@@ -27,14 +29,8 @@ from fit.objective import (
     robust_scale,
 )
 from fit.record import Floats
+from fit.starts import CANDIDATES, KEPT, candidates, local_minima, lowest
 
-EXPONENTS = np.geomspace(0.03, 2.5, 21)
-"""Grid of alpha and beta; published exponents lie in 0.1-0.75, tiny models reach 1.5."""
-EXPONENT_BOUNDS = (1e-3, 5.0)
-LEAST_SHARE = 1e-6
-"""E below this share of the smallest loss is taken as 0: a bound, and reported as one."""
-CELLS = 200_000
-"""Exponents times runs projected at once: 5 MB an array, whatever the number of runs."""
 STEPS = 200
 TOLERANCE = 1e-13
 """Relative fall of the objective in one step that counts as none."""
@@ -42,10 +38,13 @@ TOLERANCE = 1e-13
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """A law within (ln E, ln A, ln B, alpha, beta): theta = basis u, some variables frozen."""
+    """A law within its problem's coordinates: theta = home + basis u, some variables frozen.
+
+    The fast laws' coordinates are (ln E, ln A, ln B, alpha, beta).
+    """
 
     basis: Floats
-    """(5, p): identity, or alpha and beta sharing a column."""
+    """(p, free): identity, alpha and beta sharing a column, or none for what is held."""
     without_e: bool = False
 
     @classmethod
@@ -56,6 +55,13 @@ class Family:
             basis = np.delete(basis, BETA, axis=1)
             basis[BETA, ALPHA] = 1.0
         return cls(basis=basis, without_e=law == "no-e")
+
+    @classmethod
+    def within(cls, problem: Problem, law: str) -> Family:
+        """The family of a law as its problem has it."""
+        if isinstance(problem, Declared):
+            return cls(basis=np.eye(len(problem.names))[:, problem.free])
+        return cls.of(law)
 
     @property
     def free(self) -> int:
@@ -68,7 +74,7 @@ class Solution:
     """S problems solved."""
 
     theta: Floats
-    """(S, 5), internal."""
+    """(S, p), internal."""
     value: Floats
     """(S,)."""
     converged: NDArray[np.bool_]
@@ -83,11 +89,11 @@ class Estimate:
     family: Family
     loss: Loss
     theta: Floats
-    """(5,), internal."""
+    """(p,), internal."""
     value: float
     converged: bool
     at_bound: tuple[str, ...]
-    """Names of parameters that sit on a bound: E, alpha, beta."""
+    """Names of parameters that sit on a bound."""
     residual: Floats
     noise: float
     """Robust standard deviation of the residuals; of a run of mean weight."""
@@ -95,23 +101,14 @@ class Estimate:
     """Weight of each run, mean 1, (n,)."""
     basins: int
     """Distinct local minima within 5% of the best objective."""
+    minima: Solution | None = field(default=None, repr=False)
+    """All minima that the search ended in, the best first."""
 
     @property
     def raw(self) -> Floats:
-        """E, A, B, alpha, beta on raw counts; E is 0 where the law has none."""
+        """Parameters on raw counts; of a fast law E (0 where it has none), A, B, alpha, beta."""
         theta = self.problem.raw(self.theta)
         return np.where(np.arange(5) == LN_E, 0.0, theta) if self.family.without_e else theta
-
-
-def lower_bounds(problem: Problem) -> Floats:
-    """Lower bounds of theta, (5,)."""
-    least = float(problem.y.min()) + math.log(LEAST_SHARE)
-    return np.array([least, -np.inf, -np.inf, EXPONENT_BOUNDS[0], EXPONENT_BOUNDS[0]])
-
-
-def upper_bounds() -> Floats:
-    """Upper bounds of theta, (5,)."""
-    return np.array([np.inf, np.inf, np.inf, EXPONENT_BOUNDS[1], EXPONENT_BOUNDS[1]])
 
 
 def estimate(
@@ -126,7 +123,7 @@ def estimate(
 
     Args:
         problem: The runs.
-        law: `chinchilla`, `tied` or `no-e`.
+        law: `chinchilla`, `tied` or `no-e`; a declared problem has its own.
         loss: One of `objective.LOSSES`; `adaptive` is Huber's at 1.345 robust deviations.
         delta: Huber's threshold on ln loss for `huber`; 1e-3 is the papers' choice.
         weights: Weight per run, positive, (n,); only their ratios count.
@@ -134,14 +131,18 @@ def estimate(
     Raises:
         FitError: Unknown loss, or a threshold that is not positive.
     """
-    family = Family.of(law)
+    family = Family.within(problem, law)
     w = np.ones((1, len(problem.y))) if weights is None else weights[None] / weights.mean()
-    starts = local_minima(problem, family, w[0])
+    cloud = candidates(problem, CANDIDATES) if isinstance(problem, Declared) else None
+    starts = _starts(problem, family, w) if cloud is None else lowest(problem, cloud, w)
     squares = solve(problem, starts, np.repeat(w, len(starts), axis=0), Loss(name="l2"), family)
     best = squares.theta[np.argmin(squares.value)]
     scale = _scale(problem, best, w[0], family)
     chosen = _final_loss(problem, squares.theta, scale, loss, delta, w, family)
     found = _continue(problem, squares.theta, scale, chosen, w, family)
+    if cloud is not None:  # a loss near L1 has minima of its own, which least squares cannot see
+        more = lowest(problem, cloud, w, chosen)
+        found = _polished(problem, np.concatenate([found.theta, more]), chosen, w, family)
     order = np.argsort(found.value, kind="stable")
     theta = found.theta[order[0]]
     residual = problem.residual(theta)
@@ -156,19 +157,22 @@ def estimate(
         residual=residual,
         noise=robust_scale(np.sqrt(w[0]) * residual, family.free),
         weights=w[0],
-        basins=_basins(found),
+        basins=_basins(problem, found),
+        minima=Solution(
+            theta=found.theta[order], value=found.value[order], converged=found.converged[order]
+        ),
     )
 
 
 def at_bound(problem: Problem, theta: Floats, family: Family) -> tuple[str, ...]:
     """Names of the parameters on a bound."""
-    low, high = lower_bounds(problem), upper_bounds()
-    names = ("E", "A", "B", "alpha", "beta")
+    low, high = problem.bounds()
     on = (theta <= low + 1e-9) | (theta >= high - 1e-9)
-    # E far below every loss moves nothing: it is at zero wherever the solver happened to stop.
-    on[LN_E] |= theta[LN_E] < low[LN_E] + math.log(1e2)
-    on[LN_E] &= not family.without_e
-    return tuple(n for n, o in zip(names, on, strict=True) if o)
+    if problem.names[LN_E] == "E":
+        # E far below every loss moves nothing: it is at zero wherever the solver happened to stop.
+        on[LN_E] |= theta[LN_E] < low[LN_E] + math.log(1e2)
+        on[LN_E] &= not family.without_e
+    return tuple(n for n, o in zip(problem.names, on, strict=True) if o)
 
 
 def _scale(problem: Problem, theta: Floats, weights: Floats, family: Family) -> float:
@@ -213,82 +217,46 @@ def _continue(
     return solve(problem, starts, w, last, family)
 
 
-def _basins(found: Solution) -> int:
+def _polished(
+    problem: Problem, starts: Floats, loss: Loss, weights: Floats, family: Family
+) -> Solution:
+    """Minima from many starts: Gauss-Newton, then exact steps from those that differ."""
+    rough = solve(problem, starts, np.repeat(weights, len(starts), axis=0), loss, family)
+    order = np.argsort(rough.value, kind="stable")
+    _, first = np.unique(np.round(rough.theta[order], 6), axis=0, return_index=True)
+    distinct = rough.theta[order[np.sort(first)[:KEPT]]]
+    w = np.repeat(weights, len(distinct), axis=0)
+    return solve(problem, distinct, w, loss, family, exact=True)
+
+
+def _basins(problem: Problem, found: Solution) -> int:
     """Distinct minima whose objective is within 5% of the best."""
     near = found.theta[found.value <= 1.05 * found.value.min() + 1e-300]
-    return len({tuple(np.round(t[ALPHA:], 2)) for t in near})
-
-
-def local_minima(problem: Problem, family: Family, weights: Floats) -> Floats:
-    """Starting points: local minima of the profiled least squares over the exponents, (k, 5)."""
-    alpha, beta = (g.ravel() for g in np.meshgrid(EXPONENTS, EXPONENTS, indexing="ij"))
-    scales, cost = project(problem, alpha, beta, weights, without_e=family.without_e)
-    surface = cost.reshape(len(EXPONENTS), -1)
-    padded = np.pad(surface, 1, constant_values=np.inf)
-    neighbours = [
-        padded[1 + i : padded.shape[0] - 1 + i, 1 + j : padded.shape[1] - 1 + j]
-        for i, j in itertools.product((-1, 0, 1), repeat=2)
-        if (i, j) != (0, 0)
-    ]
-    lowest = np.flatnonzero((surface <= np.min(neighbours, axis=0)).ravel())
-    lowest = lowest[np.argsort(cost[lowest], kind="stable")][:8]
-    tiny = np.exp(problem.y.min()) * LEAST_SHARE
-    logs = np.log(np.maximum(scales[lowest], tiny))
-    if family.without_e:
-        logs[:, 0] = lower_bounds(problem)[LN_E]
-    starts = np.column_stack([logs, alpha[lowest], beta[lowest]])
-    return _fold(starts, family)
-
-
-def project(
-    problem: Problem, alpha: Floats, beta: Floats, weights: Floats, *, without_e: bool = False
-) -> tuple[Floats, Floats]:
-    """Best non-negative (E, A, B) at each (alpha, beta) in relative least squares.
-
-    Returns:
-        Scales (k, 3) at the centre of the data, and the sum of squared relative errors (k,).
-    """
-    gram, right = np.zeros((len(alpha), 3, 3)), np.zeros((len(alpha), 3))
-    size = max(1, CELLS // len(alpha))
-    for part in (slice(k, k + size) for k in range(0, len(problem.y), size)):
-        x, z, y = problem.x[part], problem.z[part], problem.y[part]
-        a, b = np.exp(-alpha[:, None] * x - y), np.exp(-beta[:, None] * z - y)
-        columns = np.stack([np.broadcast_to(np.exp(-y), a.shape), a, b], axis=1)
-        weighed = columns * weights[part]
-        gram += weighed @ columns.transpose(0, 2, 1)
-        right += weighed.sum(axis=2)
-    best = np.full(len(alpha), np.inf)
-    scales = np.zeros((len(alpha), 3))
-    for active in itertools.chain.from_iterable(
-        itertools.combinations(range(without_e, 3), size) for size in (1, 2, 3)
-    ):
-        index = np.array(active)
-        block = gram[:, index[:, None], index]
-        ridge = 1e-13 * np.trace(block, axis1=1, axis2=2)[:, None, None] * np.eye(len(index))
-        found = np.linalg.solve(block + ridge, right[:, index, None])[..., 0]
-        cost = weights.sum() - (found * right[:, index]).sum(axis=1)
-        better = (found >= 0).all(axis=1) & (cost < best)
-        best[better] = cost[better]
-        scales[better] = 0.0
-        scales[np.ix_(better, index)] = found[better]
-    return scales, best
+    return len({tuple(np.round(t[problem.telling], 2)) for t in near})
 
 
 def solve(
-    problem: Problem, starts: Floats, weights: Floats, loss: Loss, family: Family
+    problem: Problem,
+    starts: Floats,
+    weights: Floats,
+    loss: Loss,
+    family: Family,
+    *,
+    exact: bool = False,
 ) -> Solution:
     """Damped Newton on S problems at once; those that have converged leave the batch.
 
     Args:
         problem: The runs.
-        starts: (S, 5), internal.
+        starts: (S, p), internal.
         weights: (S, n).
         loss: What to minimise.
         family: Ties and frozen variables.
+        exact: Exact Hessian of a declared law too, for few problems; the fast laws' always is.
     """
-    low, high = lower_bounds(problem), upper_bounds()
+    low, high = problem.bounds()
     theta = np.clip(starts, low, high)
-    objective, gradient, hessian = derivatives(problem, theta, weights, loss)
+    objective, gradient, hessian = derivatives(problem, theta, weights, loss, exact=exact)
     damping = np.full(len(theta), 1e-4)
     open_ = np.arange(len(theta))
     for _ in range(STEPS):
@@ -296,7 +264,7 @@ def solve(
         slopes = (gradient[open_], hessian[open_], damping[open_])
         step, size = _step(some, t, w, loss, family, slopes)
         trial = np.clip(t + step, low, high)
-        after, *new = derivatives(some, trial, w, loss)
+        after, *new = derivatives(some, trial, w, loss, exact=exact)
         fall = objective[open_] - after
         better = fall >= 0
         moved = open_[better]
@@ -321,14 +289,13 @@ def _step(
     family: Family,
     slopes: tuple[Floats, Floats, Floats],
 ) -> tuple[Floats, Floats]:
-    """A damped Newton step per problem (S, 5) and its size; outward variables on a bound stay.
+    """A damped Newton step per problem (S, p) and its size; outward variables on a bound stay.
 
     `slopes` are gradient, Hessian and damping; where the Hessian is not positive, its majorant.
     """
     gradient, hessian, damping = slopes
-    frozen = ((theta <= lower_bounds(problem)) & (gradient > 0)) | (
-        (theta >= upper_bounds()) & (gradient < 0)
-    )
+    low, high = problem.bounds()
+    frozen = ((theta <= low) & (gradient > 0)) | ((theta >= high) & (gradient < 0))
     if family.without_e:
         frozen[:, LN_E] = True
     basis = family.basis
@@ -365,10 +332,9 @@ def _held(matrix: Floats, held: NDArray[np.bool_]) -> Floats:
     return np.asarray(out)
 
 
-def _fold(starts: Floats, family: Family) -> Floats:
-    """Starting points moved onto the family: tied exponents share their geometric mean."""
-    if family.basis.shape[1] == 5:
-        return starts
-    folded = starts.copy()
-    folded[:, ALPHA] = folded[:, BETA] = np.sqrt(starts[:, ALPHA] * starts[:, BETA])
-    return folded
+def _starts(problem: Problem, family: Family, weights: Floats) -> Floats:
+    """Starting points of a fast law; tied exponents share their geometric mean."""
+    starts = local_minima(problem, weights[0], without_e=family.without_e)
+    if family.basis.shape[1] < 5:
+        starts[:, ALPHA] = starts[:, BETA] = np.sqrt(starts[:, ALPHA] * starts[:, BETA])
+    return starts

@@ -1,61 +1,148 @@
-"""Families of laws and the catalogue of published ones. Numpy only: every query imports this."""
+"""The families of laws, each one declaration. Numpy only: every query imports this.
+
+To add one, declare it here: its parameters, the columns it needs and the ln of the law. Fits,
+intervals, bootstrap, notes and predictions follow.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from fit.errors import FitError, QueryError
+from fit.catalogue import PRESETS, Preset, preset
+from fit.errors import FitError
+from fit.forms import (
+    COUNTS,
+    Law,
+    Named,
+    Parameter,
+    coefficient,
+    exponent,
+    floor,
+)
 from fit.record import Floats
-from fit.result import Span
+from fit.tangent import lesser, log_sum
+
+__all__ = ["LAWS", "PRESETS", "Law", "Preset", "law", "preset"]
+
+TERM_N, TERM_D = coefficient("A", params="alpha"), coefficient("B", tokens="beta")
+ALPHA, BETA = exponent("alpha"), exponent("beta")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Law:
-    """A family: loss as a function of parameters and tokens.
-
-    Every family here is a member of E + A / N^alpha + B / D^beta: `expand` maps its own parameters
-    to those five, which is all that prediction and allocation need.
-    """
-
-    name: str
-    parameters: tuple[str, ...]
-    formula: str
-    expand: Callable[[Floats], tuple[Floats, Floats, Floats, Floats, Floats]]
-    """Theta (..., p) to E, A, B, alpha, beta, each (...)."""
-
-    def loss(self, theta: Any, params: Any, tokens: Any) -> Floats:
-        """Loss of models and training lengths under parameters.
-
-        Args:
-            theta: Parameters on raw counts, (..., p).
-            params: N [parameters], broadcast against theta's leading axes.
-            tokens: D [tokens], likewise.
-
-        Returns:
-            Loss [nats/token].
-        """
-        e, a, b, alpha, beta = self.expand(np.asarray(theta, dtype=np.float64))
-        n, d = np.asarray(params, dtype=np.float64), np.asarray(tokens, dtype=np.float64)
-        return np.asarray(e + a * n**-alpha + b * d**-beta)
+def _size(t: Named, c: Named) -> Any:
+    """The ln of A / N^alpha."""
+    return t["A"] - t["alpha"] * c["params"]
 
 
-def _chinchilla(theta: Floats) -> tuple[Floats, ...]:
+def _length(t: Named, c: Named) -> Any:
+    """The ln of B / D^beta."""
+    return t["B"] - t["beta"] * c["tokens"]
+
+
+def _chinchilla(t: Named, c: Named) -> Any:
+    return log_sum(t["E"], _size(t, c), _length(t, c))
+
+
+def _tied(t: Named, c: Named) -> Any:
+    return log_sum(t["E"], _size(t, c), t["B"] - t["alpha"] * c["tokens"])
+
+
+def _without_e(t: Named, c: Named) -> Any:
+    return log_sum(_size(t, c), _length(t, c))
+
+
+def _kaplan(t: Named, c: Named) -> Any:
+    ratio = t["alpha_N"] / t["alpha_D"]
+    return t["alpha_D"] * log_sum(ratio * (t["N_c"] - c["params"]), t["D_c"] - c["tokens"])
+
+
+def _outer(t: Named, c: Named) -> Any:
+    return log_sum(t["E"], t["k"] * log_sum(_size(t, c), _length(t, c)))
+
+
+def _shape(t: Named, c: Named) -> list[Any]:
+    return [
+        t["E"],
+        t["A"] - t["alpha"] * c["width"],
+        t["B"] - t["beta"] * c["depth"],
+        t["C"] - t["gamma"] * c["tokens"],
+    ]
+
+
+def _width_depth(t: Named, c: Named) -> Any:
+    return log_sum(*_shape(t, c))
+
+
+def _width_depth_params(t: Named, c: Named) -> Any:
+    return log_sum(*_shape(t, c), t["P"] - t["delta"] * c["params"])
+
+
+def _repeated(t: Named, c: Named) -> Any:
+    """N and D are worth less where they exceed what the unique tokens U can feed."""
+    fresh = np.minimum(c["tokens"], c["unique_tokens"])
+    repeats, worth = np.expm1(c["tokens"] - fresh), np.exp(t["R_D*"])
+    tokens = fresh + np.log1p(-worth * np.expm1(-repeats / worth))
+    # The base law's N for U tokens: alpha A / N^alpha = beta B / U^beta.
+    fed = np.log(t["alpha"] / t["beta"]) + t["A"] - t["B"] + t["beta"] * fresh
+    fed = lesser(c["params"], fed / t["alpha"])
+    # Beyond e^30 times too many parameters nothing changes; infinities would have no derivative.
+    excess, use = np.expm1(lesser(c["params"] - fed, 30.0)), np.exp(t["R_N*"])
+    params = fed + np.log1p(-use * np.expm1(-excess / use))
+    return _chinchilla(t, {"params": params, "tokens": tokens})
+
+
+def _experts(t: Named, c: Named) -> Any:
+    sparsity = c["params_total"] - c["params"]
+    return log_sum(t["E"], _size(t, c) - t["gamma"] * sparsity, _length(t, c))
+
+
+def _product(t: Named, c: Named) -> Any:
+    return t["K"] + t["p"] * c["params"] + t["q"] * c["tokens"]
+
+
+def _as_they_are(theta: Floats) -> tuple[Floats, ...]:
     return tuple(theta[..., i] for i in range(5))
 
 
-def _tied(theta: Floats) -> tuple[Floats, ...]:
+def _tied_parts(theta: Floats) -> tuple[Floats, ...]:
     return tuple(theta[..., i] for i in (0, 1, 2, 3, 3))
 
 
-def _without_e(theta: Floats) -> tuple[Floats, ...]:
+def _parts_without_e(theta: Floats) -> tuple[Floats, ...]:
     return (np.zeros_like(theta[..., 0]), *(theta[..., i] for i in range(4)))
 
+
+def _decay(name: str) -> Parameter:
+    """Repeats, or excess parameters in multiples, after which their worth has decayed to 1/e."""
+    return Parameter(name=name, start=(-1.0, 5.0), low=np.log(1e-3), high=np.log(1e6))
+
+
+def _rule(target: str) -> Law:
+    """A power law of the best learning rate or batch."""
+    power = {"start": (-1.2, 1.2), "low": -5.0, "high": 5.0}
+    return Law(
+        name=target.split("_")[0],
+        formula=f"{target} = K N^p D^q",
+        declared=(
+            Parameter(name="K", start=(-1.0, 1.0), nats=True, per={"params": "-p", "tokens": "-q"}),
+            Parameter(name="p", **power),  # type: ignore[arg-type]
+            Parameter(name="q", **power),  # type: ignore[arg-type]
+        ),
+        log_law=_product,
+        target=target,
+    )
+
+
+_SHAPE_TERMS = (
+    floor(),
+    coefficient("A", width="alpha"),
+    coefficient("B", depth="beta"),
+    coefficient("C", tokens="gamma"),
+)
+_SHAPE_COLUMNS = MappingProxyType({"width": "width", "depth": "depth", "tokens": "tokens"})
 
 LAWS: Mapping[str, Law] = MappingProxyType(
     {
@@ -63,22 +150,95 @@ LAWS: Mapping[str, Law] = MappingProxyType(
         for entry in (
             Law(
                 name="chinchilla",
-                parameters=("E", "A", "B", "alpha", "beta"),
                 formula="L = E + A/N^alpha + B/D^beta",
-                expand=_chinchilla,  # type: ignore[arg-type]
+                declared=(floor(), TERM_N, TERM_D, ALPHA, BETA),
+                log_law=_chinchilla,
+                expand=_as_they_are,
             ),
             Law(
                 name="tied",
-                parameters=("E", "A", "B", "alpha"),
                 formula="L = E + A/N^alpha + B/D^alpha",
-                expand=_tied,  # type: ignore[arg-type]
+                declared=(floor(), TERM_N, coefficient("B", tokens="alpha"), ALPHA),
+                log_law=_tied,
+                expand=_tied_parts,
             ),
             Law(
                 name="no-e",
-                parameters=("A", "B", "alpha", "beta"),
                 formula="L = A/N^alpha + B/D^beta",
-                expand=_without_e,  # type: ignore[arg-type]
+                declared=(TERM_N, TERM_D, ALPHA, BETA),
+                log_law=_without_e,
+                expand=_parts_without_e,
             ),
+            Law(
+                name="kaplan",
+                formula="L = [(N_c/N)^(alpha_N/alpha_D) + D_c/D]^alpha_D",
+                declared=(
+                    Parameter(name="N_c", start=(-5.0, 40.0), per={"params": 1.0}),
+                    Parameter(name="D_c", start=(-5.0, 40.0), per={"tokens": 1.0}),
+                    exponent("alpha_N"),
+                    exponent("alpha_D"),
+                ),
+                log_law=_kaplan,
+            ),
+            Law(
+                name="outer",
+                formula="L = E + (A/N^alpha + B/D^beta)^k",
+                declared=(
+                    floor(),
+                    TERM_N,
+                    TERM_D,
+                    ALPHA,
+                    BETA,
+                    Parameter(name="k", start=(0.4, 2.5), low=0.02, high=50.0),
+                ),
+                log_law=_outer,
+                null={"k": 1.0},
+            ),
+            Law(
+                name="width-depth-tokens",
+                formula="L = E + A/width^alpha + B/depth^beta + C/D^gamma",
+                declared=(*_SHAPE_TERMS, ALPHA, BETA, exponent("gamma")),
+                log_law=_width_depth,
+                columns=_SHAPE_COLUMNS,
+            ),
+            Law(
+                name="width-depth-params-tokens",
+                formula="L = E + A/width^alpha + B/depth^beta + C/D^gamma + P/N^delta",
+                declared=(
+                    *_SHAPE_TERMS,
+                    coefficient("P", params="delta"),
+                    ALPHA,
+                    BETA,
+                    exponent("gamma"),
+                    exponent("delta"),
+                ),
+                log_law=_width_depth_params,
+                columns=MappingProxyType({**COUNTS, **_SHAPE_COLUMNS}),
+            ),
+            Law(
+                name="data-constrained",
+                formula="L = E + A/N'^alpha + B/D'^beta, N' and D' less for repeats beyond R*",
+                declared=(floor(), TERM_N, TERM_D, ALPHA, BETA, _decay("R_D*"), _decay("R_N*")),
+                log_law=_repeated,
+                columns=MappingProxyType({**COUNTS, "unique_tokens": "tokens"}),
+            ),
+            Law(
+                name="moe",
+                formula="L = E + A/(N^alpha (N_total/N)^gamma) + B/D^beta, N active",
+                declared=(
+                    floor(),
+                    TERM_N,
+                    TERM_D,
+                    ALPHA,
+                    BETA,
+                    Parameter(name="gamma", start=(-0.1, 0.6), low=-2.0, high=5.0),
+                ),
+                log_law=_experts,
+                columns=MappingProxyType({**COUNTS, "params_total": "params"}),
+                null={"gamma": 0.0},
+            ),
+            _rule("lr"),
+            _rule("batch_tokens"),
         )
     }
 )
@@ -93,142 +253,3 @@ def law(name: str) -> Law:
     if name not in LAWS:
         raise FitError(f"unknown law '{name}'; known are {', '.join(LAWS)}. Choose one of them.")
     return LAWS[name]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preset:
-    """A published law with what its numbers mean."""
-
-    name: str
-    law: str
-    theta: Mapping[str, float]
-    source: str
-    convention: Mapping[str, str]
-    """How its authors counted params and flops."""
-    data: str
-    range: Mapping[str, Span] | None = None
-    """Of the authors' runs: params, tokens, flops."""
-    note: str | None = None
-
-
-_TOTAL_6ND = MappingProxyType({"params": "total", "flops": "6nd"})
-
-
-def _theta(e: float, a: float, b: float, alpha: float, beta: float) -> Mapping[str, float]:
-    return MappingProxyType({"E": e, "A": a, "B": b, "alpha": alpha, "beta": beta})
-
-
-def _krajewski(c: float, a: float, b: float, alpha: float, beta: float) -> Mapping[str, float]:
-    """At granularity 1: L = c + (g/1^gamma + a)/N^alpha + b/D^beta, with g = 2.1."""
-    return _theta(c, a + 2.1, b, alpha, beta)
-
-
-def _gadre(e: float, a: float, b: float, eta: float) -> Mapping[str, float]:
-    """L = E + (a M^eta + b M^-eta) C^-eta, M = D/N, C = 6ND: A = a 6^-eta, B = b 6^-eta, 2 eta."""
-    return _theta(e, a * 6**-eta, b * 6**-eta, 2 * eta, 2 * eta)
-
-
-def _spans(params: tuple[float, float], tokens: tuple[float, float]) -> Mapping[str, Span]:
-    """Ranges of a study's runs; compute lies between the products of the ends."""
-    return MappingProxyType(
-        {
-            "params": Span(low=params[0], high=params[1]),
-            "tokens": Span(low=tokens[0], high=tokens[1]),
-        }
-    )
-
-
-PRESETS: Mapping[str, Preset] = MappingProxyType(
-    {
-        entry.name: entry
-        for entry in (
-            Preset(
-                name="hoffmann2022",
-                law="chinchilla",
-                theta=_theta(
-                    math.exp(0.5267228),
-                    math.exp(6.0073404),
-                    math.exp(6.0179186),
-                    0.33917084,
-                    0.2849083,
-                ),
-                source="Hoffmann et al. 2022, arXiv:2203.15556, unrounded from the paper's source",
-                convention=_TOTAL_6ND,
-                data="MassiveText",
-                range={
-                    **_spans((44e6, 16e9), (5e9, 500e9)),
-                    "flops": Span(low=6e18, high=3e21),
-                },
-            ),
-            Preset(
-                name="besiroglu2024",
-                law="chinchilla",
-                theta=_theta(1.8172, 482.01, 2085.43, 0.3478, 0.3658),
-                source="Besiroglu et al. 2024, arXiv:2404.10102",
-                convention=_TOTAL_6ND,
-                data="MassiveText, rebuilt from Hoffmann et al. 2022, Fig. 4",
-                range={
-                    **_spans((44e6, 16e9), (5e9, 500e9)),
-                    "flops": Span(low=6e18, high=3e21),
-                },
-            ),
-            Preset(
-                name="muennighoff2023",
-                law="tied",
-                theta=MappingProxyType(
-                    {
-                        "E": math.exp(0.6254804),
-                        "A": math.exp(6.255414),
-                        "B": math.exp(7.3049974),
-                        "alpha": 0.3526596,
-                    }
-                ),
-                source="Muennighoff et al. 2023, arXiv:2305.16264; base law, fresh data",
-                convention=_TOTAL_6ND,
-                data="C4",
-                range=_spans((7e6, 8.7e9), (1e8, 9e11)),
-            ),
-            Preset(
-                name="krajewski2024-dense",
-                law="chinchilla",
-                theta=_theta(0.47, 16.3, 26.7, 0.126, 0.127),
-                source="Krajewski et al. 2024, arXiv:2402.07871; dense",
-                convention=MappingProxyType({"params": "body", "flops": "6nd"}),
-                data="C4",
-                range=_spans((129e6, 3.7e9), (16e9, 130e9)),
-            ),
-            Preset(
-                name="krajewski2024-moe",
-                law="chinchilla",
-                theta=_krajewski(0.47, 18.1, 30.8, 0.115, 0.147),
-                source="Krajewski et al. 2024, arXiv:2402.07871; 64 experts, granularity 1",
-                convention=MappingProxyType({"params": "active body", "flops": "6nd"}),
-                data="C4",
-                range=_spans((129e6, 3.7e9), (16e9, 130e9)),
-                note="params are active ones",
-            ),
-            Preset(
-                name="gadre2024",
-                law="chinchilla",
-                theta=_gadre(1.51, 141.0, 190.0, 0.121),
-                source="Gadre et al. 2024, arXiv:2403.08540",
-                convention=_TOTAL_6ND,
-                data="C4",
-                range=_spans((11e6, 6.9e9), (0.2e9, 900e9)),
-            ),
-        )
-    }
-)
-
-
-def preset(name: str) -> Preset:
-    """A published law by name.
-
-    Raises:
-        QueryError: No such law in the catalogue.
-    """
-    if name not in PRESETS:
-        raise QueryError(
-            f"unknown law '{name}'; published ones are {', '.join(PRESETS)}. See: isoflop laws"
-        )
-    return PRESETS[name]

@@ -20,7 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from fit.estimate import EXPONENT_BOUNDS, Estimate
+from fit.declared import Declared
+from fit.estimate import Estimate
+from fit.forms import EXPONENT_BOUNDS
 from fit.record import Floats
 from fit.uncertainty import Sandwich, by_cluster, clusters, grams
 
@@ -63,10 +65,10 @@ def examine(found: Estimate, codes: NDArray[np.int64]) -> Misfit | None:
     """Ask whether the runs want a further term; None where they do not.
 
     Args:
-        found: The point fit; a tied law, one without E or one at a bound is not asked.
+        found: The point fit; only the two-term law with an E of its own, off its bounds, is asked.
         codes: Cluster of each run, (n,).
     """
-    if found.at_bound or found.family.free < 5:
+    if found.at_bound or found.family.free < 5 or isinstance(found.problem, Declared):
         return None
     problem = found.problem
     jacobian = problem.jacobian(found.theta)

@@ -14,12 +14,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fit.errors import FitError
-from fit.record import Floats
+from fit.forms import EXPONENT_BOUNDS, LEAST_SHARE
+from fit.record import Floats, RunTable
 
 LOSSES = ("adaptive", "huber", "l2", "l2-levels", "student", "asymmetric")
 HUBER_EFFICIENCY = 1.345
@@ -32,9 +34,21 @@ BELOW = 10.0
 LN_E, LN_A, LN_B, ALPHA, BETA = range(5)
 
 
+class Sums(Protocol):
+    """Sums over runs that a solver needs of a law at S thetas."""
+
+    def first(self, c: Floats) -> Floats: ...  # sum of c dm/dtheta, (S, p)
+    def second(self, h: Floats) -> Floats: ...  # sum of h (dm/dtheta)(dm/dtheta)^T, (S, p, p)
+    def hessian(self, h: Floats, c: Floats, *, exact: bool) -> Floats: ...  # less c d2m/dtheta2
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Runs as the solver sees them: logarithms, centred."""
+    """Runs as the solver sees them: logarithms, centred.
+
+    This one is the fast kernel of the laws within E + A / N^alpha + B / D^beta;
+    `declared.Declared` is that of any other law.
+    """
 
     x: Floats
     """ln params less its mean, (n,)."""
@@ -51,6 +65,15 @@ class Problem:
         n, d = np.log(params), np.log(tokens)
         centre = (float(n.mean()), float(d.mean()))
         return cls(x=n - centre[0], z=d - centre[1], y=np.log(loss), centre=centre)
+
+    def elsewhere(self, table: RunTable) -> Problem:
+        """Other runs about the same centres."""
+        return Problem(
+            x=np.log(table.params) - self.centre[0],
+            z=np.log(table.tokens) - self.centre[1],
+            y=np.log(table.loss),
+            centre=self.centre,
+        )
 
     def among(self, rows: NDArray[np.int64]) -> Problem:
         """The problems of these rows, where each has losses of its own."""
@@ -85,6 +108,31 @@ class Problem:
         terms /= total
         return top + np.log(total), terms
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the parameters."""
+        return ("E", "A", "B", "alpha", "beta")
+
+    @property
+    def telling(self) -> list[int]:
+        """Places of the parameters by which two minima are told apart: the exponents."""
+        return [ALPHA, BETA]
+
+    def bounds(self) -> tuple[Floats, Floats]:
+        """Lower and upper bounds of theta, (5,) each."""
+        least = float(self.y.min()) + math.log(LEAST_SHARE)
+        (low, high), inf = EXPONENT_BOUNDS, np.inf
+        return np.array([least, -inf, -inf, low, low]), np.array([inf, inf, inf, high, high])
+
+    def values(self, theta: Floats) -> Floats:
+        """The ln of the law m (S, n) at theta (S, 5)."""
+        return self.shares(theta)[0]
+
+    def sums(self, theta: Floats) -> tuple[Floats, Sums]:
+        """The ln of the law m (S, n) at theta (S, 5), and its sums over runs."""
+        m, p = self.shares(theta)
+        return m, _Moments(self, p)
+
     def jacobian(self, theta: Floats) -> Floats:
         """dm/dtheta at one theta (5,), shape (n, 5)."""
         _, ((e, a, b)) = self.shares(theta[None])
@@ -92,7 +140,7 @@ class Problem:
 
     def residual(self, theta: Floats) -> Floats:
         """Log loss less log law at one theta, (n,)."""
-        return np.asarray(self.y - self.shares(theta[None])[0][0])
+        return np.asarray(self.y - self.values(theta[None])[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,35 +177,36 @@ class Loss:
 
 
 def value(problem: Problem, theta: Floats, weights: Floats, loss: Loss) -> Floats:
-    """Objective of S problems, (S,); theta (S, 5), weights (S, n)."""
-    m, _ = problem.shares(theta)
+    """Objective of S problems, (S,); theta (S, p), weights (S, n)."""
+    m = problem.values(theta)
     return np.asarray((weights * loss.terms(problem.y - m, m)[0]).sum(axis=1))
 
 
 def derivatives(
-    problem: Problem, theta: Floats, weights: Floats, loss: Loss
+    problem: Problem, theta: Floats, weights: Floats, loss: Loss, *, exact: bool = True
 ) -> tuple[Floats, Floats, Floats]:
-    """Objective (S,), gradient (S, 5) and exact Hessian (S, 5, 5)."""
-    m, p = problem.shares(theta)
+    """Objective (S,), gradient (S, p) and Hessian (S, p, p).
+
+    The Hessian is exact, or without the law's own curvature where that is dear and not asked for.
+    """
+    m, sums = problem.sums(theta)
     rho, psi, curve = loss.terms(problem.y - m, m)
     c = weights * psi
-    moments = _Moments(problem, p)
-    # Hessian of m itself is diag(p) - p p^T over the terms: its p p^T joins that of the loss.
-    hessian = moments.second(weights * curve + c) - moments.diagonal(c)
-    return np.einsum("sn,sn->s", weights, rho), -moments.first(c), hessian
+    hessian = sums.hessian(weights * curve, c, exact=exact)
+    return np.einsum("sn,sn->s", weights, rho), -sums.first(c), hessian
 
 
 def majorant(problem: Problem, theta: Floats, weights: Floats, loss: Loss) -> Floats:
-    """A positive Hessian (S, 5, 5), for where the exact one is not.
+    """A positive Hessian (S, p, p), for where the exact one is not.
 
     psi(r)/r in place of the loss's second derivative majorises a robust loss, and the law's own
     curvature is left out: a step along it never overshoots.
     """
-    m, p = problem.shares(theta)
+    m, sums = problem.sums(theta)
     r = problem.y - m
     psi = loss.terms(r, m)[1]
     ratio = np.divide(psi, r, out=np.ones_like(r), where=np.abs(r) > 1e-300)
-    return _Moments(problem, p).second(weights * np.maximum(ratio, 0.0))
+    return sums.second(weights * np.maximum(ratio, 0.0))
 
 
 class _Moments:
@@ -186,6 +235,13 @@ class _Moments:
             (ha * b) @ self.powers,
             (hb * b) @ self.powers,
         )
+
+    def hessian(self, h: Floats, c: Floats, *, exact: bool) -> Floats:
+        """Sum of h (dm/dtheta)(dm/dtheta)^T - c d2m/dtheta2, (S, 5, 5); always exact.
+
+        The Hessian of m is diag(p) - p p^T over the terms: its p p^T joins that of the loss.
+        """
+        return self.second(h + c) - self.diagonal(c)
 
     def diagonal(self, c: Floats) -> Floats:
         """Sum of c diag(p) mapped to theta, (S, 5, 5)."""

@@ -60,9 +60,9 @@ class Spread:
 
     sandwich: Sandwich
     draws: Floats
-    """(resamples, 5) E, A, B, alpha, beta: wild for `wild`, else pairs."""
+    """(resamples, p) parameters on raw counts: wild for `wild`, else pairs."""
     moves: Floats
-    """(groups, 5): moves of the estimate without each cluster; for `bca` alone, else (0, 5)."""
+    """(groups, p): moves of the estimate without each cluster; for `bca` alone, else (0, p)."""
 
 
 def spread(found: Estimate, codes: NDArray[np.int64], method: Method) -> Spread:
@@ -82,7 +82,7 @@ def spread(found: Estimate, codes: NDArray[np.int64], method: Method) -> Spread:
         raise FitError(
             f"interval '{method.interval}' needs runs of at least two clusters; found one. Use hc3."
         )
-    draws = moves = np.empty((0, 5))
+    draws = moves = np.empty((0, len(found.theta)))
     if method.resamples and several:
         draws = _draws(found, codes, method, made)
     if method.interval == "bca":

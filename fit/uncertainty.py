@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from fit.estimate import Estimate, Solution, solve
-from fit.objective import ALPHA, BETA, LN_E, Loss, derivatives, value
+from fit.objective import LN_E, Loss, derivatives, value
 from fit.record import Floats
 
 BATCH = 250_000
@@ -33,7 +33,9 @@ class Sandwich:
     """Covariance of the estimate."""
 
     covariance: Floats
-    """(5, 5), of (ln E, ln A, ln B, alpha, beta) on raw counts; zero for a parameter on a bound."""
+    """(p, p), of the parameters on raw counts, scales as their ln; zero for one on a bound.
+
+    The fast laws' are ln E, ln A, ln B, alpha and beta."""
     dof: int
     quantile: float
     """Student's t at the level."""
@@ -69,13 +71,13 @@ def left_out(found: Estimate, codes: NDArray[np.int64]) -> Floats:
         codes: Cluster of each run, 0 to groups - 1, (n,).
 
     Returns:
-        (groups, 5), in the coordinates of `Sandwich.covariance`.
+        (groups, p), in the coordinates of `Sandwich.covariance`.
     """
     basis = _free_basis(found)
     groups = int(codes.max()) + 1
     jacobian = found.problem.jacobian(found.theta) @ basis
-    m, _ = found.problem.shares(found.theta[None])
-    _, psi, curve = (found.weights * v for v in found.loss.terms(found.residual, m[0]))
+    m = found.problem.values(found.theta[None])[0]
+    _, psi, curve = (found.weights * v for v in found.loss.terms(found.residual, m))
     exact = derivatives(found.problem, found.theta[None], found.weights[None], found.loss)[2][0]
     bread = basis.T @ exact @ basis
     if np.linalg.eigvalsh(bread).min() <= 0:
@@ -106,11 +108,9 @@ def grams(rows: Floats, codes: NDArray[np.int64]) -> Floats:
 def _free_basis(found: Estimate) -> Floats:
     """Columns of the family's basis that are not on a bound."""
     basis = found.family.basis
-    held = np.zeros(5, dtype=bool)
-    held[LN_E] = found.family.without_e or "E" in found.at_bound
-    held[ALPHA] |= "alpha" in found.at_bound
-    held[BETA] |= "beta" in found.at_bound
-    keep = ~((held @ basis) > 0)
+    held = np.array([n in found.at_bound for n in found.problem.names])
+    held[LN_E] |= found.family.without_e
+    keep = ~((held @ np.abs(basis)) > 0)
     return np.asarray(basis[:, keep])
 
 
@@ -127,12 +127,12 @@ def bootstrap(found: Estimate, codes: NDArray[np.int64], resamples: int, seed: i
         seed: Seed of the draws.
 
     Returns:
-        (resamples, 5) E, A, B, alpha, beta on raw counts.
+        (resamples, p) parameters on raw counts; of the fast laws E, A, B, alpha, beta.
     """
     codes = clusters(codes)
     groups = int(codes.max()) + 1
     random = np.random.default_rng(seed)
-    out = np.empty((resamples, 5))
+    out = np.empty((resamples, len(found.theta)))
     cloud = _cloud(found, random)
     costs = _candidates(found, cloud)
     size = max(LEAST_BATCH, BATCH // len(codes))
@@ -170,7 +170,7 @@ def _candidates(found: Estimate, thetas: Floats) -> Floats:
     out = np.empty((len(thetas), len(found.residual)))
     size = max(1, BATCH // out.shape[1])
     for start in range(0, len(thetas), size):
-        m, _ = found.problem.shares(thetas[start : start + size])
+        m = found.problem.values(thetas[start : start + size])
         out[start : start + size] = found.loss.terms(found.problem.y - m, m)[0]
     return out
 
@@ -196,9 +196,9 @@ def percentiles(draws: Floats, level: float) -> tuple[Floats, Floats]:
 
 def kappa(found: Estimate) -> float:
     """Condition number of the centred Jacobian with unit columns; an E of zero is left out."""
-    keep = np.ones(5, dtype=bool)
-    keep[LN_E] = not (found.family.without_e or "E" in found.at_bound)
-    basis = found.family.basis[:, (keep @ found.family.basis) > 0]
+    keep = np.array([n != "E" or n not in found.at_bound for n in found.problem.names])
+    keep[LN_E] &= not found.family.without_e
+    basis = found.family.basis[:, (keep @ np.abs(found.family.basis)) > 0]
     jacobian = np.sqrt(found.weights)[:, None] * (found.problem.jacobian(found.theta) @ basis)
     norms = np.linalg.norm(jacobian, axis=0)
     if (norms == 0).any():

@@ -47,7 +47,7 @@ def wild_bootstrap(
     internal = left_out(found, codes) @ np.linalg.inv(found.problem.log_raw_jacobian()).T
     shifts = np.einsum("nj,nj->n", found.problem.jacobian(found.theta), internal[codes])
     outside = stretch * (shrink * found.residual + shifts)
-    out = np.empty((resamples, 5))
+    out = np.empty((resamples, len(found.theta)))
     size = max(LEAST_BATCH, BATCH // len(codes))
     for start in range(0, resamples, size):
         signs = _signs(random, min(size, resamples - start), groups)
