@@ -105,6 +105,41 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 range=_spans((7e6, 8.7e9), (1e8, 9e11)),
             ),
             Preset(
+                name="muennighoff2023-repeated",
+                law="data-constrained",
+                theta=MappingProxyType(
+                    {
+                        **_theta(
+                            math.exp(0.6254804),
+                            math.exp(6.255414),
+                            math.exp(7.3049974),
+                            0.3526596,
+                            0.3526596,
+                        ),
+                        "R_D*": 15.387756,
+                        "R_N*": 5.309743,
+                    }
+                ),
+                source="Muennighoff et al. 2023, arXiv:2305.16264; repeated data",
+                convention=_TOTAL_6ND,
+                data="C4",
+                range=_spans((7e6, 8.7e9), (1e8, 9e11)),
+                note="needs --unique-tokens",
+            ),
+            Preset(
+                name="kaplan2020",
+                law="kaplan",
+                theta=MappingProxyType(
+                    {"N_c": 6.4e13, "D_c": 1.8e13, "alpha_N": 0.076, "alpha_D": 0.103}
+                ),
+                source="Kaplan et al. 2020, arXiv:2001.08361, eq. 1.5 and table 2",
+                convention=MappingProxyType({"params": "body", "flops": "6nd"}),
+                data="WebText2",
+                range=_spans((768, 1.5e9), (22e6, 23e9)),
+                note="fitted to models trained until they stopped gaining, so that it is about "
+                "overfitting and not about compute: its split of a budget is no recommendation",
+            ),
+            Preset(
                 name="krajewski2024-dense",
                 law="chinchilla",
                 theta=_theta(0.47, 16.3, 26.7, 0.126, 0.127),

@@ -29,6 +29,14 @@ SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 POSITIVE = click.FloatRange(0, min_open=True)
 NATURAL = click.IntRange(0)
 
+GIVEN = {
+    "width": "Width, for a law of shapes.",
+    "depth": "Depth, for a law of shapes.",
+    "unique_tokens": "Unique tokens there are, for a law of repeated data.",
+    "params_total": "All parameters, for a law of experts (--params: active ones).",
+}
+"""Columns that a question may fix, each with its option's help."""
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -90,6 +98,20 @@ def _asked(command: Command) -> Command:
     return command
 
 
+def _given(*columns: str) -> Callable[[Command], Command]:
+    """Add an option for each column beside params and tokens that a law may need."""
+
+    def add(command: Command) -> Command:
+        for name in reversed(columns):
+            option = f"--{name.replace('_', '-')}"
+            command = click.option(option, name, type=count(name), metavar="X", help=GIVEN[name])(
+                command
+            )
+        return command
+
+    return add
+
+
 def _fitting(command: Command) -> Command:
     """Add the options of a fit; their meanings stand in docs/method.md."""
     for option in reversed(
@@ -97,6 +119,11 @@ def _fitting(command: Command) -> Command:
             click.option(
                 "--law", type=Known("fit.laws:LAWS"), default="chinchilla", show_default=True,
                 help="Law family.",
+            ),
+            click.option("--base", metavar="LAW|FOLDER", help="Law whose E, A, ... are held."),
+            click.option(
+                "--hold", type=Assignment("E=1.87"), multiple=True, metavar="NAME=VALUE",
+                help="Not to be fitted.",
             ),
             click.option(
                 "--params", type=Known("fit.accounting:PARAMS_CONVENTIONS"),
@@ -153,28 +180,29 @@ def fit_command(
     write_fit(folder, found)
     click.echo(_dump(found.document(draws=False)) if as_json else summary(found, folder))
     if not no_report:
-        from fit.report import write_report
+        from fit.report import write_report_if_split
 
-        path = write_report(folder)
-        click.echo(f"report   {path}", err=as_json)
+        click.echo(f"report   {write_report_if_split(folder)}", err=as_json)
 
 
 @main.command("query", cls=NumberCommand)
 @click.argument("budget", metavar="FLOPS", type=flops())
 @_asked
+@_given("unique_tokens")
 @click.option("--force", is_flag=True, help="Answer from a fit that is not identified.")
 @click.option("--config", is_flag=True, help="Print the overrides that launch it, for xargs.")
 @_as_json
 def query_command(
-    budget: float, folder: Path | None, law: str | None, force: bool, config: bool, as_json: bool
-) -> None:
+    budget: float, folder: Path | None, law: str | None, force: bool, config: bool, as_json: bool,
+    **given: float | None,
+) -> None:  # fmt: skip
     """Split a budget of FLOPS (1e21) between parameters and tokens."""
     from fit.query import Question, answer
     from fit.text import answer_text
 
     if config and as_json:
         raise click.UsageError("give --config or --json, not both: the JSON has the overrides too.")
-    source, option = _source(folder, law)
+    source, option = _source(folder, law, **given)
     found = answer(Question(source=source, flops=budget, force=force))
     asked = f"{budget:.12g}".replace("e+", "e")
     launch = f"isoflop query {asked} {option} --config | xargs -r python -m sweep"
@@ -192,15 +220,18 @@ def query_command(
     "--tokens", type=count("tokens"), required=True, metavar="D", help="Tokens, such as 1.4T."
 )
 @_asked
+@_given(*GIVEN)
 @_as_json
 def predict_command(
-    params: float, tokens: float, folder: Path | None, law: str | None, as_json: bool
-) -> None:
+    params: float, tokens: float, folder: Path | None, law: str | None, as_json: bool,
+    **given: float | None,
+) -> None:  # fmt: skip
     """Predict the loss of a model of N parameters trained on D tokens."""
     from fit.query import Point, predict
     from fit.text import prediction_text
 
-    found = predict(Point(source=_source(folder, law)[0], params=params, tokens=tokens))
+    source = _source(folder, law, **given)[0]
+    found = predict(Point(source=source, params=params, tokens=tokens))
     click.echo(_dump(found.document()) if as_json else prediction_text(found))
 
 
@@ -270,12 +301,13 @@ def import_command(table: Path, out: Path, column: tuple[str, ...], unit: tuple[
 @main.command("laws")
 @_as_json
 def laws_command(as_json: bool) -> None:
-    """List the published laws that can be asked."""
+    """List the published laws that can be asked, and the families that can be fitted."""
     from fit.desk import laws_document
-    from fit.laws import PRESETS
-    from fit.text import laws_text
+    from fit.laws import LAWS, PRESETS
+    from fit.text import families_text, laws_text
 
-    click.echo(_dump(laws_document()) if as_json else laws_text(PRESETS.values()))
+    text = f"{laws_text(PRESETS.values())}\n\n{families_text(LAWS.values())}"
+    click.echo(_dump(laws_document()) if as_json else text)
 
 
 @main.command("runs")
@@ -351,18 +383,21 @@ def suggest_command(
     click.echo(_dump(found.document()) if as_json else proposal_text(found, home, launch))
 
 
-def _source(folder: Path | None, law: str | None) -> tuple[Source, str]:
-    """The fit or published law that is asked, and the option that names it again."""
+def _source(folder: Path | None, law: str | None, **given: float | None) -> tuple[Source, str]:
+    """The fit or published law that is asked, and the options that ask it again."""
     from fit.laws import preset
     from fit.source import Source
     from fit.store import newest_fit, read_fit
 
     if folder is not None and law is not None:
         raise click.UsageError("give --fit or --law, not both.")
+    counts = {k: v for k, v in given.items() if v is not None}
+    again = "".join(f" --{k.replace('_', '-')} {v:g}" for k, v in counts.items())
     if law is not None:
-        return Source.from_preset(preset(law)), f"--law {law}"
+        return Source.from_preset(preset(law)).given(**counts), f"--law {law}{again}"
     path = newest_fit(REPORTS) if folder is None else folder
-    return Source.from_fit(read_fit(path)), f"--fit {shlex.quote(str(path))}"
+    option = f"--fit {shlex.quote(str(path))}{again}"
+    return Source.from_fit(read_fit(path)).given(**counts), option
 
 
 def _rival(name: Path) -> Source:

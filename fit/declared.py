@@ -121,6 +121,10 @@ class Declared(Problem):
         """dm/dtheta at one theta (p,), shape (n, p)."""
         return np.asarray(self.tangents(theta[None])[1][0].T)
 
+    def anew(self, table: RunTable) -> Declared:
+        """The same law for other runs, about centres of their own."""
+        return declared(table, self.law, self.held)
+
     def elsewhere(self, table: RunTable) -> Declared:
         """Other runs about the same centres."""
         return _declared(table, self.law, self.held, self.centres)

@@ -12,18 +12,21 @@ from typing import Any
 
 from fit.doubts import refused
 from fit.errors import QueryError, RecordError
-from fit.laws import PRESETS, law
+from fit.forms import option
+from fit.laws import LAWS, PRESETS, law, preset
+from fit.optima import aimed
 from fit.quantity import power, short
 from fit.query import Question, answer
 from fit.record import STATUSES, RunRecord, RunTable, finite_or_null
 from fit.result import Fit
 from fit.source import Source
-from fit.store import load, read_runs, write_atomically
+from fit.store import load, read_fit, read_runs, write_atomically
 from fit.text import fit_text, hint_text, table_text, wrapped
 from fit.units import parse_units
 
 LISTED = ("run", "status", "params", "tokens", "flops", "loss", "loss_se")
 """Columns of the table that people see; --csv writes all."""
+PARTS = ("E", "A", "B", "alpha", "beta")
 
 
 def fit_runs(
@@ -36,6 +39,8 @@ def fit_runs(
     cluster: str | None = None,
     params: str | None = None,
     flops: str | None = None,
+    base: str | None = None,
+    hold: Sequence[str] = (),
     **options: Any,
 ) -> Fit:
     """Read runs and fit a law to them.
@@ -49,6 +54,8 @@ def fit_runs(
         cluster: Column whose equal values mark runs with correlated errors.
         params: Counting convention of N for records; None is theirs by default.
         flops: Counting convention of C, likewise.
+        base: Published law or report folder whose two-term law is held fixed.
+        hold: Parameters held at values, `NAME=VALUE`.
         **options: Fields of `study.FitOptions`.
 
     Raises:
@@ -56,26 +63,69 @@ def fit_runs(
         FitError: They cannot carry the fit.
     """
     rename = dict(_renaming(c) for c in column)
-    table = load(
-        runs,
-        params=params,
-        flops=flops,
-        rename=rename,
-        cluster=cluster,
-        where=where,
-        units=parse_units(unit),
-    )
+
+    def read(names: Mapping[str, str]) -> RunTable:
+        return load(
+            runs,
+            params=params,
+            flops=flops,
+            rename=names,
+            cluster=cluster,
+            where=where,
+            units=parse_units(unit),
+        )
+
+    target = law(options.get("law", "chinchilla")).target
+    table = read(rename) if target == "loss" else aimed(read, target, rename)
     from fit.study import FitOptions, fit_table
 
+    if base is not None or hold:
+        options["hold"] = tuple(held_of(base, hold).items())
     found: Fit = fit_table(table, FitOptions(name=name, **options))
-    asked = {"where": where, "cluster": cluster}
+    asked = {"where": where, "cluster": cluster, "base": base}
     return dataclasses.replace(found, options={**found.options, **asked})
+
+
+def held_of(base: str | None, hold: Sequence[str]) -> dict[str, float]:
+    """Parameters that are not fitted: those of a base law, and single ones.
+
+    Args:
+        base: A published law or a report folder; its law must be a sum of two power laws.
+        hold: `NAME=VALUE` each.
+
+    Raises:
+        QueryError: No such base, or not NAME=VALUE.
+    """
+    out: dict[str, float] = {}
+    if base is not None:
+        source = (
+            Source.from_preset(preset(base))
+            if base in PRESETS
+            else Source.from_fit(read_fit(Path(base)))
+        )
+        values = source.law.parts(source.theta)
+        out |= {n: float(v) for n, v in zip(PARTS, values, strict=True)}
+    for text in hold:
+        name, _, value = text.partition("=")
+        try:
+            out[name] = float(value)
+        except ValueError as error:
+            raise QueryError(
+                f"--hold is '{text}'; NAME=VALUE is needed, such as E=1.87."
+            ) from error
+    return out
 
 
 def summary(fit: Fit, folder: Path) -> str:
     """A fit in full, with a first answer at ten times its largest budget."""
     parts = [fit_text(fit), ""]
     top = fit.range["flops"].high
+    family = law(fit.law)
+    if family.target != "loss" or family.further:
+        asked = " ".join(f"{option(c)} X" for c in family.further)
+        parts.append(f"fit      {folder}/fit.json")
+        parts.append(f"ask      isoflop predict --params N --tokens D {asked} --fit {folder}")
+        return "\n".join(parts)
     if refused(fit):
         return "\n".join([*parts, "No recommendation: these runs cannot tell N from D.", "",
                           f"fit      {folder}/fit.json"])  # fmt: skip
@@ -86,7 +136,7 @@ def summary(fit: Fit, folder: Path) -> str:
 
 
 def laws_document() -> dict[str, Any]:
-    """The `isoflop.laws/1` document: every published law."""
+    """The `isoflop.laws/1` document: every published law, and every family that can be fitted."""
     rows = [
         {
             "name": p.name,
@@ -101,7 +151,18 @@ def laws_document() -> dict[str, Any]:
         }
         for p in PRESETS.values()
     ]
-    return {"schema": "isoflop.laws/1", "laws": rows}
+    families = [
+        {
+            "name": f.name,
+            "formula": f.formula,
+            "about": f.about,
+            "parameters": list(f.parameters),
+            "columns": list(f.columns),
+            "target": f.target,
+        }
+        for f in LAWS.values()
+    ]
+    return {"schema": "isoflop.laws/1", "laws": rows, "families": families}
 
 
 def runs_document(runs: Path) -> dict[str, Any]:

@@ -88,7 +88,10 @@ def about(source: Source, *, flops: float, params: float, tokens: float) -> tupl
     """Doubts about an answer at N parameters and D tokens that cost a budget."""
     reach = source.reach(flops)
     notes = [*_origin(source), *_reach(reach, source), *_below(source.range, flops)]
-    return (*notes, *_ratio(source.range, tokens / params), *_repeats(source.fit, tokens))
+    notes += _ratio(source.range, tokens / params)
+    if "unique_tokens" in source.law.columns:
+        return (*notes, *_epochs(source, tokens))
+    return (*notes, *_repeats(source.fit, tokens))
 
 
 def about_shape(band: Band, params: float | None) -> list[Note]:
@@ -112,6 +115,8 @@ def _origin(source: Source) -> list[Note]:
             f"is counted as '{c['params']}', C as '{c['flops']}'. Nothing was published that "
             "intervals could rest on."
         )
+        if preset.note is not None:
+            text += f" Also: {preset.note}."
         return [_note("preset", "info", text)]
     assert fit is not None
     own = _status(fit)
@@ -189,6 +194,21 @@ def _repeats(fit: Fit | None, tokens: float) -> list[Note]:
         f"{short(tokens)} tokens are {three(epochs)} epochs of the {short(unique)} there are; the "
         "law takes repeats as fresh, which holds up to about 4."
     )
+    return [_note("repeats", "serious" if epochs > STALE_EPOCHS else "warning", text)]
+
+
+def _epochs(source: Source, tokens: float) -> list[Note]:
+    """Repeats that the law itself takes into account."""
+    unique = source.law.held["unique_tokens"]
+    epochs = tokens / unique
+    if epochs <= 1:
+        return []
+    text = f"{short(tokens)} tokens are {three(epochs)} epochs of {short(unique)} unique ones"
+    if source.preset is not None:
+        text += f"; what repeats are worth is borrowed from {source.preset.data}"
+    if epochs <= FRESH_EPOCHS:
+        return [_note("repeats", "info", f"{text}: nearly as good as fresh ones.")]
+    text += ": past about 4 each further one is worth less, as the law has it."
     return [_note("repeats", "serious" if epochs > STALE_EPOCHS else "warning", text)]
 
 

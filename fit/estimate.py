@@ -31,6 +31,10 @@ from fit.objective import (
 from fit.record import Floats
 from fit.starts import CANDIDATES, KEPT, candidates, local_minima, lowest
 
+BASINS = 8
+"""Minima of least squares that are followed to a declared law's robust loss."""
+NO_E = -80.0
+"""The ln of E where a law has none: beside any loss it is nothing, to the last digit."""
 STEPS = 200
 TOLERANCE = 1e-13
 """Relative fall of the objective in one step that counts as none."""
@@ -62,6 +66,13 @@ class Family:
         if isinstance(problem, Declared):
             return cls(basis=np.eye(len(problem.names))[:, problem.free])
         return cls.of(law)
+
+    def bounds(self, problem: Problem) -> tuple[Floats, Floats]:
+        """Lower and upper bounds of theta, (p,) each; E is `NO_E` where the law has none."""
+        low, high = problem.bounds()
+        if self.without_e:
+            low[LN_E] = high[LN_E] = NO_E
+        return low, high
 
     @property
     def free(self) -> int:
@@ -118,6 +129,7 @@ def estimate(
     loss: str = "adaptive",
     delta: float | None = None,
     weights: Floats | None = None,
+    near: Floats | None = None,
 ) -> Estimate:
     """Fit a law to runs.
 
@@ -127,19 +139,26 @@ def estimate(
         loss: One of `objective.LOSSES`; `adaptive` is Huber's at 1.345 robust deviations.
         delta: Huber's threshold on ln loss for `huber`; 1e-3 is the papers' choice.
         weights: Weight per run, positive, (n,); only their ratios count.
+        near: Parameters on raw counts of a declared law, (p,), to start from in place of a search.
 
     Raises:
         FitError: Unknown loss, or a threshold that is not positive.
     """
     family = Family.within(problem, law)
     w = np.ones((1, len(problem.y))) if weights is None else weights[None] / weights.mean()
-    cloud = candidates(problem, CANDIDATES) if isinstance(problem, Declared) else None
-    starts = _starts(problem, family, w) if cloud is None else lowest(problem, cloud, w)
+    cloud = None
+    if not isinstance(problem, Declared):
+        starts = _starts(problem, family, w)
+    elif near is not None:
+        starts = problem.internal(near)[None]
+    else:
+        cloud = candidates(problem, CANDIDATES)
+        starts = lowest(problem, cloud, w)
     squares = solve(problem, starts, np.repeat(w, len(starts), axis=0), Loss(name="l2"), family)
-    best = squares.theta[np.argmin(squares.value)]
-    scale = _scale(problem, best, w[0], family)
-    chosen = _final_loss(problem, squares.theta, scale, loss, delta, w, family)
-    found = _continue(problem, squares.theta, scale, chosen, w, family)
+    basins = squares.theta if cloud is None else _distinct(squares)[:BASINS]
+    scale = _scale(problem, squares.theta[np.argmin(squares.value)], w[0], family)
+    chosen = _final_loss(problem, basins, scale, loss, delta, w, family)
+    found = _continue(problem, basins, scale, chosen, w, family)
     if cloud is not None:  # a loss near L1 has minima of its own, which least squares cannot see
         more = lowest(problem, cloud, w, chosen)
         found = _polished(problem, np.concatenate([found.theta, more]), chosen, w, family)
@@ -222,11 +241,16 @@ def _polished(
 ) -> Solution:
     """Minima from many starts: Gauss-Newton, then exact steps from those that differ."""
     rough = solve(problem, starts, np.repeat(weights, len(starts), axis=0), loss, family)
-    order = np.argsort(rough.value, kind="stable")
-    _, first = np.unique(np.round(rough.theta[order], 6), axis=0, return_index=True)
-    distinct = rough.theta[order[np.sort(first)[:KEPT]]]
+    distinct = _distinct(rough)[:KEPT]
     w = np.repeat(weights, len(distinct), axis=0)
     return solve(problem, distinct, w, loss, family, exact=True)
+
+
+def _distinct(found: Solution) -> Floats:
+    """Minima that differ, the best first, (k, p)."""
+    order = np.argsort(found.value, kind="stable")
+    _, first = np.unique(np.round(found.theta[order], 4), axis=0, return_index=True)
+    return np.asarray(found.theta[order[np.sort(first)]])
 
 
 def _basins(problem: Problem, found: Solution) -> int:
@@ -254,7 +278,7 @@ def solve(
         family: Ties and frozen variables.
         exact: Exact Hessian of a declared law too, for few problems; the fast laws' always is.
     """
-    low, high = problem.bounds()
+    low, high = family.bounds(problem)
     theta = np.clip(starts, low, high)
     objective, gradient, hessian = derivatives(problem, theta, weights, loss, exact=exact)
     damping = np.full(len(theta), 1e-4)
@@ -294,7 +318,7 @@ def _step(
     `slopes` are gradient, Hessian and damping; where the Hessian is not positive, its majorant.
     """
     gradient, hessian, damping = slopes
-    low, high = problem.bounds()
+    low, high = family.bounds(problem)
     frozen = ((theta <= low) & (gradient > 0)) | ((theta >= high) & (gradient < 0))
     if family.without_e:
         frozen[:, LN_E] = True

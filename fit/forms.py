@@ -74,15 +74,18 @@ class Law:
 
     name: str
     formula: str
+    """In letters that read as mathematics, in a terminal and on paper."""
     declared: tuple[Parameter, ...]
     log_law: Callable[[Named, Named], Any]
     """The ln of the law from parameters by name (scales as their ln) and the ln of columns."""
     columns: Mapping[str, str] = field(default_factory=lambda: COUNTS)
     """Columns that it needs, each with the one whose unit it shares: unique_tokens has tokens'."""
+    about: str = ""
+    """What the formula's letters mean beyond N, D and L."""
     target: str = "loss"
     """Column that it predicts."""
-    null: Mapping[str, float] = field(default_factory=dict)
-    """Values at which the law is a simpler one: an interval that excludes one is news."""
+    null: Mapping[str, tuple[float, str]] = field(default_factory=dict)
+    """Values at which the law is a simpler one, and which: an interval says for or against it."""
     expand: Callable[[Floats], tuple[Floats, ...]] | None = None
     """Theta (..., p) to E, A, B, alpha, beta, where the law is E + A / N^alpha + B / D^beta."""
     held: Mapping[str, float] = field(default_factory=dict)
@@ -120,6 +123,29 @@ class Law:
                 )
         return dataclasses.replace(self, held={**self.held, **columns})
 
+    def check_split(self) -> None:
+        """Refuse to split a budget by a law that says nothing about it.
+
+        Raises:
+            QueryError: It predicts something else than a loss, or needs what no question has fixed.
+        """
+        if self.target != "loss":
+            raise QueryError(
+                f"law '{self.name}' predicts {self.target}, not a loss: there is no budget to "
+                "split. Ask: isoflop predict --params N --tokens D"
+            )
+        self._check_further()
+
+    def _check_further(self) -> None:
+        """Refuse to predict without the columns needed."""
+        if self.further:
+            needed = " and ".join(self.further)
+            options = " ".join(f"{option(c)} X" for c in self.further)
+            raise QueryError(
+                f"law '{self.name}' depends on {needed} beside params and tokens. Give {options} "
+                "(predict takes them all, query --unique-tokens alone)."
+            )
+
     def loss(self, theta: Any, params: Any, tokens: Any) -> Floats:
         """What the law predicts of models and training lengths: the loss, or its target.
 
@@ -134,13 +160,7 @@ class Law:
         Raises:
             QueryError: It needs columns that no question has fixed.
         """
-        if self.further:
-            needed = " and ".join(self.further)
-            options = " ".join(f"{option(c)} X" for c in self.further)
-            raise QueryError(
-                f"law '{self.name}' depends on {needed} beside params and tokens; give {options} "
-                "(predict takes them all, query --unique-tokens alone)."
-            )
+        self._check_further()
         t = np.asarray(theta, dtype=np.float64)
         given = {"params": params, "tokens": tokens, **self.held}
         with np.errstate(divide="ignore", over="ignore"):

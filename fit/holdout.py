@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from fit.estimate import Estimate, estimate
 from fit.isoflop import budgets
 from fit.misfit import examine, widened
-from fit.objective import Problem
 from fit.record import Floats, RunTable
 from fit.result import Holdout, Rolled
 from fit.uncertainty import sandwich
@@ -41,15 +40,24 @@ def _steps(flops: Floats) -> NDArray[np.int64]:
 
 
 def holdout(
-    table: RunTable, *, law: str, loss: str, delta: float | None, level: float
+    table: RunTable, *, law: str, loss: str, delta: float | None, level: float, whole: Estimate
 ) -> Holdout | None:
-    """Fit without the largest budget and predict it; None where too few runs would be left."""
+    """Fit without the largest budget and predict it; None where too few runs would be left.
+
+    Args:
+        table: The runs.
+        law: Family, as in `estimate`.
+        loss: Robust loss.
+        delta: Huber's threshold.
+        level: Of the prediction intervals.
+        whole: The fit to all of them: its law is fitted again, a declared one from there.
+    """
     out = largest(table.flops)
     kept = table.take(~out)
-    if not _enough(kept, LEAST_RUNS + 1):
+    if not _enough(kept, max(LEAST_RUNS, whole.family.free) + 1):
         return None
     left = table.take(out)
-    small = _fitted(kept, law=law, loss=loss, delta=delta)
+    small = _fitted(kept, whole, law=law, loss=loss, delta=delta)
     predicted, inside = _predict(small, kept, left, level)
     ratio = predicted / left.loss - 1
     return Holdout(
@@ -64,7 +72,7 @@ def holdout(
 
 
 def rolling(
-    table: RunTable, *, law: str, loss: str, delta: float | None, level: float
+    table: RunTable, *, law: str, loss: str, delta: float | None, level: float, whole: Estimate
 ) -> tuple[Rolled, ...]:
     """Predict each larger budget by the law fitted to all below it.
 
@@ -74,6 +82,7 @@ def rolling(
         loss: Robust loss.
         delta: Huber's threshold.
         level: Of the prediction intervals.
+        whole: The fit to all of them.
 
     Returns:
         The last `MOST_ROLLED` budgets that enough runs lie below, ascending.
@@ -82,9 +91,9 @@ def rolling(
     out: list[Rolled] = []
     for code in range(int(codes.max()), 0, -1):
         kept, left = table.take(codes < code), table.take(codes == code)
-        if len(out) == MOST_ROLLED or not _enough(kept, LEAST_BELOW):
+        if len(out) == MOST_ROLLED or not _enough(kept, max(LEAST_BELOW, 2 * whole.family.free)):
             break
-        small = _fitted(kept, law=law, loss=loss, delta=delta)
+        small = _fitted(kept, whole, law=law, loss=loss, delta=delta)
         predicted, inside = _predict(small, kept, left, level)
         ratio = predicted / left.loss - 1
         out.append(
@@ -106,10 +115,12 @@ def _enough(kept: RunTable, least: int) -> bool:
     return len(kept) >= least and sizes >= 3 and lengths >= 3
 
 
-def _fitted(kept: RunTable, *, law: str, loss: str, delta: float | None) -> Estimate:
-    """The law by the runs kept."""
-    problem = Problem.of(kept.params, kept.tokens, kept.loss)
-    return estimate(problem, law=law, loss=loss, delta=delta, weights=weights_of(kept))
+def _fitted(
+    kept: RunTable, whole: Estimate, *, law: str, loss: str, delta: float | None
+) -> Estimate:
+    """The law by the runs kept; a declared one from where all runs have it."""
+    problem, weights = whole.problem.anew(kept), weights_of(kept)
+    return estimate(problem, law=law, loss=loss, delta=delta, weights=weights, near=whole.raw)
 
 
 def _predict(
@@ -120,12 +131,7 @@ def _predict(
     Widened by the misfit that the smaller runs show: it is what they would have answered.
     """
     problem = small.problem
-    far = Problem(
-        x=np.log(left.params) - problem.centre[0],
-        z=np.log(left.tokens) - problem.centre[1],
-        y=np.log(left.loss),
-        centre=problem.centre,
-    )
+    far = problem.elsewhere(left)
     # The covariance is of raw-count logarithms; map it back to the internal parameters.
     bread = widened(sandwich(small, kept.cluster, level), examine(small, kept.cluster))
     inverse = np.linalg.inv(problem.log_raw_jacobian())

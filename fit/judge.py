@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from fit.declared import Declared
 from fit.errors import FitError
 from fit.estimate import Estimate
 from fit.intake import intake_notes
@@ -57,7 +58,8 @@ def check_runs(table: RunTable, free: int) -> None:
 
 def status_of(found: Estimate, table: RunTable) -> str:
     """`converged`, `at_bound`, `ill_conditioned` or `max_iterations`."""
-    if singular(table) or kappa(found) > KAPPA_REFUSED:
+    two_terms = not isinstance(found.problem, Declared)
+    if kappa(found) > KAPPA_REFUSED or (two_terms and singular(table)):
         return "ill_conditioned"
     if not found.converged:
         return "max_iterations"
@@ -159,7 +161,7 @@ def _solution(table: RunTable, found: Estimate) -> Iterator[Note]:
             yield _note(
                 "at_bound", "serious", f"{name} sits on its bound: the runs do not determine it."
             )
-    if found.basins > 1:
+    if found.basins > 1 and not isinstance(found.problem, Declared):
         yield _note(
             "several_basins",
             "warning",

@@ -120,12 +120,13 @@ def _decay(name: str) -> Parameter:
     return Parameter(name=name, start=(-1.0, 5.0), low=np.log(1e-3), high=np.log(1e6))
 
 
-def _rule(target: str) -> Law:
+def _rule(target: str, symbol: str) -> Law:
     """A power law of the best learning rate or batch."""
     power = {"start": (-1.2, 1.2), "low": -5.0, "high": 5.0}
     return Law(
         name=target.split("_")[0],
-        formula=f"{target} = K N^p D^q",
+        formula=f"{symbol} = K N^p D^q",
+        about=f"{symbol} is the best {target}",
         declared=(
             Parameter(name="K", start=(-1.0, 1.0), nats=True, per={"params": "-p", "tokens": "-q"}),
             Parameter(name="p", **power),  # type: ignore[arg-type]
@@ -171,10 +172,11 @@ LAWS: Mapping[str, Law] = MappingProxyType(
             ),
             Law(
                 name="kaplan",
-                formula="L = [(N_c/N)^(alpha_N/alpha_D) + D_c/D]^alpha_D",
+                formula="L = [(N_c/N)^(alpha_N/alpha_D) + D_c/D]^(alpha_D)",
+                about="joint form of Kaplan et al. 2020, arXiv:2001.08361, eq. 1.5",
                 declared=(
-                    Parameter(name="N_c", start=(-5.0, 40.0), per={"params": 1.0}),
-                    Parameter(name="D_c", start=(-5.0, 40.0), per={"tokens": 1.0}),
+                    Parameter(name="N_c", start=(0.0, 25.0), per={"params": 1.0}),
+                    Parameter(name="D_c", start=(0.0, 25.0), per={"tokens": 1.0}),
                     exponent("alpha_N"),
                     exponent("alpha_D"),
                 ),
@@ -183,6 +185,7 @@ LAWS: Mapping[str, Law] = MappingProxyType(
             Law(
                 name="outer",
                 formula="L = E + (A/N^alpha + B/D^beta)^k",
+                about="a test of the two-term law, where k is 1",
                 declared=(
                     floor(),
                     TERM_N,
@@ -192,18 +195,20 @@ LAWS: Mapping[str, Law] = MappingProxyType(
                     Parameter(name="k", start=(0.4, 2.5), low=0.02, high=50.0),
                 ),
                 log_law=_outer,
-                null={"k": 1.0},
+                null=MappingProxyType({"k": (1.0, "the two-term law")}),
             ),
             Law(
                 name="width-depth-tokens",
-                formula="L = E + A/width^alpha + B/depth^beta + C/D^gamma",
+                formula="L = E + A/w^alpha + B/d^beta + C/D^gamma",
+                about="width w, depth d (McLeish et al. 2025, arXiv:2502.06857)",
                 declared=(*_SHAPE_TERMS, ALPHA, BETA, exponent("gamma")),
                 log_law=_width_depth,
                 columns=_SHAPE_COLUMNS,
             ),
             Law(
                 name="width-depth-params-tokens",
-                formula="L = E + A/width^alpha + B/depth^beta + C/D^gamma + P/N^delta",
+                formula="L = E + A/w^alpha + B/d^beta + C/D^gamma + P/N^delta",
+                about="width w, depth d (McLeish et al. 2025, arXiv:2502.06857)",
                 declared=(
                     *_SHAPE_TERMS,
                     coefficient("P", params="delta"),
@@ -217,14 +222,17 @@ LAWS: Mapping[str, Law] = MappingProxyType(
             ),
             Law(
                 name="data-constrained",
-                formula="L = E + A/N'^alpha + B/D'^beta, N' and D' less for repeats beyond R*",
+                formula="L = E + A/N'^alpha + B/D'^beta",
+                about="repeats beyond R_D* and parameters beyond R_N* times what the unique "
+                "tokens can feed are worth nothing (Muennighoff et al. 2023, arXiv:2305.16264)",
                 declared=(floor(), TERM_N, TERM_D, ALPHA, BETA, _decay("R_D*"), _decay("R_N*")),
                 log_law=_repeated,
                 columns=MappingProxyType({**COUNTS, "unique_tokens": "tokens"}),
             ),
             Law(
                 name="moe",
-                formula="L = E + A/(N^alpha (N_total/N)^gamma) + B/D^beta, N active",
+                formula="L = E + A/(N^alpha (N_t/N)^gamma) + B/D^beta",
+                about="mixture of experts: N active parameters of N_t",
                 declared=(
                     floor(),
                     TERM_N,
@@ -235,10 +243,10 @@ LAWS: Mapping[str, Law] = MappingProxyType(
                 ),
                 log_law=_experts,
                 columns=MappingProxyType({**COUNTS, "params_total": "params"}),
-                null={"gamma": 0.0},
+                null=MappingProxyType({"gamma": (0.0, "a law of active params alone")}),
             ),
-            _rule("lr"),
-            _rule("batch_tokens"),
+            _rule("lr", "eta"),
+            _rule("batch_tokens", "B"),
         )
     }
 )

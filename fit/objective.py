@@ -66,6 +66,10 @@ class Problem:
         centre = (float(n.mean()), float(d.mean()))
         return cls(x=n - centre[0], z=d - centre[1], y=np.log(loss), centre=centre)
 
+    def anew(self, table: RunTable) -> Problem:
+        """The same law for other runs, about centres of their own."""
+        return Problem.of(table.params, table.tokens, table.loss)
+
     def elsewhere(self, table: RunTable) -> Problem:
         """Other runs about the same centres."""
         return Problem(

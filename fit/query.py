@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -118,6 +118,7 @@ class Prediction:
     tokens: float
     flops: float
     loss: Number
+    """What the law predicts: a loss [nats/token], or its `quantity`."""
     loss_next_run: Number
     level: float | None
     method: str | None
@@ -126,11 +127,16 @@ class Prediction:
     source: str
     convention: Mapping[str, str]
     warnings: tuple[Note, ...]
+    quantity: str = "loss"
+    """What is predicted: the loss, lr or batch_tokens."""
+    given: Mapping[str, float] = field(default_factory=dict)
+    """What else the question fixed."""
     schema: str = PREDICTION_SCHEMA
 
     def document(self) -> dict[str, Any]:
-        """The `isoflop.prediction/1` document."""
-        return _document({f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+        """The `isoflop.prediction/1` document; the prediction stands under its quantity's name."""
+        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return _document({k.replace("loss", self.quantity): v for k, v in found.items()})
 
 
 def answer(question: Question) -> Answer:
@@ -143,10 +149,12 @@ def answer(question: Question) -> Answer:
         N*, D*, the loss there, the regret band, the reach, and what launches it.
 
     Raises:
-        QueryError: The budget is not positive, buys less than one token, or the fit cannot tell its
-            parameters apart (kappa above 1000) and `force` is not set.
+        QueryError: The law splits no budget, or this one is not positive or buys less than one
+            token, or the fit cannot tell its parameters apart (kappa above 1000) and `force` is
+            not set.
     """
     source, fit, flops = question.source, question.source.fit, _budget(question.flops)
+    source.law.check_split()
     doubts.refuse_unidentified(fit, force=question.force)
     best = source.best(np.array([flops]))
     n, d = float(np.exp(best.log_params[0])), float(np.exp(best.log_tokens[0]))
@@ -197,6 +205,8 @@ def predict(point: Point) -> Prediction:
         source=source.name,
         convention=dict(source.convention),
         warnings=doubts.about(source, flops=flops, params=n, tokens=d),
+        quantity=source.law.target,
+        given=dict(source.law.held),
     )
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fit import plots
 from fit.errors import ReportError
+from fit.laws import law
 from fit.plots import Frontier
 from fit.sheet import sheet
 from fit.source import Source
@@ -54,10 +55,12 @@ def write_report(folder: Path) -> Path:
 
     Raises:
         RecordError: No readable fit there, or the folder cannot be written to.
+        QueryError: The law splits no budget, which is what the pages are about.
         ReportError: matplotlib or typst is not installed, or the pages cannot be set.
     """
     _need("matplotlib", "typst")
     source = Source.from_fit(read_fit(folder))
+    source.law.check_split()
     folder = folder.parent if folder.is_file() else folder
     made = draw_figures(source)
     pages = typeset(sheet(source), made)
@@ -66,6 +69,19 @@ def write_report(folder: Path) -> Path:
     path = folder / "report.pdf"
     write_atomically(path, pages)
     return path
+
+
+def write_report_if_split(folder: Path) -> str:
+    """The report's path, or why a law that splits no budget has none.
+
+    Raises:
+        RecordError, ReportError: As `write_report`.
+    """
+    fit = read_fit(folder)
+    family = law(fit.law)
+    if family.target != "loss" or family.further:
+        return f"none: its pages split budgets, and the law '{family.name}' alone does not"
+    return str(write_report(folder))
 
 
 def draw_figures(source: Source) -> dict[str, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,6 +55,14 @@ class Source:
             range=_with_flops(preset.range or {}),
             preset=preset,
         )
+
+    def given(self, **columns: float) -> Source:
+        """The same with columns fixed that its law needs beside params and tokens.
+
+        Raises:
+            QueryError: The law has no such column.
+        """
+        return dataclasses.replace(self, law=self.law.at(**columns)) if columns else self
 
     @cached_property
     def ladder(self) -> Ladder | None:

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 
 from fit.conventions import conventions
+from fit.declared import Declared, check_held, problem_of
 from fit.derived import METHODS, parameter_intervals
 from fit.envelope import Fitted, envelope
 from fit.errors import FitError
-from fit.estimate import Estimate, Family, estimate
+from fit.estimate import Estimate, estimate
 from fit.holdout import holdout, rolling
 from fit.influence import influence
 from fit.isoflop import isoflop
 from fit.judge import check_runs, misfit_note, notes, status_of
+from fit.laws import Law
 from fit.laws import law as law_named
 from fit.misfit import examine
 from fit.objective import LOSSES, Problem
@@ -24,12 +26,12 @@ from fit.provenance import versions
 from fit.record import Floats, RunTable
 from fit.replicates import lack_of_fit, replicates
 from fit.result import CrossCheck, Fit, Intervals, Note, Objective, Points, Span
+from fit.ridge import rival_notes
 from fit.spread import Method, Spread, spread, widen
 from fit.thinning import MOST_RUNS, thinned
 from fit.uncertainty import kappa
 from fit.weights import weighted, weights_of
 
-PARAMETERS = ("E", "A", "B", "alpha", "beta")
 LIBRARIES = ("isoflop", "numpy", "scipy")
 
 
@@ -48,9 +50,11 @@ class FitOptions:
     seed: int = 0
     weight: str | None = None
     """Column of the runs' weights, see `weights.weighted`."""
+    hold: tuple[tuple[str, float], ...] = ()
+    """Parameters that are not fitted, and their values on raw counts."""
 
     def __post_init__(self) -> None:
-        law_named(self.law)
+        check_held(law_named(self.law), dict(self.hold))
         _known("loss", self.loss, LOSSES)
         _known("interval", self.interval, METHODS)
         if not 0 < self.level < 1:
@@ -87,11 +91,12 @@ def fit_table(table: RunTable, options: FitOptions) -> Fit:
     rows = len(table)
     table = thinned(table, most=MOST_RUNS, seed=options.seed)
     thin = _thinned(rows, len(table))
-    family = Family.of(options.law)
-    check_runs(table, family.free)
+    law = law_named(options.law)
+    free = len(law.parameters) - len(options.hold)
+    check_runs(table, free)
     table = weighted(table, options.weight, options.law)
-    check_runs(table, family.free)
-    problem = Problem.of(table.params, table.tokens, table.loss)
+    check_runs(table, free)
+    problem = problem_of(table, law, dict(options.hold))
     found = _estimate(problem, options, weights=weights_of(table))
     plain = spread(found, table.cluster, options.method())
     misfit = examine(found, table.cluster)
@@ -102,26 +107,26 @@ def fit_table(table: RunTable, options: FitOptions) -> Fit:
         wide = bounded(unbounded(table, found, made, options))
     bounds = wide.interval.bounds
     widening = () if misfit is None else (misfit_note(misfit, bare.interval.bounds, bounds),)
-    checks = _cross_checks(table, found, bounds["a"], options)
+    checks = _cross_checks(table, found, bounds["a"], options) if "a" in bounds else ()
     between = replicates(table, found)
     further = (*thin, *widening, *lack_of_fit(between))
     return dataclasses.replace(
         wide,
         cross_checks=checks,
         replicates=between,
-        **_judged(table, found, checks, further, options),
+        **_judged(table, found, checks, (*further, *rival_notes(found, bounds)), options),
     )
 
 
 def unbounded(table: RunTable, found: Estimate, made: Spread, options: FitOptions) -> Fit:
     """The fit with what its intervals are made from, before these and before any check."""
     names = law_named(options.law).parameters
-    pick = [PARAMETERS.index(n) for n in names]
+    pick = [found.problem.names.index(n) for n in names]
     return Fit(
         name=options.name,
         law=options.law,
         theta={n: float(found.raw[i]) for n, i in zip(names, pick, strict=True)},
-        exponents=_exponents(found.raw),
+        exponents=_exponents(found, options.law),
         status=status_of(found, table),
         kappa=kappa(found),
         objective=_objective(found),
@@ -139,7 +144,7 @@ def unbounded(table: RunTable, found: Estimate, made: Spread, options: FitOption
         points=_points(table, found),
         options=dataclasses.asdict(options),
         versions=versions(LIBRARIES),
-        **_input(table),
+        **_input(table, options.law),
     )
 
 
@@ -160,11 +165,11 @@ def _thinned(rows: int, kept: int) -> tuple[Note, ...]:
     return (Note(code="thinned", severity="info", message=text),)
 
 
-def _input(table: RunTable) -> dict[str, Any]:
+def _input(table: RunTable, law: str) -> dict[str, Any]:
     """The fields of a fit that say what went in."""
     return {
         "convention": {"params": table.params_convention, "flops": table.flops_convention},
-        "range": _ranges(table),
+        "range": _ranges(table, law_named(law)),
         "runs_used": len(table),
         "runs_dropped": tuple((d.run, d.reason) for d in table.dropped),
         "data": {} if table.data is None else dataclasses.asdict(table.data),
@@ -182,20 +187,21 @@ def _judged(
 ) -> dict[str, Any]:
     """The fields of a fit that say whether to believe it: holdouts, influence and notes."""
     without = None
-    if options.law == "chinchilla":
+    if options.law == "chinchilla" and not options.hold:
         without = _estimate(found.problem, options, law="no-e", weights=found.weights)
     how: dict[str, Any] = {"law": options.law, "loss": options.loss, "delta": options.delta}
-    held = holdout(table, **how, level=options.level)
-    rolled = rolling(table, **how, level=options.level)
+    held = holdout(table, **how, level=options.level, whole=found)
+    rolled = rolling(table, **how, level=options.level, whole=found)
     blind = status_of(found, table) == "ill_conditioned"
-    moved = () if blind else influence(table, found)
+    two_terms = not isinstance(found.problem, Declared)
+    moved = influence(table, found) if two_terms and not blind else ()
     told = notes(table, found, without, held, checks, rolled, moved)
     return {
         "holdout": held,
         "rolling": rolled,
         "influence": moved,
         "notes": told + further,
-        "conventions": conventions(table, **how),
+        "conventions": conventions(table, **how) if two_terms else (),
     }
 
 
@@ -214,17 +220,20 @@ def _objective(found: Estimate) -> Objective:
     return Objective(name=name, delta=delta, value=found.value)
 
 
-def _exponents(raw: Floats) -> dict[str, float]:
-    """A and b of N* ~ C^a, D* ~ C^b."""
-    a = float(raw[4] / (raw[3] + raw[4]))
-    return {"a": a, "b": 1.0 - a}
+def _exponents(found: Estimate, law: str) -> dict[str, float]:
+    """A and b of N* ~ C^a, D* ~ C^b, where the law has them."""
+    names = law_named(law).exponents
+    if names is None:
+        return {}
+    alpha, beta = (float(found.raw[found.problem.names.index(n)]) for n in names)
+    return {"a": beta / (alpha + beta), "b": 1.0 - beta / (alpha + beta)}
 
 
 def _cross_checks(
     table: RunTable, found: Estimate, bounds: tuple[float, float], options: FitOptions
 ) -> tuple[CrossCheck, ...]:
     """Approaches 1 and 2, each compared with the fit's exponent."""
-    half, a = (bounds[1] - bounds[0]) / 2, _exponents(found.raw)["a"]
+    half, a = (bounds[1] - bounds[0]) / 2, _exponents(found, options.law)["a"]
     fitted = Fitted(loss=table.loss * np.exp(-found.residual), noise=found.noise, a=a)
     out = []
     for check in (isoflop(table, options.level), envelope(table, fitted, options.level)):
@@ -237,14 +246,14 @@ def _cross_checks(
     return tuple(out)
 
 
-def _ranges(table: RunTable) -> dict[str, Span]:
+def _ranges(table: RunTable, law: Law) -> dict[str, Span]:
     """Smallest and largest value of what was fitted."""
     columns = {
         "params": table.params,
         "tokens": table.tokens,
         "flops": table.flops,
         "tokens_per_param": table.tokens / table.params,
-        "loss": table.loss,
+        law.target: table.loss,
     }
     return {k: Span(low=float(v.min()), high=float(v.max())) for k, v in columns.items()}
 

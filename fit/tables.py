@@ -143,7 +143,7 @@ def facts(fit: Fit) -> list[list[str]]:
     ]
     rows += [[f"data: {k.replace('_', ' ')}", _value(v)] for k, v in fit.data.items() if v]
     rows += [[f"source: {k}", _value(v)] for k, v in fit.source.items()]
-    rows += [[f"option: {k}", _value(v)] for k, v in fit.options.items() if v is not None]
+    rows += [[f"option: {k}", _value(v)] for k, v in fit.options.items() if v not in (None, (), [])]
     rows += [[f"version: {k}", _value(v)] for k, v in sorted(fit.versions.items())]
     return rows
 

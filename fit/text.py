@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 from fit.doubts import doubtful, kappa_text, verdict
-from fit.laws import Preset, law
+from fit.laws import Law, Preset, law
 from fit.quantity import counted, percent, power, short, three
 from fit.query import Answer, Number, Prediction
 from fit.result import CrossCheck, Fit, Note
@@ -47,22 +47,25 @@ def prediction_text(prediction: Prediction) -> str:
     """A prediction as a small table."""
     sizes = f"{short(prediction.params)} parameters on {short(prediction.tokens)} tokens"
     head = wrapped(f"{sizes}, by {prediction.source} ({_basis(prediction)})")
-    rows = [_row("compute", f"{power(prediction.flops)} FLOP"), *_loss_rows(prediction)]
-    rows += _reach_rows(prediction)
+    rows = [_row("compute", f"{power(prediction.flops)} FLOP")]
+    rows += [_row(k.replace("_", " "), _given(v)) for k, v in prediction.given.items()]
+    rows += [*_loss_rows(prediction), *_reach_rows(prediction)]
     return _joined([head, "", *rows, *note_rows(prediction.warnings)])
 
 
 def fit_text(fit: Fit) -> str:
     """A fit: parameters with intervals, how it was judged, how it predicts."""
     dropped = f", {len(fit.runs_dropped)} dropped" if fit.runs_dropped else ""
-    head = wrapped(f"{fit.name}: {law(fit.law).formula}")
+    family = law(fit.law)
+    about = f" ({family.about})" if family.about else ""
+    head = wrapped(f"{fit.name}: {family.formula}{about}")
     doubt = "DOUBTFUL, see the notes: " if doubtful(fit) else ""
     status = f"{doubt}{fit.status.replace('_', ' ')}, kappa {kappa_text(fit)}"
     heading = f"{percent(fit.interval.level)} confidence ({fit.interval.method})"
     rows = [
         _row("status", status),
         _row("runs", f"{fit.runs_used} used{dropped}; {_convention(fit.convention)}"),
-        _row("noise", f"{100 * fit.noise:.2g}% of the loss, one run about the law"),
+        _row("noise", f"{100 * fit.noise:.2g}% of the {family.target}, one run about the law"),
         *_replicate_rows(fit),
         "",
         _row("", f"{'value':>10}  {heading}"),
@@ -94,6 +97,17 @@ def laws_text(presets: Iterable[Preset]) -> str:
         lines = [wrapped(f, "  ") for f in facts if f]
         blocks.append("\n".join([f"{p.name}: {law(p.law).formula}", *lines]))
     return "\n\n".join(blocks)
+
+
+def families_text(families: Iterable[Law]) -> str:
+    """The families that can be fitted, one a line or two."""
+    lines = ["Families; fit one to runs with: isoflop fit RUNS --law NAME"]
+    for f in families:
+        needs = [c for c in f.columns if c not in ("params", "tokens")]
+        needs += [] if f.target == "loss" else [f.target]
+        also = [t for t in (f.about, f"needs {', '.join(needs)}" if needs else "") if t]
+        lines.append(wrapped("; ".join([f"{f.name}: {f.formula}", *also]), "  "))
+    return "\n".join(lines)
 
 
 def table_text(header: Sequence[str], rows: Iterable[Sequence[str]], width: int = WIDTH) -> str:
@@ -177,13 +191,20 @@ def _four(loss: float) -> str:
     return f"{loss:.4f}"
 
 
+def _given(value: float) -> str:
+    """A width or a depth in full, counts in short."""
+    return f"{value:g}" if value < 1e5 else short(value)
+
+
 def _loss_rows(found: Answer | Prediction) -> list[str]:
     """Loss of the law and of the next run."""
-    rows = [_row("loss", f"{_measured(found.loss, _four)} nats/token")]
+    quantity = found.quantity if isinstance(found, Prediction) else "loss"
+    form, unit = (_four, " nats/token") if quantity == "loss" else (three, "")
+    rows = [_row(quantity.replace("_", " "), f"{_measured(found.loss, form)}{unit}")]
     run = found.loss_next_run
     if run.low is not None and run.high is not None and found.level is not None:
         rows[0] += f", {percent(found.level)} confidence"
-        ends = f"{_four(run.value)} [{_four(run.low)}, {_four(run.high)}] nats/token"
+        ends = f"{form(run.value)} [{form(run.low)}, {form(run.high)}]{unit}"
         rows.append(_row("one run there", f"{ends}, {percent(found.level)} prediction"))
     return rows
 
@@ -242,7 +263,9 @@ def _parameter_row(fit: Fit, name: str, value: float) -> str:
     """A parameter with its interval."""
     low, high = fit.interval.bounds.get(name, (float("nan"), float("nan")))
     unit = {"E": "nats/token", "a": "N* ~ C^a", "b": "D* ~ C^b"}.get(name, "")
-    return _row(name, f"{value:>10.4g}  [{low:.4g}, {high:.4g}]  {unit}")
+    held = name in dict(fit.options.get("hold") or ())
+    ends = "held" if held else f"[{low:.4g}, {high:.4g}]"
+    return _row(name, f"{value:>10.4g}  {ends}  {unit}")
 
 
 def _replicate_rows(fit: Fit) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from fit.declared import Declared
 from fit.estimate import Estimate
 from fit.quantity import short
 from fit.record import Floats, RunTable
@@ -32,7 +33,8 @@ def residual_notes(table: RunTable, found: Estimate) -> Iterator[Note]:
     yield from _noise(found)
     yield from _outliers(table, found)
     yield from _trends(table, found)
-    yield from _interaction(found)
+    if not isinstance(found.problem, Declared):
+        yield from _interaction(found)
     yield from _trajectories(table, found)
 
 
@@ -74,8 +76,8 @@ def _trends(table: RunTable, found: Estimate) -> Iterator[Note]:
         (
             "trend",
             sizes,
-            "the runs are not exactly a sum of two power laws over this range. Fit a narrower "
-            "range and compare: --where.",
+            "the runs are not exactly the law over this range. Fit a narrower range and compare: "
+            "--where.",
         ),
         (
             "trend_shape",

@@ -6,9 +6,10 @@ import dataclasses
 
 import numpy as np
 
+from fit.declared import problem_of
 from fit.errors import FitError
 from fit.estimate import estimate
-from fit.objective import Problem
+from fit.laws import law as law_named
 from fit.record import Floats, RunTable, read_only
 
 COLUMN = "weight"
@@ -77,6 +78,6 @@ def _numbers(table: RunTable, name: str) -> Floats:
 def _from_errors(table: RunTable, errors: Floats, law: str) -> Floats:
     """Inverse variances: each loss's own error and what the runs scatter beyond it."""
     relative = (errors / table.loss) ** 2
-    noise = estimate(Problem.of(table.params, table.tokens, table.loss), law=law).noise
+    noise = estimate(problem_of(table, law_named(law)), law=law).noise
     beyond = max(noise**2 - float(np.median(relative)), LEAST_SHARE * noise**2, 1e-30)
     return np.asarray(1.0 / (beyond + relative))

@@ -59,7 +59,10 @@ def test_the_search_finds_the_closed_form():
     assert searched.log_loss == pytest.approx(exact.log_loss, abs=1e-12)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+TWO_TERM = [name for name, p in PRESETS.items() if law(p.law).expand is not None]
+
+
+@pytest.mark.parametrize("name", TWO_TERM)
 def test_every_published_law_has_its_optimum_by_both_roads(name):
     family = law(preset(name).law)
     theta = np.array([preset(name).theta[p] for p in family.parameters])

@@ -10,6 +10,7 @@ from fit.estimate import Family, estimate, solve
 from fit.laws import PRESETS, law
 from fit.objective import LOSSES, Loss, Problem, derivatives, robust_scale, value
 
+TWO_TERM = [p for p in PRESETS.values() if law(p.law).expand is not None]
 GRID = tuple(g.ravel() for g in np.meshgrid(np.geomspace(1e7, 1e10, 6), np.geomspace(1e9, 3e11, 5)))
 
 
@@ -19,12 +20,12 @@ def problem(theta, noise: float = 0.0, seed: int = 0, name: str = "chinchilla") 
     return Problem.of(n, d, loss * np.exp(noise * np.random.default_rng(seed).normal(size=len(n))))
 
 
-@pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda p: p.name)
+@pytest.mark.parametrize("preset", TWO_TERM, ids=lambda p: p.name)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_noiseless_runs_of_a_published_law_give_it_back(preset, loss):
     theta = np.array(list(preset.theta.values()))
     found = estimate(problem(theta, name=preset.law), law=preset.law, loss=loss)
-    expected = law(preset.law).expand(theta)
+    expected = law(preset.law).parts(theta)
     np.testing.assert_allclose(found.raw, np.array(expected), rtol=1e-6)
     assert found.converged and not found.at_bound
 

@@ -37,7 +37,7 @@ def test_an_answers_overrides_plan_its_shape_with_the_same_recipe(overrides):
     )
     # whole steps of at most 4096 tokens
     assert run.runs[0].tokens == pytest.approx(found.shape_tokens, abs=4096)
-    assert run.lr == pytest.approx(found.lr)
+    assert run.scaled.lr == pytest.approx(found.lr)
     assert run.rule.batch(run.runs[0].tokens - 1) == found.batch_tokens
     assert recipe(run) == given
 
