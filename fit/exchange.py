@@ -233,7 +233,7 @@ def condition(prior: Prior, params: Floats, tokens: Floats) -> float:
         tokens: D of the runs, (n,).
     """
     law = prior.source.law
-    e, a, b, alpha, beta = (float(v) for v in law.expand(prior.thetas[0]))
+    e, a, b, alpha, beta = (float(v) for v in law.parts(prior.thetas[0]))
     problem = Problem.of(params, tokens, law.loss(prior.thetas[0], params, tokens))
     n, d = problem.centre
     tiny = 1e-300

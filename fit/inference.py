@@ -52,7 +52,7 @@ def tokens_for_loss(law: Law, theta: Floats, params: Floats, loss: float) -> Flo
 
     Source: Sardana et al. 2024, arXiv:2401.00448, eq. 2.
     """
-    e, a, b, alpha, beta = law.expand(theta)
+    e, a, b, alpha, beta = law.parts(theta)
     left = loss - e - a * np.asarray(params, dtype=np.float64) ** -alpha
     with np.errstate(divide="ignore"):
         return np.asarray((b / np.maximum(left, 0.0)) ** (1 / beta))
@@ -64,7 +64,7 @@ def smallest_params(law: Law, theta: Floats, loss: float) -> float:
     Raises:
         QueryError: The loss is not above the law's irreducible one.
     """
-    e, a, _, alpha, _ = law.expand(theta)
+    e, a, _, alpha, _ = law.parts(theta)
     if not loss > e:
         raise QueryError(
             f"a loss of {loss:g} nats/token is asked for; the law goes down to {float(e):.4f} and "
@@ -140,7 +140,7 @@ def tokens_factor(law: Law, theta: Floats, size: float) -> float:
     """
     if not (np.isfinite(size) and size > 0):
         raise QueryError(f"a model of {size:g} times the optimal size is asked for; say .5 or 2.")
-    _, _, _, alpha, beta = law.expand(theta)
+    _, _, _, alpha, beta = law.parts(theta)
     left = 1 - (size ** -float(alpha) - 1) * float(beta / alpha)
     return float(left ** (-1 / float(beta))) if left > 0 else float("inf")
 
@@ -152,5 +152,5 @@ def training_overhead(law: Law, theta: Floats, size: float) -> float:
 
 def smallest_size(law: Law, theta: Floats) -> float:
     """The k_N at which the tokens needed become infinite: (1 + alpha/beta)^(-1/alpha)."""
-    _, _, _, alpha, beta = law.expand(theta)
+    _, _, _, alpha, beta = law.parts(theta)
     return float((1 + alpha / beta) ** (-1 / alpha))

@@ -9,10 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fit.declared import declared
 from fit.estimate import estimate
 from fit.isoflop import isoflop
-from fit.objective import Problem
+from fit.laws import law, preset
+from fit.objective import Loss, Problem, value
 from fit.store import load
+from fit.study import FitOptions, fit_table
 from fit.uncertainty import bootstrap
 
 HERE = Path(__file__).parents[2]
@@ -89,3 +92,50 @@ def test_porians_exponents_by_approach_two(configuration, published, low, high):
     assert found.a is not None and found.a_interval is not None
     assert low <= found.a <= high
     assert found.a_interval[0] < published < found.a_interval[1]
+
+
+def repeated_c4():
+    table = load(FOLDER / "data-constrained-c4.csv")
+    base = preset("muennighoff2023-repeated").theta
+    held = {n: base[n] for n in ("E", "A", "B", "alpha", "beta")}
+    return table, law("data-constrained"), held
+
+
+def test_repeated_data_reach_the_global_minimum():
+    # The README's global minimum is 0.0158073786 at R_D* 46.99, R_N* 2.330; the ridge goes on to a
+    # lower one.
+    table, family, held = repeated_c4()
+    found = estimate(declared(table, family, held), loss="huber", delta=1e-3)
+    assert found.value <= 0.0158073786 * (1 + 1e-6)
+    assert found.value == pytest.approx(0.0158046625, rel=1e-6)
+    assert found.raw[5:] == pytest.approx((95.365, 1.7059), rel=1e-3)
+    ends = found.problem.raw(found.minima.theta)
+    known = np.argmin(np.abs(ends[:, 5] - 46.99))
+    assert ends[known, 5:] == pytest.approx((46.99, 2.330), rel=1e-3)
+    assert found.minima.value[known] == pytest.approx(0.0158073786, rel=1e-6)
+
+
+def test_the_published_point_of_repeated_data_lies_above_it():
+    table, family, held = repeated_c4()
+    problem = declared(table, family, held)
+    published = problem.internal(np.array(list(preset("muennighoff2023-repeated").theta.values())))
+    loss, ones = Loss(name="huber", scale=1e-3), np.ones((1, len(table)))
+    assert value(problem, published[None], ones, loss) == pytest.approx(0.0158259353, rel=1e-8)
+
+
+def test_the_ridge_of_repeated_data_is_said():
+    table, _, held = repeated_c4()
+    options = FitOptions(
+        law="data-constrained", loss="huber", delta=1e-3, hold=tuple(held.items()), resamples=0
+    )
+    notes = {n.code: n.message for n in fit_table(table, options).notes}
+    assert "flat ridge" in notes["flat_ridge"]
+
+
+def test_gemstones_laws_of_shape_by_the_general_engine():
+    table = load(FOLDER / "gemstones-hot-100b.csv")
+    two = estimate(declared(table, law("chinchilla")), loss="huber", delta=1e-3)
+    assert two.value <= 0.0065925342 * (1 + 1e-6)
+    assert tuple(two.raw[3:]) == pytest.approx((0.2592, 0.5973), abs=2e-3)
+    wide = estimate(declared(table, law("width-depth-tokens")), loss="huber", delta=1e-3)
+    assert wide.value == pytest.approx(0.0038782178, rel=1e-6)
