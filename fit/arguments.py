@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from fit.errors import QueryError
 from fit.quantity import parse_count, parse_flops
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+GIVEN = {
+    "width": "Width, for a law of shapes.",
+    "depth": "Depth, for a law of shapes.",
+    "unique_tokens": "Unique tokens there are, for a law of repeated data.",
+    "params_total": "All parameters, for a law of experts (--params: active ones).",
+}
+"""Columns that a question may fix, each with its option's help."""
 
 
 class Known(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
@@ -72,3 +82,17 @@ def flops(what: str = "budget") -> Amount:
 def count(what: str) -> Amount:
     """A count of parameters or tokens."""
     return Amount(what, parse_count)
+
+
+def given(*columns: str) -> Callable[[T], T]:
+    """Add an option for each column beside params and tokens that a law may need."""
+
+    def add(command: T) -> T:
+        for name in reversed(columns):
+            option = f"--{name.replace('_', '-')}"
+            command = click.option(option, name, type=count(name), metavar="X", help=GIVEN[name])(
+                command
+            )
+        return command
+
+    return add

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fit.arguments import Assignment, Known, count, flops
+from fit.arguments import GIVEN, Assignment, Known, count, flops, given
 from fit.errors import ScalingError
 
 if TYPE_CHECKING:
@@ -28,14 +28,6 @@ HELP = {"help_option_names": ["-h", "--help"]}
 SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 POSITIVE = click.FloatRange(0, min_open=True)
 NATURAL = click.IntRange(0)
-
-GIVEN = {
-    "width": "Width, for a law of shapes.",
-    "depth": "Depth, for a law of shapes.",
-    "unique_tokens": "Unique tokens there are, for a law of repeated data.",
-    "params_total": "All parameters, for a law of experts (--params: active ones).",
-}
-"""Columns that a question may fix, each with its option's help."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -96,20 +88,6 @@ def _asked(command: Command) -> Command:
     ):  # fmt: skip
         command = option(command)
     return command
-
-
-def _given(*columns: str) -> Callable[[Command], Command]:
-    """Add an option for each column beside params and tokens that a law may need."""
-
-    def add(command: Command) -> Command:
-        for name in reversed(columns):
-            option = f"--{name.replace('_', '-')}"
-            command = click.option(option, name, type=count(name), metavar="X", help=GIVEN[name])(
-                command
-            )
-        return command
-
-    return add
 
 
 def _fitting(command: Command) -> Command:
@@ -188,13 +166,13 @@ def fit_command(
 @main.command("query", cls=NumberCommand)
 @click.argument("budget", metavar="FLOPS", type=flops())
 @_asked
-@_given("unique_tokens")
+@given("unique_tokens")
 @click.option("--force", is_flag=True, help="Answer from a fit that is not identified.")
 @click.option("--config", is_flag=True, help="Print the overrides that launch it, for xargs.")
 @_as_json
 def query_command(
     budget: float, folder: Path | None, law: str | None, force: bool, config: bool, as_json: bool,
-    **given: float | None,
+    **fixed: float | None,
 ) -> None:  # fmt: skip
     """Split a budget of FLOPS (1e21) between parameters and tokens."""
     from fit.query import Question, answer
@@ -202,7 +180,7 @@ def query_command(
 
     if config and as_json:
         raise click.UsageError("give --config or --json, not both: the JSON has the overrides too.")
-    source, option = _source(folder, law, **given)
+    source, option = _source(folder, law, **fixed)
     found = answer(Question(source=source, flops=budget, force=force))
     asked = f"{budget:.12g}".replace("e+", "e")
     launch = f"isoflop query {asked} {option} --config | xargs -r python -m sweep"
@@ -220,17 +198,17 @@ def query_command(
     "--tokens", type=count("tokens"), required=True, metavar="D", help="Tokens, such as 1.4T."
 )
 @_asked
-@_given(*GIVEN)
+@given(*GIVEN)
 @_as_json
 def predict_command(
     params: float, tokens: float, folder: Path | None, law: str | None, as_json: bool,
-    **given: float | None,
+    **fixed: float | None,
 ) -> None:  # fmt: skip
     """Predict the loss of a model of N parameters trained on D tokens."""
     from fit.query import Point, predict
     from fit.text import prediction_text
 
-    source = _source(folder, law, **given)[0]
+    source = _source(folder, law, **fixed)[0]
     found = predict(Point(source=source, params=params, tokens=tokens))
     click.echo(_dump(found.document()) if as_json else prediction_text(found))
 
@@ -383,7 +361,7 @@ def suggest_command(
     click.echo(_dump(found.document()) if as_json else proposal_text(found, home, launch))
 
 
-def _source(folder: Path | None, law: str | None, **given: float | None) -> tuple[Source, str]:
+def _source(folder: Path | None, law: str | None, **fixed: float | None) -> tuple[Source, str]:
     """The fit or published law that is asked, and the options that ask it again."""
     from fit.laws import preset
     from fit.source import Source
@@ -391,7 +369,7 @@ def _source(folder: Path | None, law: str | None, **given: float | None) -> tupl
 
     if folder is not None and law is not None:
         raise click.UsageError("give --fit or --law, not both.")
-    counts = {k: v for k, v in given.items() if v is not None}
+    counts = {k: v for k, v in fixed.items() if v is not None}
     again = "".join(f" --{k.replace('_', '-')} {v:g}" for k, v in counts.items())
     if law is not None:
         return Source.from_preset(preset(law)).given(**counts), f"--law {law}{again}"

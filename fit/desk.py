@@ -122,9 +122,9 @@ def summary(fit: Fit, folder: Path) -> str:
     top = fit.range["flops"].high
     family = law(fit.law)
     if family.target != "loss" or family.further:
-        asked = " ".join(f"{option(c)} X" for c in family.further)
+        asked = "".join(f"{option(c)} X " for c in family.further)
         parts.append(f"fit      {folder}/fit.json")
-        parts.append(f"ask      isoflop predict --params N --tokens D {asked} --fit {folder}")
+        parts.append(f"ask      isoflop predict --params N --tokens D {asked}--fit {folder}")
         return "\n".join(parts)
     if refused(fit):
         return "\n".join([*parts, "No recommendation: these runs cannot tell N from D.", "",

@@ -34,7 +34,12 @@ def aimed(read: Read, target: str, rename: Mapping[str, str]) -> RunTable:
     except RecordError as error:
         if "no column loss" not in str(error):
             raise
-        return _of_optima(read, target, rename)
+        try:  # a table of optima has its target where others have losses
+            theirs = {k: v for k, v in rename.items() if k != target}
+            return read({**theirs, "loss": rename.get(target, target)})
+        except RecordError:
+            text = str(error).replace("no column loss", f"no column {target}")
+            raise FitError(text.replace("--column loss=", f"--column {target}=")) from error
     if target not in table.columns:
         known = ", ".join(table.columns) or "no others"
         raise FitError(
@@ -42,16 +47,6 @@ def aimed(read: Read, target: str, rename: Mapping[str, str]) -> RunTable:
             f" Name yours: --column {target}=YOURS"
         )
     return _best(table, target)
-
-
-def _of_optima(read: Read, target: str, rename: Mapping[str, str]) -> RunTable:
-    """A table without losses, read with its target in their place."""
-    theirs = {k: v for k, v in rename.items() if k != target}
-    try:
-        return read({**theirs, "loss": rename.get(target, target)})
-    except RecordError as error:
-        text = str(error).replace("no column loss", f"no column loss or {target}")
-        raise FitError(text.replace("--column loss=", f"--column {target}=")) from error
 
 
 def _best(table: RunTable, target: str) -> RunTable:

@@ -124,7 +124,11 @@ def of_preset(source: Source, flops: float, *, centre: tuple[float, float], nois
         centre: Params and tokens in the middle of the candidates: there the two terms spread
             by `TERM_SPREAD`, whatever the exponents.
         noise: Standard deviation of ln loss of one run.
+
+    Raises:
+        QueryError: The law is not the two-term one, whose spread is known.
     """
+    source.law.parts(source.theta)  # refuses a law that is no sum of two terms
     theta, names = source.theta, source.law.parameters
     normal = np.random.default_rng(0).standard_normal(((DRAWS - 1) // 2, len(names)))
     spread = np.concatenate([np.zeros((1, len(names))), normal, -normal])

@@ -154,7 +154,6 @@ def answer(question: Question) -> Answer:
             not set.
     """
     source, fit, flops = question.source, question.source.fit, _budget(question.flops)
-    source.law.check_split()
     doubts.refuse_unidentified(fit, force=question.force)
     best = source.best(np.array([flops]))
     n, d = float(np.exp(best.log_params[0])), float(np.exp(best.log_tokens[0]))

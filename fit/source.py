@@ -76,10 +76,12 @@ class Source:
 
     def best(self, flops: Floats) -> Split:
         """The best split of budgets (k,) at the point estimate; fields (k,)."""
+        self.law.check_split()
         return split(self.law, self.theta, flops, self.cost)
 
     def splits(self, flops: Floats) -> Callable[[Floats], Split]:
         """The best split of budgets (k,) as a function of thetas (m, p); fields (m, k)."""
+        self.law.check_split()
         return lambda theta: split(self.law, theta, flops, self.cost)
 
     def log_losses(self, params: Floats, tokens: Floats) -> Callable[[Floats], Floats]:

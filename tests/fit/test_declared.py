@@ -186,3 +186,31 @@ def test_every_law_goes_through_the_whole_study(name):
     assert fit.holdout.max_relative_error < 0.05
     again = type(fit).from_json(fit.to_json())
     assert again.theta == fit.theta
+
+
+@pytest.mark.parametrize("interval", ["pairs", "wild", "bca"])
+def test_every_method_of_intervals_takes_a_declared_law(interval):
+    table = lawful(law("kaplan"), TRUTH["kaplan"], noise=5e-3)
+    options = {"law": "kaplan", "resamples": 200}
+    plain = fit_table(table, FitOptions(**options))
+    other = fit_table(table, FitOptions(**options, interval=interval))
+    for name in ("alpha_N", "alpha_D"):
+        ends = [f.interval.bounds[name] for f in (plain, other)]
+        widths = [high - low for low, high in ends]
+        assert ends[1][0] < plain.theta[name] < ends[1][1]
+        assert widths[1] == pytest.approx(widths[0], rel=0.35)
+
+
+def test_a_profile_is_refused_for_a_declared_law():
+    with pytest.raises(FitError, match="not for 'kaplan'. Use hc3 or pairs"):
+        FitOptions(law="kaplan", interval="profile")
+
+
+def test_a_profile_takes_a_held_parameter():
+    table = lawful(law("chinchilla"), TRUTH["chinchilla"], noise=1e-3)
+    ends = []
+    for interval in ("hc3", "profile"):
+        options = FitOptions(hold=(("E", 1.8),), interval=interval, resamples=0)
+        ends.append(fit_table(table, options).interval.bounds)
+    assert ends[1]["E"] == pytest.approx((1.8, 1.8))
+    assert ends[1]["alpha"] == pytest.approx(ends[0]["alpha"], rel=0.05)

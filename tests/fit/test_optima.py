@@ -68,7 +68,7 @@ def test_columns_may_be_named_otherwise(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        (["params", "tokens"], "no column loss or batch_tokens"),
+        (["params", "tokens"], "no column batch_tokens"),
         (["params", "tokens", "lr", "loss"], "needs a column batch_tokens"),
     ],
 )
