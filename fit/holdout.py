@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from fit.estimate import Estimate, estimate
 from fit.isoflop import budgets
 from fit.misfit import examine, widened
+from fit.objective import Problem
 from fit.record import Floats, RunTable
 from fit.result import Holdout, Rolled
 from fit.uncertainty import sandwich
@@ -40,7 +41,13 @@ def _steps(flops: Floats) -> NDArray[np.int64]:
 
 
 def holdout(
-    table: RunTable, *, law: str, loss: str, delta: float | None, level: float, whole: Estimate
+    table: RunTable,
+    *,
+    law: str,
+    loss: str,
+    delta: float | None,
+    level: float,
+    whole: Estimate | None = None,
 ) -> Holdout | None:
     """Fit without the largest budget and predict it; None where too few runs would be left.
 
@@ -50,11 +57,11 @@ def holdout(
         loss: Robust loss.
         delta: Huber's threshold.
         level: Of the prediction intervals.
-        whole: The fit to all of them: its law is fitted again, a declared one from there.
+        whole: The fit to all of them: a declared law is fitted again from there.
     """
     out = largest(table.flops)
     kept = table.take(~out)
-    if not _enough(kept, max(LEAST_RUNS, whole.family.free) + 1):
+    if not _enough(kept, max(LEAST_RUNS, _free(whole)) + 1):
         return None
     left = table.take(out)
     small = _fitted(kept, whole, law=law, loss=loss, delta=delta)
@@ -72,7 +79,13 @@ def holdout(
 
 
 def rolling(
-    table: RunTable, *, law: str, loss: str, delta: float | None, level: float, whole: Estimate
+    table: RunTable,
+    *,
+    law: str,
+    loss: str,
+    delta: float | None,
+    level: float,
+    whole: Estimate | None = None,
 ) -> tuple[Rolled, ...]:
     """Predict each larger budget by the law fitted to all below it.
 
@@ -91,7 +104,7 @@ def rolling(
     out: list[Rolled] = []
     for code in range(int(codes.max()), 0, -1):
         kept, left = table.take(codes < code), table.take(codes == code)
-        if len(out) == MOST_ROLLED or not _enough(kept, max(LEAST_BELOW, 2 * whole.family.free)):
+        if len(out) == MOST_ROLLED or not _enough(kept, max(LEAST_BELOW, 2 * _free(whole))):
             break
         small = _fitted(kept, whole, law=law, loss=loss, delta=delta)
         predicted, inside = _predict(small, kept, left, level)
@@ -115,11 +128,20 @@ def _enough(kept: RunTable, least: int) -> bool:
     return len(kept) >= least and sizes >= 3 and lengths >= 3
 
 
+def _free(whole: Estimate | None) -> int:
+    """Parameters of the law; of the fast ones at most 5."""
+    return 5 if whole is None else whole.family.free
+
+
 def _fitted(
-    kept: RunTable, whole: Estimate, *, law: str, loss: str, delta: float | None
+    kept: RunTable, whole: Estimate | None, *, law: str, loss: str, delta: float | None
 ) -> Estimate:
     """The law by the runs kept; a declared one from where all runs have it."""
-    problem, weights = whole.problem.anew(kept), weights_of(kept)
+    weights = weights_of(kept)
+    if whole is None:
+        problem = Problem.of(kept.params, kept.tokens, kept.loss)
+        return estimate(problem, law=law, loss=loss, delta=delta, weights=weights)
+    problem = whole.problem.anew(kept)
     return estimate(problem, law=law, loss=loss, delta=delta, weights=weights, near=whole.raw)
 
 
