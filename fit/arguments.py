@@ -11,6 +11,9 @@ import click
 from fit.errors import QueryError
 from fit.quantity import parse_count, parse_flops
 
+SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
+POSITIVE = click.FloatRange(0, min_open=True)
+NATURAL = click.IntRange(0)
 T = TypeVar("T", bound=Callable[..., Any])
 
 GIVEN = {
@@ -96,3 +99,53 @@ def given(*columns: str) -> Callable[[T], T]:
         return command
 
     return add
+
+
+def fitting(command: T) -> T:
+    """Add the options of a fit; their meanings stand in docs/method.md."""
+    for option in reversed(
+        [
+            click.option(
+                "--law", type=Known("fit.laws:LAWS"), default="chinchilla", show_default=True,
+                help="Law family.",
+            ),
+            click.option("--base", metavar="LAW|FOLDER", help="Law whose E, A, ... are held."),
+            click.option(
+                "--hold", type=Assignment("E=1.87"), multiple=True, metavar="NAME=VALUE",
+                help="Not to be fitted.",
+            ),
+            click.option(
+                "--params", type=Known("fit.accounting:PARAMS_CONVENTIONS"),
+                show_default="matmul", help="How N of records is counted.",
+            ),
+            click.option(
+                "--flops", type=Known("fit.accounting:FLOPS_CONVENTIONS"),
+                show_default="exact", help="How C of records is counted.",
+            ),
+            click.option("--where", metavar="COND", help="Runs to use, such as 'loss < 5'."),
+            click.option(
+                "--loss", type=Known("fit.objective:LOSSES"), default="adaptive",
+                show_default=True, help="adaptive, huber, l2, l2-levels, student, asymmetric.",
+            ),
+            click.option("--delta", type=POSITIVE, help="Fixed threshold of the Huber loss."),
+            click.option(
+                "--interval", type=Known("fit.derived:METHODS"), default="hc3", show_default=True,
+                help="hc3, pairs, wild, bca, profile.",
+            ),
+            click.option("--level", type=SHARE, default=0.9, show_default=True),
+            click.option("--resamples", type=NATURAL, default=4000, show_default=True),
+            click.option("--cluster", metavar="COLUMN", help="Equal values: correlated errors."),
+            click.option("--weight", metavar="COLUMN", help="Weights; loss_se: errors.  [weight]"),
+            click.option(
+                "--column", type=Assignment("params=n_params"), multiple=True,
+                metavar="OURS=YOURS", help="Rename a column.",
+            ),
+            click.option(
+                "--unit", type=Assignment("params=M"), multiple=True, metavar="OURS=UNIT",
+                help="Unit of a table's column: params=M, tokens=1e9, loss=bits.",
+            ),
+            click.option("--seed", type=NATURAL, default=0, show_default=True),
+        ]
+    ):  # fmt: skip
+        command = option(command)
+    return command

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fit.arguments import GIVEN, Assignment, Known, count, flops, given
+from fit.arguments import GIVEN, SHARE, Assignment, Known, count, fitting, flops, given
 from fit.errors import ScalingError
 
 if TYPE_CHECKING:
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 REPORTS = Path("reports")
 HELP = {"help_option_names": ["-h", "--help"]}
-SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
-POSITIVE = click.FloatRange(0, min_open=True)
-NATURAL = click.IntRange(0)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -90,61 +87,11 @@ def _asked(command: Command) -> Command:
     return command
 
 
-def _fitting(command: Command) -> Command:
-    """Add the options of a fit; their meanings stand in docs/method.md."""
-    for option in reversed(
-        [
-            click.option(
-                "--law", type=Known("fit.laws:LAWS"), default="chinchilla", show_default=True,
-                help="Law family.",
-            ),
-            click.option("--base", metavar="LAW|FOLDER", help="Law whose E, A, ... are held."),
-            click.option(
-                "--hold", type=Assignment("E=1.87"), multiple=True, metavar="NAME=VALUE",
-                help="Not to be fitted.",
-            ),
-            click.option(
-                "--params", type=Known("fit.accounting:PARAMS_CONVENTIONS"),
-                show_default="matmul", help="How N of records is counted.",
-            ),
-            click.option(
-                "--flops", type=Known("fit.accounting:FLOPS_CONVENTIONS"),
-                show_default="exact", help="How C of records is counted.",
-            ),
-            click.option("--where", metavar="COND", help="Runs to use, such as 'loss < 5'."),
-            click.option(
-                "--loss", type=Known("fit.objective:LOSSES"), default="adaptive",
-                show_default=True, help="adaptive, huber, l2, l2-levels, student, asymmetric.",
-            ),
-            click.option("--delta", type=POSITIVE, help="Fixed threshold of the Huber loss."),
-            click.option(
-                "--interval", type=Known("fit.derived:METHODS"), default="hc3", show_default=True,
-                help="hc3, pairs, wild, bca, profile.",
-            ),
-            click.option("--level", type=SHARE, default=0.9, show_default=True),
-            click.option("--resamples", type=NATURAL, default=4000, show_default=True),
-            click.option("--cluster", metavar="COLUMN", help="Equal values: correlated errors."),
-            click.option("--weight", metavar="COLUMN", help="Weights; loss_se: errors.  [weight]"),
-            click.option(
-                "--column", type=Assignment("params=n_params"), multiple=True,
-                metavar="OURS=YOURS", help="Rename a column.",
-            ),
-            click.option(
-                "--unit", type=Assignment("params=M"), multiple=True, metavar="OURS=UNIT",
-                help="Unit of a table's column: params=M, tokens=1e9, loss=bits.",
-            ),
-            click.option("--seed", type=NATURAL, default=0, show_default=True),
-        ]
-    ):  # fmt: skip
-        command = option(command)
-    return command
-
-
 @main.command("fit")
 @click.argument("runs", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Report folder.  [reports/<RUNS>]")
 @click.option("--no-report", is_flag=True, help="Write fit.json only, no PDF.")
-@_fitting
+@fitting
 @_as_json
 def fit_command(
     runs: Path, out: Path | None, no_report: bool, as_json: bool, **options: Any
