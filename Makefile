@@ -35,6 +35,21 @@ test-gpu: $(STAMP)  ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 .PHONY: test-gpu
 
+SLURM := slurmctld slurmd slurm-client munge
+$(VENV)/.launchers: $(STAMP)
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,slurm,ray]'
+	@touch $@
+
+test-slurm: $(VENV)/.launchers  ## a sweep on a real Slurm, installed if need be (Debian, root) and started by the test
+	@PATH="$$PATH:/usr/sbin"; for p in slurmctld slurmd sbatch munged; do command -v $$p > /dev/null \
+	  || exec apt-get install -y -q --no-install-recommends $(SLURM); done
+	$(BIN)/python -m pytest -m slurm
+.PHONY: test-slurm
+
+test-ray: $(VENV)/.launchers  ## a sweep on a local Ray cluster, a worker killed
+	$(BIN)/python -m pytest -m ray
+.PHONY: test-ray
+
 lint: $(STAMP)  ## ruff: style, docstrings, formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -238,10 +238,15 @@ def laws_command(as_json: bool) -> None:
 @main.command("runs")
 @click.argument("runs", type=click.Path(path_type=Path))
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write all columns.")
+@click.option("--watch", is_flag=True, help="What runs, is missing, was spent; until it is over.")
 @_as_json
-def runs_command(runs: Path, csv_file: Path | None, as_json: bool) -> None:
+def runs_command(runs: Path, csv_file: Path | None, watch: bool, as_json: bool) -> None:
     """List the runs in a folder or table: how each ended, its size and its loss."""
     from fit.desk import runs_document, runs_listing, write_csv
+    from fit.watch import show
+
+    if watch:
+        return show(runs, as_json=as_json)
 
     document = runs_document(runs)
     if csv_file is not None:

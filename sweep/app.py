@@ -49,12 +49,14 @@ def launch(overrides: Sequence[str], *, multirun: bool) -> int:
     from sweep.grid import grid
     from sweep.job import run
     from sweep.launcher import launch_cells
+    from sweep.manifest import write_plan
 
     cells = grid(overrides, multirun=multirun)
     if not multirun and cells[0].refusal is not None:
         raise PlanError(cells[0].refusal)
     if opening(cells):
         _check_writable(cells)
+        write_plan(cells)
         if multirun:
             launch_cells(cells, overrides)
         else:

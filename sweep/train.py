@@ -78,6 +78,7 @@ class Walk:
     interruption: Interruption = field(default_factory=Interruption)
     heartbeat: Heartbeat = field(init=False)
     _next_save: float = field(init=False)
+    _signal: str | None = None
 
     def __post_init__(self) -> None:
         self.heartbeat = Heartbeat(self.work)
@@ -123,7 +124,7 @@ class Walk:
                 self.keep(run, failed_record(self.facts(run), error, trace))
             self._close("failed", f"{type(error).__name__}: {error}")
         except BaseException as error:
-            self._close("stopped", type(error).__name__)
+            self._close("stopped", self._signal or type(error).__name__)
             raise
 
     def _go_on_all_devices(self) -> None:
@@ -232,8 +233,9 @@ class Walk:
         if self.writes:
             self.heartbeat.beat(run.run, run.tokens, self.session)
         if self.interruption.pending is not None:
+            self._signal = self.interruption.pending.name
             self._save()
-            self._close("stopped", self.interruption.pending.name)
+            self._close("stopped", self._signal)
             self.interruption.obey()
 
     def _save(self) -> None:
