@@ -53,13 +53,23 @@ def derived_interval(
         QueryError: The interval is to come from draws, and the fit has none.
     """
     low, high = confidence_interval(fit, log_quantity)
-    if next_run:
-        centre = log_quantity(fit.vector()[None, :])[0]
-        noise = _quantile(fit) * fit.noise
-        low = centre - np.hypot(np.maximum(centre - low, 0), noise)
-        high = centre + np.hypot(np.maximum(high - centre, 0), noise)
     with np.errstate(over="ignore"):
-        return np.exp(low), np.exp(high)
+        low, high = np.exp(low), np.exp(high)
+    if not next_run:
+        return low, high
+    return prediction_interval(fit, np.exp(log_quantity(fit.vector()[None, :])[0]), low, high)
+
+
+def prediction_interval(
+    fit: Fit, value: Floats, low: Floats, high: Floats
+) -> tuple[Floats, Floats]:
+    """Interval of one further run's loss, from the law's there and its confidence interval."""
+    noise = _quantile(fit) * fit.noise
+    with np.errstate(divide="ignore", over="ignore"):
+        below, above = np.log(value) - np.log(low), np.log(high) - np.log(value)
+        low = value * np.exp(-np.hypot(np.maximum(below, 0), noise))
+        high = value * np.exp(np.hypot(np.maximum(above, 0), noise))
+    return low, high
 
 
 def confidence_interval(fit: Fit, quantity: LogQuantity) -> tuple[Floats, Floats]:

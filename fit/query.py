@@ -16,7 +16,7 @@ import numpy as np
 from fit import doubts
 from fit.accounting import Shape
 from fit.allocate import Band, regret_band
-from fit.derived import LogQuantity, derived_interval
+from fit.derived import LogQuantity, derived_interval, prediction_interval
 from fit.errors import QueryError
 from fit.launch import Rung, rung_for
 from fit.quantity import check_count
@@ -190,13 +190,13 @@ def predict(point: Point) -> Prediction:
     source = point.source
     n, d = check_count(point.params, "params"), check_count(point.tokens, "tokens")
     flops = d * float(np.exp(source.cost.log_flops_per_token(np.log([n])))[0])
-    at = source.log_losses(np.array([n]), np.array([d]))
+    loss = _numbers(source, source.log_losses(np.array([n]), np.array([d])))[0]
     return Prediction(
         params=n,
         tokens=d,
         flops=flops,
-        loss=_numbers(source, at)[0],
-        loss_next_run=_numbers(source, at, next_run=True)[0],
+        loss=loss,
+        loss_next_run=_next_run(source, loss),
         level=None if source.fit is None else source.fit.interval.level,
         method=None if source.fit is None else source.fit.interval.method,
         reach=source.reach(flops),
@@ -225,23 +225,27 @@ def _split_numbers(source: Source, flops: float) -> dict[str, Any]:
         ratio = s.log_tokens - s.log_params
         return np.concatenate([s.log_params, s.log_tokens, ratio, s.log_loss], axis=-1)
 
-    def log_loss(theta: Floats) -> Floats:
-        return at(theta).log_loss
-
     numbers = _numbers(source, logs)
     names = ("params", "tokens", "tokens_per_param", "loss")
-    next_run = _numbers(source, log_loss, next_run=True)[0]
+    next_run = _next_run(source, numbers[-1])
     return {**dict(zip(names, numbers, strict=True)), "loss_next_run": next_run}
 
 
-def _numbers(
-    source: Source, log_quantities: LogQuantity, *, next_run: bool = False
-) -> tuple[Number, ...]:
+def _next_run(source: Source, loss: Number) -> Number:
+    """The prediction of one run from the law's loss there: the noise is added."""
+    if source.fit is None or loss.low is None or loss.high is None:
+        return loss
+    ends = (np.asarray(v) for v in (loss.value, loss.low, loss.high))
+    low, high = prediction_interval(source.fit, *ends)
+    return Number(value=loss.value, low=float(low), high=float(high))
+
+
+def _numbers(source: Source, log_quantities: LogQuantity) -> tuple[Number, ...]:
     """Values with their intervals where the source is a fit; the quantities are (m, q)."""
     values = np.exp(log_quantities(source.theta[None, :])[0])
     if source.fit is None:
         return tuple(Number(value=float(v)) for v in values)
-    low, high = derived_interval(source.fit, log_quantities, next_run=next_run)
+    low, high = derived_interval(source.fit, log_quantities)
     ends = zip(values, low, high, strict=True)
     return tuple(Number(value=float(v), low=float(a), high=float(b)) for v, a, b in ends)
 
