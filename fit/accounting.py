@@ -49,12 +49,20 @@ class Shape:
     """Output head shares the embedding's matrix."""
     conv: int = 0
     """Taps of the causal depthwise convolution on the embeddings; 0 is none."""
+    experts: int = 0
+    """MLPs per block of which a router chooses; 0 is one MLP and no router."""
+    top_k: int = 0
+    """Experts per token."""
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "heads", "head_dim", "d_ff", "vocab", "seq_len"):
             value = getattr(self, name)
             if value < 1:
                 raise PlanError(f"{name} is {value}; a shape needs at least 1. Change {name}.")
+        if self.experts and not 1 <= self.top_k <= self.experts:
+            raise PlanError(
+                f"top_k is {self.top_k} of {self.experts} experts; 1 to {self.experts} is needed."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,18 +70,20 @@ class Params:
     """Parameters per group."""
 
     body: int
-    """Matrices inside the blocks."""
+    """Matrices inside the blocks that a token passes: of a mixture the router and k experts."""
     head: int
     """The output head, vocab x width, counted once whether tied or not."""
     embedding: int
     """The embedding where it is a matrix of its own; 0 when tied."""
     other: int
     """Gains of the queries and taps of the convolution."""
+    idle: int = 0
+    """Experts that a token does not pass."""
 
     @property
     def total(self) -> int:
         """Every trainable number once."""
-        return self.body + self.head + self.embedding + self.other
+        return self.body + self.head + self.embedding + self.other + self.idle
 
     @property
     def matmul(self) -> int:
@@ -106,12 +116,14 @@ def count_params(shape: Shape) -> Params:
         Parameters per group; their total equals that of the built torch model.
     """
     d, inner = shape.width, shape.heads * shape.head_dim
-    per_block = 4 * d * inner + _mlp_matrices(shape) * d * shape.d_ff
+    mlp, chosen = _mlp_matrices(shape) * d * shape.d_ff, shape.top_k if shape.experts else 1
+    per_block = 4 * d * inner + chosen * mlp + shape.experts * d
     return Params(
         body=shape.depth * per_block,
         head=shape.vocab * d,
         embedding=0 if shape.tied else shape.vocab * d,
         other=shape.depth * shape.head_dim + shape.conv * d,
+        idle=shape.depth * (shape.experts - chosen) * mlp if shape.experts else 0,
     )
 
 

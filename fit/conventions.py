@@ -51,7 +51,11 @@ def conventions(
 def _counted(table: RunTable, params: str, flops: str) -> tuple[Floats, Floats]:
     """N and FLOP per token of every run under a convention."""
     groups = zip(*(table.column(c).astype(int).tolist() for c in GROUPS), strict=True)
-    n = [params_in(params, Params(body=b, head=h, embedding=e, other=o)) for b, h, e, o in groups]
+    idle = table.column("params_idle") if "params_idle" in table.columns else 0 * table.params
+    n = [
+        params_in(params, Params(body=b, head=h, embedding=e, other=o, idle=int(i)))
+        for (b, h, e, o), i in zip(groups, np.nan_to_num(idle), strict=True)
+    ]
     terms = zip(n, *(table.column(c).astype(int).tolist() for c in TERMS), strict=True)
     per_token = [
         flops_per_token_in(flops, flops=FlopsPerToken(body=b, head=h, attention=t), params=k)

@@ -103,6 +103,8 @@ class Ladder:
             gated=old.gated,
             tied=old.tied,
             conv=old.conv,
+            experts=old.experts,
+            top_k=old.top_k,
         )
 
     def count(self, shape: Shape) -> tuple[int, int]:
@@ -219,6 +221,8 @@ def _template(points: Points, row: int, ratio: float, recipe: Mapping[str, Any])
         gated=bool(recipe.get("model.gated", False)),
         tied=bool(recipe.get("model.tied", True)),
         conv=int(recipe.get("model.conv", 0)),
+        experts=int(recipe.get("model.experts", 0)),
+        top_k=int(recipe.get("model.top_k", 0)),
     )
 
 

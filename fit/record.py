@@ -83,6 +83,12 @@ class RunRecord:
     batch_tokens: int
     """Tokens per optimiser step at the end of the run."""
     tokens_seen: int | None = None
+    experts: int | None = None
+    """MLPs per block, where a router chooses among them; None is one."""
+    top_k: int | None = None
+    """Experts per token."""
+    params_idle: int | None = None
+    """Parameters of the experts that a token does not pass; part of `params_total`."""
     flops_spent: float | None = None
     """What this point really cost: its cooldown and its own stretch of a shared trunk."""
     trunk: str | None = None
@@ -339,7 +345,7 @@ def read_only(values: Any) -> Floats:
 
 _EXTRA = (
     "width depth heads head_dim vocab seq_len lr batch_tokens seed loss_se params_body params_head "
-    "params_embedding params_other flops_body flops_head flops_attention"
+    "params_embedding params_other params_idle experts top_k flops_body flops_head flops_attention"
 ).split()
 
 
@@ -370,6 +376,7 @@ def _count(record: RunRecord, params: str, flops: str) -> tuple[int, int]:
         head=record.params_head,
         embedding=record.params_embedding,
         other=record.params_other,
+        idle=record.params_idle or 0,
     )
     terms = FlopsPerToken(
         body=record.flops_body, head=record.flops_head, attention=record.flops_attention

@@ -73,6 +73,10 @@ class ModelConfig:
     """Hidden units of the MLP per unit of width."""
     gated: bool = MISSING
     tied: bool = MISSING
+    experts: int = MISSING
+    """MLPs per block of which a router chooses; 0 is one MLP and no router."""
+    top_k: int = MISSING
+    """Experts per token."""
     conv: int = MISSING
     """Taps of the causal depthwise convolution on the embeddings; 0 is none."""
     seq_len: int = MISSING
@@ -145,6 +149,8 @@ class TrainConfig:
     weight_decay: float = MISSING
     clip: float = MISSING
     z_loss: float = MISSING
+    balance_loss: float = MISSING
+    """Weight of the experts' balance in the gradient."""
     precision: str = MISSING
     """Fabric's names: 32-true, bf16-mixed, ..."""
     accelerator: str = MISSING
@@ -199,7 +205,8 @@ class Config:
         for name in ("beta1", "beta2"):
             beta = getattr(train, name)
             _check(f"train.{name}", beta, 0 <= beta < 1, "a number from 0 to below 1")
-        for name in ("z_loss", "weight_decay", "embedding_lr_power", "threads"):
+        _check("model.experts", model.experts, model.experts >= 0, "0 or more")
+        for name in ("z_loss", "balance_loss", "weight_decay", "embedding_lr_power", "threads"):
             value = getattr(train, name)
             _check(f"train.{name}", value, 0 <= value < math.inf, "0 or more")
         taps = f"0 to {model.seq_len}"

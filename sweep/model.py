@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fit.accounting import Shape
+from sweep.experts import mixture
 
 ROPE_BASE = 10_000.0
 EPS = 1e-6
@@ -35,10 +36,16 @@ class Transformer(nn.Module):
     cos_tk: Tensor
     sin_tk: Tensor
 
-    def __init__(self, shape: Shape, *, residual: float = 1.0) -> None:
-        """Build the modules; every residual branch is multiplied by `residual`."""
+    def __init__(self, shape: Shape, *, residual: float = 1.0, balance: float = 0.0) -> None:
+        """Build the modules.
+
+        Args:
+            shape: Of the transformer.
+            residual: Factor of every residual branch.
+            balance: Weight of the experts' balance in the gradient.
+        """
         super().__init__()
-        self.shape = shape
+        self.shape, self.balance = shape, balance
         self.embedding = nn.Parameter(torch.empty(shape.vocab, shape.width))
         head = self.embedding if shape.tied else torch.empty_like(self.embedding)
         self.head = head if shape.tied else nn.Parameter(head)
@@ -62,8 +69,16 @@ class Transformer(nn.Module):
                 block.init_weights(generator)
 
     def forward(self, tokens_bt: Tensor, target_bt: Tensor, z_loss: float) -> Tensor:
-        """Mean cross-entropy [nats/token], whose gradient includes that of the z-loss."""
-        x_btd = self.hidden(tokens_bt)
+        """Mean cross-entropy [nats/token], whose gradient has those of z-loss and balance."""
+        x_btd, unbalance = self.states(tokens_bt)
+        loss = self._cross_entropy(x_btd, target_bt, z_loss)
+        if unbalance is None:
+            return loss
+        penalty = self.balance * unbalance
+        return loss + penalty - penalty.detach()
+
+    def _cross_entropy(self, x_btd: Tensor, target_bt: Tensor, z_loss: float) -> Tensor:
+        """Of the next tokens, with the gradient of the z-loss."""
         if x_btd.device.type == "cpu":
             x_nd = x_btd.reshape(-1, x_btd.shape[-1])
             return HeadLoss.apply(x_nd, self.head, target_bt.reshape(-1), z_loss)
@@ -74,15 +89,22 @@ class Transformer(nn.Module):
 
     def hidden(self, tokens_bt: Tensor) -> Tensor:
         """Hidden states (b, t, d) after the last norm."""
+        return self.states(tokens_bt)[0]
+
+    def states(self, tokens_bt: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Hidden states after the last norm, and the mean balance of the blocks' experts."""
         x_btd = F.embedding(tokens_bt, self.embedding)
         if self.conv is not None:
             x_btd = CausalConv.apply(x_btd, self.conv)
         x_btd = rms_norm(x_btd)
         length = tokens_bt.shape[1]
         cos_tk, sin_tk = self.cos_tk[:length], self.sin_tk[:length]
+        balances: list[Tensor] = []
         for block in self.blocks:
-            x_btd = block(x_btd, cos_tk, sin_tk)
-        return rms_norm(x_btd)
+            x_btd, balance = block(x_btd, cos_tk, sin_tk)
+            if balance is not None:
+                balances.append(balance)
+        return rms_norm(x_btd), torch.stack(balances).mean() if balances else None
 
     def token_losses(self, tokens_bt: Tensor, target_bt: Tensor) -> Tensor:
         """Negative log-likelihood of every token, (b, t) [nats], in float32."""
@@ -102,22 +124,30 @@ class Block(nn.Module):
         self.q_gain = nn.Parameter(torch.empty(shape.head_dim))
         self.qkv = nn.Parameter(torch.empty(3 * inner, d))
         self.out = nn.Parameter(torch.empty(d, inner))
-        self.up = nn.Parameter(torch.empty((2 if shape.gated else 1) * f, d))
-        self.down = nn.Parameter(torch.empty(d, f))
+        many = (shape.experts,) if shape.experts else ()
+        self.top_k = shape.top_k
+        self.router = nn.Parameter(torch.empty(shape.experts, d)) if many else None
+        self.up = nn.Parameter(torch.empty(*many, (2 if shape.gated else 1) * f, d))
+        self.down = nn.Parameter(torch.empty(*many, d, f))
 
     def init_weights(self, generator: torch.Generator) -> None:
         """Inputs at 1/sqrt(fan-in), outputs at zero, so that every block begins as the identity."""
         self.q_gain.fill_(1.0)
         for weight in (self.qkv, self.up):
-            fill_normal(weight, 1 / math.sqrt(weight.shape[1]), generator)
+            fill_normal(weight, 1 / math.sqrt(weight.shape[-1]), generator)
         for weight in (self.out, self.down):
             weight.zero_()
+        if self.router is not None:
+            fill_normal(self.router, 1 / math.sqrt(self.router.shape[-1]), generator)
 
-    def forward(self, x_btd: Tensor, cos_tk: Tensor, sin_tk: Tensor) -> Tensor:
-        """One block."""
+    def forward(
+        self, x_btd: Tensor, cos_tk: Tensor, sin_tk: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """One block; and the balance of its experts, if it has any."""
         branch_btd = self.attention(rms_norm(x_btd), cos_tk, sin_tk)
         x_btd = torch.add(x_btd, branch_btd, alpha=self.residual)
-        return torch.add(x_btd, self.mlp(rms_norm(x_btd)), alpha=self.residual)
+        branch_btd, balance = self.mlp(rms_norm(x_btd))
+        return torch.add(x_btd, branch_btd, alpha=self.residual), balance
 
     def attention(self, x_btd: Tensor, cos_tk: Tensor, sin_tk: Tensor) -> Tensor:
         """Causal self-attention with QK-norm and rotary positions.
@@ -136,13 +166,21 @@ class Block(nn.Module):
         y_bhtk = F.scaled_dot_product_attention(q_bhtk, k_bhtk, v_bhtk, is_causal=True)
         return F.linear(y_bhtk.transpose(1, 2).reshape(b, t, -1), self.out)
 
-    def mlp(self, x_btd: Tensor) -> Tensor:
-        """Squared ReLU, or SiLU-gated."""
-        h_btf = F.linear(x_btd, self.up)
+    def mlp(self, x_btd: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The MLP, or a mixture of them with its balance."""
+        if self.router is None:
+            return self.expert(x_btd, self.up, self.down), None
+        x_nd = x_btd.flatten(0, 1)
+        y_nd, balance = mixture(x_nd, self.router, self.up, self.down, self.top_k, self.expert)
+        return y_nd.view_as(x_btd), balance
+
+    def expert(self, x: Tensor, up: Tensor, down: Tensor) -> Tensor:
+        """One MLP: squared ReLU, or SiLU-gated."""
+        h = F.linear(x, up)
         if self.gated:
-            gate_btf, h_btf = h_btf.chunk(2, dim=-1)
-            return F.linear(F.silu(gate_btf) * h_btf, self.down)
-        return F.linear(SquaredReLU.apply(h_btf), self.down)
+            gate, h = h.chunk(2, dim=-1)
+            return F.linear(F.silu(gate) * h, down)
+        return F.linear(SquaredReLU.apply(h), down)
 
 
 def fill_normal(weight: Tensor, std: float, generator: torch.Generator) -> None:

@@ -82,6 +82,9 @@ def _record(facts: Facts, **outcome: Any) -> RunRecord:
         params_head=t.params.head,
         params_embedding=t.params.embedding,
         params_other=t.params.other,
+        params_idle=t.params.idle or None,
+        experts=t.shape.experts or None,
+        top_k=t.shape.top_k or None,
         params_total=t.params.total,
         tokens=run.tokens,
         flops_body=t.flops_per_token.body,
@@ -111,7 +114,8 @@ def recipe(trajectory: Trajectory) -> dict[str, Any]:
     train = trajectory.config.train
     kept: dict[str, Any] = {"data": data.name}
     kept |= {f"data.{k}": v for k, v in vars(data).items() if k not in ("name", "cache")}
-    for name in ("head_dim", "mlp_ratio", "gated", "tied", "conv", "seq_len"):
+    mixture = ("experts", "top_k") if model.experts else ()
+    for name in ("head_dim", "mlp_ratio", "gated", "tied", "conv", "seq_len", *mixture):
         kept[f"model.{name}"] = getattr(model, name)
     skipped = (
         "tokens",

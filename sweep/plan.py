@@ -125,6 +125,8 @@ def build_shape(model: ModelConfig, vocab: int) -> Shape:
         gated=model.gated,
         tied=model.tied,
         conv=model.conv,
+        experts=model.experts,
+        top_k=model.top_k if model.experts else 0,
     )
 
 
@@ -214,10 +216,13 @@ def _shared_identity(config: Config, shape: Shape, info: DataInfo, warmup: int) 
     train = {k: v for k, v in vars(config.train).items() if k not in NOT_IDENTITY}
     if config.train.depth_rule is DepthRule.none:
         del train["depth_rule"], train["base_depth"]
+    counts = dataclasses.asdict(shape)
+    if not shape.experts:
+        del counts["experts"], counts["top_k"], train["balance_loss"]
     kind = config.train.schedule
     return {
         "recipe": RECIPE,
-        "shape": dataclasses.asdict(shape),
+        "shape": counts,
         "data": [info.hash, info.unique_tokens, config.data.heldout_tokens, config.data.seed],
         "train": {**train, "batch_doublings": [float(d) for d in train["batch_doublings"]]},
         "schedule": kind.value,
@@ -258,7 +263,8 @@ def short(count: float) -> str:
 
 def _slug(shape: Shape, tokens: int, seed: int, identity: str) -> str:
     """A readable name that ends in the identity."""
-    return f"w{shape.width}-d{shape.depth}-t{short(tokens)}-s{seed}-{identity}"
+    experts = f"-e{shape.experts}k{shape.top_k}" if shape.experts else ""
+    return f"w{shape.width}-d{shape.depth}{experts}-t{short(tokens)}-s{seed}-{identity}"
 
 
 if __name__ == "__main__":

@@ -78,7 +78,9 @@ class Session:
         fabric = open_fabric(train)
         prepare_process(train.threads)
         source = open_source(config.data, seq_len=trajectory.shape.seq_len, seed=config.seed)
-        module = Transformer(trajectory.shape, residual=trajectory.scaled.residual)
+        module = Transformer(
+            trajectory.shape, residual=trajectory.scaled.residual, balance=train.balance_loss
+        )
         module.init_weights(torch.Generator().manual_seed(config.seed))
         compiled = wants_compile(train, trajectory, fabric.device)
         wrapped = compile_module(module, fabric.device) if compiled else module
@@ -351,6 +353,8 @@ def wants_compile(train: TrainConfig, trajectory: Trajectory, device: torch.devi
     """Whether to compile: as asked, or where it pays; a function of the whole trajectory alone."""
     if train.compile is not Compile.auto:
         return train.compile is Compile.on
+    if trajectory.shape.experts:
+        return False  # how many tokens go to an expert changes with every batch
     if device.type != "cpu":
         return device.type == "cuda" and shutil.which(os.environ.get("CC", "cc")) is not None
     flops = sum(run.flops_spent for run in trajectory.runs)

@@ -18,6 +18,8 @@ SHAPES = [
     Shape(**BASE | {"gated": True, "tied": False, "d_ff": 40}),
     Shape(**BASE | {"heads": 3, "head_dim": 4, "depth": 1}),
     Shape(**BASE | {"width": 24, "depth": 5, "heads": 1, "head_dim": 6, "conv": 2}),
+    Shape(**BASE | {"experts": 4, "top_k": 2, "conv": 1}),
+    Shape(**BASE | {"experts": 3, "top_k": 1, "gated": True, "tied": False}),
     Shape(**BASE | {"width": 32, "vocab": 7, "seq_len": 8, "tied": False}),
 ]
 
