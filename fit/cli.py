@@ -266,6 +266,18 @@ def tuning_command(runs: Path, where: str | None, as_json: bool) -> None:
     click.echo(_dump(document) if as_json else tuning_listing(document))
 
 
+@main.command("skills")
+@click.argument("runs", type=click.Path(path_type=Path))
+@click.option("--where", metavar="CONDITION", help='Rows to keep, such as "depth <= 4".')
+@_as_json
+def skills_command(runs: Path, where: str | None, as_json: bool) -> None:
+    """Show what each skill costs each shape: what width buys and what depth buys."""
+    from fit.skills import skills_document, skills_listing
+
+    document = skills_document(runs, where=where)
+    click.echo(_dump(document) if as_json else skills_listing(document))
+
+
 @main.command("report")
 @click.argument("folder", type=click.Path(path_type=Path))
 @_as_json

@@ -1,0 +1,80 @@
+"""Loss by skill and shape."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from fit.cli import main
+from fit.errors import FitError
+from fit.record import DataInfo, RunTable
+from fit.skills import skills_by_shape
+
+DATA = DataInfo(
+    name="stories", hash="x", entropy=0.9, entropy_by_skill={"novel": 0.8, "reasoning": 0.1}
+)
+
+
+def table(seeds=3, data=DATA, noise=0.001):
+    rows = []
+    random = np.random.default_rng(0)
+    for width, depth, facts, reasoning in ((64, 1, 0.02, 0.006), (32, 4, 0.03, 0.002)):
+        for _ in range(seeds):
+            jitter = noise * random.standard_normal(3)
+            rows.append((width, depth, 0.8, facts, 0.1 + reasoning, *jitter))
+    width, depth, novel, facts, reasoning, a, b, c = np.array(rows).T
+    parts = {"novel": novel + a, "facts": facts + b, "reasoning": reasoning + c}
+    count = len(width)
+    return RunTable(
+        run=tuple(f"r{i}" for i in range(count)),
+        params=np.full(count, 8e4),
+        tokens=np.full(count, 4e6),
+        flops=np.full(count, 2e12),
+        loss=sum(parts.values()),
+        cluster=np.arange(count),
+        columns={
+            "width": width,
+            "depth": depth,
+            "loss_se": np.full(count, 1e-4),
+            "loss_empty": np.zeros(count),
+            **{f"loss_{k}": v for k, v in parts.items()},
+        },
+        data=data,
+    )
+
+
+def test_excess_is_the_share_of_the_loss_less_that_of_the_entropy():
+    wide, deep = skills_by_shape(table(noise=0.0))
+    assert (wide.width, wide.depth, wide.seeds) == (64, 1, 3)
+    assert set(wide.excess) == {"facts", "reasoning"}
+    assert wide.excess["facts"].mean == pytest.approx(0.02)
+    assert deep.excess["reasoning"].mean == pytest.approx(0.002)
+
+
+def test_intervals_over_seeds_are_students():
+    one, _ = skills_by_shape(table(seeds=1))
+    assert one.excess["facts"].error == math.inf
+    given = table(seeds=4)
+    wide, _ = skills_by_shape(given)
+    spread = given.column("loss_facts")[:4].std(ddof=1)
+    assert wide.excess["facts"].error == pytest.approx(2.3534 * spread / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("data", [None, DataInfo(name="text", hash="y")])
+def test_data_of_unknown_entropy_are_refused(data):
+    with pytest.raises(FitError, match="no losses by skill"):
+        skills_by_shape(table(data=data))
+
+
+def test_the_command_shows_the_reference_sweep_on_80_columns():
+    shown = CliRunner().invoke(main, ["skills", "runs/reference"])
+    assert shown.exit_code == 0, shown.output
+    assert max(map(len, shown.output.splitlines())) <= 80
+    document = json.loads(CliRunner().invoke(main, ["skills", "runs/reference", "--json"]).output)
+    assert document["schema"] == "isoflop.skills/1"
+    assert len(document["shapes"]) == 20
+    assert all(s["seeds"] == 2 for s in document["shapes"])
