@@ -84,11 +84,9 @@ class RunRecord:
     """Tokens per optimiser step at the end of the run."""
     tokens_seen: int | None = None
     experts: int | None = None
-    """MLPs per block, where a router chooses among them; None is one."""
+    """MLPs per block, `top_k` of them per token; the others' are `params_idle`. None is one MLP."""
     top_k: int | None = None
-    """Experts per token."""
     params_idle: int | None = None
-    """Parameters of the experts that a token does not pass; part of `params_total`."""
     flops_spent: float | None = None
     """What this point really cost: its cooldown and its own stretch of a shared trunk."""
     trunk: str | None = None

@@ -19,6 +19,8 @@ from fit.text import table_text
 
 LEVEL = 0.9
 PREFIX = "loss_"
+SHOWN = 3
+"""Skills that fit on a terminal beside the shape; the document has all."""
 NOT_SKILLS = ("loss_se", "loss_bpb", "loss_plain")
 
 
@@ -116,9 +118,10 @@ def skills_document(runs: Path, *, where: str | None = None) -> dict[str, Any]:
 
 
 def skills_listing(document: Mapping[str, Any]) -> str:
-    """The table that people see, in thousandths of a nat."""
+    """The table that people see: the costliest skills, in thousandths of a nat."""
     rows = document["shapes"]
-    skills = list(rows[0]["excess"])
+    cost = {s: max(row["excess"][s]["mean"] for row in rows) for s in rows[0]["excess"]}
+    skills = sorted(cost, key=lambda s: -cost[s])[:SHOWN]
     headings = ("width", "depth", "params", "tokens", "seeds", *skills)
     cells = [
         [
