@@ -44,7 +44,7 @@ def replicates(table: RunTable, found: Estimate) -> Replicates | None:
     between = len(counts) - found.family.free
     pure = float(gap @ gap)
     statistic = probability = None
-    if between > 0 and pure > 0:
+    if between > 0 and pure > 0 and found.loss.name != "asymmetric":  # which misses means by design
         lack = max(float(residual @ residual) - pure, 0.0)
         statistic = lack / between / (pure / within)
         probability = float(stats.f.sf(statistic, between, within))

@@ -50,7 +50,7 @@ class Method:
         if self.interval == "profile" and law not in FAMILIES:
             raise FitError(
                 f"interval 'profile' is made for {', '.join(FAMILIES)}, not for '{law}'. "
-                "Use hc3 or pairs."
+                "Use hc3, pairs, wild or bca."
             )
 
 

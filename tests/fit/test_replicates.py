@@ -76,5 +76,11 @@ def test_the_fit_says_what_its_replicates_say(monkeypatch):
     assert fit_table(table(), options).replicates is None
 
 
+def test_a_law_of_the_lower_edge_is_not_tested_for_missing_the_means():
+    one = repeated()
+    fit = estimate(Problem.of(one.params, one.tokens, one.loss), loss="asymmetric")
+    assert replicates(one, fit).probability is None
+
+
 def test_without_a_test_there_is_no_note():
     assert lack_of_fit(None) == ()
