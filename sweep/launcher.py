@@ -39,9 +39,11 @@ def launch_cells(cells: Sequence[Cell], overrides: Sequence[str]) -> None:
     tickets = [Ticket(cell=cell) for cell in cells if cell.refusal is None]
     with initialize_config_module("conf", job_name="isoflop", version_base="1.3"):
         engine = Engine(overrides)
+        idle = 0
         while batch := next_batch(tickets, one_pool=engine.one_pool):
             error = engine.launch(batch)
-            if error is not None and not any(t.has_begun() for t in batch):
+            idle = idle + 1 if error is not None and not any(t.has_begun() for t in batch) else 0
+            if idle > 1:  # once may be a worker that was killed before it began
                 raise PlanError(f"the launcher {engine.name} started no run: {error}")
             for ticket in batch:
                 ticket.returned(whole=error is None)
