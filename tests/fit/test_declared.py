@@ -202,7 +202,7 @@ def test_every_method_of_intervals_takes_a_declared_law(interval):
 
 
 def test_a_profile_is_refused_for_a_declared_law():
-    with pytest.raises(FitError, match="not for 'kaplan'. Use hc3 or pairs"):
+    with pytest.raises(FitError, match="not for 'kaplan'. Use hc3, pairs"):
         FitOptions(law="kaplan", interval="profile")
 
 
