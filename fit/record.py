@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fit.accounting import FlopsPerToken, Params, flops_per_token_in, params_in
+from fit.columns import extra_columns
 from fit.errors import RecordError
 
 RECORD_SCHEMA = "isoflop.record/1"
@@ -314,16 +315,16 @@ class RunTable:
         if not records:
             raise RecordError(f"no run records in {source}. Launch a sweep: python -m sweep -m ...")
         done = list({r.run: r for r in records if r.status == "done"}.values())
-        counted = [_count(r, params, flops) for r in done]
+        counted = np.array([_count(r, params, flops) for r in done], float).reshape(-1, 2)
         _, cluster = np.unique([r.trunk or r.run for r in done], return_inverse=True)
         return cls(
             run=tuple(r.run for r in done),
-            params=np.array([n for n, _ in counted], dtype=np.float64),
+            params=counted[:, 0],
             tokens=np.array([r.tokens for r in done], dtype=np.float64),
-            flops=np.array([c * r.tokens for (_, c), r in zip(counted, done, strict=True)], float),
+            flops=counted[:, 1] * np.array([r.tokens for r in done], dtype=np.float64),
             loss=np.array([r.loss for r in done], dtype=np.float64),
             cluster=cluster,
-            columns=_extra_columns(done),
+            columns=extra_columns(done, counted[:, 0] if params in ("matmul", "body") else None),
             params_convention=params,
             flops_convention=flops,
             dropped=tuple(_dropped(r) for r in records if r.status != "done"),
@@ -339,32 +340,6 @@ def read_only(values: Any) -> Floats:
     array = np.array(values, dtype=np.float64)
     array.setflags(write=False)
     return array
-
-
-_EXTRA = (
-    "width depth heads head_dim vocab seq_len lr batch_tokens seed loss_se params_body params_head "
-    "params_embedding params_other params_idle experts top_k flops_body flops_head flops_attention"
-).split()
-
-
-def _extra_columns(done: Sequence[RunRecord]) -> dict[str, NDArray[Any]]:
-    """Facts of the records beside the four of every table."""
-    columns: dict[str, NDArray[Any]] = {}
-    for name in _EXTRA:
-        values = [getattr(r, name) for r in done]
-        if any(v is not None for v in values):
-            columns[name] = read_only([math.nan if v is None else v for v in values])
-    columns["data"] = np.array([r.data.name for r in done])
-    columns["data_hash"] = np.array([r.data.hash for r in done])
-    columns["sweep"] = np.array([r.sweep for r in done])
-    unique = [r.data.unique_tokens for r in done]
-    if any(u is not None for u in unique):
-        columns["unique_tokens"] = read_only([math.inf if u is None else u for u in unique])
-    skills = sorted({s for r in done for s in (r.loss_by_skill or {})})
-    for skill in skills:
-        values = [(r.loss_by_skill or {}).get(skill, math.nan) for r in done]
-        columns[f"loss_{skill}"] = read_only(values)
-    return columns
 
 
 def _count(record: RunRecord, params: str, flops: str) -> tuple[int, int]:

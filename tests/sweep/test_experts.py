@@ -101,6 +101,8 @@ def test_a_mixture_trains_to_a_record_that_counts_both(tmp_path):
     active, total = (RunTable.from_records(records, params=p) for p in ("matmul", "total"))
     assert total.params[0] - active.params[0] >= one.params_idle
     assert list(active.column("experts")) == [4, 4]
+    assert list(active.column("params_total") - active.params) == [one.params_idle] * 2
+    assert "params_total" not in total.columns
 
 
 def test_mixtures_of_one_seed_are_bitwise_equal(tmp_path):
