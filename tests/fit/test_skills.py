@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from fit.cli import main
 from fit.errors import FitError
 from fit.record import DataInfo, RunTable
 from fit.skills import skills_by_shape
+from fit.store import load
 
 DATA = DataInfo(
     name="stories", hash="x", entropy=0.9, entropy_by_skill={"novel": 0.8, "reasoning": 0.1}
@@ -68,6 +71,17 @@ def test_intervals_over_seeds_are_students():
 def test_data_of_unknown_entropy_are_refused(data):
     with pytest.raises(FitError, match="no losses by skill"):
         skills_by_shape(table(data=data))
+
+
+def test_the_committed_sweep_shows_what_width_buys_and_what_two_blocks_buy():
+    shapes = skills_by_shape(load(Path(__file__).parents[2] / "runs" / "skills"))
+    assert [(s.depth, s.seeds) for s in shapes] == [(1, 3), (2, 3), (4, 3), (8, 3)]
+    assert max(s.params for s in shapes) / min(s.params for s in shapes) < 1.05
+    facts = [s.excess["facts"] for s in shapes]
+    for wider, narrower in itertools.pairwise(facts):
+        assert wider.mean + wider.error < narrower.mean - narrower.error + 2e-4
+    one, two = (s.excess["reasoning"] for s in shapes[:2])
+    assert two.mean + two.error < one.mean - one.error
 
 
 def test_the_command_shows_the_reference_sweep_on_80_columns():

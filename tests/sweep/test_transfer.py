@@ -27,10 +27,14 @@ def trajectory(*overrides):
     return found
 
 
-def test_the_reference_sweep_is_still_recognised():
-    cells = grid(["+experiment=demo", "name=reference", "seed=0,1"], multirun=True)
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [("reference", ["+experiment=demo", "seed=0,1"]), ("skills", ["+experiment=skills"])],
+)
+def test_committed_sweeps_are_still_recognised(name, overrides):
+    cells = grid([*overrides, f"name={name}"], multirun=True)
     planned = {run.run for cell in cells for _, run in cell.runs()}
-    assert planned == {p.parent.name for p in (ROOT / "runs/reference").glob("*/record.json")}
+    assert planned == {p.parent.name for p in (ROOT / "runs" / name).glob("*/record.json")}
 
 
 def test_completep_changes_nothing_at_the_base_shape_and_the_identity_everywhere():
