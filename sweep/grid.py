@@ -153,7 +153,7 @@ def _compose(job: Sequence[str]) -> Config | PlanError:
 
 def _cell(job: Sequence[str], config: Config | PlanError, seen: set[Path]) -> Cell:
     """Plan one job; a run that an earlier one makes, as when lengths round alike, is left out."""
-    overrides = tuple(o for o in job if not o.startswith("hydra"))
+    overrides = tuple(o for o in job if not o.lstrip("+~").startswith("hydra"))
     if isinstance(config, PlanError):
         return Cell(overrides=overrides, config=None, refusal=str(config))
     try:
