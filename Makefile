@@ -36,12 +36,15 @@ test-gpu: $(STAMP)  ## tests that need a CUDA device
 .PHONY: test-gpu
 
 SLURM := slurmctld slurmd slurm-client munge
+launchers: $(VENV)/.launchers  ## .venv with the launchers for Slurm and Ray
+.PHONY: launchers
+
 $(VENV)/.launchers: $(STAMP)
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev,slurm,ray]'
 	@touch $@
 
 test-slurm: $(VENV)/.launchers  ## a sweep on a real Slurm, installed if need be (Debian, root) and started by the test
-	@PATH="$$PATH:/usr/sbin"; for p in slurmctld slurmd sbatch munged; do command -v $$p > /dev/null \
+	-@PATH="$$PATH:/usr/sbin"; for p in slurmctld slurmd sbatch munged; do command -v $$p > /dev/null \
 	  || exec apt-get install -y -q --no-install-recommends $(SLURM); done
 	$(BIN)/python -m pytest -m slurm
 .PHONY: test-slurm

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fit.errors import PlanError
 from fit.record import RunRecord
+from sweep.composer import Composer
 from sweep.config import Config, parse
 from sweep.cost import check_memory
 from sweep.plan import RunSpec, Trajectory, finished_record, plan, work_folder
@@ -94,7 +95,8 @@ def grid(overrides: Sequence[str], *, multirun: bool) -> tuple[Cell, ...]:
     try:
         with initialize_config_module("conf", version_base="1.3"):
             jobs = _expand(overrides) if multirun else [list(overrides)]
-            configs = [_compose(job) for job in jobs]
+            composer = Composer()
+            configs = [_compose(composer, job) for job in jobs]
     except WRONG_OVERRIDES as error:
         raise PlanError(one_line(error)) from error
     seen: set[Path] = set()
@@ -143,10 +145,10 @@ def compose_config(overrides: Sequence[str]) -> Config:
         raise PlanError(one_line(error)) from error
 
 
-def _compose(job: Sequence[str]) -> Config | PlanError:
+def _compose(composer: Composer, job: Sequence[str]) -> Config | PlanError:
     """The checked configuration of one job, or why there is none."""
     try:
-        return parse(compose("config", overrides=list(job)))
+        return parse(composer.compose(job))
     except PlanError as error:
         return error
 

@@ -95,9 +95,9 @@ with tempfile.TemporaryDirectory() as name:
         differing = [run for run, result in found if (run, result) not in calm]
         leftover = list(folder.glob("*/.work-*"))
         print(
-            f"sweep {sweeps}: {both[0]} kills of the controller, {both[1]} of a worker; {len(found)}"
-            f" records, {len(lost)} lost, {len(names) - len(set(names))} twice, {len(differing)} "
-            f"differing, {len(leftover)} working folders left",
+            f"sweep {sweeps}: {both[0]} kills of the controller, {both[1]} of a worker; "
+            f"{len(found)} records, {len(lost)} lost, {len(names) - len(set(names))} twice, "
+            f"{len(differing)} differing, {len(leftover)} working folders left",
             flush=True,
         )
     print(f"{sum(kills)} kills in all")

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_module
 from hydra._internal.utils import get_args_parser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
 import conf
 from fit.errors import PlanError
+from sweep.composer import Composer
 from sweep.config import Config
 from sweep.grid import compose_config, grid, overrides_of
 from sweep.plan import plan
@@ -164,3 +168,29 @@ def test_a_folder_of_own_configs_is_found(tmp_path):
     assert cell.config.seed == 7
     with pytest.raises(PlanError, match="--config-dir"):
         overrides_of(get_args_parser().parse_args(["--config-name", "other"]))
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        ["model.width=32", "train.lr=0.01", "seed=3"],
+        ["model=w96", "train.tokens=[1e6,2e6]", "train=cosine", "name=x"],
+        ["+experiment=demo", "model=w24", "data.unique_tokens=null"],
+        ["data=text", "data.path=/tmp/a b", "~hydra.job_logging", "hydra/launcher=joblib"],
+        ["model={width: 48, depth: 3}", "model.width=24"],
+        ["data.pattern='*.txt'", "+model.new=1"],
+        ["train.tokens=${train.batch_tokens}"],
+    ],
+)
+def test_a_composition_that_is_shared_gives_what_hydra_gives(job):
+    with initialize_config_module("conf", version_base="1.3"):
+        composer = Composer()
+        composer.compose(["model.width=7"])
+        assert outcome(lambda: composer.compose(job)) == outcome(lambda: compose("config", job))
+
+
+def outcome(make):
+    try:
+        return OmegaConf.to_yaml(make(), resolve=True)
+    except HydraException as error:
+        return str(error)
