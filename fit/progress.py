@@ -171,7 +171,7 @@ def _hours_left(
     """Worker hours to go; None without a plan."""
     if not planned:
         return None
-    done = [r for r in records if r.run in planned and r.wall_seconds]
+    done = [r for r in records if r.run in planned and r.status == "done" and r.wall_seconds]
     guessed = sum(planned[r.run].seconds for r in done)
     scale = sum(map(_own_seconds, done)) / guessed if guessed else 1.0
     return scale * sum(p.seconds * _share_left(p, running) for p in left) / 3600

@@ -34,14 +34,13 @@ class Facts:
 
 
 def done_record(facts: Facts, measured: Measurement) -> RunRecord:
-    """The record of a finished run; its time is that of its whole path, shared trunk included."""
+    """The record of a finished run."""
     session = facts.session
     assert session is not None
     rate = facts.run.tokens / session.seconds if session.seconds > 0 else None
     return _record(
         facts,
         status="done",
-        wall_seconds=session.seconds,
         tokens_per_second=rate,
         mfu=_mfu(session, rate),
         **_measured(measured),
@@ -61,10 +60,14 @@ def failed_record(facts: Facts, error: BaseException, trace: str) -> RunRecord:
 
 
 def _record(facts: Facts, **outcome: Any) -> RunRecord:
-    """Everything that the plan knows, and the outcome."""
+    """Everything that the plan knows, and the outcome.
+
+    The time is that of the run's whole path, shared trunk included, however it ended.
+    """
     t, run, session = facts.trajectory, facts.run, facts.session
     if session is not None:
-        outcome |= {"tokens_seen": session.position, "device": device_name(session.fabric.device)}
+        outcome |= {"tokens_seen": session.position, "wall_seconds": session.seconds}
+        outcome["device"] = device_name(session.fabric.device)
         if t.config.train.devices > 1:
             outcome["device"] = f"{t.config.train.devices} x {outcome['device']}"
     return RunRecord(
