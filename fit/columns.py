@@ -1,4 +1,4 @@
-"""What a table of runs holds beside N, D, C and the loss: numeric facts of the records."""
+"""What a table of runs holds beside N, D, C and the loss: further facts of the records."""
 
 from __future__ import annotations
 
@@ -15,11 +15,18 @@ PLAIN = (
 ).split()
 """Fields of a record that are columns under their own names."""
 
+WORDS: dict[str, Callable[[Any], str]] = {
+    "data": lambda record: record.data.name,
+    "data_hash": lambda record: record.data.hash,
+    "sweep": lambda record: record.sweep,
+}
+"""Columns of text, by which rows are chosen."""
+
 
 def extra_columns(
     done: Sequence[Any], active: NDArray[np.float64] | None
 ) -> dict[str, NDArray[Any]]:
-    """Numeric facts of finished runs; a column that no run has is left out.
+    """Facts of finished runs; a column that no run has is left out.
 
     Args:
         done: Run records.
@@ -40,6 +47,8 @@ def extra_columns(
 
     for name in PLAIN:
         add(name, lambda record, name=name: getattr(record, name), math.nan)  # type: ignore[misc]
+    for name, value in WORDS.items():
+        columns[name] = np.array([value(record) for record in done])
     add("unique_tokens", lambda record: record.data.unique_tokens, math.inf)
     for skill in sorted({s for record in done for s in (record.loss_by_skill or {})}):
         add(

@@ -91,6 +91,8 @@ class DataConfig:
     path: str | None = MISSING
     unique_tokens: Any = MISSING
     """Cap on distinct training tokens; beyond it, honest epochs. `1e6` is taken as 1000000."""
+    max_epochs: float | None = MISSING
+    """Most times that the training tokens may be seen; null is as often as a run needs."""
     heldout_tokens: Any = MISSING
     seed: int = MISSING
     """Seed of the language (stories) or of the held-out split."""
@@ -115,6 +117,8 @@ class DataConfig:
         self.heldout_tokens = int(_positive("data.heldout_tokens", self.heldout_tokens))
         if self.unique_tokens is not None:
             self.unique_tokens = int(_positive("data.unique_tokens", self.unique_tokens))
+        if self.max_epochs is not None:
+            self.max_epochs = _positive("data.max_epochs", self.max_epochs)
 
 
 @dataclass(kw_only=True)

@@ -105,7 +105,7 @@ def grid(overrides: Sequence[str], *, multirun: bool) -> tuple[Cell, ...]:
 
 def one_line(error: BaseException) -> str:
     """The message of a Hydra or OmegaConf error in one line."""
-    launcher = re.search(r"Could not find 'hydra/launcher/(\w+)'", str(error))
+    launcher = re.search(r"Could not (?:find|load) 'hydra/launcher/(\w+)'", str(error))
     if launcher and launcher[1] in EXTRAS:
         extra = EXTRAS[launcher[1]]
         return (

@@ -116,7 +116,9 @@ def recipe(trajectory: Trajectory) -> dict[str, Any]:
     model, data = trajectory.config.model, trajectory.config.data
     train = trajectory.config.train
     kept: dict[str, Any] = {"data": data.name}
-    kept |= {f"data.{k}": v for k, v in vars(data).items() if k not in ("name", "cache")}
+    kept |= {
+        f"data.{k}": v for k, v in vars(data).items() if k not in ("name", "cache", "max_epochs")
+    }
     mixture = ("experts", "top_k") if model.experts else ()
     for name in ("head_dim", "mlp_ratio", "gated", "tied", "conv", "seq_len", *mixture):
         kept[f"model.{name}"] = getattr(model, name)

@@ -82,8 +82,24 @@ def plan(config: Config) -> tuple[Trajectory, ...]:
     Raises:
         PlanError: The cell cannot be trained: head size, length below one batch, data too small.
     """
-    vocab, _, info = describe(config.data, config.model.seq_len)
-    return trajectories(config, vocab=vocab, info=info)
+    vocab, there, info = describe(config.data, config.model.seq_len)
+    planned = trajectories(config, vocab=vocab, info=info)
+    _check_epochs(config, info.unique_tokens or there, planned)
+    return planned
+
+
+def _check_epochs(config: Config, unique: int | None, planned: tuple[Trajectory, ...]) -> None:
+    """Refuse runs that would repeat the data more often than `data.max_epochs` allows.
+
+    Raises:
+        PlanError: One would.
+    """
+    most, longest = config.data.max_epochs, max(run.tokens for t in planned for run in t.runs)
+    if most is not None and unique is not None and longest > most * unique:
+        raise PlanError(
+            f"{longest} tokens are {longest / unique:.3g} epochs of the {unique} there are, and "
+            f"data.max_epochs={most:g}. Ask for fewer tokens, or allow more epochs."
+        )
 
 
 def trajectories(config: Config, *, vocab: int, info: DataInfo) -> tuple[Trajectory, ...]:

@@ -9,6 +9,7 @@ def data_config(name, tmp_path=None, **given):
     defaults = {
         "path": None,
         "unique_tokens": None,
+        "max_epochs": None,
         "heldout_tokens": 512,
         "seed": 0,
         "size": "demo",

@@ -84,6 +84,8 @@ def test_every_experiment_spans_a_grid_that_can_be_trained(name):
         (["data.size=huge"], "known sizes"),
         (["data.unique_tokens=-5"], "positive number"),
         (["data.heldout_tokens=many"], "positive number"),
+        (["data.max_epochs=0"], "positive number"),
+        (["data.unique_tokens=20000", "data.max_epochs=1"], "epochs of the"),
     ],
 )
 def test_wrong_settings_are_named_in_one_line(overrides, words):

@@ -6,13 +6,14 @@ import dataclasses
 from types import SimpleNamespace
 
 import pytest
+from hydra.errors import ConfigCompositionException
 
 from fit.errors import PlanError
 from fit.store import RECORD_NAME, read_record, write_record
 from sweep import launcher as launcher_module
 from sweep import slurm
 from sweep.attempts import begin, end
-from sweep.grid import grid
+from sweep.grid import grid, one_line
 from sweep.job import run
 from sweep.launcher import launch_cells, next_batch
 from sweep.outcome import Facts, failed_record
@@ -196,6 +197,9 @@ def test_the_queue_that_does_not_answer_is_none(monkeypatch):
     assert slurm.job_states("name") == ["RUNNING", "PENDING"]
 
 
-def test_a_launcher_without_its_extra_is_one_line_that_names_it():
-    with pytest.raises(PlanError, match=r"needs the extra 'slurm'.*isoflop\[slurm\]"):
-        grid([*TINY, "hydra/launcher=submitit_slurm"], multirun=True)
+@pytest.mark.parametrize("verb", ["find", "load"])
+def test_a_launcher_without_its_extra_is_one_line_that_names_it(verb):
+    """`hydra/launcher=slurm` is ours, and loads the one that the extra brings."""
+    error = ConfigCompositionException(f"Could not {verb} 'hydra/launcher/submitit_slurm'")
+    text = one_line(error)
+    assert "needs the extra 'slurm'" in text and "isoflop[slurm]" in text
