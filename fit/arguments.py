@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, TypeVar
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from fit.errors import QueryError
+from fit.fields import FIELDS
 from fit.quantity import parse_count, parse_flops
 
 SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
@@ -99,6 +101,30 @@ def given(*columns: str) -> Callable[[T], T]:
         return command
 
     return add
+
+
+def asking(command: T) -> T:
+    """Add an option for each field of a question; its text is read by `asking.question`."""
+    for name, entry in reversed(list(FIELDS.items())):
+        word = f"--{name.replace('_', '-')}"
+        if not entry.metavar:
+            add = click.option(word, name, is_flag=True, default=None, help=entry.about)
+        elif name == "flops":
+            add = click.argument(name, metavar="[FLOPS]", required=False)
+        else:
+            add = click.option(word, name, metavar=entry.metavar, help=entry.about)
+        command = add(command)
+    return command
+
+
+def again(fields: dict[str, Any]) -> str:
+    """The options that ask the same question again."""
+    given = {k: v for k, v in fields.items() if v is not None and k not in ("flops", "force")}
+    words = [
+        f"--{k.replace('_', '-')}" + ("" if v is True else f" {shlex.quote(str(v).strip())}")
+        for k, v in given.items()
+    ]
+    return " ".join(words)
 
 
 def fitting(command: T) -> T:

@@ -16,11 +16,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fit.arguments import GIVEN, SHARE, Assignment, Known, count, fitting, flops, given
-from fit.errors import ScalingError
+from fit.arguments import (
+    GIVEN,
+    SHARE,
+    Assignment,
+    Known,
+    again,
+    asking,
+    count,
+    fitting,
+    flops,
+    given,
+)
+from fit.errors import FieldError, ScalingError
 
 if TYPE_CHECKING:
-    from fit.query import Answer
+    from fit.query import Answer, Question
     from fit.source import Source
 
 REPORTS = Path("reports")
@@ -111,29 +122,35 @@ def fit_command(
 
 
 @main.command("query", cls=NumberCommand)
-@click.argument("budget", metavar="FLOPS", type=flops())
 @_asked
-@given("unique_tokens")
-@click.option("--force", is_flag=True, help="Answer from a fit that is not identified.")
+@asking
 @click.option("--config", is_flag=True, help="Print the overrides that launch it, for xargs.")
 @_as_json
 def query_command(
-    budget: float, folder: Path | None, law: str | None, force: bool, config: bool, as_json: bool,
-    **fixed: float | None,
-) -> None:  # fmt: skip
-    """Split a budget of FLOPS (1e21) between parameters and tokens."""
-    from fit.query import Question, answer
+    folder: Path | None, law: str | None, config: bool, as_json: bool, **fields: Any
+) -> None:
+    """Split a budget between parameters and tokens, or find the budget of a loss.
+
+    The budget is FLOPS (1e21), or --dollars, --hours, --deadline or --loss.
+    """
+    from fit.asking import question
+    from fit.query import answer
     from fit.text import answer_text
 
     if config and as_json:
         raise click.UsageError("give --config or --json, not both: the JSON has the overrides too.")
-    source, option = _source(folder, law, **fixed)
-    found = answer(Question(source=source, flops=budget, force=force))
-    asked = f"{budget:.12g}".replace("e+", "e")
-    launch = f"isoflop query {asked} {option} --config | xargs -r python -m sweep"
+    source, option = _source(folder, law)
+    try:
+        asked = question(source, fields)
+    except FieldError as error:
+        raise click.UsageError(str(error)) from error
+    found = answer(asked)
     if config:
-        click.echo(" ".join(shlex.quote(c) for c in _config(found, force)))
+        click.echo(" ".join(shlex.quote(c) for c in _config(found, asked.force)))
     else:
+        launch = (
+            f"isoflop query {_again(asked, fields, option)} --config | xargs -r python -m sweep"
+        )
         click.echo(_dump(found.document()) if as_json else answer_text(found, launch))
 
 
@@ -340,6 +357,12 @@ def _source(folder: Path | None, law: str | None, **fixed: float | None) -> tupl
     path = newest_fit(REPORTS) if folder is None else folder
     option = f"--fit {shlex.quote(str(path))}{again}"
     return Source.from_fit(read_fit(path)).given(**counts), option
+
+
+def _again(asked: Question, fields: dict[str, Any], option: str) -> str:
+    """The words that ask a question again."""
+    budget = "" if asked.flops is None else f"{asked.flops:.12g}".replace("e+", "e")
+    return " ".join(word for word in (budget, option, again(fields)) if word)
 
 
 def _rival(name: Path) -> Source:

@@ -20,8 +20,9 @@ from fit.frontier import Frontier
 from fit.multiplier import Race
 from fit.pairing import Pairs, pair
 from fit.quantity import check_count
-from fit.query import MOST_FLOPS, Number
+from fit.query import MOST_FLOPS
 from fit.record import Floats, finite_or_null
+from fit.reply import Number
 from fit.result import Note
 from fit.rivals import doubts_of, scale
 from fit.source import Source

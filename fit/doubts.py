@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from fit.allocate import Band
 from fit.errors import QueryError
 from fit.quantity import power, short, three
+from fit.repeats import DECAY_PARAMS, DECAY_TOKENS, borrows
 from fit.result import CrossCheck, Fit, Note, Span
 from fit.source import Source
 
@@ -204,7 +205,12 @@ def _epochs(source: Source, tokens: float) -> list[Note]:
     if epochs <= 1:
         return []
     text = f"{short(tokens)} tokens are {three(epochs)} epochs of {short(unique)} unique ones"
-    if source.preset is not None:
+    if borrows(source.law):
+        text += (
+            f"; what repeats are worth is borrowed from C4 (R_D* {DECAY_TOKENS:.4g}, R_N* "
+            f"{DECAY_PARAMS:.3g}; Muennighoff et al. 2023)"
+        )
+    elif source.preset is not None:
         text += f"; what repeats are worth is borrowed from {source.preset.data}"
     if epochs <= FRESH_EPOCHS:
         return [_note("repeats", "info", f"{text}: nearly as good as fresh ones.")]

@@ -4,6 +4,7 @@
     ├── RecordError         a run record, a run folder or a table is not what it should be
     ├── FitError            the runs cannot carry the fit that was asked for
     ├── QueryError          a question that has no answer as posed
+    │   └── FieldError      a field of it cannot be read, is unknown, missing or one too many
     ├── PlanError           a configuration that cannot be trained or planned
     └── ReportError         a report could not be written
 
@@ -25,6 +26,18 @@ class FitError(ScalingError):
 
 class QueryError(ScalingError):
     """A question that has no answer as posed."""
+
+
+class FieldError(QueryError):
+    """A field of a question that cannot be read, is unknown, missing or one too many.
+
+    Attributes:
+        field: Its name.
+    """
+
+    def __init__(self, message: str, field: str) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class PlanError(ScalingError):

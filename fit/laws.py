@@ -24,7 +24,8 @@ from fit.forms import (
     floor,
 )
 from fit.record import Floats
-from fit.tangent import lesser, log_sum
+from fit.repeats import worth
+from fit.tangent import log_sum
 
 __all__ = ["LAWS", "PRESETS", "Law", "Preset", "law", "preset"]
 
@@ -81,17 +82,7 @@ def _width_depth_params(t: Named, c: Named) -> Any:
 
 
 def _repeated(t: Named, c: Named) -> Any:
-    """N and D are worth less where they exceed what the unique tokens U can feed."""
-    fresh = np.minimum(c["tokens"], c["unique_tokens"])
-    repeats, worth = np.expm1(c["tokens"] - fresh), np.exp(t["R_D*"])
-    tokens = fresh + np.log1p(-worth * np.expm1(-repeats / worth))
-    # The base law's N for U tokens: alpha A / N^alpha = beta B / U^beta.
-    fed = np.log(t["alpha"] / t["beta"]) + t["A"] - t["B"] + t["beta"] * fresh
-    fed = lesser(c["params"], fed / t["alpha"])
-    # Beyond e^30 times too many parameters nothing changes; infinities would have no derivative.
-    excess, use = np.expm1(lesser(c["params"] - fed, 30.0)), np.exp(t["R_N*"])
-    params = fed + np.log1p(-use * np.expm1(-excess / use))
-    return _chinchilla(t, {"params": params, "tokens": tokens})
+    return _chinchilla(t, worth(t, c))
 
 
 def _experts(t: Named, c: Named) -> Any:

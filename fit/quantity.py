@@ -15,6 +15,12 @@ _NUMBER = re.compile(r"\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([k
 
 
 EXAMPLES = "1e21, 2.5e9, 7B or 1.4T"
+BYTES: Mapping[str, float] = {
+    "": 1.0,
+    **{f"{u}b": 1000.0**i for i, u in enumerate("kmgt", 1)},
+    **{f"{u}ib": 1024.0**i for i, u in enumerate("kmgt", 1)},
+}
+"""Units of memory: 8GB are 8e9 bytes, 8GiB 8 * 2^30."""
 
 
 def parse_count(text: str, what: str = "budget", *, examples: str = EXAMPLES) -> float:
@@ -55,6 +61,68 @@ def parse_flops(text: str, what: str = "budget") -> float:
         f"{what} is '{text.strip()}', which counts parameters or tokens; a number of FLOP is "
         f"needed, such as {power(parse_count(text, what))}."
     )
+
+
+def parse_number(text: str, what: str) -> float:
+    """Read a positive number without a unit, such as a loss or a ratio.
+
+    Raises:
+        QueryError: It is not.
+    """
+    match = _NUMBER.fullmatch(text)
+    if match is None or match[2]:
+        raise _refusal(text, what, "3.2 or 20")
+    return parse_count(text, what, examples="3.2 or 20")
+
+
+def parse_share(text: str, what: str) -> float:
+    """Read a share above 0 and up to 1, such as `0.4` or `40%`.
+
+    Raises:
+        QueryError: It is not.
+    """
+    bare = text.strip()
+    match = _NUMBER.fullmatch(bare.removesuffix("%"))
+    value = float(match[1]) / (100 if bare.endswith("%") else 1) if match and not match[2] else 0.0
+    if not 0 < value <= 1:
+        raise QueryError(f"{what} is '{bare}'; a share up to 1 is needed, such as 0.4 or 40%.")
+    return value
+
+
+def parse_bytes(text: str, what: str) -> float:
+    """Read a size in memory such as `8GB` (8e9 bytes), `8GiB` or `8e9`.
+
+    Raises:
+        QueryError: It is not.
+    """
+    match = re.fullmatch(r"\s*([\d_.]+(?:[eE][+-]?\d+)?)\s*([A-Za-z]*)\s*", text)
+    factor = None if match is None else BYTES.get(match[2].lower())
+    if match is None or factor is None:
+        raise _refusal(text, what, "8GB, 80GiB or 8e9 (bytes)")
+    return factor * parse_count(match[1], what, examples="8GB, 80GiB or 8e9 (bytes)")
+
+
+def parse_flag(text: str, what: str) -> bool:
+    """Read yes or no.
+
+    Raises:
+        QueryError: It is neither.
+    """
+    value = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if text.strip().lower() not in value:
+        raise QueryError(f"{what} is '{text.strip()}'; true or false is needed.")
+    return value[text.strip().lower()]
+
+
+def parse_name(text: str, what: str) -> str:
+    """Read a name.
+
+    Raises:
+        QueryError: It is empty.
+    """
+    if not text.strip():
+        raise QueryError(f"{what} is empty; a name is needed.")
+    return text.strip()
 
 
 def check_count(value: float, what: str = "budget") -> float:

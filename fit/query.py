@@ -6,44 +6,27 @@ regret band, a shape of its ladder and the overrides that launch it.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fit import doubts
-from fit.accounting import Shape
-from fit.allocate import Band, regret_band
+from fit.allocate import regret_band
+from fit.budget import Machine, budget_of, machine_of
 from fit.derived import LogQuantity, derived_interval, prediction_interval
 from fit.errors import QueryError
 from fit.launch import Rung, rung_for
 from fit.quantity import check_count
-from fit.record import Floats, finite_or_null
-from fit.result import Note
+from fit.question import Question
+from fit.record import Floats
+from fit.reply import Answer, Bill, Number, Prediction
 from fit.source import Source
 
-INTERVALS = {
-    **dict.fromkeys(("params", "tokens", "tokens_per_param", "loss"), "confidence"),
-    "loss_next_run": "prediction",
-}
-"""What kind of interval each number of a document has: of the law, or of the next run."""
-ANSWER_SCHEMA = "isoflop.answer/1"
-PREDICTION_SCHEMA = "isoflop.prediction/1"
+__all__ = ["Answer", "Number", "Point", "Prediction", "Question", "answer", "predict"]
+
 MOST_FLOPS = 1e40
 """Above it a budget is a slip of the keyboard; every computer ever built has done less."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """A budget to be split."""
-
-    source: Source
-    flops: float
-    """Training budget C [FLOP] in the source's convention."""
-    force: bool = False
-    """Answer even from a fit that cannot tell the parameters apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,90 +36,6 @@ class Point:
     source: Source
     params: float
     tokens: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Number:
-    """A value with its interval; None where the source has none."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What a budget buys, and how sure that is."""
-
-    flops: Number
-    params: Number
-    tokens: Number
-    tokens_per_param: Number
-    loss: Number
-    """Of the law at the optimum: a confidence interval [nats/token]."""
-    loss_next_run: Number
-    """Of one run there: a prediction interval, the runs' noise added."""
-    level: float | None
-    method: str | None
-    """How every interval here was made: `hc3`, `pairs`, `wild`, `bca` or `profile`."""
-    regret_band: Band | None
-    """N whose loss is within one run's noise of the best; None above a reach of 1000."""
-    reach: float | None
-    """Budget over the largest one fitted; above 1 it extrapolates."""
-    shape: Shape | None
-    """A shape of the ladder near N*, to be launched."""
-    shape_params: float | None
-    """Its own N."""
-    shape_tokens: float | None
-    """The tokens that the budget buys for it."""
-    shape_loss: float | None
-    lr: float | None
-    """Peak learning rate of the hidden matrices at that width."""
-    batch_tokens: int | None
-    """Tokens per step at the end of the run."""
-    law: str
-    source: str
-    convention: Mapping[str, str]
-    warnings: tuple[Note, ...]
-    config: tuple[str, ...]
-    """Overrides of `python -m sweep` that launch it."""
-    schema: str = ANSWER_SCHEMA
-
-    def document(self) -> dict[str, Any]:
-        """The `isoflop.answer/1` document."""
-        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        own = {k: found.pop(f"shape_{k}") for k in ("params", "tokens", "loss")}
-        found["shape"] = None if self.shape is None else {**_sizes(self.shape), **own}
-        return _document(found)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prediction:
-    """The loss of a given model."""
-
-    params: float
-    tokens: float
-    flops: float
-    loss: Number
-    """What the law predicts: a loss [nats/token], or its `quantity`."""
-    loss_next_run: Number
-    level: float | None
-    method: str | None
-    reach: float | None
-    law: str
-    source: str
-    convention: Mapping[str, str]
-    warnings: tuple[Note, ...]
-    quantity: str = "loss"
-    """What is predicted: the loss, lr or batch_tokens."""
-    given: Mapping[str, float] = field(default_factory=dict)
-    """What else the question fixed."""
-    schema: str = PREDICTION_SCHEMA
-
-    def document(self) -> dict[str, Any]:
-        """The `isoflop.prediction/1` document; the prediction stands under its quantity's name."""
-        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return _document({k.replace("loss", self.quantity): v for k, v in found.items()})
 
 
 def answer(question: Question) -> Answer:
@@ -153,7 +52,16 @@ def answer(question: Question) -> Answer:
             token, or the fit cannot tell its parameters apart (kappa above 1000) and `force` is
             not set.
     """
-    source, fit, flops = question.source, question.source.fit, _budget(question.flops)
+    if question.constrained:
+        raise QueryError(
+            "limits, a target loss and served tokens are read but not answered yet; ask for a "
+            "budget with unique tokens at most."
+        )
+    source = question.source
+    if question.unique_tokens is not None:
+        source = source.given(unique_tokens=question.unique_tokens)
+    machine = machine_of(question)
+    fit, flops = source.fit, _budget(budget_of(question, machine))
     doubts.refuse_unidentified(fit, force=question.force)
     best = source.best(np.array([flops]))
     n, d = float(np.exp(best.log_params[0])), float(np.exp(best.log_tokens[0]))
@@ -177,7 +85,24 @@ def answer(question: Question) -> Answer:
         law=source.law.name,
         source=source.name,
         convention=dict(source.convention),
-        warnings=tuple(notes),
+        warnings=(*notes, *(() if machine is None else machine.notes)),
+        cost=None if machine is None else _bill(machine, flops, flops),
+        epochs=None if question.unique_tokens is None else d / question.unique_tokens,
+    )
+
+
+def _bill(machine: Machine, training: float, total: float) -> Bill:
+    """What a budget costs."""
+    hours = total / machine.flops_per_hour
+    return Bill(
+        training_flops=Number(value=training),
+        serving_flops=None,
+        device=machine.name,
+        devices=machine.devices,
+        device_hours=Number(value=hours),
+        hours=None if machine.devices is None else Number(value=hours / machine.devices),
+        dollars=None if machine.price is None else Number(value=hours * machine.price),
+        mfu=machine.mfu,
     )
 
 
@@ -209,8 +134,9 @@ def predict(point: Point) -> Prediction:
     )
 
 
-def _budget(flops: float) -> float:
+def _budget(flops: float | None) -> float:
     """A budget that can be meant."""
+    assert flops is not None
     if check_count(flops) > MOST_FLOPS:
         raise QueryError(f"budget is {flops:g} FLOP; at most {MOST_FLOPS:g} is believed. Check it.")
     return flops
@@ -265,24 +191,3 @@ def _launched(source: Source, rung: Rung | None) -> dict[str, Any]:
         "batch_tokens": rung.batch_tokens,
         "config": rung.config,
     }
-
-
-def _ranged(fields: Mapping[str, Any]) -> set[str]:
-    """Names of the numbers that have an interval."""
-    return {k for k, v in fields.items() if isinstance(v, Number) and v.low is not None}
-
-
-def _sizes(shape: Shape) -> dict[str, int]:
-    """The part of a shape that is chosen by size."""
-    return {k: getattr(shape, k) for k in ("width", "depth", "heads", "head_dim")}
-
-
-def _document(fields: dict[str, Any]) -> dict[str, Any]:
-    """Plain JSON values, the schema first; what JSON cannot hold is null."""
-    plain = {
-        k: dataclasses.asdict(v) if isinstance(v, Number | Band) else v for k, v in fields.items()
-    }
-    plain["intervals"] = {k: kind for k, kind in INTERVALS.items() if k in _ranged(fields)}
-    plain["warnings"] = [dataclasses.asdict(w) for w in fields["warnings"]]
-    ordered = {"schema": plain.pop("schema"), **plain}
-    return dict(finite_or_null(ordered))

@@ -14,6 +14,7 @@ from fit.allocate import Split, split
 from fit.ladder import Cost, Ladder, constant_cost, cost_of, ladder_of
 from fit.laws import Law, Preset, law
 from fit.record import Floats
+from fit.repeats import over_repeats
 from fit.result import Fit, Span
 
 
@@ -59,10 +60,15 @@ class Source:
     def given(self, **columns: float) -> Source:
         """The same with columns fixed that its law needs beside params and tokens.
 
+        Unique tokens can be fixed for any law of params and tokens: see `repeats.over_repeats`.
+
         Raises:
             QueryError: The law has no such column.
         """
-        return dataclasses.replace(self, law=self.law.at(**columns)) if columns else self
+        if not columns:
+            return self
+        law = over_repeats(self.law) if "unique_tokens" in columns else self.law
+        return dataclasses.replace(self, law=law.at(**columns))
 
     @cached_property
     def ladder(self) -> Ladder | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fit.doubts import doubtful, kappa_text, verdict
 from fit.laws import Law, Preset, law
 from fit.quantity import counted, percent, power, short, three
-from fit.query import Answer, Number, Prediction
+from fit.reply import Answer, Number, Prediction
 from fit.result import CrossCheck, Fit, Note
 
 WIDTH = 80

@@ -155,7 +155,7 @@ def test_users_mistakes_are_one_line_and_exit_code_one(folder, args, expected):
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        (["query"], "Missing argument 'FLOPS'"),
+        (["query"], "no budget was given; exactly one of FLOPS (flops), --dollars,"),
         (["query", "0"], "budget is '0'"),
         (["query", "-1"], "budget is '-1'"),
         (["query", "-.5"], "budget is '-.5'"),

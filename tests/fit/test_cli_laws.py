@@ -93,7 +93,9 @@ def test_a_query_over_repeats_names_its_options_again():
     assert found.exit_code == 0
     assert "237B" in found.output
     assert "9.49 epochs" in found.output
-    refused = run("query", "1e22", "--law", "besiroglu2024", "--unique-tokens", "25B")
+    borrowed = run("query", "1e22", "--law", "besiroglu2024", "--unique-tokens", "25B")
+    assert "borrowed from C4" in " ".join(borrowed.output.split())
+    refused = run("query", "1e22", "--law", "kaplan2020", "--unique-tokens", "25B")
     assert "does not depend on unique_tokens" in refused.output
 
 
