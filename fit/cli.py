@@ -342,6 +342,26 @@ def suggest_command(
     click.echo(_dump(found.document()) if as_json else proposal_text(found, home, launch))
 
 
+@main.command("serve")
+@click.argument("more", nargs=-1, metavar="[reports/NAME]...", type=click.Path(path_type=Path))
+@click.option(
+    "--fit",
+    "folders",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="reports/NAME",
+    help="A fit to serve; several may follow.  [all in reports/]",
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind.")
+@click.option("--token", envvar="ISOFLOP_TOKEN", help="Needed beyond loopback.  [$ISOFLOP_TOKEN]")
+def serve_command(more: tuple[Path, ...], folders: tuple[Path, ...], **bound: Any) -> None:
+    """Serve fits: a page to play with, and the same answers over HTTP."""
+    from fit.serve import serve
+
+    serve(folders=(*folders, *more), reports=REPORTS, told=click.echo, **bound)
+
+
 def _source(folder: Path | None, law: str | None, **fixed: float | None) -> tuple[Source, str]:
     """The fit or published law that is asked, and the options that ask it again."""
     from fit.laws import preset

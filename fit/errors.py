@@ -6,7 +6,8 @@
     ├── QueryError          a question that has no answer as posed
     │   └── FieldError      a field of it cannot be read, is unknown, missing or one too many
     ├── PlanError           a configuration that cannot be trained or planned
-    └── ReportError         a report could not be written
+    ├── ReportError         a report could not be written
+    └── ServeError          the service cannot start
 
 A message has three parts: what was found, what is needed, what to do next.
 """
@@ -46,3 +47,7 @@ class PlanError(ScalingError):
 
 class ReportError(ScalingError):
     """A report could not be made or written."""
+
+
+class ServeError(ScalingError):
+    """The service cannot start."""

@@ -1,0 +1,280 @@
+"""The service as an application: routes that format what `fit.inquiry` answers.
+
+Every route is a few lines; who may ask, sizes and times are the gate's, the uploads' and the
+workshop's. The documents are those of the command line, number by number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from fit.api_schema import described
+from fit.cells import csv_text
+from fit.desk import laws_document
+from fit.doubts import refused
+from fit.errors import ScalingError
+from fit.faults import Fault, error_body, fault_of
+from fit.gate import Gate
+from fit.inquiry import COMPARE, CURVES, PREDICT, QUERY, Inquiry, checked
+from fit.meter import Meter, resident_bytes
+from fit.pages import Page
+from fit.prints import Prints
+from fit.result import Fit
+from fit.shelf import Held, Shelf
+from fit.uploads import Uploads, arguments_of, read_body, suffix_of
+from fit.workshop import Workshop
+
+REMEMBERED = 4096
+"""Answers kept; each of 3 kB."""
+JSON = "application/json"
+
+
+@dataclass(kw_only=True)
+class Service:
+    """What the routes share."""
+
+    shelf: Shelf
+    workshop: Workshop = field(default_factory=Workshop)
+    meter: Meter = field(default_factory=Meter)
+    remembered: OrderedDict[Any, bytes] = field(default_factory=OrderedDict)
+    hits: int = 0
+    misses: int = 0
+
+    def __post_init__(self) -> None:
+        self.uploads = Uploads(self.shelf, self.workshop)
+        self.prints = Prints(self.workshop)
+        self.page = Page.read()
+
+    async def document(self, inquiry: Inquiry, request: Request, *, apart: bool = False) -> bytes:
+        """The document that answers a request.
+
+        Args:
+            inquiry: What is asked.
+            request: Its fields.
+            apart: Answer in a thread: it takes long enough to keep others waiting.
+
+        Raises:
+            Fault, ScalingError: It has no answer.
+        """
+        fields = checked(inquiry, request.query_params.multi_items())
+        held = inquiry.sources(self.shelf, fields)
+        key = (inquiry.reply, *(h.hash for h in held), *sorted(fields.items()))
+        if (found := self.remembered.get(key)) is not None:
+            self.hits += 1
+            self.remembered.move_to_end(key)
+            return found
+        self.misses += 1
+        if apart:
+            async with self.workshop.place():
+                made = await asyncio.to_thread(inquiry.reply, self.shelf, fields)
+        else:
+            made = inquiry.reply(self.shelf, fields)
+        found = self.remembered[key] = _bytes(made)
+        if len(self.remembered) > REMEMBERED:
+            self.remembered.popitem(last=False)
+        return found
+
+    def gauges(self) -> dict[str, float]:
+        """Values of the moment."""
+        return {
+            "requests_in_flight": self.meter.in_flight,
+            "fits": len(self.shelf.names()),
+            "fits_uploaded": len(self.shelf.uploads),
+            "fit_reloads_total": self.shelf.reloads,
+            "answers_remembered": len(self.remembered),
+            "answers_hit_total": self.hits,
+            "answers_missed_total": self.misses,
+            "workers_running": self.workshop.running,
+            "workers_waited_for": self.workshop.waiting,
+            "resident_bytes": resident_bytes(),
+        }
+
+    def close(self) -> None:
+        """End workers and remove uploads."""
+        self.workshop.close()
+        self.uploads.close()
+
+
+def application(service: Service, *, token: str | None = None) -> Gate:
+    """The service behind its gate.
+
+    Args:
+        service: Fits and what else the routes share.
+        token: What requests must carry; None answers to loopback's names alone.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.close()
+
+    app = FastAPI(
+        title="isoflop",
+        version="1",
+        summary="Given a compute budget: what N and D, at what loss, and how sure are we?",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    for tree in (Fault, ScalingError, HTTPException, Exception):
+        app.add_exception_handler(tree, _failed)
+    _ask(app, service)
+    _keep(app, service)
+    _watch(app, service)
+    described(app)
+    return Gate(app, token=token, meter=service.meter)
+
+
+def _ask(app: FastAPI, service: Service) -> None:
+    """Routes that answer questions."""
+
+    @app.get("/v1/query")
+    async def query(request: Request) -> Response:
+        """Split a budget between parameters and tokens."""
+        return Response(await service.document(QUERY, request), media_type=JSON)
+
+    @app.get("/v1/predict")
+    async def predict(request: Request) -> Response:
+        """Predict the loss of N parameters trained on D tokens."""
+        return Response(await service.document(PREDICT, request), media_type=JSON)
+
+    @app.get("/v1/compare")
+    async def compare(request: Request) -> Response:
+        """Say how much compute a needs to reach the loss of b."""
+        return Response(await service.document(COMPARE, request, apart=True), media_type=JSON)
+
+    @app.get("/v1/curves")
+    async def curves(request: Request) -> Response:
+        """Give the frontier with its bands, the runs and the isoFLOP valleys, for charts."""
+        return Response(await service.document(CURVES, request, apart=True), media_type=JSON)
+
+    @app.get("/v1/laws")
+    async def laws() -> Response:
+        """List the published laws and the families that can be fitted."""
+        return Response(_bytes(laws_document()), media_type=JSON)
+
+
+def _keep(app: FastAPI, service: Service) -> None:
+    """Routes about fits."""
+    shelf = service.shelf
+
+    @app.get("/v1/fits")
+    async def fits() -> Response:
+        """List the fits in service."""
+        rows = [_entry(held) for held in shelf.all()]
+        return Response(_bytes({"schema": "isoflop.fits/1", "fits": rows}), media_type=JSON)
+
+    @app.post("/v1/fits", status_code=201)
+    async def upload(request: Request) -> Response:
+        """Fit a table of runs, sent as the body."""
+        fields: dict[str, list[str]] = {}
+        for name, value in request.query_params.multi_items():
+            fields.setdefault(name, []).append(value)
+        arguments = arguments_of(fields)
+        suffix = suffix_of(request.headers.get("content-type", ""))
+        data = await read_body(request.stream(), request.headers.get("content-length"))
+        held = await service.uploads.fit(data, suffix, arguments)
+        where = {"location": f"/v1/fits/{held.name}"}
+        return Response(_fit_bytes(held), 201, where, JSON)
+
+    @app.get("/v1/fits/{name}")
+    async def fit(name: str) -> Response:
+        """Give a fit's document without its draws."""
+        return Response(_fit_bytes(shelf.get(name)), media_type=JSON)
+
+    @app.get("/v1/fits/{name}/runs.csv")
+    async def runs(name: str) -> Response:
+        """Give the runs of a fit as a table."""
+        text = csv_text(_run_rows(shelf.get(name).fit))
+        where = {"content-disposition": f'attachment; filename="{name}-runs.csv"'}
+        return Response(text, headers=where, media_type="text/csv")
+
+    @app.get("/v1/report/{name}.pdf")
+    async def report(name: str) -> Response:
+        """Give a fit's report."""
+        pages = await service.prints.report(shelf.get(name))
+        where = {"content-disposition": f'inline; filename="{name}.pdf"'}
+        return Response(pages, headers=where, media_type="application/pdf")
+
+
+def _watch(app: FastAPI, service: Service) -> None:
+    """Routes about the service, and the page."""
+    begun = time.monotonic()
+
+    @app.get("/healthz")
+    async def healthz() -> Response:
+        """Say that the service is up."""
+        seconds = round(time.monotonic() - begun, 1)
+        return Response(_bytes({"status": "ok", "up_seconds": seconds}), media_type=JSON)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Give counts and latencies in Prometheus's text form."""
+        text = service.meter.text(service.gauges())
+        return Response(text, media_type="text/plain; version=0.0.4")
+
+    @app.get("/", include_in_schema=False)
+    async def index(request: Request) -> Response:
+        """Show the page."""
+        return service.page.file("index.html", request.headers.get("if-none-match"))
+
+    @app.get("/page/{name:path}", include_in_schema=False)
+    async def file(request: Request, name: str) -> Response:
+        """Give a file of the page."""
+        return service.page.file(name, request.headers.get("if-none-match"))
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """Any exception as an answer, in the one shape."""
+    fault = fault_of(error)
+    allow = {k: v for k, v in (getattr(error, "headers", None) or {}).items() if k == "Allow"}
+    return Response(_bytes(error_body(fault)), fault.status, allow, JSON)
+
+
+def _entry(held: Held) -> dict[str, Any]:
+    """A fit in the list of fits."""
+    fit = held.fit
+    return {
+        "name": held.name,
+        "law": fit.law,
+        "status": fit.status,
+        "answers": not refused(fit) and held.source.law.target == "loss",
+        "runs_used": fit.runs_used,
+        "theta": dict(fit.theta),
+        "range": {k: [v.low, v.high] for k, v in fit.range.items()},
+        "convention": dict(fit.convention),
+        "further": list(held.source.law.further),
+        "uploaded": held.uploaded,
+        "hash": f"sha256:{held.hash}",
+        "trouble": held.trouble,
+    }
+
+
+def _fit_bytes(held: Held) -> bytes:
+    """A fit's document under the name it is asked by."""
+    return _bytes({**held.fit.document(draws=False), "name": held.name})
+
+
+def _run_rows(fit: Fit) -> list[dict[str, Any]]:
+    """The fitted runs, a row each."""
+    p = fit.points
+    columns = {n: getattr(p, n) for n in ("params", "tokens", "flops", "loss", "residual")}
+    columns |= {k: v for k, v in p.columns.items() if k not in columns}
+    return [
+        {"run": run, **{k: float(v[i]) for k, v in columns.items()}} for i, run in enumerate(p.run)
+    ]
+
+
+def _bytes(document: dict[str, Any]) -> bytes:
+    """A document as JSON."""
+    return json.dumps(document, allow_nan=False, separators=(",", ":")).encode()

@@ -1,0 +1,182 @@
+"""The description of the service's interface: parameters from the inquiries, one shape of error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from fit.inquiry import COMPARE, CURVES, PREDICT, QUERY, Inquiry
+from fit.uploads import FORMATS, MOST_BYTES, OPTIONS
+
+ERROR: dict[str, Any] = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["kind", "message", "field"],
+            "properties": {
+                "kind": {"type": "string"},
+                "message": {"type": "string", "description": "One line: what, and what to do."},
+                "field": {"type": ["string", "null"], "description": "Which field is wrong."},
+            },
+        }
+    },
+}
+NUMBER: dict[str, Any] = {
+    "type": "object",
+    "required": ["value", "low", "high"],
+    "properties": {
+        "value": {"type": ["number", "null"]},
+        "low": {"type": ["number", "null"]},
+        "high": {"type": ["number", "null"]},
+    },
+}
+WARNINGS: dict[str, Any] = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "required": ["code", "severity", "message"],
+        "properties": {k: {"type": "string"} for k in ("code", "severity", "message")},
+    },
+}
+INQUIRIES: dict[str, tuple[Inquiry, str]] = {
+    "/v1/query": (QUERY, "Answer"),
+    "/v1/predict": (PREDICT, "Prediction"),
+    "/v1/compare": (COMPARE, "Comparison"),
+    "/v1/curves": (CURVES, "Curves"),
+}
+NUMBERS = ("flops", "params", "tokens", "tokens_per_param", "loss", "loss_next_run")
+SCHEMAS: dict[str, Any] = {
+    "Error": ERROR,
+    "Number": NUMBER,
+    "Answer": {
+        "type": "object",
+        "required": ["schema", *NUMBERS, "warnings", "config"],
+        "properties": {
+            "schema": {"const": "isoflop.answer/1"},
+            **{k: {"$ref": "#/components/schemas/Number"} for k in NUMBERS},
+            "level": {"type": ["number", "null"]},
+            "reach": {"type": ["number", "null"]},
+            "warnings": WARNINGS,
+            "config": {"type": "array", "items": {"type": "string"}},
+        },
+    },
+    "Prediction": {
+        "type": "object",
+        "required": ["schema", "params", "tokens", "flops", "warnings"],
+        "properties": {"schema": {"const": "isoflop.prediction/1"}, "warnings": WARNINGS},
+    },
+    "Comparison": {
+        "type": "object",
+        "required": ["schema", "a", "b", "unit", "rows", "warnings"],
+        "properties": {"schema": {"const": "isoflop.compare/1"}, "warnings": WARNINGS},
+    },
+    "Curves": {
+        "type": "object",
+        "required": ["schema", "flops", "inside", "params", "tokens", "loss", "runs", "valleys"],
+        "properties": {"schema": {"const": "isoflop.curves/1"}},
+    },
+    "Fit": {
+        "type": "object",
+        "required": ["schema", "name", "law", "theta", "interval"],
+        "properties": {"schema": {"const": "isoflop.fit/1"}},
+    },
+    "Fits": {
+        "type": "object",
+        "required": ["schema", "fits"],
+        "properties": {"schema": {"const": "isoflop.fits/1"}, "fits": {"type": "array"}},
+    },
+    "Laws": {
+        "type": "object",
+        "required": ["schema", "laws", "families"],
+        "properties": {"schema": {"const": "isoflop.laws/1"}},
+    },
+    "Health": {"type": "object", "required": ["status"]},
+}
+PLAIN: dict[tuple[str, str], tuple[str, str | None]] = {
+    ("/v1/laws", "get"): ("application/json", "Laws"),
+    ("/v1/fits", "get"): ("application/json", "Fits"),
+    ("/v1/fits", "post"): ("application/json", "Fit"),
+    ("/v1/fits/{name}", "get"): ("application/json", "Fit"),
+    ("/v1/fits/{name}/runs.csv", "get"): ("text/csv", None),
+    ("/v1/report/{name}.pdf", "get"): ("application/pdf", None),
+    ("/healthz", "get"): ("application/json", "Health"),
+    ("/metrics", "get"): ("text/plain", None),
+}
+
+
+def described(app: FastAPI) -> None:
+    """Give an application its OpenAPI document."""
+    from fastapi.openapi.utils import get_openapi
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            found = get_openapi(
+                title=app.title, version=app.version, summary=app.summary, routes=app.routes
+            )
+            app.openapi_schema = _completed(found)
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]
+
+
+def _completed(document: dict[str, Any]) -> dict[str, Any]:
+    """The framework's document with our parameters, bodies, answers and errors."""
+    document["components"] = {
+        "schemas": SCHEMAS,
+        "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+    }
+    document["security"] = [{}, {"token": []}]
+    for path, (inquiry, schema) in INQUIRIES.items():
+        route = document["paths"][path]["get"]
+        route["parameters"] = [_parameter(inquiry, name) for name in inquiry.fields]
+        route["responses"] = _responses("200", "application/json", schema)
+    for (path, method), (kind, name) in PLAIN.items():
+        route = document["paths"][path][method]
+        route["responses"] = _responses("201" if method == "post" else "200", kind, name)
+    upload = document["paths"]["/v1/fits"]["post"]
+    upload["parameters"] = [_option(name) for name in OPTIONS]
+    upload["requestBody"] = {
+        "required": True,
+        "description": f"A table with params, tokens and loss, of {MOST_BYTES >> 20} MiB at most.",
+        "content": {kind: {"schema": {"type": "string"}} for kind in FORMATS},
+    }
+    return document
+
+
+def _parameter(inquiry: Inquiry, name: str) -> dict[str, Any]:
+    """One field of an inquiry."""
+    plain: dict[str, Any] = {"type": "string", "maxLength": 200}
+    many = {"type": "array", "items": plain, "maxItems": 50}
+    return {
+        "name": name,
+        "in": "query",
+        "required": name in inquiry.needed,
+        "description": inquiry.fields[name],
+        "schema": many if name in inquiry.several else plain,
+    }
+
+
+def _option(name: str) -> dict[str, Any]:
+    """One option of an upload."""
+    plain: dict[str, Any] = {"type": "string"}
+    many = {"type": "array", "items": plain}
+    return {
+        "name": name,
+        "in": "query",
+        "description": OPTIONS[name],
+        "schema": many if name in ("column", "unit") else plain,
+    }
+
+
+def _responses(status: str, kind: str, schema: str | None) -> dict[str, Any]:
+    """What a route may answer; everything but success has the one shape."""
+    told = {"type": "string"} if schema is None else {"$ref": f"#/components/schemas/{schema}"}
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    return {
+        status: {"description": "The answer.", "content": {kind: {"schema": told}}},
+        "4XX": {"description": "The request is refused.", "content": error},
+        "5XX": {"description": "The service is busy or has failed.", "content": error},
+    }
