@@ -1,8 +1,8 @@
 """A budget's best split between parameters and tokens, and what a wrong split costs.
 
 Under C = k N D the split is closed form. With exact counting, C(N, D) = c(N) D with c(N) from the
-ladder of shapes, it is the root of d ln L / d ln N along the budget, found by bisection for all
-thetas and budgets at once, so that bands over thousands of draws cost milliseconds.
+ladder of shapes, it is the root of d ln L / d ln N along the budget, found by Newton's steps for
+all thetas and budgets at once, so that bands over thousands of draws cost milliseconds.
 """
 
 from __future__ import annotations
@@ -19,9 +19,13 @@ from fit.record import Floats
 COARSE = 96
 """Points of the first search over ln N, from one parameter to one token."""
 BISECTIONS = 50
-"""Halvings of one coarse cell: below 1e-14 in ln N."""
+"""Halvings of one coarse cell, where Newton's steps lead out of it: below 1e-14 in ln N."""
 SLOPE_STEP = 1e-4
 """Step in ln N of the slope: its bias and its rounding both move ln N* by about 1e-9."""
+SETTLED = 1e-7
+"""Last step in ln N that counts; steps square, so the next would be lost in rounding."""
+NESTED, NESTS = 64, 7
+"""Points of each grid in which an end of the regret band is sought, how often: to 1e-11 in ln N."""
 LOG_FLOPS_RANGE = (np.log(1e4), np.log(1e45))
 """Where the inverse C(L) is looked for."""
 
@@ -107,17 +111,16 @@ def regret_band(law: Law, theta: Floats, flops: float, cost: Cost, tolerance: fl
     best = split(law, theta, np.array([flops]), cost)
     centre, limit = float(best.log_params[0]), float(best.log_loss[0]) + tolerance
 
-    def within(x: float) -> bool:
-        return bool(np.log(along_budget(law, theta, np.array([x]), flops, cost)[0]) <= limit)
-
-    ends = []
-    for outside in (0.0, np.log(flops)):
-        inside = centre
-        for _ in range(BISECTIONS):
-            middle = 0.5 * (inside + outside)
-            inside, outside = (middle, outside) if within(middle) else (inside, middle)
-        ends.append(float(np.exp(inside)))
-    return Band(low=ends[0], high=ends[1])
+    inside, outside = np.full(2, centre), np.array([0.0, np.log(flops)])
+    for _ in range(NESTS):
+        grid = inside + np.linspace(0, 1, NESTED)[:, None] * (outside - inside)
+        losses = along_budget(law, theta, grid.ravel(), flops, cost).reshape(grid.shape)
+        beyond = ~(np.log(losses) <= limit)
+        beyond[0], beyond[-1] = False, True
+        first = beyond.argmax(axis=0)
+        inside, outside = grid[first - 1, [0, 1]], grid[first, [0, 1]]
+    low, high = (float(v) for v in np.exp(inside))
+    return Band(low=low, high=high)
 
 
 def flops_for_loss(law: Law, theta: Floats, loss: float, cost: Cost) -> float:
@@ -151,7 +154,7 @@ def flops_for_loss(law: Law, theta: Floats, loss: float, cost: Cost) -> float:
 
 
 def _search(law: Law, theta: Floats, log_flops: Floats, cost: Cost) -> Floats:
-    """Root of the slope of ln L along each budget: coarse grid, then bisection; (..., k)."""
+    """Root of the slope of ln L along each budget: coarse grid, then Newton; (..., k)."""
     top = log_flops - np.log(6)
     grid = np.linspace(0, 1, COARSE) * top[:, None]
     shape = (*theta.shape[:-1], len(log_flops))
@@ -161,19 +164,31 @@ def _search(law: Law, theta: Floats, log_flops: Floats, cost: Cost) -> Floats:
         best = np.argmin(losses, axis=-1)
         low[..., j] = grid[j][np.maximum(best - 1, 0)]
         high[..., j] = grid[j][np.minimum(best + 1, COARSE - 1)]
+    return _descended(law, theta, low, high, log_flops, cost)
+
+
+def _descended(
+    law: Law, theta: Floats, low: Floats, high: Floats, log_flops: Floats, cost: Cost
+) -> Floats:
+    """The least of ln L between two ln N, (..., k): Newton's steps, halved where they lead out."""
+    k, around = len(log_flops), np.repeat([SLOPE_STEP, 0.0, -SLOPE_STEP], len(log_flops))
+    budgets = np.tile(log_flops, 3)
+    x, settled = 0.5 * (low + high), np.zeros(low.shape, dtype=bool)
     for _ in range(BISECTIONS):
-        middle = 0.5 * (low + high)
-        falling = _slope(law, theta, middle, log_flops, cost) < 0
-        low, high = np.where(falling, middle, low), np.where(falling, high, middle)
-    return np.asarray(0.5 * (low + high))
-
-
-def _slope(law: Law, theta: Floats, x: Floats, log_flops: Floats, cost: Cost) -> Floats:
-    """Difference of ln L on either side of ln N along the budget; its sign is the slope's."""
-    right, left = x + SLOPE_STEP, x - SLOPE_STEP
-    up = _log_loss(law, theta, right, log_flops - cost.log_flops_per_token(right))
-    down = _log_loss(law, theta, left, log_flops - cost.log_flops_per_token(left))
-    return np.asarray(up - down)
+        near = np.concatenate([x, x, x], axis=-1) + around
+        loss = _log_loss(law, theta, near, budgets - cost.log_flops_per_token(near))
+        up, middle, down = loss[..., :k], loss[..., k : 2 * k], loss[..., 2 * k :]
+        falling = up < down
+        low, high = np.where(falling, x, low), np.where(falling, high, x)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            step = -0.5 * SLOPE_STEP * (up - down) / (up - 2 * middle + down)
+        small = np.abs(step) <= SETTLED  # rounding may then put the root just beyond x
+        inside = (x + step > low) & (x + step < high)
+        new = np.where(small | inside, x + step, 0.5 * (low + high))
+        x, settled = np.where(settled, x, new), settled | (np.abs(new - x) <= SETTLED)
+        if settled.all():
+            break
+    return np.asarray(x)
 
 
 def _log_loss(law: Law, theta: Floats, log_params: Floats, log_tokens: Floats) -> Floats:

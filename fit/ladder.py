@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ STRAIGHT = 0.02
 """Tables whose C / (N D) varies by less than this in ln are taken as C = k N D."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Cost:
     """FLOP per trained token as a smooth function of N."""
 
@@ -54,6 +55,13 @@ class Cost:
         """The k of C = k N D where that holds throughout, else None."""
         return float(np.exp(self.log_ratio[0])) if len(self.log_ratio) == 1 else None
 
+    @cached_property
+    def _slopes(self) -> Floats:
+        """Slope of the ratio at each knot, per step; none at the ends."""
+        slope = np.gradient(self.log_ratio)
+        slope[[0, -1]] = 0.0
+        return np.asarray(slope)
+
     def log_flops_per_token(self, log_params: Floats) -> Floats:
         """Natural logarithm of the FLOP per token at ln N, by cubic Hermite interpolation."""
         if len(self.log_ratio) == 1:
@@ -62,8 +70,7 @@ class Cost:
         u = np.clip((log_params - self.start) / self.step, 0, last)
         i = np.minimum(u.astype(np.int64), last - 1)
         t = u - i
-        slope = np.gradient(self.log_ratio)
-        slope[[0, -1]] = 0.0
+        slope = self._slopes
         left, right = self.log_ratio[i], self.log_ratio[i + 1]
         bend = (1 - t) * (slope[i] - (right - left)) - t * (slope[i + 1] - (right - left))
         return np.asarray(log_params + left + t * (right - left) + t * (1 - t) * bend)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fit.allocate import along_budget, flops_for_loss, regret_band, split
+from fit.allocate import _search, along_budget, closed_form, flops_for_loss, regret_band, split
 from fit.errors import QueryError
 from fit.ladder import constant_cost, cost_of, ladder_of, smooth_cost
 from fit.laws import PRESETS, law, preset
@@ -138,3 +138,14 @@ def test_the_budget_for_a_loss_agrees_with_the_closed_form():
 def test_a_loss_that_no_budget_reaches_is_refused(loss):
     with pytest.raises(QueryError, match="is not between"):
         flops_for_loss(CHINCHILLA, HOFFMANN, loss, SIX)
+
+
+def test_the_search_finds_the_least_loss_to_rounding_far_inside_and_far_beyond():
+    family, theta = law("chinchilla"), np.array([0.98, 124.0, 36.0, 0.85, 0.47])
+    thetas = theta * (1 + 0.05 * np.random.default_rng(2).standard_normal((40, 5)))
+    flops = np.array([1e8, 1e12, 1e16, 1e21])
+    found = _search(family, thetas, np.log(flops), constant_cost(6.0))
+    exact = closed_form(family, thetas, np.log(flops), 6.0)
+    # Rounding of the loss, 1e-16, over its curvature, which falls to 1e-8 of the loss at 1e21.
+    assert found == pytest.approx(exact, abs=2e-5)
+    assert found[:, :2] == pytest.approx(exact[:, :2], abs=1e-7)
