@@ -67,7 +67,6 @@ REFUSED = [
     ("/v1/query?flops=1e13&law=nope", 404, "law"),
     ("/v1/query?flops=1e13&fit=pilot&law=hoffmann2022", 422, "law"),
     ("/v1/query?flops=1e13&fit=blind", 422, None),
-    ("/v1/query?flops=1e13&fit=pilot&unique_tokens=3", 422, None),
     ("/v1/query?flops=1e13&fit=%00", 404, "fit"),
     ("/v1/query?flops=1e13&fit=" + "x" * 300, 422, "fit"),
     ("/v1/predict?params=1e6", 422, "tokens"),
