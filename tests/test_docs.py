@@ -42,7 +42,7 @@ def test_sweeps_of_the_readme_span_grids_that_can_be_trained():
     assert len(commands) >= 4
     for command in commands:
         overrides = shlex.split(command)
-        if "data=text" in overrides:
+        if {"data=text", "train.devices=8"} & set(overrides):
             continue
         assert all(c.refusal is None for c in grid(overrides, multirun=True)), command
 
