@@ -94,10 +94,15 @@ def fit_command(
 @_asked
 @asking
 @click.option("--config", is_flag=True, help="Print the overrides that launch it, for xargs.")
+@click.option(
+    "--export", "trainer", type=Known("fit.exports:TARGETS"), metavar="TRAINER",
+    help="Print it for nanogpt, nanochat, litgpt or hf.",
+)  # fmt: skip
 @_as_json
 def query_command(
-    folder: Path | None, law: str | None, config: bool, as_json: bool, **fields: Any
-) -> None:
+    folder: Path | None, law: str | None, config: bool, as_json: bool, trainer: str | None,
+    **fields: Any,
+) -> None:  # fmt: skip
     """Split a budget between parameters and tokens, or find the budget of a loss.
 
     The budget is FLOPS (1e21), or --dollars, --hours, --deadline or --loss.
@@ -108,13 +113,21 @@ def query_command(
 
     if config and as_json:
         raise click.UsageError("give --config or --json, not both: the JSON has the overrides too.")
+    if trainer and (config or as_json):
+        raise click.UsageError("give --export, --config or --json, one of them.")
     source, option = _source(folder, law)
     try:
         asked = question(source, fields)
     except FieldError as error:
         raise click.UsageError(str(error)) from error
     found = answer(asked)
-    if config:
+    if trainer:
+        from fit.exports import export
+
+        _config(found, asked.force)  # what may not be launched is not exported either
+        assert source.fit is not None
+        click.echo(export(found, source.fit, trainer))
+    elif config:
         click.echo(" ".join(shlex.quote(c) for c in _config(found, asked.force)))
     else:
         launch = (
