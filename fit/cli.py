@@ -28,9 +28,11 @@ from fit.arguments import (
 )
 from fit.door import Door, NumberCommand
 from fit.errors import FieldError
+from fit.ledger_door import score_command
+from fit.outlet import check_outlets, launchers, outlets, seal_answer
 
 if TYPE_CHECKING:
-    from fit.query import Answer, Question
+    from fit.query import Question
     from fit.source import Source
 
 REPORTS = Path("reports")
@@ -93,15 +95,11 @@ def fit_command(
 @main.command("query", cls=NumberCommand)
 @_asked
 @asking
-@click.option("--config", is_flag=True, help="Print the overrides that launch it, for xargs.")
-@click.option(
-    "--export", "trainer", type=Known("fit.exports:TARGETS"), metavar="TRAINER",
-    help="Print it for nanogpt, nanochat, litgpt or hf.",
-)  # fmt: skip
+@outlets
 @_as_json
 def query_command(
-    folder: Path | None, law: str | None, config: bool, as_json: bool, trainer: str | None,
-    **fields: Any,
+    folder: Path | None, law: str | None, config: bool, trainer: str | None, sealed: str | None,
+    as_json: bool, **fields: Any,
 ) -> None:  # fmt: skip
     """Split a budget between parameters and tokens, or find the budget of a loss.
 
@@ -111,29 +109,26 @@ def query_command(
     from fit.query import answer
     from fit.text import answer_text
 
-    if config and as_json:
-        raise click.UsageError("give --config or --json, not both: the JSON has the overrides too.")
-    if trainer and (config or as_json):
-        raise click.UsageError("give --export, --config or --json, one of them.")
+    check_outlets(config=config, trainer=trainer, as_json=as_json)
     source, option = _source(folder, law)
     try:
         asked = question(source, fields)
     except FieldError as error:
         raise click.UsageError(str(error)) from error
     found = answer(asked)
-    if trainer:
-        from fit.exports import export
-
-        _config(found, asked.force)  # what may not be launched is not exported either
-        assert source.fit is not None
-        click.echo(export(found, source.fit, trainer))
-    elif config:
-        click.echo(" ".join(shlex.quote(c) for c in _config(found, asked.force)))
+    note = seal_answer(sealed, asked, found)
+    if config or trainer:
+        click.echo(launchers(asked, found, trainer))
     else:
         launch = (
             f"isoflop query {_again(asked, fields, option)} --config | xargs -r python -m sweep"
         )
         click.echo(_dump(found.document()) if as_json else answer_text(found, launch))
+    if note:
+        click.echo(note, err=bool(trainer or config or as_json))
+
+
+main.add_command(score_command)
 
 
 @main.command("predict", cls=NumberCommand)
@@ -348,7 +343,7 @@ def _source(folder: Path | None, law: str | None, **fixed: float | None) -> tupl
     """The fit or published law that is asked, and the options that ask it again."""
     from fit.laws import preset
     from fit.source import Source
-    from fit.store import newest_fit, read_fit
+    from fit.store import newest_fit
 
     if folder is not None and law is not None:
         raise click.UsageError("give --fit or --law, not both.")
@@ -358,7 +353,7 @@ def _source(folder: Path | None, law: str | None, **fixed: float | None) -> tupl
         return Source.from_preset(preset(law)).given(**counts), f"--law {law}{again}"
     path = newest_fit(REPORTS) if folder is None else folder
     option = f"--fit {shlex.quote(str(path))}{again}"
-    return Source.from_fit(read_fit(path)).given(**counts), option
+    return Source.at(path).given(**counts), option
 
 
 def _again(asked: Question, fields: dict[str, Any], option: str) -> str:
@@ -373,20 +368,6 @@ def _rival(name: Path) -> Source:
 
     known = str(name) in PRESETS and not name.exists()
     return _source(None, str(name))[0] if known else _source(name, None)[0]
-
-
-def _config(found: Answer, force: bool) -> tuple[str, ...]:
-    """Overrides; an error where the source has none, or where money would be wasted."""
-    from fit.errors import QueryError
-
-    if not found.config:
-        raise QueryError(
-            "this law has no shapes to launch; overrides need a fit of isoflop's own run records."
-        )
-    serious = [n.message for n in found.warnings if n.severity == "serious"]
-    if serious and not force:
-        raise QueryError(f"not launched: {serious[0]} To launch it all the same, add --force.")
-    return found.config
 
 
 def _dump(document: dict[str, Any]) -> str:

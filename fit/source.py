@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +17,17 @@ from fit.laws import Law, Preset, law
 from fit.record import Floats
 from fit.repeats import over_repeats
 from fit.result import Fit, Span
+from fit.store import fit_hash, read_fit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a fit was read, so that it can be asked again."""
+
+    path: str
+    """Its report folder or its `fit.json`, as given."""
+    hash: str
+    """Of the bytes of `fit.json`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +43,17 @@ class Source:
     """Of the runs fitted, as far as known: params, tokens, flops, tokens_per_param."""
     fit: Fit | None = None
     preset: Preset | None = None
+    origin: Origin | None = None
+
+    @classmethod
+    def at(cls, path: Path) -> Source:
+        """The fit in a report folder or a `fit.json`.
+
+        Raises:
+            RecordError: Missing, corrupt, foreign or of a newer major version.
+        """
+        found = cls.from_fit(read_fit(path))
+        return dataclasses.replace(found, origin=Origin(path=str(path), hash=fit_hash(path)))
 
     @classmethod
     def from_fit(cls, fit: Fit) -> Source:

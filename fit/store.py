@@ -64,6 +64,31 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         ) from error
 
 
+def write_once(path: Path, content: str) -> bool:
+    """Write a file unless one of its name is there; whole or not at all, like the others.
+
+    Returns:
+        Whether it was written; False where there is one, which stays as it is.
+
+    Raises:
+        RecordError: The folder cannot be written to, or the disk is full.
+    """
+    beside = path.with_name(f".{path.name}-{os.getpid()}")
+    write_atomically(beside, content)
+    try:
+        os.link(beside, path)  # fails where the name is taken, as no rename does
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise RecordError(
+            f"cannot write {path}: {error.strerror or error}; a file system with hard links is "
+            "needed. Nothing was changed."
+        ) from error
+    finally:
+        beside.unlink(missing_ok=True)
+    return True
+
+
 def write_record(folder: Path, record: RunRecord) -> Path:
     """Write `record.json` into the run's folder, atomically; returns its path."""
     path = folder / RECORD_NAME
@@ -179,6 +204,12 @@ def read_fit(path: Path) -> Fit:
         return Fit.from_json(_read_text(file))
     except RecordError as error:
         raise RecordError(f"cannot read the fit {file}: {error}") from error
+
+
+def fit_hash(path: Path) -> str:
+    """Content hash of a fit's file, in a report folder or by itself."""
+    file = path / FIT_NAME if path.is_dir() else path
+    return f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
 
 
 def newest_fit(reports: Path) -> Path:

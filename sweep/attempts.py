@@ -8,9 +8,9 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
+from fit.provenance import now
 from fit.store import write_atomically
 
 ATTEMPTS_NAME = "attempts.json"
@@ -28,11 +28,6 @@ class Attempt:
     reason: str | None = None
     tokens: int | None = None
     """Where on its path it ended, if it could say."""
-
-
-def now() -> str:
-    """The present time, UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_attempts(folder: Path) -> tuple[Attempt, ...]:

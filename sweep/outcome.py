@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from fit.provenance import versions
+from fit.provenance import commit, now, versions
 from fit.record import RunRecord
-from sweep.attempts import Attempt, now
+from sweep.attempts import Attempt
 from sweep.device import device_name, peak_flops_per_second
 from sweep.heldout import Measurement
 from sweep.plan import RunSpec, Trajectory
@@ -164,27 +161,3 @@ def _mfu(session: Session, tokens_per_second: float | None) -> float | None:
     if peak is None or tokens_per_second is None:
         return None
     return session.trajectory.flops_per_token.exact * tokens_per_second / peak / devices
-
-
-@functools.cache
-def commit() -> str | None:
-    """The commit of the code, `-dirty` where files differ; None unless this file is in a checkout.
-
-    An installed copy may lie inside a checkout of something else.
-    """
-    if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
-        return None
-    head, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "-uno")
-    return f"{head}-dirty" if head and changes else head
-
-
-def _git(*arguments: str) -> str | None:
-    """What git says where this file lies; None where it refuses or is not there."""
-    here = Path(__file__).resolve().parent
-    try:
-        out = subprocess.run(
-            ["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return out.stdout.strip() if out.returncode == 0 else None

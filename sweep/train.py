@@ -19,9 +19,10 @@ from functools import partial
 from pathlib import Path
 
 from fit.errors import RecordError
+from fit.provenance import now
 from fit.record import RunRecord
 from fit.store import write_record
-from sweep.attempts import Attempt, begin, end, now
+from sweep.attempts import Attempt, begin, end
 from sweep.cache import locked
 from sweep.checkpoint import load, save
 from sweep.heartbeat import Heartbeat

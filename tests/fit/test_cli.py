@@ -252,7 +252,7 @@ def test_without_any_fit_the_way_out_is_named(tmp_path, monkeypatch):
 
 
 def test_json_is_the_document_and_nothing_else(folder):
-    source = Source.from_fit(read_fit(folder / "reports" / "pilot"))
+    source = Source.at(Path("reports/pilot"))
     asked = json.loads(run("query", "1e14", "--json").stdout)
     assert asked == answer(Question(source=source, flops=1e14)).document()
     given = json.loads(run("predict", "--params", "1M", "--tokens", "2e7", "--json").stdout)
@@ -307,7 +307,7 @@ def test_the_overrides_are_quoted_for_xargs(folder):
     words = subprocess.run(
         ["xargs", "-n", "1", "printf", "%s\\n"], input=out, capture_output=True, text=True
     ).stdout.splitlines()
-    source = Source.from_fit(read_fit(folder / "reports" / "pilot"))
+    source = Source.at(Path("reports/pilot"))
     assert tuple(words) == answer(Question(source=source, flops=1e14)).config
     assert "data.pattern='**/*.txt,**/*.md'" in words
 
