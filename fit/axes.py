@@ -43,11 +43,23 @@ def colour_of(flops: float, all_flops: Floats) -> tuple[float, float, float, flo
     return (r, g, b, a)
 
 
-def runs(ax: Axes, x: Floats, y: Floats, flops: Floats, **style: Any) -> Any:
-    """Runs as points, coloured by budget."""
+def runs(
+    ax: Axes, x: Floats, y: Floats, flops: Floats, *, among: Floats | None = None, **style: Any
+) -> Any:
+    """Runs as points, coloured by budget.
+
+    Args:
+        ax: Axes to draw on.
+        x: (k,).
+        y: (k,).
+        flops: Compute of all runs of the fit, which sets the scale of the colours.
+        among: Compute of these runs, (k,), where they are not all.
+        **style: Further settings of the points.
+    """
     shades, scale = budget_colours(flops)
+    own = flops if among is None else among
     kept: dict[str, Any] = {"s": RUN_SIZE, "linewidths": 0.4, "edgecolors": "white", "zorder": 4}
-    return ax.scatter(x, y, c=flops, cmap=shades, norm=scale, label="runs", **(kept | style))
+    return ax.scatter(x, y, c=own, cmap=shades, norm=scale, label="runs", **(kept | style))
 
 
 def budget_bar(ax: Axes, mappable: Any) -> None:

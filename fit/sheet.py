@@ -35,11 +35,12 @@ CRITERIA = {
 }
 
 
-def sheet(source: Source) -> dict[str, Any]:
+def sheet(source: Source, *, folder: str = "") -> dict[str, Any]:
     """Everything on the pages of a report but its figures; plain JSON values.
 
     Args:
         source: A fit as a source.
+        folder: Where its `fit.json` lies, for the command that launches; none is FOLDER.
     """
     fit = source.fit
     assert fit is not None
@@ -58,7 +59,7 @@ def sheet(source: Source) -> dict[str, Any]:
         "level": percent(fit.interval.level),
         "sure": _sure(fit),
         "wrong": _wrong(fit, further),
-        "launch": None if further is None else _launch(fit, further),
+        "launch": None if further is None else _launch(folder or "FOLDER", further),
         "formula": source.law.formula,
         "law": fit.law,
         "theta": tables.theta(fit),
@@ -81,14 +82,12 @@ def sheet(source: Source) -> dict[str, Any]:
     }
 
 
-def _launch(fit: Fit, a: Answer) -> str | None:
+def _launch(folder: str, a: Answer) -> str | None:
     """The command that launches the second answer, where there is one to launch."""
     if not a.config:
         return None
-    folder = shlex.quote(f"reports/{fit.name}")
-    return tables.clean(
-        f"isoflop query {power(a.flops.value)} --fit {folder} --config | xargs -r python -m sweep"
-    )
+    asked = f"isoflop query {power(a.flops.value)} --fit {shlex.quote(folder)} --config"
+    return tables.clean(f"{asked} | xargs -r python -m sweep")
 
 
 def _verdict(a: Answer) -> dict[str, str]:

@@ -1,18 +1,25 @@
 """Figures: their artists and data, not their pixels."""
 
+import csv
 import dataclasses
+import io
 
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
+from scipy import stats
 
-from fit import plots
+from fit import checkplots, plots
+from fit.bands import frontier, frontier_of
+from fit.drawn import drawn_table
+from fit.result import Influence, Rolled
 from fit.source import Source
 from tests.fit.synthetic import make_fit, make_points, plain_points
 
 SOURCE = Source.from_fit(make_fit())
-BEST = plots.frontier(SOURCE)
+BEST = frontier(SOURCE)
 
 
 def axis():
@@ -28,15 +35,16 @@ def legend_of(ax):
 
 
 def draw_all(source):
-    best = plots.frontier(source)
-    panels = Figure().subplots(2, 4).ravel()
+    best = frontier(source)
+    panels = Figure().subplots(3, 3).ravel()
     plots.loss_against_compute(panels[0], source, best)
     plots.isoflop_curves(panels[1], source, best)
     plots.loss_against_params(panels[2], source)
     plots.optimum_against_compute(panels[3], source, best, "params")
     plots.optimum_against_compute(panels[4], source, best, "tokens")
-    plots.fit_against_measurement(panels[5], panels[6], source)
-    plots.residuals_against_count(panels[7], source.fit, source.fit.points.params, x="N")
+    checkplots.fit_against_measurement(panels[5], panels[6], source)
+    checkplots.residuals_against_count(panels[7], source.fit, source.fit.points.params, x="N")
+    plots.loss_surface(panels[8], source, best)
     return panels
 
 
@@ -103,19 +111,21 @@ def test_labels_carry_units_and_ticks_are_plain():
 
 def test_isoflop_curves_end_where_their_law_is():
     ax = plots.isoflop_curves(axis(), SOURCE, BEST)
-    bottoms = line(ax, "optimum N*")
-    assert np.array_equal(bottoms.get_xdata(), BEST.params.value)
+    bottoms, beyond = line(ax, "optimum N*"), ax.get_lines()[-1]
+    joined = np.concatenate([bottoms.get_xdata(), beyond.get_xdata()[1:]])
+    assert np.array_equal(joined, BEST.params.value)
+    assert beyond.is_dashed()
 
 
 def test_approach_two_stands_beside_the_law():
     ax = plots.optimum_against_compute(axis(), SOURCE, BEST, "params")
-    diamonds = line(ax, "approach 2 (isoFLOP)")
+    diamonds = line(ax, "approach 2, isoFLOP")
     assert tuple(diamonds.get_ydata()) == SOURCE.fit.cross_checks[0].params
 
 
 def test_residuals_stand_in_percent_under_the_fit():
     upper, lower = Figure().subplots(2, 1)
-    plots.fit_against_measurement(upper, lower, SOURCE)
+    checkplots.fit_against_measurement(upper, lower, SOURCE)
     points = next(c for c in lower.collections if c.get_label() == "runs")
     expected = 100 * np.expm1(SOURCE.fit.points.residual)
     assert np.asarray(points.get_offsets())[:, 1] == pytest.approx(expected)
@@ -159,3 +169,82 @@ def test_bands_from_draws_may_be_unbounded():
     for ax in draw_all(source):
         ax.figure.canvas.draw()
         assert ax.has_data()
+
+
+REFUSED = Source.from_fit(make_fit(kappa=2000.0))
+
+
+def test_a_refused_fit_has_no_frontier_and_none_is_drawn():
+    assert frontier_of(REFUSED) is None
+    for draw in (plots.loss_against_compute, plots.isoflop_curves, plots.loss_surface):
+        ax = draw(axis(), REFUSED, None)
+        assert not any(
+            li.is_dashed() and li.get_label() == "extrapolation" for li in ax.get_lines()
+        )
+        assert not {"optimum N*", "efficient frontier", "extrapolation"} & set(legend_of(ax))
+        assert "runs" in legend_of(ax)
+
+
+def test_the_surface_is_the_law_and_its_valley_the_frontier():
+    ax = plots.loss_surface(axis(), SOURCE, BEST)
+    surface = next(c for c in ax.collections if isinstance(c, ContourSet))
+    for level, lines in zip(surface.levels, surface.allsegs, strict=True):
+        for n, d in (p for segment in lines for p in segment[::7]):
+            found = float(np.exp(SOURCE.log_losses(np.array([n]), np.array([d]))(SOURCE.theta))[0])
+            assert found == pytest.approx(level, rel=1e-3)
+    solid = line(ax, "efficient frontier")
+    assert np.array_equal(solid.get_ydata(), BEST.tokens.value[BEST.inside])
+
+
+def test_approaches_stand_side_by_side_with_their_intervals():
+    ax = checkplots.exponents(axis(), SOURCE.fit)
+    names = [t.get_text() for t in ax.get_yticklabels()]
+    assert names == ["3, this law", "2, isoFLOP", "N total, C 6nd"]
+    spans = [c.get_segments()[0][:, 0].tolist() for c in ax.collections]
+    assert spans == [[0.45, 0.51], [0.40, 0.58]]
+    right = checkplots.approaches(axis(), SOURCE, BEST)
+    assert "approach 2, isoFLOP" in legend_of(right)
+
+
+def test_influence_is_a_row_per_run_in_percent():
+    moved = Influence(kind="run", run="w16", runs=1, shift=0.1, share=0.5, flops=1e12)
+    ax = checkplots.influence(axis(), make_fit(influence=(moved,)))
+    assert ax.get_lines()[0].get_xdata()[0] == pytest.approx(100 * np.expm1(0.1))
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["w16"]
+
+
+def test_coverage_stands_against_what_chance_allows():
+    rolled = Rolled(
+        budget=1e12,
+        runs=20,
+        below=30,
+        mean_relative_error=0.01,
+        max_relative_error=0.02,
+        covered=0.8,
+    )
+    ax = checkplots.holdout_coverage(axis(), make_fit(rolling=(rolled,)))
+    segment = ax.collections[0].get_segments()[0]
+    expected = 100 * np.array(stats.binom.interval(0.9, 20, 0.9)) / 20
+    assert segment[:, 1] == pytest.approx(expected)
+    assert line(ax, "runs inside").get_ydata()[0] == pytest.approx(80)
+
+
+def test_the_table_beside_a_figure_has_what_is_drawn():
+    figure = Figure()
+    plots.loss_against_compute(figure.subplots(), SOURCE, BEST)
+    rows = list(csv.DictReader(io.StringIO(drawn_table(figure, SOURCE.fit.points.run))))
+    runs = [r for r in rows if r["series"] == "runs"]
+    assert [r["name"] for r in runs] == list(SOURCE.fit.points.run)
+    assert [float(r["y"]) for r in runs] == pytest.approx(SOURCE.fit.points.loss, rel=1e-8)
+    band = [r for r in rows if r["kind"] == "band"]
+    assert [float(r["x"]) for r in band] == pytest.approx(BEST.flops, rel=1e-8)
+    assert [float(r["low"]) for r in band] == pytest.approx(BEST.loss.low, rel=1e-8)
+    assert [float(r["high"]) for r in band] == pytest.approx(BEST.loss.high, rel=1e-8)
+    assert {r["series"] for r in rows} >= {"law", "extrapolation", "law at one size", "fitted E"}
+
+
+def test_a_spreadsheet_runs_no_name_of_a_table():
+    figure = Figure()
+    checkplots.exponents(figure.subplots(), SOURCE.fit)
+    figure.axes[0].set_xlabel("=cmd()")
+    assert "'=cmd()" in drawn_table(figure)
