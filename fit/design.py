@@ -12,6 +12,7 @@ Corners alone cannot tell it from the law's own terms, and lose what they seem t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,7 +115,13 @@ def deviations(prior: Prior, design: Design | None) -> Floats:
     return np.asarray(np.sqrt(np.diag(target @ np.linalg.inv(total) @ target.T)))
 
 
-def trim(candidates: Candidates, spend: float, prior: Prior) -> Codes:
+def trim(
+    candidates: Candidates,
+    spend: float,
+    prior: Prior,
+    *,
+    said: Callable[[float], str] = lambda cost: f"{power(cost)} FLOP",
+) -> Codes:
     """Thin a given grid to a spend so that its law stays identified.
 
     Runs leave one at a time, the one that tells least per FLOP first, unless the condition number
@@ -122,8 +129,9 @@ def trim(candidates: Candidates, spend: float, prior: Prior) -> Codes:
 
     Args:
         candidates: The grid's runs, each to be made once.
-        spend: FLOPs for all that stay.
+        spend: FLOPs for all that stay, or another cost in the candidates' unit.
         prior: Laws that may be true; the runs it knows of count too.
+        said: A cost with its unit, for the message.
 
     Returns:
         Indices of the runs that stay, ascending.
@@ -143,8 +151,8 @@ def trim(candidates: Candidates, spend: float, prior: Prior) -> Codes:
         found = next(healthy, None)
         if found is None:
             raise PlanError(
-                f"no part of the grid costs {power(spend)} FLOP or less and still tells the law's "
-                f"parameters apart; {power(bill)} is the least found. Spend more, or plan a grid "
+                f"no part of the grid costs {said(spend)} or less and still tells the law's "
+                f"parameters apart; {said(bill)} is the least found. Spend more, or plan a grid "
                 "with smaller runs."
             )
         stay = found

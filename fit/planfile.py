@@ -85,8 +85,10 @@ def write_plan(folder: Path, proposal: Proposal, fit: Fit | None) -> str | None:
     if not found or fit is None:
         return None
     for cell in found:
-        write_atomically(folder / "cell" / f"{cell.name}.yaml", _yaml(cell.settings()))
-    experiment = _yaml(_experiment(fit, found), defaults=[{"override /data": fit.recipe["data"]}])
+        write_atomically(folder / "cell" / f"{cell.name}.yaml", config_text(cell.settings()))
+    experiment = config_text(
+        _experiment(fit, found), defaults=[{"override /data": fit.recipe["data"]}]
+    )
     write_atomically(folder / "experiment" / f"{FOLDER}.yaml", experiment)
     search = hydra_value([f"file://{folder}"])
     return f"+experiment={FOLDER} {shlex.quote(f'hydra.searchpath={search}')}"
@@ -115,7 +117,7 @@ def _home(fit: Fit) -> tuple[Path, str]:
     return path, f"{fit.name}-next"
 
 
-def _yaml(settings: Mapping[str, Any], defaults: list[Any] | None = None) -> str:
+def config_text(settings: Mapping[str, Any], defaults: list[Any] | None = None) -> str:
     """A config file: JSON after the keys, which YAML reads."""
     listed = {"defaults": defaults} if defaults else {}
     lines = [f"{key}: {json.dumps(value)}" for key, value in {**listed, **settings}.items()]

@@ -27,7 +27,7 @@ def check_memory(shape: Shape, params: Params, train: TrainConfig) -> None:
     Raises:
         PlanError: Weights, optimiser and activations need more than there is.
     """
-    if train.accelerator != "cpu" and (train.accelerator != "auto" or _has_gpu()):
+    if device_kind(train) != "cpu":
         return
     needed = memory_bytes(shape, params, train)
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -39,9 +39,11 @@ def check_memory(shape: Shape, params: Params, train: TrainConfig) -> None:
         )
 
 
-def _has_gpu() -> bool:
-    """Whether `auto` goes to a GPU, by the driver's device file: torch takes seconds to ask."""
-    return any(Path(p).exists() for p in ("/dev/nvidia0", "/dev/kfd"))
+def device_kind(train: TrainConfig) -> str:
+    """Where a run will go, as torch names it; by the driver's files, for torch takes seconds."""
+    if train.accelerator == "auto":
+        return "cuda" if any(Path(p).exists() for p in ("/dev/nvidia0", "/dev/kfd")) else "cpu"
+    return "cuda" if train.accelerator == "gpu" else train.accelerator
 
 
 def memory_bytes(shape: Shape, params: Params, train: TrainConfig) -> int:

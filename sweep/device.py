@@ -6,7 +6,10 @@ import ctypes
 import functools
 import os
 import platform
+import resource
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -49,6 +52,26 @@ def free_cache(device: torch.device) -> None:
     """Give cached blocks back, so that smaller ones can be cut from them."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin to watch the most memory that this process holds; Linux and CUDA alone can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most that this process held since: of the device, or resident on the machine [bytes]."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_reserved(device))
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def poisoned() -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -15,6 +17,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fit.errors import PlanError
@@ -60,6 +63,25 @@ class Cell:
         return finished_record(run_folder(trajectory, run))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launcher:
+    """What starts the cells of a multirun."""
+
+    name: str
+    """Of its config in the group hydra/launcher."""
+    settings: Mapping[str, Any]
+
+    @property
+    def workers(self) -> int | None:
+        """Cells at a time; None where a cluster decides."""
+        if self.name == "basic":
+            return 1
+        jobs = self.settings.get("n_jobs")
+        if not isinstance(jobs, int):
+            return None
+        return jobs if jobs > 0 else max(1, len(os.sched_getaffinity(0)) + 1 + jobs)
+
+
 def run_folder(trajectory: Trajectory, run: RunSpec) -> Path:
     """Folder of a run's record."""
     return Path(trajectory.config.runs_dir) / trajectory.sweep / run.run
@@ -103,6 +125,22 @@ def grid(overrides: Sequence[str], *, multirun: bool) -> tuple[Cell, ...]:
     return tuple(_cell(job, config, seen) for job, config in zip(jobs, configs, strict=True))
 
 
+def launcher_of(overrides: Sequence[str]) -> Launcher:
+    """The launcher that the overrides choose, and its settings.
+
+    Raises:
+        PlanError: The overrides are wrong.
+    """
+    try:
+        with initialize_config_module("conf", version_base="1.3"):
+            config = _shared(overrides)
+            found: Any = OmegaConf.to_container(config.hydra.launcher)
+            name = str(config.hydra.runtime.choices.get("hydra/launcher"))
+            return Launcher(name=name, settings=found)
+    except WRONG_OVERRIDES as error:
+        raise PlanError(one_line(error)) from error
+
+
 def one_line(error: BaseException) -> str:
     """The message of a Hydra or OmegaConf error in one line."""
     launcher = re.search(r"Could not (?:find|load) 'hydra/launcher/(\w+)'", str(error))
@@ -121,15 +159,20 @@ def one_line(error: BaseException) -> str:
 def _expand(overrides: Sequence[str]) -> list[list[str]]:
     """The jobs of a multirun, as Hydra's basic sweeper makes them, sweeper.params included."""
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    preset = _shared(overrides).hydra.sweeper.get("params") or {}
+    parsed = parser.parse_overrides([f"{k}={v}" for k, v in preset.items()] + list(overrides))
+    return list(BasicSweeper.split_arguments(parsed, None)[0])
+
+
+def _shared(overrides: Sequence[str]) -> DictConfig:
+    """The configuration, Hydra's own part included, of what all jobs of a multirun share."""
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     fixed = [
         o.input_line
         for o in parser.parse_overrides(list(overrides))
         if not o.is_sweep_override() and o.input_line is not None
     ]
-    config = compose("config", overrides=fixed, return_hydra_config=True)
-    preset = config.hydra.sweeper.get("params") or {}
-    parsed = parser.parse_overrides([f"{k}={v}" for k, v in preset.items()] + list(overrides))
-    return list(BasicSweeper.split_arguments(parsed, None)[0])
+    return compose("config", overrides=fixed, return_hydra_config=True)
 
 
 def compose_config(overrides: Sequence[str]) -> Config:

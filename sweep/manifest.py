@@ -10,8 +10,8 @@ from pathlib import Path
 from fit.progress import PLAN_NAME, PLAN_SCHEMA, PlannedRun, read_plan
 from fit.store import write_atomically
 from sweep.cache import locked
-from sweep.cost import seconds
 from sweep.grid import Cell, run_folder
+from sweep.pace import estimate, known_pace
 from sweep.plan import RunSpec, Trajectory
 
 
@@ -41,5 +41,5 @@ def planned_run(trajectory: Trajectory, run: RunSpec) -> PlannedRun:
         params=trajectory.params.matmul,
         tokens=run.tokens,
         flops_spent=run.flops_spent,
-        seconds=seconds(trajectory.shape, run.flops_spent),
+        seconds=estimate(trajectory, run, known_pace(trajectory)).training,
     )

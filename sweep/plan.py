@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,7 +191,7 @@ def _trajectory(
                 cooldown_start=start,
                 rate=rate,
                 flops=float(per_token.exact * tokens),
-                flops_spent=float(per_token.exact * (tokens - start + max(0, start - previous))),
+                flops_spent=_spent(per_token, tokens, start, previous),
             )
         )
         previous = max(previous, start)
@@ -207,6 +208,23 @@ def _trajectory(
         runs=tuple(runs),
         config=config,
     )
+
+
+def part_of(trajectory: Trajectory, lengths: Collection[int]) -> Trajectory:
+    """The trajectory with some of its runs alone, their names kept, the trunk paid by them."""
+    runs, previous = [], 0
+    for run in trajectory.runs:
+        if run.tokens in lengths:
+            start = run.cooldown_start
+            spent = _spent(trajectory.flops_per_token, run.tokens, start, previous)
+            runs.append(dataclasses.replace(run, flops_spent=spent))
+            previous = max(previous, start)
+    return dataclasses.replace(trajectory, runs=tuple(runs))
+
+
+def _spent(per_token: FlopsPerToken, tokens: int, start: int, previous: int) -> float:
+    """FLOP of a cooldown, and of the trunk from where the last branch left it."""
+    return float(per_token.exact * (tokens - start + max(0, start - previous)))
 
 
 def _check_warmup(train: TrainConfig, rule: BatchRule, shortest: int, warmup: int) -> None:

@@ -36,6 +36,15 @@ class BatchRule:
             yield position, batch
             position += batch
 
+    def count(self, start: int, end: int) -> int:
+        """How many steps `steps` gives, without making them."""
+        count, position = 0, start
+        for limit in (*(d for d in self.doublings if d < end), end):
+            batch = self.batch(position)
+            more = max(0, math.ceil((limit - position) / batch))
+            count, position = count + more, position + more * batch
+        return count
+
     def nearest(self, tokens: float) -> int:
         """The position of the sequence nearest to a token count, at least one step.
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,9 +14,8 @@ import torch
 from torch import Tensor
 
 from sweep.checkpoint import State
-from sweep.config import Compile, TrainConfig
-from sweep.cost import seconds
 from sweep.data import Source, open_source
+from sweep.defaults import wants_compile
 from sweep.device import free_cache, out_of_memory, prepare_process
 from sweep.model import Transformer
 from sweep.parallel import load_model, load_optimizer, mean, open_fabric, whole
@@ -27,11 +24,6 @@ from sweep.schedule import LearningRate
 
 FEED_ROWS = 2048
 """Rows fetched at once: one call to the source per hundreds of steps."""
-
-COMPILE_SECONDS = 40.0
-"""Trajectories estimated longer are compiled on CPU: compiling takes 10-20 s cold, 2 s from torch's
-disk cache, and saves a third of the time."""
-
 
 WHOLE_DEPTH = 2
 """Blocks up to which a model is compiled whole on CPU: 15% faster steps at width 32."""
@@ -72,17 +64,19 @@ class Session:
     """Called after every step: here alone the state can be saved."""
 
     @classmethod
-    def open(cls, trajectory: Trajectory) -> Session:
-        """Build model, optimiser and data source at step 0."""
+    def open(cls, trajectory: Trajectory, *, source: Source | None = None) -> Session:
+        """Build model, optimiser and data source at step 0; a given source stands in for data."""
         config, train = trajectory.config, trajectory.config.train
         fabric = open_fabric(train)
         prepare_process(train.threads)
-        source = open_source(config.data, seq_len=trajectory.shape.seq_len, seed=config.seed)
+        source = source or open_source(
+            config.data, seq_len=trajectory.shape.seq_len, seed=config.seed
+        )
         module = Transformer(
             trajectory.shape, residual=trajectory.scaled.residual, balance=train.balance_loss
         )
         module.init_weights(torch.Generator().manual_seed(config.seed))
-        compiled = wants_compile(train, trajectory, fabric.device)
+        compiled = wants_compile(train, trajectory, fabric.device.type)
         wrapped = compile_module(module, fabric.device) if compiled else module
         model = fabric.setup_module(wrapped)  # first: sharding puts other parameters in place
         optimizer = fabric.setup_optimizers(build_optimizer(module, trajectory, fabric.device))
@@ -110,7 +104,7 @@ class Session:
         started = time.perf_counter()
         for position, batch in self.trajectory.rule.steps(self.position, until):
             factor = rate.factor(position, batch)
-            norm = self._step(position, batch, factor)
+            norm = self.step(position, batch, factor)
             self.position = position + batch
             if self.position >= self._next_row() or self.position == until:
                 row = self._add_row(factor, norm)
@@ -121,7 +115,7 @@ class Session:
                 tick()
             self.between()
 
-    def _step(self, position: int, batch: int, factor: float) -> Tensor:
+    def step(self, position: int, batch: int, factor: float) -> Tensor:
         """One optimiser step on the rows at a position; returns the gradient's norm."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
@@ -347,16 +341,3 @@ def compile_module(module: Transformer, device: torch.device) -> Any:
     for block in module.blocks:
         block.compile(dynamic=False)
     return module
-
-
-def wants_compile(train: TrainConfig, trajectory: Trajectory, device: torch.device) -> bool:
-    """Whether to compile: as asked, or where it pays; a function of the whole trajectory alone."""
-    if train.compile is not Compile.auto:
-        return train.compile is Compile.on
-    if trajectory.shape.experts:
-        return False  # how many tokens go to an expert changes with every batch
-    if device.type != "cpu":
-        return device.type == "cuda" and shutil.which(os.environ.get("CC", "cc")) is not None
-    flops = sum(run.flops_spent for run in trajectory.runs)
-    long = seconds(trajectory.shape, flops) > COMPILE_SECONDS
-    return long and shutil.which("g++") is not None

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from fit.errors import RecordError, ScalingError
 from fit.store import RECORD_NAME, read_record, write_record
 from sweep.attempts import Attempt, read_attempts
-from sweep.cost import seconds
 from sweep.grid import Cell, run_folder
+from sweep.pace import estimate, known_pace
 from sweep.plan import RunSpec, Trajectory
 
 
@@ -66,7 +66,7 @@ class Ticket:
 
     def cost(self) -> float:
         """Estimated time of what is missing [s]."""
-        return sum(seconds(t.shape, run.flops_spent) for t, run in self.missing())
+        return sum(estimate(t, run, known_pace(t)).seconds for t, run in self.missing())
 
     def give_up(self) -> None:
         """Write failed records for runs that no worker could end: no cell is silently lost."""

@@ -52,7 +52,7 @@ def test_from_an_empty_folder_to_an_answer_that_launches(tmp_path):
     asked = ["fit", "query", budget, "--fit", str(tmp_path / "r"), *force]
     answer = json.loads(call(*asked, "--json"))
     assert answer["reach"] == pytest.approx(1.0)
-    planned = call("sweep.plan", *answer["config"], f"runs_dir={tmp_path}")
+    planned = call("sweep.plan", *answer["config"], f"runs_dir={tmp_path}", "measure=off")
     assert f"w{answer['shape']['width']}-d{answer['shape']['depth']}" in planned
 
 

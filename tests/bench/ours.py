@@ -11,36 +11,22 @@ import statistics
 import sys
 import time
 
-import numpy as np
 import torch
 
 from fit.record import DataInfo
-from sweep import session as session_module
 from sweep.config import Compile
 from sweep.device import peak_flops_per_second
 from sweep.grid import compose_config
-from sweep.plan import Trajectory
+from sweep.plan import Trajectory, trajectories
 from sweep.session import Session
+from sweep.trial import RandomTokens
 
-VOCAB, LENGTH = 500, 128
-
-
-class RandomRows:
-    """A source of random tokens."""
-
-    info = DataInfo(name="random", hash="random")
-    vocab, seq_len, unigram_loss = VOCAB, LENGTH, float("inf")
-    block = np.random.default_rng(0).integers(VOCAB, size=(4096, LENGTH + 1), dtype=np.int32)
-
-    def train(self, start, count):
-        return self.block[np.arange(start, start + count) % len(self.block)]
+VOCAB = 500
+INFO = DataInfo(name="random", hash="random")
 
 
 def open_session(width: int, depth: int, head_dim: int, compile: Compile, tokens: float) -> Session:
     """A session of the default recipe on random rows, batch doublings left out."""
-    from sweep.plan import trajectories
-
-    session_module.open_source = lambda *_, **__: RandomRows()
     config = compose_config(
         [
             f"model.width={width}",
@@ -51,8 +37,8 @@ def open_session(width: int, depth: int, head_dim: int, compile: Compile, tokens
         ]
     )
     config.train.compile = compile
-    (trajectory,) = trajectories(config, vocab=VOCAB, info=RandomRows.info)
-    return Session.open(trajectory)
+    (trajectory,) = trajectories(config, vocab=VOCAB, info=INFO)
+    return Session.open(trajectory, source=RandomTokens(trajectory))
 
 
 def rate(trajectory: Trajectory):
@@ -76,7 +62,7 @@ def loop(shape, seconds: float) -> None:
     """Print seconds per step of our loop and of the bare loop over the same module."""
     session = open_session(*shape, Compile.off, 1e9)
     module, optimizer = session.module, session.optimizer.optimizer
-    rows = torch.from_numpy(RandomRows.block).long()
+    rows = torch.from_numpy(session.source.train(0, 4096)).long()
 
     def bare(steps: int) -> None:
         for i in range(steps):

@@ -79,7 +79,8 @@ def test_a_wrong_override_is_one_line_and_costs_nothing(tmp_path):
 
 
 def test_the_plan_lists_every_run_and_launches_none(tmp_path):
-    plan = run(tmp_path, "model.width=8,16", "train.tokens=[4e3,8e3]", module="sweep.plan")
+    words = ("model.width=8,16", "train.tokens=[4e3,8e3]", "measure=off")
+    plan = run(tmp_path, *words, module="sweep.plan")
     assert plan.returncode == 0, plan.stderr
     assert "4 runs, 0 there already" in plan.stdout
     assert max(map(len, plan.stdout.splitlines())) <= 80
