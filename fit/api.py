@@ -172,6 +172,9 @@ def _keep(app: FastAPI, service: Service) -> None:
     async def fits() -> Response:
         """List the fits in service."""
         rows = [_entry(held) for held in shelf.all()]
+        own = [row for row in rows if row["answers"] and not row["uploaded"]]
+        newest = shelf.newest().name if own else None
+        rows = [{**row, "newest": row["name"] == newest} for row in rows]
         return Response(_bytes({"schema": "isoflop.fits/1", "fits": rows}), media_type=JSON)
 
     @app.post("/v1/fits", status_code=201)

@@ -1,0 +1,142 @@
+// An answer in words and numbers.
+
+import { datum, find, make, table } from "./elements.js";
+import { four, percent, power, short, three } from "./format.js";
+
+/** Everything that one answer says. */
+export function show(answer) {
+  find("#words").replaceChildren(
+    "Train ", strong(answer.params, "params", short, " parameters"), " on ",
+    strong(answer.tokens, "tokens", short, " tokens"), ": ",
+    make("span", { class: "second" }, "loss ", strong(answer.loss, "loss", four, ""), interval(answer.loss, four)),
+  );
+  find("#basis").textContent = basis(answer);
+  find("#facts").replaceChildren(...facts(answer).map(([label, value, more]) =>
+    make("tr", {}, make("th", { scope: "row" }, label), make("td", {}, make("b", {}, value), make("span", { class: "more" }, more ?? "")))));
+  find("#notes").replaceChildren(...answer.warnings
+    .toSorted((a, b) => RANK.indexOf(a.severity) - RANK.indexOf(b.severity))
+    .map((w) => make("li", { class: w.severity }, make("b", {}, w.severity), " ", w.message)));
+  binding(answer);
+  launch(answer);
+}
+
+const RANK = ["serious", "warning", "info"];
+const MONEY = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+
+/** The answer as a sentence to be heard. */
+export function spoken(answer) {
+  const range = answer.loss.low == null ? "" : `, ${four(answer.loss.low)} to ${four(answer.loss.high)}`;
+  return `Train ${short(answer.params.value)} parameters on ${short(answer.tokens.value)} tokens: ` +
+    `loss ${four(answer.loss.value)}${range}.`;
+}
+
+function strong(number, name, form, unit) {
+  return make("strong", {}, datum(number.value, form(number.value), name), unit);
+}
+
+/** Both ends in brackets. */
+function interval(number, form) {
+  if (number.low == null || number.high == null) return "";
+  return make("span", { class: "interval" }, ` [${form(number.low)}, ${form(number.high)}]`);
+}
+
+function basis(answer) {
+  const { params, flops } = answer.convention;
+  const said = `${power(answer.flops.value)} FLOP, by ${answer.source} (${answer.law}; N ${params}, C ${flops}).`;
+  if (answer.reach == null) return said;
+  const below = answer.warnings.some((w) => w.code === "below_range");
+  const where = below ? "below the smallest" : answer.reach > 1 ? "extrapolates" : "inside the runs";
+  return `${said} ×${three(answer.reach)} the largest budget fitted: ${where}.`;
+}
+
+function facts(answer) {
+  const level = answer.level == null ? "" : percent(answer.level);
+  const rows = [
+    ["Parameters N", datum(answer.params.value, short(answer.params.value), "params"), interval(answer.params, short)],
+    ["Tokens D", datum(answer.tokens.value, short(answer.tokens.value), "tokens"), interval(answer.tokens, short)],
+    ["Tokens per parameter", datum(answer.tokens_per_param.value, three(answer.tokens_per_param.value), "tokens_per_param"), interval(answer.tokens_per_param, three)],
+    ["Loss", datum(answer.loss.value, four(answer.loss.value), "loss"), joined(interval(answer.loss, four), level && " confidence", level)],
+  ];
+  if (answer.loss_next_run.low != null) {
+    rows.push(["One run there", four(answer.loss_next_run.value), joined(interval(answer.loss_next_run, four), " prediction", level)]);
+  }
+  const band = answer.regret_band;
+  if (band) rows.push(["Just as good", `${short(band.low)} to ${short(band.high)}`, "parameters: within one run’s noise"]);
+  if (answer.epochs != null) rows.push(["Epochs", three(answer.epochs), "of the unique tokens"]);
+  return [...rows, ...shape(answer), ...bill(answer.cost)];
+}
+
+/** An interval with its level: [a, b] nats/token, 90% confidence. */
+function joined(range, kind, level) {
+  return range ? make("span", {}, range, ` nats/token, ${level}${kind}`) : "nats/token";
+}
+
+function shape(answer) {
+  const s = answer.shape;
+  if (!s) return [];
+  const own = `${short(s.params)} parameters on ${short(s.tokens)} tokens`;
+  return [
+    ["Shape", `${s.width} wide, ${s.depth} deep, ${s.heads} heads`, own],
+    ...(answer.lr == null ? [] : [["Learning rate", three(answer.lr), "peak of the hidden matrices"]]),
+    ...(answer.batch_tokens == null ? [] : [["Batch", String(answer.batch_tokens), "tokens a step at the end"]]),
+  ];
+}
+
+/** What it costs, where that was asked. */
+function bill(cost) {
+  if (!cost) return [];
+  const rows = [["Training", `${power(cost.training_flops.value)} FLOP`, interval(cost.training_flops, power)]];
+  if (cost.serving_flops) rows.push(["Serving", `${power(cost.serving_flops.value)} FLOP`, interval(cost.serving_flops, power)]);
+  if (cost.device_hours) rows.push(["Device-hours", short(cost.device_hours.value), cost.device ? `of ${cost.device} at ${percent(cost.mfu)} of its peak` : ""]);
+  if (cost.hours) rows.push(["Hours", short(cost.hours.value), cost.devices ? `on ${cost.devices} devices` : ""]);
+  if (cost.dollars) rows.push(["Dollars", `$${MONEY.format(cost.dollars.value)}`, ""]);
+  return rows;
+}
+
+/** Which limits bind, and what relaxing them is worth. */
+function binding(answer) {
+  const place = find("#binding");
+  const bound = (answer.constraints ?? []).filter((c) => c.binds && c.worth);
+  const sizes = answer.regret ?? [];
+  place.hidden = !bound.length && !sizes.length;
+  const rows = bound.map((c) => [c.name.replaceAll("_", " "), short(c.limit), gain(c.worth.lifted), gain(c.worth.doubled)]);
+  const others = sizes.map((r) => [
+    `×${three(r.size)}`, short(r.params), `+${four(r.loss_up.value)}`,
+    r.compute_up.value == null ? "at none" : percent(Number(r.compute_up.value.toPrecision(3))),
+    percent(Number(r.serving_saved.toPrecision(3))),
+  ]);
+  place.replaceChildren(
+    ...(bound.length ? [make("h2", {}, "What binds"), scroll(table("Limits that bind", ["Limit", "at", "lifted", "relaxed twofold"], rows))] : []),
+    ...(sizes.length ? [make("h2", {}, "Other sizes"), scroll(table("Other sizes", ["Size", "N", "loss, same budget", "compute, same loss", "serving saved"], others))] : []),
+  );
+}
+
+function scroll(content) {
+  return make("div", { class: "scroll" }, content);
+}
+
+/** What a relaxed limit gains, in words. */
+function gain(worth) {
+  if (!worth) return "–";
+  const times = worth.multiplier?.value == null ? "" : `, as ×${three(worth.multiplier.value)} the budget`;
+  return `loss −${four(worth.loss.value)}${interval_(worth.loss)}${times}`;
+}
+
+function interval_(number) {
+  return number.low == null || number.high == null ? "" : ` [${four(number.low)}, ${four(number.high)}]`;
+}
+
+/** The command that launches it. */
+export function command(answer) {
+  return `python -m sweep ${answer.config.map(quoted).join(" ")}`;
+}
+
+function quoted(word) {
+  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'"'"'`)}'`;
+}
+
+function launch(answer) {
+  find("#launch").hidden = !answer.config.length;
+  find("#command").textContent = answer.config.length ? command(answer) : "";
+  find("#get-config").hidden = !answer.config.length;
+}

@@ -1,0 +1,42 @@
+// A table of runs, sent in and fitted beside the service.
+
+import { request } from "./api.js";
+import { fault, find, make } from "./elements.js";
+
+const TYPES = { csv: "text/csv", jsonl: "application/jsonl", parquet: "application/vnd.apache.parquet" };
+
+/** Wire the dialog; call back with the name of the new fit. */
+export function wire(families, done) {
+  const dialog = find("#upload");
+  find("#family").replaceChildren(...families
+    .filter((f) => f.target === "loss")
+    .map((f) => make("option", { value: f.name }, `${f.name}: ${f.formula}`)));
+  find("#open-upload").addEventListener("click", () => dialog.showModal());
+  find("#close-upload").addEventListener("click", () => dialog.close());
+  find("#upload-form").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    await send(dialog, done);
+  });
+}
+
+async function send(dialog, done) {
+  const [file] = find("#file").files;
+  const kind = file.name.split(".").at(-1).toLowerCase();
+  const query = new URLSearchParams({ law: find("#family").value });
+  for (const column of find("#columns").value.split(/[\s,;]+/).filter(Boolean)) query.append("column", column);
+  fault(find("#upload-fault"), null);
+  find("#send").disabled = true;
+  find("#upload-said").textContent = `Fitting ${file.name} …`;
+  try {
+    const headers = { "content-type": TYPES[kind] ?? "application/octet-stream" };
+    const response = await request(`v1/fits?${query}`, { method: "POST", body: file, headers });
+    const made = await response.json();
+    dialog.close();
+    await done(made.name);
+  } catch (error) {
+    fault(find("#upload-fault"), error.message);
+  } finally {
+    find("#send").disabled = false;
+    find("#upload-said").textContent = "";
+  }
+}
