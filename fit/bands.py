@@ -44,8 +44,13 @@ class Frontier:
 
 def frontier_of(source: Source) -> Frontier | None:
     """The frontier, where the law splits budgets and the runs tell its parameters apart."""
-    known = source.law.target == "loss" and not source.law.further
-    return frontier(source) if known and not refused(fit_of(source)) else None
+    known = splits_budgets(source) and not refused(fit_of(source))
+    return frontier(source) if known else None
+
+
+def splits_budgets(source: Source) -> bool:
+    """Whether the law is a loss of N and D alone."""
+    return source.law.target == "loss" and not source.law.further
 
 
 def frontier(source: Source, *, beyond: float = 100.0) -> Frontier:

@@ -49,14 +49,21 @@ def fit_against_measurement(ax: Axes, below: Axes, source: Source) -> Axes:
     ax.set_ylim(*ends)
     axes.loss_axis(ax.xaxis)
     axes.loss_axis(ax.yaxis)
-    axes.dress(ax, x="", y="Measured loss [nats/token]")
+    what = target_label(source)
+    axes.dress(ax, x="", y=f"Measured {what}")
     ax.tick_params(labelbottom=False)
     axes.legend(ax, ("runs", "law"), loc="upper left")
-    residuals(below, fit, law, x="Fitted loss [nats/token]")
+    residuals(below, fit, law, x=f"Fitted {what}")
     below.set_xlim(*ends)
     axes.loss_axis(below.xaxis)
-    axes.legend(below, ("one run's noise",), loc="upper right")
+    axes.legend(below, ("one run's noise",))
     return ax
+
+
+def target_label(source: Source) -> str:
+    """What the law predicts, with its unit."""
+    units = {"loss": "loss [nats/token]", "lr": "best learning rate"}
+    return units.get(source.law.target, "best batch [tokens]")
 
 
 def residuals(ax: Axes, fit: Fit, against: Floats, *, x: str) -> Axes:

@@ -87,9 +87,9 @@ def fit_command(
     write_fit(folder, found)
     click.echo(_dump(found.document(draws=False)) if as_json else summary(found, folder))
     if not no_report:
-        from fit.report import write_report_if_split
+        from fit.report import write_report
 
-        click.echo(f"report   {write_report_if_split(folder)}", err=as_json)
+        click.echo(f"report   {write_report(folder)}", err=as_json)
 
 
 @main.command("query", cls=NumberCommand)
@@ -274,12 +274,20 @@ def skills_command(runs: Path, where: str | None, as_json: bool) -> None:
 
 @main.command("report")
 @click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "form",
+    type=Known("fit.report:FORMATS"),
+    default="pdf",
+    show_default=True,
+    help="pdf, or html: one file that needs nothing else.",
+)
 @_as_json
-def report_command(folder: Path, as_json: bool) -> None:
+def report_command(folder: Path, form: str, as_json: bool) -> None:
     """Write FOLDER/report.pdf and its figures from FOLDER/fit.json."""
     from fit.report import write_report
 
-    path = write_report(folder)
+    path = write_report(folder, form=form)
     click.echo(_dump({"schema": "isoflop.report/1", "report": str(path)}) if as_json else str(path))
 
 

@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fit import checkplots, plots
-from fit.bands import Frontier, fit_of, frontier_of
+from fit.bands import Frontier, fit_of, frontier_of, splits_budgets
 from fit.drawn import drawn_table
 from fit.source import Source
 
@@ -88,8 +90,10 @@ def _figure(height: float, width: float = WIDE) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _loss_compute(scene: Scene) -> Figure:
-    figure = _figure(2.75)
+def _loss_compute(scene: Scene) -> Figure | None:
+    if not splits_budgets(scene.source):
+        return None
+    figure = _figure(2.4)
     plots.loss_against_compute(figure.subplots(), scene.source, scene.best)
     return figure
 
@@ -104,19 +108,25 @@ def _optimum(scene: Scene) -> Figure | None:
     return figure
 
 
-def _isoflop(scene: Scene) -> Figure:
+def _isoflop(scene: Scene) -> Figure | None:
+    if not splits_budgets(scene.source):
+        return None
     figure = _figure(3.7)
     plots.isoflop_curves(figure.subplots(), scene.source, scene.best)
     return figure
 
 
-def _surface(scene: Scene) -> Figure:
+def _surface(scene: Scene) -> Figure | None:
+    if not splits_budgets(scene.source):
+        return None
     figure = _figure(3.9)
     plots.loss_surface(figure.subplots(), scene.source, scene.best)
     return figure
 
 
-def _tokens(scene: Scene) -> Figure:
+def _tokens(scene: Scene) -> Figure | None:
+    if not splits_budgets(scene.source):
+        return None
     figure = _figure(3.3)
     plots.loss_against_params(figure.subplots(), scene.source)
     return figure
@@ -133,12 +143,14 @@ def _residuals(scene: Scene) -> Figure:
     fit = fit_of(scene.source)
     p = fit.points
     figure = _figure(2.2)
-    against = {
-        plots.N_LABEL: p.params,
-        plots.D_LABEL: p.tokens,
-        "Tokens per parameter D/N": p.tokens / p.params,
-    }
-    panels = figure.subplots(1, 3, sharey=True)
+    against = {plots.N_LABEL: p.params, plots.D_LABEL: p.tokens}
+    for column in scene.source.law.columns:
+        if column in p.columns:
+            against[column.replace("_", " ").capitalize()] = p.columns[column]
+    if {"width", "depth"} <= p.columns.keys() and len(np.unique(p.columns["depth"])) > 1:
+        against["Width over depth"] = p.columns["width"] / p.columns["depth"]
+    against["Tokens per parameter D/N"] = p.tokens / p.params
+    panels = figure.subplots(1, len(against), sharey=True)
     for ax, (label, values) in zip(panels, against.items(), strict=True):
         checkplots.residuals_against_count(ax, fit, values, x=label)
     for ax in panels[1:]:

@@ -1,4 +1,4 @@
-"""A fit as a PDF to send to a colleague: the answer first, then what it rests on.
+"""A fit as a PDF or one HTML file to send to a colleague: the answer first, then the rest.
 
 The report is a function of `fit.json`: the same fit gives the same bytes. Figures are matplotlib's,
 as vectors; typst sets the pages with the fonts that it carries.
@@ -15,7 +15,7 @@ from typing import Any
 
 from fit.errors import ReportError
 from fit.figures import draw_figures
-from fit.laws import law
+from fit.hypertext import hypertext
 from fit.sheet import sheet
 from fit.source import Source
 from fit.store import read_fit, write_atomically
@@ -23,46 +23,39 @@ from fit.store import read_fit, write_atomically
 TEMPLATE = Path(__file__).with_name("report.typ")
 
 
-def write_report(folder: Path) -> Path:
-    """Write `report.pdf` and `figures/*.{pdf,svg,csv}` into a report folder from its `fit.json`.
+FORMATS = ("pdf", "html")
+
+
+def write_report(folder: Path, *, form: str = "pdf") -> Path:
+    """Write a report and its figures into a report folder from its `fit.json`.
 
     Args:
         folder: Report folder, or the `fit.json` in it.
+        form: `pdf` writes `report.pdf`, `html` one self-contained `report.html`; either way
+            `figures/` gets every figure as PDF, as SVG and as CSV of the data drawn.
 
     Returns:
-        Path of the PDF.
+        Path of the report.
 
     Raises:
         RecordError: No readable fit there, or the folder cannot be written to.
-        QueryError: The law splits no budget, which is what the pages are about.
         ReportError: matplotlib or typst is not installed, or the pages cannot be set.
     """
-    _need("matplotlib", "typst")
+    _need("matplotlib", *(("typst",) if form == "pdf" else ()))
     source = Source.from_fit(read_fit(folder))
-    source.law.check_split()
     folder = folder.parent if folder.is_file() else folder
-    place = _place(folder)
     made = draw_figures(source)
-    pages = typeset(sheet(source, folder=place), {f"{n}.pdf": d.pdf for n, d in made.items()})
+    words = sheet(source, folder=place_of(folder), drawn=tuple(made))
+    if form == "html":
+        pages = hypertext(words, {n: d.svg for n, d in made.items()}).encode()
+    else:
+        pages = typeset(words, {f"{n}.pdf": d.pdf for n, d in made.items()})
     for name, drawn in made.items():
         for suffix, content in (("pdf", drawn.pdf), ("svg", drawn.svg), ("csv", drawn.csv)):
             write_atomically(folder / "figures" / f"{name}.{suffix}", content)
-    path = folder / "report.pdf"
+    path = folder / f"report.{form}"
     write_atomically(path, pages)
     return path
-
-
-def write_report_if_split(folder: Path) -> str:
-    """The report's path, or why a law that splits no budget has none.
-
-    Raises:
-        RecordError, ReportError: As `write_report`.
-    """
-    fit = read_fit(folder)
-    family = law(fit.law)
-    if family.target != "loss" or family.further:
-        return f"none: its pages split budgets, and the law '{family.name}' alone does not"
-    return str(write_report(folder))
 
 
 def typeset(data: Mapping[str, Any], figures: Mapping[str, bytes]) -> bytes:
@@ -80,8 +73,7 @@ def typeset(data: Mapping[str, Any], figures: Mapping[str, bytes]) -> bytes:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         (root / TEMPLATE.name).write_text(TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")
-        words = json.dumps({**data, "figures": sorted(Path(f).stem for f in figures)})
-        (root / "data.json").write_text(words, encoding="utf-8")
+        (root / "data.json").write_text(json.dumps(data), encoding="utf-8")
         for file, content in figures.items():
             (root / file).write_bytes(content)
         try:
@@ -94,7 +86,7 @@ def typeset(data: Mapping[str, Any], figures: Mapping[str, bytes]) -> bytes:
     return bytes(pages)
 
 
-def _place(folder: Path) -> str:
+def place_of(folder: Path) -> str:
     """The folder as its report names it: reports/NAME, or nothing where it lies elsewhere.
 
     The same fit gives the same bytes wherever it lies, so no path of this machine stands in them.

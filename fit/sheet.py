@@ -1,12 +1,16 @@
-"""What a report says, as plain words and numbers for the template to set."""
+"""What a report says on its first page, as plain words and numbers for any printer."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shlex
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fit import tables
+from fit.bands import splits_budgets
+from fit.chapters import TARGETS, caption_words, chapters
 from fit.doubts import (
     DOUBTFUL_KAPPA,
     REFUSED_KAPPA,
@@ -17,6 +21,7 @@ from fit.doubts import (
     refused,
     verdict,
 )
+from fit.forms import option
 from fit.quantity import counted, percent, power, short, three
 from fit.query import Answer, Number, Question, answer
 from fit.result import Fit, Note
@@ -26,60 +31,45 @@ FURTHER = 10.0
 """The second budget of page 1 over the largest one fitted."""
 MOST_DOUBTS = 6
 """Kinds of doubt on page 1, the gravest; all stand in `fit.json`."""
-CRITERIA = {
-    "hc3": "HC3 sandwich by cluster, Student t reference",
-    "pairs": "pairs bootstrap by cluster, percentiles",
-    "wild": "wild bootstrap by cluster, percentiles, Student t reference",
-    "bca": "bias-corrected accelerated pairs bootstrap by cluster",
-    "profile": "profile likelihood, scaled by the sandwich, Student t reference",
-}
+TIMES = "\N{MULTIPLICATION SIGN}"
 
 
-def sheet(source: Source, *, folder: str = "") -> dict[str, Any]:
+def sheet(source: Source, *, folder: str = "", drawn: Collection[str] = ()) -> dict[str, Any]:
     """Everything on the pages of a report but its figures; plain JSON values.
 
     Args:
         source: A fit as a source.
         folder: Where its `fit.json` lies, for the command that launches; none is FOLDER.
+        drawn: Names of the figures that there are.
     """
     fit = source.fit
     assert fit is not None
     top = fit.range["flops"].high
-    budgets = () if refused(fit) else (top, FURTHER * top)
+    budgets = () if refused(fit) or not splits_budgets(source) else (top, FURTHER * top)
     answers = [answer(Question(source=source, flops=c)) for c in budgets]
     further = answers[-1] if answers else None
+    times = three(FURTHER).rstrip("0").rstrip(".")
+    words = caption_words(source, times)
+    sections = chapters(source, drawn, words, further)
     return {
         "name": tables.clean(fit.name),
         "refused": refused(fit),
-        "ladder": source.ladder is not None,
-        "doubtful": doubtful(fit),
-        "further": three(FURTHER).rstrip("0").rstrip("."),
-        "verdict": None if further is None else _verdict(further),
-        "answers": [_answer(a) for a in answers],
+        "about": _about(words),
+        "verdict": _verdict(source, further, times),
+        "answers": _answers(answers, times),
         "level": percent(fit.interval.level),
         "sure": _sure(fit),
         "wrong": _wrong(fit, further),
         "launch": None if further is None else _launch(folder or "FOLDER", further),
-        "formula": source.law.formula,
-        "law": fit.law,
-        "theta": tables.theta(fit),
-        "basis": tables.basis(fit),
-        "checks": tables.checks(fit),
-        "conventions": [tables.convention(c) for c in fit.conventions],
-        "holdout": tables.holdout(fit),
-        "rolling": tables.rolling(fit),
-        "influence": tables.influence(fit),
-        "runs": tables.runs(fit),
-        "dropped": [
-            [tables.clean(r, tables.NAME_LENGTH), tables.clean(why, 160)]
-            for r, why in fit.runs_dropped[:20]
-        ],
-        "dropped_count": len(fit.runs_dropped),
-        "facts": tables.facts(fit),
-        "noise": f"{100 * fit.noise:.2g}%",
-        "quantile": tables.digits(fit.interval.quantile),
-        "method": CRITERIA.get(fit.interval.method, fit.interval.method),
+        "sections": [dataclasses.asdict(s) for s in sections],
     }
+
+
+def _about(words: Mapping[str, str]) -> str:
+    """The line under the name."""
+    return (
+        "${formula}$ fitted to {used} runs, {dropped} dropped. Counting: $N$ {params}, $C$ {flops}."
+    ).format_map(words)
 
 
 def _launch(folder: str, a: Answer) -> str | None:
@@ -90,38 +80,99 @@ def _launch(folder: str, a: Answer) -> str | None:
     return tables.clean(f"{asked} | xargs -r python -m sweep")
 
 
-def _verdict(a: Answer) -> dict[str, str]:
-    """The numbers of the sentence on top."""
-    return {
-        "flops": power(a.flops.value),
-        "params": short(a.params.value),
-        "tokens": short(a.tokens.value),
-        "loss": f"{a.loss.value:.3f}",
-        "low": _end(a.loss_next_run.low, ".3f"),
-        "high": _end(a.loss_next_run.high, ".3f"),
-    }
+def _verdict(source: Source, a: Answer | None, times: str) -> list[list[str]]:
+    """The sentences on top: [style, words], the style one of strong, loud, number or none."""
+    fit = source.fit
+    assert fit is not None
+    if a is None:
+        return _no_recommendation(source)
+    n, d, level = a.params, a.tokens, percent(fit.interval.level)
+    low, high = _end(a.loss_next_run.low, ".3f"), _end(a.loss_next_run.high, ".3f")
+    parts = [
+        ["", "With "],
+        ["number", power(a.flops.value)],
+        ["", f" FLOP, {times} times the largest budget fitted, train "],
+        ["strong", f"{short(n.value)} parameters"],
+        ["", f" ({_range(n, level)}) on "],
+        ["strong", f"{short(d.value)} tokens"],
+        ["", ". Expect a loss of "],
+        ["strong", f"{a.loss.value:.3f} nats/token"],
+        ["", f" and one such run to land between {low} and {high} ({level})."],
+    ]
+    if a.regret_band is not None:
+        band = f"{short(a.regret_band.low)} to {short(a.regret_band.high)}"
+        parts.append(["", f" Any size from {band} parameters is as good, within one run's noise."])
+    if doubtful(fit):
+        parts.append(["loud", " The fit is doubtful; read below before spending."])
+    return parts
 
 
-def _answer(a: Answer) -> dict[str, Any]:
-    """One column of the table of answers: [value, interval] per row."""
+def _no_recommendation(source: Source) -> list[list[str]]:
+    """Why page 1 recommends nothing."""
+    law = source.law
+    if law.target != "loss":
+        return [
+            ["loud", f"This law predicts the best {TARGETS.get(law.target, law.target)}"],
+            ["", " of a model's size and tokens. It is no loss, and splits no budget. "],
+            ["", "Ask it: isoflop predict --params N --tokens D"],
+        ]
+    if law.further:
+        asked = " ".join(f"{option(c)} X" for c in law.further)
+        return [
+            ["loud", "This law predicts a loss"],
+            ["", f" from {', '.join(law.columns)}; alone it splits no budget. "],
+            ["", f"Ask it: isoflop predict --params N --tokens D {asked}"],
+        ]
+    text = (
+        " These runs cannot tell the law's parameters apart, so the best split of a budget is not "
+        "known and none is shown. What the runs lack stands below."
+    )
+    return [["loud", "No recommendation."], ["", text]]
+
+
+def _range(number: Number, level: str) -> str:
+    """An interval of a count in words."""
+    if number.low is None or number.high is None:
+        return "no interval"
+    return f"{level}: {short(number.low)} to {short(number.high)}"
+
+
+def _answers(answers: Sequence[Answer], times: str) -> dict[str, Any] | None:
+    """The table of page 1: heads [words, budget], rows [label, a cell or two per answer]."""
+    if not answers:
+        return None
+    labels = ("largest budget fitted", f"{times} times that")
+    heads = [[w, power(a.flops.value)] for w, a in zip(labels, answers, strict=True)]
+    columns = [_answer(a) for a in answers]
+    rows = [
+        [label, [c[label] for c in columns]]
+        for label in columns[0]
+        if any(c[label] != [tables.DASH] for c in columns)
+    ]
+    return {"heads": heads, "rows": rows}
+
+
+def _answer(a: Answer) -> dict[str, list[str]]:
+    """One column of the table of answers: value and interval, or one text, per label."""
     band, s = a.regret_band, a.shape
     shape = f"{s.width} wide, {s.depth} deep, {s.heads} heads" if s else tables.DASH
-    own = a.shape_params is not None and a.shape_tokens is not None
+    own = tables.DASH
+    if a.shape_params is not None and a.shape_tokens is not None:
+        own = f"{short(a.shape_params)} on {short(a.shape_tokens)}"
     return {
-        "flops": power(a.flops.value),
-        "params": _ends(a.params, short),
-        "tokens": _ends(a.tokens, short),
-        "ratio": _ends(a.tokens_per_param, three),
-        "loss": _ends(a.loss, "{:.4f}".format),
-        "next": _ends(a.loss_next_run, "{:.4f}".format),
-        "band": f"{short(band.low)} to {short(band.high)}" if band else tables.DASH,
-        "reach": f"\N{MULTIPLICATION SIGN}{three(a.reach)}" if a.reach else tables.DASH,
-        "shape": shape,
-        "own": f"{short(a.shape_params or 0)} on {short(a.shape_tokens or 0)}"
-        if own
-        else tables.DASH,
-        "lr": f"{a.lr:.3g}" if a.lr else tables.DASH,
-        "batch": f"{a.batch_tokens}" if a.batch_tokens else tables.DASH,
+        "Parameters $N^*$": _ends(a.params, short),
+        "Training tokens $D^*$": _ends(a.tokens, short),
+        "Tokens per parameter": _ends(a.tokens_per_param, three),
+        "Loss, the law [nats/token]": _ends(a.loss, "{:.4f}".format),
+        "Loss, next run (prediction)": _ends(a.loss_next_run, "{:.4f}".format),
+        "Just as good: $N$ within noise": [
+            f"{short(band.low)} to {short(band.high)}" if band else tables.DASH
+        ],
+        "Reach beyond the runs": [f"{TIMES}{three(a.reach)}" if a.reach else tables.DASH],
+        "Shape to launch": [shape],
+        "Its parameters on tokens": [own],
+        "Learning rate, hidden matrices": [f"{a.lr:.3g}" if a.lr else tables.DASH],
+        "Batch at the end [tokens]": [f"{a.batch_tokens}" if a.batch_tokens else tables.DASH],
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ DASH = "\N{EN DASH}"
 MOST_RUNS = 96
 """Runs in the table; of a larger sweep, those that lie farthest from the law."""
 NAME_LENGTH = 40
+MOST_DROPPED = 20
 _UNBROKEN = re.compile(r"[^\s-]{12}(?=[^\s-]{12})")
 """Stretches after which a word that goes on may be broken."""
 APPROACHES = {"isoflop": "2 (isoFLOP valleys)", "envelope": "1 (envelope of curves)"}
@@ -24,7 +26,7 @@ APPROACHES = {"isoflop": "2 (isoFLOP valleys)", "envelope": "1 (envelope of curv
 
 def clean(text: str, most: int = 200) -> str:
     """A text that can be set: no control characters, its middle cut, long words breakable."""
-    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+    line = one_line(str(text))
     if len(line) > most:
         half = (most - 1) // 2
         line = f"{line[:half]}\N{HORIZONTAL ELLIPSIS}{line[-half:]}"
@@ -125,6 +127,21 @@ def runs(fit: Fit) -> dict[str, Any]:
             ]
         )
     return {"rows": rows, "total": len(p.run), "used": fit.runs_used}
+
+
+def dropped(fit: Fit) -> list[list[str]]:
+    """Runs left out of the fit: [run, why], the first twenty."""
+    return [[clean(r, NAME_LENGTH), clean(why, 160)] for r, why in fit.runs_dropped[:MOST_DROPPED]]
+
+
+def one_line(text: str) -> str:
+    """A command without control characters; unlike `clean` it can be copied and run."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def quoted(overrides: Sequence[str]) -> str:
+    """Overrides as a shell takes them."""
+    return " ".join(shlex.quote(o) for o in overrides)
 
 
 def facts(fit: Fit) -> list[list[str]]:

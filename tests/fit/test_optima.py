@@ -42,7 +42,8 @@ def test_learning_rates_are_fitted_and_predicted(tmp_path, table):
         "fit", tmp_path / "lr.csv", "--law", "lr", "--out", tmp_path / "r", "--resamples", 50
     )
     assert made.exit_code == 0, made.output
-    assert "report   none" in made.output
+    assert "report.pdf" in made.output
+    assert (tmp_path / "r" / "report.pdf").read_bytes().startswith(b"%PDF")
     fit = json.loads((tmp_path / "r" / "fit.json").read_text())
     assert fit["law"] == "lr"
     assert fit["theta"]["p"] == pytest.approx(-0.713, abs=0.03)

@@ -2,30 +2,52 @@
 
 import dataclasses
 import json
+import re
+import shlex
 import sys
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
 from fit.errors import RecordError, ReportError
 from fit.figures import FIGURES, draw_figures
+from fit.hypertext import hypertext, mathematics
 from fit.laws import LAWS, law
-from fit.report import typeset, write_report
+from fit.query import Question, answer
+from fit.report import place_of, typeset, write_report
 from fit.result import Influence, Note
 from fit.sheet import sheet
 from fit.source import Source
 from fit.store import write_fit
+from fit.study import FitOptions, fit_table
 from fit.tables import clean
-from tests.fit.synthetic import make_fit, make_points, plain_points
+from tests.fit.lawful import TRUTH, lawful
+from tests.fit.synthetic import RECIPE, make_fit, make_points, plain_points
 
 KINDS = ("pdf", "svg", "csv")
 MOVED = Influence(kind="run", run="w16", runs=1, shift=0.1, share=0.5, flops=1e12)
+COMMON = ("loss-compute", "optimum", "isoflop", "surface", "tokens", "fit", "residuals")
 HOSTILE = 'a"b\\c #strong[x] $y$ <z> `q` @r *s* _t_ //u /* é 漢 \n\t\x07 ' + "w" * 300
 
 
 @pytest.fixture(scope="module")
 def drawn():
     return {f"{n}.pdf": d.pdf for n, d in draw_figures(Source.from_fit(make_fit())).items()}
+
+
+def page(fit):
+    """The sheet of a fit with the figures that every test has."""
+    return sheet(Source.from_fit(fit), drawn=tuple(n for n in FIGURES if n in COMMON))
+
+
+def spoken(found):
+    return "".join(words for _, words in found["verdict"])
+
+
+def tables_of(found):
+    blocks = [b for s in found["sections"] for b in s["blocks"]]
+    return [b for b in blocks if b["kind"] == "table"]
 
 
 def hostile_fit():
@@ -53,7 +75,7 @@ def test_the_same_fit_gives_the_same_bytes(tmp_path):
 
 
 def test_names_cannot_break_or_run_the_template(drawn):
-    assert typeset(sheet(Source.from_fit(hostile_fit())), drawn).startswith(b"%PDF")
+    assert typeset(page(hostile_fit()), drawn).startswith(b"%PDF")
 
 
 @pytest.mark.parametrize(
@@ -68,22 +90,24 @@ def test_names_cannot_break_or_run_the_template(drawn):
     ],
 )
 def test_unusual_fits_are_set(drawn, changes):
-    assert typeset(sheet(Source.from_fit(make_fit(**changes))), drawn).startswith(b"%PDF")
+    assert typeset(page(make_fit(**changes)), drawn).startswith(b"%PDF")
 
 
 def test_every_law_of_the_catalogue_can_be_set_as_a_formula(drawn):
-    page = sheet(Source.from_fit(make_fit()))
-    for name in LAWS:
-        formula = law(name).formula
-        assert typeset({**page, "formula": formula}, drawn).startswith(b"%PDF")
+    found = page(make_fit())
+    formulas = [f"${law(name).formula}$" for name in LAWS]
+    assert typeset({**found, "about": " ".join(formulas)}, drawn).startswith(b"%PDF")
 
 
 def test_the_sheet_answers_at_the_largest_budget_and_at_ten_times_it():
     fit = make_fit()
     found = sheet(Source.from_fit(fit))
-    assert [a["reach"] for a in found["answers"]] == ["×1.00", "×10.0"]
-    assert found["verdict"]["params"] == found["answers"][1]["params"][0]
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    rows = dict(found["answers"]["rows"])
+    assert rows["Reach beyond the runs"] == [["×1.00"], ["×10.0"]]
+    best, ends = rows["Parameters $N^*$"][1]
+    assert f"train {best} parameters (90%: {ends})" in spoken(found)
+    assert rows["Just as good: $N$ within noise"][1][0] in spoken(found)
+    assert json.dumps(found, allow_nan=False)
 
 
 def test_the_sheet_refuses_where_the_query_does():
@@ -132,8 +156,9 @@ def test_of_many_runs_those_farthest_from_the_law_are_listed():
         if f.name not in ("run", "columns")
     }
     wide = dataclasses.replace(points, run=points.run * 8, columns={}, **many)
-    runs = sheet(Source.from_fit(make_fit(points=wide)))["runs"]
-    assert runs["total"] == 200
+    found = tables_of(sheet(Source.from_fit(make_fit(points=wide))))
+    runs = next(t for t in found if t["columns"][0]["head"] == "run" and t["dense"])
+    assert "The 96 of 200 runs" in runs["caption"]
     assert len(runs["rows"]) == 96
 
 
@@ -155,6 +180,38 @@ def test_what_cannot_be_launched_has_no_command():
     assert sheet(Source.from_fit(make_fit(kappa=2000.0)))["launch"] is None
 
 
+def test_the_whole_command_can_be_copied_and_run():
+    fit = make_fit(recipe={**RECIPE, "data.path": "x" * 60})
+    words = sheet(Source.from_fit(fit))["sections"][-1]["blocks"][-1]["code"]
+    assert "x" * 60 in words
+    config = answer(
+        Question(source=Source.from_fit(fit), flops=fit.range["flops"].high * 10)
+    ).config
+    assert shlex.split(words) == ["python", "-m", "sweep", *config]
+
+
+def test_the_command_names_the_folder_where_that_can_be_known(tmp_path):
+    folders = {"reports/a b": "'reports/a b'", "elsewhere/x": "FOLDER"}
+    for place, named in folders.items():
+        write_fit(tmp_path / place, make_fit())
+        found = sheet(Source.from_fit(make_fit()), folder=place_of(tmp_path / place))
+        assert f"--fit {named} --config" in found["launch"]
+
+
+def test_a_law_that_splits_no_budget_has_a_report_without_an_optimum(tmp_path):
+    table = lawful(law("width-depth-tokens"), TRUTH["width-depth-tokens"], noise=1e-3)
+    fit = fit_table(table, FitOptions(law="width-depth-tokens", resamples=0))
+    write_fit(tmp_path, fit)
+    assert write_report(tmp_path, form="html").exists()
+    made = {f.stem for f in (tmp_path / "figures").iterdir()}
+    assert {"fit", "residuals"} <= made
+    assert not {"optimum", "isoflop", "surface", "loss-compute", "approaches"} & made
+    found = sheet(Source.from_fit(fit))
+    assert "predict --params N --tokens D --width X --depth X" in spoken(found)
+    assert found["sections"][0]["title"] == "The law"
+    assert len(tables_of(found)[0]["rows"]) == len(fit.theta)
+
+
 def test_a_folder_without_a_fit_is_refused(tmp_path):
     with pytest.raises(RecordError, match="cannot read"):
         write_report(tmp_path)
@@ -171,3 +228,83 @@ def test_a_template_error_is_one_line(drawn):
     with pytest.raises(ReportError, match="could not set") as caught:
         typeset({"name": "without the rest"}, drawn)
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def web():
+    return hypertext(page(hostile_fit()), drawings())
+
+
+def drawings():
+    return {n: d.svg for n, d in draw_figures(Source.from_fit(make_fit())).items()}
+
+
+class Reader(HTMLParser):
+    """Tags, their attributes and the text of a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.open, self.words = [], [], ""
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words += data
+
+
+def test_the_web_page_needs_nothing_but_itself(web):
+    reader = Reader()
+    reader.feed(web)
+    assert reader.open == []
+    assert not {"script", "link", "iframe", "img", "object"} & {tag for tag, _ in reader.seen}
+    for _, attributes in reader.seen:
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            if name in ("src", "href", "xlink:href", "style", "clip-path"):
+                assert not re.search(r"https?:|//|@import", value or "")
+    assert "@import" not in web
+    assert not re.search(r"url\((?!#)", web)
+
+
+def test_names_cannot_break_the_web_page(web):
+    reader = Reader()
+    reader.feed(web)
+    assert "z" not in {tag for tag, _ in reader.seen}
+    assert "<z>" in reader.words
+    assert "#strong[x] $y$" in reader.words
+
+
+def test_figures_inside_the_web_page_share_no_ids(web):
+    reader = Reader()
+    reader.feed(web)
+    ids = [a["id"] for _, a in reader.seen if a.get("id")]
+    assert len(ids) == len(set(ids))
+    links = {v[1:] for _, a in reader.seen if (v := a.get("xlink:href") or "").startswith("#")}
+    links |= set(re.findall(r"url\(#([^)]+)\)", web))
+    assert links
+    assert links <= set(ids)
+
+
+def test_page_and_web_page_say_the_same(web):
+    reader = Reader()
+    reader.feed(web)
+    assert spoken(page(hostile_fit())) in reader.words.replace(" × 10", "e")
+
+
+def test_mathematics_is_set_for_the_web():
+    def bare(text):
+        return re.sub(r"</?(?:i|span)[^>]*>", "", mathematics(text))
+
+    assert bare("N^*") == "N<sup>∗</sup>"
+    assert bare("L = E + A/N^alpha") == "L = E + A/N<sup>α</sup>"
+    assert (
+        bare("(N_c/N)^(alpha_N/alpha_D)")
+        == "(N<sub>c</sub>/N)<sup>α<sub>N</sub>/α<sub>D</sub></sup>"
+    )
+    assert bare("2.1 times 10^12") == "2.1 × 10<sup>12</sup>"
