@@ -225,7 +225,7 @@ def _body(name: str, question: Question, answer: Answer) -> dict[str, Any]:
         "expected": asdict(expected),
         "run": _known_by(answer, fit.data.get("hash"), fit.recipe.get("train.schedule")),
         "answer": answer.document(),
-        "fit": {"name": fit.name, "runs": dict(fit.source), **_origin(answer)},
+        "fit": {"name": fit.name, "hash": answer.fit_hash, "runs": dict(fit.source)},
         "data": data,
         "fitted": list(fit.points.run),
         "code": {**versions(("isoflop", "numpy", "scipy")), "commit": commit()},
@@ -236,11 +236,6 @@ def _asked(question: Question) -> dict[str, Any]:
     """The fields of a question that were given."""
     names = (f.name for f in fields(question) if f.name != "source")
     return {k: v for k in names if (v := getattr(question, k)) is not None}
-
-
-def _origin(answer: Answer) -> dict[str, str]:
-    """Where the fit was read, and its hash."""
-    return {} if answer.fit is None else asdict(answer.fit)
 
 
 def _known_by(answer: Answer, data_hash: str | None, schedule: str | None) -> dict[str, Any]:

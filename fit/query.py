@@ -88,7 +88,7 @@ def answer(question: Question) -> Answer:
         warnings=(*notes, *(() if machine is None else machine.notes)),
         cost=None if machine is None else _bill(machine, flops, flops),
         epochs=None if question.unique_tokens is None else d / question.unique_tokens,
-        fit=source.origin,
+        fit_hash=source.hash,
     )
 
 

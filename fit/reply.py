@@ -14,7 +14,6 @@ from fit.accounting import Shape
 from fit.allocate import Band
 from fit.record import finite_or_null
 from fit.result import Note
-from fit.source import Origin
 
 INTERVALS = {
     **dict.fromkeys(("params", "tokens", "tokens_per_param", "loss"), "confidence"),
@@ -148,8 +147,8 @@ class Answer:
     """Tokens over unique tokens; None where those were not said."""
     regret: tuple[Regret, ...] = ()
     """Other sizes, ascending; empty where not asked."""
-    fit: Origin | None = None
-    """Where the fit lies that was asked; None for a published law, or one that was not read."""
+    fit_hash: str | None = None
+    """Of the file of the fit that was asked; None for a published law."""
     schema: str = ANSWER_SCHEMA
 
     def document(self) -> dict[str, Any]:
@@ -202,7 +201,7 @@ def _sizes(shape: Shape) -> dict[str, int]:
 def _document(fields: dict[str, Any]) -> dict[str, Any]:
     """Plain JSON values, the schema first; what JSON cannot hold is null."""
     plain = {
-        k: dataclasses.asdict(v) if isinstance(v, Number | Band | Bill | Origin) else v
+        k: dataclasses.asdict(v) if isinstance(v, Number | Band | Bill) else v
         for k, v in fields.items()
     }
     plain["intervals"] = {k: kind for k, kind in INTERVALS.items() if k in _ranged(fields)}

@@ -168,7 +168,7 @@ class Shelf:
             if old is not None and old.hash == digest:
                 source = old.source
             else:
-                source = warmed(Source.from_fit(Fit.from_json(text)))
+                source = warmed(Source.from_fit(Fit.from_json(text), hash=f"sha256:{digest}"))
                 self.reloads += old is not None
         except (OSError, UnicodeDecodeError, ScalingError) as error:
             said = str(error) if isinstance(error, RecordError) else type(error).__name__

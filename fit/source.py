@@ -20,16 +20,6 @@ from fit.result import Fit, Span
 from fit.store import fit_hash, read_fit
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """Where a fit was read, so that it can be asked again."""
-
-    path: str
-    """Its report folder or its `fit.json`, as given."""
-    hash: str
-    """Of the bytes of `fit.json`."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """Where an answer comes from."""
@@ -43,7 +33,8 @@ class Source:
     """Of the runs fitted, as far as known: params, tokens, flops, tokens_per_param."""
     fit: Fit | None = None
     preset: Preset | None = None
-    origin: Origin | None = None
+    hash: str | None = None
+    """Of the bytes of the fit's file, where it was read from one."""
 
     @classmethod
     def at(cls, path: Path) -> Source:
@@ -52,12 +43,11 @@ class Source:
         Raises:
             RecordError: Missing, corrupt, foreign or of a newer major version.
         """
-        found = cls.from_fit(read_fit(path))
-        return dataclasses.replace(found, origin=Origin(path=str(path), hash=fit_hash(path)))
+        return cls.from_fit(read_fit(path), hash=fit_hash(path))
 
     @classmethod
-    def from_fit(cls, fit: Fit) -> Source:
-        """A fit as a source."""
+    def from_fit(cls, fit: Fit, hash: str | None = None) -> Source:
+        """A fit as a source, with the hash of its file where it has one."""
         return cls(
             name=fit.name,
             law=law(fit.law),
@@ -65,6 +55,7 @@ class Source:
             convention=fit.convention,
             range=fit.range,
             fit=fit,
+            hash=hash,
         )
 
     @classmethod
