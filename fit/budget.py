@@ -10,6 +10,7 @@ from fit.errors import FieldError, QueryError
 from fit.hardware import DEVICES, device, flops_of_hours
 from fit.quantity import parse_number, power, three
 from fit.question import Question
+from fit.reply import Bill, Number, mapped
 from fit.result import Fit, Note
 
 DEFAULT_MFU = 0.4
@@ -63,6 +64,36 @@ def budget_of(question: Question, machine: Machine | None) -> float | None:
     if question.deadline is not None and machine.devices is not None:
         hours = question.deadline * machine.devices
     return None if hours is None else hours * machine.flops_per_hour
+
+
+def bill(machine: Machine | None, training: Number, serving: Number | None, total: Number) -> Bill:
+    """What FLOP cost in hours and money, on machines where some were named.
+
+    Args:
+        machine: The devices; None where no hours are asked.
+        training: FLOP of training.
+        serving: FLOP of serving; None without any.
+        total: The budget of both, of which limits may leave a part unspent.
+    """
+    spent = training if serving is None else total
+    if machine is None:
+        return Bill(training_flops=training, serving_flops=serving)
+    hours = mapped(spent, lambda v: v / machine.flops_per_hour)
+    return Bill(
+        training_flops=training,
+        serving_flops=serving,
+        device=machine.name,
+        devices=machine.devices,
+        device_hours=hours,
+        hours=_scaled(hours, None if machine.devices is None else 1 / machine.devices),
+        dollars=_scaled(hours, machine.price),
+        mfu=machine.mfu,
+    )
+
+
+def _scaled(number: Number, factor: float | None) -> Number | None:
+    """A number times a factor; None without one."""
+    return None if factor is None else mapped(number, lambda v: v * factor)
 
 
 def _peak(name: str) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from fit.allocate import Band
 from fit.errors import QueryError
 from fit.quantity import power, short, three
+from fit.question import BYTES_PER_PARAM, Question
 from fit.repeats import DECAY_PARAMS, DECAY_TOKENS, borrows
 from fit.result import CrossCheck, Fit, Note, Span
 from fit.source import Source
@@ -104,6 +105,27 @@ def about_shape(band: Band, params: float | None) -> list[Note]:
         f"{short(band.low)} to {short(band.high)} whose loss is as good as the best."
     )
     return [_note("coarse_ladder", "info", text)]
+
+
+def about_limits(question: Question, source: Source) -> list[Note]:
+    """What the limits of a question count, and what they leave out."""
+    notes = []
+    if question.memory is not None:
+        each = question.bytes_per_param or BYTES_PER_PARAM
+        which = "every parameter of the ladder's shapes" if source.ladder else "each of N"
+        text = (
+            f"the memory holds the weights alone, {each:g} bytes for {which}; a cache of keys and "
+            "values, activations and the runtime come on top."
+        )
+        notes.append(_note("memory", "info", text))
+    if question.serve_tokens is not None:
+        text = (
+            "a served token is counted as one forward pass, a third of a trained one, at full "
+            "context; where hours or money are shown, at the same MFU as training, and decoding "
+            "one token after the other reaches far less."
+        )
+        notes.append(_note("serving", "info", text))
+    return notes
 
 
 def _origin(source: Source) -> list[Note]:
@@ -216,6 +238,14 @@ def _epochs(source: Source, tokens: float) -> list[Note]:
         return [_note("repeats", "info", f"{text}: nearly as good as fresh ones.")]
     text += ": past about 4 each further one is worth less, as the law has it."
     return [_note("repeats", "serious" if epochs > STALE_EPOCHS else "warning", text)]
+
+
+NO_SHAPE = Note(
+    code="no_shape",
+    severity="warning",
+    message="no shape of the ladder near this size is within the limits, so that nothing can be "
+    "launched; widen a limit.",
+)
 
 
 def _note(code: str, severity: str, message: str) -> Note:

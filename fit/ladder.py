@@ -9,7 +9,7 @@ width / depth of the largest run beyond it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -120,30 +120,38 @@ class Ladder:
         return n, flops_per_token_in(self.convention["flops"], flops=count_flops(shape), params=n)
 
     def cost(self) -> Cost:
-        """What a token costs along the ladder; counts are linear in depth, so depth may be real."""
-        head_dim = self.template.head_dim
-        rungs = np.unique(np.geomspace(1, LARGEST_WIDTH // head_dim, 150).astype(int)) * head_dim
-        counts = np.empty((len(rungs), 2))
-        for row, width in enumerate(rungs):
-            one, two = (np.array(self.count(self.shape(int(width), d)), float) for d in (1, 2))
-            counts[row] = one + (self.depth(width) - 1) * (two - one)
-        log_params, log_flops = np.log(counts).T
+        """What a token costs along the ladder."""
+        log_params, log_flops = np.log(self.along(self.count)).T
         return smooth_cost(log_params, log_flops - log_params)
 
+    def along(self, counted: Callable[[Shape], tuple[int, int]]) -> Floats:
+        """Two counts of the rungs, ascending, (rungs, 2); of real depth, as counts are linear."""
+        head_dim = self.template.head_dim
+        widths = np.unique(np.geomspace(1, LARGEST_WIDTH // head_dim, 150).astype(int)) * head_dim
+        counts = np.empty((len(widths), 2))
+        for row, width in enumerate(widths):
+            one, two = (np.array(counted(self.shape(int(width), d)), float) for d in (1, 2))
+            counts[row] = one + (self.depth(width) - 1) * (two - one)
+        return counts
+
     def launchable(self, params: float) -> Shape:
-        """The trainable shape on the ladder whose N is nearest, width a multiple of the head's.
+        """The trainable shape on the ladder whose N is nearest, width a multiple of the head's."""
+        return self.nearest(params, lambda shape: True) or self.template
+
+    def nearest(self, params: float, allowed: Callable[[Shape], bool]) -> Shape | None:
+        """The same among shapes that are allowed; None where none near N is.
 
         Among depths within one of the ladder's own, nearness of N counts ten times more than
         nearness of the depth.
         """
-        best, least = self.template, np.inf
+        best, least = None, np.inf
         for width in self._near_widths(params):
             ideal = self.depth(width)
             for depth in {max(1, int(ideal)), max(1, int(ideal) + 1)}:
                 shape = self.shape(width, depth)
                 n, _ = self.count(shape)
                 off = abs(np.log(n / params)) + 0.1 * abs(np.log(depth / ideal))
-                if off < least:
+                if off < least and allowed(shape):
                     best, least = shape, off
         return best
 

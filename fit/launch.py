@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from fit.accounting import Shape
+from fit.accounting import Shape, count_params
+from fit.constrained import Task, tokens_of
 from fit.ladder import Ladder
 from fit.result import Fit
+from fit.source import Source
 
 STEADY = 0.01
 """Columns that vary by less than this in ln are one value."""
@@ -37,8 +39,26 @@ def rung_for(ladder: Ladder | None, fit: Fit | None, params: float, flops: float
     if ladder is None or fit is None:
         return None
     shape = ladder.launchable(params)
-    n, per_token = ladder.count(shape)
-    tokens = flops / per_token
+    return _rung(ladder, fit, shape, flops / ladder.count(shape)[1])
+
+
+def rung_within(source: Source, task: Task) -> Rung | None:
+    """The rung nearest to the answer's N that the limits allow; None where there is none."""
+    ladder, fit = source.ladder, source.fit
+    if ladder is None or fit is None:
+        return None
+
+    def tokens(shape: Shape) -> float | None:
+        return tokens_of(task, *ladder.count(shape), stored=count_params(shape).total)
+
+    shape = ladder.nearest(task.place.params, lambda shape: tokens(shape) is not None)
+    found = None if shape is None else tokens(shape)
+    return None if shape is None or found is None else _rung(ladder, fit, shape, found)
+
+
+def _rung(ladder: Ladder, fit: Fit, shape: Shape, tokens: float) -> Rung:
+    """A shape on tokens, with the recipe's rules."""
+    n, _ = ladder.count(shape)
     return Rung(
         shape=shape,
         params=float(n),

@@ -146,6 +146,14 @@ def short(count: float) -> str:
     return three(count) if count < 1e3 else power(count)
 
 
+def gigabytes(size: float) -> str:
+    """Memory in units of 1000: 8e9 -> 8.00GB."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= 0.9995 * factor:
+            return f"{three(size / factor)}{unit}"
+    return f"{three(size)}B"
+
+
 def counted(number: int, noun: str) -> str:
     """A number and its noun: 1 run, 3 runs."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -13,14 +13,16 @@ import numpy as np
 
 from fit import doubts
 from fit.allocate import regret_band
-from fit.budget import Machine, budget_of, machine_of
+from fit.budget import Machine, bill, budget_of, machine_of
+from fit.constrained import band_of, log_quantities, outcome_of, task_of
 from fit.derived import LogQuantity, derived_interval, prediction_interval
 from fit.errors import QueryError
-from fit.launch import Rung, rung_for
+from fit.launch import Rung, rung_for, rung_within
 from fit.quantity import check_count
 from fit.question import Question
 from fit.record import Floats
-from fit.reply import Answer, Bill, Number, Prediction
+from fit.reply import Answer, Number, Prediction
+from fit.result import Note
 from fit.source import Source
 
 __all__ = ["Answer", "Number", "Point", "Prediction", "Question", "answer", "predict"]
@@ -42,69 +44,110 @@ def answer(question: Question) -> Answer:
     """Split a budget between parameters and tokens, with intervals, a shape and warnings.
 
     Args:
-        question: Budget and source.
+        question: Budget or target loss, limits and source.
 
     Returns:
-        N*, D*, the loss there, the regret band, the reach, and what launches it.
+        N*, D*, the loss there, the regret band, the reach, and what launches it; with limits also
+        which bind and what they are worth, with devices hours and money.
 
     Raises:
         QueryError: The law splits no budget, or this one is not positive or buys less than one
-            token, or the fit cannot tell its parameters apart (kappa above 1000) and `force` is
-            not set.
+            token, or demands conflict, or the fit cannot tell its parameters apart (kappa above
+            1000) and `force` is not set.
     """
-    if question.constrained:
-        raise QueryError(
-            "limits, a target loss and served tokens are read but not answered yet; ask for a "
-            "budget with unique tokens at most."
-        )
     source = question.source
     if question.unique_tokens is not None:
         source = source.given(unique_tokens=question.unique_tokens)
     machine = machine_of(question)
-    fit, flops = source.fit, _budget(budget_of(question, machine))
-    doubts.refuse_unidentified(fit, force=question.force)
-    best = source.best(np.array([flops]))
+    flops = budget_of(question, machine)
+    doubts.refuse_unidentified(source.fit, force=question.force)
+    if question.constrained or question.regret or question.unique_tokens is not None:
+        return _constrained(question, source, machine, flops)
+    return _plain(source, machine, _budget(flops))
+
+
+def _plain(source: Source, machine: Machine | None, flops: float) -> Answer:
+    """The best split of a budget, held to nothing."""
+    fit, best = source.fit, source.best(np.array([flops]))
     n, d = float(np.exp(best.log_params[0])), float(np.exp(best.log_tokens[0]))
     if not (n >= 1 and d >= 1):
         raise QueryError(f"{flops:g} FLOP buy less than one parameter or token. Ask for more.")
     rung = rung_for(source.ladder, fit, n, flops)
     notes = [*doubts.about(source, flops=flops, params=n, tokens=d)]
-    band, reach = None, source.reach(flops)
-    # Beyond a thousandfold the band of a bent frontier runs to sizes that nobody could mean.
-    if fit is not None and (reach is None or reach <= doubts.LOUD_REACH):
+    band = None
+    if _near(source, flops):
+        assert fit is not None
         band = regret_band(source.law, source.theta, flops, source.cost, fit.noise)
         notes += doubts.about_shape(band, None if rung is None else rung.params)
+    budget = Number(value=flops) if fit is None else Number(value=flops, low=flops, high=flops)
     return Answer(
-        flops=Number(value=flops) if fit is None else Number(value=flops, low=flops, high=flops),
+        flops=budget,
         **_split_numbers(source, flops),
-        level=None if fit is None else fit.interval.level,
-        method=None if fit is None else fit.interval.method,
         regret_band=band,
-        reach=reach,
+        reach=source.reach(flops),
         **_launched(source, rung),
-        law=source.law.name,
-        source=source.name,
-        convention=dict(source.convention),
-        warnings=(*notes, *(() if machine is None else machine.notes)),
-        cost=None if machine is None else _bill(machine, flops, flops),
+        **_told(source, machine, notes),
+        cost=None if machine is None else bill(machine, budget, None, budget),
+    )
+
+
+def _constrained(
+    question: Question, source: Source, machine: Machine | None, flops: float | None
+) -> Answer:
+    """The best model within limits, for a budget or for a loss."""
+    task = task_of(question, source, None if flops is None else _budget(flops))
+    _budget(task.flops)
+    found = outcome_of(task, _numbers(source, lambda theta: log_quantities(task, theta)))
+    n, d, training = found.params.value, found.tokens.value, found.training_flops.value
+    rung = rung_within(source, task)
+    notes = [*doubts.about(source, flops=training, params=n, tokens=d)]
+    notes += doubts.about_limits(question, source)
+    band = None
+    if _near(source, training):
+        assert source.fit is not None
+        band = band_of(task, source.fit.noise)
+        notes += doubts.about_shape(band, None if rung is None else rung.params)
+    if rung is None and source.ladder is not None:
+        notes.append(doubts.NO_SHAPE)
+    return Answer(
+        flops=found.flops,
+        params=found.params,
+        tokens=found.tokens,
+        tokens_per_param=found.tokens_per_param,
+        loss=found.loss,
+        loss_next_run=_next_run(source, found.loss),
+        regret_band=band,
+        reach=source.reach(training),
+        **_launched(source, rung),
+        **_told(source, machine, notes),
+        constraints=found.constraints,
+        cost=bill(machine, found.training_flops, found.serving_flops, found.flops),
         epochs=None if question.unique_tokens is None else d / question.unique_tokens,
-        fit_hash=source.hash,
+        regret=found.regret,
     )
 
 
-def _bill(machine: Machine, training: float, total: float) -> Bill:
-    """What a budget costs."""
-    hours = total / machine.flops_per_hour
-    return Bill(
-        training_flops=Number(value=training),
-        serving_flops=None,
-        device=machine.name,
-        devices=machine.devices,
-        device_hours=Number(value=hours),
-        hours=None if machine.devices is None else Number(value=hours / machine.devices),
-        dollars=None if machine.price is None else Number(value=hours * machine.price),
-        mfu=machine.mfu,
-    )
+def _near(source: Source, flops: float) -> bool:
+    """Whether the band of good sizes is told.
+
+    Beyond a thousandfold the band of a bent frontier runs to sizes that nobody could mean.
+    """
+    reach = source.reach(flops)
+    return source.fit is not None and (reach is None or reach <= doubts.LOUD_REACH)
+
+
+def _told(source: Source, machine: Machine | None, notes: list[Note]) -> dict[str, Any]:
+    """What every answer says of its source, and its warnings."""
+    fit = source.fit
+    return {
+        "level": None if fit is None else fit.interval.level,
+        "method": None if fit is None else fit.interval.method,
+        "law": source.law.name,
+        "source": source.name,
+        "convention": dict(source.convention),
+        "warnings": (*notes, *(() if machine is None else machine.notes)),
+        "fit": source.origin,
+    }
 
 
 def predict(point: Point) -> Prediction:
@@ -137,7 +180,7 @@ def predict(point: Point) -> Prediction:
 
 def _budget(flops: float | None) -> float:
     """A budget that can be meant."""
-    assert flops is not None
+    assert flops is not None  # a plain question without a loss has a budget
     if check_count(flops) > MOST_FLOPS:
         raise QueryError(f"budget is {flops:g} FLOP; at most {MOST_FLOPS:g} is believed. Check it.")
     return flops
@@ -169,7 +212,8 @@ def _next_run(source: Source, loss: Number) -> Number:
 
 def _numbers(source: Source, log_quantities: LogQuantity) -> tuple[Number, ...]:
     """Values with their intervals where the source is a fit; the quantities are (m, q)."""
-    values = np.exp(log_quantities(source.theta[None, :])[0])
+    with np.errstate(over="ignore"):
+        values = np.exp(log_quantities(source.theta[None, :])[0])
     if source.fit is None:
         return tuple(Number(value=float(v)) for v in values)
     low, high = derived_interval(source.fit, log_quantities)

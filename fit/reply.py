@@ -6,7 +6,7 @@ Numbers that a source gives no interval for have None at both ends.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +40,7 @@ class Gain:
     loss: Number
     """By how much the loss falls at the same budget [nats/token]."""
     multiplier: Number | None
-    """The budget over the one that then reaches today's loss; None for the budget itself."""
+    """Compute over what then reaches today's loss; None for the budget itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,14 +73,14 @@ class Bill:
     training_flops: Number
     serving_flops: Number | None
     """Of the served tokens; None without any."""
-    device: str | None
-    devices: int | None
-    device_hours: Number | None
+    device: str | None = None
+    devices: int | None = None
+    device_hours: Number | None = None
     """Of training and serving."""
-    hours: Number | None
+    hours: Number | None = None
     """Device-hours over devices."""
-    dollars: Number | None
-    mfu: float | None
+    dollars: Number | None = None
+    mfu: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +186,12 @@ class Prediction:
         """The `isoflop.prediction/1` document; the prediction stands under its quantity's name."""
         found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return _document({k.replace("loss", self.quantity): v for k, v in found.items()})
+
+
+def mapped(number: Number, function: Callable[[float], float]) -> Number:
+    """A rising function of a number and of the ends of its interval."""
+    low, high = (None if v is None else function(v) for v in (number.low, number.high))
+    return Number(value=function(number.value), low=low, high=high)
 
 
 def _ranged(fields: Mapping[str, Any]) -> set[str]:
