@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fit.allocate import COARSE, SLOPE_STEP, Band, closed_form
+from fit.allocate import BISECTIONS, COARSE, SETTLED, SLOPE_STEP, Band, closed_form
 from fit.needs import log_loss, tokens_needed
 from fit.problem import MOST_LOG, Problem
 from fit.record import Floats
