@@ -146,7 +146,7 @@ def _told(source: Source, machine: Machine | None, notes: list[Note]) -> dict[st
         "source": source.name,
         "convention": dict(source.convention),
         "warnings": (*notes, *(() if machine is None else machine.notes)),
-        "fit": source.origin,
+        "fit_hash": source.hash,
     }
 
 
