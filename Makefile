@@ -35,6 +35,11 @@ test-gpu: $(STAMP)  ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 .PHONY: test-gpu
 
+test-browser: $(STAMP)  ## the page in chromium (Debian, root: installed if need be)
+	-@command -v chromium > /dev/null || apt-get install -y -q --no-install-recommends chromium
+	$(BIN)/python -m pytest -m browser
+.PHONY: test-browser
+
 SLURM := slurmctld slurmd slurm-client munge
 launchers: $(VENV)/.launchers  ## .venv with the launchers for Slurm and Ray
 .PHONY: launchers

@@ -39,7 +39,7 @@ def fault_of(error: Exception) -> Fault:
         return error
     if isinstance(error, ScalingError):
         kind = next(name for tree, name in KINDS if isinstance(error, tree))
-        return Fault(422, kind, str(error))
+        return Fault(422, kind, str(error), getattr(error, "field", None))
     status = getattr(error, "status_code", None)
     if isinstance(status, int) and 400 <= status < 500:
         return of_status(status)

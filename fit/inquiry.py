@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fit.arguments import GIVEN
+from fit.asking import question
 from fit.compare import INTERVALS, Contest, compare
 from fit.curves import curves
 from fit.errors import ScalingError
 from fit.faults import Fault, fault_of
+from fit.fields import FIELDS
 from fit.quantity import parse_count, parse_flops
-from fit.query import Point, Question, answer, predict
+from fit.query import Point, answer, predict
 from fit.shelf import Held, Shelf
 from fit.source import Source
 
@@ -26,8 +28,6 @@ CHOICE = {
     "fit": "A fit by its name, see /v1/fits; without it or law, the newest.",
     "law": "A published law by its name, see /v1/laws.",
 }
-FORCE = {"force": "true answers even from a fit that cannot tell its parameters apart."}
-FLOPS = "Training budget in FLOP, such as 1e21."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,9 +119,8 @@ def _rivals(shelf: Shelf, fields: Fields) -> tuple[Held, ...]:
 
 def _query(shelf: Shelf, fields: Fields) -> dict[str, Any]:
     (held,) = _chosen(shelf, fields)
-    flops = _read("flops", fields["flops"][0], parse_flops)
-    force = _truth(_one(fields, "force") or "false", "force")
-    return answer(Question(source=_source(held, fields), flops=flops, force=force)).document()
+    own = {name: values[0] for name, values in fields.items() if name in FIELDS}
+    return answer(question(held.source, own)).document()
 
 
 def _predict(shelf: Shelf, fields: Fields) -> dict[str, Any]:
@@ -150,13 +149,7 @@ def _curves(shelf: Shelf, fields: Fields) -> dict[str, Any]:
 
 
 QUERY = Inquiry(
-    fields={
-        "flops": FLOPS,
-        **CHOICE,
-        "unique_tokens": GIVEN["unique_tokens"],
-        **FORCE,
-    },
-    needed=("flops",),
+    fields={**{name: entry.about for name, entry in FIELDS.items()}, **CHOICE},
     reply=_query,
     sources=_chosen,
 )

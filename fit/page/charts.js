@@ -208,20 +208,17 @@ export function valleyChart(curves, colours) {
   const shade = shades(curves.runs, colours);
   const lines = curves.valleys.flatMap((v) => v.params.map((n, i) => ({ n, loss: v.loss[i], flops: v.flops })));
   const within = lines.filter((p) => p.n >= small && p.n <= large);
-  const labels = curves.valleys.map((v) => {
-    const last = v.loss.findLastIndex((loss) => loss < y[1]);
-    return { n: v.params[last], loss: v.loss[last], flops: v.flops };
-  });
+  const labels = curves.valleys.map((v) => ({ n: v.params.at(-1), loss: v.loss.at(-1), flops: v.flops }));
   const stroke = (p) => shade(p.flops);
   draw("figure-valleys", "Loss against parameters at equal budgets: valleys whose bottoms are the best sizes", innerWidth < 640 ? 320 : 400, colours,
     axes.counts(x, "Parameters N"), axes.loss(y), [
       Plot.line(lines, { x: "n", y: "loss", z: "flops", stroke, strokeDasharray: "4 4", clip: true }),
       Plot.line(within, { x: "n", y: "loss", z: "flops", stroke, strokeWidth: 1.8, clip: true }),
-      Plot.text(labels, { x: "n", y: "loss", text: (l) => `${power(l.flops)} FLOP`, textAnchor: "start", dx: 5, fill: colours.soft, fontSize: 11.5 }),
+      Plot.text(labels.filter((l) => l.loss < y[1]), { x: "n", y: "loss", text: (l) => `${power(l.flops)} FLOP`, textAnchor: "start", dx: 5, fill: colours.soft, fontSize: 11.5 }),
       dots(curves.runs, "params", "loss", shade, colours),
       Plot.dot(curves.valleys.map((v) => v.best), { x: "params", y: "loss", symbol: "diamond", r: 4.6, fill: colours.paper, stroke: colours.ink, strokeWidth: 1.4, clip: true }),
       tip(curves.runs.map((r) => ({ x: r.params, y: r.loss, words: told(r) })), "x", "y", colours),
-    ], 60);
+    ], 84);
   legend("figure-valleys", curves, { valleys: true });
 }
 
@@ -234,7 +231,7 @@ function ends(p, form) {
 function legend(id, curves, { answer, rival, valleys }) {
   const level = curves.level == null ? null : `${percent(curves.level)} confidence`;
   const keys = [
-    curves.runs.length ? ["run", "runs, colour by compute"] : null,
+    curves.runs.length ? ["run", valleys ? "runs, colour by compute" : "runs"] : null,
     ["law", valleys ? "law at one budget" : rival ? `law (${curves.source})` : "law"],
     ["dash", valleys ? "beyond the sizes run" : "extrapolation"],
     level && !valleys ? ["band", level] : null,

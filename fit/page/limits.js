@@ -32,6 +32,12 @@ export function build(parameters, changed) {
   const limits = Object.keys(LABELS).filter((n) => known.has(n) && !PAYING.has(n));
   find("#limit-fields").replaceChildren(...limits.map((n) => field(n, known.get(n), changed)));
   find("#money").replaceChildren(...[...PAYING].filter((n) => known.has(n)).map((n) => field(n, known.get(n), changed)));
+  find("#sizes").hidden = !known.has("regret");
+  find("#regret").addEventListener("change", (event) => {
+    if (event.target.checked) state.fields.regret = "true";
+    else delete state.fields.regret;
+    changed();
+  });
   find("#clear").addEventListener("click", () => {
     limits.forEach((n) => delete state.fields[n]);
     fill();
@@ -60,6 +66,7 @@ function field(name, about, changed) {
 export function fill() {
   for (const input of document.querySelectorAll("#ask .field input")) input.value = state.fields[input.name] ?? "";
   find("#kind").value = state.kind;
+  find("#regret").checked = "regret" in state.fields;
   const needed = MONEY[state.kind] ?? [];
   for (const row of document.querySelectorAll("#money .field")) row.hidden = !needed.includes(row.dataset.field);
   count();

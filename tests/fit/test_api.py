@@ -1,6 +1,7 @@
 """The service's answers: the same as the command line's, and one shape of error."""
 
 import json
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ QUESTIONS = [
     ["query", "2.5e14", "--fit", "reports/pilot"],
     *(["query", f"{c:g}", "--law", name] for name in ("hoffmann2022", "gadre2024")
       for c in (1e18, 1e21, 5.76e23)),
-    ["query", "1e22", "--law", "muennighoff2023"],
+    ["query", "1e22", "--law", "muennighoff2023", "--unique-tokens", "25e9"],
+    ["query", "--dollars", "250k", "--price", "2.5", "--device", "h100", "--law", "hoffmann2022"],
+    ["query", "--deadline", "48", "--devices", "8", "--device", "a100", "--mfu", "40%"],
     ["predict", "--params", "200k", "--tokens", "3M"],
     ["predict", "--params", "7B", "--tokens", "1.4T", "--law", "besiroglu2024"],
     ["compare", "reports/pilot", "reports/pilot", "--flops", "1e13"],
@@ -27,7 +30,7 @@ def as_url(command):
     """The address that asks what a command asks."""
     name, *rest = command
     fields = []
-    if name == "query":
+    if name == "query" and not rest[0].startswith("-"):
         fields.append(("flops", rest.pop(0)))
     if name == "compare":
         fields += [("a", rest.pop(0)[8:]), ("b", rest.pop(0)[8:])]
@@ -35,7 +38,7 @@ def as_url(command):
         option = rest.pop(0)[2:].replace("-", "_")
         value = "true" if option == "force" else rest.pop(0).removeprefix("reports/")
         fields.append((option, value))
-    return f"/v1/{name}?" + "&".join(f"{k}={v}" for k, v in fields)
+    return f"/v1/{name}?{urlencode(fields)}"
 
 
 def test_twenty_questions_have_one_answer_by_command_and_by_http(tmp_path, monkeypatch):
