@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 from fit.arguments import GIVEN
 from fit.asking import question
-from fit.compare import INTERVALS, Contest, compare
 from fit.curves import curves
 from fit.errors import ScalingError
 from fit.faults import Fault, fault_of
@@ -130,6 +129,8 @@ def _predict(shelf: Shelf, fields: Fields) -> dict[str, Any]:
 
 
 def _compare(shelf: Shelf, fields: Fields) -> dict[str, Any]:
+    from fit.compare import Contest, compare  # scipy.stats, a second that only this needs
+
     a, b = _rivals(shelf, fields)
     budgets = tuple(_read("flops", v, parse_flops) for v in fields.get("flops", ()))
     contest = Contest(
@@ -169,7 +170,7 @@ COMPARE = Inquiry(
         "a": "A fit or a published law by its name.",
         "b": "The other one.",
         "flops": "Budget of b in FLOP; may be repeated. Without it, some inside and beyond.",
-        "interval": f"How intervals are made: {' or '.join(INTERVALS)}.",
+        "interval": "How intervals are made: hc3 or pairs.",
         "level": "Level of the intervals, such as 0.9.",
         "force": "true compares what has no common unit.",
     },
