@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fit.errors import QueryError
 from fit.ladder import Cost
@@ -22,9 +23,9 @@ BISECTIONS = 50
 """Halvings of one coarse cell, where Newton's steps lead out of it: below 1e-14 in ln N."""
 SLOPE_STEP = 1e-4
 """Step in ln N of the slope: its bias and its rounding both move ln N* by about 1e-9."""
-SETTLED = 1e-7
+SETTLED = 1e-5
 """Last step in ln N that counts; steps square, so the next would be lost in rounding."""
-NESTED, NESTS = 64, 7
+NESTED, NESTS = 256, 5
 """Points of each grid in which an end of the regret band is sought, how often: to 1e-11 in ln N."""
 LOG_FLOPS_RANGE = (np.log(1e4), np.log(1e45))
 """Where the inverse C(L) is looked for."""
@@ -158,22 +159,37 @@ def _search(law: Law, theta: Floats, log_flops: Floats, cost: Cost) -> Floats:
     top = log_flops - np.log(6)
     grid = np.linspace(0, 1, COARSE) * top[:, None]
     shape = (*theta.shape[:-1], len(log_flops))
-    low, high = np.empty(shape), np.empty(shape)
+    low, high, start = np.empty(shape), np.empty(shape), np.empty(shape)
     for j, c in enumerate(log_flops):
         losses = _log_loss(law, theta, grid[j], c - cost.log_flops_per_token(grid[j]))
         best = np.argmin(losses, axis=-1)
         low[..., j] = grid[j][np.maximum(best - 1, 0)]
         high[..., j] = grid[j][np.minimum(best + 1, COARSE - 1)]
-    return _descended(law, theta, low, high, log_flops, cost)
+        start[..., j] = low[..., j] + _vertex(losses, best) * (high[..., j] - low[..., j])
+    return _descended(law, theta, start, (low, high), log_flops, cost)
+
+
+def _vertex(losses: Floats, best: NDArray[np.int64]) -> Floats:
+    """Where between the least point's neighbours (0 to 1) the parabola through them is least."""
+    around = np.clip(best, 1, COARSE - 2)[..., None] + np.array([-1, 0, 1])
+    left, middle, right = np.moveaxis(np.take_along_axis(losses, around, axis=-1), -1, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = 0.5 + 0.25 * (left - right) / (left - 2 * middle + right)
+    return np.where((found > 0.02) & (found < 0.98) & (around[..., 1] == best), found, 0.5)
 
 
 def _descended(
-    law: Law, theta: Floats, low: Floats, high: Floats, log_flops: Floats, cost: Cost
+    law: Law,
+    theta: Floats,
+    start: Floats,
+    cell: tuple[Floats, Floats],
+    log_flops: Floats,
+    cost: Cost,
 ) -> Floats:
     """The least of ln L between two ln N, (..., k): Newton's steps, halved where they lead out."""
     k, around = len(log_flops), np.repeat([SLOPE_STEP, 0.0, -SLOPE_STEP], len(log_flops))
     budgets = np.tile(log_flops, 3)
-    x, settled = 0.5 * (low + high), np.zeros(low.shape, dtype=bool)
+    (low, high), x, settled = cell, start, np.zeros(start.shape, dtype=bool)
     for _ in range(BISECTIONS):
         near = np.concatenate([x, x, x], axis=-1) + around
         loss = _log_loss(law, theta, near, budgets - cost.log_flops_per_token(near))
