@@ -1,5 +1,9 @@
 """Scaling-law fits: any table of runs in, an answer that can be trusted out.
 
+    table = fit.load("runs/pilot")
+    found = fit.fit(table)
+    print(fit.query(found, 1e21).params)
+
 Names are loaded when they are first used, so that importing the package costs nothing.
 """
 
@@ -9,12 +13,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fit.desk import fit
     from fit.errors import ScalingError
-    from fit.query import Answer, Point, Question, answer, predict
+    from fit.query import Answer, Point, Question, predict, query
     from fit.result import Fit
     from fit.source import Source
     from fit.store import load, read_fit
-    from fit.study import FitOptions, fit_table
+    from fit.study import FitOptions
 
 __all__ = [
     "Answer",
@@ -24,10 +29,10 @@ __all__ = [
     "Question",
     "ScalingError",
     "Source",
-    "answer",
-    "fit_table",
+    "fit",
     "load",
     "predict",
+    "query",
     "read_fit",
 ]
 
@@ -39,10 +44,10 @@ _HOMES = {
     "Question": "query",
     "ScalingError": "errors",
     "Source": "source",
-    "answer": "query",
-    "fit_table": "study",
+    "fit": "desk",
     "load": "store",
     "predict": "query",
+    "query": "query",
     "read_fit": "store",
 }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fit.doubts import refused
-from fit.errors import QueryError, RecordError
+from fit.errors import FitError, QueryError, RecordError
 from fit.forms import option
 from fit.laws import LAWS, PRESETS, law, preset
 from fit.optima import aimed
@@ -27,6 +27,37 @@ from fit.units import parse_units
 LISTED = ("run", "status", "params", "tokens", "flops", "loss", "loss_se")
 """Columns of the table that people see; --csv writes all."""
 PARTS = ("E", "A", "B", "alpha", "beta")
+
+
+def fit(runs: Path | str | RunTable, *, name: str | None = None, **options: Any) -> Fit:
+    """Fit a law to runs: `isoflop fit` as a function, without a report.
+
+    Args:
+        runs: Folder of run records, a table's file, or what `fit.load` has read.
+        name: Name of the fit; the input's own unless given.
+        **options: Those of the command, such as `law`, `loss`, `interval`, `level`, `resamples`,
+            `seed`; and for a path `where`, `cluster`, `column`, `unit`, `params`, `flops`.
+
+    Returns:
+        The fit, with its intervals and every note on whether to believe it.
+
+    Raises:
+        RecordError: The runs cannot be read.
+        FitError: They cannot carry the fit, or an option is not known.
+    """
+    own = runs.source if isinstance(runs, RunTable) else str(runs)
+    called = name or Path(own).stem or "fit"
+    try:
+        if isinstance(runs, RunTable):
+            from fit.study import FitOptions, fit_table
+
+            return fit_table(runs, FitOptions(name=called, **options))
+        return fit_runs(Path(runs), name=called, **options)
+    except TypeError as error:
+        if "unexpected keyword" not in str(error):
+            raise
+        raise FitError(f"{str(error).split('() got ')[-1]}; options are those of: isoflop fit "
+                       "--help") from error  # fmt: skip
 
 
 def fit_runs(

@@ -6,13 +6,17 @@ regret band, a shape of its ladder and the overrides that launch it.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from fit import doubts
 from fit.allocate import regret_band
+from fit.asking import question as question_of
 from fit.budget import Machine, bill, budget_of, machine_of
 from fit.constrained import band_of, log_quantities, outcome_of, task_of
 from fit.derived import LogQuantity, derived_interval, prediction_interval
@@ -22,10 +26,10 @@ from fit.quantity import check_count
 from fit.question import Question
 from fit.record import Floats
 from fit.reply import Answer, Number, Prediction
-from fit.result import Note
+from fit.result import Fit, Note
 from fit.source import Source
 
-__all__ = ["Answer", "Number", "Point", "Prediction", "Question", "answer", "predict"]
+__all__ = ["Answer", "Number", "Point", "Prediction", "Question", "answer", "predict", "query"]
 
 MOST_FLOPS = 1e40
 """Above it a budget is a slip of the keyboard; every computer ever built has done less."""
@@ -150,6 +154,27 @@ def _told(source: Source, machine: Machine | None, notes: list[Note]) -> dict[st
     }
 
 
+def query(
+    source: Source | Fit | Path | str, flops: float | str | None = None, **fields: object
+) -> Answer:
+    """Split a budget between parameters and tokens: `isoflop query` as a function.
+
+    Args:
+        source: A fit, its report folder, or the name of a published law.
+        flops: Training budget C [FLOP], a number or text such as `1e21`; None where `fields` say
+            the budget otherwise.
+        **fields: What else the command's options say, by the names of `fields.FIELDS`.
+
+    Returns:
+        N*, D*, the loss there, how sure that is, and the overrides that launch it.
+
+    Raises:
+        QueryError: The question has no answer as posed; see `answer`.
+        RecordError: There is no such fit.
+    """
+    return answer(question_of(Source.of(source), {"flops": flops, **fields}))
+
+
 def predict(point: Point) -> Prediction:
     """The loss of a given number of parameters and tokens, with intervals.
 
@@ -236,3 +261,12 @@ def _launched(source: Source, rung: Rung | None) -> dict[str, Any]:
         "batch_tokens": rung.batch_tokens,
         "config": rung.config,
     }
+
+
+class _Query(ModuleType):
+    """This module, called: `fit.query` is the name of both the module and the function."""
+
+    __call__ = staticmethod(query)
+
+
+sys.modules[__name__].__class__ = _Query

@@ -13,7 +13,7 @@ import numpy as np
 from fit.accounting import FLOPS_PER_PARAM_TOKEN
 from fit.allocate import Split, split
 from fit.ladder import Cost, Ladder, constant_cost, cost_of, ladder_of
-from fit.laws import Law, Preset, law
+from fit.laws import PRESETS, Law, Preset, law
 from fit.record import Floats
 from fit.repeats import over_repeats
 from fit.result import Fit, Span
@@ -35,6 +35,21 @@ class Source:
     preset: Preset | None = None
     hash: str | None = None
     """Of the bytes of the fit's file, where it was read from one."""
+
+    @classmethod
+    def of(cls, what: Source | Fit | Path | str) -> Source:
+        """A source from a fit, its folder or file, or the name of a published law.
+
+        Raises:
+            RecordError: There is no such fit.
+        """
+        if isinstance(what, Source):
+            return what
+        if isinstance(what, Fit):
+            return cls.from_fit(what)
+        if str(what) in PRESETS and not Path(what).exists():
+            return cls.from_preset(PRESETS[str(what)])
+        return cls.at(Path(what))
 
     @classmethod
     def at(cls, path: Path) -> Source:

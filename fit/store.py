@@ -128,7 +128,7 @@ def read_runs(folder: Path) -> RunFolder:
 
 
 def load(
-    source: Path,
+    source: Path | str,
     *,
     params: str | None = None,
     flops: str | None = None,
@@ -152,6 +152,7 @@ def load(
         RecordError: Nothing there, cells that are not positive finite numbers, or an argument that
             means nothing for this source.
     """
+    source = Path(source)
     if source.is_dir():
         if units:
             raise RecordError(

@@ -79,7 +79,7 @@ def run(*args):
 def test_the_exported_names_are_a_dozen_and_can_be_loaded_before_use():
     assert len(fit.__all__) == 12
     assert sorted(fit.__all__) == dir(fit)
-    assert fit.answer is answer
+    assert fit.predict is predict
     with pytest.raises(AttributeError, match="nothing"):
         fit.nothing  # noqa: B018
 
