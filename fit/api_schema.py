@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from fit.inquiry import COMPARE, CURVES, PREDICT, QUERY, Inquiry
+from fit.laws import PRESETS
 from fit.uploads import FORMATS, MOST_BYTES, OPTIONS
 
 ERROR: dict[str, Any] = {
@@ -146,9 +147,24 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
+NUMERIC = r"^\d{1,20}(\.\d{1,9})?([eE]\+?\d{1,3})?[kMBT]?$"
+"""A count as it is typed; the readers say the rest."""
+SHAPES: dict[str, dict[str, Any]] = {
+    "law": {"enum": list(PRESETS)},
+    "interval": {"enum": ["hc3", "pairs"]},
+    "level": {"pattern": r"^0\.\d{1,9}$"},
+    "mfu": {"pattern": r"^(0\.\d{1,9}|\d{1,2}%)$"},
+    "memory": {"pattern": r"^\d{1,6}([kMGT]i?B)?$"},
+    **{name: {"enum": ["true", "false"]} for name in ("force", "regret")},
+    **{name: {} for name in ("fit", "device", "a", "b")},
+}
+"""What a field's text looks like, where it is not a count."""
+
+
 def _parameter(inquiry: Inquiry, name: str) -> dict[str, Any]:
     """One field of an inquiry."""
-    plain: dict[str, Any] = {"type": "string", "maxLength": 200}
+    shape = SHAPES.get(name, {"pattern": NUMERIC})
+    plain: dict[str, Any] = {"type": "string", "maxLength": 200, **shape}
     many = {"type": "array", "items": plain, "maxItems": 50}
     return {
         "name": name,

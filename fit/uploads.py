@@ -43,6 +43,8 @@ OPTIONS: Mapping[str, str] = {
 }
 """What may be asked of a fit; conditions and files are left to the command line."""
 MOST_RESAMPLES = 4000
+MOST_NAMED, LONGEST_VALUE = 50, 200
+"""Renamings and units in one request, and characters of any value."""
 
 
 async def read_body(stream: AsyncIterator[bytes], length: str | None) -> bytes:
@@ -110,10 +112,13 @@ def arguments_of(fields: Mapping[str, list[str]]) -> list[str]:
             raise Fault(
                 422, "invalid", f"unknown field '{name}'; known are {', '.join(OPTIONS)}.", name
             )
-        if len(values) > 1 and name not in ("column", "unit"):
-            raise Fault(
-                422, "invalid", f"{name} is given {len(values)} times; once is needed.", name
-            )
+        most = MOST_NAMED if name in ("column", "unit") else 1
+        if len(values) > most:
+            text = f"{name} is given {len(values)} times; at most {most} can be."
+            raise Fault(422, "invalid", text, name)
+        if not all(v.isprintable() and len(v) <= LONGEST_VALUE for v in values):
+            text = f"{name} has what is not printable, or more than {LONGEST_VALUE} characters."
+            raise Fault(422, "invalid", text, name)
         if name == "resamples" and values[0].isdecimal() and int(values[0]) > MOST_RESAMPLES:
             raise Fault(422, "invalid", f"at most {MOST_RESAMPLES} resamples are made here.", name)
         out += [f"--{name}={value}" for value in values]

@@ -93,6 +93,8 @@ def test_options_become_arguments_and_unknown_ones_are_named():
         ({"out": ["/etc"]}, "unknown field 'out'"),
         ({"law": ["tied", "outer"]}, "given 2 times"),
         ({"resamples": ["100000"]}, "at most 4000"),
+        ({"loss": ["l2\x00"]}, "not printable"),
+        ({"column": ["a=b"] * 60}, "given 60 times"),
     ):
         with pytest.raises(Fault, match=said):
             arguments_of(fields)
