@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -125,6 +126,37 @@ def again(fields: dict[str, Any]) -> str:
         for k, v in given.items()
     ]
     return " ".join(words)
+
+
+def asked_of_report(command: T) -> T:
+    """Add the options of a report beside its fit."""
+    for option in reversed(
+        [
+            click.option(
+                "--format", "form", type=Known("fit.report:FORMATS"), default="pdf",
+                show_default=True, help="pdf, or html: one file that needs nothing else.",
+            ),
+            click.option(
+                "--out", type=click.Path(path_type=Path),
+                help="Where a report on runs goes.  [reports/<FOLDER>]",
+            ),
+            click.option(
+                "--serve-tokens", type=count("serve_tokens"), metavar="S",
+                help="Chart what serving S tokens costs at each size.",
+            ),
+            click.option(
+                "--unique-tokens", type=count("unique_tokens"), metavar="U",
+                help="Chart what repeating U unique tokens costs.",
+            ),
+            click.option("--price", type=POSITIVE, metavar="$", help="Dollars per device-hour."),
+            click.option(
+                "--device", type=Known("fit.hardware:DEVICES"), help="That the price is of.",
+            ),
+            click.option("--mfu", type=SHARE, help="Share of its peak that is reached.  [0.4]"),
+        ]
+    ):  # fmt: skip
+        command = option(command)
+    return command
 
 
 def fitting(command: T) -> T:

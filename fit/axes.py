@@ -69,7 +69,8 @@ def budget_bar(ax: Axes, mappable: Any) -> None:
     bar.outline.set_visible(False)
     bar.set_label("Compute C [FLOP]")
     low, high = mappable.norm.vmin, mappable.norm.vmax
-    bar.ax.yaxis.set_major_locator(_fixed(_decades(low, high, 6)))
+    ticks = _decades(low, high, 6)
+    bar.ax.yaxis.set_major_locator(_fixed(ticks if len(ticks) > 1 else [low, high]))
     bar.ax.yaxis.set_major_formatter(_formatter(_power_tick))
     bar.ax.yaxis.set_minor_locator(_fixed([]))
 

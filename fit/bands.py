@@ -15,6 +15,8 @@ from fit.source import Source
 
 BUDGETS = 48
 """Points along the frontier."""
+FURTHER = 10.0
+"""The second budget of page 1 over the largest one fitted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,11 @@ def frontier_of(source: Source) -> Frontier | None:
     """The frontier, where the law splits budgets and the runs tell its parameters apart."""
     known = splits_budgets(source) and not refused(fit_of(source))
     return frontier(source) if known else None
+
+
+def further_budget(source: Source) -> float:
+    """The second budget of page 1 [FLOP]."""
+    return FURTHER * fit_of(source).range["flops"].high
 
 
 def splits_budgets(source: Source) -> bool:

@@ -13,8 +13,8 @@ BASIS = (
 
 CAPTIONS: Mapping[str, str] = MappingProxyType(
     {
-        "loss-compute": "Loss against training compute. Points are runs, coloured by compute; thin "
-        "lines are the law at single sizes. {frontier}",
+        "loss-compute": "Loss against training compute. Points are runs, coloured by compute. "
+        "{frontier}",
         "optimum": "Compute-optimal parameters $N^*$ (left) and tokens $D^*$ (right) with their "
         "{level} intervals. Points are the runs that were trained, dashes extrapolation. Where "
         "there are any, diamonds are the bottoms of isoFLOP valleys, found without the law, and "
@@ -27,12 +27,14 @@ CAPTIONS: Mapping[str, str] = MappingProxyType(
         "{bottoms} Points are runs; a run lies on the curve of its own budget (its colour). "
         + BASIS,
         "surface": "The loss surface: thin lines join sizes and lengths of equal loss by the law, "
-        "dotted ones those of equal compute, a decade apart. Points are runs. {efficient}",
+        "dotted ones those of equal compute, a decade apart. Points are runs. The thick line is "
+        "the efficient frontier, the best split of every budget, dashed where it extrapolates.",
         "tokens": "Loss against size at equal token counts. Lines are the law, each named by its D "
         "at the right; points are runs. " + BASIS,
-        "price": "What the next 0.01 nats/token cost at each budget, over the budget itself, when "
-        "both are split best; dashed beyond the runs, the band its {level} interval. Where the "
-        "line ends the law's E is nearer than that.",
+        "price": "Compute beyond each budget that takes the loss down by the next 0.01 "
+        "nats/token, when both are split best; dashed beyond the runs, the band its {level} "
+        "interval. Above the dotted line it is more than the budget itself. The curve ends at 300 "
+        "times that, or where the law's E is nearer than the step.",
         "serving": "{serving}",
         "repeats": "{repeats}",
         "fit": "Measured against fitted {target}, and the residuals beneath in percent. The band "

@@ -33,12 +33,25 @@ MEANINGS = {
 """Of the two-term law's parameters; other laws say theirs in their formula."""
 TWO_TERMS = ("chinchilla", "tied", "no-e")
 TARGETS = {"loss": "loss", "lr": "learning rate", "batch_tokens": "batch"}
-NARROW = {"fit": 82}
+COSTS = "What it costs"
+PARTS = {
+    "": ("loss-compute",),
+    "Sizes and tokens": ("optimum", "isoflop", "surface", "models", "tokens"),
+    COSTS: ("price", "serving", "repeats"),
+    "Width and depth": ("skills",),
+    "Fit and measurement": ("fit", "residuals"),
+}
+"""Sections of figures."""
+NARROW = {"fit": 82, "price": 78, "serving": 78}
 """Figures that are not as wide as the text, in percent of it."""
 
 
 def chapters(
-    source: Source, drawn: Collection[str], words: Mapping[str, str], further: Answer | None
+    source: Source,
+    drawn: Collection[str],
+    words: Mapping[str, str],
+    further: Answer | None,
+    costs: Table | None = None,
 ) -> tuple[Section, ...]:
     """The sections of a report, those with nothing to show left out.
 
@@ -47,22 +60,19 @@ def chapters(
         drawn: Names of the figures there are.
         words: What captions say, see `captions_words`.
         further: The answer that page 1 recommends, where there is one.
+        costs: The price of the next 0.01 nats.
     """
     fit = source.fit
     assert fit is not None
     law = Section(title="The law", blocks=(_theta(fit),))
     first = () if splits_budgets(source) else (law,)
-    parts = {
-        "": ["loss-compute"],
-        "Sizes and tokens": ["optimum", "isoflop", "surface", "models", "tokens"],
-        "What it costs": ["price", "serving", "repeats"],
-        "Width and depth": ["skills"],
-        "Fit and measurement": ["fit", "residuals"],
-    }
     shown = [
         Section(title=title, blocks=_pictures(names, drawn, words))
-        for title, names in parts.items()
+        for title, names in PARTS.items()
     ]
+    if costs is not None:
+        place = list(PARTS).index(COSTS)
+        shown[place] = Section(title=COSTS, blocks=(costs, *shown[place].blocks))
     found = (
         *first,
         *shown,
@@ -89,25 +99,25 @@ def caption_words(source: Source, further: str) -> dict[str, str]:
     basis = {k: v.replace("$", "") for k, v in tables.basis(fit).items()}
     return {
         **basis,
+        "serving": "",
+        "repeats": "",
+        "length": "",
         "formula": source.law.formula,
         "dropped": str(len(fit.runs_dropped)),
         "level": level,
         "noise": f"{100 * fit.noise:.2g}%",
         "further": further,
         "target": TARGETS.get(source.law.target, source.law.target),
-        "frontier": "The black line is the frontier, the least loss that a budget buys, dashed "
-        f"where it extrapolates; the band is its {level} confidence interval."
+        "frontier": "Thin lines are the law at single sizes. The black line is the frontier, the "
+        "least loss that a budget buys, dashed where it extrapolates; the band is its "
+        f"{level} confidence interval."
         if shown
-        else "No frontier is drawn: these runs do not tell it.",
+        else "The law is not drawn: these runs do not tell it.",
         "bottoms": "Dashes lie outside the sizes that were trained; the black line joins the "
         "lowest points."
         if shown
         else "The curves end with the sizes that were trained, and no optimum is drawn: these runs "
         "do not tell it.",
-        "efficient": "The thick line is the efficient frontier, the best split of every budget, "
-        "dashed where it extrapolates."
-        if shown
-        else "No efficient frontier is drawn: these runs do not tell it.",
     }
 
 
@@ -242,14 +252,16 @@ def _runs(fit: Fit) -> tuple[Block, ...]:
         "fit.json."
     )
     heads = ("width\N{MULTIPLICATION SIGN}depth", "$N$", "$D$")
+    columns = (
+        wide("run", "raw"),
+        *(right(h) for h in heads),
+        right("$C$ [FLOP]", "number"),
+        *(right(h) for h in ("lr", "loss [nats/token]", "residual [%]")),
+    )
+    kept = [i for i in range(len(columns)) if any(r[i] != tables.DASH for r in found["rows"])]
     table = Table(
-        columns=(
-            wide("run", "raw"),
-            *(right(h) for h in heads),
-            right("$C$ [FLOP]", "number"),
-            *(right(h) for h in ("lr", "loss [nats/token]", "residual [%]")),
-        ),
-        rows=tuple(tuple(r) for r in found["rows"]),
+        columns=tuple(columns[i] for i in kept),
+        rows=tuple(tuple(r[i] for i in kept) for r in found["rows"]),
         caption=text if shown < total else "",
         dense=True,
     )
@@ -297,7 +309,7 @@ def _method(source: Source) -> tuple[Block, ...]:
         text="Hoffmann et al. 2022, arXiv:2203.15556 (the law, three approaches); Besiroglu et "
         "al. 2024, arXiv:2404.10102 (robust refit); Porian et al. 2024, arXiv:2406.19146 "
         "(counting); MacKinnon & White 1985 (HC3); published models: each with its source in "
-        "figures/models.csv.",
+        "figures/models-sources.csv.",
     )
     return (law, intervals, *_optimum(source, basis), sources)
 

@@ -56,7 +56,7 @@ def fit_against_measurement(ax: Axes, below: Axes, source: Source) -> Axes:
     residuals(below, fit, law, x=f"Fitted {what}")
     below.set_xlim(*ends)
     axes.loss_axis(below.xaxis)
-    axes.legend(below, ("one run's noise",))
+    axes.legend(below, ("one run's noise",), loc="upper center")
     return ax
 
 
@@ -73,7 +73,7 @@ def residuals(ax: Axes, fit: Fit, against: Floats, *, x: str) -> Axes:
     ax.axhspan(-noise, noise, color=BAND, alpha=0.18, lw=0, label="one run's noise")
     ax.axhline(0, color=LAW, lw=0.9)
     axes.runs(ax, against, values, fit.points.flops)
-    top = 1.25 * max(float(np.abs(values).max()), 1.5 * noise, 1e-6)
+    top = 1.5 * max(float(np.abs(values).max()), 1.2 * noise, 1e-6)
     ax.set_ylim(-top, top)
     return axes.dress(ax, x=x, y="Residual [%]")
 

@@ -20,6 +20,7 @@ from fit.arguments import (
     Assignment,
     Known,
     again,
+    asked_of_report,
     asking,
     count,
     fitting,
@@ -274,20 +275,17 @@ def skills_command(runs: Path, where: str | None, as_json: bool) -> None:
 
 @main.command("report")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option(
-    "--format",
-    "form",
-    type=Known("fit.report:FORMATS"),
-    default="pdf",
-    show_default=True,
-    help="pdf, or html: one file that needs nothing else.",
-)
+@asked_of_report
 @_as_json
-def report_command(folder: Path, form: str, as_json: bool) -> None:
-    """Write FOLDER/report.pdf and its figures from FOLDER/fit.json."""
-    from fit.report import write_report
+def report_command(folder: Path, form: str, out: Path | None, as_json: bool, **asked: Any) -> None:
+    """Write FOLDER/report.pdf and its figures from FOLDER/fit.json.
 
-    path = write_report(folder, form=form)
+    FOLDER may also hold runs of several shapes: what width buys and what depth buys, by skill.
+    """
+    from fit.prices import Asked
+    from fit.report import write_any
+
+    path = write_any(folder, out=out, form=form, asked=Asked(**asked))
     click.echo(_dump({"schema": "isoflop.report/1", "report": str(path)}) if as_json else str(path))
 
 

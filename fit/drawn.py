@@ -67,7 +67,8 @@ def _rows(ax: Axes, runs: Sequence[str]) -> Iterator[Row]:
             yield from ({"kind": "point", "series": series, **r} for r in _points(artist, runs))
     for text in ax.texts:
         x, y = (float(v) for v in text.xy) if hasattr(text, "xy") else text.get_position()
-        yield {"kind": "label", "x": x, "y": y, "name": text.get_text()}
+        words = " ".join(text.get_text().split())
+        yield {"kind": "label", "series": text.get_gid() or "", "x": x, "y": y, "name": words}
 
 
 def _line(ax: Axes, line: Any) -> Iterator[Row]:

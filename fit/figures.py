@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fit import checkplots, plots
-from fit.bands import Frontier, fit_of, frontier_of, splits_budgets
+from fit import axes, checkplots, modelplots, moneyplots, plots, prices, shapeplots
+from fit.bands import Frontier, fit_of, frontier_of, further_budget, splits_budgets
 from fit.drawn import drawn_table
+from fit.result import Fit
+from fit.shapesheet import shaped
+from fit.skills import Shaped
 from fit.source import Source
 
 if TYPE_CHECKING:
@@ -35,7 +37,9 @@ STYLE: Mapping[str, Any] = {
 """Type of the figures; Times-like, as the text around them. Fonts are embedded as outlines."""
 WIDE = 6.6
 """Width of the text on paper [inches]; figures are drawn at that size."""
-UNUSED = re.compile(rb' id="(?!m|p|image|D|S|C)[a-z0-9_]+"')
+MOST_SKILLS = 9
+BESIDE = ("approach 2, isoFLOP", "published models")
+"""What stands beside the law where there is any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +59,40 @@ class Scene:
     source: Source
     best: Frontier | None
     """None where the runs tell no frontier."""
+    asked: prices.Asked
+    shapes: tuple[Shaped, ...]
+    """Losses by skill and shape; empty where there are none."""
 
 
-def draw_figures(source: Source) -> dict[str, Drawn]:
-    """Draw every figure that a fit has something to show in, by name."""
+def scene_of(source: Source, asked: prices.Asked) -> Scene:
+    """What the figures of a fit are drawn from."""
+    return Scene(
+        source=source, best=frontier_of(source), asked=asked, shapes=_shapes(fit_of(source))
+    )
+
+
+def draw_shapes(shapes: tuple[Shaped, ...]) -> dict[str, Drawn]:
+    """The figure of a report on shapes alone."""
     import matplotlib
 
-    scene = Scene(source=source, best=frontier_of(source))
+    style: Any = {**STYLE, "svg.hashsalt": "skills"}
+    with matplotlib.rc_context(style):
+        return {"skills": _drawn(shape_figure(shapes), ())}
+
+
+def draw_figures(source: Source, asked: prices.Asked | None = None) -> dict[str, Drawn]:
+    """Draw every figure that a fit has something to show in, by name.
+
+    Args:
+        source: A fit as a source.
+        asked: What is asked for beside the fit.
+
+    Raises:
+        QueryError: What is asked for cannot be meant.
+    """
+    import matplotlib
+
+    scene = scene_of(source, asked or prices.Asked())
     names = fit_of(source).points.run
     made = {}
     style: Any = dict(STYLE)
@@ -93,7 +124,7 @@ def _figure(height: float, width: float = WIDE) -> Figure:
 def _loss_compute(scene: Scene) -> Figure | None:
     if not splits_budgets(scene.source):
         return None
-    figure = _figure(2.4)
+    figure = _figure(2.25)
     plots.loss_against_compute(figure.subplots(), scene.source, scene.best)
     return figure
 
@@ -105,7 +136,78 @@ def _optimum(scene: Scene) -> Figure | None:
     left, right = figure.subplots(1, 2)
     plots.optimum_against_compute(left, scene.source, scene.best, "params")
     plots.optimum_against_compute(right, scene.source, scene.best, "tokens")
+    for ax, quantity in ((left, "params"), (right, "tokens")):
+        modelplots.overlay(ax, scene.best, quantity)
+        axes.legend(ax, plots.legend_order(scene.source, *BESIDE))
     return figure
+
+
+def _models(scene: Scene) -> Figure | None:
+    if scene.best is None:
+        return None
+    figure = _figure(3.4)
+    modelplots.ratio_against_params(figure.subplots(), scene.source, scene.best)
+    return figure
+
+
+def _price(scene: Scene) -> Figure | None:
+    if scene.best is None:
+        return None
+    price = prices.next_price(scene.source, scene.best.flops)
+    if not (price.value <= moneyplots.MOST_TIMES * scene.best.flops).any():
+        return None
+    figure = _figure(2.7, 5.2)
+    moneyplots.next_price(figure.subplots(), scene.source, scene.best, price)
+    return figure
+
+
+def _serving(scene: Scene) -> Figure | None:
+    if scene.best is None or scene.asked.serve_tokens is None:
+        return None
+    found = prices.lifetimes(scene.source, further_budget(scene.source), scene.asked.serve_tokens)
+    if found is None:
+        return None
+    figure = _figure(2.8, 5.2)
+    moneyplots.lifetime_cost(figure.subplots(), found)
+    return figure
+
+
+def _repeats(scene: Scene) -> Figure | None:
+    unique = scene.asked.unique_tokens
+    scarce = None if unique is None else prices.repeated(scene.source, unique)
+    if scene.best is None or scarce is None or unique is None:
+        return None
+    figure = _figure(2.8)
+    left, right = figure.subplots(1, 2)
+    moneyplots.repeats_loss(left, scene.best, scene.source, scarce)
+    moneyplots.repeats_epochs(right, scene.best, scarce, unique)
+    return figure
+
+
+def _skills(scene: Scene) -> Figure | None:
+    return None if len(scene.shapes) < 2 else shape_figure(scene.shapes)
+
+
+def shape_figure(shapes: tuple[Shaped, ...]) -> Figure:
+    """A panel per skill over the grid of shapes."""
+    rows = shapeplots.shapes_shown(shapes)
+    shown = shapeplots.skills_shown(rows)[:MOST_SKILLS]
+    across = min(3, len(shown))
+    down = -(-len(shown) // across)
+    figure = _figure(0.3 + down * (0.72 + 0.29 * len({r.depth for r in rows})))
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    for ax, skill in zip(panels, shown, strict=False):
+        shapeplots.skill_by_shape(ax, rows, skill)
+    for ax in panels[len(shown) :]:
+        ax.remove()
+    return figure
+
+
+def _shapes(fit: Fit) -> tuple[Shaped, ...]:
+    """Losses by skill and shape of the fitted runs, where they have several."""
+    known, p = fit.data.get("entropy_by_skill"), fit.points
+    rows = shaped(known or {}, p.columns, p.loss, p.tokens, p.params)
+    return rows if len({r.depth for r in rows}) > 1 else ()
 
 
 def _isoflop(scene: Scene) -> Figure | None:
@@ -117,7 +219,7 @@ def _isoflop(scene: Scene) -> Figure | None:
 
 
 def _surface(scene: Scene) -> Figure | None:
-    if not splits_budgets(scene.source):
+    if scene.best is None:
         return None
     figure = _figure(3.9)
     plots.loss_surface(figure.subplots(), scene.source, scene.best)
@@ -199,6 +301,11 @@ FIGURES: Mapping[str, Callable[[Scene], Figure | None]] = {
     "isoflop": _isoflop,
     "surface": _surface,
     "tokens": _tokens,
+    "models": _models,
+    "price": _price,
+    "serving": _serving,
+    "repeats": _repeats,
+    "skills": _skills,
     "fit": _fit,
     "residuals": _residuals,
     "approaches": _approaches,

@@ -48,20 +48,10 @@ def loss_against_compute(ax: Axes, source: Source, best: Frontier | None) -> Axe
     """
     fit = fit_of(source)
     p = fit.points
-    for size in some_of(np.unique(p.params), 7):
-        tokens = np.geomspace(p.tokens.min() / 1.5, p.tokens.max() * 1.5, 60)
-        per_token = np.exp(source.cost.log_flops_per_token(np.log([size])))
-        loss = np.exp(source.log_losses(np.full(60, size), tokens)(source.theta))
-        style: dict[str, Any] = {
-            "lw": 0.7,
-            "zorder": 2,
-            "label": "law at one size",
-            "gid": f"N={short(size)}",
-        }
-        ax.plot(per_token * tokens, loss, color=FAINT, **style)
     axes.runs(ax, p.flops, p.loss, p.flops)
     lowest, last = [float(p.loss.min())], 1.6 * float(p.flops.max())
     if best is not None:
+        _single_sizes(ax, source)
         draw_curve(ax, best, best.loss)
         lowest += [best.loss.value[-1], *_floor_lines(ax, fit)]
         last = best.flops[-1]
@@ -146,14 +136,13 @@ def loss_against_params(ax: Axes, source: Source) -> Axes:
     return ax
 
 
-def loss_surface(ax: Axes, source: Source, best: Frontier | None) -> Axes:
+def loss_surface(ax: Axes, source: Source, best: Frontier) -> Axes:
     """Contours of the law over N and D, the runs, lines of equal compute, and the frontier."""
     p = fit_of(source).points
     ends = [(float(v.min()) / 1.6, float(v.max()) * 1.6) for v in (p.params, p.tokens)]
-    if best is not None:
-        near = best.flops <= 10.5 * p.flops.max()
-        tops = (best.params.value[near][-1], best.tokens.value[near][-1])
-        ends = [(low, max(high, 1.3 * top)) for (low, high), top in zip(ends, tops, strict=True)]
+    near = best.flops <= 10.5 * p.flops.max()
+    tops = (best.params.value[near][-1], best.tokens.value[near][-1])
+    ends = [(low, max(high, 1.3 * top)) for (low, high), top in zip(ends, tops, strict=True)]
     n, d = (np.geomspace(*e, SURFACE) for e in ends)
     grid = np.meshgrid(n, d)
     loss = np.exp(source.log_losses(grid[0].ravel(), grid[1].ravel())(source.theta))
@@ -162,8 +151,7 @@ def loss_surface(ax: Axes, source: Source, best: Frontier | None) -> Axes:
     for flops in _decades_of(p.flops):
         tokens = flops / np.exp(source.cost.log_flops_per_token(np.log(n)))
         ax.plot(n, tokens, color=FAINT, lw=0.7, ls=":", zorder=2, label="equal compute, decades")
-    if best is not None:
-        _valley(ax, best)
+    _valley(ax, best)
     axes.budget_bar(ax, axes.runs(ax, p.params, p.tokens, p.flops))
     ax.set_xlim(*ends[0])
     ax.set_ylim(*ends[1])
@@ -230,28 +218,21 @@ def budgets_of(flops: Floats) -> Floats:
 
 
 def draw_curve(ax: Axes, best: Frontier, curve: Curve) -> None:
-    """The law along the frontier: solid inside the runs, dashed beyond, with its band."""
+    """A quantity along budgets: solid inside the runs, dashed beyond, with its band."""
+    draw_curve_over(ax, best, best.flops, curve)
+
+
+def draw_curve_over(ax: Axes, best: Frontier, x: Floats, curve: Curve) -> None:
+    """The same over any quantity that grows with the budget, (k,)."""
     beyond = ~best.inside
     beyond[np.flatnonzero(best.inside)[-1]] = True
-    ax.fill_between(
-        best.flops,
-        np.maximum(curve.low, curve.value / UNBOUNDED),
-        np.minimum(curve.high, curve.value * UNBOUNDED),
-        color=BAND,
-        alpha=0.28,
-        lw=0,
-        zorder=1,
-        label=f"{percent(best.level)} confidence",
-    )
-    ax.plot(best.flops[best.inside], curve.value[best.inside], color=LAW, lw=1.4, label="law")
-    ax.plot(
-        best.flops[beyond],
-        curve.value[beyond],
-        color=LAW,
-        lw=1.4,
-        ls=DASHED,
-        label="extrapolation",
-    )
+    low = np.maximum(curve.low, curve.value / UNBOUNDED)
+    high = np.minimum(curve.high, curve.value * UNBOUNDED)
+    label = f"{percent(best.level)} confidence"
+    ax.fill_between(x, low, high, color=BAND, alpha=0.28, lw=0, zorder=1, label=label)
+    style: dict[str, Any] = {"color": LAW, "lw": 1.4}
+    ax.plot(x[best.inside], curve.value[best.inside], label="law", **style)
+    ax.plot(x[beyond], curve.value[beyond], ls=DASHED, label="extrapolation", **style)
 
 
 def _contours(ax: Axes, grid: Sequence[Floats], loss: Floats) -> None:
@@ -283,6 +264,22 @@ def _decades_of(flops: Floats) -> Floats:
     first, last = np.floor(np.log10(flops.min())), np.ceil(np.log10(flops.max())) + 1
     step = max(1, int(np.ceil((last - first) / 7)))
     return np.asarray(10.0 ** np.arange(first, last + 1, step))
+
+
+def _single_sizes(ax: Axes, source: Source) -> None:
+    """The law at some of the sizes that were trained."""
+    p = fit_of(source).points
+    for size in some_of(np.unique(p.params), 7):
+        tokens = np.geomspace(p.tokens.min() / 1.5, p.tokens.max() * 1.5, 60)
+        per_token = np.exp(source.cost.log_flops_per_token(np.log([size])))
+        loss = np.exp(source.log_losses(np.full(60, size), tokens)(source.theta))
+        style: dict[str, Any] = {
+            "lw": 0.7,
+            "zorder": 2,
+            "label": "law at one size",
+            "gid": f"N={short(size)}",
+        }
+        ax.plot(per_token * tokens, loss, color=FAINT, **style)
 
 
 def _bottoms(ax: Axes, best: Frontier) -> None:

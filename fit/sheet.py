@@ -9,8 +9,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from fit import tables
-from fit.bands import splits_budgets
+from fit.bands import FURTHER, further_budget, splits_budgets
 from fit.chapters import TARGETS, caption_words, chapters
+from fit.costs import NOTHING, cost_words, price_table
 from fit.doubts import (
     DOUBTFUL_KAPPA,
     REFUSED_KAPPA,
@@ -22,35 +23,45 @@ from fit.doubts import (
     verdict,
 )
 from fit.forms import option
+from fit.prices import Asked
 from fit.quantity import counted, percent, power, short, three
 from fit.query import Answer, Number, Question, answer
 from fit.result import Fit, Note
 from fit.source import Source
 
-FURTHER = 10.0
-"""The second budget of page 1 over the largest one fitted."""
 MOST_DOUBTS = 6
 """Kinds of doubt on page 1, the gravest; all stand in `fit.json`."""
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
-def sheet(source: Source, *, folder: str = "", drawn: Collection[str] = ()) -> dict[str, Any]:
+def sheet(
+    source: Source,
+    *,
+    folder: str = "",
+    drawn: Collection[str] = (),
+    asked: Asked | None = None,
+) -> dict[str, Any]:
     """Everything on the pages of a report but its figures; plain JSON values.
 
     Args:
         source: A fit as a source.
         folder: Where its `fit.json` lies, for the command that launches; none is FOLDER.
         drawn: Names of the figures that there are.
+        asked: What is asked for beside the fit.
+
+    Raises:
+        QueryError: What is asked for cannot be meant.
     """
     fit = source.fit
     assert fit is not None
     top = fit.range["flops"].high
-    budgets = () if refused(fit) or not splits_budgets(source) else (top, FURTHER * top)
+    budgets = () if refused(fit) or not splits_budgets(source) else (top, further_budget(source))
     answers = [answer(Question(source=source, flops=c)) for c in budgets]
     further = answers[-1] if answers else None
     times = three(FURTHER).rstrip("0").rstrip(".")
-    words = caption_words(source, times)
-    sections = chapters(source, drawn, words, further)
+    asked = asked or Asked()
+    words = {**caption_words(source, times), **(cost_words(source, asked) if answers else NOTHING)}
+    sections = chapters(source, drawn, words, further, price_table(source, asked))
     return {
         "name": tables.clean(fit.name),
         "refused": refused(fit),

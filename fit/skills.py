@@ -13,7 +13,7 @@ import numpy as np
 
 from fit.errors import FitError
 from fit.quantity import short
-from fit.record import RunTable, finite_or_null
+from fit.record import Floats, RunTable, finite_or_null
 from fit.store import load
 from fit.text import table_text
 
@@ -59,29 +59,44 @@ def skills_by_shape(table: RunTable) -> tuple[Shaped, ...]:
     Raises:
         FitError: The runs have no losses by skill, differ in their data, or have no shapes.
     """
-    names = [c for c in table.columns if c.startswith(PREFIX) and c not in NOT_SKILLS]
     known = None if table.data is None else table.data.entropy_by_skill
-    if not names or known is None or not {"width", "depth"} <= set(table.columns):
+    rows = () if known is None else by_shape(table.columns, table.tokens, table.params, known)
+    if not rows:
         raise FitError(
             f"{table.source or 'the table'} has no losses by skill over shapes on one data set; "
             "records of stories have them: python -m sweep -m +experiment=skills"
         )
-    values = {
-        name.removeprefix(PREFIX): table.column(name) - known.get(name.removeprefix(PREFIX), 0.0)
-        for name in names
-    }
+    return rows
+
+
+def by_shape(
+    columns: Mapping[str, Any], tokens: Floats, params: Floats, known: Mapping[str, float]
+) -> tuple[Shaped, ...]:
+    """The same from columns; empty where there are no losses by skill or no shapes.
+
+    Args:
+        columns: width, depth and `loss_<skill>`, each (runs,).
+        tokens: (runs,).
+        params: (runs,).
+        known: Entropy by skill [nats/token].
+    """
+    names = [c for c in columns if c.startswith(PREFIX) and c not in NOT_SKILLS]
+    if not names or not {"width", "depth"} <= set(columns):
+        return ()
+    bare = {n: n.removeprefix(PREFIX) for n in names}
+    values = {bare[n]: np.asarray(columns[n], float) - known.get(bare[n], 0.0) for n in names}
     kept = {name: v for name, v in values.items() if (np.abs(v) > 1e-12).any()}
-    keys = np.stack([table.tokens, table.column("depth"), table.column("width"), table.params], 1)
+    keys = np.stack([tokens, columns["depth"], columns["width"], params], 1).astype(float)
     shapes, group = np.unique(keys, axis=0, return_inverse=True)
     rows = []
-    for number, (tokens, depth, width, params) in enumerate(shapes):
+    for number, (length, depth, width, size) in enumerate(shapes):
         chosen = group.ravel() == number
         rows.append(
             Shaped(
                 width=int(width),
                 depth=int(depth),
-                params=float(params),
-                tokens=float(tokens),
+                params=float(size),
+                tokens=float(length),
                 seeds=int(chosen.sum()),
                 excess={name: _excess(v[chosen]) for name, v in kept.items()},
             )
@@ -91,12 +106,12 @@ def skills_by_shape(table: RunTable) -> tuple[Shaped, ...]:
 
 def _excess(values: Any) -> Excess:
     """Mean and half of its interval."""
-    from scipy import stats
+    from scipy.special import stdtrit
 
     count = len(values)
     if count < 2:
         return Excess(mean=float(values.mean()), error=math.inf)
-    reach = float(stats.t.ppf(0.5 + LEVEL / 2, count - 1))
+    reach = float(stdtrit(count - 1, 0.5 + LEVEL / 2))
     return Excess(
         mean=float(values.mean()), error=float(reach * values.std(ddof=1) / math.sqrt(count))
     )

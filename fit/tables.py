@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fit.doubts import verdict
+from fit.doubts import refused, verdict
 from fit.quantity import counted, power, short, three
 from fit.result import Fit
 
@@ -41,7 +41,8 @@ def theta(fit: Fit) -> list[list[str]]:
 
 def checks(fit: Fit) -> list[list[str]]:
     """Exponent of N* by each approach: [approach, a, interval, remark]."""
-    rows = [["3 (this law)", digits(fit.exponents.get("a")), _bounds(fit, "a"), "the answer's"]]
+    own = "not told by these runs" if refused(fit) else "the answer's"
+    rows = [["3 (this law)", digits(fit.exponents.get("a")), _bounds(fit, "a"), own]]
     for c in fit.cross_checks:
         ends = DASH if c.a_interval is None else " to ".join(map(digits, c.a_interval))
         remark = clean(c.reason or "", 220)
@@ -185,7 +186,8 @@ def digits(value: float | None) -> str:
         return DASH
     if math.isinf(value):
         return "unbounded"
-    text = f"{value:#.4g}".rstrip(".") if 1e-4 < abs(value) < 1e5 or value == 0 else power(value)
+    plain = value == 0 or 1e-4 < abs(value) < 9999.5
+    text = f"{value:#.4g}".rstrip(".") if plain else power(value)
     return text.replace("-", "\N{MINUS SIGN}")
 
 

@@ -176,7 +176,7 @@ REFUSED = Source.from_fit(make_fit(kappa=2000.0))
 
 def test_a_refused_fit_has_no_frontier_and_none_is_drawn():
     assert frontier_of(REFUSED) is None
-    for draw in (plots.loss_against_compute, plots.isoflop_curves, plots.loss_surface):
+    for draw in (plots.loss_against_compute, plots.isoflop_curves):
         ax = draw(axis(), REFUSED, None)
         assert not any(
             li.is_dashed() and li.get_label() == "extrapolation" for li in ax.get_lines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 import math
@@ -10,13 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from matplotlib.figure import Figure
 
 from fit.cli import main
 from fit.errors import FitError
 from fit.record import DataInfo, RunTable
+from fit.report import write_any
+from fit.shapeplots import TOTAL, skill_by_shape, skills_shown
+from fit.shapesheet import shapes_of
 from fit.skills import skills_by_shape
 from fit.store import load
 
+ROOT = Path(__file__).parents[2]
 DATA = DataInfo(
     name="stories", hash="x", entropy=0.9, entropy_by_skill={"novel": 0.8, "reasoning": 0.1}
 )
@@ -92,3 +98,31 @@ def test_the_command_shows_the_reference_sweep_on_80_columns():
     assert document["schema"] == "isoflop.skills/1"
     assert len(document["shapes"]) == 20
     assert all(s["seeds"] == 2 for s in document["shapes"])
+
+
+def test_a_report_on_shapes_says_which_shape_each_skill_wants(tmp_path):
+    made = write_any(ROOT / "runs" / "skills", out=tmp_path / "r", form="html")
+    words = made.read_text()
+    assert "width 48, depth 2" in words
+    assert "Facts: least at 64×1, 22.57 ±0.42; most at 26×8, 29.48 ±0.36; told apart" in words
+    assert "Novel: least at 36×4, 1.86 ±1.42; most at 64×1, 2.27 ±1.32; not told apart" in words
+    table = (tmp_path / "r" / "figures" / "skills.csv").read_text()
+    rows = list(csv.DictReader(table.splitlines()))
+    facts = {r["series"]: r["name"] for r in rows if r["panel"] == "2"}
+    assert facts["w64 d1"] == "22.57 ±0.42"
+    assert len(facts) == 4
+
+
+def test_a_fit_of_several_shapes_shows_its_skills():
+    rows = shapes_of(load(ROOT / "runs" / "skills"))
+    total = [r.excess[TOTAL].mean for r in rows]
+    parts = [sum(e.mean for n, e in r.excess.items() if n != TOTAL) for r in rows]
+    assert total == pytest.approx(parts, abs=1e-6)
+    assert skills_shown(rows)[:2] == (TOTAL, "facts")
+    ax = skill_by_shape(Figure().subplots(), rows, "facts")
+    assert len(ax.patches) == len(ax.texts) == 4
+
+
+def test_runs_of_one_shape_have_no_report_without_a_fit():
+    with pytest.raises(FitError, match="isoflop fit"):
+        shapes_of(load(ROOT / "runs" / "skills", where="depth == 2"))
