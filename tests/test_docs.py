@@ -51,3 +51,43 @@ def test_make_targets_that_the_readme_names_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"make ([a-z-]+)", README)):
         assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+COMMANDS = sorted(
+    {
+        match
+        for page in PAGES
+        for block in re.findall(r"^```(?:sh|console)\n(.*?)^```", page.read_text(), re.S | re.M)
+        for match in re.findall(r"^(?:\$ )?isoflop ([^\n#|>]+)", block, re.M)
+    }
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_of_every_page_have_the_options_that_they_use(command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    name, *words = shlex.split(command)
+    assert name in main.commands, name
+    with main.commands[name].make_context(name, words) as context:
+        assert context.params is not None
+
+
+def test_sweeps_of_the_cluster_page_can_be_planned():
+    text = (ROOT / "docs" / "slurm-and-ray.md").read_text()
+    commands = re.findall(r"^python -m sweep(?:\.plan)? (?:-m )?([^\n#]+)", text, re.M)
+    assert len(commands) >= 6
+    for command in commands:
+        given = [o for o in shlex.split(command) if not o.startswith("hydra")]
+        refused = [c.refusal for c in grid(given, multirun=True) if c.refusal is not None]
+        assert all("device" in r or "memory" in r for r in refused), (command, refused)
+
+
+@pytest.mark.slurm
+def test_launchers_of_the_cluster_page_have_the_settings_that_it_names():
+    from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
+
+    text = (ROOT / "docs" / "slurm-and-ray.md").read_text()
+    named = set(re.findall(r"hydra\.launcher\.(?!ray)(\w+)=", text))
+    assert {"partition", "timeout_min", "array_parallelism"} <= named
+    # n_jobs is joblib's
+    assert named <= SlurmQueueConf.__dataclass_fields__.keys() | {"n_jobs"}
