@@ -171,6 +171,8 @@ class TrainConfig:
     """Times that one command launches a run again whose worker failed or was lost."""
     runs_per_gpu: int = MISSING
     """Runs that share a GPU where the launcher hands out none: joblib, submitit_local."""
+    pack: int = MISSING
+    """Cells of one shape, different in seed or rates, that one process trains as an ensemble."""
 
 
 @dataclass(kw_only=True)
@@ -190,6 +192,8 @@ class Config:
     runs_dir: str = MISSING
     seed: int = MISSING
     tracking: Tracking = MISSING
+    also: list[str] = MISSING
+    """Cells that a job takes along, by what differs; written by the launch (`sweep.members`)."""
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
     train: TrainConfig = MISSING
@@ -203,7 +207,7 @@ class Config:
         _check_known("train.strategy", self.train.strategy, STRATEGIES)
         _check_positive("model", self.model, "head_dim", "mlp_ratio", "seq_len")
         _check_positive("train", self.train, "batch_tokens", "lr", "base_width", "embedding_lr")
-        _check_positive("train", self.train, "clip", "devices", "base_depth")
+        _check_positive("train", self.train, "clip", "devices", "base_depth", "pack")
         train, model = self.train, self.model
         _check("train.cooldown", train.cooldown, 0 < train.cooldown < 1, "a number between 0 and 1")
         for name in ("beta1", "beta2"):

@@ -46,10 +46,14 @@ def _train_afresh(config: Config) -> None:
 
 
 def _train(config: Config) -> None:
-    """Plan and train."""
+    """Plan and train; what can be walked in step is."""
+    from sweep.members import in_step, members_of
     from sweep.plan import plan
     from sweep.tracking import Log
-    from sweep.train import train
+    from sweep.train import train_together
 
-    for trajectory in plan(config):
-        train(trajectory, Path(config.runs_dir), Log(config))
+    configs = members_of(config)
+    trajectories = [t for member in configs for t in plan(member)]
+    for group in in_step(trajectories) if len(configs) > 1 else [[t] for t in trajectories]:
+        logs = [Log(t.config, shown=t is group[0]) for t in group]
+        train_together(group, Path(config.runs_dir), logs)

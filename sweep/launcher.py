@@ -21,6 +21,7 @@ from omegaconf import DictConfig, open_dict
 from fit.errors import PlanError
 from sweep.grid import Cell
 from sweep.job import train_cell
+from sweep.members import joined
 from sweep.slurm import until_gone
 from sweep.ticket import Ticket
 from sweep.tracking import say
@@ -36,7 +37,7 @@ def launch_cells(cells: Sequence[Cell], overrides: Sequence[str]) -> None:
     Raises:
         PlanError: The launcher is not installed, or starts nothing.
     """
-    tickets = [Ticket(cell=cell) for cell in cells if cell.refusal is None]
+    tickets = [Ticket(cell=cell) for cell in joined(cells) if cell.refusal is None]
     with initialize_config_module("conf", job_name="isoflop", version_base="1.3"):
         engine = Engine(overrides)
         idle = 0

@@ -29,7 +29,7 @@ RECIPE = "1"
 
 NOT_IDENTITY = frozenset(
     "tokens micro_batch_tokens warmup_tokens accelerator devices strategy threads compile "
-    "checkpoint_seconds retries runs_per_gpu cooldown schedule".split()
+    "checkpoint_seconds retries runs_per_gpu pack cooldown schedule".split()
 )
 """Settings of `train` that change no result, or enter the identity in resolved form."""
 

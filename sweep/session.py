@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,16 +16,19 @@ from sweep.checkpoint import State
 from sweep.data import Source, open_source
 from sweep.defaults import wants_compile
 from sweep.device import free_cache, out_of_memory, prepare_process
+from sweep.feed import Feed
 from sweep.model import Transformer
 from sweep.parallel import load_model, load_optimizer, mean, open_fabric, whole
 from sweep.plan import Trajectory
 from sweep.schedule import LearningRate
-
-FEED_ROWS = 2048
-"""Rows fetched at once: one call to the source per hundreds of steps."""
+from sweep.steps import Ranks, Solo
 
 WHOLE_DEPTH = 2
 """Blocks up to which a model is compiled whole on CPU: 15% faster steps at width 32."""
+
+
+Way = Generator[Tensor, None, None]
+"""Rows of step after step: their gradients are made before it goes on."""
 
 
 class Diverged(Exception):
@@ -44,6 +46,7 @@ class Session:
     model: Any
     """The module as Fabric (and torch.compile) wrapped it."""
     optimizer: Any
+    stepper: Solo | Ranks
     compiled: bool
     position: int = 0
     """Tokens seen on the present path."""
@@ -56,6 +59,8 @@ class Session:
     trunk: State | None = None
     """Where the branch left the trunk, if it is needed again."""
     feed: Feed | None = None
+    made: list[tuple[Tensor, int]] = field(default_factory=list)
+    """Losses of the step whose gradients are made and not yet used."""
     losses: list[tuple[Tensor, int]] = field(default_factory=list)
     """Losses since the last row, on the device, with their rows."""
     micro_rows: int | None = None
@@ -79,7 +84,13 @@ class Session:
         compiled = wants_compile(train, trajectory, fabric.device.type)
         wrapped = compile_module(module, fabric.device) if compiled else module
         model = fabric.setup_module(wrapped)  # first: sharding puts other parameters in place
-        optimizer = fabric.setup_optimizers(build_optimizer(module, trajectory, fabric.device))
+        inner = build_optimizer(module, trajectory, fabric.device)
+        optimizer = fabric.setup_optimizers(inner)
+        stepper: Solo | Ranks
+        if fabric.world_size == 1:
+            stepper = Solo(wrapped, inner, fabric, train.clip)
+        else:
+            stepper = Ranks(model, optimizer, fabric, train.clip)
         return cls(
             trajectory=trajectory,
             fabric=fabric,
@@ -87,16 +98,26 @@ class Session:
             module=module,
             model=model,
             optimizer=optimizer,
+            stepper=stepper,
             compiled=compiled,
         )
 
     def advance(self, rate: LearningRate, until: int, tick: Callable[[], None]) -> None:
-        """Train from the present position to another.
+        """Train from the present position to another; see `path`."""
+        for rows in self.path(rate, until, tick):
+            self.backward(rows)
+
+    def path(self, rate: LearningRate, until: int, tick: Callable[[], None]) -> Way:
+        """Walk from the present position to another, step by step.
 
         Args:
             rate: Learning rate by position.
             until: A position of the batch rule's sequence [tokens].
             tick: Called after every row of the curve.
+
+        Yields:
+            The rows of the next step, whose gradients the caller makes (`backward`) before it goes
+            on: with others at once, as in `sweep.pack`, or alone.
 
         Raises:
             Diverged: The loss is not finite, or worse than the unigram loss after warm-up.
@@ -104,50 +125,57 @@ class Session:
         started = time.perf_counter()
         for position, batch in self.trajectory.rule.steps(self.position, until):
             factor = rate.factor(position, batch)
-            norm = self.step(position, batch, factor)
+            self._set_rate(factor)
+            rows = self._rows(position, batch)
+            self.seconds += time.perf_counter() - started
+            yield rows
+            started = time.perf_counter()
+            norm = self.finish()
             self.position = position + batch
             if self.position >= self._next_row() or self.position == until:
                 row = self._add_row(factor, norm)
-                now = time.perf_counter()
-                self.seconds += now - started
-                started = now
                 self._check(row, rate.warmup)
                 tick()
             self.between()
+        self.seconds += time.perf_counter() - started
 
     def step(self, position: int, batch: int, factor: float) -> Tensor:
         """One optimiser step on the rows at a position; returns the gradient's norm."""
+        self._set_rate(factor)
+        self.backward(self._rows(position, batch))
+        return self.finish()
+
+    def backward(self, rows: Tensor) -> None:
+        """Make the gradients of a batch, piece by piece, in smaller pieces if memory runs out."""
+        started = time.perf_counter()
+        while not self._gradients(rows):
+            self.optimizer.zero_grad(set_to_none=True)
+            self.made.clear()
+        self.seconds += time.perf_counter() - started
+
+    def finish(self) -> Tensor:
+        """Take the step whose gradients are made; returns their norm."""
+        self.losses += self.made
+        self.made = []
+        return self.stepper.update()
+
+    def _set_rate(self, factor: float) -> None:
+        """Set the learning rates to a share of their peaks."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
-        rows, known = self._rows(position, batch), len(self.losses)
-        while not self._backward(rows):
-            self.optimizer.zero_grad(set_to_none=True)
-            del self.losses[known:]
-        norm: Tensor = self.fabric.clip_gradients(
-            self.model,
-            self.optimizer,
-            max_norm=self.trajectory.config.train.clip,
-            error_if_nonfinite=False,
-        )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return norm
 
-    def _backward(self, rows: Tensor) -> bool:
+    def _gradients(self, rows: Tensor) -> bool:
         """Gradients of a batch, piece by piece; False where memory ran out, the pieces now halved.
 
         Raises:
             torch.OutOfMemoryError: One row does not fit either.
         """
-        most = self._micro_rows(len(rows))
+        most, z_loss = self.micro(len(rows)), self.trajectory.config.train.z_loss
         pieces = rows.split(most)
         try:
             for i, piece in enumerate(pieces):
-                with self.fabric.no_backward_sync(self.model, enabled=i + 1 < len(pieces)):
-                    z_loss = self.trajectory.config.train.z_loss
-                    loss = self.model(piece[:, :-1], piece[:, 1:], z_loss)
-                    self.fabric.backward(loss * (len(piece) / len(rows)))
-                self.losses.append((loss.detach(), len(piece)))
+                share, more = len(piece) / len(rows), i + 1 < len(pieces)
+                self.made.append((self.stepper.add(piece, z_loss, share, more=more), len(piece)))
         except RuntimeError as error:  # ranks of one run would wait for each other's pieces
             if not out_of_memory(error) or most == 1 or self.fabric.world_size > 1:
                 raise
@@ -165,7 +193,7 @@ class Session:
         rows = self.feed.rows(position // length, batch // length)
         return rows[self.fabric.global_rank :: self.fabric.world_size]
 
-    def _micro_rows(self, rows: int) -> int:
+    def micro(self, rows: int) -> int:
         """Rows per forward pass: the base batch on CPU (one graph, and it stays in cache)."""
         train = self.trajectory.config.train
         given = train.micro_batch_tokens
@@ -251,45 +279,6 @@ class Session:
         self.optimizer.load_state_dict(empty)
         self.position, self.branch, self.trunk = 0, None, None
         self.curve, self.seconds, self.losses = [], 0.0, []
-
-
-@dataclass(slots=True, kw_only=True)
-class Feed:
-    """Rows of a source in order, fetched in blocks and kept on the device."""
-
-    source: Source
-    device: torch.device
-    block: Tensor | None = None
-    start: int = 0
-    ahead: tuple[int, int, Future[Tensor]] | None = None
-    """On a GPU: first row, count and tensor of the next block, fetched while this one trains."""
-    worker: ThreadPoolExecutor | None = None
-
-    def rows(self, start: int, count: int) -> Tensor:
-        """Rows [start, start + count) of the training order, (count, seq_len + 1) int64."""
-        begin = start - self.start
-        if self.block is None or begin < 0 or begin + count > len(self.block):
-            self.block = self._fetched(start, max(count, FEED_ROWS))
-            self.start, begin = start, 0
-        return self.block[begin : begin + count]
-
-    def _fetched(self, start: int, count: int) -> Tensor:
-        """A block on the device; on a GPU the one after it is asked for at once."""
-        if self.device.type != "cuda":
-            return self._read(start, count).long().to(self.device)
-        if self.ahead is not None and self.ahead[:2] == (start, count):
-            block = self.ahead[2].result()
-        else:
-            block = self._read(start, count)
-        self.worker = self.worker or ThreadPoolExecutor(1, "feed")
-        after = start + count
-        self.ahead = (after, count, self.worker.submit(self._read, after, count))
-        return block.to(self.device, non_blocking=True).long()
-
-    def _read(self, start: int, count: int) -> Tensor:
-        """A block on the host, int32; in pinned memory where a GPU will fetch it."""
-        rows = torch.from_numpy(self.source.train(start, count))
-        return rows.pin_memory() if self.device.type == "cuda" else rows
 
 
 def build_optimizer(

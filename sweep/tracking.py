@@ -32,15 +32,17 @@ class Tracker(Protocol):
 class Log:
     """The tracker of the command line."""
 
-    def __init__(self, config: Config, *, quiet_seconds: float = 15.0) -> None:
+    def __init__(self, config: Config, *, quiet_seconds: float = 15.0, shown: bool = True) -> None:
         self.config = config
-        self.quiet_seconds = quiet_seconds
+        self.quiet_seconds, self.shown = quiet_seconds, shown
         self._bar: Any = None
         self._said = time.monotonic()
         self._started: dict[str, float] = {}
 
     def progress(self, run: str, tokens: int, total: int, loss: float) -> None:
         """A bar on a terminal, a line every quarter of a minute elsewhere."""
+        if not self.shown:  # members of a pack are where its first one is
+            return
         if sys.stderr.isatty() and not _parallel():
             self._draw(run, tokens, total, loss)
             return

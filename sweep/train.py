@@ -13,7 +13,8 @@ from __future__ import annotations
 import shutil
 import time
 import traceback
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,10 +30,11 @@ from sweep.heartbeat import Heartbeat
 from sweep.heldout import measure
 from sweep.interruption import Interruption
 from sweep.outcome import Facts, diverged_record, done_record, failed_record
+from sweep.pack import Pack
 from sweep.parallel import agreed, whole_state
 from sweep.plan import RunSpec, Trajectory, finished_record, work_folder
 from sweep.ranks import in_ranks
-from sweep.session import Diverged, Session
+from sweep.session import Diverged, Session, Way
 from sweep.tracking import Tracker, say
 
 SAVING_SHARE = 20
@@ -53,15 +55,34 @@ def train(trajectory: Trajectory, runs_dir: Path, tracker: Tracker) -> tuple[Run
     Raises:
         KeyboardInterrupt: Stopped by hand; the newest checkpoint is kept to resume from.
     """
-    walk = Walk(trajectory=trajectory, folder=runs_dir / trajectory.sweep, tracker=tracker)
-    walk.look()
-    if walk.missing():
-        with locked(walk.checkpoint):  # another process at the same cell is waited for
-            walk.look()
-            walk.settle()
-    else:
-        walk.clear()
-    return tuple(walk.records[run.run] for run in trajectory.runs)
+    (records,) = train_together([trajectory], runs_dir, [tracker])
+    return records
+
+
+def train_together(
+    trajectories: Sequence[Trajectory], runs_dir: Path, trackers: Sequence[Tracker]
+) -> list[tuple[RunRecord, ...]]:
+    """Train several trajectories of one shape in this process; see `sweep.pack` and `train`.
+
+    Args:
+        trajectories: That differ in seed and rates alone, or a single one.
+        runs_dir: Folder of sweeps.
+        trackers: One for each.
+
+    Returns:
+        The records of each.
+    """
+    walks = [
+        Walk(trajectory=t, folder=runs_dir / t.sweep, tracker=tracker)
+        for t, tracker in zip(trajectories, trackers, strict=True)
+    ]
+    interruption = Interruption()
+    for walk in walks:
+        walk.company, walk.interruption = walks, interruption
+    in_order = sorted(walks, key=lambda walk: str(walk.checkpoint))  # two processes lock alike
+    with interruption if all(t.config.train.devices == 1 for t in trajectories) else nullcontext():
+        Pack(in_order).walk()
+    return [tuple(w.records[run.run] for run in w.trajectory.runs) for w in walks]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -77,7 +98,10 @@ class Walk:
     """Attempts before this one."""
     session: Session | None = None
     interruption: Interruption = field(default_factory=Interruption)
+    company: list[Walk] = field(default_factory=list)
+    """The walks of this process, itself among them: a signal has all of them saved."""
     heartbeat: Heartbeat = field(init=False)
+    _index: int = 0
     _next_save: float = field(init=False)
     _signal: str | None = None
 
@@ -111,12 +135,32 @@ class Walk:
             if record is not None:
                 self.records[run.run] = record
 
-    def settle(self) -> None:
+    @property
+    def place(self) -> tuple[int, int]:
+        """The run that it is on its way to, and its position [tokens]."""
+        return self._index, self.at().position
+
+    def at(self) -> Session:
+        """The session, once it has begun."""
+        assert self.session is not None
+        return self.session
+
+    def way(self) -> Way:
+        """Train what is missing; yields the rows whose gradients the caller makes, step by step."""
+        self.look()
+        if not self.missing():
+            self.clear()
+            return
+        with locked(self.checkpoint):  # another process at the same cell is waited for
+            self.look()
+            yield from self.settle()
+
+    def settle(self) -> Way:
         """Train what is missing; whatever stops that becomes a record, and the sweep goes on."""
         try:
             if self.missing():
                 self.earlier = begin(self.work)
-                self._go_on_all_devices()
+                yield from self._go_on_all_devices()
             self.clear()
         except Exception as error:
             trace = traceback.format_exc()
@@ -128,15 +172,19 @@ class Walk:
             self._close("stopped", self._signal or type(error).__name__)
             raise
 
-    def _go_on_all_devices(self) -> None:
+    def _go_on_all_devices(self) -> Way:
         """Train in this process, or in a rank per device; what the ranks did is read from disk."""
         asked = self.trajectory.config.train
         if asked.devices == 1:
-            with self.interruption:
-                self.go()
+            yield from self.go()
         else:
-            in_ranks(self.go, devices=asked.devices, accelerator=asked.accelerator)
+            in_ranks(self.go_alone, devices=asked.devices, accelerator=asked.accelerator)
             self.look()
+
+    def go_alone(self) -> None:
+        """Train every missing run in this process."""
+        for rows in self.go():
+            self.at().backward(rows)
 
     def facts(self, run: RunSpec) -> Facts:
         """What is known of a run so far."""
@@ -162,8 +210,8 @@ class Walk:
             write_record(self.folder / run.run, record)
         self.records[run.run] = record
 
-    def go(self) -> None:
-        """Train every missing run."""
+    def go(self) -> Way:
+        """Train every missing run; yields as `way` does."""
         session = self.session = Session.open(self.trajectory)
         self._restore(session)
         for index, run in enumerate(self.trajectory.runs):
@@ -172,8 +220,9 @@ class Walk:
             if session.branch is not None and session.branch != index:
                 session.return_to_trunk()
             session.between = partial(self._between, run)
+            self._index = index
             try:
-                self._train(session, index, run)
+                yield from self._train(session, index, run)
                 self._measure(session, run)
             except Diverged as error:
                 for stopped in self.missing() if session.branch is None else [run]:
@@ -194,15 +243,15 @@ class Walk:
         """Remove the working folder: nothing is missing any more."""
         shutil.rmtree(self.checkpoint.parent, ignore_errors=True)
 
-    def _train(self, session: Session, index: int, run: RunSpec) -> None:
+    def _train(self, session: Session, index: int, run: RunSpec) -> Way:
         """Along the trunk to where the run leaves it, then down its branch."""
         if session.branch is None:
             if session.position > run.cooldown_start:
                 session.rewind()
-            session.advance(run.rate, run.cooldown_start, lambda: self._tick(run))
+            yield from session.path(run.rate, run.cooldown_start, lambda: self._tick(run))
             session.leave_trunk(index, come_back=len(self.missing()) > 1)
             self._save()
-        session.advance(run.rate, run.tokens, lambda: self._tick(run))
+        yield from session.path(run.rate, run.tokens, lambda: self._tick(run))
 
     def _measure(self, session: Session, run: RunSpec, reason: str | None = None) -> None:
         """Held-out loss and record of a run that came to its end, or was stopped for a reason."""
@@ -234,10 +283,16 @@ class Walk:
         if self.writes:
             self.heartbeat.beat(run.run, run.tokens, self.session)
         if self.interruption.pending is not None:
-            self._signal = self.interruption.pending.name
-            self._save()
-            self._close("stopped", self._signal)
+            for walk in self.company:
+                walk.save_for(self.interruption.pending.name)
             self.interruption.obey()
+
+    def save_for(self, signal: str) -> None:
+        """Save, if there is anything to save, since a signal asks to end."""
+        if self.session is not None and self.missing():
+            self._signal = signal
+            self._save()
+            self._close("stopped", signal)
 
     def _save(self) -> None:
         """Put the present state on disk; the next time is such that saving takes 5% at most."""

@@ -126,7 +126,8 @@ def test_a_failure_never_replaces_a_record_that_another_process_finished(tmp_pat
     def overtaken(*_, **__):
         monkeypatch.undo()
         other = train_module.Walk(trajectory=planned, folder=tmp_path / "tiny", tracker=Quiet())
-        other.settle()
+        for rows in other.settle():
+            other.at().backward(rows)
         raise RuntimeError("too late")
 
     monkeypatch.setattr(train_module, "measure", overtaken)
