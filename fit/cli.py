@@ -107,6 +107,7 @@ def query_command(
     The budget is FLOPS (1e21), or --dollars, --hours, --deadline or --loss.
     """
     from fit.asking import question
+    from fit.constraint_text import limit_rows
     from fit.query import answer
     from fit.text import answer_text
 
@@ -124,7 +125,10 @@ def query_command(
         launch = (
             f"isoflop query {_again(asked, fields, option)} --config | xargs -r python -m sweep"
         )
-        click.echo(_dump(found.document()) if as_json else answer_text(found, launch))
+        if as_json:
+            click.echo(_dump(found.document()))
+        else:
+            click.echo(answer_text(found, launch, limit_rows(found)))
     if note:
         click.echo(note, err=bool(trainer or config or as_json))
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 PLAIN = (
     "width depth heads head_dim vocab seq_len lr batch_tokens seed loss_se params_body params_head "
-    "params_embedding params_other params_idle experts top_k flops_body flops_head flops_attention"
+    "params_embedding params_other params_idle experts top_k flops_body flops_head "
+    "flops_attention mfu"
 ).split()
 """Fields of a record that are columns under their own names."""
 

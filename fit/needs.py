@@ -9,8 +9,10 @@ from fit.problem import MOST_LOG
 from fit.record import Floats
 from fit.repeats import DECAY_PARAMS, DECAY_TOKENS
 
-STEPS = 14
-"""Of Ridders' method in ln D, on a bracket of 200 at most; 8 leave 1e-9."""
+STEPS = 45
+"""Of Ridders' method in ln D at most: a bracket of up to 200 is halved by each."""
+CLOSE = 1e-11
+"""Width of a bracket in ln D that is narrow enough."""
 TWO_TERM = {"E", "A", "B", "alpha", "beta", "R_D*", "R_N*"}
 """Parameters of a two-term law of what params and repeated tokens are worth."""
 
@@ -101,6 +103,8 @@ def _searched(
     never, always = last > 0, first <= 0
     start = low
     for _ in range(STEPS):
+        if (never | always | (high - low < CLOSE)).all():
+            break
         middle = 0.5 * (low + high)
         between = above(middle)
         root = np.sqrt(np.maximum(between**2 - first * last, 1e-300))

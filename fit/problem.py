@@ -80,8 +80,12 @@ class Problem:
 
     def spent(self, log_params: Floats, log_tokens: Floats) -> Floats:
         """The ln of the FLOP of training and serving."""
-        served = np.log(self.served / FORWARD_SHARE) if self.served else -np.inf
-        return self.cost.log_flops_per_token(log_params) + np.logaddexp(log_tokens, served)
+        per_token = self.cost.log_flops_per_token(log_params)
+        if not self.served:
+            return np.asarray(per_token + log_tokens)
+        with np.errstate(invalid="ignore"):  # NaN where a theta has no place
+            both = np.logaddexp(log_tokens, np.log(self.served / FORWARD_SHARE))
+        return np.asarray(per_token + both)
 
     def without(self, name: str) -> Problem:
         """The same, a limit lifted."""

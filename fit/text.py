@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -20,12 +21,13 @@ LEAST_NAME = 12
 APPROACHES = {"isoflop": ("approach 2", "isoFLOP"), "envelope": ("approach 1", "envelope")}
 
 
-def answer_text(answer: Answer, launch: str) -> str:
+def answer_text(answer: Answer, launch: str, limits: Sequence[str] = ()) -> str:
     """An answer as a small table.
 
     Args:
         answer: The answer.
         launch: The command that prints its overrides.
+        limits: Rows on what limits it and what it costs; see `constraint_text`.
     """
     head = wrapped(f"{power(answer.flops.value)} FLOP, by {answer.source} ({_basis(answer)})")
     rows = [
@@ -39,8 +41,8 @@ def answer_text(answer: Answer, launch: str) -> str:
         rows.append(_row("just as good", f"{band}: within one run's noise"))
     elif answer.level is not None:
         rows.append(_row("just as good", "not told this far beyond the runs"))
-    rows += _reach_rows(answer)
-    return _joined([head, "", *rows, *_launch_rows(answer, launch), *note_rows(answer.warnings)])
+    rows += [*_reach_rows(answer), *limits, *_launch_rows(answer, launch)]
+    return _joined([head, "", *rows, *note_rows(answer.warnings)])
 
 
 def prediction_text(prediction: Prediction) -> str:
@@ -181,7 +183,7 @@ def _counted(number: Number) -> str:
 def _measured(number: Number, form: object) -> str:
     """A value with its interval."""
     assert callable(form)
-    if number.low is None or number.high is None:
+    if number.low is None or number.high is None or number.low == number.high:
         return str(form(number.value))
     return f"{form(number.value)} [{form(number.low)}, {form(number.high)}]"
 
@@ -246,7 +248,14 @@ def _command_rows(command: str) -> list[str]:
     if len(command) + 2 <= WIDTH:
         return [f"  {command}"]
     first, pipe, second = command.partition(" | ")
-    return [f"  {first} \\", f"    | {second}"] if pipe else [f"  {command}"]
+    if not pipe:
+        return [f"  {command}"]
+    lines = [""]
+    for word in re.split(r" (?=--)", first):
+        long = len(lines[-1]) + len(word) > WIDTH - 5 and lines[-1]
+        lines = [*lines, word] if long else [*lines[:-1], f"{lines[-1]} {word}".strip()]
+    rows = [f"  {line} \\" if i == 0 else f"    {line} \\" for i, line in enumerate(lines)]
+    return [*rows, f"    | {second}"]
 
 
 def _basis(found: Answer | Prediction) -> str:

@@ -285,7 +285,7 @@ def test_text_fits_eighty_columns(folder):
         assert result.exit_code == 0, result.output
         over = [line for line in result.stdout.splitlines() if len(line) > 80]
         # a command that is to be copied keeps its path whole
-        assert all(line.endswith(f"{long} --config \\") for line in over), over
+        assert all(line.endswith(f"--fit reports/{long} \\") for line in over), over
     listed = run("runs", "runs/long").stdout
     assert listed.splitlines()[1].split()[0].startswith("wide-and-deep")
     assert {line.split()[0][-1] for line in listed.splitlines()[1:3]} == {"a", "b"}
