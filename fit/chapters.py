@@ -9,9 +9,12 @@ from fit.bands import splits_budgets
 from fit.blocks import Block, Picture, Section, Table, Words, left, math_power, right, wide
 from fit.captions import caption
 from fit.doubts import refused
+from fit.ledger import Ledger
+from fit.ledger_text import rate_lines
 from fit.quantity import percent, power
 from fit.query import Answer
 from fit.result import Fit
+from fit.scoring import calibration
 from fit.source import Source
 
 CRITERIA = {
@@ -51,7 +54,8 @@ def chapters(
     drawn: Collection[str],
     words: Mapping[str, str],
     further: Answer | None,
-    costs: Table | None = None,
+    costs: Collection[Table] = (),
+    ledger: Ledger | None = None,
 ) -> tuple[Section, ...]:
     """The sections of a report, those with nothing to show left out.
 
@@ -60,7 +64,8 @@ def chapters(
         drawn: Names of the figures there are.
         words: What captions say, see `captions_words`.
         further: The answer that page 1 recommends, where there is one.
-        costs: The price of the next 0.01 nats.
+        costs: Tables of the section on costs.
+        ledger: Forecasts that were sealed, where there are any.
     """
     fit = source.fit
     assert fit is not None
@@ -70,14 +75,14 @@ def chapters(
         Section(title=title, blocks=_pictures(names, drawn, words))
         for title, names in PARTS.items()
     ]
-    if costs is not None:
-        place = list(PARTS).index(COSTS)
-        shown[place] = Section(title=COSTS, blocks=(costs, *shown[place].blocks))
+    place = list(PARTS).index(COSTS)
+    shown[place] = Section(title=COSTS, blocks=(*costs, *shown[place].blocks))
     found = (
         *first,
         *shown,
         Section(title="Checks", blocks=_checks(fit, drawn, words)),
         *(() if first else (law,)),
+        Section(title="Forecasts", blocks=_forecasts(ledger)),
         Section(title="Runs", blocks=_runs(fit)),
         Section(title="Method", blocks=_method(source)),
         Section(title="Data, options and versions", blocks=(_facts(fit), *_launch(further))),
@@ -241,6 +246,23 @@ def _influence(fit: Fit, further: str) -> Table:
         "(or all runs of one cluster) is left out and the law fitted again; its share of the "
         "squared changes of all, and what doing it again costs.",
     )
+
+
+def _forecasts(ledger: Ledger | None) -> tuple[Block, ...]:
+    """What was sealed before its run, and what came of it."""
+    if ledger is None or not ledger.entries:
+        return ()
+    heads = ("FLOP", "forecast", "interval", "measured", "off", "")
+    forms = ("number", "text", "span", "text", "text", "text")
+    columns = (left("sealed forecast", "raw"), *map(right, heads, forms))
+    said = (" ".join(t.split()).rstrip(".") for t in rate_lines(calibration(ledger)))
+    text = " ".join(f"{t[:1].upper()}{t[1:]}." for t in said)
+    table = Table(
+        columns=columns,
+        rows=tuple(tuple(r) for r in tables.forecasts(ledger)),
+        caption="Forecasts that were sealed before their runs, by any fit beside this one.",
+    )
+    return (Words(text=text, plain=True), table)
 
 
 def _runs(fit: Fit) -> tuple[Block, ...]:

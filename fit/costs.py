@@ -10,8 +10,11 @@ import numpy as np
 from fit import tables
 from fit.bands import fit_of, frontier_of, further_budget
 from fit.blocks import Table, left, math_power, right
-from fit.prices import ENDLESS, USUAL_MFU, Asked, lifetimes, next_price, repeated
+from fit.prices import USUAL_MFU, Asked, lifetimes, next_price, repeated
 from fit.quantity import percent, power, short, three
+from fit.query import Question, answer
+from fit.repeats import ENDLESS, borrows
+from fit.reply import Regret
 from fit.source import Source
 
 TIMES = "\N{MULTIPLICATION SIGN}"
@@ -56,6 +59,50 @@ def price_table(source: Source, asked: Asked) -> Table | None:
     return Table(columns=(*columns, right("dollars")), rows=tuple(rows), caption=text)
 
 
+def regret_table(source: Source) -> Table | None:
+    """What other sizes cost than the one that page 1 recommends; None without a frontier."""
+    if frontier_of(source) is None:
+        return None
+    found = answer(Question(source=source, flops=further_budget(source), regret=True))
+    rows = tuple(_regret(r) for r in found.regret)
+    columns = (
+        right("size over $N^*$"),
+        right("parameters"),
+        right("loss, same budget"),
+        right("training, same loss"),
+        right("FLOP per served token", "number"),
+        right("serving"),
+        right("pays after serving"),
+    )
+    text = (
+        "Other sizes than the recommended one: the loss that they give up at the same budget "
+        "[nats/token], the training compute that they need for the same loss, and what they save "
+        "in serving. The last column is how many served tokens make up for the dearer training."
+    )
+    return Table(columns=columns, rows=rows, caption=text) if rows else None
+
+
+def _regret(r: Regret) -> tuple[str, ...]:
+    """One size."""
+    pays = r.break_even_tokens
+    up = r.compute_up.value
+    saved = tables.signed(-r.serving_saved, "+.0%") if r.serving_saved else tables.DASH
+    return (
+        f"{TIMES}{r.size:g}",
+        short(r.params),
+        tables.signed(r.loss_up.value, "+.4f") if r.size != 1 else tables.DASH,
+        _dearer(up) if r.size != 1 else tables.DASH,
+        power(r.serving_flops_per_token),
+        saved,
+        short(pays.value) if pays is not None and np.isfinite(pays.value) else tables.DASH,
+    )
+
+
+def _dearer(share: float) -> str:
+    """Training compute over the least, less one."""
+    return tables.signed(share, "+.1%") if np.isfinite(share) else "not at any"
+
+
 def cost_words(source: Source, asked: Asked) -> dict[str, str]:
     """The captions of what was asked for: serving and repeats."""
     return {"serving": _serving(source, asked), "repeats": _repeats(source, asked)}
@@ -95,9 +142,12 @@ def _repeats(source: Source, asked: Asked) -> str:
         f"With {short(asked.unique_tokens)} unique tokens. Left: the least loss of each budget, "
         "and with fresh tokens throughout. Right: how often the best split sees the data. At "
         f"{math_power(power(flops))} FLOP it is {short(n)} parameters on {short(d)} tokens, "
-        f"{three(d / asked.unique_tokens)} epochs, and the limit costs {lost:.4f} nats/token. What "
-        "repeats are worth is borrowed from Muennighoff et al. 2023, arXiv:2305.16264, and has no "
-        "interval."
+        f"{three(d / asked.unique_tokens)} epochs, and the limit costs {lost:.4f} nats/token."
+    ) + (
+        " What repeats are worth is borrowed from Muennighoff et al. 2023, arXiv:2305.16264, and "
+        "has no interval."
+        if borrows(scarce.law)
+        else ""
     )
 
 

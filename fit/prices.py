@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 
 from fit.bands import Curve, fit_of
-from fit.catalogue import PRESETS
 from fit.derived import derived_interval
 from fit.hardware import device, hours_of_flops
 from fit.inference import smallest_params, tokens_for_loss
-from fit.laws import law
 from fit.record import Floats
 from fit.source import Source
 
@@ -23,8 +20,6 @@ FARTHEST = 1e5
 SPACING = 0.05
 """Of the table in ln C. A line through it is off by gamma^2 (L - E) SPACING^2 / 8, below 2e-5 nats
 for the published laws: 0.2% of the step."""
-ENDLESS = 1e300
-"""Unique tokens that nobody runs out of."""
 SIZES = 400
 """Sizes looked at for a lifetime."""
 USUAL_MFU = 0.4
@@ -155,15 +150,9 @@ def lifetimes(source: Source, flops: float, served_tokens: float) -> Lifetimes |
 
 
 def repeated(source: Source, unique_tokens: float) -> Source | None:
-    """The same law where only so many tokens are unique; None where it is no two-term law.
+    """The same law where only so many tokens are unique; None where it cannot be said.
 
-    What repeats are worth is borrowed from Muennighoff et al. 2023, arXiv:2305.16264.
+    A law without repeats borrows what they are worth, see `repeats.over_repeats`.
     """
-    if source.law.expand is None:
-        return None
-    borrowed = PRESETS["muennighoff2023-repeated"].theta
-    theta = np.array(
-        [*map(float, source.law.parts(source.theta)), borrowed["R_D*"], borrowed["R_N*"]]
-    )
-    family = law("data-constrained").at(unique_tokens=unique_tokens)
-    return dataclasses.replace(source, law=family, theta=theta)
+    known = "unique_tokens" in source.law.columns or source.law.exponents is not None
+    return source.given(unique_tokens=unique_tokens) if known else None

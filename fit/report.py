@@ -16,6 +16,7 @@ from typing import Any
 from fit.errors import ReportError
 from fit.figures import Drawn, draw_figures, draw_shapes
 from fit.hypertext import hypertext
+from fit.ledger import read_ledger
 from fit.modelplots import models_table
 from fit.prices import Asked
 from fit.shapesheet import shape_sheet, shapes_of
@@ -28,6 +29,8 @@ TEMPLATE = Path(__file__).with_name("report.typ")
 
 FORMATS = ("pdf", "html")
 RECORDS = "*/record.json"
+LEDGER = "ledger"
+"""Folder of sealed forecasts, beside those of the reports."""
 
 
 def write_any(
@@ -70,7 +73,9 @@ def write_report(folder: Path, *, form: str = "pdf", asked: Asked | None = None)
     source = Source.from_fit(read_fit(folder))
     folder = folder.parent if folder.is_file() else folder
     made = draw_figures(source, asked)
-    words = sheet(source, folder=place_of(folder), drawn=tuple(made), asked=asked)
+    ledger = read_ledger(folder.resolve().parent / LEDGER)
+    drawn = tuple(made)
+    words = sheet(source, folder=place_of(folder), drawn=drawn, asked=asked, ledger=ledger)
     return _written(folder, words, made, form)
 
 

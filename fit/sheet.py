@@ -11,7 +11,7 @@ from typing import Any
 from fit import tables
 from fit.bands import FURTHER, further_budget, splits_budgets
 from fit.chapters import TARGETS, caption_words, chapters
-from fit.costs import NOTHING, cost_words, price_table
+from fit.costs import NOTHING, cost_words, price_table, regret_table
 from fit.doubts import (
     DOUBTFUL_KAPPA,
     REFUSED_KAPPA,
@@ -23,6 +23,7 @@ from fit.doubts import (
     verdict,
 )
 from fit.forms import option
+from fit.ledger import Ledger
 from fit.prices import Asked
 from fit.quantity import counted, percent, power, short, three
 from fit.query import Answer, Number, Question, answer
@@ -40,6 +41,7 @@ def sheet(
     folder: str = "",
     drawn: Collection[str] = (),
     asked: Asked | None = None,
+    ledger: Ledger | None = None,
 ) -> dict[str, Any]:
     """Everything on the pages of a report but its figures; plain JSON values.
 
@@ -48,6 +50,7 @@ def sheet(
         folder: Where its `fit.json` lies, for the command that launches; none is FOLDER.
         drawn: Names of the figures that there are.
         asked: What is asked for beside the fit.
+        ledger: Forecasts that were sealed, where there are any.
 
     Raises:
         QueryError: What is asked for cannot be meant.
@@ -61,7 +64,8 @@ def sheet(
     times = three(FURTHER).rstrip("0").rstrip(".")
     asked = asked or Asked()
     words = {**caption_words(source, times), **(cost_words(source, asked) if answers else NOTHING)}
-    sections = chapters(source, drawn, words, further, price_table(source, asked))
+    costs = [t for t in (regret_table(source), price_table(source, asked)) if t is not None]
+    sections = chapters(source, drawn, words, further, costs, ledger)
     return {
         "name": tables.clean(fit.name),
         "refused": refused(fit),
@@ -69,7 +73,7 @@ def sheet(
         "verdict": _verdict(source, further, times),
         "answers": _answers(answers, times),
         "level": percent(fit.interval.level),
-        "sure": _sure(fit),
+        "sure": [*_sure(fit), *_kept(ledger)],
         "wrong": _wrong(fit, further),
         "launch": None if further is None else _launch(folder or "FOLDER", further),
         "sections": [dataclasses.asdict(s) for s in sections],
@@ -216,6 +220,18 @@ def _sure(fit: Fit) -> list[list[str]]:
         )
         rows.append(["good" if inside else "fair", text])
     return rows
+
+
+def _kept(ledger: Ledger | None) -> list[list[str]]:
+    """How many sealed forecasts came true."""
+    if ledger is None or not ledger.counted or ledger.level is None:
+        return []
+    n, hits = len(ledger.counted), ledger.hits
+    text = (
+        f"Of {counted(n, 'sealed forecast')} {hits} came true: their intervals promise "
+        f"{percent(ledger.level)}."
+    )
+    return [["good" if hits >= ledger.level * n - 1 else "bad", text]]
 
 
 def _holdout_check(fit: Fit) -> list[str]:

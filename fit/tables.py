@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fit.doubts import refused, verdict
+from fit.ledger import Ledger
 from fit.quantity import counted, power, short, three
 from fit.result import Fit
 
@@ -18,7 +19,7 @@ DASH = "\N{EN DASH}"
 MOST_RUNS = 96
 """Runs in the table; of a larger sweep, those that lie farthest from the law."""
 NAME_LENGTH = 40
-MOST_DROPPED = 20
+MOST_DROPPED, MOST_FORECASTS = 20, 20
 _UNBROKEN = re.compile(r"[^\s-]{12}(?=[^\s-]{12})")
 """Stretches after which a word that goes on may be broken."""
 APPROACHES = {"isoflop": "2 (isoFLOP valleys)", "envelope": "1 (envelope of curves)"}
@@ -138,6 +139,20 @@ def dropped(fit: Fit) -> list[list[str]]:
 def one_line(text: str) -> str:
     """A command without control characters; unlike `clean` it can be copied and run."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def forecasts(ledger: Ledger) -> list[list[str]]:
+    """Sealed forecasts: [name, FLOP, loss, interval, measured, error, verdict], the newest last."""
+    rows = []
+    for entry in ledger.entries[-MOST_FORECASTS:]:
+        f, e, found = entry.forecast, entry.forecast.expected, entry.outcome
+        ends = f"{e.low:.4f} to {e.high:.4f}"
+        measured = [DASH, DASH]
+        if found is not None:
+            measured = [f"{found.verdict.measured:.4f}", signed(found.verdict.error, "+.2%")]
+        name = clean(f.name, NAME_LENGTH)
+        rows.append([name, power(f.flops), f"{e.loss:.4f}", ends, *measured, entry.status])
+    return rows
 
 
 def quoted(overrides: Sequence[str]) -> str:

@@ -16,7 +16,8 @@ from fit.errors import QueryError
 from fit.frontier import Frontier
 from fit.inference import lifetime_optimum
 from fit.models import MODELS
-from fit.prices import ENDLESS, Asked, lifetimes, next_price, repeated
+from fit.prices import Asked, lifetimes, next_price, repeated
+from fit.repeats import ENDLESS
 from fit.source import Source
 from tests.fit.synthetic import THETA, make_fit, plain_points
 

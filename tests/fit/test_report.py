@@ -14,9 +14,11 @@ from fit.errors import RecordError, ReportError
 from fit.figures import FIGURES, draw_figures
 from fit.hypertext import hypertext, mathematics
 from fit.laws import LAWS, law
+from fit.ledger import read_ledger, seal
 from fit.query import Question, answer
 from fit.report import place_of, typeset, write_report
 from fit.result import Influence, Note
+from fit.scoring import score_given
 from fit.sheet import sheet
 from fit.source import Source
 from fit.store import write_fit
@@ -212,6 +214,32 @@ def test_a_law_that_splits_no_budget_has_a_report_without_an_optimum(tmp_path):
     assert "predict --params N --tokens D --width X --depth X" in spoken(found)
     assert found["sections"][0]["title"] == "The law"
     assert len(tables_of(found)[0]["rows"]) == len(fit.theta)
+
+
+def test_sealed_forecasts_beside_the_report_stand_in_it(tmp_path):
+    source = Source.from_fit(make_fit())
+    for name, factor in (("near", 1.0), ("far", 1.3)):
+        question = Question(source=source, flops=1e14)
+        forecast = seal(tmp_path, name, question, answer(question))
+        score_given(tmp_path, name, forecast.expected.loss * factor)
+    found = sheet(source, ledger=read_ledger(tmp_path))
+    assert "Of 2 sealed forecasts 1 came true" in found["sure"][-1][1]
+    section = next(s for s in found["sections"] if s["title"] == "Forecasts")
+    assert section["blocks"][0]["text"].startswith("1 of 2 forecasts hit")
+    assert {r[0]: r[-1] for r in section["blocks"][1]["rows"]} == {"near": "hit", "far": "miss"}
+    assert "Forecasts" not in {s["title"] for s in sheet(source)["sections"]}
+
+
+def test_other_sizes_cost_what_the_query_says():
+    source = Source.from_fit(make_fit())
+    asked = Question(source=source, flops=10 * source.range["flops"].high, regret=True)
+    regret = answer(asked).regret
+    rows = next(t for t in tables_of(sheet(source)) if "Other sizes" in t["caption"])["rows"]
+    assert [r[0] for r in rows] == [f"×{r.size:g}" for r in regret]
+    assert rows[0][2] == f"{regret[0].loss_up.value:+.4f}"
+    assert rows[0][3] == f"{regret[0].compute_up.value:+.1%}"
+    refused = tables_of(sheet(Source.from_fit(make_fit(kappa=2000.0))))
+    assert not any("Other sizes" in t["caption"] for t in refused)
 
 
 def test_a_folder_without_a_fit_is_refused(tmp_path):
