@@ -53,10 +53,14 @@ def rung_within(source: Source, task: Task) -> Rung | None:
 
     shape = ladder.nearest(task.place.params, lambda shape: tokens(shape) is not None)
     found = None if shape is None else tokens(shape)
-    return None if shape is None or found is None else _rung(ladder, fit, shape, found)
+    if shape is None or found is None:
+        return None
+    return _rung(ladder, fit, shape, found, source.law.held.get("unique_tokens"))
 
 
-def _rung(ladder: Ladder, fit: Fit, shape: Shape, tokens: float) -> Rung:
+def _rung(
+    ladder: Ladder, fit: Fit, shape: Shape, tokens: float, unique: float | None = None
+) -> Rung:
     """A shape on tokens, with the recipe's rules."""
     n, _ = ladder.count(shape)
     return Rung(
@@ -65,7 +69,7 @@ def _rung(ladder: Ladder, fit: Fit, shape: Shape, tokens: float) -> Rung:
         tokens=tokens,
         lr=learning_rate(fit, shape.width),
         batch_tokens=batch_tokens(fit, tokens),
-        config=overrides(fit, shape, tokens),
+        config=overrides(fit, shape, tokens, unique),
     )
 
 
@@ -99,8 +103,13 @@ def batch_tokens(fit: Fit, tokens: float) -> int | None:
     return int(column[np.argmin(np.abs(np.log(fit.points.tokens / tokens)))])
 
 
-def overrides(fit: Fit, shape: Shape, tokens: float) -> tuple[str, ...]:
-    """Overrides of `python -m sweep`: shape and length first, then the settings all runs shared."""
+def overrides(
+    fit: Fit, shape: Shape, tokens: float, unique: float | None = None
+) -> tuple[str, ...]:
+    """Overrides of `python -m sweep`: shape and length first, then the settings all runs shared.
+
+    Unique tokens, where the question says how many there are, take the place of the runs' own.
+    """
     chosen: dict[str, Any] = {
         "model.width": shape.width,
         "model.depth": shape.depth,
@@ -108,6 +117,8 @@ def overrides(fit: Fit, shape: Shape, tokens: float) -> tuple[str, ...]:
         "model.head_dim": shape.head_dim,
         "train.tokens": round(tokens),
     }
+    if unique is not None:
+        chosen["data.unique_tokens"] = round(unique)
     kept = {k: v for k, v in fit.recipe.items() if k not in (*chosen, "sweep.flops")}
     groups = [k for k in kept if "." not in k]
     ordered = {**{k: kept.pop(k) for k in groups}, **chosen, **kept}

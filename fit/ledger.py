@@ -23,6 +23,7 @@ from fit.expectation import Expectation, Verdict, expect, judge
 from fit.provenance import commit, now, versions
 from fit.query import Answer, Question
 from fit.record import finite_or_null, parse_document
+from fit.result import Fit
 from fit.store import write_once
 
 FORECAST_SCHEMA = "isoflop.forecast/1"
@@ -223,7 +224,7 @@ def _body(name: str, question: Question, answer: Answer) -> dict[str, Any]:
         "sealed": now(),
         "question": _asked(question),
         "expected": asdict(expected),
-        "run": _known_by(answer, fit.data.get("hash"), fit.recipe.get("train.schedule")),
+        "run": _known_by(answer, fit, question.unique_tokens),
         "answer": answer.document(),
         "fit": {"name": fit.name, "hash": answer.fit_hash, "runs": dict(fit.source)},
         "data": data,
@@ -238,7 +239,7 @@ def _asked(question: Question) -> dict[str, Any]:
     return {k: v for k in names if (v := getattr(question, k)) is not None}
 
 
-def _known_by(answer: Answer, data_hash: str | None, schedule: str | None) -> dict[str, Any]:
+def _known_by(answer: Answer, fit: Fit, unique: float | None) -> dict[str, Any]:
     """What the record of the launched run will show."""
     s = answer.shape
     if s is None or answer.shape_tokens is None:
@@ -250,8 +251,9 @@ def _known_by(answer: Answer, data_hash: str | None, schedule: str | None) -> di
         "tokens": answer.shape_tokens,
         "batch_tokens": answer.batch_tokens,
         "lr": answer.lr,
-        "schedule": schedule,
-        "data_hash": data_hash,
+        "schedule": fit.recipe.get("train.schedule"),
+        "data_hash": fit.data.get("hash"),
+        "unique_tokens": fit.recipe.get("data.unique_tokens") if unique is None else round(unique),
     }
 
 

@@ -135,6 +135,8 @@ def _same(run: Mapping[str, Any], record: RunRecord) -> bool:
     """Whether a record is of the run that was sealed."""
     if any(getattr(record, k) != run[k] for k in SIZES) or record.data.hash != run["data_hash"]:
         return False
+    if record.recipe.get("data.unique_tokens") != run.get("unique_tokens"):
+        return False
     if run["schedule"] is not None and record.schedule != run["schedule"]:
         return False
     if run["lr"] is not None and abs(record.lr / run["lr"] - 1) > RATES:

@@ -59,3 +59,13 @@ def test_an_answers_overrides_plan_its_shape_with_the_same_recipe(overrides):
 )
 def test_values_are_written_in_hydras_grammar(value, text):
     assert hydra_value(value) == text
+
+
+def test_unique_tokens_of_the_question_are_launched():
+    fit = make_fit(recipe=recipe(planned(["model=w32", "train.tokens=3e5"])))
+    asked = Question(source=Source.from_fit(fit), flops=1e13, unique_tokens=4e5)
+    found = answer(asked)
+    assert found.shape_tokens > 4e5
+    assert planned(found.config).config.data.unique_tokens == 400_000
+    plain = answer(Question(source=Source.from_fit(fit), flops=1e13))
+    assert planned(plain.config).config.data.unique_tokens is None

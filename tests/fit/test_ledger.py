@@ -129,6 +129,7 @@ def test_the_run_is_found_by_sizes_length_rate_and_data(tmp_path):
         "schedule": "cosine",
         "data": DataInfo(name="stories-demo", hash="sha256:other"),
         "params_body": good.params_body + 1,
+        "recipe": {"data.unique_tokens": 1_000_000},
     }
     for name, value in wrong.items():
         also = {"tokens_seen": value} if name == "tokens" else {}
