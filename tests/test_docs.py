@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 
 from fit.cli import main
 from sweep.grid import grid
+from sweep.terms import split_terms
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -41,10 +43,24 @@ def test_sweeps_of_the_readme_span_grids_that_can_be_trained():
     commands = re.findall(r"^python -m sweep(?:\.plan)? (?:-m )?([^\n#]+)", README, re.M)
     assert len(commands) >= 4
     for command in commands:
-        overrides = shlex.split(command)
+        _, overrides = split_terms(shlex.split(command))
         if {"data=text", "train.devices=8"} & set(overrides):
             continue
         assert all(c.refusal is None for c in grid(overrides, multirun=True)), command
+
+
+def test_commands_of_the_readme_that_need_nothing_of_the_users_run(tmp_path, monkeypatch):
+    for name in ("runs", "reports"):
+        shutil.copytree(ROOT / name / "reference", tmp_path / name / "reference")
+    shutil.copytree(ROOT / "runs" / "skills", tmp_path / "runs" / "skills")
+    monkeypatch.chdir(tmp_path)
+    blocks = "\n".join(re.findall(r"^```sh\n(.*?)^```", README, re.S | re.M))
+    commands = re.findall(r"^isoflop ((?:query|skills|report) [^#\n>]+)", blocks, re.M)
+    ready = [c for c in commands if "demo" not in c and "mine" not in c]
+    assert len(ready) >= 6
+    for command in ready:
+        found = CliRunner().invoke(main, shlex.split(command))
+        assert found.exit_code == 0, (command, found.output)
 
 
 def test_make_targets_that_the_readme_names_exist():
