@@ -60,6 +60,8 @@ def launchers(asked: Question, found: Answer, trainer: str | None) -> str:
     from fit.errors import QueryError
 
     if not found.config:
+        for note in (n for n in found.warnings if n.code == "no_shape"):
+            raise QueryError(f"not launched: {note.message}")
         raise QueryError(
             "this law has no shapes to launch; overrides need a fit of isoflop's own run records."
         )

@@ -113,6 +113,11 @@ def test_good_commands_print_the_answer_and_end_well(folder, args, expected):
     ("args", "expected"),
     [
         (["query", "1e50"], "is believed"),
+        (["query", "1e14", "--min-params", "2M", "--max-params", "1M"], "conflict"),
+        (
+            ["query", "1e14", "--min-params", "200k", "--max-params", "201k", "--config"],
+            "no shape of the ladder near this size is within the limits",
+        ),
         (["query", "5"], "less than one parameter or token"),
         (["query", "1e14", "--fit", "reports/none"], "reports/none"),
         (["query", "1e14", "--fit", "reports/corrupt"], "not a JSON document"),
@@ -163,6 +168,9 @@ def test_users_mistakes_are_one_line_and_exit_code_one(folder, args, expected):
         (["query", "1e400"], "budget is '1e400'"),
         (["query", "nan"], "budget is 'nan'"),
         (["query", "-inf"], "budget is '-inf'"),
+        (["query", "1e14", "--loss", "2"], "the budget is given 2 times, as --flops and --loss"),
+        (["query", "1e14", "--memory", "8 apples"], "memory is '8 apples'"),
+        (["query", "--dollars", "5"], "--dollars was given without --price and --device"),
         (["query", "7B"], "counts parameters or tokens; a number of FLOP is needed, such as 7e9"),
         (["query", "1e14", "--law", "nobody1999"], "besiroglu2024"),
         (["query", "1e14", "--fit", "reports/pilot", "--law", "besiroglu2024"], "not both"),
@@ -310,6 +318,21 @@ def test_the_overrides_are_quoted_for_xargs(folder):
     source = Source.at(Path("reports/pilot"))
     assert tuple(words) == answer(Question(source=source, flops=1e14)).config
     assert "data.pattern='**/*.txt,**/*.md'" in words
+
+
+def test_limits_are_asked_and_asked_again(folder):
+    limits = ["--max-params", "200k", "--memory", "1MB", "--device", "1e12", "--price", "2"]
+    shown = run("query", "1e14", *limits)
+    assert shown.exit_code == 0, shown.output
+    assert "binds             max params 200k" in shown.stdout
+    assert "does not bind     memory 1.00MB" in shown.stdout
+    assert "device-hours" in shown.stdout
+    command = " ".join(shown.stdout.replace("\\\n", " ").split())
+    assert " ".join(limits) + " --config | xargs" in command
+    document = json.loads(run("query", "1e14", *limits, "--json").stdout)
+    config = run("query", "1e14", *limits, "--config").stdout
+    assert f"model.width={document['shape']['width']}" in config
+    assert document["shape"]["params"] <= 2e5
 
 
 def test_all_columns_of_the_runs_go_to_a_table(folder):
