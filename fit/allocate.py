@@ -95,7 +95,14 @@ def along_budget(law: Law, theta: Floats, log_params: Floats, flops: float, cost
     return np.exp(_log_loss(law, theta, log_params, log_tokens))
 
 
-def regret_band(law: Law, theta: Floats, flops: float, cost: Cost, tolerance: float) -> Band:
+def regret_band(
+    law: Law,
+    theta: Floats,
+    flops: float,
+    cost: Cost,
+    tolerance: float,
+    best: Split | None = None,
+) -> Band:
     """The range of N whose loss at this budget lies within a tolerance of the best.
 
     Args:
@@ -104,12 +111,13 @@ def regret_band(law: Law, theta: Floats, flops: float, cost: Cost, tolerance: fl
         flops: Budget C [FLOP].
         cost: FLOP per token as a function of N.
         tolerance: How far above the least loss, in ln; one run's noise, say.
+        best: The budget's best split (1,), where it is known.
 
     Returns:
         Smallest and largest N; an end where even one parameter, or one token, stays within the
         tolerance is that end.
     """
-    best = split(law, theta, np.array([flops]), cost)
+    best = best or split(law, theta, np.array([flops]), cost)
     centre, limit = float(best.log_params[0]), float(best.log_loss[0]) + tolerance
 
     inside, outside = np.full(2, centre), np.array([0.0, np.log(flops)])

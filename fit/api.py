@@ -25,7 +25,7 @@ from fit.doubts import refused
 from fit.errors import ScalingError
 from fit.faults import Fault, error_body, fault_of
 from fit.gate import Gate
-from fit.inquiry import COMPARE, CURVES, PREDICT, QUERY, Inquiry, checked
+from fit.inquiry import COMPARE, CURVES, PREDICT, QUERY, Fields, Inquiry, checked
 from fit.meter import Meter, resident_bytes
 from fit.pages import Page
 from fit.prints import Prints
@@ -36,6 +36,11 @@ from fit.workshop import Workshop
 
 REMEMBERED = 4096
 """Answers kept; each of 3 kB."""
+MOST_THOUGHT = 256
+"""Requests that may wait for a thread; two think at a time."""
+QUICK = {"flops", "fit", "law", "force", "dollars", "hours", "deadline"}
+QUICK |= {"price", "device", "devices", "mfu", "params", "tokens"}
+"""Fields of questions that a fit by the sandwich answers in 2 ms; limits take 50 to 100."""
 JSON = "application/json"
 
 
@@ -45,6 +50,8 @@ class Service:
 
     shelf: Shelf
     workshop: Workshop = field(default_factory=Workshop)
+    threads: Workshop = field(default_factory=lambda: Workshop(most=MOST_THOUGHT))
+    """For answers that take long enough to keep others waiting."""
     meter: Meter = field(default_factory=Meter)
     remembered: OrderedDict[Any, bytes] = field(default_factory=OrderedDict)
     hits: int = 0
@@ -55,13 +62,8 @@ class Service:
         self.prints = Prints(self.workshop)
         self.page = Page.read()
 
-    async def document(self, inquiry: Inquiry, request: Request, *, apart: bool = False) -> bytes:
-        """The document that answers a request.
-
-        Args:
-            inquiry: What is asked.
-            request: Its fields.
-            apart: Answer in a thread: it takes long enough to keep others waiting.
+    async def document(self, inquiry: Inquiry, request: Request) -> bytes:
+        """The document that answers a request; one that takes long is made in a thread.
 
         Raises:
             Fault, ScalingError: It has no answer.
@@ -74,8 +76,8 @@ class Service:
             self.remembered.move_to_end(key)
             return found
         self.misses += 1
-        if apart:
-            async with self.workshop.place():
+        if _takes_long(inquiry, fields, held):
+            async with self.threads.place():
                 made = await asyncio.to_thread(inquiry.reply, self.shelf, fields)
         else:
             made = inquiry.reply(self.shelf, fields)
@@ -96,6 +98,8 @@ class Service:
             "answers_missed_total": self.misses,
             "workers_running": self.workshop.running,
             "workers_waited_for": self.workshop.waiting,
+            "threads_running": self.threads.running,
+            "threads_waited_for": self.threads.waiting,
             "resident_bytes": resident_bytes(),
         }
 
@@ -103,6 +107,16 @@ class Service:
         """End workers and remove uploads."""
         self.workshop.close()
         self.uploads.close()
+
+
+def _takes_long(inquiry: Inquiry, fields: Fields, held: tuple[Held, ...]) -> bool:
+    """Whether others would notice."""
+    if inquiry is COMPARE or inquiry is CURVES:
+        return True
+    methods = {h.source.fit.interval.method for h in held if h.source.fit is not None}
+    # A fixed size or length is a limit of a budget's split, and all there is to a prediction.
+    quick = QUICK if inquiry is PREDICT else QUICK - {"params", "tokens"}
+    return not (methods <= {"hc3"} and fields.keys() <= quick)
 
 
 def application(service: Service, *, token: str | None = None) -> Gate:
@@ -151,12 +165,12 @@ def _ask(app: FastAPI, service: Service) -> None:
     @app.get("/v1/compare")
     async def compare(request: Request) -> Response:
         """Say how much compute a needs to reach the loss of b."""
-        return Response(await service.document(COMPARE, request, apart=True), media_type=JSON)
+        return Response(await service.document(COMPARE, request), media_type=JSON)
 
     @app.get("/v1/curves")
     async def curves(request: Request) -> Response:
         """Give the frontier with its bands, the runs and the isoFLOP valleys, for charts."""
-        return Response(await service.document(CURVES, request, apart=True), media_type=JSON)
+        return Response(await service.document(CURVES, request), media_type=JSON)
 
     @app.get("/v1/laws")
     async def laws() -> Response:

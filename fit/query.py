@@ -81,7 +81,7 @@ def _plain(source: Source, machine: Machine | None, flops: float) -> Answer:
     band = None
     if _near(source, flops):
         assert fit is not None
-        band = regret_band(source.law, source.theta, flops, source.cost, fit.noise)
+        band = regret_band(source.law, source.theta, flops, source.cost, fit.noise, best)
         notes += doubts.about_shape(band, None if rung is None else rung.params)
     budget = Number(value=flops) if fit is None else Number(value=flops, low=flops, high=flops)
     return Answer(

@@ -97,7 +97,10 @@ class Source:
         if not columns:
             return self
         law = over_repeats(self.law) if "unique_tokens" in columns else self.law
-        return dataclasses.replace(self, law=law.at(**columns))
+        found = dataclasses.replace(self, law=law.at(**columns))
+        # Neither depends on the law's columns, and counting the ladder anew takes milliseconds.
+        found.__dict__.update({k: v for k, v in self.__dict__.items() if k in ("ladder", "cost")})
+        return found
 
     @cached_property
     def ladder(self) -> Ladder | None:
@@ -115,9 +118,21 @@ class Source:
         return split(self.law, self.theta, flops, self.cost)
 
     def splits(self, flops: Floats) -> Callable[[Floats], Split]:
-        """The best split of budgets (k,) as a function of thetas (m, p); fields (m, k)."""
+        """The best split of budgets (k,) as a function of thetas (m, p); fields (m, k).
+
+        The last split is kept: an interval asks for the point estimate's again.
+        """
         self.law.check_split()
-        return lambda theta: split(self.law, theta, flops, self.cost)
+        kept: dict[bytes, Split] = {}
+
+        def at(theta: Floats) -> Split:
+            key = theta.tobytes()
+            if key not in kept:
+                kept.clear()
+                kept[key] = split(self.law, theta, flops, self.cost)
+            return kept[key]
+
+        return at
 
     def log_losses(self, params: Floats, tokens: Floats) -> Callable[[Floats], Floats]:
         """The ln of the law at points (k,) as a function of thetas (m, p); (m, k)."""

@@ -30,8 +30,10 @@ OPTION = re.compile(r"^Invalid value for '--(\w+)'")
 class Workshop:
     """A bounded number of workers."""
 
-    def __init__(self, *, seconds: float = SECONDS, workers: int = WORKERS) -> None:
-        self.seconds = seconds
+    def __init__(
+        self, *, seconds: float = SECONDS, workers: int = WORKERS, most: int = WAITING
+    ) -> None:
+        self.seconds, self.most = seconds, most
         self.running = 0
         self.waiting = 0
         self._places = asyncio.Semaphore(workers)
@@ -44,7 +46,7 @@ class Workshop:
         Raises:
             Fault: Too many wait already.
         """
-        if self.waiting >= WAITING:
+        if self.waiting >= self.most:
             raise Fault(503, "busy", f"{self.waiting} requests wait for a worker. Try again soon.")
         self.waiting += 1
         try:

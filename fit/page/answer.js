@@ -2,6 +2,7 @@
 
 import { datum, find, make, table } from "./elements.js";
 import { four, percent, power, short, three } from "./format.js";
+import { LABELS } from "./limits.js";
 
 /** Everything that one answer says. */
 export function show(answer) {
@@ -34,10 +35,16 @@ function strong(number, name, form, unit) {
   return make("strong", {}, datum(number.value, form(number.value), name), unit);
 }
 
-/** Both ends in brackets. */
+/** Both ends in brackets; nothing where they are the value itself, as of a fixed size. */
 function interval(number, form) {
-  if (number.low == null || number.high == null) return "";
-  return make("span", { class: "interval" }, ` [${form(number.low)}, ${form(number.high)}]`);
+  const range = ends(number, form);
+  return range && make("span", { class: "interval" }, range);
+}
+
+function ends({ value, low, high }, form) {
+  if (low == null || high == null) return "";
+  const words = [low, value, high].map(form);
+  return new Set(words).size === 1 ? "" : ` [${words[0]}, ${words[2]}]`;
 }
 
 function basis(answer) {
@@ -93,22 +100,34 @@ function bill(cost) {
   return rows;
 }
 
-/** Which limits bind, and what relaxing them is worth. */
+/** Which limits bind, what relaxing them is worth, and what other sizes would cost. */
 function binding(answer) {
   const place = find("#binding");
   const bound = (answer.constraints ?? []).filter((c) => c.binds && c.worth);
   const sizes = answer.regret ?? [];
   place.hidden = !bound.length && !sizes.length;
-  const rows = bound.map((c) => [c.name.replaceAll("_", " "), short(c.limit), gain(c.worth.lifted), gain(c.worth.doubled)]);
+  const rows = bound.map((c) => [LABELS[c.name]?.[0] ?? "Budget [FLOP]", short(c.limit), gain(c.worth.lifted), gain(c.worth.doubled)]);
   const others = sizes.map((r) => [
-    `×${three(r.size)}`, short(r.params), `+${four(r.loss_up.value)}`,
-    r.compute_up.value == null ? "at none" : percent(Number(r.compute_up.value.toPrecision(3))),
-    percent(Number(r.serving_saved.toPrecision(3))),
+    `×${three(r.size)}`, short(r.params), signed(r.loss_up.value, four(Math.abs(r.loss_up.value))),
+    r.compute_up.value == null ? "at none" : share(r.compute_up.value),
+    share(-r.serving_saved), r.break_even_tokens?.value == null ? "–" : `${short(r.break_even_tokens.value)} tokens`,
   ]);
+  const heads = ["Limit", "at", "lifted", "relaxed twofold"];
+  const columns = ["Size", "N", "loss, same budget", "compute, same loss", "cost of serving", "even after"];
   place.replaceChildren(
-    ...(bound.length ? [make("h2", {}, "What binds"), scroll(table("Limits that bind", ["Limit", "at", "lifted", "relaxed twofold"], rows))] : []),
-    ...(sizes.length ? [make("h2", {}, "Other sizes"), scroll(table("Other sizes", ["Size", "N", "loss, same budget", "compute, same loss", "serving saved"], others))] : []),
+    ...(bound.length ? [make("h2", {}, "What binds"), scroll(table("Limits that bind", heads, rows))] : []),
+    ...(sizes.length ? [make("h2", {}, "Other sizes"), scroll(table("Other sizes", columns, others))] : []),
   );
+}
+
+/** A difference with its sign. */
+function signed(value, words) {
+  return /[1-9]/.test(words) ? `${value < 0 ? "−" : "+"}${words}` : "0";
+}
+
+/** A change in percent. */
+function share(value) {
+  return signed(value, percent(Number(Math.abs(value).toPrecision(3))));
 }
 
 function scroll(content) {
@@ -118,12 +137,9 @@ function scroll(content) {
 /** What a relaxed limit gains, in words. */
 function gain(worth) {
   if (!worth) return "–";
+  const { value } = worth.loss;
   const times = worth.multiplier?.value == null ? "" : `, as ×${three(worth.multiplier.value)} the budget`;
-  return `loss −${four(worth.loss.value)}${interval_(worth.loss)}${times}`;
-}
-
-function interval_(number) {
-  return number.low == null || number.high == null ? "" : ` [${four(number.low)}, ${four(number.high)}]`;
+  return `loss ${signed(-value, four(Math.abs(value)))}${ends(worth.loss, four)}${times}`;
 }
 
 /** The command that launches it. */

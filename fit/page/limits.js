@@ -5,7 +5,8 @@ import { BUDGETS, state } from "./state.js";
 
 const KINDS = { flops: "FLOP", dollars: "dollars", hours: "device-hours", deadline: "hours until done", loss: "target loss" };
 const MONEY = { dollars: ["price", "device", "mfu"], hours: ["device", "mfu"], deadline: ["devices", "device", "mfu"] };
-const LABELS = {
+/** Each field's words, and an example. */
+export const LABELS = {
   price: ["Dollars per device-hour", "2.50"],
   device: ["Device", "h100"],
   devices: ["Devices at once", "64"],

@@ -20,6 +20,9 @@ QUESTIONS = [
     ["query", "1e22", "--law", "muennighoff2023", "--unique-tokens", "25e9"],
     ["query", "--dollars", "250k", "--price", "2.5", "--device", "h100", "--law", "hoffmann2022"],
     ["query", "--deadline", "48", "--devices", "8", "--device", "a100", "--mfu", "40%"],
+    ["query", "1e14", "--max-params", "200k", "--serve-tokens", "1B", "--regret"],
+    ["query", "--loss", "1.35", "--min-ratio", "20"],
+    ["query", "1e22", "--law", "besiroglu2024", "--memory", "8GB"],
     ["predict", "--params", "200k", "--tokens", "3M"],
     ["predict", "--params", "7B", "--tokens", "1.4T", "--law", "besiroglu2024"],
     ["compare", "reports/pilot", "reports/pilot", "--flops", "1e13"],
@@ -36,7 +39,7 @@ def as_url(command):
         fields += [("a", rest.pop(0)[8:]), ("b", rest.pop(0)[8:])]
     while rest:
         option = rest.pop(0)[2:].replace("-", "_")
-        value = "true" if option == "force" else rest.pop(0).removeprefix("reports/")
+        value = "true" if option in ("force", "regret") else rest.pop(0).removeprefix("reports/")
         fields.append((option, value))
     return f"/v1/{name}?{urlencode(fields)}"
 

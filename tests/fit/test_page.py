@@ -152,7 +152,8 @@ def test_the_page_shows_the_numbers_of_the_service(site):
     questions = [f"fit=pilot&flops={c:.3g}" for c in (1e12, 3e12, 1e13, 2.5e13, 1e14, 7e14)]
     questions += [f"fit=pilot&flops={m}e13" for m in (2, 4, 5, 6, 7, 8, 9)]
     questions += [f"law={law}&flops=1e21" for law in ("hoffmann2022", "besiroglu2024", "gadre2024")]
-    questions += ["fit=pilot&flops=1e13&unique_tokens=1M", "law=kaplan2020&flops=1e19"]
+    questions += ["fit=pilot&flops=1e13&unique_tokens=1M"]
+    questions += ["law=besiroglu2024&flops=1e22&memory=8GB&serve_tokens=1T"]
     questions += ["fit=pilot&hours=3&device=a100&mfu=10%25"]
     questions += ["law=hoffmann2022&dollars=250k&price=2.5&device=h100"]
     assert len(questions) == 20
@@ -217,6 +218,21 @@ def test_a_wrong_entry_is_told_beside_its_field_and_the_page_goes_on(site):
         until(page, "document.querySelector('#amount-fault').textContent === ''")
         assert shown(page) == said(site, "fit=pilot&flops=2e13")
         page.faults.clear()  # the browser reports the refused request itself
+
+
+@pytest.mark.browser
+def test_a_limit_binds_and_says_what_it_is_worth(site):
+    with opened(site, "?fit=pilot&flops=1e14") as page:
+        free = shown(page)["params"]
+        page.locator("#limits summary").click()
+        page.fill("#field-max_params", f"{free / 3:.4g}")
+        until(page, "!document.querySelector('#binding').hidden")
+        query = page.evaluate("location.search").removeprefix("?")
+        assert shown(page) == said(site, query)
+        assert "Parameters at most" in page.locator("#binding").inner_text()
+        page.click("#clear")
+        until(page, "document.querySelector('#binding').hidden")
+        assert shown(page)["params"] == free
 
 
 @pytest.mark.browser
