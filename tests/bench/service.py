@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 
@@ -69,6 +70,12 @@ def resident(pid: int) -> float:
     return int(open(f"/proc/{pid}/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+def ask_once(port: int) -> None:
+    """Ask each of the warm questions once."""
+    for path in itertools.islice(questions(cold=False), WARM_QUESTIONS):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}{path.replace('+', '%2B')}").read()
+
+
 def measure(port: int, pid: int, cold: bool, seconds: float) -> None:
     """One minute of load, in figures."""
     results: multiprocessing.Queue = multiprocessing.Queue()
@@ -96,6 +103,7 @@ def main(seconds: float) -> None:
         line = service.stdout.readline()
         port = int(re.search(r":(\d+)/", line)[1])
         print(f"{CLIENTS} clients, {seconds:g} s each, load average {os.getloadavg()[0]:.1f}")
+        ask_once(port)
         for cold in (False, True):
             measure(port, service.pid, cold, seconds)
     finally:
