@@ -60,6 +60,15 @@ class Compile(Enum):
     off = "off"
 
 
+class Graphs(Enum):
+    """Whether whole steps are captured as CUDA graphs and replayed."""
+
+    auto = "auto"
+    """On one GPU, for models small enough to wait for launches rather than for arithmetic."""
+    on = "on"
+    off = "off"
+
+
 @dataclass(kw_only=True)
 class ModelConfig:
     """Shape of the transformer; the vocabulary comes from the data."""
@@ -165,6 +174,7 @@ class TrainConfig:
     threads: int = MISSING
     """CPU threads of one run; 0 leaves torch's choice."""
     compile: Compile = MISSING
+    graphs: Graphs = MISSING
     checkpoint_seconds: float = MISSING
     """Least time between two checkpoints of an unfinished run."""
     retries: int = MISSING

@@ -49,6 +49,16 @@ def device_kind(train: TrainConfig) -> str:
 def memory_bytes(shape: Shape, params: Params, train: TrainConfig) -> int:
     """Weights, optimiser (with the trunk's copy) and activations of one forward pass [bytes]."""
     rows = train.micro_batch_tokens or train.batch_tokens
+    return state_bytes(params) + rows * activation_bytes(shape)
+
+
+def state_bytes(params: Params) -> int:
+    """Weights, gradients and moments, with the trunk's copy [bytes]."""
+    return 2 * BYTES_PER_PARAM * params.total
+
+
+def activation_bytes(shape: Shape) -> int:
+    """What a token keeps from the forward for the backward pass, in fp32 [bytes]."""
     inner = shape.heads * shape.head_dim
-    per_token = shape.depth * (6 * shape.width + 8 * inner + 3 * shape.d_ff) + 3 * shape.vocab
-    return 2 * BYTES_PER_PARAM * params.total + 4 * rows * per_token
+    per_block = 6 * shape.width + 8 * inner + 3 * shape.d_ff
+    return 4 * (shape.depth * per_block + 3 * shape.vocab)

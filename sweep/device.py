@@ -74,6 +74,11 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def free_memory(device: torch.device) -> int | None:
+    """Free memory of a GPU [bytes]; None elsewhere."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
+
+
 def poisoned() -> bool:
     """Whether a failed kernel has made this process's GPU context useless, as after an assert.
 

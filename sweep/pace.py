@@ -23,7 +23,7 @@ from fit.errors import ScalingError
 from fit.store import write_atomically
 from sweep.cache import cache_folder, digest
 from sweep.cost import device_kind, memory_bytes, seconds
-from sweep.defaults import wants_compile
+from sweep.defaults import wants_compile, wants_graphs
 from sweep.plan import RunSpec, Trajectory
 
 SLOW_STEP_SECONDS = 10.0
@@ -136,6 +136,7 @@ def pace_file(trajectory: Trajectory) -> Path:
         "precision": train.precision,
         "threads": train.threads,
         "compiled": wants_compile(train, trajectory, kind),
+        "graphs": wants_graphs(train, trajectory, kind),
         "machine": [kind, *machine(kind)],
         "torch": _torch_version(),
     }

@@ -28,7 +28,7 @@ RECIPE = "1"
 """Goes up when the code changes what a run of unchanged settings gives; part of the identity."""
 
 NOT_IDENTITY = frozenset(
-    "tokens micro_batch_tokens warmup_tokens accelerator devices strategy threads compile "
+    "tokens micro_batch_tokens warmup_tokens accelerator devices strategy threads compile graphs "
     "checkpoint_seconds retries runs_per_gpu pack cooldown schedule".split()
 )
 """Settings of `train` that change no result, or enter the identity in resolved form."""

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from sweep.checkpoint import State
 from sweep.data import Source, open_source
-from sweep.defaults import wants_compile
-from sweep.device import free_cache, out_of_memory, prepare_process
+from sweep.defaults import rows_that_fit, wants_compile, wants_graphs
+from sweep.device import free_cache, free_memory, out_of_memory, prepare_process
 from sweep.feed import Feed
+from sweep.graphs import Graphed
 from sweep.model import Transformer
 from sweep.parallel import load_model, load_optimizer, mean, open_fabric, whole
 from sweep.plan import Trajectory
@@ -63,6 +64,8 @@ class Session:
     """Losses of the step whose gradients are made and not yet used."""
     losses: list[tuple[Tensor, int]] = field(default_factory=list)
     """Losses since the last row, on the device, with their rows."""
+    fitting: int | None = None
+    """Rows of one pass that a GPU's free memory takes; None where it is not asked."""
     micro_rows: int | None = None
     """Most rows in one forward pass, once memory has run out with more."""
     between: Callable[[], None] = lambda: None
@@ -74,6 +77,9 @@ class Session:
         config, train = trajectory.config, trajectory.config.train
         fabric = open_fabric(train)
         prepare_process(train.threads)
+        fitting = None
+        if (free := free_memory(fabric.device)) is not None:
+            fitting = rows_that_fit(trajectory.shape, trajectory.params, free)
         source = source or open_source(
             config.data, seq_len=trajectory.shape.seq_len, seed=config.seed
         )
@@ -86,11 +92,10 @@ class Session:
         model = fabric.setup_module(wrapped)  # first: sharding puts other parameters in place
         inner = build_optimizer(module, trajectory, fabric.device)
         optimizer = fabric.setup_optimizers(inner)
-        stepper: Solo | Ranks
+        stepper: Solo | Ranks = Ranks(model, optimizer, fabric, train.clip)
         if fabric.world_size == 1:
-            stepper = Solo(wrapped, inner, fabric, train.clip)
-        else:
-            stepper = Ranks(model, optimizer, fabric, train.clip)
+            graphs = wants_graphs(train, trajectory, fabric.device.type)
+            stepper = (Graphed if graphs else Solo)(wrapped, inner, fabric, train.clip)
         return cls(
             trajectory=trajectory,
             fabric=fabric,
@@ -99,6 +104,7 @@ class Session:
             model=model,
             optimizer=optimizer,
             stepper=stepper,
+            fitting=fitting,
             compiled=compiled,
         )
 
@@ -125,7 +131,7 @@ class Session:
         started = time.perf_counter()
         for position, batch in self.trajectory.rule.steps(self.position, until):
             factor = rate.factor(position, batch)
-            self._set_rate(factor)
+            self.stepper.set_rate(factor)
             rows = self._rows(position, batch)
             self.seconds += time.perf_counter() - started
             yield rows
@@ -141,7 +147,7 @@ class Session:
 
     def step(self, position: int, batch: int, factor: float) -> Tensor:
         """One optimiser step on the rows at a position; returns the gradient's norm."""
-        self._set_rate(factor)
+        self.stepper.set_rate(factor)
         self.backward(self._rows(position, batch))
         return self.finish()
 
@@ -150,7 +156,6 @@ class Session:
         started = time.perf_counter()
         while not self._gradients(rows):
             self.optimizer.zero_grad(set_to_none=True)
-            self.made.clear()
         self.seconds += time.perf_counter() - started
 
     def finish(self) -> Tensor:
@@ -159,11 +164,6 @@ class Session:
         self.made = []
         return self.stepper.update()
 
-    def _set_rate(self, factor: float) -> None:
-        """Set the learning rates to a share of their peaks."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
-
     def _gradients(self, rows: Tensor) -> bool:
         """Gradients of a batch, piece by piece; False where memory ran out, the pieces now halved.
 
@@ -171,11 +171,9 @@ class Session:
             torch.OutOfMemoryError: One row does not fit either.
         """
         most, z_loss = self.micro(len(rows)), self.trajectory.config.train.z_loss
-        pieces = rows.split(most)
         try:
-            for i, piece in enumerate(pieces):
-                share, more = len(piece) / len(rows), i + 1 < len(pieces)
-                self.made.append((self.stepper.add(piece, z_loss, share, more=more), len(piece)))
+            replayed = self.stepper.replay(rows, most, z_loss)
+            self.made = self.stepper.made(rows, most, z_loss) if replayed is None else replayed
         except RuntimeError as error:  # ranks of one run would wait for each other's pieces
             if not out_of_memory(error) or most == 1 or self.fabric.world_size > 1:
                 raise
@@ -197,9 +195,9 @@ class Session:
         """Rows per forward pass: the base batch on CPU (one graph, and it stays in cache)."""
         train = self.trajectory.config.train
         given = train.micro_batch_tokens
-        if given is None:
-            given = train.batch_tokens if self.fabric.device.type == "cpu" else None
-        per_pass = rows
+        if given is None and self.fabric.device.type == "cpu":
+            given = train.batch_tokens
+        per_pass = self.fitting or rows
         if given is not None:
             per_pass = given // self.trajectory.shape.seq_len // self.fabric.world_size
         return int(max(1, min(rows, per_pass, self.micro_rows or rows)))
@@ -253,6 +251,7 @@ class Session:
         """Go to a state, which is copied."""
         load_model(self.module, state.model)
         load_optimizer(self.optimizer, copy.deepcopy(state.optimizer))
+        self.stepper.reset()
         self.position, self.branch = state.position, state.branch
         self.curve, self.seconds = list(state.curve), state.seconds
         self.trunk = state.trunk
@@ -277,6 +276,7 @@ class Session:
         load_model(self.module, fresh.state_dict())
         empty = {"state": {}, "param_groups": self.optimizer.state_dict()["param_groups"]}
         self.optimizer.load_state_dict(empty)
+        self.stepper.reset()
         self.position, self.branch, self.trunk = 0, None, None
         self.curve, self.seconds, self.losses = [], 0.0, []
 
@@ -314,6 +314,7 @@ def build_optimizer(
         ],
         betas=(train.beta1, train.beta2),
         fused=device.type in ("cpu", "cuda"),
+        capturable=device.type == "cuda",
     )
 
 

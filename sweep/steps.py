@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Made = list[tuple[Tensor, int]]
+"""Mean losses of pieces, on the device, with their rows."""
+
 FULL_PRECISIONS = ("32-true", "64-true")
 
 
@@ -38,16 +41,37 @@ class Solo:
         full = fabric._precision.precision in FULL_PRECISIONS
         self.context = nullcontext if full else fabric.autocast
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.reset()
 
-    def add(self, piece: Tensor, z_loss: float, share: float, *, more: bool) -> Tensor:
-        """Add a piece's share of a batch to the gradients; returns its mean loss."""
-        with self.context():
-            loss = self.forward(piece[:, :-1], piece[:, 1:], z_loss)
-        (loss if share == 1 else loss * share).backward()
-        return loss.detach().float()
+    def reset(self) -> None:
+        """The optimiser's state has been replaced."""
+
+    def set_rate(self, factor: float) -> None:
+        """Set the learning rates to a share of their peaks."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+
+    def replay(self, rows: Tensor, most: int, z_loss: float) -> Made | None:
+        """A whole step at once, where there is such a thing."""
+        return None
+
+    def made(self, rows: Tensor, most: int, z_loss: float) -> Made:
+        """Make the gradients of a batch, `most` rows at a time; losses with their rows."""
+        made, pieces = [], rows.split(most)
+        for piece in pieces:
+            with self.context():
+                loss = self.forward(piece[:, :-1], piece[:, 1:], z_loss)
+            share = len(piece) / len(rows)
+            (loss if share == 1 else loss * share).backward()
+            made.append((loss.detach().float(), len(piece)))
+        return made
 
     def update(self) -> Tensor:
         """Clip and step; returns the gradient's norm."""
+        return self.clip_and_step()
+
+    def clip_and_step(self) -> Tensor:
+        """The gradient's norm before it is clipped; it is used up."""
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -62,12 +86,27 @@ class Ranks:
     def __init__(self, model: Any, optimizer: Any, fabric: Any, clip: float) -> None:
         self.model, self.optimizer, self.fabric, self.clip = model, optimizer, fabric, clip
 
-    def add(self, piece: Tensor, z_loss: float, share: float, *, more: bool) -> Tensor:
-        """Add a piece's share of a batch; gradients are exchanged unless `more` is to come."""
-        with self.fabric.no_backward_sync(self.model, enabled=more):
-            loss = self.model(piece[:, :-1], piece[:, 1:], z_loss)
-            self.fabric.backward(loss * share)
-        return loss.detach()
+    def reset(self) -> None:
+        """The optimiser's state has been replaced."""
+
+    def set_rate(self, factor: float) -> None:
+        """Set the learning rates to a share of their peaks."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+
+    def replay(self, rows: Tensor, most: int, z_loss: float) -> Made | None:
+        """None: ranks take their steps piece by piece."""
+        return None
+
+    def made(self, rows: Tensor, most: int, z_loss: float) -> Made:
+        """Make the gradients of a batch; they are exchanged with its last piece."""
+        made, pieces = [], rows.split(most)
+        for number, piece in enumerate(pieces, start=1):
+            with self.fabric.no_backward_sync(self.model, enabled=number < len(pieces)):
+                loss = self.model(piece[:, :-1], piece[:, 1:], z_loss)
+                self.fabric.backward(loss * (len(piece) / len(rows)))
+            made.append((loss.detach(), len(piece)))
+        return made
 
     def update(self) -> Tensor:
         """Clip and step; returns the gradient's norm over all ranks."""
