@@ -147,9 +147,10 @@ def _completed(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-NUMERIC = r"^\d{1,20}(\.\d{1,9})?([eE]\+?\d{1,3})?[kMBT]?$"
+NUMERIC = r"^\d{1,20}(\.\d{1,9})?([eE]\+?\d{1,2})?[kMBT]?$"
 """A count as it is typed; the readers say the rest."""
 SHAPES: dict[str, dict[str, Any]] = {
+    "flops": {"pattern": r"^\d{1,9}(\.\d{1,9})?([eE]\+?[0-3]?\d)?$"},
     "law": {"enum": list(PRESETS)},
     "interval": {"enum": ["hc3", "pairs"]},
     "level": {"pattern": r"^0\.\d{1,9}$"},

@@ -24,6 +24,8 @@ SECONDS = 60.0
 PACKAGE = Path(__file__).resolve().parent.parent
 SEE_HELP = re.compile(r"\s*See: \S+.*--help\s*$")
 
+OPTION_WORD = re.compile(r"--(\w+) (?=[\w'])")
+"""`--column params=YOURS` of a command is `column=params=YOURS` of a request."""
 OPTION = re.compile(r"^Invalid value for '--(\w+)'")
 
 
@@ -125,4 +127,4 @@ def _last_line(said: bytes) -> str:
     lines = [line for line in said.decode(errors="replace").splitlines() if line.strip()]
     if not lines or not lines[-1].startswith("isoflop: "):
         return "the worker failed without a word; the table may need more memory than it is given."
-    return SEE_HELP.sub("", lines[-1].removeprefix("isoflop: "))
+    return OPTION_WORD.sub(r"\1=", SEE_HELP.sub("", lines[-1].removeprefix("isoflop: ")))

@@ -127,7 +127,7 @@ function dots(runs, x, y, shade, colours) {
 /** What stands under the pointer: the nearest run, or the law there. */
 function tip(rows, x, y, colours) {
   return Plot.tip(rows, Plot.pointer({
-    x, y, title: "words", maxRadius: 28, fill: colours.paper, stroke: colours.rule, textPadding: 10, fontSize: 12.5,
+    x, y, title: "words", maxRadius: 28, fill: colours.paper, stroke: colours.rule, textPadding: 10, fontSize: 12.5, lineHeight: 1.35,
   }));
 }
 

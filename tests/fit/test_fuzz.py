@@ -49,7 +49,7 @@ def fuzz(operation, mode):
     )
     @given(case=operation.as_strategy(generation_mode=mode))
     def answer(case):
-        response = case.call(headers=HOST)
+        response = case.call(headers=HOST, timeout=60)
         statuses.append(response.status_code)
         kept = (checks.status_code_conformance, checks.content_type_conformance)
         kept = (*kept, checks.response_schema_conformance, not_a_server_error)
@@ -66,7 +66,7 @@ def test_the_described_interface_never_fails(tmp_path):
     from schemathesis import GenerationMode
 
     served = service(pilot(tmp_path), workshop=Workshop(seconds=20))
-    few = {"flops", "fit", "unique_tokens", "max_params", "min_ratio", "serve_tokens", "name"}
+    few = {"flops", "fit", "max_params", "name"}
     seen = {}
     for schema in (described(served), described(served, few)):
         for found in schema.get_all_operations():

@@ -39,7 +39,7 @@ def test_a_table_that_is_sent_in_can_be_asked(tmp_path):
     ("body", "kind", "status", "said"),
     [
         (b"", "text/csv", 422, "empty"),
-        (b"a,b\n1,2\n", "text/csv", 422, "no column params"),
+        (b"a,b\n1,2\n", "text/csv", 422, "Name yours: column=params=YOURS"),
         (b'{"params": 1, ', "application/jsonl", 422, "jsonl"),
         (b"params,tokens,loss\n1e999,1,2\n", "text/csv", 422, "params"),
         (b"PAR1", "application/vnd.apache.parquet", 422, "parquet"),
