@@ -15,6 +15,7 @@ from fit.figures import FIGURES, draw_figures
 from fit.hypertext import hypertext, mathematics
 from fit.laws import LAWS, law
 from fit.ledger import read_ledger, seal
+from fit.quantity import short, three
 from fit.query import Question, answer
 from fit.report import place_of, typeset, write_report
 from fit.result import Influence, Note
@@ -25,17 +26,21 @@ from fit.store import write_fit
 from fit.study import FitOptions, fit_table
 from fit.tables import clean
 from tests.fit.lawful import TRUTH, lawful
-from tests.fit.synthetic import RECIPE, make_fit, make_points, plain_points
+from tests.fit.synthetic import RECIPE, THETA, make_fit, make_points, plain_points
 
-KINDS = ("pdf", "svg", "csv")
 MOVED = Influence(kind="run", run="w16", runs=1, shift=0.1, share=0.5, flops=1e12)
 COMMON = ("loss-compute", "optimum", "isoflop", "surface", "tokens", "fit", "residuals")
 HOSTILE = 'a"b\\c #strong[x] $y$ <z> `q` @r *s* _t_ //u /* é 漢 \n\t\x07 ' + "w" * 300
 
 
 @pytest.fixture(scope="module")
-def drawn():
-    return {f"{n}.pdf": d.pdf for n, d in draw_figures(Source.from_fit(make_fit())).items()}
+def figures():
+    return draw_figures(Source.from_fit(make_fit(influence=(MOVED,))))
+
+
+@pytest.fixture(scope="module")
+def drawn(figures):
+    return {f"{n}.pdf": d.pdf for n, d in figures.items()}
 
 
 def page(fit):
@@ -64,18 +69,24 @@ def hostile_fit():
     )
 
 
-def test_the_same_fit_gives_the_same_bytes(tmp_path):
-    files = []
-    for name in ("one", "two"):
-        write_fit(tmp_path / name, make_fit(influence=(MOVED,)))
-        path = write_report(tmp_path / name)
-        figures = sorted((tmp_path / name / "figures").iterdir())
-        files.append([path.read_bytes(), *(f.read_bytes() for f in figures)])
-        asked = {"serving", "repeats", "skills"}
-        made = {f"{n}.{kind}" for n in FIGURES.keys() - asked for kind in KINDS}
-        assert {f.name for f in figures} == made | {"models-sources.csv"}
-    assert files[0] == files[1]
-    assert files[0][0].startswith(b"%PDF")
+def test_the_same_fit_gives_the_same_bytes(tmp_path, figures, drawn):
+    write_fit(tmp_path / "one", make_fit(influence=(MOVED,)))
+    made = write_report(tmp_path / "one").read_bytes()
+    files = {f.name: f.read_bytes() for f in (tmp_path / "one" / "figures").iterdir()}
+    again = {f"{n}.pdf": d.pdf for n, d in figures.items()}
+    again |= {f"{n}.svg": d.svg for n, d in figures.items()}
+    again |= {f"{n}.csv": d.csv.encode() for n, d in figures.items()}
+    assert files.keys() - again.keys() == {"models-sources.csv"}
+    assert {n: files[n] for n in again} == again
+    assert made.startswith(b"%PDF")
+    assert made == typeset(
+        sheet(Source.from_fit(make_fit(influence=(MOVED,))), drawn=tuple(figures)), drawn
+    )
+
+
+def test_every_figure_is_made_for_a_fit_that_has_what_it_shows(figures):
+    asked = {"serving", "repeats", "skills"}
+    assert figures.keys() == FIGURES.keys() - asked
 
 
 def test_names_cannot_break_or_run_the_template(drawn):
@@ -112,6 +123,27 @@ def test_the_sheet_answers_at_the_largest_budget_and_at_ten_times_it():
     assert f"train {best} parameters (90%: {ends})" in spoken(found)
     assert rows["Just as good: $N$ within noise"][1][0] in spoken(found)
     assert json.dumps(found, allow_nan=False)
+
+
+def test_page_one_gives_the_numbers_of_the_query_for_twenty_questions():
+    random = np.random.default_rng(7)
+    for _ in range(10):
+        nudge = np.exp(0.05 * random.standard_normal(5))
+        values = dict(zip(THETA, nudge * np.array(list(THETA.values())), strict=True))
+        source = Source.from_fit(make_fit(theta=values))
+        rows = dict(sheet(source)["answers"]["rows"])
+        for place, factor in enumerate((1.0, 10.0)):
+            asked = Question(source=source, flops=factor * source.range["flops"].high)
+            found = answer(asked)
+            for label, number, form in (
+                ("Parameters $N^*$", found.params, short),
+                ("Training tokens $D^*$", found.tokens, short),
+                ("Tokens per parameter", found.tokens_per_param, three),
+                ("Loss, the law [nats/token]", found.loss, "{:.4f}".format),
+                ("Loss, next run (prediction)", found.loss_next_run, "{:.4f}".format),
+            ):
+                ends = f"{form(number.low)} to {form(number.high)}"
+                assert rows[label][place] == [form(number.value), ends]
 
 
 def test_the_sheet_refuses_where_the_query_does():
@@ -261,12 +293,8 @@ def test_a_template_error_is_one_line(drawn):
 
 
 @pytest.fixture(scope="module")
-def web():
-    return hypertext(page(hostile_fit()), drawings())
-
-
-def drawings():
-    return {n: d.svg for n, d in draw_figures(Source.from_fit(make_fit())).items()}
+def web(figures):
+    return hypertext(page(hostile_fit()), {n: d.svg for n, d in figures.items()})
 
 
 class Reader(HTMLParser):
