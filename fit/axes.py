@@ -88,9 +88,10 @@ def dress(ax: Axes, *, x: str, y: str) -> Axes:
     return ax
 
 
-def count_axis(axis: Any) -> None:
-    """A log axis of parameters or tokens: 100k, 1M, 10M."""
-    _log_axis(axis, _count_tick)
+def count_axis(axis: Any, most: int = 7) -> None:
+    """A log axis of parameters or tokens with so many ticks at most: 100k, 1M, 10M."""
+    low, high = _log_limits(axis)
+    _set_ticks(axis, _decades(low, high, most), _count_tick)
 
 
 def flops_axis(axis: Any) -> None:

@@ -35,7 +35,6 @@ MEANINGS = {
 }
 """Of the two-term law's parameters; other laws say theirs in their formula."""
 TWO_TERMS = ("chinchilla", "tied", "no-e")
-TARGETS = {"loss": "loss", "lr": "learning rate", "batch_tokens": "batch"}
 COSTS = "What it costs"
 PARTS = {
     "": ("loss-compute",),
@@ -112,7 +111,7 @@ def caption_words(source: Source, further: str) -> dict[str, str]:
         "level": level,
         "noise": f"{100 * fit.noise:.2g}%",
         "further": further,
-        "target": TARGETS.get(source.law.target, source.law.target),
+        "target": tables.target_name(source.law.name),
         "frontier": "Thin lines are the law at single sizes. The black line is the frontier, the "
         "least loss that a budget buys, dashed where it extrapolates; the band is its "
         f"{level} confidence interval."
@@ -204,7 +203,7 @@ def _holdout(fit: Fit) -> Table | None:
         return None
     text = (
         f"Holdout: runs of {math_power(h['budget'])} FLOP and more, predicted by a law fitted to "
-        "the smaller runs alone [nats/token]."
+        f"the smaller runs alone{_unit(fit)}."
     )
     if h["covered"] is not None:
         text += f" {h['covered']} of them lie in their prediction intervals."
@@ -215,6 +214,11 @@ def _holdout(fit: Fit) -> Table | None:
         rows=tuple(tuple(r) for r in h["rows"]),
         caption=text,
     )
+
+
+def _unit(fit: Fit) -> str:
+    """Unit of what is predicted."""
+    return {"loss": " [nats/token]", "batch": " [tokens]"}.get(tables.target_name(fit.law), "")
 
 
 def _rolling(fit: Fit) -> Table | None:
@@ -273,12 +277,13 @@ def _runs(fit: Fit) -> tuple[Block, ...]:
         f"The {shown} of {total} runs that lie farthest from the law, by compute; all stand in "
         "fit.json."
     )
+    what = tables.target_name(fit.law)
     heads = ("width\N{MULTIPLICATION SIGN}depth", "$N$", "$D$")
     columns = (
         wide("run", "raw"),
         *(right(h) for h in heads),
         right("$C$ [FLOP]", "number"),
-        *(right(h) for h in ("lr", "loss [nats/token]", "residual [%]")),
+        *(right(h) for h in ("lr", f"{what}{_unit(fit)}", "residual [%]")),
     )
     kept = [i for i in range(len(columns)) if any(r[i] != tables.DASH for r in found["rows"])]
     table = Table(
@@ -305,7 +310,7 @@ def _method(source: Source) -> tuple[Block, ...]:
     fit = source.fit
     assert fit is not None
     basis = {k: v.replace("$", "") for k, v in tables.basis(fit).items()}
-    what = TARGETS.get(source.law.target, source.law.target)
+    what = tables.target_name(source.law.name)
     of_loss = (
         "$L$ the held-out loss in nats per token, fitted to $ln L$"
         if what == "loss"
@@ -314,8 +319,8 @@ def _method(source: Source) -> tuple[Block, ...]:
     law = Words(
         lead="Law",
         text=f"${source.law.formula}$, with $N$ parameters ({basis['params']}), $D$ training "
-        f"tokens and {of_loss} by {basis['objective']}. The loss is robust: one bad run in forty "
-        "moves a least-squares $N^*$ by a third. Scales are for raw counts, never millions."
+        f"tokens and {of_loss} by {basis['objective']}. What is minimised is robust: one bad run "
+        "in forty moves a least-squares optimum by a third. Scales are for raw counts."
         + (f" Here {source.law.about}." if source.law.about else ""),
     )
     intervals = Words(

@@ -15,7 +15,7 @@ from fit.quantity import percent
 from fit.record import Floats
 from fit.result import Fit
 from fit.source import Source
-from fit.tables import clean
+from fit.tables import clean, target_name
 from fit.text import shortened
 
 if TYPE_CHECKING:
@@ -62,8 +62,9 @@ def fit_against_measurement(ax: Axes, below: Axes, source: Source) -> Axes:
 
 def target_label(source: Source) -> str:
     """What the law predicts, with its unit."""
-    units = {"loss": "loss [nats/token]", "lr": "best learning rate"}
-    return units.get(source.law.target, "best batch [tokens]")
+    return {"loss": "loss [nats/token]", "batch": "batch [tokens]"}.get(
+        target_name(source.law.name), "learning rate"
+    )
 
 
 def residuals(ax: Axes, fit: Fit, against: Floats, *, x: str) -> Axes:
@@ -82,7 +83,7 @@ def residuals_against_count(ax: Axes, fit: Fit, against: Floats, *, x: str) -> A
     """Residuals in percent against a count on a log axis."""
     residuals(ax, fit, against, x=x)
     ax.set_xlim(against.min() / 1.5, against.max() * 1.5)
-    axes.count_axis(ax.xaxis)
+    axes.count_axis(ax.xaxis, most=5)
     return ax
 
 
@@ -181,7 +182,7 @@ def holdout_errors(ax: Axes, fit: Fit) -> Axes:
     x = np.concatenate([budgets, held[:, 0]])
     ax.set_xlim(x.min() / 1.6, x.max() * 1.6)
     axes.flops_axis(ax.xaxis)
-    axes.dress(ax, x=C_LABEL, y="Predicted over measured loss [%]")
+    axes.dress(ax, x=C_LABEL, y=f"Predicted over measured {target_name(fit.law)} [%]")
     axes.legend(ax, ("runs", "mean of a budget", "largest error", "one run's noise"))
     return ax
 

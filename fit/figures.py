@@ -244,7 +244,6 @@ def _fit(scene: Scene) -> Figure:
 def _residuals(scene: Scene) -> Figure:
     fit = fit_of(scene.source)
     p = fit.points
-    figure = _figure(2.2)
     against = {plots.N_LABEL: p.params, plots.D_LABEL: p.tokens}
     for column in scene.source.law.columns:
         if column in p.columns:
@@ -252,11 +251,17 @@ def _residuals(scene: Scene) -> Figure:
     if {"width", "depth"} <= p.columns.keys() and len(np.unique(p.columns["depth"])) > 1:
         against["Width over depth"] = p.columns["width"] / p.columns["depth"]
     against["Tokens per parameter D/N"] = p.tokens / p.params
-    panels = figure.subplots(1, len(against), sharey=True)
-    for ax, (label, values) in zip(panels, against.items(), strict=True):
+    across = len(against) if len(against) < 5 else 3
+    down = -(-len(against) // across)
+    figure = _figure(2.2 * down)
+    panels = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
+    for ax, (label, values) in zip(panels, against.items(), strict=False):
         checkplots.residuals_against_count(ax, fit, values, x=label)
-    for ax in panels[1:]:
-        ax.set_ylabel("")
+    for place, ax in enumerate(panels):
+        if place % across:
+            ax.set_ylabel("")
+        if place >= len(against):
+            ax.remove()
     return figure
 
 

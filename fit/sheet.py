@@ -10,7 +10,7 @@ from typing import Any
 
 from fit import tables
 from fit.bands import FURTHER, further_budget, splits_budgets
-from fit.chapters import TARGETS, caption_words, chapters
+from fit.chapters import caption_words, chapters
 from fit.costs import NOTHING, cost_words, price_table, regret_table
 from fit.doubts import (
     DOUBTFUL_KAPPA,
@@ -127,7 +127,7 @@ def _no_recommendation(source: Source) -> list[list[str]]:
     law = source.law
     if law.target != "loss":
         return [
-            ["loud", f"This law predicts the best {TARGETS.get(law.target, law.target)}"],
+            ["loud", f"This law predicts the best {tables.target_name(law.name)}"],
             ["", " of a model's size and tokens. It is no loss, and splits no budget. "],
             ["", "Ask it: isoflop predict --params N --tokens D"],
         ]

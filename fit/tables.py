@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 
 from fit.doubts import refused, verdict
+from fit.laws import law
 from fit.ledger import Ledger
 from fit.quantity import counted, power, short, three
 from fit.result import Fit
 
+TARGETS = {"loss": "loss", "lr": "learning rate", "batch_tokens": "batch"}
+"""What laws predict, in a word."""
 DASH = "\N{EN DASH}"
 MOST_RUNS = 96
 """Runs in the table; of a larger sweep, those that lie farthest from the law."""
@@ -54,6 +57,16 @@ def checks(fit: Fit) -> list[list[str]]:
     return rows
 
 
+def target_name(name: str) -> str:
+    """What a law predicts, in a word."""
+    return TARGETS.get(law(name).target, law(name).target)
+
+
+def predicted(fit: Fit, value: float) -> str:
+    """A prediction or a measurement: losses with four decimals, others with three digits."""
+    return f"{value:.4f}" if law(fit.law).target == "loss" else three(value)
+
+
 def convention(row: Mapping[str, Any]) -> list[str]:
     """One way of counting: [N, C, a, D/N]."""
     a, ratio = row.get("a"), row.get("tokens_per_param")
@@ -71,7 +84,7 @@ def holdout(fit: Fit) -> dict[str, Any] | None:
     if h is None:
         return None
     rows = [
-        [clean(run, NAME_LENGTH), f"{p:.4f}", f"{m:.4f}", signed(p / m - 1, "+.2%")]
+        [clean(run, NAME_LENGTH), predicted(fit, p), predicted(fit, m), signed(p / m - 1, "+.2%")]
         for run, p, m in zip(h.runs, h.predicted, h.measured, strict=True)
     ]
     covered = None if h.covered is None else f"{h.covered:.0%}"
@@ -124,7 +137,7 @@ def runs(fit: Fit) -> dict[str, Any]:
                 short(p.tokens[i]),
                 re.sub(r"e\+0*", "e", f"{p.flops[i]:.2e}"),
                 _column(p.columns, "lr", int(i), "{:.2g}"),
-                f"{p.loss[i]:.4f}",
+                predicted(fit, p.loss[i]),
                 signed(100 * math.expm1(p.residual[i]), "+.2f"),
             ]
         )
