@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from fit.errors import FitError
 from fit.estimate import Estimate, Solution, solve
 from fit.objective import LN_E, Loss, derivatives, value
 from fit.record import Floats
@@ -72,8 +73,16 @@ def left_out(found: Estimate, codes: NDArray[np.int64]) -> Floats:
 
     Returns:
         (groups, p), in the coordinates of `Sandwich.covariance`.
+
+    Raises:
+        FitError: No parameter is free to move.
     """
     basis = _free_basis(found)
+    if not basis.shape[1]:
+        raise FitError(
+            f"every parameter that is not held lies on a bound ({', '.join(found.at_bound)}): "
+            "these runs say nothing about them. Hold fewer, or fit runs that depend on them."
+        )
     groups = int(codes.max()) + 1
     jacobian = found.problem.jacobian(found.theta) @ basis
     m = found.problem.values(found.theta[None])[0]

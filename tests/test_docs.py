@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from fit.cli import main
+from fit.desk import fit_runs
+from fit.laws import preset
+from fit.source import Source
+from fit.store import write_fit
 from sweep.grid import grid
 from sweep.terms import split_terms
 
@@ -107,3 +113,39 @@ def test_launchers_of_the_cluster_page_have_the_settings_that_it_names():
     assert {"partition", "timeout_min", "array_parallelism"} <= named
     # n_jobs is joblib's
     assert named <= SlurmQueueConf.__dataclass_fields__.keys() | {"n_jobs"}
+
+
+@pytest.fixture
+def beside(tmp_path, monkeypatch):
+    """A folder with what the README's commands name: sweeps, fits and a table."""
+    (tmp_path / "runs").mkdir()
+    for name, there in {"demo": "reference", "skills": "skills"}.items():
+        (tmp_path / "runs" / name).symlink_to(ROOT / "runs" / there)
+    shutil.copytree(ROOT / "reports" / "reference", tmp_path / "reports" / "demo")
+    rows = ["run,n_params,params,tokens,loss,loss_se,dataset,unique_tokens"]
+    rng = np.random.default_rng(0)
+    for n in np.geomspace(1e7, 1e9, 6):
+        for unique in (1e8, 1e9, 1e12):
+            law = Source.from_preset(preset("muennighoff2023")).given(unique_tokens=unique)
+            for d in np.geomspace(3e8, 3e10, 6):
+                loss = float(law.law.loss(law.theta, n, d)) * math.exp(rng.normal(0, 0.003))
+                rows.append(f"n{n:.0f},{n:.0f},{n:.0f},{d:.0f},{loss},0.01,c4,{unique:.0f}")
+    (tmp_path / "runs.csv").write_text("\n".join(rows) + "\n")
+    other = fit_runs(tmp_path / "runs.csv", name="other", column=["params=n_params"], resamples=50)
+    write_fit(tmp_path / "reports" / "other", other)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.slow
+def test_commands_of_the_readme_run(beside):
+    """All but the scan of learning rates, whose runs are not committed."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", README, re.S | re.M)
+    commands = [c for b in blocks for c in re.findall(r"^isoflop ([^\n#|]+)", b, re.M)]
+    assert len(commands) >= 8
+    for command in commands:
+        if command.startswith(("tuning", "serve")):
+            continue
+        found = CliRunner().invoke(main, shlex.split(command))
+        assert found.exit_code == 0, (command, found.output)
+        lines = [line for line in found.stdout.splitlines() if not line.startswith("ask ")]
+        assert max(map(len, lines)) <= 80, command

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from fit.desk import fit_runs
+from fit.errors import FitError
 from fit.estimate import estimate
 from fit.laws import law
 from fit.objective import Problem
@@ -118,3 +120,14 @@ def test_kappa_is_healthy_on_a_grid_and_huge_at_a_fixed_ratio():
     loss = law("chinchilla").loss(TRUTH, n, 20 * n)
     loss = loss * np.exp(0.001 * np.random.default_rng(0).normal(size=12))
     assert kappa(estimate(Problem.of(n, 20 * n, loss))) > 1000
+
+
+def test_a_fit_without_a_parameter_that_can_move_is_refused_in_one_line(tmp_path):
+    """Losses far below those of the law that is held: both constants of repeats are without end."""
+    rows = ["params,tokens,loss,unique_tokens"]
+    for n in (1e4, 2e4, 4e4, 8e4):
+        rows += [f"{n},{d},{1 + 1e3 / n + 3e4 / d},1e6" for d in (5e5, 1e6, 2e6, 4e6)]
+    path = tmp_path / "runs.csv"
+    path.write_text("\n".join(rows) + "\n")
+    with pytest.raises(FitError, match="lies on a bound"):
+        fit_runs(path, name="r", law="data-constrained", base="muennighoff2023")
