@@ -172,15 +172,16 @@ def _written(folder: Path, entry: Entry, facts: Mapping[str, Any]) -> Entry:
             f"{folder / forecast.name}.json or its outcome was altered after it was sealed; it is "
             "not scored. Restore it from its history."
         )
-    if not write_outcome(folder, forecast, facts):
-        assert entry.outcome is not None
-        there = entry.outcome.verdict.measured
-        if facts["measured"] != there:
-            raise QueryError(
-                f"the forecast '{forecast.name}' was scored with a loss of {there:.6g}, and an "
-                f"outcome is not written over (found now: {facts['measured']:.6g})."
-            )
-    return read_ledger(folder).entry(forecast.name)
+    fresh = write_outcome(folder, forecast, facts)
+    now = read_ledger(folder).entry(forecast.name)
+    assert now.outcome is not None
+    there = now.outcome.verdict.measured
+    if not fresh and facts["measured"] != there:
+        raise QueryError(
+            f"the forecast '{forecast.name}' was scored with a loss of {there:.6g}, and an outcome "
+            f"is not written over (found now: {facts['measured']:.6g})."
+        )
+    return now
 
 
 def _nothing(forecast: Forecast, records: Sequence[RunRecord]) -> str:

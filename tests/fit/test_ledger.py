@@ -298,3 +298,15 @@ def test_a_broken_file_is_named_and_the_rest_is_read(tmp_path):
     assert [e.forecast.name for e in ledger.entries] == ["big"]
     assert [name for name, _ in ledger.unreadable] == ["empty.json", "half.json"]
     assert "unreadable: half.json" in ledger_text(ledger)
+
+
+def test_two_that_score_at_once_agree_or_the_later_is_told(tmp_path, monkeypatch):
+    from fit import scoring
+
+    forecast = sealed(tmp_path)
+    stale = read_ledger(tmp_path)
+    score_given(tmp_path, "big", forecast.expected.loss)
+    found = iter([stale])
+    monkeypatch.setattr(scoring, "read_ledger", lambda f: next(found, None) or read_ledger(f))
+    with pytest.raises(QueryError, match="not written over"):
+        score_given(tmp_path, "big", 1.01 * forecast.expected.loss)
