@@ -12,9 +12,12 @@ out, and recomputation never counts (Chowdhery et al. 2022, arXiv:2204.02311, ap
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from fit.errors import PlanError
 
+KEPT = 4096
+"""Shapes whose counts are kept: a query looks at the same few rungs again."""
 PARAMS_CONVENTIONS = ("matmul", "total", "body", "chinchilla")
 """Ways to count N: body + head; all; body alone (Kaplan 2020); all (Hoffmann 2022)."""
 
@@ -106,6 +109,7 @@ class FlopsPerToken:
         return self.body + self.head + self.attention
 
 
+@lru_cache(KEPT)
 def count_params(shape: Shape) -> Params:
     """Count the parameters of a shape per group.
 
@@ -127,6 +131,7 @@ def count_params(shape: Shape) -> Params:
     )
 
 
+@lru_cache(KEPT)
 def count_flops(shape: Shape) -> FlopsPerToken:
     """Count the training FLOP per token of a shape by term.
 

@@ -111,14 +111,14 @@ def regret_band(
         flops: Budget C [FLOP].
         cost: FLOP per token as a function of N.
         tolerance: How far above the least loss, in ln; one run's noise, say.
-        best: The budget's best split (1,), where it is known.
+        best: The budget's best split, of one value, where it is known.
 
     Returns:
         Smallest and largest N; an end where even one parameter, or one token, stays within the
         tolerance is that end.
     """
     best = best or split(law, theta, np.array([flops]), cost)
-    centre, limit = float(best.log_params[0]), float(best.log_loss[0]) + tolerance
+    centre, limit = best.log_params.item(), best.log_loss.item() + tolerance
 
     inside, outside = np.full(2, centre), np.array([0.0, np.log(flops)])
     for _ in range(NESTS):
@@ -179,11 +179,13 @@ def _search(law: Law, theta: Floats, log_flops: Floats, cost: Cost) -> Floats:
 
 def _vertex(losses: Floats, best: NDArray[np.int64]) -> Floats:
     """Where between the least point's neighbours (0 to 1) the parabola through them is least."""
-    around = np.clip(best, 1, COARSE - 2)[..., None] + np.array([-1, 0, 1])
-    left, middle, right = np.moveaxis(np.take_along_axis(losses, around, axis=-1), -1, 0)
+    rows, at = losses.reshape(-1, COARSE), np.clip(best.ravel(), 1, COARSE - 2)
+    each = np.arange(len(rows))
+    left, middle, right = rows[each, at - 1], rows[each, at], rows[each, at + 1]
     with np.errstate(invalid="ignore", divide="ignore"):
         found = 0.5 + 0.25 * (left - right) / (left - 2 * middle + right)
-    return np.where((found > 0.02) & (found < 0.98) & (around[..., 1] == best), found, 0.5)
+    inside = (found > 0.02) & (found < 0.98) & (at == best.ravel())
+    return np.where(inside, found, 0.5).reshape(best.shape)
 
 
 def _descended(

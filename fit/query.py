@@ -7,6 +7,7 @@ regret band, a shape of its ladder and the overrides that launch it.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fit import doubts
-from fit.allocate import regret_band
+from fit.allocate import Split, regret_band
 from fit.asking import question as question_of
 from fit.budget import Machine, bill, budget_of, machine_of
 from fit.constrained import band_of, log_quantities, outcome_of, task_of
@@ -72,8 +73,9 @@ def answer(question: Question) -> Answer:
 
 def _plain(source: Source, machine: Machine | None, flops: float) -> Answer:
     """The best split of a budget, held to nothing."""
-    fit, best = source.fit, source.best(np.array([flops]))
-    n, d = float(np.exp(best.log_params[0])), float(np.exp(best.log_tokens[0]))
+    fit, at = source.fit, source.splits(np.array([flops]))
+    best = at(source.theta[None, :])
+    n, d = float(np.exp(best.log_params[0, 0])), float(np.exp(best.log_tokens[0, 0]))
     if not (n >= 1 and d >= 1):
         raise QueryError(f"{flops:g} FLOP buy less than one parameter or token. Ask for more.")
     rung = rung_for(source.ladder, fit, n, flops)
@@ -86,7 +88,7 @@ def _plain(source: Source, machine: Machine | None, flops: float) -> Answer:
     budget = Number(value=flops) if fit is None else Number(value=flops, low=flops, high=flops)
     return Answer(
         flops=budget,
-        **_split_numbers(source, flops),
+        **_split_numbers(source, at),
         regret_band=band,
         reach=source.reach(flops),
         **_launched(source, rung),
@@ -211,9 +213,8 @@ def _budget(flops: float | None) -> float:
     return flops
 
 
-def _split_numbers(source: Source, flops: float) -> dict[str, Any]:
-    """N*, D*, their ratio and the loss, each with its interval."""
-    at = source.splits(np.array([flops]))
+def _split_numbers(source: Source, at: Callable[[Floats], Split]) -> dict[str, Any]:
+    """N*, D*, their ratio and the loss of one budget's splits, each with its interval."""
 
     def logs(theta: Floats) -> Floats:
         s = at(theta)

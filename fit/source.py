@@ -127,10 +127,12 @@ class Source:
 
         def at(theta: Floats) -> Split:
             key = theta.tobytes()
-            if key not in kept:
+            found = kept.get(key)
+            if found is None:
+                found = split(self.law, theta, flops, self.cost)
                 kept.clear()
-                kept[key] = split(self.law, theta, flops, self.cost)
-            return kept[key]
+                kept[key] = found
+            return found
 
         return at
 
