@@ -124,12 +124,15 @@ def _verdict(source: Source, a: Answer | None, times: str) -> list[list[str]]:
 
 def _no_recommendation(source: Source) -> list[list[str]]:
     """Why page 1 recommends nothing."""
-    law = source.law
+    law, fit = source.law, source.fit
+    assert fit is not None
+    doubt = [["loud", " The fit is doubtful; read below first."]] if doubtful(fit) else []
     if law.target != "loss":
         return [
             ["loud", f"This law predicts the best {tables.target_name(law.name)}"],
             ["", " of a model's size and tokens. It is no loss, and splits no budget. "],
             ["", "Ask it: isoflop predict --params N --tokens D"],
+            *doubt,
         ]
     if law.further:
         asked = " ".join(f"{option(c)} X" for c in law.further)
@@ -137,6 +140,7 @@ def _no_recommendation(source: Source) -> list[list[str]]:
             ["loud", "This law predicts a loss"],
             ["", f" from {', '.join(law.columns)}; alone it splits no budget. "],
             ["", f"Ask it: isoflop predict --params N --tokens D {asked}"],
+            *doubt,
         ]
     text = (
         " These runs cannot tell the law's parameters apart, so the best split of a budget is not "
