@@ -60,7 +60,8 @@ def loss_against_compute(ax: Axes, source: Source, best: Frontier | None) -> Axe
     axes.flops_axis(ax.xaxis)
     axes.loss_axis(ax.yaxis)
     axes.dress(ax, x=C_LABEL, y=L_LABEL)
-    axes.legend(ax, legend_order(source, "law at one size", "fitted E", "known entropy"))
+    named = legend_order(source, "law at one size", "fitted E", "known entropy")
+    axes.legend(ax, named, ncols=2, columnspacing=1.2)
     return ax
 
 
