@@ -1,6 +1,6 @@
 """An answer in other trainers' own words: nanoGPT, nanochat, litgpt, Hugging Face.
 
-Option names are those of, as of November 2026, branch main or master of each repository:
+Option names are those of copies of each repository read in November 2026, no pinned release:
 karpathy/nanoGPT `train.py` and `configurator.py`; karpathy/nanochat `scripts/base_train.py`;
 Lightning-AI/litgpt `litgpt/config.py`, `litgpt/args.py` and `config_hub/pretrain`;
 huggingface/transformers `LlamaConfig`, `TrainingArguments` and `optimization.get_wsd_schedule`.

@@ -51,15 +51,23 @@ class Pack:
             BaseException: An interruption; every member has then noted it.
         """
         try:
-            self._resume(list(self._ways))
+            self.begin()
             while self._wanted:
-                together = self._next()
-                self._gradients(together)
-                self._resume([n for n in together if n in self._ways])
+                self.round()
         except BaseException as error:
             for number in list(self._ways):
                 self._throw(number, error)
             raise
+
+    def begin(self) -> None:
+        """Bring every member to its first step."""
+        self._resume(list(self._ways))
+
+    def round(self) -> None:
+        """One step of the members that are least far."""
+        together = self._next()
+        self._gradients(together)
+        self._resume([n for n in together if n in self._ways])
 
     def _next(self) -> list[int]:
         """Members that are least far and ask for the same number of rows."""

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
-for name in ("training", "many", "records", "tables", "query", "fit", "design", "service"):
+NAMES = "training packing many records tables query fit design service".split()
+
+for name in NAMES:
     print(f"\n== {name}", flush=True)
     subprocess.run([sys.executable, "-m", f"tests.bench.{name}"], check=True)

@@ -1,0 +1,232 @@
+"""One GPU: share of the measured matmul ceiling by size, and many tiny runs at once.
+
+`python -m tests.bench.gpu [--small] [--out FILE]`: our training in bf16 against a plain compiled
+PyTorch loop over a plain GPT (`tests.bench.plain`) of the same shape and batch, both as a share of
+the best of a few matrix products; then sixteen tiny runs, one after the other and as one pack.
+`--small` is the same on a CPU, at sizes that a CPU can do: it shows that the script runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from sweep.device import device_name
+from sweep.grid import compose_config
+from sweep.pack import Pack
+from sweep.plan import Trajectory, trajectories
+from sweep.session import Session
+from sweep.trial import RandomTokens
+from tests.bench.ours import INFO
+from tests.bench.packing import Endless
+from tests.bench.plain import GPT
+
+VOCAB = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What is measured."""
+
+    shapes: tuple[tuple[int, int, int], ...]
+    """(width, depth, head size)."""
+    rows: int
+    length: int
+    precision: str
+    matmul: int
+    """Side of the ceiling's matrices."""
+    seconds: float
+    tiny: tuple[int, int, int]
+    members: int
+
+
+GPU = Setting(
+    shapes=((128, 4, 32), (320, 8, 64), (512, 9, 64), (768, 14, 64)),  # 1M, 10M, 29M, 100M
+    rows=128,
+    length=512,
+    precision="bf16-mixed",
+    matmul=8192,
+    seconds=8.0,
+    tiny=(64, 2, 16),
+    members=16,
+)
+SMALL = Setting(
+    shapes=((16, 2, 16), (64, 2, 16)),
+    rows=4,
+    length=128,
+    precision="32-true",
+    matmul=512,
+    seconds=2.0,
+    tiny=(16, 2, 16),
+    members=4,
+)
+
+
+def main() -> None:
+    """Print the tables, and write them where asked."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    if not given.small and not torch.cuda.is_available():
+        raise SystemExit("no CUDA device here; --small runs the same on a CPU")
+    setting = SMALL if given.small else GPU
+    device = torch.device("cpu" if given.small else "cuda")
+    torch.set_num_threads(1)
+    lines = [*mfu_table(setting, device), "", *packing_table(setting, device)]
+    if given.out:
+        given.out.write_text("\n".join(lines) + "\n")
+
+
+def mfu_table(setting: Setting, device: torch.device) -> list[str]:
+    """Tokens/s and share of the ceiling by size."""
+    ceiling = matmul_ceiling(setting, device)
+    lines = [
+        said(f"{device_name(device)}; {setting.precision}, batch {setting.rows}x{setting.length}"),
+        said(f"best of matrix products of side {setting.matmul}: {ceiling / 1e12:.3g} TFLOP/s"),
+        said(f"{'N':>8} {'ours tok/s':>12} {'MFU':>6} {'plain tok/s':>12} {'MFU':>6} {'ratio':>6}"),
+    ]
+    for shape in setting.shapes:
+        t = planned(shape, setting, device)
+        rounds = [(ours(t, setting), plain(shape, setting, device)) for _ in range(2)]
+        mine, theirs = (max(column) for column in zip(*rounds, strict=True))
+        per_token = t.flops_per_token.exact  # the plain GPT is counted by the same shape
+        shares = (mine * per_token / ceiling, theirs * per_token / ceiling)
+        lines.append(
+            said(
+                f"{t.params.matmul / 1e6:7.2f}M {mine:12.0f} {shares[0]:6.1%} "
+                f"{theirs:12.0f} {shares[1]:6.1%} {mine / theirs:6.2f}"
+            )
+        )
+    return lines
+
+
+def packing_table(setting: Setting, device: torch.device) -> list[str]:
+    """Tokens/s of tiny runs one after the other, with and without graphs, and as a pack."""
+    rows, length, members = 4, 128, setting.members
+    cell = dataclasses.replace(setting, rows=rows, length=length)
+    found = {}
+    for name, graphs, together in (
+        ("one after the other, no graphs", "off", 1),
+        ("one after the other", "auto", 1),
+        (f"a pack of {members}", "off", members),
+    ):
+        t = planned(setting.tiny, cell, device, f"train.graphs={graphs}", "train.compile=off")
+        sessions = [Session.open(t, source=RandomTokens(t)) for _ in range(together)]
+        pack = Pack([Endless(session) for session in sessions])
+        pack.begin()
+        batch = rows * length * together
+        found[name] = rate(pack.round, batch, setting.seconds, device)
+    first = next(iter(found.values()))
+    width, depth, _ = setting.tiny
+    head = said(f"{members} runs of width {width}, depth {depth}, batch {rows}x{length}")
+    return [head] + [
+        said(f"{name:32} {value:10.0f} tokens/s {value / first:6.2f}x")
+        for name, value in found.items()
+    ]
+
+
+def ours(trajectory: Trajectory, setting: Setting) -> float:
+    """Tokens/s of our training at its defaults."""
+    session = Session.open(trajectory, source=RandomTokens(trajectory))
+    batch = setting.rows * setting.length
+    return rate(lambda: session.step(0, batch, 0.1), batch, setting.seconds, session.fabric.device)
+
+
+def plain(shape: tuple[int, int, int], setting: Setting, device: torch.device) -> float:
+    """Tokens/s of a plain compiled loop with autocast and fused AdamW."""
+    width, depth, head_dim = shape
+    torch._dynamo.reset()
+    model = GPT(width, depth, width // head_dim, VOCAB, setting.length).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    data = torch.randint(VOCAB, (64, setting.rows, setting.length + 1), device=device)
+    mixed = setting.precision == "bf16-mixed"
+
+    @torch.compile(dynamic=False)
+    def loss_of(batch):
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+            logits = model(batch[:, :-1])
+        return F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+
+    def step() -> None:
+        loss_of(data[int(torch.randint(64, ()))]).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return rate(step, setting.rows * setting.length, setting.seconds, device)
+
+
+def planned(
+    shape: tuple[int, int, int], setting: Setting, device: torch.device, *more: str
+) -> Trajectory:
+    """A run of a shape that is long enough to be compiled."""
+    width, depth, head_dim = shape
+    config = compose_config(
+        [
+            f"model.width={width}",
+            f"model.depth={depth}",
+            f"model.head_dim={head_dim}",
+            f"model.seq_len={setting.length}",
+            f"train.batch_tokens={setting.rows * setting.length}",
+            "train.batch_doublings=[]",
+            "train.tokens=1e12",
+            f"train.precision={setting.precision}",
+            f"train.accelerator={device.type}",
+            *more,
+        ]
+    )
+    (found,) = trajectories(config, vocab=VOCAB, info=INFO)
+    return found
+
+
+def rate(step: Callable[[], object], tokens: int, seconds: float, device: torch.device) -> float:
+    """Tokens/s of a step, after ten that are not timed."""
+    for _ in range(10):
+        step()
+    synchronize(device)
+    started, steps = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        for _ in range(10):
+            step()
+        synchronize(device)
+        steps += 10
+    return steps * tokens / (time.perf_counter() - started)
+
+
+def matmul_ceiling(setting: Setting, device: torch.device) -> float:
+    """Best of ten products of square matrices in the arithmetic of training [FLOP/s]."""
+    kind = torch.float32 if setting.precision == "32-true" else torch.bfloat16
+    a = torch.randn(setting.matmul, setting.matmul, device=device, dtype=kind)
+    best = float("inf")
+    for _ in range(10):
+        synchronize(device)
+        started = time.perf_counter()
+        for _ in range(5):
+            a @ a
+        synchronize(device)
+        best = min(best, (time.perf_counter() - started) / 5)
+    return 2 * setting.matmul**3 / best
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def said(line: str) -> str:
+    """Print a line as soon as it is there."""
+    print(line, flush=True)
+    return line
+
+
+if __name__ == "__main__":
+    main()
