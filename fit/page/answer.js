@@ -106,7 +106,7 @@ function binding(answer) {
   const bound = (answer.constraints ?? []).filter((c) => c.binds && c.worth);
   const sizes = answer.regret ?? [];
   place.hidden = !bound.length && !sizes.length;
-  const rows = bound.map((c) => [LABELS[c.name]?.[0] ?? "Budget [FLOP]", short(c.limit), gain(c.worth.lifted), gain(c.worth.doubled)]);
+  const rows = bound.map((c) => [LABELS[c.name]?.[0] ?? "Budget [FLOP]", c.name in LABELS ? short(c.limit) : power(c.limit), gain(c.worth.lifted), gain(c.worth.doubled)]);
   const others = sizes.map((r) => [
     `×${three(r.size)}`, short(r.params), signed(r.loss_up.value, four(Math.abs(r.loss_up.value))),
     r.compute_up.value == null ? "at none" : share(r.compute_up.value),
