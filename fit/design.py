@@ -24,6 +24,8 @@ from fit.prior import Prior
 from fit.quantity import power
 from fit.record import Floats
 
+AT_ONCE = 40
+"""A grid that is thinned loses at most one run in so many at a time, one where it is small."""
 HEALTHY_KAPPA = 160.0
 """Condition number that a trimmed grid keeps at most, where it had no worse; 40-160 is healthy."""
 
@@ -147,6 +149,11 @@ def trim(
         saved = np.array([bill - search.bill(w) for w in without])
         lost = np.array([search.value(w) for w in without]) - search.value(stay)
         order = np.argsort(lost / np.maximum(saved, 1e-9 * bill), kind="stable")
+        worst = {stay[i] for i in order[: len(stay) // AT_ONCE]}
+        rest = [j for j in stay if j not in worst]
+        if len(worst) > 1 and search.bill(rest) > spend and search.kappa(rest) <= most:
+            stay = rest
+            continue
         healthy = (without[i] for i in order if search.kappa(without[i]) <= most)
         found = next(healthy, None)
         if found is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
+from collections import Counter
 from collections.abc import Sequence
 
 from fit.design import trim
@@ -84,8 +85,9 @@ def thinned(
 
 
 def _dropped(rows: Sequence[Planned]) -> list[str]:
-    """The names of runs without their hashes."""
-    names = ", ".join(row.run.run.rpartition("-")[0] for row in rows)
+    """The names of runs without their seeds and hashes, and how many there are of each."""
+    counts = Counter(row.run.run.rsplit("-", 2)[0] for row in rows)
+    names = ", ".join(name if n == 1 else f"{name} ({n})" for name, n in counts.items())
     indent = " " * LABEL
     return textwrap.wrap(
         f"{'dropped':{LABEL}}{names}", 80, subsequent_indent=indent, break_on_hyphens=False

@@ -78,10 +78,10 @@ def loop(shape, seconds: float) -> None:
     begun = time.perf_counter()
     while time.perf_counter() - begun < seconds:
         started = clock()
-        session.advance(rate(session.trajectory), session.position + 32 * 512, lambda: None)
+        session.advance(rate(session.trajectory), session.position + 16 * 512, lambda: None)
         middle = clock()
-        bare(32)
-        times.append(((middle - started) / 32, (clock() - middle) / 32))
+        bare(16)
+        times.append(((middle - started) / 16, (clock() - middle) / 16))
     print(*map(statistics.median, zip(*times, strict=True)))
     print(statistics.median(ours / bare for ours, bare in times))
 

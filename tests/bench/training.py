@@ -56,7 +56,7 @@ def process(module: str, shape, *arguments, **environment) -> list[float]:
 
 
 def overhead(seconds: float = 20.0) -> None:
-    """Our loop against the bare loop over the same module, in turns of 32 steps."""
+    """Our loop against the bare loop over the same module, in turns of 16 steps."""
     for shape in (SHAPES[0], SHAPES[2], SHAPES[4]):
         loop, bare, ratio = process("ours", shape, "loop", seconds)
         print(
