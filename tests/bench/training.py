@@ -1,6 +1,7 @@
 """Training speed on CPU against the plain loop, share of the matmul peak, Lightning's overhead.
 
 Each measurement is a process of its own with one thread; ours and the yardstick take turns.
+Tokens/s are by processor time, so that what else runs on the machine counts little.
 """
 
 from __future__ import annotations
