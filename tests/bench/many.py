@@ -46,7 +46,7 @@ def main() -> None:
     """Print a line per way of logging, and one for the plan alone."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for name, module, overrides in (
-        ("plan", "sweep.plan", ()),
+        ("plan", "sweep.plan", ("measure=off",)),
         ("tracking=none", "sweep", ("tracking=none",)),
         ("tracking=csv", "sweep", ("tracking=csv",)),
         ("tracking=wandb", "sweep", ("tracking=wandb",)),
