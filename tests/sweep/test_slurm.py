@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -84,8 +86,8 @@ def until(condition, seconds=120):
     raise AssertionError("waited in vain")
 
 
-def running_long(folder: Path) -> dict[int, str]:
-    """Job of each long cell that trains, by its seed."""
+def running_long(folder: Path) -> dict[int, tuple[str, int]]:
+    """Job and process of each long cell that trains, by its seed."""
     found = {}
     for path in (folder / "pilot").glob(".work-*/progress.json"):
         beat = json.loads(path.read_text())
@@ -94,8 +96,16 @@ def running_long(folder: Path) -> dict[int, str]:
             environ = Path(f"/proc/{beat['pid']}/environ")
             if environ.exists():
                 pairs = dict(p.partition("=")[::2] for p in environ.read_text().split("\0"))
-                found[seed] = f"{pairs['SLURM_ARRAY_JOB_ID']}_{pairs['SLURM_ARRAY_TASK_ID']}"
+                job = f"{pairs['SLURM_ARRAY_JOB_ID']}_{pairs['SLURM_ARRAY_TASK_ID']}"
+                found[seed] = job, beat["pid"]
     return found
+
+
+def waiting_for(process: int) -> int:
+    """Signals that a process has been sent and has not had yet, as bits."""
+    status = Path(f"/proc/{process}/status").read_text()
+    (pending,) = re.findall(r"^ShdPnd:\s*(\w+)", status, re.M)
+    return int(pending, 16)
 
 
 def test_failed_cancelled_and_timed_out_cells_leave_the_records_of_a_local_sweep(
@@ -103,9 +113,13 @@ def test_failed_cancelled_and_timed_out_cells_leave_the_records_of_a_local_sweep
 ):
     with sweep(tmp_path / "slurm", [*cells, *SLURM], slurm.environment) as process:
         jobs = until(lambda: len(f := running_long(tmp_path / "slurm")) == 2 and f)
-        slurm.call("scancel", jobs[0])
-        slurm.call("scontrol", "update", f"JobId={jobs[1]}", "TimeLimit=1")
-        until(lambda: "Restarts=1" in slurm.call("scontrol", "show", "job", jobs[1], check=False))
+        late, worker = jobs[1]
+        os.kill(worker, signal.SIGSTOP)  # else a fast machine ends it in time
+        slurm.call("scancel", jobs[0][0])
+        slurm.call("scontrol", "update", f"JobId={late}", "TimeLimit=1")
+        until(lambda: waiting_for(worker) & 1 << (signal.SIGUSR2 - 1))
+        os.kill(worker, signal.SIGCONT)
+        until(lambda: "Restarts=1" in slurm.call("scontrol", "show", "job", late, check=False))
         _, err = process.communicate(timeout=400)
     assert process.returncode == 1, err
     assert "Traceback" not in err
