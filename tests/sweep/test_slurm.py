@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -101,11 +101,14 @@ def running_long(folder: Path) -> dict[int, tuple[str, int]]:
     return found
 
 
-def waiting_for(process: int) -> int:
-    """Signals that a process has been sent and has not had yet, as bits."""
-    status = Path(f"/proc/{process}/status").read_text()
+def signalled(process: int) -> bool:
+    """Whether a stopped process has been sent USR2, or has had it and is gone."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return True
     (pending,) = re.findall(r"^ShdPnd:\s*(\w+)", status, re.M)
-    return int(pending, 16)
+    return bool(int(pending, 16) & 1 << (signal.SIGUSR2 - 1))
 
 
 def test_failed_cancelled_and_timed_out_cells_leave_the_records_of_a_local_sweep(
@@ -117,8 +120,9 @@ def test_failed_cancelled_and_timed_out_cells_leave_the_records_of_a_local_sweep
         os.kill(worker, signal.SIGSTOP)  # else a fast machine ends it in time
         slurm.call("scancel", jobs[0][0])
         slurm.call("scontrol", "update", f"JobId={late}", "TimeLimit=1")
-        until(lambda: waiting_for(worker) & 1 << (signal.SIGUSR2 - 1))
-        os.kill(worker, signal.SIGCONT)
+        until(lambda: signalled(worker))
+        with suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGCONT)
         until(lambda: "Restarts=1" in slurm.call("scontrol", "show", "job", late, check=False))
         _, err = process.communicate(timeout=400)
     assert process.returncode == 1, err
