@@ -106,6 +106,7 @@ def rehearse(file: str, words: Sequence[str]) -> Rehearsal:
     own = dict(w.partition("=")[::2] for w in words if w.startswith(("fraction=", "fit=")))
     overrides = [w for w in words if not w.startswith(("fraction=", "fit="))]
     document = _read(file)
+    _check_free(document)
     flops = _number(document, file)
     fraction = _fraction(own.get("fraction"))
     source = _source(document, own.get("fit"))
@@ -127,6 +128,21 @@ def rehearse(file: str, words: Sequence[str]) -> Rehearsal:
         expected=expected,
         verdict=judge(expected, record.loss),
     )
+
+
+def _check_free(document: Mapping[str, Any]) -> None:
+    """Refuse an answer that a limit has moved: in small the limit would not mean the same.
+
+    Raises:
+        PlanError: One has.
+    """
+    rows = document.get("constraints") or ()
+    limits = [r["name"] for r in rows if r["binds"] and r["name"] not in ("budget", "loss")]
+    if limits:
+        raise PlanError(
+            f"the answer is held by {', '.join(limits)}, and a rehearsal runs the best split of a "
+            "smaller budget without limits. Rehearse the answer to the budget alone."
+        )
 
 
 def text(found: Rehearsal) -> str:

@@ -19,7 +19,25 @@ Made = list[tuple[Tensor, int]]
 FULL_PRECISIONS = ("32-true", "64-true")
 
 
-class Solo:
+class Stepper:
+    """What steps have in common, on however many devices."""
+
+    optimizer: Any
+
+    def reset(self) -> None:
+        """The optimiser's state has been replaced."""
+
+    def set_rate(self, factor: float) -> None:
+        """Set the learning rates to a share of their peaks."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+
+    def replay(self, rows: Tensor, most: int, z_loss: float) -> Made | None:
+        """A whole step at once, where there is such a thing."""
+        return None
+
+
+class Solo(Stepper):
     """One device."""
 
     def __init__(
@@ -42,18 +60,6 @@ class Solo:
         self.context = nullcontext if full else fabric.autocast
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.reset()
-
-    def reset(self) -> None:
-        """The optimiser's state has been replaced."""
-
-    def set_rate(self, factor: float) -> None:
-        """Set the learning rates to a share of their peaks."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
-
-    def replay(self, rows: Tensor, most: int, z_loss: float) -> Made | None:
-        """A whole step at once, where there is such a thing."""
-        return None
 
     def made(self, rows: Tensor, most: int, z_loss: float) -> Made:
         """Make the gradients of a batch, `most` rows at a time; losses with their rows."""
@@ -78,25 +84,13 @@ class Solo:
         return norm
 
 
-class Ranks:
+class Ranks(Stepper):
     """Several devices, one of which this process has."""
 
     context = nullcontext
 
     def __init__(self, model: Any, optimizer: Any, fabric: Any, clip: float) -> None:
         self.model, self.optimizer, self.fabric, self.clip = model, optimizer, fabric, clip
-
-    def reset(self) -> None:
-        """The optimiser's state has been replaced."""
-
-    def set_rate(self, factor: float) -> None:
-        """Set the learning rates to a share of their peaks."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
-
-    def replay(self, rows: Tensor, most: int, z_loss: float) -> Made | None:
-        """None: ranks take their steps piece by piece."""
-        return None
 
     def made(self, rows: Tensor, most: int, z_loss: float) -> Made:
         """Make the gradients of a batch; they are exchanged with its last piece."""

@@ -118,6 +118,18 @@ def test_mistakes_are_one_line_and_nothing_is_trained(folder, words, expected):
     assert not list(Path().glob("**/record.json"))
 
 
+def test_an_answer_that_a_limit_moved_is_not_rehearsed_as_if_it_were_free(folder):
+    document = json.loads(Path("answer.json").read_text())
+    row = {"name": "max_params", "limit": 1e4, "worth": None}
+    for name, rows in {
+        "held": [{**row, "binds": True}],
+        "slack": [{**row, "binds": False}],
+    }.items():
+        Path(f"{name}.json").write_text(json.dumps({**document, "constraints": rows}))
+    assert "held by max_params" in failed("held.json")
+    assert "fraction=9; a share" in failed("slack.json", "fraction=9")
+
+
 def test_help_says_how_it_is_used(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--help"])
