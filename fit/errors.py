@@ -12,6 +12,8 @@
 A message has three parts: what was found, what is needed, what to do next.
 """
 
+from __future__ import annotations
+
 
 class ScalingError(Exception):
     """Base of every error that a user can cause and mend."""

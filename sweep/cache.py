@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fit.errors import PlanError, ScalingError
-from fit.store import write_atomically
+from fit.files import write_atomically
 
 META = "meta.json"
 ABANDONED_SECONDS = 6 * 3600

@@ -1,6 +1,7 @@
 """Types and rules of the configuration; the values stand in `conf/*.yaml`, each in one place.
 
-The flow: yaml and overrides -> `OmegaConf.to_object` -> `Config` (checked here) -> `sweep.plan`.
+The flow: yaml and overrides -> `OmegaConf.to_object` -> `Config` (checked here) ->
+`sweep.planning.trajectory`.
 Nothing below `sweep.app` sees a `DictConfig`.
 """
 
@@ -16,7 +17,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fit.errors import PlanError, QueryError
-from fit.quantity import parse_count
+from fit.quantities import parse_count
 
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
 """Of Fabric's names; the 16-bit ones of IEEE need a loss scaler, which no run here has."""
@@ -36,7 +37,7 @@ class Schedule(Enum):
 
 
 class DepthRule(Enum):
-    """How the recipe goes with depth; see `sweep.transfer`."""
+    """How the recipe goes with depth; see `sweep.planning.trajectory`."""
 
     none = "none"
     completep = "completep"
@@ -93,7 +94,7 @@ class ModelConfig:
 
 @dataclass(kw_only=True)
 class DataConfig:
-    """Where tokens come from; see `sweep.data`."""
+    """Where tokens come from; see `sweep.data.registry`."""
 
     name: str = MISSING
     """stories, text, tokens or hf."""
@@ -203,7 +204,7 @@ class Config:
     seed: int = MISSING
     tracking: Tracking = MISSING
     also: list[str] = MISSING
-    """Cells that a job takes along, by what differs; written by the launch (`sweep.members`)."""
+    """Cells that a job takes along, by what differs; written by `sweep.launch.jobs`."""
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
     train: TrainConfig = MISSING

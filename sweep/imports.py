@@ -2,30 +2,48 @@
 
 Lives beside the trainer, since `fit` never imports wandb. An exported run table needs no wandb:
 `isoflop import`.
+
+W&B's offline file `run-<id>.wandb`: what a run logged, without W&B's servers.
+
+The file is a log of protocol buffers in LevelDB's format: blocks of 32 KiB, in them chunks with a
+header of 7 bytes (checksum, length, kind), a record being one whole chunk or a first, some middle
+and a last one. A file cut short, as by a killed run, is read as far as it goes.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import struct
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from fit.data.trackers import (
+    LoggedRun,
+    build_table,
+    import_text,
+    parse_columns,
+    skipped_lines,
+    write_table,
+)
 from fit.errors import RecordError, ScalingError
-from fit.imports import Logged, gather, import_text, left_out, parse_columns, write_table
-from fit.units import parse_units
-from sweep.logbook import read_logbook
+from fit.quantities import parse_units
 
 TIMEOUT_SECONDS = 30
 Command = TypeVar("Command", bound=Callable[..., Any])
+MAGIC = b":W&B"
+FILE_HEADER = 7
+BLOCK = 32768
+CHUNK_HEADER = struct.Struct("<IHB")
+WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-def door() -> None:
+def commands() -> None:
     """Make a table of runs that were logged to W&B."""
 
 
@@ -43,7 +61,7 @@ def _tabling(command: Command) -> Command:
     return command
 
 
-@door.command("wandb")
+@commands.command("wandb")
 @click.argument("project", metavar="ENTITY/PROJECT")
 @click.option(
     "--filter", "filters", multiple=True, metavar="KEY=VALUE",
@@ -61,7 +79,7 @@ def wandb_command(
     save(fetch(project, parse_filters(filters)), out, columns, units)
 
 
-@door.command("offline")
+@commands.command("offline")
 @click.argument("folder", type=click.Path(path_type=Path))
 @_tabling
 def offline_command(
@@ -72,21 +90,21 @@ def offline_command(
 
 
 def save(
-    runs: Iterable[Logged], out: Path, columns: tuple[str, ...], units: tuple[str, ...]
+    runs: Iterable[LoggedRun], out: Path, columns: tuple[str, ...], units: tuple[str, ...]
 ) -> None:
     """Write the table and say what is in it.
 
     Raises:
         RecordError: No run can be used, or the file cannot be written.
     """
-    found = gather(runs, parse_columns(columns), parse_units(units))
+    found = build_table(runs, parse_columns(columns), parse_units(units))
     write_table(out, found.rows)
-    for line in left_out(found):
+    for line in skipped_lines(found):
         click.echo(line, err=True)
     click.echo(import_text(found, out))
 
 
-def fetch(project: str, filters: Mapping[str, Any]) -> Iterator[Logged]:
+def fetch(project: str, filters: Mapping[str, Any]) -> Iterator[LoggedRun]:
     """Runs of a project on W&B's servers.
 
     Args:
@@ -103,7 +121,7 @@ def fetch(project: str, filters: Mapping[str, Any]) -> Iterator[Logged]:
 
     try:
         for run in wandb.Api(timeout=TIMEOUT_SECONDS).runs(project, filters=dict(filters)):
-            yield Logged(
+            yield LoggedRun(
                 name=run.name or run.id,
                 source="/".join(run.path),
                 state=run.state,
@@ -114,7 +132,7 @@ def fetch(project: str, filters: Mapping[str, Any]) -> Iterator[Logged]:
         raise RecordError(_trouble(project, error)) from error
 
 
-def offline(folder: Path) -> Iterator[Logged]:
+def offline(folder: Path) -> Iterator[LoggedRun]:
     """Offline runs below a folder, in order of their paths; links are not followed twice.
 
     Raises:
@@ -126,7 +144,7 @@ def offline(folder: Path) -> Iterator[Logged]:
             f"no offline runs below {folder}; a folder with wandb/offline-run-*/run-*.wandb is "
             "needed. Check the path."
         )
-    return (read_logbook(p) for p in paths)
+    return (read_offline_run(p) for p in paths)
 
 
 def _trouble(project: str, error: Exception) -> str:
@@ -172,10 +190,87 @@ def parse_filters(texts: Iterable[str]) -> dict[str, Any]:
 def main() -> None:
     """Run the command; a `ScalingError` is one line and exit code 1."""
     try:
-        door(prog_name="python -m sweep.imports")
+        commands(prog_name="python -m sweep.imports")
     except ScalingError as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
 
 
 if __name__ == "__main__":
     main()
+
+
+def read_offline_run(path: Path) -> LoggedRun:
+    """Read one offline run: its config, and the summary with what was logged last.
+
+    Raises:
+        RecordError: Not such a file, or one without a run.
+    """
+    from google.protobuf.message import DecodeError
+    from wandb.proto import wandb_internal_pb2
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RecordError(f"cannot read {path}: {error.strerror or error}.") from error
+    if data[: len(MAGIC)] != MAGIC:
+        raise RecordError(f"{path} is no offline run of W&B; a file run-ID.wandb is needed.")
+    config: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
+    run, exit_code = None, None
+    for chunk in records(data):
+        record = wandb_internal_pb2.Record()
+        try:
+            record.ParseFromString(chunk)
+        except DecodeError:
+            break
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            run = record.run
+            _update(config, record.run.config.update)
+        elif kind == "config":
+            _update(config, record.config.update)
+        elif kind == "history":
+            _update(summary, record.history.item)
+        elif kind == "summary":
+            _update(summary, record.summary.update)
+        elif kind == "exit":
+            exit_code = record.exit.exit_code
+    if run is None:
+        raise RecordError(f"{path} holds no run: it was cut off at its start. Leave it out.")
+    ended = {None: "running", 0: "finished"}.get(exit_code, "failed")
+    return LoggedRun(
+        name=run.display_name or run.run_id,
+        source=f"{run.project or 'offline'}/{run.run_id}",
+        state=ended,
+        config=config,
+        summary=summary,
+    )
+
+
+def records(data: bytes) -> Iterator[bytes]:
+    """The whole records of a log; it ends where a chunk is cut short."""
+    position, parts = FILE_HEADER, b""
+    while position + CHUNK_HEADER.size <= len(data):
+        left = BLOCK - position % BLOCK
+        if left < CHUNK_HEADER.size:
+            position += left
+            continue
+        _, length, kind = CHUNK_HEADER.unpack_from(data, position)
+        start = position + CHUNK_HEADER.size
+        if kind not in (WHOLE, FIRST, MIDDLE, LAST) or start + length > len(data):
+            return
+        body = data[start : start + length]
+        parts = body if kind in (WHOLE, FIRST) else parts + body
+        if kind in (WHOLE, LAST):
+            yield parts
+        position = start + length
+
+
+def _update(target: MutableMapping[str, Any], items: Iterable[Any]) -> None:
+    """Take over items of a key, or a path of keys, and a value in JSON."""
+    for item in items:
+        keys = list(item.nested_key) or [item.key]
+        try:
+            target[".".join(keys)] = json.loads(item.value_json)
+        except ValueError:
+            target[".".join(keys)] = item.value_json

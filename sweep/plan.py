@@ -1,307 +1,92 @@
-"""From a configuration to what will be run: frozen, everything derived, nothing launched.
-
-A configuration is one job. Under WSD it is one trunk with a branch, and a record, per token count;
-under cosine every token count is a trajectory of its own. A run's name ends in a hash of everything
-that changes its result, so that the same command again runs only what has no valid record.
-"""
+"""`python -m sweep.plan <overrides>`: what would run and what it costs; launches nothing."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
-from collections.abc import Collection
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import sys
+from collections.abc import Sequence
 
-from fit.accounting import FlopsPerToken, Params, Shape, count_flops, count_params
-from fit.errors import PlanError, RecordError
-from fit.record import DataInfo, RunRecord
-from fit.store import RECORD_NAME, read_record
-from sweep.config import Config, DepthRule, ModelConfig, Schedule, TrainConfig
-from sweep.data import describe
-from sweep.schedule import BatchRule, LearningRate, cooldown_start, warmup_tokens
-from sweep.transfer import Scaled, scaled
+from hydra._internal.utils import get_args_parser
 
-RECIPE = "1"
-"""Goes up when the code changes what a run of unchanged settings gives; part of the identity."""
-
-NOT_IDENTITY = frozenset(
-    "tokens micro_batch_tokens warmup_tokens accelerator devices strategy threads compile graphs "
-    "checkpoint_seconds retries runs_per_gpu pack cooldown schedule".split()
+from fit.errors import ScalingError
+from sweep.planning.bill import (
+    PlannedCost,
+    PlanOptions,
+    cost_lines,
+    duration,
+    plan_cost,
+    planned_runs,
+    split_plan_options,
 )
-"""Settings of `train` that change no result, or enter the identity in resolved form."""
+from sweep.planning.grid import Cell, LauncherChoice, chosen_launcher, command_overrides, grid
+from sweep.planning.timing import unmeasured
+from sweep.planning.trajectory import short
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunSpec:
-    """One run: a branch of a trunk, and one record."""
-
-    run: str
-    """Name and identity: a slug that ends in a hash."""
-    tokens: int
-    """Planned D, a whole number of steps."""
-    cooldown_start: int
-    """Position at which the run leaves its trunk; 0 has no trunk."""
-    rate: LearningRate
-    flops: float
-    """C of the whole run [FLOP]."""
-    flops_spent: float
-    """Its cooldown and its own stretch of the trunk [FLOP]."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trajectory:
-    """What is trained in one go: a trunk and the runs that branch off it, by ascending tokens."""
-
-    trunk: str
-    """Hash of all that the runs share."""
-    sweep: str
-    seed: int
-    shape: Shape
-    params: Params
-    flops_per_token: FlopsPerToken
-    data: DataInfo
-    rule: BatchRule
-    scaled: Scaled
-    """The recipe at this shape."""
-    runs: tuple[RunSpec, ...]
-    config: Config
-    """Recipe, data and device settings as given."""
-
-
-def plan(config: Config) -> tuple[Trajectory, ...]:
-    """Derive everything that a job will train.
-
-    Args:
-        config: A checked configuration.
-
-    Returns:
-        One trajectory under WSD, one per token count under cosine.
-
-    Raises:
-        PlanError: The cell cannot be trained: head size, length below one batch, data too small.
-    """
-    vocab, there, info = describe(config.data, config.model.seq_len)
-    planned = trajectories(config, vocab=vocab, info=info)
-    _check_epochs(config, info.unique_tokens or there, planned)
-    return planned
-
-
-def _check_epochs(config: Config, unique: int | None, planned: tuple[Trajectory, ...]) -> None:
-    """Refuse runs that would repeat the data more often than `data.max_epochs` allows.
-
-    Raises:
-        PlanError: One would.
-    """
-    most, longest = config.data.max_epochs, max(run.tokens for t in planned for run in t.runs)
-    if most is not None and unique is not None and longest > most * unique:
-        raise PlanError(
-            f"{longest} tokens are {longest / unique:.3g} epochs of the {unique} there are, and "
-            f"data.max_epochs={most:g}. Ask for fewer tokens, or allow more epochs."
-        )
-
-
-def trajectories(config: Config, *, vocab: int, info: DataInfo) -> tuple[Trajectory, ...]:
-    """The same, on data already described."""
-    shape = build_shape(config.model, vocab)
-    rule = batch_rule(config.train, shape.seq_len)
-    per_token = count_flops(shape)
-    budget = config.sweep.flops
-    targets = config.targets() if budget is None else (budget / per_token.exact,)
-    lengths = sorted({rule.nearest(t) for t in targets})
-    groups = [lengths] if config.train.schedule is Schedule.wsd else [[n] for n in lengths]
-    return tuple(_trajectory(config, shape, info, rule, group) for group in groups)
-
-
-def build_shape(model: ModelConfig, vocab: int) -> Shape:
-    """The shape that a model section asks for.
-
-    Raises:
-        PlanError: The width is not a whole number of heads, or the head size is odd.
-    """
-    heads = model.heads
-    if model.head_dim % 2:
-        raise PlanError(f"model.head_dim={model.head_dim}; rotary positions need an even number.")
-    if heads is None:
-        heads, rest = divmod(model.width, model.head_dim)
-        if rest or not heads:
-            raise PlanError(
-                f"model.width={model.width} is not a multiple of model.head_dim={model.head_dim}; "
-                "choose a width that is, or set model.heads."
-            )
-    return Shape(
-        width=model.width,
-        depth=model.depth,
-        heads=heads,
-        head_dim=model.head_dim,
-        d_ff=max(1, round(model.mlp_ratio * model.width)),
-        vocab=vocab,
-        seq_len=model.seq_len,
-        gated=model.gated,
-        tied=model.tied,
-        conv=model.conv,
-        experts=model.experts,
-        top_k=model.top_k if model.experts else 0,
-    )
-
-
-def batch_rule(train: TrainConfig, seq_len: int) -> BatchRule:
-    """The batch rule of a recipe.
-
-    Raises:
-        PlanError: The batch is not a whole number of rows, the same on every device.
-    """
-    if train.batch_tokens % (seq_len * train.devices):
-        step = seq_len * train.devices
-        if train.devices > 1:
-            raise PlanError(
-                f"train.batch_tokens={train.batch_tokens} cannot be shared by train.devices="
-                f"{train.devices} in rows of {seq_len}; a multiple of {step} is needed."
-            )
-        raise PlanError(
-            f"train.batch_tokens={train.batch_tokens} is not a multiple of "
-            f"model.seq_len={seq_len}; take {max(1, train.batch_tokens // seq_len) * seq_len}."
-        )
-    doublings = tuple(sorted(round(d) for d in train.batch_doublings))
-    return BatchRule(batch_tokens=train.batch_tokens, doublings=doublings)
-
-
-def _trajectory(
-    config: Config, shape: Shape, info: DataInfo, rule: BatchRule, lengths: list[int]
-) -> Trajectory:
-    """A trunk with its branches."""
-    train, params, per_token = config.train, count_params(shape), count_flops(shape)
-    warmup = warmup_tokens(params.matmul, lengths[0], train.warmup_tokens)
-    _check_warmup(train, rule, lengths[0], warmup)
-    shared = _shared_identity(config, shape, info, warmup)
-    runs, previous = [], 0
-    for tokens in lengths:
-        wsd = train.schedule is Schedule.wsd
-        start = cooldown_start(rule, tokens, train.cooldown) if wsd else 0
-        rate = LearningRate(
-            kind=train.schedule.value, warmup=warmup, tokens=tokens, cooldown_start=start
-        )
-        own = {**shared, "tokens": tokens, "cooldown_start": start}
-        runs.append(
-            RunSpec(
-                run=_slug(shape, tokens, config.seed, digest(own)),
-                tokens=tokens,
-                cooldown_start=start,
-                rate=rate,
-                flops=float(per_token.exact * tokens),
-                flops_spent=_spent(per_token, tokens, start, previous),
-            )
-        )
-        previous = max(previous, start)
-    return Trajectory(
-        trunk=digest(shared) if train.schedule is Schedule.wsd else digest(runs[0].run),
-        sweep=config.name,
-        seed=config.seed,
-        shape=shape,
-        params=params,
-        flops_per_token=per_token,
-        data=info,
-        rule=rule,
-        scaled=scaled(train, shape),
-        runs=tuple(runs),
-        config=config,
-    )
-
-
-def part_of(trajectory: Trajectory, lengths: Collection[int]) -> Trajectory:
-    """The trajectory with some of its runs alone, their names kept, the trunk paid by them."""
-    runs, previous = [], 0
-    for run in trajectory.runs:
-        if run.tokens in lengths:
-            start = run.cooldown_start
-            spent = _spent(trajectory.flops_per_token, run.tokens, start, previous)
-            runs.append(dataclasses.replace(run, flops_spent=spent))
-            previous = max(previous, start)
-    return dataclasses.replace(trajectory, runs=tuple(runs))
-
-
-def _spent(per_token: FlopsPerToken, tokens: int, start: int, previous: int) -> float:
-    """FLOP of a cooldown, and of the trunk from where the last branch left it."""
-    return float(per_token.exact * (tokens - start + max(0, start - previous)))
-
-
-def _check_warmup(train: TrainConfig, rule: BatchRule, shortest: int, warmup: int) -> None:
-    """Refuse a warm-up that is still on where the shortest run cools down, or ends.
-
-    Raises:
-        PlanError: It is, or it is negative.
-    """
-    wsd = train.schedule is Schedule.wsd
-    end = (cooldown_start(rule, shortest, train.cooldown) or shortest) if wsd else shortest
-    if not 0 <= warmup < end:
-        raise PlanError(
-            f"train.warmup_tokens={warmup}; 0 to {end - 1} is needed for {shortest} tokens."
-        )
-
-
-def _shared_identity(config: Config, shape: Shape, info: DataInfo, warmup: int) -> dict[str, Any]:
-    """Everything that changes the result of a trunk.
-
-    What came later than the first records is left out where it changes nothing, so that they are
-    recognised.
-    """
-    train = {k: v for k, v in vars(config.train).items() if k not in NOT_IDENTITY}
-    if config.train.depth_rule is DepthRule.none:
-        del train["depth_rule"], train["base_depth"]
-    counts = dataclasses.asdict(shape)
-    if not shape.experts:
-        del counts["experts"], counts["top_k"], train["balance_loss"]
-    kind = config.train.schedule
-    return {
-        "recipe": RECIPE,
-        "shape": counts,
-        "data": [info.hash, info.unique_tokens, config.data.heldout_tokens, config.data.seed],
-        "train": {**train, "batch_doublings": [float(d) for d in train["batch_doublings"]]},
-        "schedule": kind.value,
-        "warmup": warmup,
-        "seed": config.seed,
-    }
-
-
-def work_folder(trajectory: Trajectory) -> str:
-    """Name of the working folder; one per set of runs, so that two jobs never share one."""
-    return f".work-{digest([r.run for r in trajectory.runs])}"
-
-
-def finished_record(folder: Path) -> RunRecord | None:
-    """The record of a finished run; None where it is missing, unreadable or failed."""
+def main() -> None:
+    """Print the plan of the given overrides; exit 1 where a cell cannot be trained."""
+    arguments = get_args_parser().parse_args()
     try:
-        record = read_record(folder / RECORD_NAME)
-    except RecordError:
-        return None
-    return None if record.status == "failed" else record
+        terms, overrides = split_plan_options(command_overrides(arguments))
+        cells = grid(overrides, multirun=True)
+        launcher = chosen_launcher(overrides)
+        notes = measure(cells, terms)
+        rows = planned_runs(cells, measured=terms.measure)
+        print("\n".join([*plan_table(cells, rows), *plan_totals(rows, terms, launcher), *notes]))
+        if terms.limited:
+            from sweep.planning.thinning import trim_lines
+
+            print("\n".join(trim_lines(rows, terms, launcher)))
+    except ScalingError as error:
+        sys.stdout.flush()
+        sys.exit(f"error: {error}")
+    sys.exit(int(any(cell.refusal is not None for cell in cells)))
 
 
-def digest(identity: Any) -> str:
-    """Eight hexadecimal digits of a canonical JSON's hash."""
-    text = json.dumps(identity, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+def measure(cells: Sequence[Cell], terms: PlanOptions) -> list[str]:
+    """Time what shapes are not known yet; what could not be timed, in words."""
+    left = unmeasured([t for cell in cells for t in cell.trajectories]) if terms.measure else []
+    if not left:
+        return []
+    from sweep.training.evaluate import measure_timings
+
+    failed = measure_timings(left, say)
+    if not failed:
+        return []
+    names = ", ".join(f"width {t.shape.width} depth {t.shape.depth}" for t in failed)
+    return [f"could not be timed here, and stand by the formula: {names}"]
 
 
-def short(count: float) -> str:
-    """A count in at most five characters: 307200 -> 307k, 2.4e6 -> 2.4M, 1e20 -> 1e20."""
-    if count >= 1e15:
-        return f"{count:.0e}".replace("e+", "e")
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g}{unit}"
-    return f"{count:.3g}"
+def plan_table(cells: Sequence[Cell], rows: Sequence[PlannedCost]) -> list[str]:
+    """The plan's runs as lines of at most 80 columns, then the cells that are refused."""
+    lines = [f"{'run':38} {'N':>6} {'D':>6} {'D/N':>6} {'FLOP':>8} {'about':>7}  "]
+    for row in rows:
+        n, run = row.trajectory.params.matmul, row.run
+        state = "" if row.record is None else row.record.status
+        ratio = run.tokens / n
+        per_param = f"{ratio:.1f}" if ratio < 1e4 else f"{ratio:.0e}"
+        lines.append(
+            f"{run.run:38} {short(n):>6} {short(run.tokens):>6} {per_param:>6} "
+            f"{run.flops:8.2e} {duration(row.estimate.seconds):>7}  {state}".rstrip()
+        )
+    lines += [f"refused  {' '.join(c.overrides)}: {c.refusal}" for c in cells if c.refusal]
+    return lines
 
 
-def _slug(shape: Shape, tokens: int, seed: int, identity: str) -> str:
-    """A readable name that ends in the identity."""
-    experts = f"-e{shape.experts}k{shape.top_k}" if shape.experts else ""
-    return f"w{shape.width}-d{shape.depth}{experts}-t{short(tokens)}-s{seed}-{identity}"
+def plan_totals(
+    rows: Sequence[PlannedCost], terms: PlanOptions, launcher: LauncherChoice
+) -> list[str]:
+    """What is there, what is left, and what that costs."""
+    if not rows:
+        return ["no run can be trained"]
+    there = sum(row.record is not None for row in rows)
+    head = f"{len(rows)} runs, {there} there already"
+    return [head, *cost_lines(plan_cost(rows, terms, launcher), terms, rows)]
+
+
+def say(line: str) -> None:
+    """One line on stderr: the plan itself is the output."""
+    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
-    from sweep.preview import main
-
     main()

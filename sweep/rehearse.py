@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fit.allocation.scaling_law import ScalingLaw
+from fit.data.records import RunRecord, finite_or_null, parse_document
 from fit.errors import PlanError, RecordError, ScalingError
-from fit.expectation import Expectation, Verdict, expect, judge
-from fit.quantity import percent, power, short
-from fit.query import Answer, Question, answer
-from fit.record import RunRecord, finite_or_null, parse_document
-from fit.reply import ANSWER_SCHEMA
-from fit.source import Source
-from fit.text import wrapped
+from fit.forecasts.ledger import ExpectedLoss, ForecastScore, expected_loss, score_forecast
+from fit.quantities import percent, power, short
+from fit.query.answer import answer
+from fit.query.question import ANSWER_SCHEMA, Answer, Question
+from fit.report.text import wrapped
 
 USAGE = """\
 python -m sweep.rehearse ANSWER [fraction=0.01] [fit=reports/NAME] [--json] [override ...]
@@ -45,12 +45,12 @@ class Rehearsal:
     flops: float
     """Of the answer that is rehearsed."""
     fraction: float
-    source: Source
+    source: ScalingLaw
     small: Answer
     """The split of the fraction."""
     record: RunRecord
-    expected: Expectation
-    verdict: Verdict
+    expected: ExpectedLoss
+    verdict: ForecastScore
 
     def document(self) -> dict[str, Any]:
         """The `isoflop.rehearsal/1` document."""
@@ -117,7 +117,7 @@ def rehearse(file: str, words: Sequence[str]) -> Rehearsal:
             "own run records."
         )
     record = _trained(small, overrides)
-    expected = expect(source, small.shape_params, record.tokens)
+    expected = expected_loss(source, small.shape_params, record.tokens)
     assert record.loss is not None
     return Rehearsal(
         flops=flops,
@@ -126,7 +126,7 @@ def rehearse(file: str, words: Sequence[str]) -> Rehearsal:
         small=small,
         record=record,
         expected=expected,
-        verdict=judge(expected, record.loss),
+        verdict=score_forecast(expected, record.loss),
     )
 
 
@@ -186,7 +186,7 @@ def _unfitted(found: Rehearsal) -> str:
 def _trained(small: Answer, overrides: Sequence[str]) -> RunRecord:
     """The record of the small run, trained unless it is there."""
     from sweep.app import launch
-    from sweep.grid import grid
+    from sweep.planning.grid import grid
 
     base = [*small.config, f"name={NAME}", "tracking=none"]
     asked = [*base, *overrides]
@@ -245,7 +245,7 @@ def _fraction(given: str | None) -> float:
     return value
 
 
-def _source(document: Mapping[str, Any], given: str | None) -> Source:
+def _source(document: Mapping[str, Any], given: str | None) -> ScalingLaw:
     """The fit that gave the answer."""
     wanted, name = document.get("fit_hash"), document.get("source")
     if wanted is None:
@@ -256,7 +256,7 @@ def _source(document: Mapping[str, Any], given: str | None) -> Source:
     path = Path("reports") / str(name) if given is None else Path(given)
     if not path.exists():
         raise RecordError(f"the answer's fit is not in {path}; say where it is: fit=PATH")
-    found = Source.at(path)
+    found = ScalingLaw.at(path)
     if found.hash != wanted:
         raise RecordError(
             f"{path} is not the fit that gave the answer, or it was fitted again since. Ask it "

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from fit.cli import main
-from fit.desk import fit_runs
-from fit.laws import preset
-from fit.source import Source
-from fit.store import write_fit
-from sweep.grid import grid
-from sweep.terms import split_terms
+from fit.allocation.scaling_law import ScalingLaw
+from fit.cli.main import main
+from fit.fitting import fit_runs
+from fit.laws.published import preset
+from fit.results import write_fit
+from sweep.planning.bill import split_plan_options
+from sweep.planning.grid import grid
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -49,7 +49,7 @@ def test_sweeps_of_the_readme_span_grids_that_can_be_trained():
     commands = re.findall(r"^python -m sweep(?:\.plan)? (?:-m )?([^\n#]+)", README, re.M)
     assert len(commands) >= 4
     for command in commands:
-        _, overrides = split_terms(shlex.split(command))
+        _, overrides = split_plan_options(shlex.split(command))
         if {"data=text", "train.devices=8"} & set(overrides):
             continue
         assert all(c.refusal is None for c in grid(overrides, multirun=True)), command
@@ -113,7 +113,7 @@ def beside(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     for n in np.geomspace(1e7, 1e9, 6):
         for unique in (1e8, 1e9, 1e12):
-            law = Source.from_preset(preset("muennighoff2023")).given(unique_tokens=unique)
+            law = ScalingLaw.from_preset(preset("muennighoff2023")).given(unique_tokens=unique)
             for d in np.geomspace(3e8, 3e10, 6):
                 loss = float(law.law.loss(law.theta, n, d)) * math.exp(rng.normal(0, 0.003))
                 rows.append(f"n{n:.0f},{n:.0f},{n:.0f},{d:.0f},{loss},0.01,c4,{unique:.0f}")

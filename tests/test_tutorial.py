@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pages import agrees, shown, walked
+from tests.doc_commands import agrees, shown, walked
 
 ROOT = Path(__file__).parents[1]
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text()

@@ -2,7 +2,7 @@
 
 `python -m tests.bench.calibrate [SWEEPS] [law|trunk|methods|surface|bad] ...` prints tables in
 Markdown, as they stand in docs/calibration.md. Each cell draws SWEEPS (400) seeded sweeps, fits
-them as `fit.study` does, and counts. What extrapolates is at 10 and 100 times the largest budget.
+them as `fit.fitting` does, and counts. What extrapolates is at 10 and 100 times the largest budget.
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fit.derived import METHODS, confidence_interval
-from fit.estimate import estimate
-from fit.misfit import examine, widened
-from fit.objective import Problem
-from fit.record import RunTable
-from fit.spread import spread, widen
-from fit.study import FitOptions, unbounded
-from fit.uncertainty import sandwich
+from fit.data.table import RunTable
+from fit.estimation.objective import FitProblem
+from fit.estimation.solver import estimate
+from fit.fitting import FitOptions, unbounded
+from fit.inference.intervals import METHODS, confidence_interval
+from fit.inference.misspecification import (
+    detect_misfit,
+    estimate_uncertainty,
+    widen_by_misfit,
+    widened,
+)
+from fit.inference.resampling import sandwich
 
 LEVEL = 0.9
 TRUTH = np.array([1.8172, 482.01, 2085.43, 0.3478, 0.3658])
@@ -116,11 +120,11 @@ def quantities(raw: np.ndarray, budgets: np.ndarray) -> np.ndarray:
 
 def pull(loss, design: Design, truth, cluster, *, widen: bool) -> tuple[np.ndarray, np.ndarray]:
     """(estimate - truth) and the interval's half width, per quantity."""
-    problem = Problem.of(design.params, design.tokens, loss)
+    problem = FitProblem.of(design.params, design.tokens, loss)
     found = estimate(problem)
     spread = sandwich(found, cluster, LEVEL)
     if widen:
-        spread = widened(spread, examine(found, cluster))
+        spread = widened(spread, detect_misfit(found, cluster))
     budgets = np.array(REACH) * (6 * design.params * design.tokens).max()
     raw = np.concatenate([np.log(np.maximum(found.raw[:3], 1e-300)), found.raw[3:]])
     steps = 1e-5 * np.eye(5)
@@ -136,8 +140,8 @@ def held(loss, design: Design, truth, cluster) -> np.ndarray:
     n, d = design.params, design.tokens
     runs = tuple(str(i) for i in range(len(n)))
     table = RunTable(run=runs, params=n, tokens=d, flops=6 * n * d, loss=loss, cluster=cluster)
-    found = estimate(Problem.of(n, d, loss))
-    misfit = examine(found, cluster)
+    found = estimate(FitProblem.of(n, d, loss))
+    misfit = detect_misfit(found, cluster)
     budgets = np.array(REACH) * table.flops.max()
 
     def wanted(theta):
@@ -146,7 +150,10 @@ def held(loss, design: Design, truth, cluster) -> np.ndarray:
 
     out = []
     asked = {m: FitOptions(interval=m, level=LEVEL, resamples=RESAMPLES) for m in METHODS}
-    made = {m: widen(spread(found, cluster, asked[m].method()), misfit, 0) for m in ("bca", "wild")}
+    made = {
+        m: widen_by_misfit(estimate_uncertainty(found, cluster, asked[m].method()), misfit, 0)
+        for m in ("bca", "wild")
+    }
     for method, options in asked.items():
         fit = unbounded(table, found, made["wild" if method == "wild" else "bca"], options)
         low, high = confidence_interval(fit, wanted)
@@ -306,7 +313,7 @@ def tables_bad(sweeps: int) -> None:
         errors = []
         for _ in range(sweeps):
             off = 0.003 * random.normal(size=40) + 0.3 * (np.arange(40) == random.integers(40))
-            problem = Problem.of(
+            problem = FitProblem.of(
                 design.params, design.tokens, law(design.params, design.tokens) * np.exp(off)
             )
             raw = estimate(problem, loss=loss).raw

@@ -15,27 +15,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fit.allocate import split
-from fit.candidates import Limits, plain
-from fit.design import choose, deviations
-from fit.estimate import estimate
-from fit.ladder import constant_cost
-from fit.laws import law, preset
-from fit.objective import Problem
-from fit.prior import Known, Prior, of_preset
-from fit.result import Span
-from fit.source import Source
+from fit.allocation.allocate import split
+from fit.allocation.ladder import constant_cost
+from fit.allocation.scaling_law import ScalingLaw
+from fit.design.candidates import RunLimits, candidates_of_sizes
+from fit.design.criterion import DesignPrior, KnownRuns, prior_of_preset
+from fit.design.suggest import choose_runs, deviations
+from fit.estimation.objective import FitProblem
+from fit.estimation.solver import estimate
+from fit.laws.families import law
+from fit.laws.published import preset
+from fit.results import Span
 
 NOISE = 0.003
 TARGET = 1e22
 """100 times the grid's largest budget."""
 LAW, COST = law("chinchilla"), constant_cost()
-PRIOR = Source.from_preset(preset("besiroglu2024"))
+PRIOR = ScalingLaw.from_preset(preset("besiroglu2024"))
 HALF = np.array([0.98, 0.45 * 1e8**0.5, 0.5 * 2e9**0.5, 0.5, 0.5])
 """Exponents as those of tiny models, and the terms of the same size as theirs, 0.5 nats."""
 TRUTHS = {
     "besiroglu2024": PRIOR.theta,
-    "hoffmann2022": Source.from_preset(preset("hoffmann2022")).theta,
+    "hoffmann2022": ScalingLaw.from_preset(preset("hoffmann2022")).theta,
     "exponents 0.5": HALF,
 }
 Surface = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -68,16 +69,16 @@ def suggested(*, least: float = 1.0, most: float = 1.0) -> tuple[np.ndarray, np.
     """
     n, d = isoflop_grid()
     flops = 6 * n * d
-    limits = Limits(
+    limits = RunLimits(
         params=Span(low=1.0, high=1e15),
         tokens=Span(low=1.0, high=1e18),
         flops=Span(low=least * flops.min(), high=most * flops.max()),
         ratio=Span(low=(d / n).min(), high=(d / n).max()),
     )
-    candidates = plain(COST, limits)
+    candidates = candidates_of_sizes(COST, limits)
     centre = (np.exp(np.log(candidates.params).mean()), np.exp(np.log(candidates.tokens).mean()))
-    prior = of_preset(PRIOR, TARGET, centre=centre, noise=NOISE)
-    design = choose(prior, candidates, float(flops.sum()), most_runs=len(n))
+    prior = prior_of_preset(PRIOR, TARGET, centre=centre, noise=NOISE)
+    design = choose_runs(prior, candidates, float(flops.sum()), most_runs=len(n))
     return design.params, design.tokens
 
 
@@ -97,7 +98,7 @@ def refits(n, d, theta, *, sweeps: int, surface: Surface | None = None, seed: in
     exact, found = surface(n, d), np.empty((sweeps, 2))
     for row in found:
         loss = exact * np.exp(NOISE * random.standard_normal(len(n)))
-        raw = np.maximum(estimate(Problem.of(n, d, loss)).raw, 1e-12)
+        raw = np.maximum(estimate(FitProblem.of(n, d, loss)).raw, 1e-12)
         best = split(LAW, raw, np.array([TARGET]), COST)
         row[:] = best.log_params[0], best.log_loss[0]
     off = found - optimum(surface)
@@ -114,9 +115,9 @@ def optimum(surface: Surface) -> np.ndarray:
 
 def first_order(n, d, theta) -> np.ndarray:
     """Standard errors of ln N* and ln L* by the linearisation."""
-    source = Source(name="", law=LAW, theta=theta, convention={}, range={})
-    known = Known(params=n, tokens=d, trunk=np.arange(len(n)))
-    prior = Prior(
+    source = ScalingLaw(name="", law=LAW, theta=theta, convention={}, range={})
+    known = KnownRuns(params=n, tokens=d, trunk=np.arange(len(n)))
+    prior = DesignPrior(
         source=source, flops=TARGET, thetas=theta[None], noise=NOISE, shared=0.0, known=known
     )
     return deviations(prior, None)

@@ -24,13 +24,18 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
-from fit.estimate import Estimate, estimate, solve
-from fit.misfit import examine
-from fit.objective import Problem
-from fit.profile import profile
-from fit.surface import Surface
-from fit.uncertainty import _candidates, _cloud, _refit, bootstrap, sandwich
-from fit.wild import wild_bootstrap
+from fit.estimation.objective import FitProblem
+from fit.estimation.solver import Estimate, estimate, solve
+from fit.inference.misspecification import detect_misfit
+from fit.inference.profile import DevianceSurface, profile
+from fit.inference.resampling import (
+    _candidates,
+    _cloud,
+    _refit_resamples,
+    bootstrap,
+    sandwich,
+    wild_bootstrap,
+)
 
 DELTA = 1e-3
 GRID = list(
@@ -105,12 +110,12 @@ def resampled(found: Estimate, count: int) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(0)
     cloud = _cloud(found, random)
     weights = random.multinomial(runs, np.full(runs, 1 / runs), size=count).astype(float)
-    return weights, _refit(found, weights, cloud, _candidates(found, cloud)).value
+    return weights, _refit_resamples(found, weights, cloud, _candidates(found, cloud)).value
 
 
 def against_plain(data, resamples: int = 4000, tried: int = 12, rounds: int = 5) -> None:
     """Point fit and bootstrap in turns with the yardstick."""
-    problem = Problem.of(*data)
+    problem = FitProblem.of(*data)
     raw = tuple(np.log(v) for v in data)
     ones = np.ones(len(raw[0]))
     random = np.random.default_rng(1)
@@ -151,7 +156,7 @@ def against_plain(data, resamples: int = 4000, tried: int = 12, rounds: int = 5)
 
 def cross_examined(data, resamples: int = 4000, checked: int = 150, starts: int = 330) -> None:
     """Resamples solved again from hundreds of starts: how many had missed the minimum?"""
-    found = estimate(Problem.of(*data), loss="huber", delta=DELTA)
+    found = estimate(FitProblem.of(*data), loss="huber", delta=DELTA)
     weights, ours = resampled(found, resamples)
     random = np.random.default_rng(2)
     thetas = np.column_stack(
@@ -204,11 +209,11 @@ def one(runs: int, resamples: int) -> None:
     spent = [0.0] * 5
     if runs:
         data = synthetic(runs)
-        problem, rows = Problem.of(*data), np.arange(runs)
+        problem, rows = FitProblem.of(*data), np.arange(runs)
         estimate(problem)
         found = estimate(problem)
         made = sandwich(found, rows, 0.9)
-        surface = Surface(
+        surface = DevianceSurface(
             problem=problem,
             weights=found.weights,
             loss=found.loss,
@@ -219,7 +224,7 @@ def one(runs: int, resamples: int) -> None:
         )
         work = (
             lambda: estimate(problem),
-            lambda: (sandwich(found, rows, 0.9), examine(found, rows)),
+            lambda: (sandwich(found, rows, 0.9), detect_misfit(found, rows)),
             lambda: profile(surface, lambda t: np.log(t[:, [0, 3, 4, 1]]), made.quantile),
             lambda: bootstrap(found, rows, resamples, 0),
             lambda: wild_bootstrap(found, rows, resamples, 0),

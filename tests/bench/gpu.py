@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from sweep.device import device_name
-from sweep.grid import compose_config
-from sweep.pack import Pack
-from sweep.plan import Trajectory, trajectories
-from sweep.session import Session
-from sweep.trial import RandomTokens
+from sweep.planning.grid import compose_config
+from sweep.planning.trajectory import Trajectory, trajectories
+from sweep.training.devices import device_name
+from sweep.training.ensemble import Pack
+from sweep.training.evaluate import RandomTokens
+from sweep.training.session import Session
 from tests.bench.ours import INFO
 from tests.bench.packing import Endless
 from tests.bench.plain import GPT

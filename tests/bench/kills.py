@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from fit.store import read_runs
+from fit.data.records import read_runs
 
 KILLS = int(sys.argv[1]) if len(sys.argv) > 1 else 50
 GRID = [

@@ -14,13 +14,13 @@ import time
 
 import torch
 
-from fit.record import DataInfo
+from fit.data.records import DataInfo
 from sweep.config import Compile
-from sweep.device import peak_flops_per_second
-from sweep.grid import compose_config
-from sweep.plan import Trajectory, trajectories
-from sweep.session import Session
-from sweep.trial import RandomTokens
+from sweep.planning.grid import compose_config
+from sweep.planning.trajectory import Trajectory, trajectories
+from sweep.training.devices import peak_flops_per_second
+from sweep.training.evaluate import RandomTokens
+from sweep.training.session import Session
 
 VOCAB = 500
 INFO = DataInfo(name="random", hash="random")

@@ -13,8 +13,8 @@ import sys
 import time
 
 from sweep.config import Compile
-from sweep.pack import Pack
-from sweep.session import Session
+from sweep.training.ensemble import Pack
+from sweep.training.session import Session
 from tests.bench.ours import open_session, rate
 
 SHAPES = [(16, 2, 16), (32, 2, 16), (64, 2, 16)]

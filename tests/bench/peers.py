@@ -19,10 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fit.estimate import Estimate, estimate
-from fit.objective import Problem
-from fit.uncertainty import bootstrap
-from fit.wild import wild_bootstrap
+from fit.estimation.objective import FitProblem
+from fit.estimation.solver import Estimate, estimate
+from fit.inference.resampling import bootstrap, wild_bootstrap
 from tests.bench.fit import DELTA, published, synthetic
 
 PEER = Path(__file__).with_name("peer.py")
@@ -60,7 +59,7 @@ def peer(python: str, package: str, table: Path) -> dict | str:
 
 def ours(data, loss: str) -> tuple[dict, Estimate]:
     """Our point fit, best of five, and both bootstraps, in processor seconds."""
-    problem = Problem.of(*data)
+    problem = FitProblem.of(*data)
     delta = DELTA if loss == "huber" else None
     point = min(seconds(lambda: estimate(problem, loss=loss, delta=delta)) for _ in range(5))
     found, rows = estimate(problem, loss=loss, delta=delta), np.arange(len(data[0]))

@@ -4,8 +4,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from fit.store import load, write_record
-from tests.fit.samples import record
+from fit.data.readers import load
+from fit.data.records import write_record
+from tests.fit.data.builders import record
 
 with tempfile.TemporaryDirectory() as folder:
     for i in range(10_000):

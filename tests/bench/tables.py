@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fit.store import load
-from fit.study import FitOptions, fit_table
+from fit.data.readers import load
+from fit.fitting import FitOptions, fit_table
 
 
 def write(path: Path, rows: int) -> None:

@@ -12,10 +12,9 @@ from omegaconf import OmegaConf
 
 import conf
 from fit.errors import PlanError
-from sweep.composer import Composer
 from sweep.config import Config
-from sweep.grid import compose_config, grid, overrides_of
-from sweep.plan import plan
+from sweep.planning.grid import ConfigComposer, command_overrides, compose_config, grid
+from sweep.planning.trajectory import plan
 
 CONF = Path(conf.__file__).parent
 QUICK = ["model.width=16", "model.depth=1"]
@@ -166,10 +165,10 @@ def test_a_folder_of_own_configs_is_found(tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment/mine.yaml").write_text("# @package _global_\nseed: 7\n")
     given = get_args_parser().parse_args(["--config-dir", str(tmp_path), "+experiment=mine"])
-    (cell,) = grid(overrides_of(given), multirun=False)
+    (cell,) = grid(command_overrides(given), multirun=False)
     assert cell.config.seed == 7
     with pytest.raises(PlanError, match="--config-dir"):
-        overrides_of(get_args_parser().parse_args(["--config-name", "other"]))
+        command_overrides(get_args_parser().parse_args(["--config-name", "other"]))
 
 
 @pytest.mark.parametrize(
@@ -186,7 +185,7 @@ def test_a_folder_of_own_configs_is_found(tmp_path):
 )
 def test_a_composition_that_is_shared_gives_what_hydra_gives(job):
     with initialize_config_module("conf", version_base="1.3"):
-        composer = Composer()
+        composer = ConfigComposer()
         composer.compose(["model.width=7"])
         assert outcome(lambda: composer.compose(job)) == outcome(lambda: compose("config", job))
 

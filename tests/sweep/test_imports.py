@@ -10,8 +10,20 @@ import pytest
 from click.testing import CliRunner
 
 from fit.errors import RecordError
-from sweep.imports import door, fetch, main, offline, parse_filters
-from sweep.logbook import BLOCK, CHUNK_HEADER, FIRST, LAST, MIDDLE, WHOLE, read_logbook
+from sweep.imports import (
+    BLOCK,
+    CHUNK_HEADER,
+    FIRST,
+    LAST,
+    MIDDLE,
+    WHOLE,
+    commands,
+    fetch,
+    main,
+    offline,
+    parse_filters,
+    read_offline_run,
+)
 
 wandb = pytest.importorskip("wandb")
 from wandb.proto import wandb_internal_pb2  # noqa: E402
@@ -69,7 +81,7 @@ def failing(error):
 def test_runs_of_a_project_become_a_table(api, tmp_path):
     out = tmp_path / "runs.csv"
     args = "wandb me/demo --filter state=finished --column params=n --column width=model.width"
-    found = CliRunner().invoke(door, [*args.split(), "--out", str(out)])
+    found = CliRunner().invoke(commands, [*args.split(), "--out", str(out)])
     assert found.exit_code == 0, found.output
     assert api["path"] == "me/demo"
     assert api["filters"] == {"state": "finished"}
@@ -162,7 +174,7 @@ def logbook(path, *, padding=0, exit_code=0):
 
 @pytest.mark.parametrize("padding", [0, 32_640, 100_000])
 def test_an_offline_file_is_read_whole_across_its_blocks(tmp_path, padding):
-    found = read_logbook(logbook(tmp_path / "run-a1.wandb", padding=padding))
+    found = read_offline_run(logbook(tmp_path / "run-a1.wandb", padding=padding))
     assert (found.name, found.source, found.state) == ("sun", "demo/a1", "finished")
     assert found.config["n"] == 1e6
     assert len(found.config["note"]) == padding
@@ -171,18 +183,18 @@ def test_an_offline_file_is_read_whole_across_its_blocks(tmp_path, padding):
 
 @pytest.mark.parametrize("exit_code", [1, 255])
 def test_a_run_that_ended_badly_is_failed(tmp_path, exit_code):
-    assert read_logbook(logbook(tmp_path / "r.wandb", exit_code=exit_code)).state == "failed"
+    assert read_offline_run(logbook(tmp_path / "r.wandb", exit_code=exit_code)).state == "failed"
 
 
 def test_a_file_cut_short_is_read_as_far_as_it_goes(tmp_path):
     path = logbook(tmp_path / "run-a1.wandb", padding=50_000)
     data = path.read_bytes()
     path.write_bytes(data[:-5])  # into the record that says how the run ended
-    assert read_logbook(path).state == "running"
-    assert read_logbook(path).summary["loss"] == 3.0
+    assert read_offline_run(path).state == "running"
+    assert read_offline_run(path).summary["loss"] == 3.0
     path.write_bytes(data[:1000])
     with pytest.raises(RecordError, match="holds no run"):
-        read_logbook(path)
+        read_offline_run(path)
 
 
 def test_what_is_no_offline_run_is_named(tmp_path):
@@ -208,7 +220,7 @@ def test_what_wandb_itself_leaves_offline_is_imported(tmp_path):
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=120)
     args = "--column params=n --column loss=val/loss --column width=model.width".split()
     out = tmp_path / "runs.jsonl"
-    found = CliRunner().invoke(door, ["offline", str(tmp_path), *args, "--out", str(out)])
+    found = CliRunner().invoke(commands, ["offline", str(tmp_path), *args, "--out", str(out)])
     assert found.exit_code == 0, found.output
     rows = [json.loads(line) for line in Path(out).read_text().splitlines()]
     # two runs of one second are ordered by their random ids

@@ -7,7 +7,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fit.accounting import Shape, count_flops, count_params
+from fit.data.accounting import Shape, count_flops, count_params
 from sweep.model import CausalConv, Transformer, rms_norm, rotary_table, rotate
 
 BASE = {"width": 16, "depth": 2, "heads": 2, "head_dim": 8, "d_ff": 64, "vocab": 40, "seq_len": 32}

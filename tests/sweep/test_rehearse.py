@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from fit.expectation import expect
-from fit.query import Question, answer
-from fit.source import Source
-from fit.store import read_record, write_fit
-from sweep.grid import grid
-from sweep.outcome import recipe
+from fit.allocation.scaling_law import ScalingLaw
+from fit.data.records import read_record
+from fit.forecasts.ledger import expected_loss
+from fit.query.answer import answer
+from fit.query.question import Question
+from fit.results import write_fit
+from sweep.planning.grid import grid
 from sweep.rehearse import main
-from tests.fit.synthetic import make_fit
+from sweep.training.outcome import recipe
+from tests.fit.builders import make_fit
 
 SMALL = [
     "model.width=32",
@@ -43,7 +45,7 @@ def folder(tmp_path, monkeypatch):
     write_fit(
         Path("reports/small"), make_fit(name="small", recipe=recipe(trajectory), points=points)
     )
-    found = answer(Question(source=Source.at(Path("reports/small")), flops=1e12))
+    found = answer(Question(source=ScalingLaw.at(Path("reports/small")), flops=1e12))
     assert found.config
     Path("answer.json").write_text(json.dumps(found.document()))
     return tmp_path
@@ -69,7 +71,7 @@ def test_a_rehearsal_trains_the_split_of_the_fraction_and_judges_it(folder, caps
     record = read_record(folder / "runs" / "rehearsals" / document["run"] / "record.json")
     assert record.loss == document["measured"]
     assert record.flops == pytest.approx(2e9, rel=0.05)
-    said = expect(Source.at(Path("reports/small")), record.params_matmul, record.tokens)
+    said = expected_loss(ScalingLaw.at(Path("reports/small")), record.params_matmul, record.tokens)
     assert document["expected"]["low"] == pytest.approx(said.low)
     assert document["hit"] == (said.low <= record.loss <= said.high)
     assert document["error"] == pytest.approx(record.loss / said.loss - 1)

@@ -1,0 +1,1 @@
+"""A law with parameters, asked: best split of a budget, frontier, costs. Unconstrained."""

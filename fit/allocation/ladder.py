@@ -1,0 +1,260 @@
+"""The ladder of shapes behind a fit, and what a token costs on it.
+
+A law knows N and D; a budget buys FLOPs. Between the two stands the shape: with exact counting a
+token costs more than 6 N, by attention, and by how much depends on width, depth and context. The
+ladder continues the shapes that were fitted: depth as in the runs inside their range of widths,
+width / depth of the largest run beyond it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fit.data.accounting import (
+    FLOPS_PER_PARAM_TOKEN,
+    Shape,
+    count_flops,
+    count_params,
+    flops_per_token_in,
+    params_in,
+)
+from fit.data.records import Floats
+from fit.errors import PlanError
+from fit.results import Fit, Points
+
+GRID_STEP = 0.1
+"""Spacing of the cost table in ln N."""
+SMOOTHING = 0.25
+"""Width in ln N of the kernel over the cost table. The ladder bends where the runs end, and at a
+bend N* would stick; smoothed so, the cost moves by less than 0.3% and its slope is continuous."""
+MARGIN = 2.0
+"""How far in ln N the cost's trend goes on beyond the ends of a table, before it stays constant."""
+LARGEST_WIDTH = 1 << 20
+STRAIGHT = 0.02
+"""Tables whose C / (N D) varies by less than this in ln are taken as C = k N D."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenCost:
+    """FLOP per trained token as a smooth function of N."""
+
+    start: float
+    """ln N of the first knot."""
+    step: float
+    log_ratio: Floats
+    """ln(FLOP per token / N) at equally spaced ln N; constant beyond either end."""
+
+    @property
+    def constant(self) -> float | None:
+        """The k of C = k N D where that holds throughout, else None."""
+        return float(np.exp(self.log_ratio[0])) if len(self.log_ratio) == 1 else None
+
+    @cached_property
+    def _slopes(self) -> Floats:
+        """Slope of the ratio at each knot, per step; none at the ends."""
+        slope = np.gradient(self.log_ratio)
+        slope[[0, -1]] = 0.0
+        return np.asarray(slope)
+
+    def log_flops_per_token(self, log_params: Floats) -> Floats:
+        """Natural logarithm of the FLOP per token at ln N, by cubic Hermite interpolation."""
+        if len(self.log_ratio) == 1:
+            return np.asarray(log_params + self.log_ratio[0])
+        last = len(self.log_ratio) - 1
+        u = np.clip((log_params - self.start) / self.step, 0, last)
+        i = np.minimum(u.astype(np.int64), last - 1)
+        t = u - i
+        slope = self._slopes
+        left, right = self.log_ratio[i], self.log_ratio[i + 1]
+        bend = (1 - t) * (slope[i] - (right - left)) - t * (slope[i + 1] - (right - left))
+        return np.asarray(log_params + left + t * (right - left) + t * (1 - t) * bend)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ladder:
+    """One shape for every size, as in the fitted runs."""
+
+    template: Shape
+    """The largest run's shape; width, depth and heads of a rung replace its own."""
+    mlp_ratio: float
+    widths: Floats
+    """Widths of the runs, ascending."""
+    depths: Floats
+    """Depth at each."""
+    convention: Mapping[str, str]
+
+    def depth(self, width: float) -> float:
+        """Depth on the ladder, a real number."""
+        if width >= self.widths[-1]:
+            return float(width * self.depths[-1] / self.widths[-1])
+        return float(np.exp(np.interp(np.log(width), np.log(self.widths), np.log(self.depths))))
+
+    def shape(self, width: int, depth: int) -> Shape:
+        """The shape of a width and a depth."""
+        old = self.template
+        inner = width * old.heads * old.head_dim / old.width
+        return Shape(
+            width=width,
+            depth=depth,
+            heads=max(1, round(inner / old.head_dim)),
+            head_dim=old.head_dim,
+            d_ff=max(1, round(self.mlp_ratio * width)),
+            vocab=old.vocab,
+            seq_len=old.seq_len,
+            gated=old.gated,
+            tied=old.tied,
+            conv=old.conv,
+            experts=old.experts,
+            top_k=old.top_k,
+        )
+
+    def count(self, shape: Shape) -> tuple[int, int]:
+        """N and FLOP per token of a shape in the fit's conventions."""
+        n = params_in(self.convention["params"], count_params(shape))
+        return n, flops_per_token_in(self.convention["flops"], flops=count_flops(shape), params=n)
+
+    def cost(self) -> TokenCost:
+        """What a token costs along the ladder."""
+        log_params, log_flops = np.log(self.along(self.count)).T
+        return smooth_cost(log_params, log_flops - log_params)
+
+    def along(self, counted: Callable[[Shape], tuple[int, int]]) -> Floats:
+        """Two counts of the rungs, ascending, (rungs, 2); of real depth, as counts are linear."""
+        head_dim = self.template.head_dim
+        widths = np.unique(np.geomspace(1, LARGEST_WIDTH // head_dim, 150).astype(int)) * head_dim
+        counts = np.empty((len(widths), 2))
+        for row, width in enumerate(widths):
+            one, two = (np.array(counted(self.shape(int(width), d)), float) for d in (1, 2))
+            counts[row] = one + (self.depth(width) - 1) * (two - one)
+        return counts
+
+    def launchable(self, params: float) -> Shape:
+        """The trainable shape on the ladder whose N is nearest, width a multiple of the head's."""
+        return self.nearest(params, lambda shape: True) or self.template
+
+    def nearest(self, params: float, allowed: Callable[[Shape], bool]) -> Shape | None:
+        """The same among shapes that are allowed; None where none near N is.
+
+        Among depths within one of the ladder's own, nearness of N counts ten times more than
+        nearness of the depth.
+        """
+        best, least = None, np.inf
+        for width in self._near_widths(params):
+            ideal = self.depth(width)
+            for depth in {max(1, int(ideal)), max(1, int(ideal) + 1)}:
+                shape = self.shape(width, depth)
+                n, _ = self.count(shape)
+                off = abs(np.log(n / params)) + 0.1 * abs(np.log(depth / ideal))
+                if off < least and allowed(shape):
+                    best, least = shape, off
+        return best
+
+    def _near_widths(self, params: float) -> range:
+        """Widths whose N lies around the one asked for."""
+        head_dim = self.template.head_dim
+        low, high = 1, LARGEST_WIDTH // head_dim
+        while high - low > 1:
+            middle = (low + high) // 2
+            width = middle * head_dim
+            n, _ = self.count(self.shape(width, max(1, round(self.depth(width)))))
+            low, high = (middle, high) if n < params else (low, middle)
+        return range(max(1, low - 3) * head_dim, (high + 4) * head_dim, head_dim)
+
+
+def smooth_cost(log_params: Floats, log_ratio: Floats) -> TokenCost:
+    """A cost table from ln(FLOP per token / N) at ascending ln N."""
+    grid = np.arange(log_params[0], log_params[-1] + GRID_STEP, GRID_STEP)
+    values = np.interp(grid, log_params, log_ratio)
+    reach = int(4 * SMOOTHING / GRID_STEP)
+    margin = int(MARGIN / GRID_STEP)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) * GRID_STEP / SMOOTHING) ** 2)
+    padded = np.pad(values, reach + margin, mode="reflect", reflect_type="odd")
+    smooth = np.convolve(padded, kernel / kernel.sum(), mode="valid")
+    return TokenCost(start=float(grid[0]) - margin * GRID_STEP, step=GRID_STEP, log_ratio=smooth)
+
+
+def constant_cost(flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> TokenCost:
+    """C = k N D."""
+    return TokenCost(start=0.0, step=1.0, log_ratio=np.log([flops_per_param_token]))
+
+
+def token_cost(fit: Fit, ladder: Ladder | None) -> TokenCost:
+    """What a token costs in the fit's convention.
+
+    With a ladder it is counted from the shapes. Without one, as for a plain table of runs, it is
+    the runs' own C / (N D): constant, or linear in ln N inside their range and constant beyond.
+    """
+    if fit.convention.get("flops") == "6nd":
+        return constant_cost()
+    if ladder is not None:
+        return ladder.cost()
+    p = fit.points
+    log_params, ratio = np.log(p.params), np.log(p.flops / (p.params * p.tokens))
+    if np.ptp(ratio) < STRAIGHT or np.ptp(log_params) == 0:
+        return constant_cost(float(np.exp(np.median(ratio))))
+    slope, level = np.polyfit(log_params, ratio, 1)
+    ends = np.array([log_params.min(), log_params.max()])
+    return smooth_cost(ends, slope * ends + level)
+
+
+def ladder_of(fit: Fit) -> Ladder | None:
+    """The ladder of the fitted runs; None where their shapes are not known in full.
+
+    It is believed only if it gives back the N of every run to 0.5%.
+    """
+    p = fit.points
+    needed = ("width", "depth", "heads", "head_dim", "vocab", "seq_len")
+    ratio = fit.recipe.get("model.mlp_ratio")
+    if ratio is None or any(c not in p.columns or np.isnan(p.columns[c]).any() for c in needed):
+        return None
+    largest = int(np.argmax(p.params))
+    widths = np.unique(p.columns["width"])
+    depths = [np.median(p.columns["depth"][p.columns["width"] == w]) for w in widths]
+    ladder = Ladder(
+        template=_template(p, largest, ratio, fit.recipe),
+        mlp_ratio=float(ratio),
+        widths=widths,
+        depths=np.array(depths, dtype=np.float64),
+        convention=fit.convention,
+    )
+    return ladder if _agrees(ladder, p) else None
+
+
+def _template(points: Points, row: int, ratio: float, recipe: Mapping[str, Any]) -> Shape:
+    """The shape of one run."""
+    names = ("width", "depth", "heads", "head_dim", "vocab", "seq_len")
+    own = {name: int(points.columns[name][row]) for name in names}
+    return Shape(
+        **own,
+        d_ff=max(1, round(ratio * own["width"])),
+        gated=bool(recipe.get("model.gated", False)),
+        tied=bool(recipe.get("model.tied", True)),
+        conv=int(recipe.get("model.conv", 0)),
+        experts=int(recipe.get("model.experts", 0)),
+        top_k=int(recipe.get("model.top_k", 0)),
+    )
+
+
+def _agrees(ladder: Ladder, points: Points) -> bool:
+    """Whether counting each run's own shape by the ladder's rules gives the run's own N.
+
+    Head sizes may differ among the runs, as long as heads fill the same share of the width.
+    """
+    columns = [points.columns[c].astype(int) for c in ("width", "depth", "heads", "head_dim")]
+    share = ladder.template.heads * ladder.template.head_dim / ladder.template.width
+    try:
+        for width, depth, heads, head_dim, n in zip(*columns, points.params, strict=True):
+            own = dataclasses.replace(
+                ladder.shape(int(width), int(depth)), heads=int(heads), head_dim=int(head_dim)
+            )
+            if abs(np.log(ladder.count(own)[0] / n)) > 0.005 or heads * head_dim != share * width:
+                return False
+    except PlanError:
+        return False
+    return True

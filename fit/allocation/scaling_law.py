@@ -1,0 +1,294 @@
+"""A law that can be asked: a fit, with intervals and a ladder of shapes, or a published preset.
+
+The best split along budgets, and what goes with it, with intervals: curves for figures.
+
+The least loss of every budget, and the budget of every loss: one law's frontier, both ways.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fit.allocation.allocate import LOG_FLOPS_RANGE, Split, split
+from fit.allocation.ladder import Ladder, TokenCost, constant_cost, ladder_of, token_cost
+from fit.data.accounting import FLOPS_PER_PARAM_TOKEN
+from fit.data.records import Floats
+from fit.inference.intervals import derived_interval
+from fit.laws.families import law, with_repeats
+from fit.laws.law import Law
+from fit.laws.published import PRESETS, Preset
+from fit.results import Fit, Span, fit_hash, is_unidentified, read_fit
+
+SPACING = 0.1
+"""Of the table in ln C."""
+POLISH = 5
+"""Newton steps from the table's straight line, each of which leaves a thousandth of the error."""
+BAND_BUDGETS = 48
+"""Points along the frontier."""
+FURTHER = 10.0
+"""The second budget of page 1 over the largest one fitted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frontier:
+    """One law along its best splits."""
+
+    source: ScalingLaw
+    log_flops: Floats
+    """ln C of the table, (k,)."""
+    log_loss: Floats
+    """ln L* there, falling, (k,)."""
+
+    @classmethod
+    def of(cls, source: ScalingLaw) -> Frontier:
+        """The frontier of a law's point estimate, from 1e4 to 1e45 FLOP."""
+        low, high = LOG_FLOPS_RANGE
+        table = np.arange(low, high + SPACING, SPACING)
+        return cls(source=source, log_flops=table, log_loss=source.best(np.exp(table)).log_loss)
+
+    def loss(self, flops: Floats) -> Floats:
+        """Loss of the best split of budgets (k,) [nats/token]."""
+        return np.exp(self.source.best(flops).log_loss)
+
+    def flops(self, loss: Floats) -> Floats:
+        """The least budgets [FLOP] that reach losses (k,); infinite where none does.
+
+        A loss that the smallest budget beats has that budget.
+        """
+        out = np.full(len(loss), np.inf)
+        found = loss > np.exp(self.log_loss[-1])
+        if not found.any():
+            return out
+        target = np.log(loss[found])
+        slope = np.gradient(self.log_loss, self.log_flops)
+        at = np.interp(-target, -self.log_loss, self.log_flops)
+        for _ in range(POLISH):
+            gap = self.source.best(np.exp(at)).log_loss - target
+            step = gap / np.minimum(np.interp(at, self.log_flops, slope), -1e-300)
+            at = np.clip(at - np.clip(step, -SPACING, SPACING), *self.log_flops[[0, -1]])
+        out[found] = np.exp(at)
+        return out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntervalCurve:
+    """A quantity along budgets with its interval; all (k,)."""
+
+    value: Floats
+    low: Floats
+    high: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontierBand:
+    """The best split over a range of budgets."""
+
+    flops: Floats
+    """(k,), ascending [FLOP]."""
+    inside: NDArray[np.bool_]
+    """Budgets up to the largest fitted; the others extrapolate."""
+    params: IntervalCurve
+    tokens: IntervalCurve
+    loss: IntervalCurve
+    ratio: IntervalCurve
+    """Tokens per parameter."""
+    level: float
+
+
+def identified_frontier(source: ScalingLaw) -> FrontierBand | None:
+    """The frontier, where the law splits budgets and the runs tell its parameters apart."""
+    known = splits_budgets(source) and not is_unidentified(fit_of(source))
+    return frontier_band(source) if known else None
+
+
+def further_budget(source: ScalingLaw) -> float:
+    """The second budget of page 1 [FLOP]."""
+    return FURTHER * fit_of(source).range["flops"].high
+
+
+def splits_budgets(source: ScalingLaw) -> bool:
+    """Whether the law is a loss of N and D alone."""
+    return source.law.target == "loss" and not source.law.further
+
+
+def frontier_band(source: ScalingLaw, *, beyond: float = 100.0) -> FrontierBand:
+    """Split a range of budgets, from the smallest fitted to some way beyond the largest.
+
+    Args:
+        source: A fit as a source.
+        beyond: Last budget over the largest one fitted.
+    """
+    fit = fit_of(source)
+    low, high = float(fit.points.flops.min()), float(fit.points.flops.max())
+    inner = np.geomspace(low, high, BAND_BUDGETS // 2)
+    flops = np.concatenate([inner, np.geomspace(high, high * beyond, BAND_BUDGETS // 2)[1:]])
+    at = source.splits(flops)
+
+    def logs(theta: Floats) -> Floats:
+        s = at(theta)
+        ratio = s.log_tokens - s.log_params
+        return np.stack([s.log_params, s.log_tokens, s.log_loss, ratio], axis=-1)
+
+    value = np.exp(logs(fit.vector()[None, :])[0])
+    bounds = derived_interval(fit, logs)
+    curves = [
+        IntervalCurve(value=value[:, i], low=bounds[0][:, i], high=bounds[1][:, i])
+        for i in range(4)
+    ]
+    return FrontierBand(
+        flops=flops,
+        inside=flops <= high * (1 + 1e-12),
+        params=curves[0],
+        tokens=curves[1],
+        loss=curves[2],
+        ratio=curves[3],
+        level=fit.interval.level,
+    )
+
+
+def fit_of(source: ScalingLaw) -> Fit:
+    """The fit behind a source; figures need one."""
+    assert source.fit is not None
+    return source.fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingLaw:
+    """Where an answer comes from."""
+
+    name: str
+    law: Law
+    theta: Floats
+    """(p,), on raw counts."""
+    convention: Mapping[str, str]
+    range: Mapping[str, Span]
+    """Of the runs fitted, as far as known: params, tokens, flops, tokens_per_param."""
+    fit: Fit | None = None
+    preset: Preset | None = None
+    hash: str | None = None
+    """Of the bytes of the fit's file, where it was read from one."""
+
+    @classmethod
+    def of(cls, what: ScalingLaw | Fit | Path | str) -> ScalingLaw:
+        """A source from a fit, its folder or file, or the name of a published law.
+
+        Raises:
+            RecordError: There is no such fit.
+        """
+        if isinstance(what, ScalingLaw):
+            return what
+        if isinstance(what, Fit):
+            return cls.from_fit(what)
+        if str(what) in PRESETS and not Path(what).exists():
+            return cls.from_preset(PRESETS[str(what)])
+        return cls.at(Path(what))
+
+    @classmethod
+    def at(cls, path: Path) -> ScalingLaw:
+        """The fit in a report folder or a `fit.json`.
+
+        Raises:
+            RecordError: Missing, corrupt, foreign or of a newer major version.
+        """
+        return cls.from_fit(read_fit(path), hash=fit_hash(path))
+
+    @classmethod
+    def from_fit(cls, fit: Fit, hash: str | None = None) -> ScalingLaw:
+        """A fit as a source, with the hash of its file where it has one."""
+        return cls(
+            name=fit.name,
+            law=law(fit.law),
+            theta=fit.vector(),
+            convention=fit.convention,
+            range=fit.range,
+            fit=fit,
+            hash=hash,
+        )
+
+    @classmethod
+    def from_preset(cls, preset: Preset) -> ScalingLaw:
+        """A published law as a source."""
+        family = law(preset.law)
+        return cls(
+            name=preset.name,
+            law=family,
+            theta=np.array([preset.theta[p] for p in family.parameters], dtype=np.float64),
+            convention=preset.convention,
+            range=_with_flops(preset.range or {}),
+            preset=preset,
+        )
+
+    def given(self, **columns: float) -> ScalingLaw:
+        """The same with columns fixed that its law needs beside params and tokens.
+
+        Unique tokens can be fixed for any law of params and tokens: see `repeats.over_repeats`.
+
+        Raises:
+            QueryError: The law has no such column.
+        """
+        if not columns:
+            return self
+        law = with_repeats(self.law) if "unique_tokens" in columns else self.law
+        found = dataclasses.replace(self, law=law.at(**columns))
+        # Neither depends on the law's columns, and counting the ladder anew takes milliseconds.
+        found.__dict__.update({k: v for k, v in self.__dict__.items() if k in ("ladder", "cost")})
+        return found
+
+    @cached_property
+    def ladder(self) -> Ladder | None:
+        """The shapes behind the fit, where they are known."""
+        return None if self.fit is None else ladder_of(self.fit)
+
+    @cached_property
+    def cost(self) -> TokenCost:
+        """FLOP per token as a function of N."""
+        return constant_cost() if self.fit is None else token_cost(self.fit, self.ladder)
+
+    def best(self, flops: Floats) -> Split:
+        """The best split of budgets (k,) at the point estimate; fields (k,)."""
+        self.law.check_split()
+        return split(self.law, self.theta, flops, self.cost)
+
+    def splits(self, flops: Floats) -> Callable[[Floats], Split]:
+        """The best split of budgets (k,) as a function of thetas (m, p); fields (m, k).
+
+        The last split is kept: an interval asks for the point estimate's again.
+        """
+        self.law.check_split()
+        kept: dict[bytes, Split] = {}
+
+        def at(theta: Floats) -> Split:
+            key = theta.tobytes()
+            found = kept.get(key)
+            if found is None:
+                found = split(self.law, theta, flops, self.cost)
+                kept.clear()
+                kept[key] = found
+            return found
+
+        return at
+
+    def log_losses(self, params: Floats, tokens: Floats) -> Callable[[Floats], Floats]:
+        """The ln of the law at points (k,) as a function of thetas (m, p); (m, k)."""
+        return lambda theta: np.asarray(np.log(self.law.loss(theta[..., None, :], params, tokens)))
+
+    def reach(self, flops: float) -> float | None:
+        """Budget over the largest one fitted; above 1 it extrapolates."""
+        span = self.range.get("flops")
+        return None if span is None else flops / span.high
+
+
+def _with_flops(ranges: Mapping[str, Span]) -> Mapping[str, Span]:
+    """Ranges with that of compute; where it was not published, 6 params tokens of the ends."""
+    if "flops" in ranges or not {"params", "tokens"} <= ranges.keys():
+        return ranges
+    n, d = ranges["params"], ranges["tokens"]
+    k = FLOPS_PER_PARAM_TOKEN
+    return {**ranges, "flops": Span(low=k * n.low * d.low, high=k * n.high * d.high)}

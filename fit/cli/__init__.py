@@ -1,0 +1,1 @@
+"""The command isoflop: parse, call, print."""

@@ -1,0 +1,293 @@
+"""What the commands do between reading their arguments and printing.
+
+`isoflop runs --watch`: a sweep at a glance, for a terminal of 80 columns.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fit.allocation.scaling_law import ScalingLaw
+from fit.data.readers import load
+from fit.data.records import (
+    STATUSES,
+    RunningTrajectory,
+    RunRecord,
+    SweepProgress,
+    find_progress,
+    finite_or_null,
+    read_runs,
+)
+from fit.data.table import RunTable
+from fit.errors import RecordError
+from fit.files import write_atomically
+from fit.laws.families import law
+from fit.laws.law import option
+from fit.quantities import power, short, three_digits
+from fit.query.answer import answer
+from fit.query.question import Question
+from fit.report.text import WIDTH, fit_text, hint_text, one_line, table_text, wrapped
+from fit.results import Fit, is_unidentified
+
+LISTED = ("run", "status", "params", "tokens", "flops", "loss", "loss_se")
+"""Columns of the table that people see; --csv writes all."""
+WATCH_SCHEMA = "isoflop.watch/1"
+NAMED = 5
+"""Most missing runs that are named."""
+LOOK_SECONDS = 2.0
+
+
+def summary(fit: Fit, folder: Path) -> str:
+    """A fit in full, with a first answer at ten times its largest budget."""
+    parts = [fit_text(fit), ""]
+    top = fit.range["flops"].high
+    family = law(fit.law)
+    if family.target != "loss" or family.further:
+        asked = "".join(f"{option(c)} X " for c in family.further)
+        parts.append(f"fit      {folder}/fit.json")
+        parts.append(f"ask      isoflop predict --params N --tokens D {asked}--fit {folder}")
+        return "\n".join(parts)
+    if is_unidentified(fit):
+        return "\n".join([*parts, "No recommendation: these runs cannot tell N from D.", "",
+                          f"fit      {folder}/fit.json"])  # fmt: skip
+    parts.append(hint_text(answer(Question(source=ScalingLaw.from_fit(fit), flops=10 * top))))
+    parts.append(f"\nfit      {folder}/fit.json")
+    parts.append(f"ask      isoflop query {power(10 * top)} --fit {folder}")
+    return "\n".join(parts)
+
+
+def runs_document(runs: Path) -> dict[str, Any]:
+    """The `isoflop.runs/1` document: how each run ended, its columns, what was unreadable."""
+    if runs.is_dir():
+        found = read_runs(runs)
+        rows = [flat_record(r) for r in found.records]
+        skipped = [dataclasses.asdict(s) for s in found.skipped]
+        if not rows and not skipped:
+            raise RecordError(f"no run records in {runs}. Launch a sweep: python -m sweep -m ...")
+    else:
+        rows, skipped = _table_rows(load(runs)), []
+    found_statuses = Counter(row["status"] for row in rows)
+    counts = {s: found_statuses[s] for s in STATUSES} | {"unreadable": len(skipped)}
+    document = {"schema": "isoflop.runs/1", "counts": counts, "runs": rows, "skipped": skipped}
+    return dict(finite_or_null(document))
+
+
+def runs_listing(document: Mapping[str, Any]) -> str:
+    """The table of runs, and the counts beneath."""
+    rows = [[_cell(name, row.get(name)) for name in LISTED] for row in document["runs"]]
+    lines = [table_text(LISTED, rows), ""]
+    ended = [r for r in document["runs"] if r["status"] != "done"]
+    lines += [f"{r['status']}: {r['run']}: {r.get('reason') or 'no reason given'}" for r in ended]
+    lines += [f"unreadable: {s['run']}: {s['reason']}" for s in document["skipped"]]
+    counts = [f"{n} {status}" for status, n in document["counts"].items() if n]
+    return "\n".join([lines[0], *map(wrapped, lines[1:]), ", ".join(counts)])
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write all columns of the runs, atomically.
+
+    Raises:
+        RecordError: The folder cannot be written to.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())
+
+
+def flat_record(record: RunRecord) -> dict[str, Any]:
+    """A record as one row: nested fields joined by a dot, `params` and `loss_<skill>` added."""
+    row: dict[str, Any] = {}
+    for name, value in dataclasses.asdict(record).items():
+        if name == "loss_by_skill":
+            row |= {f"loss_{skill}": loss for skill, loss in (value or {}).items()}
+        elif isinstance(value, Mapping):
+            row |= {f"{name}.{k}": v for k, v in value.items()}
+        else:
+            row[name] = value
+    return {**row, "params": record.params_matmul}
+
+
+def _table_rows(table: RunTable) -> list[dict[str, Any]]:
+    """The rows of a table; a run without a loss has not finished."""
+    core = ("params", "tokens", "flops", "loss")
+    columns = {c: table.column(c).tolist() for c in core}
+    columns |= {k: v.tolist() for k, v in table.columns.items()}
+    rows = [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
+    ended = ["done" if row["loss"] == row["loss"] else "failed" for row in rows]
+    return [
+        {"run": run, "status": status, **row}
+        for run, status, row in zip(table.run, ended, rows, strict=True)
+    ]
+
+
+def _cell(name: str, value: Any) -> str:
+    """One cell of the listing."""
+    if value is None:
+        return "-"
+    if name in ("params", "tokens"):
+        return short(value)
+    if name == "flops":
+        return power(value)
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SweepSnapshot:
+    """A sweep at one moment."""
+
+    folder: Path
+    records: tuple[RunRecord, ...]
+    progress: SweepProgress
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing runs and nothing is missing."""
+        return not self.progress.missing and not any(r.alive for r in self.progress.running)
+
+    def counts(self) -> dict[str, int]:
+        """Runs by state."""
+        ended = Counter(r.status for r in self.records)
+        alive = sum(r.alive for r in self.progress.running)
+        counts = {status: ended[status] for status in STATUSES}
+        return counts | {"running": alive, "missing": len(self.progress.missing)}
+
+
+def take_snapshot(folder: Path, *, now: float | None = None) -> SweepSnapshot:
+    """See how a sweep stands.
+
+    Raises:
+        RecordError: No such folder, or nothing of a sweep in it.
+    """
+    records = read_runs(folder).records
+    progress = find_progress(folder, records, now=now)
+    if not records and not progress.planned and not progress.running:
+        raise RecordError(f"no run records in {folder}. Launch a sweep: python -m sweep -m ...")
+    return SweepSnapshot(folder=folder, records=records, progress=progress)
+
+
+def snapshots(folder: Path) -> Iterator[SweepSnapshot]:
+    """See how a sweep stands every few seconds, until it is over."""
+    while True:
+        found = take_snapshot(folder)
+        yield found
+        if found.over:
+            return
+        time.sleep(LOOK_SECONDS)
+
+
+def watch_sweep(folder: Path, *, as_json: bool) -> None:
+    """Print a sweep until it is over; a JSON document a line, or a screen of text."""
+    for found in snapshots(folder):
+        if as_json:
+            click.echo(json.dumps({"schema": WATCH_SCHEMA, **snapshot_document(found)}))
+        else:
+            click.clear()
+            click.echo(snapshot_text(found))
+
+
+def snapshot_document(found: SweepSnapshot) -> dict[str, Any]:
+    """What the `isoflop.watch/1` document says."""
+    progress = found.progress
+    document = {
+        "counts": found.counts(),
+        "planned": progress.planned,
+        "running": [
+            {**dataclasses.asdict(r), "alive": r.alive, "seconds_left": r.seconds_left}
+            for r in progress.running
+        ],
+        "missing": [p.run for p in progress.missing],
+        "flops_spent": progress.flops_spent,
+        "flops_left": progress.flops_left,
+        "hours_spent": progress.hours_spent,
+        "hours_left": progress.hours_left,
+        "seconds_left": progress.seconds_left,
+    }
+    return dict(finite_or_null(document))
+
+
+def snapshot_text(found: SweepSnapshot) -> str:
+    """A look as people read it."""
+    progress = found.progress
+    counts = [f"{n} {state}" for state, n in found.counts().items() if n]
+    of = f" of {progress.planned} planned" if progress.planned else ""
+    lines = [str(found.folder), f"{', '.join(counts)}{of}"]
+    alive = [r for r in progress.running if r.alive]
+    if alive:
+        header = ("running", "tokens", "of", "", "loss", "tokens/s", "left")
+        lines += ["", table_text(header, map(_running_row, alive))]
+    lines += ["", *_cost_rows(progress), *_trouble(found)]
+    return "\n".join(_cut(line) for line in "\n".join(lines).splitlines())
+
+
+def time_text(seconds: float) -> str:
+    """A time with its unit: 42 s, 3.5 min, 2.1 h, 4 d."""
+    for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= size:
+            return f"{three_digits(seconds / size)} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _running_row(run: RunningTrajectory) -> tuple[str, ...]:
+    """One trajectory."""
+    left, rate = run.seconds_left, run.tokens_per_second
+    return (
+        run.run,
+        short(run.tokens),
+        short(run.total),
+        f"{run.tokens / run.total:.0%}",
+        "-" if run.loss is None else f"{run.loss:.3f}",
+        "-" if rate is None else short(rate),
+        "-" if left is None else time_text(left),
+    )
+
+
+def _cost_rows(progress: SweepProgress) -> list[str]:
+    """What was spent, and what is left."""
+    spent = f"spent  {power(progress.flops_spent)} FLOP, {time_text(progress.hours_spent * 3600)}"
+    rows = [f"{spent} of workers"]
+    if progress.hours_left is None or not progress.flops_left:
+        return rows
+    left = f"left   {power(progress.flops_left)} FLOP, about "
+    left += f"{time_text(progress.hours_left * 3600)} of workers"
+    if progress.seconds_left is not None:
+        left += f": {time_text(progress.seconds_left)} with those that run"
+    return [*rows, left]
+
+
+def _trouble(found: SweepSnapshot) -> list[str]:
+    """Runs that did not go well, a line each."""
+    rows = [
+        f"{r.status:8}  {r.run}: {one_line(r.reason or 'no reason given')}"
+        for r in found.records
+        if r.status != "done"
+    ]
+    rows += [
+        f"silent    {r.run}: nothing from {r.host} for {time_text(r.silent_seconds)}"
+        for r in found.progress.running
+        if not r.alive
+    ]
+    missing = found.progress.missing
+    rows += [f"missing   {p.run}" for p in missing[:NAMED]]
+    if len(missing) > NAMED:
+        rows.append(f"missing   and {len(missing) - NAMED} more")
+    return ["", *rows] if rows else []
+
+
+def _cut(line: str) -> str:
+    """A line of at most 80 columns."""
+    return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"

@@ -1,0 +1,1 @@
+"""Two laws against each other."""

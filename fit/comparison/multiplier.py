@@ -1,0 +1,352 @@
+"""Runs of two fits that belong together: what their errors share cancels in a comparison.
+
+Two sweeps over the same cells (same N, D and seed, or same shape, D and seed) see the same batches
+in the same order, so their losses err together. Leaving out the same cell, or drawing it again, in
+both at once keeps that covariance; treated as strangers, the two would get intervals too wide.
+
+Intervals of a compute multiplier: where two loss curves meet, and how sure that is.
+
+For each multiplier m it is asked whether ln L_A(m C) and ln L_B(C) differ beyond sampling; the m
+where they do not are the interval (Fieller 1954). Unlike a standard error of m it stays true where
+A levels off and m may be without bound: an end is then 0 or infinite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from fit.allocation.scaling_law import ScalingLaw
+from fit.data.records import Floats
+from fit.errors import FitError, QueryError
+from fit.estimation.objective import FitProblem
+from fit.estimation.solver import Estimate, estimate, solve
+from fit.inference.intervals import STEP, shifted
+from fit.inference.resampling import BATCH, left_out
+from fit.laws.families import law
+from fit.results import Fit, Points
+
+PARAMETERS = ("E", "A", "B", "alpha", "beta")
+FAMILIES = ("chinchilla", "tied", "no-e")
+"""Laws that live in (ln E, ln A, ln B, alpha, beta), whose covariances can be joined."""
+SAME_ESTIMATE = 1e-3
+"""How far ln E, ln A, ln B and the exponents of a fit made again may lie from the stored ones."""
+FARTHEST = math.log(1e6)
+"""Multipliers beyond a million either way are called unbounded."""
+SPACING = 0.05
+"""Of the grid in ln C on which A's loss is followed. Straight lines between its points move ln m by
+less than 1e-4."""
+LEAST_FLOPS = 1e4
+
+
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedRuns:
+    """Two fits whose runs are matched, cell by cell."""
+
+    fits: tuple[Fit, Fit]
+    found: tuple[Estimate, Estimate]
+    """Their estimates, made again from their own points."""
+    codes: tuple[Index, Index]
+    """Cluster of each run of either, on one count: (n,) and (m,)."""
+    size: int
+    """How many cells are in both."""
+    correlation: float | None
+    """Of the paired residuals; None below three pairs or where one of them does not vary."""
+
+
+def pair_runs(a: Fit, b: Fit) -> PairedRuns | None:
+    """Match the cells of two fits, and join clusters that a pair connects.
+
+    A cell that stands twice in a table, as replicates without a seed do, is left unpaired. None
+    where a fit cannot be made again from its document, as one of another family of laws.
+    """
+    found = refit_from_points(a), refit_from_points(b)
+    if found[0] is None or found[1] is None:
+        return None
+    left, right = a.points, b.points
+    names = _cell_columns(left, right)
+    rows = [_cells(p, names) for p in (left, right)]
+    both = sorted(rows[0].keys() & rows[1].keys())
+    i = np.array([rows[0][cell] for cell in both], dtype=np.int64)
+    j = np.array([rows[1][cell] for cell in both], dtype=np.int64)
+    return PairedRuns(
+        fits=(a, b),
+        found=(found[0], found[1]),
+        codes=_joined(left.cluster, right.cluster, i, j),
+        size=len(both),
+        correlation=_correlation(left.residual[i], right.residual[j]),
+    )
+
+
+def refit_from_points(fit: Fit) -> Estimate | None:
+    """The fit's estimate made again from its own points; None where it cannot be."""
+    if fit.law not in FAMILIES:
+        return None
+    p, options = fit.points, fit.options
+    try:
+        found = estimate(
+            FitProblem.of(p.params, p.tokens, p.loss),
+            law=fit.law,
+            loss=options.get("loss", "adaptive"),
+            delta=options.get("delta"),
+        )
+    except FitError:
+        return None
+    stored, again = fit.vector(), found.raw[_columns(fit)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = np.array([n[0].isupper() for n in fit.parameters()])
+        off = np.where(scale, np.log(again / stored), again - stored)
+    same = (np.abs(off) < SAME_ESTIMATE) | (stored == again)
+    return found if same.all() else None
+
+
+def joint_covariance(pairs: PairedRuns) -> Floats:
+    """Covariance of both fits' parameters together, (p + q, p + q).
+
+    The blocks on the diagonal are the fits' own, with what was added for misfit; those beside it
+    come from leaving the same cluster out of both.
+    """
+    groups = 1 + max(int(c.max()) for c in pairs.codes)
+    moves, blocks = [], []
+    for fit, found, codes in zip(pairs.fits, pairs.found, pairs.codes, strict=True):
+        pick = _columns(fit)
+        there, own = np.unique(codes, return_inverse=True)
+        moved = np.zeros((groups, len(pick)))
+        moved[there] = left_out(found, own)[:, pick]
+        alone = np.unique(fit.points.cluster, return_inverse=True)[1]
+        plain = left_out(found, alone)[:, pick]
+        moves.append(moved)
+        blocks.append(np.asarray(fit.covariance) - plain.T @ plain + moved.T @ moved)
+    across = moves[0].T @ moves[1]
+    return np.block([[blocks[0], across], [across.T, blocks[1]]])
+
+
+def joint_draws(pairs: PairedRuns, resamples: int, seed: int) -> tuple[Floats, Floats]:
+    """Bootstrap both fits with the same draws of their common clusters, (resamples, p) each.
+
+    Clusters in both tables, in the first alone and in the second alone are drawn apart, so that
+    each table keeps its number of clusters. Every refit starts at the point estimate.
+    """
+    left, right = pairs.codes
+    both = np.intersect1d(left, right)
+    drawn = np.zeros((resamples, 1 + int(max(left.max(), right.max()))))
+    random = np.random.default_rng(seed)
+    for stratum in (both, np.setdiff1d(left, both), np.setdiff1d(right, both)):
+        if len(stratum):
+            even = np.full(len(stratum), 1 / len(stratum))
+            drawn[:, stratum] = random.multinomial(len(stratum), even, size=resamples)
+    a, b = (
+        _refits(found, drawn[:, codes])[:, _columns(fit)]
+        for fit, found, codes in zip(pairs.fits, pairs.found, pairs.codes, strict=True)
+    )
+    return a, b
+
+
+def _refits(found: Estimate, weights: Floats) -> Floats:
+    """E, A, B, alpha, beta of every weighting of the runs, (resamples, 5)."""
+    size = max(1, BATCH // weights.shape[1])
+    parts = []
+    for start in range(0, len(weights), size):
+        w = weights[start : start + size]
+        starts = np.repeat(found.theta[None], len(w), axis=0)
+        parts.append(solve(found.problem, starts, w, found.loss, found.family).theta)
+    raw = found.problem.raw(np.concatenate(parts))
+    raw[:, 0] = 0.0 if found.family.without_e else raw[:, 0]
+    return np.asarray(raw)
+
+
+def _columns(fit: Fit) -> Index:
+    """Where the law's own parameters stand among E, A, B, alpha, beta."""
+    return np.array([PARAMETERS.index(n) for n in law(fit.law).parameters], dtype=np.int64)
+
+
+def _cell_columns(left: Points, right: Points) -> tuple[str, ...]:
+    """What makes a cell, besides its tokens: the shape where both know it, else N; and the seed."""
+    known = set(left.columns) & set(right.columns)
+    size = ("width", "depth") if {"width", "depth"} <= known else ("params",)
+    return (*size, "seed") if "seed" in known else size
+
+
+def _cells(points: Points, names: tuple[str, ...]) -> dict[tuple[Any, ...], int]:
+    """The row of every cell that stands in the table once."""
+    columns = [points.params if n == "params" else points.columns[n] for n in names]
+    cells = list(zip(points.tokens.tolist(), *(c.tolist() for c in columns), strict=True))
+    count = Counter(cells)
+    return {cell: row for row, cell in enumerate(cells) if count[cell] == 1}
+
+
+def _joined(left: Floats, right: Floats, i: Index, j: Index) -> tuple[Index, Index]:
+    """Cluster codes on one count: what a pair connects is one cluster."""
+    _, a = np.unique(left, return_inverse=True)
+    _, b = np.unique(right, return_inverse=True)
+    b = b + int(a.max()) + 1
+    size = int(b.max()) + 1
+    edges = coo_matrix((np.ones(len(i)), (a[i], b[j])), shape=(size, size))
+    _, component = connected_components(edges, directed=False)
+    return component[a].astype(np.int64), component[b].astype(np.int64)
+
+
+def _correlation(left: Floats, right: Floats) -> float | None:
+    """Correlation of paired residuals, where it can be told."""
+    if len(left) < 3 or np.ptp(left) == 0 or np.ptp(right) == 0:
+        return None
+    return float(np.corrcoef(left, right)[0, 1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MultiplierProblem:
+    """Two laws and the budgets of the second at which the first has to catch up."""
+
+    a: ScalingLaw
+    b: ScalingLaw
+    log_flops: Floats
+    """ln C of B, (j,)."""
+    log_scales: Floats
+    """ln of the nats per unit of comparison of either, (2,)."""
+
+    @property
+    def grid(self) -> Floats:
+        """The budgets ln C at which A is followed, (k,)."""
+        low = max(float(self.log_flops.min()) - FARTHEST, math.log(LEAST_FLOPS))
+        return np.arange(low, float(self.log_flops.max()) + FARTHEST, SPACING)
+
+    def curves(self, theta_a: Floats, theta_b: Floats) -> tuple[Floats, Floats]:
+        """Return ln L of A on the grid (m, k) and of B at its budgets (m, j), in one unit."""
+        a = self.a.splits(np.exp(self.grid))(theta_a).log_loss - self.log_scales[0]
+        b = self.b.splits(np.exp(self.log_flops))(theta_b).log_loss - self.log_scales[1]
+        return a, b
+
+    def inverted(self, level: float, pairs: PairedRuns | None) -> Iterator[tuple[float, float]]:
+        """Low and high of the multiplier at each budget, from the sandwich covariances.
+
+        The reference is Student's t: with paired clusters at the smaller of the two fits' degrees
+        of freedom, else at those of Welch 1947.
+        """
+        centre_a, centre_b = self.curves(self.a.theta[None], self.b.theta[None])
+        slope_a, slope_b = self._slopes(_covariance(self.a, self.b, pairs))
+        paired = pairs is not None and pairs.size > 0
+        for j, log_flops in enumerate(self.log_flops):
+            error = np.sqrt(((slope_a - slope_b[:, j, None]) ** 2).sum(axis=0))
+            parts = (slope_a**2).sum(axis=0), (slope_b[:, j, None] ** 2).sum(axis=0)
+            dof = _degrees(self.a, self.b, parts, paired=paired)
+            gap = centre_a[0] - centre_b[0, j]
+            outside = np.abs(gap) - stats.t.ppf(0.5 + level / 2, dof) * error
+            low, high = _accepted(self.grid, gap, outside)
+            yield _bounded(low - log_flops), _bounded(high - log_flops)
+
+    def drawn(
+        self, level: float, pairs: PairedRuns, resamples: int, seed: int
+    ) -> Iterator[tuple[float, float]]:
+        """Low and high at each budget as percentiles over joint bootstrap draws."""
+        a, b = self.curves(*joint_draws(pairs, resamples, seed))
+        tails = [(1 - level) / 2, (1 + level) / 2]
+        for j, log_flops in enumerate(self.log_flops):
+            met = np.array([_meeting(self.grid, one, b[r, j]) for r, one in enumerate(a)])
+            low, high = np.quantile(met, tails, method="closest_observation") - log_flops
+            yield _bounded(low), _bounded(high)
+
+    def _slopes(self, covariance: Floats) -> tuple[Floats, Floats]:
+        """Change of both curves per standard error along the covariance's axes, (p + q, ...)."""
+        values, vectors = np.linalg.eigh(covariance)
+        axes = (vectors * np.sqrt(np.clip(values, 0.0, None))).T
+        size = len(self.a.theta)
+        steps = STEP * np.concatenate([axes, -axes])
+        moved = [
+            np.repeat(s.theta[None], len(steps), axis=0) if s.fit is None else shifted(s.fit, part)
+            for s, part in ((self.a, steps[:, :size]), (self.b, steps[:, size:]))
+        ]
+        ends = self.curves(moved[0], moved[1])
+        a, b = ((e[: len(axes)] - e[len(axes) :]) / (2 * STEP) for e in ends)
+        return a, b
+
+
+def _covariance(a: ScalingLaw, b: ScalingLaw, pairs: PairedRuns | None) -> Floats:
+    """Of both laws' parameters together; a published law is taken as exact."""
+    if pairs is not None and pairs.size:
+        joint = joint_covariance(pairs)
+    else:
+        joint = np.zeros((len(a.theta) + len(b.theta),) * 2)
+        if a.fit is not None:
+            joint[: len(a.theta), : len(a.theta)] = a.fit.covariance
+        if b.fit is not None:
+            joint[len(a.theta) :, len(a.theta) :] = b.fit.covariance
+    if not np.isfinite(joint).all():
+        raise QueryError(
+            "the runs of a fit leave no degree of freedom for an interval. Add runs and fit again."
+        )
+    names = (*a.law.parameters, *b.law.parameters)
+    theta = np.concatenate([a.theta, b.theta])
+    # A scale at zero sits on its bound: it stays there, whatever its row says.
+    still = np.array([n[0].isupper() for n in names]) & (theta == 0)
+    joint[still, :] = joint[:, still] = 0.0
+    return joint
+
+
+def _degrees(a: ScalingLaw, b: ScalingLaw, parts: tuple[Floats, Floats], *, paired: bool) -> Floats:
+    """Degrees of freedom of the difference, by Welch where the two are independent."""
+    known = [s.fit.interval.dof for s in (a, b) if s.fit is not None]
+    if paired or len(known) < 2:
+        return np.full(len(parts[0]), float(min(known)))
+    total = np.maximum(parts[0] + parts[1], 1e-300)
+    shares = [p / total for p in parts]
+    spread = shares[0] ** 2 / known[0] + shares[1] ** 2 / known[1]
+    return np.asarray(1 / np.maximum(spread, 1e-12))
+
+
+def _accepted(grid: Floats, gap: Floats, outside: Floats) -> tuple[float, float]:
+    """Ends of the stretch around the meeting point where the two cannot be told apart.
+
+    Args:
+        grid: The budgets ln C_A, (k,).
+        gap: ln L_A less ln L_B, falling, (k,).
+        outside: How far the gap lies beyond sampling; negative where it does not, (k,).
+    """
+    at = _meeting(grid, gap, 0.0)
+    if math.isfinite(at):  # as a point of its own: the interval may be narrower than the grid
+        centre = int(np.searchsorted(grid, at))
+        error = float(np.interp(at, grid, outside - np.abs(gap)))
+        outside = np.insert(outside, centre, min(error, 0.0))
+        grid = np.insert(grid, centre, at)
+    else:
+        centre = len(grid) - 1 if at > 0 else 0
+        if outside[centre] > 0:
+            return at, at
+    left = np.flatnonzero(outside[:centre] > 0)
+    right = np.flatnonzero(outside[centre:] > 0)
+    low = -math.inf if not len(left) else _crossing(grid, outside, int(left[-1]))
+    high = math.inf if not len(right) else _crossing(grid, outside, centre + int(right[0]) - 1)
+    return low, high
+
+
+def _crossing(grid: Floats, values: Floats, i: int) -> float:
+    """Where a straight line between two neighbours crosses zero."""
+    share = values[i] / (values[i] - values[i + 1])
+    return float(grid[i] + share * (grid[i + 1] - grid[i]))
+
+
+def _meeting(grid: Floats, falling: Floats, level: float) -> float:
+    """Where a falling curve reaches a level; infinite where it never does."""
+    if falling[-1] > level:
+        return math.inf
+    if falling[0] < level:
+        return -math.inf
+    return float(np.interp(-level, -falling, grid))
+
+
+def _bounded(log_ratio: float) -> float:
+    """A multiplier from its logarithm; 0 or infinite where it is beyond what is followed."""
+    if abs(log_ratio) < FARTHEST:
+        return float(np.exp(log_ratio))
+    return math.inf if log_ratio > 0 else 0.0

@@ -1,0 +1,443 @@
+"""What one training run leaves behind, and the table of runs that a law is fitted to.
+
+How far a sweep is: what was planned, what has ended, what runs and how fast.
+
+The launch writes `plan.json` beside the records; a running trajectory writes `progress.json` into
+its working folder every few seconds. Both are small JSON documents, read here without the trainer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fit.errors import RecordError
+from fit.files import _read_text, write_atomically
+
+RECORD_SCHEMA = "isoflop.record/1"
+STATUSES = ("done", "failed", "diverged")
+T = TypeVar("T")
+NOT_RESULTS = frozenset(
+    "sweep started finished wall_seconds tokens_per_second mfu device versions commit attempts "
+    "history traceback flops_spent".split()
+)
+"""Fields that may differ between two runs of one identity; all others must not."""
+PLAN_NAME = "plan.json"
+PLAN_SCHEMA = "isoflop.plan/1"
+HEARTBEAT_NAME = "progress.json"
+HEARTBEAT_SCHEMA = "isoflop.progress/1"
+SILENT_SECONDS = 60.0
+"""A trajectory that has said nothing for so long is taken to have stopped; it speaks every 2 s."""
+RECORD_NAME = "record.json"
+
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataInfo:
+    """The data set of a run."""
+
+    name: str
+    hash: str
+    """Content hash of the tokens, or of what generates them."""
+    unique_tokens: int | None = None
+    """Training tokens before the first repeat; None where the source is endless."""
+    bytes_per_token: float | None = None
+    entropy: float | None = None
+    """Loss of a perfect predictor [nats/token], where the data know it."""
+    entropy_by_skill: Mapping[str, float] | None = None
+    """Each skill's share of `entropy` [nats/token]; the shares sum to it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """One honest record per run: what was planned, what was done, what came out.
+
+    A failed run has `status`, `reason` and `traceback` and no loss; a diverged run keeps its loss.
+    Losses are in nats per token, counts in parameters, tokens and FLOP.
+    """
+
+    run: str
+    sweep: str
+    status: str
+    seed: int
+    data: DataInfo
+    width: int
+    depth: int
+    heads: int
+    head_dim: int
+    vocab: int
+    seq_len: int
+    params_body: int
+    params_head: int
+    params_embedding: int
+    params_other: int
+    params_total: int
+    tokens: int
+    """Tokens planned."""
+    flops_body: int
+    """FLOP per token in the blocks' matrices, forward and backward."""
+    flops_head: int
+    flops_attention: int
+    flops: float
+    """FLOP of the whole run, exact convention."""
+    schedule: str
+    lr: float
+    """Peak learning rate of the hidden matrices."""
+    batch_tokens: int
+    """Tokens per optimiser step at the end of the run."""
+    tokens_seen: int | None = None
+    experts: int | None = None
+    """MLPs per block, `top_k` of them per token; the others' are `params_idle`. None is one MLP."""
+    top_k: int | None = None
+    params_idle: int | None = None
+    flops_spent: float | None = None
+    """What this point really cost: its cooldown and its own stretch of a shared trunk."""
+    trunk: str | None = None
+    """Identity of the trajectory that runs share: their losses are correlated."""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever else is needed to launch the run again, as overrides of the config."""
+    loss: float | None = None
+    """Held-out, final [nats/token]; entropy + paired excess where the data know their entropy."""
+    loss_se: float | None = None
+    """Standard error of `loss` from the finite held-out sample."""
+    loss_plain: float | None = None
+    """Plain mean of the held-out negative log-likelihood."""
+    loss_bpb: float | None = None
+    """Bits per byte."""
+    loss_by_skill: Mapping[str, float] | None = None
+    """Each skill's share of `loss`; the shares sum to it."""
+    reason: str | None = None
+    traceback: str | None = None
+    attempts: int = 1
+    """Starts of a worker on this run's trajectory, this one included."""
+    history: Sequence[Mapping[str, Any]] = ()
+    """The earlier of them: started, host, pid, outcome, reason, tokens."""
+    device: str | None = None
+    precision: str | None = None
+    wall_seconds: float | None = None
+    tokens_per_second: float | None = None
+    mfu: float | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    commit: str | None = None
+    started: str | None = None
+    finished: str | None = None
+    schema: str = RECORD_SCHEMA
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            known = ", ".join(STATUSES)
+            raise RecordError(f"status is '{self.status}'; a record needs one of {known}.")
+        if self.status == "done" and not (self.loss and 0 < self.loss < math.inf):
+            raise RecordError(f"run {self.run} is done without a positive loss ({self.loss}).")
+        if self.status == "done" and self.tokens_seen != self.tokens:
+            raise RecordError(
+                f"run {self.run} is done but saw {self.tokens_seen} of {self.tokens} tokens."
+            )
+
+    @property
+    def params_matmul(self) -> int:
+        """Body and head parameters, the default N."""
+        return self.params_body + self.params_head
+
+    def result(self) -> dict[str, Any]:
+        """The part of the record that two runs of one identity must share to the last bit."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in NOT_RESULTS}
+
+    def to_json(self) -> str:
+        """Serialise with stable key order; numbers that are not finite become null."""
+        document = dataclasses.asdict(self)
+        ordered = {"schema": document.pop("schema"), **document}
+        return json.dumps(finite_or_null(ordered), indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> RunRecord:
+        """Parse a record.
+
+        Raises:
+            RecordError: Not JSON, not a record, or of a newer major version.
+        """
+        document = parse_document(text, RECORD_SCHEMA)
+        try:
+            data = DataInfo(**document.pop("data"))
+            document["history"] = tuple(document.get("history", ()))
+            return cls(data=data, **_known_fields(cls, document))
+        except (TypeError, KeyError, AttributeError) as error:
+            raise RecordError(f"not a complete run record: {error}") from error
+
+
+def parse_document(text: str, schema: str) -> dict[str, Any]:
+    """Parse a JSON document and check its schema's name and major version.
+
+    Args:
+        text: The JSON text.
+        schema: What is expected, `name/major`.
+
+    Raises:
+        RecordError: Not JSON (truncated, say), another document, or a newer major version.
+    """
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise RecordError(f"not a JSON document: {error}") from error
+    found = document.get("schema") if isinstance(document, dict) else None
+    if not isinstance(found, str):
+        raise RecordError(f"a JSON document without a schema; '{schema}' is needed.")
+    name, major = schema.split("/")
+    found_name, _, found_version = found.partition("/")
+    if found_name == name and found_version.partition(".")[0] == major:
+        return dict(document)
+    if found_name == name:
+        raise RecordError(
+            f"schema '{found}' is not the version read here ('{name}/{major}'). "
+            "Read it with the isoflop that wrote it, or upgrade."
+        )
+    raise RecordError(f"schema '{found}' where '{schema}' is needed.")
+
+
+def finite_or_null(value: Any) -> Any:
+    """Replace numbers that JSON cannot hold by None, at any depth."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(k): finite_or_null(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_null(v) for v in value]
+    return value
+
+
+def _known_fields(cls: type, document: dict[str, Any]) -> dict[str, Any]:
+    """Drop fields that a newer minor version may have added."""
+    names = {f.name for f in dataclasses.fields(cls)}
+    return {k: v for k, v in document.items() if k in names}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dropped:
+    """A run that is not in the table, and why."""
+
+    run: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRun:
+    """A run of the plan."""
+
+    run: str
+    params: int
+    """N, matmul convention."""
+    tokens: int
+    flops_spent: float
+    """Its cooldown and its own stretch of a shared trunk [FLOP]."""
+    seconds: float
+    """Time of that on one worker, as estimated before anything ran."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningTrajectory:
+    """A trajectory that is being trained."""
+
+    run: str
+    """The run that it is on its way to."""
+    tokens: int
+    total: int
+    loss: float | None
+    tokens_per_second: float | None
+    host: str
+    silent_seconds: float
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has spoken lately."""
+        return self.silent_seconds < SILENT_SECONDS
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time to the end of this run at the present rate [s]."""
+        rate = self.tokens_per_second
+        return (self.total - self.tokens) / rate if rate else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepProgress:
+    """Where a sweep, or several, stand."""
+
+    running: tuple[RunningTrajectory, ...]
+    missing: tuple[PlannedRun, ...]
+    """Planned, neither ended nor running."""
+    planned: int
+    flops_spent: float
+    flops_left: float
+    hours_spent: float
+    """Of workers, in training."""
+    hours_left: float | None
+    """Of workers; by the plan's estimate, scaled by how it has done so far."""
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time to the end with as many workers as run now [s]; None where none does."""
+        workers = sum(r.alive for r in self.running)
+        return None if self.hours_left is None or not workers else self.hours_left * 3600 / workers
+
+
+def find_progress(
+    folder: Path, records: Sequence[RunRecord], *, now: float | None = None
+) -> SweepProgress:
+    """Read the plans and signs of life below a folder of runs.
+
+    Args:
+        folder: A sweep's folder, or one that holds several.
+        records: What has ended there.
+        now: The present time [s since 1970]; a failed run counts as ended, as it has a record.
+    """
+    moment = time.time() if now is None else now
+    planned = {p.run: p for path in _files(folder, PLAN_NAME) for p in read_plan(path)}
+    valid = {r.run for r in records if r.status != "failed"}
+    ended = {r.run for r in records}
+    found = (_running(path, moment) for path in _files(folder, f".work-*/{HEARTBEAT_NAME}"))
+    running = tuple(sorted((r for r in found if r and r.run not in valid), key=lambda r: r.run))
+    alive = {r.run for r in running if r.alive}
+    left = [p for p in planned.values() if p.run not in valid]
+    return SweepProgress(
+        running=running,
+        missing=tuple(p for p in left if p.run not in ended | alive),
+        planned=len(planned),
+        flops_spent=sum(r.flops_spent or r.flops for r in records if r.status == "done"),
+        flops_left=sum(p.flops_spent * _share_left(p, running) for p in left),
+        hours_spent=sum(map(_own_seconds, records)) / 3600,
+        hours_left=_hours_left(left, running, planned, records),
+    )
+
+
+def read_plan(path: Path) -> tuple[PlannedRun, ...]:
+    """The runs of a plan; none where it is not there or cannot be read."""
+    try:
+        document = parse_document(path.read_text(encoding="utf-8"), PLAN_SCHEMA)
+        return tuple(PlannedRun(**_fields(PlannedRun, row)) for row in document["runs"])
+    except (OSError, UnicodeDecodeError, RecordError, KeyError, TypeError):
+        return ()
+
+
+def _running(path: Path, now: float) -> RunningTrajectory | None:
+    """A sign of life; None where it cannot be read, as when the run has just ended."""
+    try:
+        document = parse_document(path.read_text(encoding="utf-8"), HEARTBEAT_SCHEMA)
+        silent = max(0.0, now - float(document["time"]))
+        return RunningTrajectory(**_fields(RunningTrajectory, document), silent_seconds=silent)
+    except (OSError, UnicodeDecodeError, RecordError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _fields(cls: type, row: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a document's row belongs to a class; a newer version may say more."""
+    names = {field.name for field in dataclasses.fields(cls)}
+    return {k: v for k, v in row.items() if k in names}
+
+
+def _files(folder: Path, pattern: str) -> Iterable[Path]:
+    """Files of a sweep's folder, or of the sweeps in a folder."""
+    yield from folder.glob(pattern)
+    for path in folder.glob(f"*/{pattern}"):
+        if not path.relative_to(folder).parts[0].startswith("."):
+            yield path
+
+
+def _own_seconds(record: RunRecord) -> float:
+    """Training time of a run's own part of its path: a shared trunk is counted once [s]."""
+    if not record.wall_seconds or not record.flops:
+        return 0.0
+    spent = record.flops if record.flops_spent is None else record.flops_spent
+    return record.wall_seconds * min(1.0, spent / record.flops)
+
+
+def _share_left(run: PlannedRun, running: Sequence[RunningTrajectory]) -> float:
+    """The share of a run that is still to be trained, by its tokens."""
+    at = [r.tokens / r.total for r in running if r.run == run.run and r.total]
+    return 1.0 - max(at, default=0.0)
+
+
+def _hours_left(
+    left: Sequence[PlannedRun],
+    running: Sequence[RunningTrajectory],
+    planned: Mapping[str, PlannedRun],
+    records: Sequence[RunRecord],
+) -> float | None:
+    """Worker hours to go; None without a plan."""
+    if not planned:
+        return None
+    done = [r for r in records if r.run in planned and r.status == "done" and r.wall_seconds]
+    guessed = sum(planned[r.run].seconds for r in done)
+    scale = sum(map(_own_seconds, done)) / guessed if guessed else 1.0
+    return scale * sum(p.seconds * _share_left(p, running) for p in left) / 3600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFolder:
+    """What was found in a folder of runs."""
+
+    records: tuple[RunRecord, ...]
+    skipped: tuple[Dropped, ...]
+    """Records that could not be read, each with its path and reason."""
+    hash: str
+    """Content hash over all records, in order of their paths."""
+
+
+def write_record(folder: Path, record: RunRecord) -> Path:
+    """Write `record.json` into the run's folder, atomically; returns its path."""
+    path = folder / RECORD_NAME
+    write_atomically(path, record.to_json())
+    return path
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read one record.
+
+    Raises:
+        RecordError: Missing, truncated, foreign or of a newer major version.
+    """
+    return RunRecord.from_json(_read_text(path))
+
+
+def read_runs(folder: Path) -> RunFolder:
+    """Read every `record.json` below a folder; what cannot be read is named and skipped.
+
+    Raises:
+        RecordError: No such folder.
+    """
+    if not folder.is_dir():
+        raise RecordError(f"no folder {folder}; a folder of runs or a table is needed. Check RUNS.")
+    records, skipped, digest = [], [], hashlib.sha256()
+    for path in sorted(_record_paths(folder)):
+        try:
+            text = _read_text(path)
+            records.append(RunRecord.from_json(text))
+        except RecordError as error:
+            skipped.append(Dropped(run=str(path.relative_to(folder)), reason=str(error)))
+            continue
+        digest.update(text.encode())
+    return RunFolder(
+        records=tuple(records), skipped=tuple(skipped), hash=f"sha256:{digest.hexdigest()}"
+    )
+
+
+def _record_paths(folder: Path) -> list[Path]:
+    """Paths of all records below a folder, dot folders left out."""
+    found = []
+    for root, folders, files in os.walk(folder):
+        folders[:] = [f for f in folders if not f.startswith(".")]
+        if RECORD_NAME in files:
+            found.append(Path(root) / RECORD_NAME)
+    return found

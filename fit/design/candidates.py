@@ -1,0 +1,315 @@
+"""Runs that could be made: sizes and lengths within limits, and what each costs.
+
+A run costs its size times its length. Where runs of one shape are branches of one trunk, the trunk
+is paid once: a branch of D tokens costs its cooldown and whatever the trunk must grow by.
+
+What is to be learnt by the next runs, and what they may be.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fit.allocation.ladder import LARGEST_WIDTH, Ladder, TokenCost
+from fit.allocation.scaling_law import ScalingLaw
+from fit.data.accounting import Shape
+from fit.data.records import Floats
+from fit.errors import PlanError, QueryError
+from fit.quantities import parse_count, power, short
+from fit.results import Span
+
+SIZES = 40
+"""Sizes at most, evenly spaced in ln N: with 24 the interval of ln N* is 4% wider."""
+LENGTHS_A_DECADE = 8
+"""Lengths between the ends of a size stand on one geometric grid; 12 a decade gain under 1%."""
+WIDTHS_AN_OCTAVE = 8
+"""Widths from 8 heads on: every one that the head size allows below that."""
+ROOM = 1e-9
+"""Relative slack of a limit, against rounding."""
+LARGEST_SHARE = 0.25
+"""Of the spend in one run, unless asked otherwise: four runs are no sweep, and a cap of 1/9 in its
+place changes the interval by 3% (docs/log.md)."""
+SMALLEST_SHARE = 1e-4
+"""Of the spend in one run under a published law: cheap runs are the lever, and bend laws most."""
+RATIO_ROOM = 16.0
+"""Under a published law D/N stays within this factor of the best at the target: an isoFLOP grid
+of 1/4 to 4 times N* has the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunLimits:
+    """What a run may be; every range holds its ends."""
+
+    params: Span
+    tokens: Span
+    flops: Span
+    """Of one run, as if it had no trunk to share [FLOP]."""
+    ratio: Span
+    """Tokens per parameter."""
+    widths: tuple[int, ...] = ()
+    """Widths allowed; empty for all that the ladder of shapes has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidates:
+    """Runs to choose among; every array of shape (k,)."""
+
+    params: Floats
+    tokens: Floats
+    flops_per_token: Floats
+    size: NDArray[np.int64]
+    """Code of the size: runs of one size and one seed can share a trunk."""
+    shapes: tuple[Shape, ...] = ()
+    """Shape of each size; empty where sizes are plain numbers."""
+    cooldown: float = 1.0
+    """Share of a run that is its own; 1 where no trunk is shared."""
+
+    @property
+    def flops(self) -> Floats:
+        """Cost of each run on its own [FLOP]."""
+        return np.asarray(self.flops_per_token * self.tokens)
+
+    @property
+    def shares_trunks(self) -> bool:
+        """Whether runs of one size and seed are branches of one trunk."""
+        return self.cooldown < 1
+
+    def __len__(self) -> int:
+        return len(self.params)
+
+
+def candidates_on_ladder(ladder: Ladder, limits: RunLimits, *, cooldown: float) -> Candidates:
+    """Trainable shapes of a ladder at lengths within limits.
+
+    Args:
+        ladder: Shapes of the fitted runs, and those that continue them.
+        limits: What a run may be.
+        cooldown: Share of a run that is its own; 1 where no trunk is shared.
+
+    Raises:
+        PlanError: No shape and length lies within the limits.
+    """
+    shapes = list(dict.fromkeys(_rungs(ladder, limits)))
+    counts = np.array([ladder.count(s) for s in shapes], dtype=np.float64).reshape(-1, 2)
+    size, tokens = _lengths(counts[:, 0], counts[:, 1], limits)
+    return Candidates(
+        params=counts[size, 0],
+        tokens=tokens,
+        flops_per_token=counts[size, 1],
+        size=size,
+        shapes=tuple(shapes),
+        cooldown=cooldown,
+    )
+
+
+def candidates_of_sizes(cost: TokenCost, limits: RunLimits) -> Candidates:
+    """Sizes as plain numbers at lengths within limits, every run on its own.
+
+    Raises:
+        PlanError: No size and length lies within the limits.
+    """
+    low = max(limits.params.low, math.sqrt(limits.flops.low / (8 * limits.ratio.high)))
+    high = min(limits.params.high, math.sqrt(limits.flops.high / (4 * limits.ratio.low)))
+    params = np.geomspace(low, max(low, high), SIZES)
+    per_token = np.exp(cost.log_flops_per_token(np.log(params)))
+    size, tokens = _lengths(params, per_token, limits)
+    return Candidates(
+        params=params[size], tokens=tokens, flops_per_token=per_token[size], size=size
+    )
+
+
+def incremental_flops(
+    candidates: Candidates, chosen: NDArray[np.int64], trunk: NDArray[np.int64]
+) -> Floats:
+    """What each chosen run adds to the bill, trunks paid once [FLOP].
+
+    Args:
+        candidates: Runs to choose among.
+        chosen: Index of each chosen run, (m,).
+        trunk: Code of each chosen run's trunk, (m,).
+
+    Returns:
+        (m,), as `flops_spent` of the run's record: its cooldown and its own stretch of the trunk.
+    """
+    tokens, f = candidates.tokens[chosen], candidates.cooldown
+    own = np.zeros(len(chosen))
+    top: dict[int, float] = {}
+    for i in np.argsort(tokens, kind="stable"):
+        below = top.get(int(trunk[i]), 0.0)
+        own[i] = f * tokens[i] + (1 - f) * (tokens[i] - below)
+        if candidates.shares_trunks:
+            top[int(trunk[i])] = float(tokens[i])
+    return np.asarray(own * candidates.flops_per_token[chosen])
+
+
+def _rungs(ladder: Ladder, limits: RunLimits) -> list[Shape]:
+    """Shapes of the ladder whose N is allowed, thinned to a number that can be searched."""
+    lowest = limits.params.low * (1 - ROOM)
+    highest = min(limits.params.high, math.sqrt(limits.flops.high / (4 * limits.ratio.low)))
+    head_dim = ladder.template.head_dim
+    found, width = [], head_dim
+    while not limits.widths:
+        shape = _rung(ladder, width)
+        n, _ = ladder.count(shape)
+        if n > highest * (1 + ROOM) or width > LARGEST_WIDTH:
+            break
+        found.append(shape)
+        width += head_dim * max(1, width // (head_dim * WIDTHS_AN_OCTAVE))
+    found += [_rung(ladder, w) for w in limits.widths]
+    inside = [s for s in found if lowest <= ladder.count(s)[0] <= highest * (1 + ROOM)]
+    keep = np.unique(np.linspace(0, len(inside) - 1, min(SIZES, len(inside))).round().astype(int))
+    return [inside[i] for i in keep]
+
+
+def _rung(ladder: Ladder, width: int) -> Shape:
+    """The ladder's shape at a width."""
+    return ladder.shape(width, max(1, round(ladder.depth(width))))
+
+
+def _lengths(
+    params: Floats, per_token: Floats, limits: RunLimits
+) -> tuple[NDArray[np.int64], Floats]:
+    """Every size with every length of the grid that the limits allow: codes and tokens."""
+    lows = np.maximum(limits.tokens.low, np.maximum(limits.ratio.low * params, 1.0))
+    lows = np.maximum(lows, limits.flops.low / per_token)
+    highs = np.minimum(limits.tokens.high, limits.ratio.high * params)
+    highs = np.minimum(highs, limits.flops.high / per_token)
+    sizes, tokens = [], []
+    for i, (low, high) in enumerate(zip(lows, highs, strict=True)):
+        for d in _grid(low, high):
+            sizes.append(i)
+            tokens.append(d)
+    if not tokens:
+        raise PlanError(
+            f"no run of at least {short(limits.params.low)} parameters and "
+            f"{short(limits.tokens.low)} tokens costs {power(limits.flops.low)} to "
+            f"{power(limits.flops.high)} FLOP at {limits.ratio.low:.3g} to "
+            f"{limits.ratio.high:.3g} tokens per parameter. Spend more, or widen the limits "
+            "(--max-run, --ratio, --params, --widths)."
+        )
+    return np.array(sizes, dtype=np.int64), np.array(tokens)
+
+
+def _grid(low: float, high: float) -> list[float]:
+    """Lengths of the common grid between two ends, in two digits, and the ends themselves."""
+    if not low <= high * (1 + ROOM):
+        return []
+    first, last = (math.floor(LENGTHS_A_DECADE * math.log10(end)) for end in (low, high))
+    grid = (10 ** (i / LENGTHS_A_DECADE) for i in range(first + 1, last + 1))
+    rounded = (float(f"{d:.1e}") for d in grid)
+    apart = 10 ** (0.5 / LENGTHS_A_DECADE)
+    return sorted({low, *(d for d in rounded if low * apart < d < high / apart), high})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuggestRequest:
+    """What is to be learnt, and what the runs may be; None takes what the source suggests."""
+
+    source: ScalingLaw
+    flops: float
+    """Budget at which N* and the loss are wanted [FLOP]."""
+    spend: float
+    """For all runs together [FLOP]."""
+    most_runs: int = 24
+    replicates: int = 3
+    most_flops: float | None = None
+    """Of one run."""
+    least_flops: float | None = None
+    ratio: Span | None = None
+    params: Span | None = None
+    tokens: Span | None = None
+    widths: tuple[int, ...] = ()
+    noise: float | None = None
+    """Standard deviation of ln loss of one run."""
+
+
+def parse_request(
+    source: ScalingLaw,
+    *,
+    flops: str,
+    spend: str,
+    max_run: str | None = None,
+    min_run: str | None = None,
+    ratio: str | None = None,
+    params: str | None = None,
+    tokens: str | None = None,
+    widths: str | None = None,
+    **options: Any,
+) -> SuggestRequest:
+    """A request as people type it: counts such as 1e21 and 7B, ranges as LOW:HIGH.
+
+    Raises:
+        QueryError: A count that is not positive and finite, or a range that is none.
+    """
+    return SuggestRequest(
+        source=source,
+        flops=parse_count(flops, "--flops"),
+        spend=parse_count(spend, "--spend"),
+        most_flops=None if max_run is None else parse_count(max_run, "--max-run"),
+        least_flops=None if min_run is None else parse_count(min_run, "--min-run"),
+        ratio=parse_range(ratio, "--ratio"),
+        params=parse_range(params, "--params"),
+        tokens=parse_range(tokens, "--tokens"),
+        widths=tuple(sorted({parse_whole(w, "--widths") for w in (widths or "").split(",") if w})),
+        **options,
+    )
+
+
+def parse_range(text: str | None, what: str) -> Span | None:
+    """Read a range such as `1:400` or `10k:`; an end left out is open.
+
+    Raises:
+        QueryError: Not two counts with a colon between them, the lower first.
+    """
+    if text is None:
+        return None
+    low, colon, high = text.partition(":")
+    span = Span(
+        low=parse_count(low, what) if low.strip() else 1e-9,
+        high=parse_count(high, what) if high.strip() else math.inf,
+    )
+    if not colon or span.low > span.high:
+        raise QueryError(f"{what} is '{text}'; a range is needed, the lower end first, as 1:400.")
+    return span
+
+
+def parse_whole(text: str, what: str) -> int:
+    """Read a positive whole number.
+
+    Raises:
+        QueryError: It is not.
+    """
+    value = parse_count(text, what)
+    if value != round(value):
+        raise QueryError(f"{what} has '{text.strip()}'; whole numbers are needed, as 16,32,64.")
+    return int(value)
+
+
+def limits_of(request: SuggestRequest) -> RunLimits:
+    """Limits of a run: small ones as the fitted runs, since laws bend below; large ones by cost."""
+    source, anything = request.source, Span(low=1.0, high=math.inf)
+    fitted = source.range if source.fit is not None else {}
+    low = {name: fitted[name].low for name in ("params", "tokens", "flops") if name in fitted}
+    most = request.most_flops
+    if most is None:  # a small spend goes into runs as small as there are
+        most = min(request.spend, max(LARGEST_SHARE * request.spend, 4 * low.get("flops", 0.0)))
+    least = request.least_flops
+    if least is None:
+        least = min(low.get("flops", SMALLEST_SHARE * request.spend), most)
+    ratio = request.ratio or fitted.get("tokens_per_param")
+    if ratio is None:
+        best = source.best(np.array([request.flops]))
+        middle = float(np.exp(best.log_tokens[0] - best.log_params[0]))
+        ratio = Span(low=middle / RATIO_ROOM, high=middle * RATIO_ROOM)
+    return RunLimits(
+        params=request.params or Span(low=low.get("params", 1.0), high=anything.high),
+        tokens=request.tokens or Span(low=low.get("tokens", 1.0), high=anything.high),
+        flops=Span(low=least, high=most),
+        ratio=ratio,
+        widths=request.widths,
+    )

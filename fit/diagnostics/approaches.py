@@ -1,0 +1,364 @@
+"""Approach 2: at each budget the best size along a curve in ln N, then a line through them.
+
+The curve is the smoothest that the runs allow: a parabola, which is right near the minimum; a
+cubic, where it is asymmetric; Akima's interpolation, where neither fits within the runs' noise.
+One kind serves all budgets, so that its bias does not drift with them.
+
+Source: Hoffmann et al. 2022, arXiv:2203.15556, sec. 3.2; interpolation and weights by noise: Porian
+et al. 2024, arXiv:2406.19146, sec. 3; biases: Czech et al. 2026, arXiv:2603.22339.
+
+Approach 1: which size is best at each compute along annealed curves, then a line through them.
+
+Source: Hoffmann et al. 2022, arXiv:2203.15556, sec. 3.1. One point per winning size, at the mean
+ln C of the interval it wins; the smallest and the largest size win only for want of others and are
+dropped.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fit.data.records import Floats
+from fit.data.table import RunTable
+from fit.results import CrossCheck
+
+LEAST_SIZES = 4
+"""Sizes a budget needs for a parabola with one degree of freedom left."""
+MOST_SIZES = 48
+"""Sizes of one budget beyond which neighbours are averaged."""
+SAME_BUDGET = 0.1
+"""Budgets whose logarithms differ by less are one: D is rounded to whole steps."""
+CURVES = ("parabola", "cubic", "akima")
+REFUSED = 0.01
+"""Probability of the misfit below which a polynomial is not the curve."""
+DRAWS, GRID = 200, 801
+"""Losses redrawn with the runs' noise per budget, and places looked at for the minimum."""
+AT_EDGE = 0.1
+"""Share of the draws whose minimum may lie at the smallest or largest size."""
+LEAST_ERROR = 0.01
+"""Error of ln N* below which no budget is trusted more than another."""
+LEAST_POINTS = 3
+"""Annealed points that a size's curve needs."""
+MOST_ENVELOPE_SIZES = 64
+"""Sizes compared; of more, as many spread evenly."""
+ENVELOPE_GRID = 400
+ENVELOPE_DRAWS = 200
+SAME_LEVEL = 0.05
+"""Runs whose ln C differ by less are of one budget."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IsoflopCurve:
+    """One budget's runs, a point per size."""
+
+    flops: float
+    x: Floats
+    """ln N, ascending, (sizes,)."""
+    y: Floats
+    """Mean ln loss, (sizes,)."""
+    runs: Floats
+    """Runs behind each point, (sizes,)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IsoflopMinimum:
+    """The minimum of one budget's curve."""
+
+    flops: float
+    log_params: float
+    error: float
+    """Standard error of `log_params` by the runs' noise."""
+    loss: float
+
+
+def budget_codes(flops: Floats) -> NDArray[np.int64]:
+    """Code of the budget of each run: neighbours in ln C closer than `SAME_BUDGET` share one."""
+    order = np.argsort(flops, kind="stable")
+    logs = np.log(flops[order])
+    starts = [0]
+    while (after := int(np.searchsorted(logs, logs[starts[-1]] + SAME_BUDGET, "right"))) < len(
+        logs
+    ):
+        starts.append(after)
+    codes = np.empty(len(flops), np.int64)
+    codes[order] = np.searchsorted(starts, np.arange(len(logs)), "right") - 1
+    return codes
+
+
+def isoflop_check(table: RunTable, level: float) -> CrossCheck:
+    """Exponent of N*(C) from the valleys of the isoFLOP curves.
+
+    Args:
+        table: Runs at a few budgets, several sizes each.
+        level: Level of the interval of the exponent.
+
+    Returns:
+        The exponent, or the reason why the runs do not allow it.
+    """
+    codes = budget_codes(table.flops)
+    counts = np.bincount(codes)
+    curves = [_curve(table, codes == code) for code in np.flatnonzero(counts >= LEAST_SIZES)]
+    curves = [c for c in curves if len(c.x) >= LEAST_SIZES]
+    if len(curves) < 2:
+        why = f"no two budgets have {LEAST_SIZES} sizes or more"
+        return CrossCheck(name="isoflop", a=None, a_interval=None, coefficient=None, reason=why)
+    noise = _noise(curves)
+    kind = next((k for k in CURVES[:-1] if _fits(curves, k, noise)), CURVES[-1])
+    found = [_valley(c, kind, noise, i) for i, c in enumerate(curves)]
+    valleys = [v for v in found if isinstance(v, IsoflopMinimum)]
+    refused = _joined([v for v in found if isinstance(v, str)])
+    if len(valleys) < 2:
+        return CrossCheck(name="isoflop", a=None, a_interval=None, coefficient=None, reason=refused)
+    return _line(valleys, level, f"by {kind}" + (f"; {refused}" if refused else ""))
+
+
+def _curve(table: RunTable, inside: NDArray[np.bool_]) -> IsoflopCurve:
+    """The runs of one budget; those of one size to 1% are averaged, as are too many sizes."""
+    log_n, log_loss = np.log(table.params[inside]), np.log(table.loss[inside])
+    sizes, codes = np.unique(log_n.round(2), return_inverse=True)
+    if len(sizes) > MOST_SIZES:
+        codes = codes * MOST_SIZES // len(sizes)
+    runs = np.bincount(codes).astype(np.float64)
+    return IsoflopCurve(
+        flops=float(np.exp(np.log(table.flops[inside]).mean())),
+        x=np.bincount(codes, log_n) / runs,
+        y=np.bincount(codes, log_loss) / runs,
+        runs=runs,
+    )
+
+
+def _noise(curves: list[IsoflopCurve]) -> float:
+    """Noise of one run's ln loss: how far points lie from a cubic through their neighbours.
+
+    Two neighbours on either side, so that a smooth curve leaves next to nothing and one bad run
+    moves the median little; by the parabolas' residuals where no budget has five sizes.
+    """
+    gaps = []
+    for c in curves:
+        for i in range(2, len(c.x) - 2):
+            near = np.array([i - 2, i - 1, i + 1, i + 2])
+            share = np.linalg.solve(np.vander(c.x[near] - c.x[i], increasing=True).T, np.eye(4)[0])
+            size = math.sqrt(1 / c.runs[i] + float((share**2 / c.runs[near]).sum()))
+            gaps.append(float(c.y[i] - share @ c.y[near]) / size)
+    if len(gaps) >= LEAST_SIZES:
+        return max(1.4826 * float(np.median(np.abs(gaps))), 1e-9)
+    squares, dof = _misfit(curves, "parabola")
+    return max(math.sqrt(squares / max(dof, 1)), 1e-9)
+
+
+def _misfit(curves: list[IsoflopCurve], kind: str) -> tuple[float, int]:
+    """Sum of squared residuals of polynomials, in runs, and their degrees of freedom."""
+    terms = CURVES.index(kind) + 3
+    squares = sum(
+        float(c.runs @ (c.y - _drawn(c, c.y[:, None], kind, c.x)[:, 0]) ** 2) for c in curves
+    )
+    return squares, sum(max(len(c.x) - terms, 0) for c in curves)
+
+
+def _fits(curves: list[IsoflopCurve], kind: str, noise: float) -> bool:
+    """Whether a polynomial leaves no more than the noise; one that interpolates is no test."""
+    from scipy import stats
+
+    squares, dof = _misfit(curves, kind)
+    inner = sum(max(len(c.x) - 4, 0) for c in curves)
+    if dof == 0:
+        return False
+    return bool(stats.f.sf(squares / dof / noise**2, dof, max(inner // 2, 1)) > REFUSED)
+
+
+def _drawn(curve: IsoflopCurve, y: Floats, kind: str, at: Floats) -> Floats:
+    """Curves through ys (sizes, draws), at places (k,) in ln N: (k, draws)."""
+    if kind == "akima":
+        from scipy.interpolate import Akima1DInterpolator
+
+        return np.asarray(Akima1DInterpolator(curve.x, y)(at))
+    terms, centre = CURVES.index(kind) + 3, curve.x.mean()
+    root = np.sqrt(curve.runs)[:, None]
+    design = np.vander(curve.x - centre, terms)
+    coefficients = np.linalg.lstsq(root * design, root * y, rcond=None)[0]
+    return np.asarray(np.vander(at - centre, terms) @ coefficients)
+
+
+def _valley(curve: IsoflopCurve, kind: str, noise: float, seed: int) -> IsoflopMinimum | str:
+    """The minimum of one budget's curve with its error by the noise, or why there is none."""
+    at = np.linspace(curve.x[0], curve.x[-1], GRID)
+    random = np.random.default_rng([0, seed])
+    drawn = random.standard_normal((len(curve.x), DRAWS)) * (noise / np.sqrt(curve.runs))[:, None]
+    values = _drawn(curve, np.column_stack([curve.y, curve.y[:, None] + drawn]), kind, at)
+    place = np.argmin(values, axis=0)
+    inner = (place > 0) & (place < GRID - 1)
+    if not inner[0]:
+        return f"the minimum at {curve.flops:.2g} FLOP lies outside the sizes"
+    if inner.mean() < 1 - AT_EDGE:
+        return f"the minimum at {curve.flops:.2g} FLOP is not told from the outermost sizes"
+    return IsoflopMinimum(
+        flops=curve.flops,
+        log_params=float(at[place[0]]),
+        error=float(at[place[1:][inner[1:]]].std()),
+        loss=float(np.exp(values[place[0], 0])),
+    )
+
+
+def _joined(reasons: list[str]) -> str:
+    """The first reasons, and how many more."""
+    more = f" and {len(reasons) - 2} more" if len(reasons) > 2 else ""
+    return "; ".join(reasons[:2]) + more
+
+
+def _line(valleys: list[IsoflopMinimum], level: float, reason: str | None) -> CrossCheck:
+    """Weighted line of ln N* on ln C; its interval by the noise, or the scatter if larger."""
+    from scipy import stats
+
+    x = np.log([v.flops for v in valleys])
+    y = np.array([v.log_params for v in valleys])
+    weights = 1 / (np.array([v.error for v in valleys]) ** 2 + LEAST_ERROR**2)
+    design = np.stack([x - x.mean(), np.ones_like(x)], axis=1)
+    normal = design.T @ (weights[:, None] * design)
+    a, at_mean = np.linalg.solve(normal, design.T @ (weights * y))
+    residual = y - design @ np.array([a, at_mean])
+    dof = len(x) - 2
+    spread = float(weights @ residual**2) / dof if dof else 1.0
+    error = math.sqrt(max(spread, 1.0) * np.linalg.inv(normal)[0, 0])
+    half = float(stats.t.ppf(0.5 + level / 2, max(dof, 1))) * error
+    return CrossCheck(
+        name="isoflop",
+        a=float(a),
+        a_interval=(float(a - half), float(a + half)),
+        coefficient=float(at_mean - a * x.mean()),
+        budgets=tuple(v.flops for v in valleys),
+        params=tuple(math.exp(v.log_params) for v in valleys),
+        losses=tuple(v.loss for v in valleys),
+        reason=reason,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvelopeModel:
+    """What the law says of the table: the envelope is judged against itself on the law's losses."""
+
+    loss: Floats
+    """Of every run by the law [nats/token]."""
+    noise: float
+    """Standard deviation of ln loss about the law."""
+    a: float
+
+
+def envelope_check(table: RunTable, fitted: EnvelopeModel, level: float) -> CrossCheck:
+    """Exponent of N*(C) from the lower envelope of the sizes' loss curves.
+
+    A coarse grid of sizes biases the envelope and leaves it few points. Its interval comes from the
+    same procedure on the law's losses with the runs' noise: bias removed, spread kept.
+
+    Args:
+        table: Runs of several sizes at several lengths each, every point annealed.
+        fitted: The law's losses for the same runs.
+        level: Level of the interval.
+
+    Returns:
+        The exponent, or the reason why the runs do not allow it.
+    """
+    sizes = _sizes(table)
+    points = _points(sizes, table.flops, table.loss)
+    if isinstance(points, str):
+        return CrossCheck(name="envelope", a=None, a_interval=None, coefficient=None, reason=points)
+    log_c, log_n, losses = points
+    random = np.random.default_rng(0)
+    drawn = []
+    for _ in range(ENVELOPE_DRAWS):
+        noise = fitted.noise * random.standard_normal(len(table))
+        drawn.append(_points(sizes, table.flops, fitted.loss * np.exp(noise)))
+    slopes = [_slope(p) for p in drawn if not isinstance(p, str)]
+    if len(slopes) < ENVELOPE_DRAWS / 2:
+        reason = "the runs' noise hides which size wins where"
+        return CrossCheck(name="envelope", a=None, a_interval=None, coefficient=None, reason=reason)
+    raw = _slope(points)
+    tails = 50 * (1 - level)
+    low, high = np.percentile(slopes, [tails, 100 - tails])
+    a = raw - (float(np.median(slopes)) - fitted.a)
+    return CrossCheck(
+        name="envelope",
+        a=a,
+        a_interval=(a - float(high - np.median(slopes)), a + float(np.median(slopes) - low)),
+        coefficient=float(log_n.mean() - a * log_c.mean()),
+        budgets=tuple(np.exp(log_c).tolist()),
+        params=tuple(np.exp(log_n).tolist()),
+        losses=tuple(losses.tolist()),
+    )
+
+
+def _slope(points: tuple[Floats, Floats, Floats]) -> float:
+    """Slope of ln N on ln C."""
+    return float(np.polyfit(points[0], points[1], 1)[0])
+
+
+def _sizes(table: RunTable) -> list[tuple[float, NDArray[np.int64]]]:
+    """Ln N of every size with enough lengths, ascending, and its runs by compute."""
+    order = np.lexsort((table.flops, table.params))
+    starts = np.flatnonzero(np.diff(table.params[order], prepend=-np.inf))
+    groups = [g for g in np.split(order, starts[1:]) if len(g) >= LEAST_POINTS]
+    if len(groups) > MOST_ENVELOPE_SIZES:
+        groups = [
+            groups[i] for i in np.linspace(0, len(groups) - 1, MOST_ENVELOPE_SIZES).astype(int)
+        ]
+    return [(float(np.log(table.params[g[0]])), g) for g in groups]
+
+
+def _points(
+    sizes: list[tuple[float, NDArray[np.int64]]], flops: Floats, loss: Floats
+) -> tuple[Floats, Floats, Floats] | str:
+    """Ln C, ln N and loss where each inner size wins, or why there are too few."""
+    if len(sizes) < 4:
+        return f"fewer than 4 sizes have {LEAST_POINTS} lengths or more"
+    x = np.linspace(np.log(flops.min()), np.log(flops.max()), ENVELOPE_GRID)
+    curves = np.stack(
+        [_interpolated_loss(np.log(flops[own]), np.log(loss[own]), x) for _, own in sizes]
+    )
+    winner, lowest = np.argmin(curves, axis=0), curves.min(axis=0)
+    points = [
+        (float(x[winner == i].mean()), sizes[i][0], float(lowest[winner == i].mean()))
+        for i in range(1, len(sizes) - 1)
+        if (winner == i).any()
+    ]
+    if len(points) < 2:
+        return "fewer than two sizes between the smallest and the largest win anywhere"
+    log_c, log_n, losses = (np.array(v) for v in zip(*points, strict=True))
+    return log_c, log_n, losses
+
+
+def _interpolated_loss(log_c: Floats, log_loss: Floats, x: Floats) -> Floats:
+    """Loss of one size along ln C, linear in ln loss between its points and infinite outside."""
+    return np.asarray(np.exp(np.interp(x, log_c, log_loss, left=np.inf, right=np.inf)))
+
+
+def budgets_of(flops: Floats) -> Floats:
+    """The budgets of an isoFLOP sweep, or six across the range where runs share none.
+
+    Runs share budgets where groups of three or more within 5% hold most of them.
+    """
+    levels = levels_of(flops)
+    members = [np.abs(np.log(flops / level)) < SAME_LEVEL for level in levels]
+    shared = [float(v) for v, m in zip(levels, members, strict=True) if m.sum() >= 3]
+    if sum(int(m.sum()) for m in members if m.sum() >= 3) >= 0.8 * len(flops):
+        return np.array(some_of(np.array(shared), 9))
+    low, high = flops.min() * 1.3, flops.max() / 1.05
+    return np.geomspace(low, high, 6) if high > low else np.array([flops.max()])
+
+
+def levels_of(values: Floats) -> Floats:
+    """Distinct values of a column, those within 5% of each other as their geometric mean."""
+    ordered = np.sort(np.log(values))
+    groups = np.split(ordered, np.flatnonzero(np.diff(ordered) > SAME_LEVEL) + 1)
+    return np.exp([float(g.mean()) for g in groups])
+
+
+def some_of(values: Floats, most: int) -> list[float]:
+    """At most so many of the ascending values, evenly in ln, both ends among them."""
+    if len(values) <= most:
+        return [float(v) for v in values]
+    wanted = np.linspace(np.log(values[0]), np.log(values[-1]), most)
+    rows = np.unique(np.argmin(np.abs(np.log(values)[:, None] - wanted), axis=0))
+    return [float(values[i]) for i in rows]

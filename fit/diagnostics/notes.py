@@ -1,0 +1,287 @@
+"""Whether to believe a fit: notes in plain words, each with what to do about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from fit.data.table import RunTable
+from fit.diagnostics.residuals import intake_notes, residual_notes
+from fit.diagnostics.scans import tuning_notes
+from fit.errors import FitError
+from fit.estimation.general import GeneralProblem
+from fit.estimation.solver import Estimate
+from fit.inference.misspecification import TERMS, Misfit
+from fit.inference.resampling import e_is_needed, kappa
+from fit.quantities import power
+from fit.results import CrossCheck, Holdout, Influence, Note, Rolled
+
+KAPPA_WARNING, KAPPA_REFUSED = 250.0, 1000.0
+"""Condition numbers of the centred Jacobian: 40-160 is healthy; above 1000 basins fit alike."""
+FEW_CLUSTERS = 8
+DECIDES = 0.6
+"""Share of the squared influence of all runs that makes one of them decide the answer; sweeps of 30
+clean runs reach 0.5 once in a hundred (100 isoFLOP sweeps of 5 x 6)."""
+LEAST_ROLLED, LEAST_COVERED = 3, 0.8
+"""Budgets that make errors of one sign a bias, and the share of runs inside their prediction
+intervals below which the intervals do not make up for it."""
+MATTERS = 0.1
+"""Change of N* below which it does not matter what decides it."""
+
+
+def check_runs(table: RunTable, free: int) -> None:
+    """Refuse runs that cannot carry the law at all.
+
+    Raises:
+        FitError: Too few distinct points, one size only, or one length only.
+    """
+    points = len(np.unique(table.params + 1j * table.tokens))
+    where = f"{table.source or 'the table'} has {points}"
+    if table.dropped:
+        where += f" after dropping {len(table.dropped)} runs ({table.dropped[0].reason})"
+    if points < free + 1:
+        raise FitError(
+            f"a law with {free} parameters needs {free + 1} distinct (params, tokens) points; "
+            f"{where}. Add sizes or lengths: python -m sweep -m ..."
+        )
+    for name, values in (("sizes (params)", table.params), ("lengths (tokens)", table.tokens)):
+        distinct = len(np.unique(values))
+        if distinct < 2:
+            raise FitError(
+                f"all {len(table)} runs have one value of {name}; at least 3 different {name} are "
+                "needed to tell the law's terms apart. Sweep over both."
+            )
+
+
+def fit_status(found: Estimate, table: RunTable) -> str:
+    """`converged`, `at_bound`, `ill_conditioned` or `max_iterations`."""
+    two_terms = not isinstance(found.problem, GeneralProblem)
+    if kappa(found) > KAPPA_REFUSED or (two_terms and singular(table)):
+        return "ill_conditioned"
+    if not found.converged:
+        return "max_iterations"
+    return "at_bound" if found.at_bound else "converged"
+
+
+def singular(table: RunTable) -> bool:
+    """Whether the runs cannot tell N from D, whatever was measured."""
+    few = min(len(np.unique(table.params)), len(np.unique(table.tokens))) < 3
+    return few or constant_ratio(table) or one_budget(table)
+
+
+def constant_ratio(table: RunTable) -> bool:
+    """Whether tokens per parameter are the same in every run, to 5%."""
+    return float(np.log(table.tokens / table.params).std()) < 0.05
+
+
+def one_budget(table: RunTable) -> bool:
+    """Whether all runs spent the same compute, to 10%."""
+    return float(table.flops.max() / table.flops.min()) < 1.1
+
+
+def fit_notes(
+    table: RunTable,
+    found: Estimate,
+    without_e: Estimate | None,
+    holdout: Holdout | None,
+    checks: tuple[CrossCheck, ...],
+    rolling: tuple[Rolled, ...] = (),
+    influence: tuple[Influence, ...] = (),
+) -> tuple[Note, ...]:
+    """Everything that a reader should know before believing the fit."""
+    return tuple(
+        note
+        for part in (
+            _condition(found),
+            _variety(table),
+            _solution(table, found),
+            _entropy(found, without_e),
+            residual_notes(table, found),
+            tuning_notes(table),
+            intake_notes(table),
+            _checks(holdout, checks),
+            _rolling(rolling, found.noise),
+            _influence(table, influence),
+        )
+        for note in part
+    )
+
+
+def _condition(found: Estimate) -> Iterator[Note]:
+    """Can the runs tell the terms apart?"""
+    condition = kappa(found)
+    if condition > KAPPA_REFUSED:
+        yield _note(
+            "ill_conditioned",
+            "serious",
+            f"condition number {condition:.3g} is above {KAPPA_REFUSED:g}: the runs cannot tell "
+            "the law's terms apart, and N* is refused. Add runs of other sizes and lengths.",
+        )
+    elif condition > KAPPA_WARNING:
+        yield _note(
+            "ill_conditioned",
+            "warning",
+            f"condition number {condition:.3g} (40-160 is healthy): widen the range of params or "
+            "tokens.",
+        )
+
+
+def _variety(table: RunTable) -> Iterator[Note]:
+    """Do sizes, lengths and budgets differ at all?"""
+    for name, values in (("params", table.params), ("tokens", table.tokens)):
+        distinct = len(np.unique(values))
+        if distinct < 3:
+            yield _note(
+                f"few_{name}",
+                "serious",
+                f"only {distinct} different {name}: a term and its exponent need 3. Add more.",
+            )
+    if constant_ratio(table):
+        yield _note(
+            "constant_ratio",
+            "serious",
+            "tokens per parameter are the same in every run: N and D cannot be told apart. "
+            "Vary one at a fixed value of the other.",
+        )
+    if one_budget(table):
+        yield _note(
+            "one_budget",
+            "serious",
+            "all runs spent one budget: how loss falls with compute cannot be seen. Add budgets.",
+        )
+
+
+def _solution(table: RunTable, found: Estimate) -> Iterator[Note]:
+    """Is the solution inside its bounds, the only one, and resting on enough trajectories?"""
+    for name in found.at_bound:
+        if name != "E":
+            yield _note(
+                "at_bound", "serious", f"{name} sits on its bound: the runs do not determine it."
+            )
+    if found.basins > 1 and not isinstance(found.problem, GeneralProblem):
+        yield _note(
+            "several_basins",
+            "warning",
+            f"{found.basins} different solutions fit within 5% of the best: believe the interval "
+            "of the loss inside the range, not single parameters.",
+        )
+    clusters = len(np.unique(table.cluster))
+    if clusters < min(FEW_CLUSTERS, len(table)):
+        yield _note(
+            "few_clusters",
+            "info",
+            f"intervals rest on {clusters} independent trajectories (runs of one trunk share their "
+            f"past), so they are wide; more sizes or seeds narrow them.",
+        )
+
+
+def _entropy(found: Estimate, without_e: Estimate | None) -> Iterator[Note]:
+    """Is there an irreducible loss in the data at all?"""
+    if "E" in found.at_bound:
+        yield _note(
+            "e_at_zero",
+            "warning",
+            "the fitted irreducible loss E is zero, its bound: the runs are too far from it to "
+            "see it. Extrapolation to large budgets is too optimistic; train longer runs.",
+        )
+    elif without_e is not None:
+        statistic = e_is_needed(found, without_e)
+        dof = len(found.residual) - found.family.free
+        if statistic < _f_quantile(dof):
+            yield _note(
+                "e_not_needed",
+                "warning",
+                "a law without E cannot be ruled out: E rests on the form of the law, not on the "
+                "runs. Longer runs of larger models would pin it down.",
+            )
+
+
+def _f_quantile(dof: int) -> float:
+    """95% quantile of F(1, dof)."""
+    from scipy import stats
+
+    return float(stats.f.ppf(0.95, 1, max(dof, 1)))
+
+
+def _checks(holdout: Holdout | None, checks: tuple[CrossCheck, ...]) -> Iterator[Note]:
+    """Do the other approaches and the held-out budget agree?"""
+    if holdout is not None and holdout.max_relative_error > 0.02:
+        yield _note(
+            "holdout",
+            "warning",
+            f"without the largest budget the law misses it by {holdout.max_relative_error:.1%}: "
+            "do not trust it much beyond the range.",
+        )
+    for check in checks:
+        if check.disagrees and check.a is not None and math.isfinite(check.a):
+            yield _note(
+                "disagreement",
+                "warning",
+                f"approach '{check.name}' finds the exponent a = {check.a:.3f}, outside the joint "
+                "interval: read both before spending.",
+            )
+
+
+def _rolling(rolling: tuple[Rolled, ...], noise: float) -> Iterator[Note]:
+    """Do predictions of the next budget err to one side again and again?"""
+    errors = [r.mean_relative_error for r in rolling]
+    mean = sum(errors) / max(len(errors), 1)
+    if len(errors) < LEAST_ROLLED or abs(mean) < noise or len({e > 0 for e in errors}) > 1:
+        return
+    covered = sum(r.covered * r.runs for r in rolling) / sum(r.runs for r in rolling)
+    yield _note(
+        "one_sided",
+        "warning" if covered < LEAST_COVERED else "info",
+        f"each of the last {len(errors)} budgets, predicted from the smaller ones, comes out "
+        f"{'lower' if mean > 0 else 'higher'} than predicted, by {abs(mean):.1%} on average: the "
+        "law bends, and losses beyond the runs are likely off to the same side. Fit without the "
+        "smallest runs and compare: --where.",
+    )
+
+
+def _influence(table: RunTable, influence: tuple[Influence, ...]) -> Iterator[Note]:
+    """Does one run decide the answer?"""
+    for i in influence:
+        if i.kind == "run" and i.share > DECIDES and abs(math.expm1(i.shift)) > MATTERS:
+            yield _note(
+                "influence",
+                "warning",
+                f"run {i.run} decides the answer: without it N* at ten times the largest budget "
+                f"is {abs(math.expm1(i.shift)):.0%} {'larger' if i.shift > 0 else 'smaller'}. "
+                f"Doing it again costs {power(i.flops)} FLOP, "
+                f"{i.flops / table.flops.sum():.0%} of these runs' compute.",
+            )
+
+
+def misfit_note(
+    misfit: Misfit,
+    before: Mapping[str, tuple[float, float]],
+    after: Mapping[str, tuple[float, float]],
+) -> Note:
+    """What the law's misfit does to the intervals; `before` and `after` are theirs, by name."""
+    what = (
+        f"the runs are not quite the law's: {TERMS[misfit.term]} ({abs(misfit.statistic):.1f} "
+        "standard errors). "
+    )
+    if not misfit.shift.any():
+        return _note(
+            "misfit",
+            "warning",
+            what + "Over so short a range its effect cannot be told, and the intervals leave it "
+            "out: extrapolate with care, and widen the range of params and tokens.",
+        )
+    width = {k: max(before[k][1] - before[k][0], 1e-300) for k in ("E", "a")}
+    wider = {k: (after[k][1] - after[k][0]) / w if w < math.inf else 1 for k, w in width.items()}
+    return _note(
+        "misfit",
+        "warning",
+        what + f"Its effect is added to the intervals: E's is {wider['E']:.1f} times "
+        f"wider, a's {wider['a']:.1f} times. Fit a narrower range and compare: --where.",
+    )
+
+
+def _note(code: str, severity: str, message: str) -> Note:
+    """A note."""
+    return Note(code=code, severity=severity, message=message)

@@ -1,0 +1,414 @@
+"""Fit the small, predict the large: the one test of a law that costs nothing extra.
+
+Which run decides the answer: N* far beyond the runs, with and without each of them.
+
+Every refit is exact and all are solved at once. Where there are too many runs for that, those are
+left out that a first-order step (with its leverage) says matter most.
+
+Source: Cook 1977; the first-order step is that of the HC3 sandwich in `uncertainty`.
+
+What else fits as well: other parameters along a flat ridge, and simpler laws inside this one.
+
+The same runs under every way of counting: what the choice alone does to the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fit.data.accounting import FlopsPerToken, ParamCounts, flops_per_token_in, params_in
+from fit.data.records import Floats
+from fit.data.table import RunTable
+from fit.diagnostics.approaches import budget_codes
+from fit.estimation.general import GeneralProblem
+from fit.estimation.objective import FitProblem, derivatives
+from fit.estimation.solver import Estimate, estimate, solve, weights_of
+from fit.inference.misspecification import detect_misfit, widened
+from fit.inference.resampling import sandwich
+from fit.laws.law import Law
+from fit.results import Holdout, Influence, Note, Rolled
+
+SHOWN = (("matmul", "exact"), ("total", "6nd"), ("body", "6nd"), ("chinchilla", "chinchilla"))
+"""Counts of N and C that go together in the literature."""
+GROUPS = ("params_body", "params_head", "params_embedding", "params_other")
+TERMS = ("flops_body", "flops_head", "flops_attention")
+LEAST_RUNS = 6
+LEAST_BELOW = 10
+"""Runs that the first of rolling predictions rests on: twice the law's parameters."""
+MOST_ROLLED = 8
+"""Budgets predicted one after the other, the largest."""
+FURTHER = 10.0
+"""Budget at which N* is compared, over the largest one fitted."""
+KEPT = 5
+"""Runs, and clusters, that are reported: those that move N* most."""
+WORK = 2_000_000
+"""Weights (refits x runs) solved at most: all of 1400 runs, 20 of 100,000."""
+BATCH = 250_000
+APART = 0.3
+"""Natural logarithm (of a scale) or share of itself (of an exponent) that makes minima differ."""
+
+
+def conventions(
+    table: RunTable, *, law: str, loss: str, delta: float | None
+) -> tuple[Mapping[str, Any], ...]:
+    """Exponent a and D/N at the largest budget under each convention; none without the counts.
+
+    Args:
+        table: Runs whose columns hold parameters per group and FLOPs per token by term.
+        law: Family, as in `estimate`.
+        loss: Robust loss.
+        delta: Huber's threshold.
+    """
+    if not {*GROUPS, *TERMS} <= set(table.columns):
+        return ()
+    rows = []
+    for params, flops in SHOWN:
+        n, per_token = _counted(table, params, flops)
+        problem = FitProblem.of(n, table.tokens, table.loss)
+        raw = estimate(problem, law=law, loss=loss, delta=delta, weights=weights_of(table)).raw
+        rows.append(
+            {
+                "params": params,
+                "flops": flops,
+                "a": float(raw[4] / (raw[3] + raw[4])),
+                "tokens_per_param": _best_ratio(raw, n, per_token, table.tokens),
+            }
+        )
+    return tuple(rows)
+
+
+def _counted(table: RunTable, params: str, flops: str) -> tuple[Floats, Floats]:
+    """N and FLOP per token of every run under a convention."""
+    groups = zip(*(table.column(c).astype(int).tolist() for c in GROUPS), strict=True)
+    idle = table.column("params_idle") if "params_idle" in table.columns else 0 * table.params
+    n = [
+        params_in(params, ParamCounts(body=b, head=h, embedding=e, other=o, idle=int(i)))
+        for (b, h, e, o), i in zip(groups, np.nan_to_num(idle), strict=True)
+    ]
+    terms = zip(n, *(table.column(c).astype(int).tolist() for c in TERMS), strict=True)
+    per_token = [
+        flops_per_token_in(flops, flops=FlopsPerToken(body=b, head=h, attention=t), params=k)
+        for k, b, h, t in terms
+    ]
+    return np.array(n, dtype=np.float64), np.array(per_token, dtype=np.float64)
+
+
+def _best_ratio(raw: Floats, params: Floats, per_token: Floats, tokens: Floats) -> float:
+    """D/N of the least loss at the largest budget, with FLOPs per token interpolated in ln N."""
+    sizes, first = np.unique(params, return_index=True)
+    n = np.geomspace(sizes[0] / 100, sizes[-1] * 100, 4001)
+    per_param = np.interp(np.log(n), np.log(sizes), np.log(per_token[first] / sizes))
+    d = (per_token * tokens).max() / (n * np.exp(per_param))
+    with np.errstate(over="ignore"):
+        best = int(np.argmin(raw[1] * n ** -raw[3] + raw[2] * d ** -raw[4]))
+    return float(d[best] / n[best])
+
+
+def largest(flops: Floats) -> NDArray[np.bool_]:
+    """The runs to hold out: those of the largest budget.
+
+    Where runs stand in budgets (several runs at one compute) that is the last of them; on a grid of
+    sizes and lengths, where hardly two runs share a budget, all within a factor 2 of the largest.
+    """
+    codes = _steps(flops)
+    return np.asarray(codes == codes.max())
+
+
+def _steps(flops: Floats) -> NDArray[np.int64]:
+    """Codes of budgets, ascending; of factors of 2 down from the largest, where there are none."""
+    codes = budget_codes(flops)
+    if np.median(np.bincount(codes)) >= 3:
+        return codes
+    halvings = np.floor(np.log2(flops.max() / flops)).astype(np.int64)
+    return np.asarray(np.unique(-halvings, return_inverse=True)[1])
+
+
+def holdout(
+    table: RunTable,
+    *,
+    law: str,
+    loss: str,
+    delta: float | None,
+    level: float,
+    whole: Estimate | None = None,
+) -> Holdout | None:
+    """Fit without the largest budget and predict it; None where too few runs would be left.
+
+    Args:
+        table: The runs.
+        law: Family, as in `estimate`.
+        loss: Robust loss.
+        delta: Huber's threshold.
+        level: Of the prediction intervals.
+        whole: The fit to all of them: a declared law is fitted again from there.
+    """
+    out = largest(table.flops)
+    kept = table.take(~out)
+    if not _enough(kept, max(LEAST_RUNS, _free(whole)) + 1):
+        return None
+    left = table.take(out)
+    small = _fitted(kept, whole, law=law, loss=loss, delta=delta)
+    predicted, inside = _predict(small, kept, left, level)
+    ratio = predicted / left.loss - 1
+    return Holdout(
+        budget=float(left.flops.min()),
+        runs=left.run,
+        predicted=tuple(predicted.tolist()),
+        measured=tuple(left.loss.tolist()),
+        mean_relative_error=float(ratio.mean()),
+        max_relative_error=float(np.abs(ratio).max()),
+        covered=float(inside.mean()),
+    )
+
+
+def rolling(
+    table: RunTable,
+    *,
+    law: str,
+    loss: str,
+    delta: float | None,
+    level: float,
+    whole: Estimate | None = None,
+) -> tuple[Rolled, ...]:
+    """Predict each larger budget by the law fitted to all below it.
+
+    Args:
+        table: The runs.
+        law: Family, as in `estimate`.
+        loss: Robust loss.
+        delta: Huber's threshold.
+        level: Of the prediction intervals.
+        whole: The fit to all of them.
+
+    Returns:
+        The last `MOST_ROLLED` budgets that enough runs lie below, ascending.
+    """
+    codes = _steps(table.flops)
+    out: list[Rolled] = []
+    for code in range(int(codes.max()), 0, -1):
+        kept, left = table.take(codes < code), table.take(codes == code)
+        if len(out) == MOST_ROLLED or not _enough(kept, max(LEAST_BELOW, 2 * _free(whole))):
+            break
+        small = _fitted(kept, whole, law=law, loss=loss, delta=delta)
+        predicted, inside = _predict(small, kept, left, level)
+        ratio = predicted / left.loss - 1
+        out.append(
+            Rolled(
+                budget=float(left.flops.min()),
+                runs=len(left),
+                below=len(kept),
+                mean_relative_error=float(ratio.mean()),
+                max_relative_error=float(np.abs(ratio).max()),
+                covered=float(inside.mean()),
+            )
+        )
+    return tuple(reversed(out))
+
+
+def _enough(kept: RunTable, least: int) -> bool:
+    """Whether runs can carry a law that predicts others."""
+    sizes, lengths = len(np.unique(kept.params)), len(np.unique(kept.tokens))
+    return len(kept) >= least and sizes >= 3 and lengths >= 3
+
+
+def _free(whole: Estimate | None) -> int:
+    """Parameters of the law; of the fast ones at most 5."""
+    return 5 if whole is None else whole.family.free
+
+
+def _fitted(
+    kept: RunTable, whole: Estimate | None, *, law: str, loss: str, delta: float | None
+) -> Estimate:
+    """The law by the runs kept; a declared one from where all runs have it."""
+    weights = weights_of(kept)
+    if whole is None:
+        problem = FitProblem.of(kept.params, kept.tokens, kept.loss)
+        return estimate(problem, law=law, loss=loss, delta=delta, weights=weights)
+    problem = whole.problem.anew(kept)
+    return estimate(problem, law=law, loss=loss, delta=delta, weights=weights, near=whole.raw)
+
+
+def _predict(
+    small: Estimate, kept: RunTable, left: RunTable, level: float
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """Loss of the runs left out, and whether it lies in its prediction interval (hc3).
+
+    Widened by the misfit that the smaller runs show: it is what they would have answered.
+    """
+    problem = small.problem
+    far = problem.elsewhere(left)
+    # The covariance is of raw-count logarithms; map it back to the internal parameters.
+    bread = widened(sandwich(small, kept.cluster, level), detect_misfit(small, kept.cluster))
+    inverse = np.linalg.inv(problem.log_raw_jacobian())
+    covariance = inverse @ bread.covariance @ inverse.T
+    jacobian = far.jacobian(small.theta)
+    weights, before = weights_of(left), weights_of(kept)
+    ratio = 1.0 if weights is None or before is None else before.mean() / weights
+    law = np.einsum("ni,ij,nj->n", jacobian, covariance, jacobian)
+    variance = law + small.noise**2 * ratio
+    gap = far.residual(small.theta)
+    inside = np.abs(gap) <= bread.quantile * np.sqrt(variance)
+    return left.loss * np.exp(-gap), inside
+
+
+def influence(table: RunTable, found: Estimate) -> tuple[Influence, ...]:
+    """What leaving out each run, and each cluster of several, does to N*.
+
+    Args:
+        table: The fitted runs.
+        found: Their point fit; the refits keep its loss.
+
+    Returns:
+        The runs that move ln N* at ten times the largest budget most, then the clusters.
+    """
+    out = _ranked(table, found, np.arange(len(table)), "run")
+    codes = np.unique(table.cluster, return_inverse=True)[1]
+    if 2 < codes.max() + 1 < len(table):
+        out += _ranked(table, found, codes, "cluster")
+    return tuple(out)
+
+
+def log_optimum(table: RunTable, raw: Floats) -> Floats:
+    """The ln of N* at ten times the largest budget for parameters (..., 5) on raw counts.
+
+    FLOPs per parameter and token are those of the costliest run, the same in every refit.
+    """
+    top = int(np.argmax(table.flops))
+    product = FURTHER * table.params[top] * table.tokens[top]  # N* D* at ten times its FLOPs
+    _, a, b, alpha, beta = np.moveaxis(np.asarray(raw), -1, 0)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        ratio = np.log(alpha) + np.log(a) - np.log(beta) - np.log(b)
+        return np.asarray((ratio + beta * np.log(product)) / (alpha + beta))
+
+
+def _ranked(
+    table: RunTable, found: Estimate, codes: NDArray[np.int64], kind: str
+) -> list[Influence]:
+    """The groups of runs that move ln N* most when they are left out."""
+    shifts = _first_order(table, found, codes)
+    tried = np.argsort(-np.abs(shifts), kind="stable")[: max(KEPT, WORK // len(codes))]
+    exact = log_optimum(table, _without(found, codes, tried))
+    shifts[tried] = exact - float(log_optimum(table, found.raw))
+    shifts[~np.isfinite(shifts)] = 0.0
+    total = max(float((shifts**2).sum()), 1e-300)
+    out = []
+    for i in tried[np.argsort(-np.abs(shifts[tried]), kind="stable")][:KEPT]:
+        inside = np.flatnonzero(codes == i)
+        out.append(
+            Influence(
+                kind=kind,
+                run=table.run[int(inside[0])],
+                runs=len(inside),
+                shift=float(shifts[i]),
+                share=float(shifts[i] ** 2 / total),
+                flops=float(table.flops[inside].sum()),
+            )
+        )
+    return out
+
+
+def _without(found: Estimate, codes: NDArray[np.int64], tried: NDArray[np.int64]) -> Floats:
+    """Parameters on raw counts refitted without each of some groups, (groups tried, 5)."""
+    out = np.empty((len(tried), 5))
+    size = max(1, BATCH // len(codes))
+    for start in range(0, len(tried), size):
+        part = tried[start : start + size]
+        weights = (codes[None, :] != part[:, None]) * found.weights
+        starts = np.repeat(found.theta[None], len(part), axis=0)
+        out[start : start + size] = solve(
+            found.problem, starts, weights, found.loss, found.family
+        ).theta
+    return found.problem.raw(out)
+
+
+def _first_order(table: RunTable, found: Estimate, codes: NDArray[np.int64]) -> Floats:
+    """Change of ln N* when each group is left out, by one Newton step with leverage, (groups,)."""
+    basis, groups = found.family.basis, int(codes.max()) + 1
+    jacobian = found.problem.jacobian(found.theta) @ basis
+    m = found.problem.y - found.residual
+    _, psi, curve = (found.weights * v for v in found.loss.terms(found.residual, m))
+    exact = derivatives(found.problem, found.theta[None], found.weights[None], found.loss)[2][0]
+    inverse = np.linalg.pinv(basis.T @ exact @ basis, hermitian=True)
+    leverage = np.einsum("ni,ij,nj->n", jacobian, inverse, jacobian) * np.maximum(curve, 0.0)
+    scores = jacobian * (psi / np.maximum(1 - leverage, 0.05))[:, None]
+    sums = np.stack([np.bincount(codes, s, minlength=groups) for s in scores.T], axis=1)
+    return np.asarray(-sums @ inverse @ basis.T @ _slope(table, found))
+
+
+def _slope(table: RunTable, found: Estimate) -> Floats:
+    """Derivative of ln N* with respect to the internal parameters, (5,)."""
+    step = 1e-5
+    ends = found.problem.raw(found.theta + step * np.concatenate([np.eye(5), -np.eye(5)]))
+    values = log_optimum(table, ends)
+    return np.asarray((values[:5] - values[5:]) / (2 * step))
+
+
+def rival_notes(found: Estimate, bounds: Mapping[str, tuple[float, float]]) -> Iterator[Note]:
+    """Notes on a declared law; none on the fast ones, whose minima `judge` counts.
+
+    Args:
+        found: The point fit, with the minima that its search ended in.
+        bounds: Intervals of the parameters.
+    """
+    if not isinstance(found.problem, GeneralProblem):
+        return
+    yield from _ridge(found, found.problem)
+    yield from _simpler(found, found.problem.law, bounds)
+
+
+def near_minima(found: Estimate) -> tuple[Floats, float]:
+    """Minima that the runs cannot rule out, (k, p) on raw counts, and how far they lie above.
+
+    A rise of the objective by 1/dof of itself is one standard error of a parameter, for any loss
+    whose sum goes as the noise: exact for least squares, near enough for the robust ones.
+    """
+    assert found.minima is not None
+    dof = max(1, len(found.residual) - found.family.free)
+    rise = found.minima.value / max(found.value, 1e-300) - 1
+    near = rise <= 1 / dof
+    return found.problem.raw(found.minima.theta[near]), float(rise[near].max())
+
+
+def _ridge(found: Estimate, problem: GeneralProblem) -> Iterator[Note]:
+    """Do quite different parameters fit as well?"""
+    if found.minima is None:
+        return
+    raw, rise = near_minima(found)
+    spans = []
+    for i in problem.telling:
+        low, high = float(raw[:, i].min()), float(raw[:, i].max())
+        scale = problem.law.declared[i].scale
+        apart = np.log(high / low) if scale else (high - low) / max(abs(found.raw[i]), 1e-300)
+        if apart > APART:
+            spans.append(f"{problem.names[i]} from {low:.3g} to {high:.3g}")
+    if spans:
+        yield Note(
+            code="flat_ridge",
+            severity="warning",
+            message=f"the objective is a flat ridge: {' with '.join(spans)} fit within {rise:.2g} "
+            f"of the best ({len(raw)} minima, shares of the objective), less than the runs can "
+            "tell. Believe predictions near the runs, not these parameters.",
+        )
+
+
+def _simpler(
+    found: Estimate, law: Law, bounds: Mapping[str, tuple[float, float]]
+) -> Iterator[Note]:
+    """Is the simpler law inside this one excluded?"""
+    for name, (null, meaning) in law.null.items():
+        low, high = bounds[name]
+        value = float(found.raw[law.parameters.index(name)])
+        own = f"parameter {name} is {value:.3g} [{low:.3g}, {high:.3g}]"
+        if low <= null <= high:
+            text = f"{own} and may be {null:g}: these runs do not tell the law from {meaning}."
+            yield Note(code="simpler_law", severity="info", message=text)
+        else:
+            text = (
+                f"{own}, and {null:g} is outside: {meaning} (where it is {null:g}) is not what "
+                "these runs follow, however well it fits."
+            )
+            yield Note(code="simpler_law_excluded", severity="warning", message=text)

@@ -1,0 +1,451 @@
+"""The point fit: where to start, and Newton for where to stop.
+
+`starts` finds points in every basin. From each, a damped Newton
+method with the exact Hessian runs down the robust loss, whose threshold is lowered in steps.
+Bounds are held by freezing a variable that sits on one with its gradient pointing outwards.
+
+Any other law starts from the best of points spread over its parameters, and goes down without its
+own curvature (Gauss-Newton) until the last, exact steps.
+
+How much each run counts: a column of the table, or the errors of its losses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fit.data.records import Floats
+from fit.data.table import RunTable, read_only
+from fit.errors import FitError
+from fit.estimation.general import (
+    CANDIDATES,
+    KEPT,
+    GeneralProblem,
+    candidates,
+    fit_problem,
+    local_minima,
+    lowest,
+)
+from fit.estimation.objective import (
+    ALPHA,
+    BETA,
+    HUBER_EFFICIENCY,
+    LN_E,
+    FitProblem,
+    Loss,
+    derivatives,
+    majorant,
+    robust_scale,
+)
+from fit.laws.families import law as law_named
+
+BASINS = 8
+"""Minima of least squares that are followed to a declared law's robust loss."""
+NO_E = -80.0
+"""The ln of E where a law has none: beside any loss it is nothing, to the last digit."""
+STEPS = 200
+TOLERANCE = 1e-13
+"""Relative fall of the objective in one step that counts as none."""
+COLUMN = "weight"
+NONE = "none"
+STANDARD_ERROR = "loss_se"
+"""The column that holds errors [nats/token] and not weights."""
+LEAST_SHARE = 0.01
+"""Least share of the runs' noise that is taken to be each run's own, whatever the errors say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearRestriction:
+    """A law within its problem's coordinates: theta = home + basis u, some variables frozen.
+
+    The fast laws' coordinates are (ln E, ln A, ln B, alpha, beta).
+    """
+
+    basis: Floats
+    """(p, free): identity, alpha and beta sharing a column, or none for what is held."""
+    without_e: bool = False
+
+    @classmethod
+    def of(cls, law: str) -> LinearRestriction:
+        """The family of a law's name."""
+        basis = np.eye(5)
+        if law == "tied":
+            basis = np.delete(basis, BETA, axis=1)
+            basis[BETA, ALPHA] = 1.0
+        return cls(basis=basis, without_e=law == "no-e")
+
+    @classmethod
+    def within(cls, problem: FitProblem, law: str) -> LinearRestriction:
+        """The family of a law as its problem has it."""
+        if isinstance(problem, GeneralProblem):
+            return cls(basis=np.eye(len(problem.names))[:, problem.free])
+        return cls.of(law)
+
+    def bounds(self, problem: FitProblem) -> tuple[Floats, Floats]:
+        """Lower and upper bounds of theta, (p,) each; E is `NO_E` where the law has none."""
+        low, high = problem.bounds()
+        if self.without_e:
+            low[LN_E] = high[LN_E] = NO_E
+        return low, high
+
+    @property
+    def free(self) -> int:
+        """Free parameters."""
+        return int(self.basis.shape[1]) - self.without_e
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solution:
+    """S problems solved."""
+
+    theta: Floats
+    """(S, p), internal."""
+    value: Floats
+    """(S,)."""
+    converged: NDArray[np.bool_]
+    """(S,)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """The point fit of one table."""
+
+    problem: FitProblem
+    family: LinearRestriction
+    loss: Loss
+    theta: Floats
+    """(p,), internal."""
+    value: float
+    converged: bool
+    at_bound: tuple[str, ...]
+    """Names of parameters that sit on a bound."""
+    residual: Floats
+    noise: float
+    """Robust standard deviation of the residuals; of a run of mean weight."""
+    weights: Floats
+    """Weight of each run, mean 1, (n,)."""
+    basins: int
+    """Distinct local minima within 5% of the best objective."""
+    minima: Solution | None = field(default=None, repr=False)
+    """All minima that the search ended in, the best first."""
+
+    @property
+    def raw(self) -> Floats:
+        """Parameters on raw counts; of a fast law E (0 where it has none), A, B, alpha, beta."""
+        theta = self.problem.raw(self.theta)
+        return np.where(np.arange(5) == LN_E, 0.0, theta) if self.family.without_e else theta
+
+
+def estimate(
+    problem: FitProblem,
+    *,
+    law: str = "chinchilla",
+    loss: str = "adaptive",
+    delta: float | None = None,
+    weights: Floats | None = None,
+    near: Floats | None = None,
+) -> Estimate:
+    """Fit a law to runs.
+
+    Args:
+        problem: The runs.
+        law: `chinchilla`, `tied` or `no-e`; a declared problem has its own.
+        loss: One of `objective.LOSSES`; `adaptive` is Huber's at 1.345 robust deviations.
+        delta: Huber's threshold on ln loss for `huber`; 1e-3 is the papers' choice.
+        weights: Weight per run, positive, (n,); only their ratios count.
+        near: Parameters on raw counts of a declared law, (p,), to start from in place of a search.
+
+    Raises:
+        FitError: Unknown loss, or a threshold that is not positive.
+    """
+    family = LinearRestriction.within(problem, law)
+    w = np.ones((1, len(problem.y))) if weights is None else weights[None] / weights.mean()
+    cloud = None
+    if not isinstance(problem, GeneralProblem):
+        starts = _starts(problem, family, w)
+    elif near is not None:
+        starts = problem.internal(near)[None]
+    else:
+        cloud = candidates(problem, CANDIDATES)
+        starts = lowest(problem, cloud, w)
+    squares = solve(problem, starts, np.repeat(w, len(starts), axis=0), Loss(name="l2"), family)
+    basins = squares.theta if cloud is None else _distinct(squares)[:BASINS]
+    scale = _scale(problem, squares.theta[np.argmin(squares.value)], w[0], family)
+    chosen = _final_loss(problem, basins, scale, loss, delta, w, family)
+    found = _continue(problem, basins, scale, chosen, w, family)
+    if cloud is not None:  # a loss near L1 has minima of its own, which least squares cannot see
+        more = lowest(problem, cloud, w, chosen)
+        found = _polished(problem, np.concatenate([found.theta, more]), chosen, w, family)
+    order = np.argsort(found.value, kind="stable")
+    theta = found.theta[order[0]]
+    residual = problem.residual(theta)
+    return Estimate(
+        problem=problem,
+        family=family,
+        loss=chosen,
+        theta=theta,
+        value=float(found.value[order[0]]),
+        converged=bool(found.converged[order[0]]),
+        at_bound=at_bound(problem, theta, family),
+        residual=residual,
+        noise=robust_scale(np.sqrt(w[0]) * residual, family.free),
+        weights=w[0],
+        basins=_basins(problem, found),
+        minima=Solution(
+            theta=found.theta[order], value=found.value[order], converged=found.converged[order]
+        ),
+    )
+
+
+def at_bound(problem: FitProblem, theta: Floats, family: LinearRestriction) -> tuple[str, ...]:
+    """Names of the parameters on a bound."""
+    low, high = problem.bounds()
+    on = (theta <= low + 1e-9) | (theta >= high - 1e-9)
+    if problem.names[LN_E] == "E":
+        # E far below every loss moves nothing: it is at zero wherever the solver happened to stop.
+        on[LN_E] |= theta[LN_E] < low[LN_E] + math.log(1e2)
+        on[LN_E] &= not family.without_e
+    return tuple(n for n, o in zip(problem.names, on, strict=True) if o)
+
+
+def _scale(problem: FitProblem, theta: Floats, weights: Floats, family: LinearRestriction) -> float:
+    """Robust scale of the residuals at mean weight, never quite zero."""
+    return max(robust_scale(np.sqrt(weights) * problem.residual(theta), family.free), 1e-12)
+
+
+def _final_loss(
+    problem: FitProblem,
+    starts: Floats,
+    scale: float,
+    loss: str,
+    delta: float | None,
+    weights: Floats,
+    family: LinearRestriction,
+) -> Loss:
+    """The loss to end with; an adaptive scale is measured about a robust fit."""
+    if loss == "huber":
+        return Loss(name="huber", scale=1e-3 if delta is None else delta)
+    if loss in ("l2", "l2-levels"):
+        return Loss(name=loss)
+    for _ in range(3):  # the scale and the fit settle together; the third round moves it below 1%
+        rough = Loss(name="huber", scale=HUBER_EFFICIENCY * scale)
+        found = solve(problem, starts, np.repeat(weights, len(starts), axis=0), rough, family)
+        starts = found.theta
+        scale = _scale(problem, starts[np.argmin(found.value)], weights[0], family)
+    if loss == "student":
+        return Loss(name="student", scale=scale)
+    return Loss(name=loss, scale=HUBER_EFFICIENCY * scale)
+
+
+def _continue(
+    problem: FitProblem,
+    starts: Floats,
+    scale: float,
+    last: Loss,
+    weights: Floats,
+    family: LinearRestriction,
+) -> Solution:
+    """Lower Huber's threshold in steps to the wanted one, following every basin."""
+    w = np.repeat(weights, len(starts), axis=0)
+    if last.name in ("huber", "adaptive"):
+        for factor in (4.0, 1.0, 0.25):
+            if factor * scale > last.scale:
+                step = Loss(name="huber", scale=factor * scale)
+                starts = solve(problem, starts, w, step, family).theta
+    return solve(problem, starts, w, last, family)
+
+
+def _polished(
+    problem: FitProblem, starts: Floats, loss: Loss, weights: Floats, family: LinearRestriction
+) -> Solution:
+    """Minima from many starts: Gauss-Newton, then exact steps from those that differ."""
+    rough = solve(problem, starts, np.repeat(weights, len(starts), axis=0), loss, family)
+    distinct = _distinct(rough)[:KEPT]
+    w = np.repeat(weights, len(distinct), axis=0)
+    return solve(problem, distinct, w, loss, family, exact=True)
+
+
+def _distinct(found: Solution) -> Floats:
+    """Minima that differ, the best first, (k, p)."""
+    order = np.argsort(found.value, kind="stable")
+    _, first = np.unique(np.round(found.theta[order], 4), axis=0, return_index=True)
+    return np.asarray(found.theta[order[np.sort(first)]])
+
+
+def _basins(problem: FitProblem, found: Solution) -> int:
+    """Distinct minima whose objective is within 5% of the best."""
+    near = found.theta[found.value <= 1.05 * found.value.min() + 1e-300]
+    return len({tuple(np.round(t[problem.telling], 2)) for t in near})
+
+
+def solve(
+    problem: FitProblem,
+    starts: Floats,
+    weights: Floats,
+    loss: Loss,
+    family: LinearRestriction,
+    *,
+    exact: bool = False,
+) -> Solution:
+    """Damped Newton on S problems at once; those that have converged leave the batch.
+
+    Args:
+        problem: The runs.
+        starts: (S, p), internal.
+        weights: (S, n).
+        loss: What to minimise.
+        family: Ties and frozen variables.
+        exact: Exact Hessian of a declared law too, for few problems; the fast laws' always is.
+    """
+    low, high = family.bounds(problem)
+    theta = np.clip(starts, low, high)
+    objective, gradient, hessian = derivatives(problem, theta, weights, loss, exact=exact)
+    damping = np.full(len(theta), 1e-4)
+    open_ = np.arange(len(theta))
+    for _ in range(STEPS):
+        t, w, some = theta[open_], weights[open_], problem.among(open_)
+        slopes = (gradient[open_], hessian[open_], damping[open_])
+        step, size = _step(some, t, w, loss, family, slopes)
+        trial = np.clip(t + step, low, high)
+        after, *new = derivatives(some, trial, w, loss, exact=exact)
+        fall = objective[open_] - after
+        better = fall >= 0
+        moved = open_[better]
+        theta[moved], objective[moved] = trial[better], after[better]
+        gradient[moved], hessian[moved] = new[0][better], new[1][better]
+        damping[open_] = np.maximum(np.where(better, 0.1, 8.0) * damping[open_], 1e-12)
+        settled = better & (fall <= TOLERANCE * (np.abs(after) + 1e-300))
+        stuck = ~better & ((damping[open_] > 1e10) | (size < 1e-14))
+        open_ = open_[~(settled | stuck)]
+        if not len(open_):
+            break
+    converged = np.ones(len(theta), dtype=bool)
+    converged[open_] = False
+    return Solution(theta=theta, value=objective, converged=converged)
+
+
+def _step(
+    problem: FitProblem,
+    theta: Floats,
+    weights: Floats,
+    loss: Loss,
+    family: LinearRestriction,
+    slopes: tuple[Floats, Floats, Floats],
+) -> tuple[Floats, Floats]:
+    """A damped Newton step per problem (S, p) and its size; outward variables on a bound stay.
+
+    `slopes` are gradient, Hessian and damping; where the Hessian is not positive, its majorant.
+    """
+    gradient, hessian, damping = slopes
+    low, high = family.bounds(problem)
+    frozen = ((theta <= low) & (gradient > 0)) | ((theta >= high) & (gradient < 0))
+    if family.without_e:
+        frozen[:, LN_E] = True
+    basis = family.basis
+    held = (frozen @ basis) > 0
+    g = np.where(held, 0.0, gradient @ basis)
+    h = _held(basis.T @ hessian @ basis, held)
+    bent = np.flatnonzero(~_positive(h))
+    if len(bent):
+        major = majorant(problem.among(bent), theta[bent], weights[bent], loss)
+        h[bent] = _held(basis.T @ major @ basis, held[bent])
+    index = np.arange(len(basis.T))
+    h[:, index, index] += np.maximum(damping[:, None] * h[:, index, index], 1e-300)
+    u = np.where(held, 0.0, -np.linalg.solve(h, g[..., None])[..., 0])
+    step = u @ basis.T
+    limit = np.abs(step).max(axis=1, keepdims=True)
+    step = step * np.minimum(1.0, 2.0 / np.maximum(limit, 1e-300))
+    return step, np.abs(step).max(axis=1)
+
+
+def _positive(hessian: Floats) -> NDArray[np.bool_]:
+    """Whether each matrix is positive definite, beyond rounding."""
+    diagonal = np.diagonal(hessian, axis1=1, axis2=2)
+    root = np.sqrt(np.maximum(diagonal, 1e-300))
+    lowest = np.linalg.eigvalsh(hessian / (root[:, :, None] * root[:, None, :]))[:, 0]
+    return np.asarray((lowest > 1e-10) & (diagonal > 0).all(axis=1))
+
+
+def _held(matrix: Floats, held: NDArray[np.bool_]) -> Floats:
+    """Rows and columns of held variables replaced by those of the identity."""
+    keep = ~held
+    out = matrix * (keep[:, :, None] & keep[:, None, :])
+    index = np.arange(matrix.shape[1])
+    out[:, index, index] += held
+    return np.asarray(out)
+
+
+def _starts(problem: FitProblem, family: LinearRestriction, weights: Floats) -> Floats:
+    """Starting points of a fast law; tied exponents share their geometric mean."""
+    starts = local_minima(problem, weights[0], without_e=family.without_e)
+    if family.basis.shape[1] < 5:
+        starts[:, ALPHA] = starts[:, BETA] = np.sqrt(starts[:, ALPHA] * starts[:, BETA])
+    return starts
+
+
+def weighted(table: RunTable, asked: str | None, law: str = "chinchilla") -> RunTable:
+    """The table with a column `weight` of mean 1, or with none.
+
+    Args:
+        table: The runs.
+        asked: Name of the column; `none` for no weights; None for the column `weight` where there
+            is one. `loss_se` holds standard errors: the weight is the inverse of their square plus
+            the variance that the runs have beyond them, so that no run counts for ever more.
+        law: The law whose residuals tell that variance.
+
+    Raises:
+        FitError: No such column, or weights that are not finite and at least zero.
+    """
+    name = asked or (COLUMN if COLUMN in table.columns else NONE)
+    bare = dataclasses.replace(
+        table, columns={k: v for k, v in table.columns.items() if k != COLUMN}
+    )
+    if name == NONE:
+        return bare
+    if name not in table.columns:
+        known = ", ".join(sorted(table.columns)) or "no others"
+        raise FitError(f"no column '{name}' to weigh by; there are {known}. Name one: --weight")
+    values = _numbers(table, name)
+    if name == STANDARD_ERROR:
+        values = _from_errors(bare, values, law)
+    bare = dataclasses.replace(bare, columns={**bare.columns, COLUMN: values})
+    bare = bare.take(values > 0, reason=f"{name} is 0")
+    kept = bare.column(COLUMN)
+    if not len(kept):
+        raise FitError(f"every {name} is 0: positive weights are needed. Mend the column.")
+    scaled = read_only(kept / kept.mean())
+    return dataclasses.replace(bare, columns={**bare.columns, COLUMN: scaled})
+
+
+def weights_of(table: RunTable) -> Floats | None:
+    """The runs' weights, (n,); None where all count the same."""
+    return table.column(COLUMN) if COLUMN in table.columns else None
+
+
+def _numbers(table: RunTable, name: str) -> Floats:
+    """A column of finite numbers, zero or more."""
+    try:
+        values = table.column(name)
+    except (TypeError, ValueError) as error:
+        raise FitError(f"column '{name}' holds no numbers to weigh by. Name another.") from error
+    bad = ~(np.isfinite(values) & (values >= 0))
+    if bad.any():
+        run, value = table.run[int(np.argmax(bad))], values[int(np.argmax(bad))]
+        raise FitError(
+            f"{name} of run {run} is {value:g}; finite weights of 0 or more are needed. Mend the "
+            "column, or leave it out: --weight none."
+        )
+    return values
+
+
+def _from_errors(table: RunTable, errors: Floats, law: str) -> Floats:
+    """Inverse variances: each loss's own error and what the runs scatter beyond it."""
+    relative = (errors / table.loss) ** 2
+    noise = estimate(fit_problem(table, law_named(law)), law=law).noise
+    beyond = max(noise**2 - float(np.median(relative)), LEAST_SHARE * noise**2, 1e-30)
+    return np.asarray(1.0 / (beyond + relative))

@@ -1,0 +1,1 @@
+"""Forecasts sealed before a run, scored after it."""

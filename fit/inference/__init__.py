@@ -1,0 +1,1 @@
+"""How sure: covariance, bootstrap, profile, and intervals of any function of theta."""

@@ -1,0 +1,1 @@
+"""What a law is, the families, and published values. Pure numpy."""

@@ -1,0 +1,349 @@
+"""The families of laws, each one declaration. Numpy only: every query imports this.
+
+To add one, declare it here: its parameters, the columns it needs and the ln of the law. Fits,
+intervals, bootstrap, notes and predictions follow.
+
+What repeated tokens are worth, for the law of repeats and, borrowed, for any other.
+
+A run over more tokens than there are unique ones repeats them. D' counts what they are worth: up
+to U as many as they are, beyond it U R_D* (1 - e^(-R / R_D*)) for R repeats. Parameters beyond what
+U tokens can feed are discounted likewise (Muennighoff et al. 2023, arXiv:2305.16264, eqs. 5-11).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from fit.data.records import Floats
+from fit.errors import FitError, QueryError
+from fit.laws.law import (
+    COUNTS,
+    Law,
+    Named,
+    Parameter,
+    coefficient,
+    exponent,
+    floor,
+    lesser,
+    log_sum,
+)
+from fit.laws.published import PRESETS
+
+TERM_N, TERM_D = coefficient("A", params="alpha"), coefficient("B", tokens="beta")
+ALPHA, BETA = exponent("alpha"), exponent("beta")
+_SHAPE_TERMS = (
+    floor(),
+    coefficient("A", width="alpha"),
+    coefficient("B", depth="beta"),
+    coefficient("C", tokens="gamma"),
+)
+_SHAPE_COLUMNS = MappingProxyType({"width": "width", "depth": "depth", "tokens": "tokens"})
+DECAY_TOKENS, DECAY_PARAMS = 15.387756, 5.309743
+"""R_D* and R_N* on C4, unrounded from the paper's source: borrowed where a fit has none."""
+ENDLESS = 1e300
+"""Unique tokens that nobody runs out of."""
+
+
+def _size(t: Named, c: Named) -> Any:
+    """The ln of A / N^alpha."""
+    return t["A"] - t["alpha"] * c["params"]
+
+
+def _length(t: Named, c: Named) -> Any:
+    """The ln of B / D^beta."""
+    return t["B"] - t["beta"] * c["tokens"]
+
+
+def _chinchilla(t: Named, c: Named) -> Any:
+    return log_sum(t["E"], _size(t, c), _length(t, c))
+
+
+def _tied(t: Named, c: Named) -> Any:
+    return log_sum(t["E"], _size(t, c), t["B"] - t["alpha"] * c["tokens"])
+
+
+def _without_e(t: Named, c: Named) -> Any:
+    return log_sum(_size(t, c), _length(t, c))
+
+
+def _kaplan(t: Named, c: Named) -> Any:
+    ratio = t["alpha_N"] / t["alpha_D"]
+    return t["alpha_D"] * log_sum(ratio * (t["N_c"] - c["params"]), t["D_c"] - c["tokens"])
+
+
+def _outer(t: Named, c: Named) -> Any:
+    return log_sum(t["E"], t["k"] * log_sum(_size(t, c), _length(t, c)))
+
+
+def _shape(t: Named, c: Named) -> list[Any]:
+    return [
+        t["E"],
+        t["A"] - t["alpha"] * c["width"],
+        t["B"] - t["beta"] * c["depth"],
+        t["C"] - t["gamma"] * c["tokens"],
+    ]
+
+
+def _width_depth(t: Named, c: Named) -> Any:
+    return log_sum(*_shape(t, c))
+
+
+def _width_depth_params(t: Named, c: Named) -> Any:
+    return log_sum(*_shape(t, c), t["P"] - t["delta"] * c["params"])
+
+
+def _repeated(t: Named, c: Named) -> Any:
+    return _chinchilla(t, log_effective_counts(t, c))
+
+
+def _experts(t: Named, c: Named) -> Any:
+    sparsity = c["params_total"] - c["params"]
+    return log_sum(t["E"], _size(t, c) - t["gamma"] * sparsity, _length(t, c))
+
+
+def _product(t: Named, c: Named) -> Any:
+    return t["K"] + t["p"] * c["params"] + t["q"] * c["tokens"]
+
+
+def _as_they_are(theta: Floats) -> tuple[Floats, ...]:
+    return tuple(theta[..., i] for i in range(5))
+
+
+def _tied_parts(theta: Floats) -> tuple[Floats, ...]:
+    return tuple(theta[..., i] for i in (0, 1, 2, 3, 3))
+
+
+def _parts_without_e(theta: Floats) -> tuple[Floats, ...]:
+    return (np.zeros_like(theta[..., 0]), *(theta[..., i] for i in range(4)))
+
+
+def _decay(name: str) -> Parameter:
+    """Repeats, or excess parameters in multiples, after which their worth has decayed to 1/e."""
+    return Parameter(name=name, start=(-1.0, 5.0), low=np.log(1e-3), high=np.log(1e6))
+
+
+def _rule(target: str, symbol: str) -> Law:
+    """A power law of the best learning rate or batch."""
+    power = {"start": (-1.2, 1.2), "low": -5.0, "high": 5.0}
+    return Law(
+        name=target.split("_")[0],
+        formula=f"{symbol} = K N^p D^q",
+        about=f"{symbol} is the best {target}",
+        declared=(
+            Parameter(name="K", start=(-1.0, 1.0), nats=True, per={"params": "-p", "tokens": "-q"}),
+            Parameter(name="p", **power),  # type: ignore[arg-type]
+            Parameter(name="q", **power),  # type: ignore[arg-type]
+        ),
+        log_law=_product,
+        target=target,
+    )
+
+
+LAWS: Mapping[str, Law] = MappingProxyType(
+    {
+        entry.name: entry
+        for entry in (
+            Law(
+                name="chinchilla",
+                formula="L = E + A/N^alpha + B/D^beta",
+                declared=(floor(), TERM_N, TERM_D, ALPHA, BETA),
+                log_law=_chinchilla,
+                expand=_as_they_are,
+            ),
+            Law(
+                name="tied",
+                formula="L = E + A/N^alpha + B/D^alpha",
+                declared=(floor(), TERM_N, coefficient("B", tokens="alpha"), ALPHA),
+                log_law=_tied,
+                expand=_tied_parts,
+            ),
+            Law(
+                name="no-e",
+                formula="L = A/N^alpha + B/D^beta",
+                declared=(TERM_N, TERM_D, ALPHA, BETA),
+                log_law=_without_e,
+                expand=_parts_without_e,
+            ),
+            Law(
+                name="kaplan",
+                formula="L = [(N_c/N)^(alpha_N/alpha_D) + D_c/D]^(alpha_D)",
+                about="joint form of Kaplan et al. 2020, arXiv:2001.08361, eq. 1.5",
+                declared=(
+                    Parameter(name="N_c", start=(0.0, 25.0), per={"params": 1.0}),
+                    Parameter(name="D_c", start=(0.0, 25.0), per={"tokens": 1.0}),
+                    exponent("alpha_N"),
+                    exponent("alpha_D"),
+                ),
+                log_law=_kaplan,
+            ),
+            Law(
+                name="outer",
+                formula="L = E + (A/N^alpha + B/D^beta)^k",
+                about="a test of the two-term law, where k is 1",
+                declared=(
+                    floor(),
+                    TERM_N,
+                    TERM_D,
+                    ALPHA,
+                    BETA,
+                    Parameter(name="k", start=(0.4, 2.5), low=0.02, high=50.0),
+                ),
+                log_law=_outer,
+                null=MappingProxyType({"k": (1.0, "the two-term law")}),
+            ),
+            Law(
+                name="width-depth-tokens",
+                formula="L = E + A/w^alpha + B/d^beta + C/D^gamma",
+                about="width w, depth d (McLeish et al. 2025, arXiv:2502.06857)",
+                declared=(*_SHAPE_TERMS, ALPHA, BETA, exponent("gamma")),
+                log_law=_width_depth,
+                columns=_SHAPE_COLUMNS,
+            ),
+            Law(
+                name="width-depth-params-tokens",
+                formula="L = E + A/w^alpha + B/d^beta + C/D^gamma + P/N^delta",
+                about="width w, depth d (McLeish et al. 2025, arXiv:2502.06857)",
+                declared=(
+                    *_SHAPE_TERMS,
+                    coefficient("P", params="delta"),
+                    ALPHA,
+                    BETA,
+                    exponent("gamma"),
+                    exponent("delta"),
+                ),
+                log_law=_width_depth_params,
+                columns=MappingProxyType({**COUNTS, **_SHAPE_COLUMNS}),
+            ),
+            Law(
+                name="data-constrained",
+                formula="L = E + A/N'^alpha + B/D'^beta",
+                about="repeats beyond R_D* and parameters beyond R_N* times what the unique "
+                "tokens can feed are worth nothing (Muennighoff et al. 2023, arXiv:2305.16264)",
+                declared=(floor(), TERM_N, TERM_D, ALPHA, BETA, _decay("R_D*"), _decay("R_N*")),
+                log_law=_repeated,
+                columns=MappingProxyType({**COUNTS, "unique_tokens": "tokens"}),
+            ),
+            Law(
+                name="moe",
+                formula="L = E + A/(N^alpha (N_t/N)^gamma) + B/D^beta",
+                about="mixture of experts: N active parameters of N_t",
+                declared=(
+                    floor(),
+                    TERM_N,
+                    TERM_D,
+                    ALPHA,
+                    BETA,
+                    Parameter(name="gamma", start=(-0.1, 0.6), low=-2.0, high=5.0),
+                ),
+                log_law=_experts,
+                columns=MappingProxyType({**COUNTS, "params_total": "params"}),
+                null=MappingProxyType({"gamma": (0.0, "a law of active params alone")}),
+            ),
+            _rule("lr", "eta"),
+            _rule("batch_tokens", "B"),
+        )
+    }
+)
+
+
+def law(name: str) -> Law:
+    """A family by name.
+
+    Raises:
+        FitError: No such family.
+    """
+    if name not in LAWS:
+        raise FitError(f"unknown law '{name}'; known are {', '.join(LAWS)}. Choose one of them.")
+    return LAWS[name]
+
+
+def laws_document() -> dict[str, Any]:
+    """The `isoflop.laws/1` document: every published law, and every family that can be fitted."""
+    rows = [
+        {
+            "name": p.name,
+            "law": p.law,
+            "formula": law(p.law).formula,
+            "theta": dict(p.theta),
+            "convention": dict(p.convention),
+            "data": p.data,
+            "range": {k: [v.low, v.high] for k, v in (p.range or {}).items()},
+            "source": p.source,
+            "note": p.note,
+        }
+        for p in PRESETS.values()
+    ]
+    families = [
+        {
+            "name": f.name,
+            "formula": f.formula,
+            "about": f.about,
+            "parameters": list(f.parameters),
+            "columns": list(f.columns),
+            "target": f.target,
+        }
+        for f in LAWS.values()
+    ]
+    return {"schema": "isoflop.laws/1", "laws": rows, "families": families}
+
+
+def log_effective_counts(t: Named, c: Named) -> dict[str, Any]:
+    """The ln of N' and D', what parameters and tokens are worth given the unique tokens.
+
+    Args:
+        t: Parameters of a law with A, B, alpha, beta, R_D* and R_N*; scales as their ln.
+        c: The ln of params, tokens and unique_tokens.
+    """
+    fresh = np.minimum(c["tokens"], c["unique_tokens"])
+    repeats, decay = np.expm1(c["tokens"] - fresh), np.exp(t["R_D*"])
+    tokens = fresh + np.log1p(-decay * np.expm1(-repeats / decay))
+    # The base law's N for U tokens: alpha A / N^alpha = beta B / U^beta.
+    fed = np.log(t["alpha"] / t["beta"]) + t["A"] - t["B"] + t["beta"] * fresh
+    fed = lesser(c["params"], fed / t["alpha"])
+    # Beyond e^30 times too many parameters nothing changes; infinities would have no derivative.
+    excess, use = np.expm1(lesser(c["params"] - fed, 30.0)), np.exp(t["R_N*"])
+    params = fed + np.log1p(-use * np.expm1(-excess / use))
+    return {"params": params, "tokens": tokens}
+
+
+def with_repeats(law: Law) -> Law:
+    """The law with a column of unique tokens: its own, or with the constants of C4.
+
+    Raises:
+        QueryError: It has columns other than params and tokens, or no terms that could say how
+            many parameters the unique tokens can feed.
+    """
+    if "unique_tokens" in law.columns:
+        return law
+    if law.exponents is None:
+        raise QueryError(
+            f"law '{law.name}' does not depend on unique_tokens, and what repeats are worth can be "
+            "borrowed only for a law with A/N^alpha and B/D^beta. Leave --unique-tokens out."
+        )
+    return dataclasses.replace(
+        law,
+        log_law=_borrowing(law.log_law),
+        columns=MappingProxyType({**COUNTS, "unique_tokens": "tokens"}),
+        expand=None,
+    )
+
+
+def borrows_repeat_constants(law: Law) -> bool:
+    """Whether what repeats are worth is borrowed."""
+    return "unique_tokens" in law.columns and "R_D*" not in law.parameters
+
+
+def _borrowing(log_law: Callable[[Named, Named], Any]) -> Callable[[Named, Named], Any]:
+    """A law of N' and D' from one of N and D."""
+
+    def discounted(t: Named, c: Named) -> Any:
+        beta = t.get("beta", t["alpha"])
+        decays = {"R_D*": np.log(DECAY_TOKENS), "R_N*": np.log(DECAY_PARAMS), "beta": beta}
+        return log_law(t, log_effective_counts({**t, **decays}, c))
+
+    return discounted

@@ -1,0 +1,305 @@
+"""What a law is: one small declaration, and everything that is asked of it.
+
+A law gives the ln of what it predicts from its parameters and the ln of the columns that it needs.
+Its function is written with numpy's operators and those of `tangent`, so that the solver has exact
+derivatives of any law. Numpy only: every query imports this.
+
+Arrays that carry their derivatives: how a declared law is differentiated.
+
+Forward accumulation (Wengert 1964) with the derivatives by parameter kept apart and each in the
+least shape that holds it. A sum of power laws costs what its hand-written derivatives would, about
+a tenth of complex steps or differences, and is exact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from fit.data.records import Floats
+from fit.errors import QueryError
+
+EXPONENT_BOUNDS = (1e-3, 5.0)
+LEAST_SHARE = 1e-6
+"""E below this share of the smallest loss is taken as 0: a bound, and reported as one."""
+COUNTS: Mapping[str, str] = MappingProxyType({"params": "params", "tokens": "tokens"})
+
+
+Named = Mapping[str, Any]
+"""Arrays by name: parameters (..., 1), or their tangents, and the ln of columns (n,)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """One parameter of a law, as the solver sees it.
+
+    A name that begins with a capital is a scale: positive, and solved for as its logarithm. Columns
+    are divided by their geometric mean; `per` says how a scale's value changes with that.
+    """
+
+    name: str
+    start: tuple[float, float]
+    """Where the search begins, in the solver's coordinate at the centre of the runs."""
+    low: float = -math.inf
+    high: float = math.inf
+    nats: bool = False
+    """`start`, `low` and `high` count from the ln of what the runs measured; E's from the least."""
+    per: Mapping[str, str | float] = field(default_factory=dict)
+    """Its unit: power of a column's unit, a number or another parameter (`-p`: its negative)."""
+
+    @property
+    def scale(self) -> bool:
+        """Whether it is solved for as its logarithm."""
+        return self.name[0].isupper()
+
+
+def floor() -> Parameter:
+    """E, the loss that nothing takes away [nats/token]."""
+    return Parameter(name="E", start=(-1.5, -0.02), low=math.log(LEAST_SHARE), nats=True)
+
+
+def coefficient(name: str, **per: str | float) -> Parameter:
+    """The coefficient of a term in nats: A is `per` params to the alpha."""
+    return Parameter(name=name, start=(-3.5, -0.2), nats=True, per=per)
+
+
+def exponent(name: str) -> Parameter:
+    """An exponent of a falling power law; published ones lie in 0.1-0.75."""
+    low, high = EXPONENT_BOUNDS
+    return Parameter(name=name, start=(0.05, 1.2), low=low, high=high)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Law:
+    """A family of laws: what it predicts, as a function of a model's size, training and more."""
+
+    name: str
+    formula: str
+    """In letters that read as mathematics, in a terminal and on paper."""
+    declared: tuple[Parameter, ...]
+    log_law: Callable[[Named, Named], Any]
+    """The ln of the law from parameters by name (scales as their ln) and the ln of columns."""
+    columns: Mapping[str, str] = field(default_factory=lambda: COUNTS)
+    """Columns that it needs, each with the one whose unit it shares: unique_tokens has tokens'."""
+    about: str = ""
+    """What the formula's letters mean beyond N, D and L."""
+    target: str = "loss"
+    """Column that it predicts."""
+    null: Mapping[str, tuple[float, str]] = field(default_factory=dict)
+    """Values at which the law is a simpler one, and which: an interval says for or against it."""
+    expand: Callable[[Floats], tuple[Floats, ...]] | None = None
+    """Theta (..., p) to E, A, B, alpha, beta, where the law is E + A / N^alpha + B / D^beta."""
+    held: Mapping[str, float] = field(default_factory=dict)
+    """Columns fixed by the question, such as the unique tokens there are."""
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters."""
+        return tuple(p.name for p in self.declared)
+
+    @property
+    def further(self) -> tuple[str, ...]:
+        """Columns that it needs beside params and tokens and that no question has fixed."""
+        return tuple(c for c in self.columns if c not in COUNTS and c not in self.held)
+
+    @property
+    def exponents(self) -> tuple[str, str] | None:
+        """Parameters that play alpha and beta where N* is the two-term law's, else None."""
+        if {"A", "B", "alpha"} <= set(self.parameters) and set(self.columns) == set(COUNTS):
+            return "alpha", "beta" if "beta" in self.parameters else "alpha"
+        return None
+
+    def at(self, **columns: float) -> Law:
+        """The law with columns fixed at values.
+
+        Raises:
+            QueryError: The law has no such column.
+        """
+        for name in columns:
+            if name not in self.columns or name in COUNTS:
+                known = ", ".join(c for c in self.columns if c not in COUNTS)
+                raise QueryError(
+                    f"law '{self.name}' does not depend on {name}; beside params and tokens it "
+                    f"takes {known or 'nothing'}. Leave {option(name)} out."
+                )
+        return dataclasses.replace(self, held={**self.held, **columns})
+
+    def check_split(self) -> None:
+        """Refuse to split a budget by a law that says nothing about it.
+
+        Raises:
+            QueryError: It predicts something else than a loss, or needs what no question has fixed.
+        """
+        if self.target != "loss":
+            raise QueryError(
+                f"law '{self.name}' predicts {self.target}, not a loss: there is no budget to "
+                "split. Ask: isoflop predict --params N --tokens D"
+            )
+        self._check_further()
+
+    def _check_further(self) -> None:
+        """Refuse to predict without the columns needed."""
+        if self.further:
+            needed = " and ".join(self.further)
+            options = " ".join(f"{option(c)} X" for c in self.further)
+            raise QueryError(
+                f"law '{self.name}' depends on {needed} beside params and tokens. Give {options} "
+                "(predict takes them all, query --unique-tokens alone)."
+            )
+
+    def loss(self, theta: Any, params: Any, tokens: Any) -> Floats:
+        """What the law predicts of models and training lengths: the loss, or its target.
+
+        Args:
+            theta: Parameters on raw counts, (..., p).
+            params: N [parameters], broadcast against theta's leading axes.
+            tokens: D [tokens], likewise.
+
+        Returns:
+            Loss [nats/token].
+
+        Raises:
+            QueryError: It needs columns that no question has fixed.
+        """
+        self._check_further()
+        t = np.asarray(theta, dtype=np.float64)
+        given = {"params": params, "tokens": tokens, **self.held}
+        with np.errstate(divide="ignore", over="ignore"):
+            logs = {c: np.log(np.asarray(given[c], dtype=np.float64)) for c in self.columns}
+            return np.asarray(np.exp(self.log_law(self.named(t), logs)))
+
+    def parts(self, theta: Floats) -> tuple[Floats, ...]:
+        """E, A, B, alpha, beta of the two-term law, each (...).
+
+        Raises:
+            QueryError: The law is not of that form.
+        """
+        if self.expand is None:
+            raise QueryError(
+                f"law '{self.name}' is not E + A/N^alpha + B/D^beta, which this needs. "
+                "Ask a fit of the law chinchilla."
+            )
+        return self.expand(theta)
+
+    def named(self, theta: Floats) -> dict[str, Floats]:
+        """Parameters by name from values (..., p) on raw counts: scales as their ln."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return {
+                p.name: np.log(theta[..., i]) if p.scale else theta[..., i]
+                for i, p in enumerate(self.declared)
+            }
+
+
+def option(column: str) -> str:
+    """The command line's word for a column."""
+    return f"--{column.replace('_', '-')}"
+
+
+Slopes = Mapping[int, Any]
+
+
+class Tangent(NDArrayOperatorsMixin):
+    """A value and its derivatives by the parameters that it depends on.
+
+    numpy's operators and the functions of `RULES` act on it; others are refused.
+    """
+
+    def __init__(self, value: Any, slopes: Slopes) -> None:
+        self.value, self.slopes = value, slopes
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        """Apply the rule of a numpy function."""
+        if method != "__call__" or options or ufunc not in RULES:
+            return NotImplemented
+        return RULES[ufunc](*inputs)
+
+
+def value_of(x: Any) -> Any:
+    """The value of a tangent, or a plain array itself."""
+    return x.value if isinstance(x, Tangent) else x
+
+
+def slopes_of(x: Any) -> Slopes:
+    """The derivatives of a tangent; a plain array has none."""
+    return x.slopes if isinstance(x, Tangent) else {}
+
+
+def weighted(terms: list[tuple[Any, Any]]) -> dict[int, Any]:
+    """Derivatives of a function of several terms from its derivative by each: [(by it, term)]."""
+    out: dict[int, Any] = {}
+    for factor, term in terms:
+        for j, slope in slopes_of(term).items():
+            out[j] = factor * slope + out[j] if j in out else factor * slope
+    return out
+
+
+def _two(
+    function: Callable[[Any, Any], Any], by: Callable[[Any, Any], tuple[Any, Any]]
+) -> Callable[[Any, Any], Tangent]:
+    """Rule of a function of two from its derivatives."""
+
+    def rule(a: Any, b: Any) -> Tangent:
+        x, y = value_of(a), value_of(b)
+        left, right = by(x, y)
+        return Tangent(function(x, y), weighted([(left, a), (right, b)]))
+
+    return rule
+
+
+def _one(function: Callable[[Any], Any], by: Callable[[Any, Any], Any]) -> Callable[[Any], Tangent]:
+    """Rule of a function of one from its derivative, given its argument and its value."""
+
+    def rule(a: Any) -> Tangent:
+        x = value_of(a)
+        y = function(x)
+        return Tangent(y, weighted([(by(x, y), a)]))
+
+    return rule
+
+
+RULES: Mapping[Any, Callable[..., Tangent]] = {
+    np.add: _two(np.add, lambda x, y: (1.0, 1.0)),
+    np.subtract: _two(np.subtract, lambda x, y: (1.0, -1.0)),
+    np.multiply: _two(np.multiply, lambda x, y: (y, x)),
+    np.true_divide: _two(np.true_divide, lambda x, y: (1 / y, -x / (y * y))),
+    np.negative: _one(np.negative, lambda x, y: -1.0),
+    np.exp: _one(np.exp, lambda x, y: y),
+    np.expm1: _one(np.expm1, lambda x, y: y + 1),
+    np.log: _one(np.log, lambda x, y: 1 / x),
+    np.log1p: _one(np.log1p, lambda x, y: 1 / (1 + x)),
+    np.square: _one(np.square, lambda x, y: 2 * x),
+    np.sqrt: _one(np.sqrt, lambda x, y: 0.5 / y),
+}
+
+
+def log_sum(*terms: Any) -> Any:
+    """The ln of a sum from the ln of its terms."""
+    values = [np.asarray(value_of(t)) for t in terms]
+    top = values[0]
+    for v in values[1:]:
+        top = np.maximum(top, v)
+    top = np.where(np.isfinite(top), top, 0.0)
+    parts = [np.exp(v - top) for v in values]
+    total = sum(parts[1:], parts[0])
+    result = top + np.log(total)
+    if not any(isinstance(t, Tangent) for t in terms):
+        return result
+    inverse = 1 / total
+    return Tangent(result, weighted([(p * inverse, t) for p, t in zip(parts, terms, strict=True)]))
+
+
+def lesser(first: Any, second: Any) -> Any:
+    """The smaller of two, element by element."""
+    a, b = value_of(first), value_of(second)
+    inside = a <= b
+    result = np.where(inside, a, b)
+    if not (isinstance(first, Tangent) or isinstance(second, Tangent)):
+        return result
+    return Tangent(result, weighted([(inside, first), (~inside, second)]))

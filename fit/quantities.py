@@ -1,0 +1,229 @@
+"""Numbers as people write and read them: 7B, 1.4T, 1e21 FLOP.
+
+Units of table columns: `params=M`, `loss=bits`, `tokens=1e6`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+
+from fit.errors import QueryError
+
+UNITS: Mapping[str, float] = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
+"""Factors that may follow a number; `P` and `E` are left out, 1E21 being a number already."""
+_NUMBER = re.compile(r"\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKMmBbGgTt]?)\s*")
+EXAMPLES = "1e21, 2.5e9, 7B or 1.4T"
+BYTES: Mapping[str, float] = {
+    "": 1.0,
+    **{f"{u}b": 1000.0**i for i, u in enumerate("kmgt", 1)},
+    **{f"{u}ib": 1024.0**i for i, u in enumerate("kmgt", 1)},
+}
+"""Units of memory: 8GB are 8e9 bytes, 8GiB 8 * 2^30."""
+SCALED = ("params", "tokens", "flops", "loss")
+"""Columns whose unit matters."""
+LOSS_UNITS: Mapping[str, float] = {"nats": 1.0, "bits": math.log(2)}
+"""Of a loss per token, in nats."""
+
+
+def parse_count(text: str, what: str = "budget", *, examples: str = EXAMPLES) -> float:
+    """Read a positive count such as `1e21`, `2.5e9`, `7B` or `1.4T`.
+
+    Args:
+        text: What the user typed.
+        what: Name of the quantity, for the message.
+        examples: What may be typed, for the message.
+
+    Raises:
+        QueryError: Not a number, not positive, or beyond what a float can hold.
+    """
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        raise _refusal(text, what, examples)
+    unit = match[2] if match[2] in UNITS else match[2].swapcase()
+    value = float(match[1].replace("_", "")) * UNITS[unit]
+    if not (math.isfinite(value) and value > 0):
+        raise _refusal(text, what, examples)
+    return value
+
+
+def parse_flops(text: str, what: str = "budget") -> float:
+    """Read a budget in FLOP such as `1e21`; a unit marks a count of something else.
+
+    Args:
+        text: What the user typed.
+        what: Name of the quantity, for the message.
+
+    Raises:
+        QueryError: Not a positive finite number, or one with a unit.
+    """
+    match = _NUMBER.fullmatch(text)
+    if match is None or not match[2]:
+        return parse_count(text, what, examples="1e21 or 2.5e9")
+    raise QueryError(
+        f"{what} is '{text.strip()}', which counts parameters or tokens; a number of FLOP is "
+        f"needed, such as {power(parse_count(text, what))}."
+    )
+
+
+def parse_number(text: str, what: str) -> float:
+    """Read a positive number without a unit, such as a loss or a ratio.
+
+    Raises:
+        QueryError: It is not.
+    """
+    match = _NUMBER.fullmatch(text)
+    if match is None or match[2]:
+        raise _refusal(text, what, "3.2 or 20")
+    return parse_count(text, what, examples="3.2 or 20")
+
+
+def parse_share(text: str, what: str) -> float:
+    """Read a share above 0 and up to 1, such as `0.4` or `40%`.
+
+    Raises:
+        QueryError: It is not.
+    """
+    bare = text.strip()
+    match = _NUMBER.fullmatch(bare.removesuffix("%"))
+    value = float(match[1]) / (100 if bare.endswith("%") else 1) if match and not match[2] else 0.0
+    if not 0 < value <= 1:
+        raise QueryError(f"{what} is '{bare}'; a share up to 1 is needed, such as 0.4 or 40%.")
+    return value
+
+
+def parse_bytes(text: str, what: str) -> float:
+    """Read a size in memory such as `8GB` (8e9 bytes), `8GiB` or `8e9`.
+
+    Raises:
+        QueryError: It is not.
+    """
+    match = re.fullmatch(r"\s*([\d_.]+(?:[eE][+-]?\d+)?)\s*([A-Za-z]*)\s*", text)
+    factor = None if match is None else BYTES.get(match[2].lower())
+    if match is None or factor is None:
+        raise _refusal(text, what, "8GB, 80GiB or 8e9 (bytes)")
+    return factor * parse_count(match[1], what, examples="8GB, 80GiB or 8e9 (bytes)")
+
+
+def parse_flag(text: str, what: str) -> bool:
+    """Read yes or no.
+
+    Raises:
+        QueryError: It is neither.
+    """
+    value = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if text.strip().lower() not in value:
+        raise QueryError(f"{what} is '{text.strip()}'; true or false is needed.")
+    return value[text.strip().lower()]
+
+
+def parse_name(text: str, what: str) -> str:
+    """Read a name.
+
+    Raises:
+        QueryError: It is empty.
+    """
+    if not text.strip():
+        raise QueryError(f"{what} is empty; a name is needed.")
+    return text.strip()
+
+
+def check_count(value: float, what: str = "budget") -> float:
+    """Return a number that is positive and finite.
+
+    Raises:
+        QueryError: It is not.
+    """
+    if not (math.isfinite(value) and value > 0):
+        raise _refusal(f"{value:g}", what, EXAMPLES)
+    return value
+
+
+def short(count: float) -> str:
+    """A count with three significant digits and a unit: 9.47e7 -> 94.7M; a power from 1e15 on."""
+    if not math.isfinite(count):
+        return "unbounded" if count > 0 else "none"
+    for unit in ("T", "B", "M", "k"):
+        if count >= 0.9995 * UNITS[unit] and count < 0.9995e15:
+            return f"{three_digits(count / UNITS[unit])}{unit}"
+    return three_digits(count) if count < 1e3 else power(count)
+
+
+def gigabytes(size: float) -> str:
+    """Memory in units of 1000: 8e9 -> 8.00GB."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= 0.9995 * factor:
+            return f"{three_digits(size / factor)}{unit}"
+    return f"{three_digits(size)}B"
+
+
+def count_noun(number: int, noun: str) -> str:
+    """A number and its noun: 1 run, 3 runs."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def three_digits(value: float) -> str:
+    """Three significant digits, without an exponent between 0.001 and 10,000."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if not 1e-3 <= abs(value) < 1e4:
+        return power(value)
+    digits = max(0, 2 - math.floor(math.log10(abs(float(f"{value:.2e}")))))
+    return f"{value:.{digits}f}"
+
+
+def percent(share: float) -> str:
+    """A share in percent with the digits it was given, 99.9%."""
+    return f"{100 * share:.10g}%"
+
+
+def power(value: float) -> str:
+    """A large number in three digits at most: 1e18, 5.76e23."""
+    mantissa, exponent = f"{value:.2e}".split("e")
+    trimmed = mantissa.rstrip("0").rstrip(".")
+    return f"{trimmed}e{int(exponent)}"
+
+
+def _refusal(text: str, what: str, examples: str) -> QueryError:
+    """What is wrong with a count."""
+    return QueryError(
+        f"{what} is '{text.strip()}'; a positive finite number is needed, such as {examples}."
+    )
+
+
+def parse_units(texts: Iterable[str]) -> dict[str, float]:
+    """Factors that bring columns to raw counts, FLOP and nats per token.
+
+    Args:
+        texts: `column=unit` each; a unit is k, M, B, T or a number, for a loss nats or bits.
+
+    Raises:
+        QueryError: Another column, an unknown unit, or one column twice.
+    """
+    factors: dict[str, float] = {}
+    for text in texts:
+        column, _, unit = (part.strip() for part in text.partition("="))
+        if column not in SCALED:
+            raise QueryError(
+                f"--unit is '{text}'; a unit is known of {', '.join(SCALED)}. Name one of them."
+            )
+        if column in factors:
+            raise QueryError(f"--unit names {column} twice; one unit is needed. Leave one out.")
+        factors[column] = _factor(column, unit, text)
+    return factors
+
+
+def _factor(column: str, unit: str, text: str) -> float:
+    """What one unit is worth."""
+    named = LOSS_UNITS if column == "loss" else UNITS
+    if unit in named and unit:
+        return named[unit]
+    try:
+        factor = float(unit)
+    except ValueError:
+        factor = math.nan
+    if not (math.isfinite(factor) and factor > 0):
+        known = ", ".join(u for u in named if u)
+        raise QueryError(f"--unit is '{text}'; {known} or a positive number is needed, as 1e6.")
+    return factor

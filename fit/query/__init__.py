@@ -1,0 +1,1 @@
+"""From a Question to an Answer: limits, worth, warnings, what launches it."""

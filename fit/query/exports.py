@@ -1,0 +1,434 @@
+"""An answer in other trainers' own words: nanoGPT, nanochat, litgpt, Hugging Face.
+
+Option names are those of copies of each repository read in November 2026, no pinned release:
+karpathy/nanoGPT `train.py` and `configurator.py`; karpathy/nanochat `scripts/base_train.py`;
+Lightning-AI/litgpt `litgpt/config.py`, `litgpt/args.py` and `config_hub/pretrain`;
+huggingface/transformers `LlamaConfig`, `TrainingArguments` and `optimization.get_wsd_schedule`.
+Each export says in comments what of the answer that trainer cannot express.
+
+An answer's run as a trainer with one batch size would train it, and shapes it can build.
+
+The runs double their batch at fixed token counts, cool down as 1 - sqrt and count tokens; trainers
+elsewhere hold one batch and count steps. What is lost on the way is said in the export.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fit.data.accounting import Shape, count_params
+from fit.errors import QueryError
+from fit.quantities import power, short
+from fit.query.launch import hydra_value
+from fit.query.question import Answer
+from fit.results import Fit
+
+CLOSE = 0.05
+"""Largest relative difference between the answer's N and the exported one."""
+MOST_ROWS = 64
+"""Sequences in one forward pass of an export; the rest is accumulated."""
+NEAR = 4
+"""Widths tried on either side, in heads, where a trainer fixes the ratio of its MLP."""
+WIDTH = 80
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerConfig:
+    """What a trainer is told: sizes in its own architecture, and its optimiser's steps."""
+
+    shape: Shape
+    """In the trainer's architecture."""
+    params: int
+    """Body and head of that shape."""
+    rows: int
+    """Sequences per step."""
+    steps: int
+    warmup: int
+    """Steps."""
+    cooldown: int
+    """Steps; 0 where the runs' schedule is a cosine."""
+    lr: float
+    """Peak rate of the hidden matrices."""
+    settings: Mapping[str, Any]
+    """weight_decay, beta1, beta2 and clip, where the runs share them."""
+    changed: tuple[str, ...]
+    """What of the runs' recipe no one-batch trainer has."""
+
+    @property
+    def micro(self) -> int:
+        """Sequences in one forward pass: a divisor of `rows`."""
+        return max(n for n in range(1, min(self.rows, MOST_ROWS) + 1) if self.rows % n == 0)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the steps make up."""
+        return self.steps * self.rows * self.shape.seq_len
+
+
+def trainer_config(answer: Answer, fit: Fit, shape: Shape) -> TrainerConfig:
+    """An answer's run in a trainer's architecture.
+
+    Args:
+        answer: With a shape, as `launchable` has it.
+        fit: The fit that was asked; its recipe is that of its runs.
+        shape: The trainer's shape for the answer.
+
+    Raises:
+        QueryError: The runs share no learning rate or batch, or N is off by more than 5%.
+    """
+    wanted, found = launchable(answer), count_params(shape).matmul
+    n = count_params(wanted).matmul
+    if abs(found / n - 1) > CLOSE:
+        raise QueryError(
+            f"this trainer's nearest shape has {found} parameters, the answer's has {n}; within 5% "
+            "is needed. Export to hf, which sets the MLP freely."
+        )
+    if answer.lr is None or answer.batch_tokens is None or answer.shape_tokens is None:
+        raise QueryError(
+            "the fitted runs share no rule of learning rate and batch; an export needs both. Fit "
+            "runs of one recipe."
+        )
+    recipe, tokens = fit.recipe, answer.shape_tokens
+    rows = max(1, round(answer.batch_tokens / shape.seq_len))
+    steps = max(1, round(tokens / (rows * shape.seq_len)))
+    warm = recipe.get("train.warmup_tokens")
+    cosine = recipe.get("train.schedule") == "cosine"
+    names = ("weight_decay", "beta1", "beta2", "clip")
+    return TrainerConfig(
+        shape=shape,
+        params=found,
+        rows=rows,
+        steps=steps,
+        warmup=round(steps * (min(n, 0.1 * tokens) if warm is None else float(warm)) / tokens),
+        cooldown=0 if cosine else round(steps * float(recipe.get("train.cooldown", 0.2))),
+        lr=answer.lr,
+        settings={k: v for k in names if (v := recipe.get(f"train.{k}")) is not None},
+        changed=tuple(_changed(recipe)),
+    )
+
+
+def launchable(answer: Answer) -> Shape:
+    """The answer's shape.
+
+    Raises:
+        QueryError: It has none, or is a mixture of experts.
+    """
+    if answer.shape is None:
+        raise QueryError(
+            "this law has no shapes to export; an export needs a fit of isoflop's own run records."
+        )
+    if answer.shape.experts:
+        raise QueryError(
+            "the answer is a mixture of experts; exports are of dense models. Use --config."
+        )
+    return answer.shape
+
+
+def plain_shape(answer: Answer) -> Shape:
+    """The nearest shape with a plain MLP of four times the width, its heads filling the width.
+
+    Of the widths near the answer's, each at the depth that meets N best, the one nearest in N;
+    nearness of N counts ten times more than nearness of the depth.
+    """
+    old = launchable(answer)
+    wanted = count_params(old).matmul
+    best, least = None, math.inf
+    for heads in _near(old.width // old.head_dim):
+        width = heads * old.head_dim
+        one = dataclasses.replace(
+            old, width=width, depth=1, heads=heads, d_ff=4 * width, gated=False
+        )
+        blocks = (wanted - one.vocab * width) / count_params(one).body
+        shape = dataclasses.replace(one, depth=max(1, round(blocks)))
+        off = abs(math.log(count_params(shape).matmul / wanted))
+        off += 0.1 * abs(math.log(shape.depth / old.depth))
+        if off < least:
+            best, least = shape, off
+    assert best is not None
+    return best
+
+
+def gated_shape(answer: Answer) -> Shape:
+    """The same with a gated MLP, whose hidden units are chosen so that N agrees.
+
+    Three matrices in place of two take two thirds of the units; from 400 units up they are a
+    multiple of 8, which moves N by less than 1%.
+    """
+    old = launchable(answer)
+    if old.gated:
+        return old
+    units, step = old.d_ff * 2 / 3, 1
+    if units >= 400:
+        step = 8
+    return dataclasses.replace(old, gated=True, d_ff=max(1, round(units / step) * step))
+
+
+def _near(heads: int) -> Iterable[int]:
+    """Counts of heads around one, itself first."""
+    yield max(1, heads)
+    for step in range(1, NEAR + 1):
+        yield from (h for h in (heads - step, heads + step) if h >= 1)
+
+
+def _changed(recipe: Mapping[str, Any]) -> Iterable[str]:
+    """Rules of the runs' recipe that a trainer with one batch and one rate does not have."""
+    if recipe.get("train.batch_doublings"):
+        first = recipe.get("train.batch_tokens")
+        yield f"the runs' batch, which doubles along the run from {first} tokens: here its last one"
+    if recipe.get("train.embedding_lr"):
+        yield "a learning rate of its own for embedding and head"
+    if recipe.get("train.z_loss"):
+        yield f"z-loss {recipe['train.z_loss']}"
+    if recipe.get("model.conv"):
+        yield "the short convolution on the embeddings"
+
+
+def export(answer: Answer, fit: Fit, target: str) -> str:
+    """An answer as a file or command of another trainer.
+
+    Args:
+        answer: From `query.answer`, with a shape.
+        fit: The fit that was asked.
+        target: One of `TARGETS`.
+
+    Raises:
+        QueryError: There is no shape to export, or the trainer builds none within 5% of its N.
+    """
+    return TARGETS[target](answer, fit)
+
+
+def nanogpt(answer: Answer, fit: Fit) -> str:
+    """A config file of nanoGPT: `python train.py FILE.py`."""
+    job = trainer_config(answer, fit, plain_shape(answer))
+    s = job.shape
+    lost = [
+        *_schedule_lost(job),
+        "rotary positions, query and key norms: nanoGPT learns positions, and has a GELU",
+        f"a vocabulary: put vocab_size = {s.vocab} into the data's meta.pkl, or it takes 50304",
+    ]
+    values: dict[str, Any] = {
+        "n_layer": s.depth,
+        "n_head": s.heads,
+        "n_embd": s.width,
+        "block_size": s.seq_len,
+        "bias": False,
+        "dropout": 0.0,
+        "batch_size": job.micro,
+        "gradient_accumulation_steps": job.rows // job.micro,
+        "max_iters": job.steps,
+        "learning_rate": job.lr,
+        "decay_lr": True,
+        "warmup_iters": job.warmup,
+        "lr_decay_iters": job.steps,
+        "min_lr": job.lr / 10,
+        **_named(job, weight_decay="weight_decay", beta1="beta1", beta2="beta2", clip="grad_clip"),
+    }
+    lines = [f"{k} = {_tidy(v)!r}" for k, v in values.items()]
+    return "\n".join([*_comment(_head(answer, job, lost)), "", *lines])
+
+
+def nanochat(answer: Answer, fit: Fit) -> str:
+    """A command of nanochat's `scripts.base_train`."""
+    shape, aspect = _aspect(plain_shape(answer))
+    job = trainer_config(answer, fit, dataclasses.replace(shape, tied=False))
+    s = job.shape
+    lost = [
+        f"learning rate {job.lr:.3g}: nanochat's hidden matrices are Muon's, whose rate is another "
+        "quantity; its own stand",
+        f"a vocabulary: nanochat takes its tokenizer's; train one of {s.vocab} tokens",
+        "the shape of the schedule's descent: nanochat's is linear",
+        "value embeddings and other parts that nanochat adds are not in N",
+    ]
+    flags: dict[str, Any] = {
+        "depth": s.depth,
+        "aspect-ratio": aspect,
+        "head-dim": s.head_dim,
+        "max-seq-len": s.seq_len,
+        "window-pattern": "L",
+        "num-iterations": job.steps,
+        "total-batch-size": job.rows * s.seq_len,
+        "device-batch-size": job.micro,
+        "warmup-steps": job.warmup,
+        "warmdown-ratio": round((job.cooldown or job.steps - job.warmup) / job.steps, 4),
+        "final-lr-frac": 0.0 if job.cooldown else 0.1,
+    }
+    command = "python -m scripts.base_train " + " ".join(f"--{k}={v}" for k, v in flags.items())
+    lines = textwrap.wrap(command, WIDTH - 6, break_on_hyphens=False)
+    return "\n".join([*_comment(_head(answer, job, lost)), "", " \\\n    ".join(lines)])
+
+
+def litgpt(answer: Answer, fit: Fit) -> str:
+    """A yaml of litgpt: `litgpt pretrain --config FILE.yaml`."""
+    job = trainer_config(answer, fit, launchable(answer))
+    s = job.shape
+    model = {
+        "name": "isoflop",
+        "hf_config": {},
+        "block_size": s.seq_len,
+        "vocab_size": s.vocab,
+        "padded_vocab_size": s.vocab,
+        "n_layer": s.depth,
+        "n_head": s.heads,
+        "head_size": s.head_dim,
+        "n_embd": s.width,
+        "intermediate_size": s.d_ff,
+        "mlp_class_name": "LLaMAMLP" if s.gated else "GptNeoxMLP",
+        "norm_class_name": "RMSNorm",
+        "norm_qk": True,
+        "rotary_percentage": 1.0,
+        "parallel_residual": False,
+        "bias": False,
+    }
+    train = {
+        "global_batch_size": job.rows,
+        "micro_batch_size": job.micro,
+        "max_tokens": job.tokens,
+        "max_seq_length": s.seq_len,
+        "lr_warmup_steps": job.warmup,
+        "min_lr": job.lr / 10,
+        "tie_embeddings": s.tied,
+        **_named(job, clip="max_norm"),
+    }
+    adam = {"lr": job.lr, **_named(job, weight_decay="weight_decay"), **_betas(job)}
+    optimizer = {"class_path": "torch.optim.AdamW", "init_args": adam}
+    lost = [*_schedule_lost(job)]
+    lost += ["squared ReLU: litgpt's plain MLP has a GELU"] * (not s.gated)
+    document = {"model_config": model, "train": train, "optimizer": optimizer}
+    return "\n".join([*_comment(_head(answer, job, lost)), "", *_yaml(document)])
+
+
+def hf(answer: Answer, fit: Fit) -> str:
+    """A `config.json` of `LlamaConfig`; `isoflop` in it holds `TrainingArguments` and notes."""
+    job = trainer_config(answer, fit, gated_shape(answer))
+    s = job.shape
+    wsd = {"num_decay_steps": job.cooldown, "decay_type": "1-sqrt", "min_lr_ratio": 0.0}
+    cosine = {"min_lr_rate": 0.1}
+    arguments = {
+        "max_steps": job.steps,
+        "per_device_train_batch_size": job.micro,
+        "gradient_accumulation_steps": job.rows // job.micro,
+        "learning_rate": job.lr,
+        **_named(
+            job, weight_decay="weight_decay", beta1="adam_beta1", beta2="adam_beta2",
+            clip="max_grad_norm",
+        ),
+        "warmup_steps": job.warmup,
+        "lr_scheduler_type": "warmup_stable_decay" if job.cooldown else "cosine_with_min_lr",
+        "lr_scheduler_kwargs": wsd if job.cooldown else cosine,
+    }  # fmt: skip
+    lost = ["query and key norms"]
+    lost += ["the plain MLP: LLaMA's is gated, its units chosen so that N agrees"] * (
+        not launchable(answer).gated
+    )
+    document = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": s.vocab,
+        "hidden_size": s.width,
+        "intermediate_size": s.d_ff,
+        "num_hidden_layers": s.depth,
+        "num_attention_heads": s.heads,
+        "num_key_value_heads": s.heads,
+        "head_dim": s.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": s.seq_len,
+        "tie_word_embeddings": s.tied,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "isoflop": {"notes": _head(answer, job, lost), "training_arguments": arguments},
+    }
+    return json.dumps(document, indent=2, allow_nan=False)
+
+
+TARGETS: Mapping[str, Callable[[Answer, Fit], str]] = {
+    "nanogpt": nanogpt,
+    "nanochat": nanochat,
+    "litgpt": litgpt,
+    "hf": hf,
+}
+"""Trainers by the name that asks for them."""
+
+
+def _head(answer: Answer, job: TrainerConfig, lost: Sequence[str]) -> list[str]:
+    """What is exported, what it should reach, and what is left out."""
+    n, loss = count_params(launchable(answer)).matmul, answer.shape_loss
+    assert loss is not None
+    return [
+        f"isoflop: {power(answer.flops.value)} FLOP by {answer.source}: {short(job.params)} "
+        f"parameters (body and head; {job.params / n - 1:+.1%} of the answer's) on "
+        f"{short(job.tokens)} tokens.",
+        f"Expected loss {loss:.4f} nats/token, with the runs' own data, tokenizer and recipe.",
+        "Not expressed here:",
+        *(f"- {text}" for text in (*job.changed, *lost)),
+    ]
+
+
+def _schedule_lost(job: TrainerConfig) -> Iterable[str]:
+    """What a trainer that knows a cosine alone says of the runs' schedule."""
+    if job.cooldown:
+        yield f"the schedule, constant with a 1 - sqrt cooldown over {job.cooldown} steps: a cosine"
+
+
+def _aspect(shape: Shape) -> tuple[Shape, int]:
+    """The shape that nanochat builds, and its aspect ratio: width = depth * ratio, rounded up."""
+    q = shape.head_dim
+    ratios = {shape.width // shape.depth, -(-shape.width // shape.depth)} - {0}
+    heads, ratio = min(
+        ((-(-shape.depth * r // q), r) for r in ratios), key=lambda t: abs(t[0] - shape.heads)
+    )
+    width = heads * q
+    return dataclasses.replace(shape, width=width, heads=heads, d_ff=4 * width), ratio
+
+
+def _named(job: TrainerConfig, **names: str) -> dict[str, Any]:
+    """Settings that the runs share, under the trainer's names."""
+    return {theirs: job.settings[ours] for ours, theirs in names.items() if ours in job.settings}
+
+
+def _betas(job: TrainerConfig) -> dict[str, list[float]]:
+    """Adam's betas as a pair, where both are known."""
+    pair = [job.settings[b] for b in ("beta1", "beta2") if b in job.settings]
+    return {"betas": pair} if len(pair) == 2 else {}
+
+
+def _tidy(value: Any) -> Any:
+    """A number without the last digits of its arithmetic."""
+    return float(f"{value:.10g}") if isinstance(value, float) else value
+
+
+def _comment(lines: Iterable[str]) -> list[str]:
+    """Wrapped comments."""
+    rows = []
+    for line in lines:
+        later = "#   " if line.startswith("-") else "# "
+        rows += textwrap.wrap(line, WIDTH, initial_indent="# ", subsequent_indent=later)
+    return rows
+
+
+def _yaml(document: Mapping[str, Any], indent: str = "") -> list[str]:
+    """Plain yaml of nested mappings, lists and scalars."""
+    rows = []
+    for key, value in document.items():
+        if isinstance(value, Mapping) and value:
+            rows += [f"{indent}{key}:", *_yaml(value, f"{indent}  ")]
+        elif isinstance(value, Mapping):
+            rows.append(f"{indent}{key}: {{}}")
+        else:
+            rows.append(f"{indent}{key}: {_scalar(value)}")
+    return rows
+
+
+def _scalar(value: Any) -> str:
+    """A scalar or a list as yaml reads it; a float keeps its point, or yaml 1.1 takes a string."""
+    if isinstance(value, list):
+        return f"[{', '.join(_scalar(v) for v in value)}]"
+    text = hydra_value(_tidy(value))
+    mantissa, e, exponent = text.partition("e")
+    pointed = mantissa if "." in mantissa else f"{mantissa}.0"
+    return f"{pointed}e{exponent}" if e and isinstance(value, float) else text

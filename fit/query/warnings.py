@@ -1,0 +1,240 @@
+"""What may be wrong with an answer: each doubt a note in plain words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from fit.allocation.allocate import RegretBand
+from fit.allocation.scaling_law import ScalingLaw
+from fit.errors import QueryError
+from fit.laws.families import DECAY_PARAMS, DECAY_TOKENS, borrows_repeat_constants
+from fit.quantities import power, short, three_digits
+from fit.query.question import BYTES_PER_PARAM, Question
+from fit.results import (
+    DOUBTFUL_KAPPA,
+    REFUSED_KAPPA,
+    CrossCheck,
+    Fit,
+    Note,
+    Span,
+    is_unidentified,
+    kappa_of,
+    kappa_text,
+)
+
+NOTED_REACH, LOUD_REACH = 30.0, 1000.0
+"""Budget over the largest fitted: a note above the one, a loud warning above the other."""
+UNCOMPARED = "too uncertain to compare"
+UNTOLD = 0.25
+"""Half-width of the difference of two exponents from which agreement says nothing."""
+FRESH_EPOCHS, STALE_EPOCHS = 4.0, 16.0
+"""Muennighoff et al. 2023, arXiv:2305.16264: up to 4 epochs are nearly as good as fresh data."""
+OF_THE_LAW = frozenset(
+    "interaction trend trend_shape trend_tuning trajectory noise holdout one_sided misfit "
+    "e_not_needed influence".split()
+)
+"""Warnings of a fit that bear on every answer from it."""
+NO_SHAPE = Note(
+    code="no_shape",
+    severity="warning",
+    message="no shape of the ladder near this size is within the limits, so that nothing can be "
+    "launched; widen a limit.",
+)
+
+
+def refuse_unidentified(fit: Fit | None, *, force: bool) -> None:
+    """Refuse N* from a fit that cannot tell its parameters apart.
+
+    Raises:
+        QueryError: The runs cannot tell N from D, and the answer is not forced.
+    """
+    if fit is not None and is_unidentified(fit) and not force:
+        raise QueryError(
+            f"the fit '{fit.name}' cannot tell its parameters apart ({_why_refused(fit)}), so its "
+            "N* means nothing. Add runs at other budgets and D/N ratios and fit again, or insist "
+            "with --force."
+        )
+
+
+def cross_check_remark(fit: Fit, check: CrossCheck) -> str:
+    """What another approach says to the fit's exponent."""
+    if check.disagrees:
+        return "DISAGREES with the fit"
+    ends = [fit.interval.bounds.get("a"), check.a_interval]
+    halves = [(high - low) / 2 for low, high in (e for e in ends if e is not None)]
+    if is_unidentified(fit) or not math.hypot(*halves) < UNTOLD:
+        return UNCOMPARED
+    return "agrees with the fit"
+
+
+def _why_refused(fit: Fit) -> str:
+    """What is wrong with the runs, in a few words."""
+    if kappa_of(fit) > REFUSED_KAPPA:
+        return f"kappa {kappa_text(fit)}; at most {REFUSED_KAPPA:g} is needed"
+    return "too few different sizes, lengths, budgets or D/N ratios"
+
+
+def answer_warnings(
+    source: ScalingLaw, *, flops: float, params: float, tokens: float
+) -> tuple[Note, ...]:
+    """Doubts about an answer at N parameters and D tokens that cost a budget."""
+    reach = source.reach(flops)
+    notes = [*_origin(source), *_reach(reach, source), *_below(source.range, flops)]
+    notes += _ratio(source.range, tokens / params)
+    if "unique_tokens" in source.law.columns:
+        return (*notes, *_epochs(source, tokens))
+    return (*notes, *_repeats(source.fit, tokens))
+
+
+def shape_warnings(band: RegretBand, params: float | None) -> list[Note]:
+    """A launchable shape outside the regret band."""
+    if params is None or band.low <= params <= band.high:
+        return []
+    text = (
+        f"the nearest shape of the ladder has {short(params)} parameters, outside the range "
+        f"{short(band.low)} to {short(band.high)} whose loss is as good as the best."
+    )
+    return [_note("coarse_ladder", "info", text)]
+
+
+def limit_warnings(question: Question, source: ScalingLaw) -> list[Note]:
+    """What the limits of a question count, and what they leave out."""
+    notes = []
+    if question.memory is not None:
+        each = question.bytes_per_param or BYTES_PER_PARAM
+        which = "every parameter of the ladder's shapes" if source.ladder else "each of N"
+        text = (
+            f"the memory holds the weights alone, {each:g} bytes for {which}; a cache of keys and "
+            "values, activations and the runtime come on top."
+        )
+        notes.append(_note("memory", "info", text))
+    if question.serve_tokens is not None:
+        text = (
+            "a served token is counted as one forward pass, a third of a trained one, at full "
+            "context; where hours or money are shown, at the same MFU as training, and decoding "
+            "one token after the other reaches far less."
+        )
+        notes.append(_note("serving", "info", text))
+    return notes
+
+
+def _origin(source: ScalingLaw) -> list[Note]:
+    """Doubts about the law itself, whatever is asked."""
+    preset, fit = source.preset, source.fit
+    if preset is not None:
+        c = preset.convention
+        text = (
+            f"a published law, fitted on {preset.data}: it holds for its own data and tokenizer. N "
+            f"is counted as '{c['params']}', C as '{c['flops']}'. Nothing was published that "
+            "intervals could rest on."
+        )
+        if preset.note is not None:
+            text += f" Also: {preset.note}."
+        return [_note("preset", "info", text)]
+    assert fit is not None
+    own = _status(fit)
+    told = {n.code for n in own}
+    travels = (n for n in fit.notes if n.severity == "serious" or n.code in OF_THE_LAW)
+    return [*own, *(n for n in travels if n.code not in told)]
+
+
+def _status(fit: Fit) -> list[Note]:
+    """Doubts about how the fit ended."""
+    notes = []
+    if fit.status != "converged":
+        status = fit.status.replace("_", " ")
+        text = f"the fit '{fit.name}' is {status}, not converged; read its notes first."
+        notes.append(_note("fit_status", "serious", text))
+    if kappa_of(fit) > DOUBTFUL_KAPPA:
+        text = (
+            f"the runs barely tell the law's parameters apart (kappa {kappa_text(fit)}; healthy "
+            "is 40-160). Add budgets or D/N ratios."
+        )
+        notes.append(_note("ill_conditioned", "serious", text))
+    if fit.theta.get("E", 1.0) <= 1e-6:
+        text = "the fitted E is zero, a boundary: losses far beyond the runs come out too low."
+        notes.append(_note("e_at_zero", "warning", text))
+    return notes
+
+
+def _reach(reach: float | None, source: ScalingLaw) -> list[Note]:
+    """How far the budget lies beyond the runs."""
+    if reach is None or reach <= NOTED_REACH:
+        return []
+    times = "\N{MULTIPLICATION SIGN}"
+    text = f"extrapolates {times}{three_digits(reach)} beyond the largest budget fitted"
+    if reach <= LOUD_REACH:
+        what = "This" if source.fit is None else "The interval"
+        text += f". {what} assumes that the law itself holds out there."
+        return [_note("extrapolates", "warning", text)]
+    text += ": far too far to spend money on. Run a budget in between first"
+    if source.fit is not None:
+        text += "; the interval only covers the runs' noise, not a law that bends"
+    text += "."
+    return [_note("extrapolates_far", "serious", text)]
+
+
+def _below(ranges: Mapping[str, Span], flops: float) -> list[Note]:
+    """A budget smaller than every run's."""
+    span = ranges.get("flops")
+    if span is None or flops >= span.low:
+        return []
+    text = (
+        f"the budget lies below the smallest fitted ({power(span.low)} FLOP); laws bend among tiny "
+        "models."
+    )
+    return [_note("below_range", "warning", text)]
+
+
+def _ratio(ranges: Mapping[str, Span], ratio: float) -> list[Note]:
+    """D/N outside what was swept."""
+    span = ranges.get("tokens_per_param")
+    if span is None or span.low <= ratio <= span.high:
+        return []
+    text = (
+        f"D/N of {three_digits(ratio)} lies outside the swept range, {three_digits(span.low)} to "
+        f"{three_digits(span.high)} tokens per parameter. Add runs there."
+    )
+    return [_note("ratio_outside", "warning", text)]
+
+
+def _repeats(fit: Fit | None, tokens: float) -> list[Note]:
+    """More tokens than the data set has."""
+    unique = None if fit is None else fit.data.get("unique_tokens")
+    if not unique or tokens / unique <= FRESH_EPOCHS:
+        return []
+    epochs = tokens / unique
+    text = (
+        f"{short(tokens)} tokens are {three_digits(epochs)} epochs of the {short(unique)} there "
+        "are; "
+        "the law takes repeats as fresh, which holds up to about 4."
+    )
+    return [_note("repeats", "serious" if epochs > STALE_EPOCHS else "warning", text)]
+
+
+def _epochs(source: ScalingLaw, tokens: float) -> list[Note]:
+    """Repeats that the law itself takes into account."""
+    unique = source.law.held["unique_tokens"]
+    epochs = tokens / unique
+    if epochs <= 1:
+        return []
+    text = (
+        f"{short(tokens)} tokens are {three_digits(epochs)} epochs of {short(unique)} unique ones"
+    )
+    if borrows_repeat_constants(source.law):
+        text += (
+            f"; what repeats are worth is borrowed from C4 (R_D* {DECAY_TOKENS:.4g}, R_N* "
+            f"{DECAY_PARAMS:.3g}; Muennighoff et al. 2023)"
+        )
+    elif source.preset is not None:
+        text += f"; what repeats are worth is borrowed from {source.preset.data}"
+    if epochs <= FRESH_EPOCHS:
+        return [_note("repeats", "info", f"{text}: nearly as good as fresh ones.")]
+    text += ": past about 4 each further one is worth less, as the law has it."
+    return [_note("repeats", "serious" if epochs > STALE_EPOCHS else "warning", text)]
+
+
+def _note(code: str, severity: str, message: str) -> Note:
+    """A note."""
+    return Note(code=code, severity=severity, message=message)

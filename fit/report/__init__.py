@@ -1,0 +1,1 @@
+"""Every view of a result: terminal, tables, figures, PDF, HTML. Computes nothing."""

@@ -1,0 +1,460 @@
+"""A proposal as plain text for a terminal of 80 columns.
+
+The ledger of forecasts as plain text and as JSON.
+
+A comparison of two laws as text for a terminal of 80 columns.
+
+The command `isoflop tuning`: learning-rate scans as a document and as a table for people.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fit.comparison.compare import BudgetComparison, Comparison
+from fit.data.readers import load
+from fit.data.records import finite_or_null
+from fit.design.plan_files import Precision, Proposal, SpendStep, SuggestedRun
+from fit.diagnostics.scans import SHOWN, SKILL_LEVEL, rate_scans, skills_by_shape, tuning_notes
+from fit.forecasts.ledger import Ledger, LedgerEntry
+from fit.forecasts.scoring import SURE, Calibration, calibration
+from fit.quantities import count_noun, percent, power, short, three_digits
+from fit.report.text import LABEL, WIDTH, note_rows, one_line, shortened, table_text, wrapped
+
+SIGNS = {
+    "open": "its run has not been found yet",
+    "late": "known when it was sealed, or fitted: not counted",
+    "altered": "changed after it was sealed: not counted",
+}
+TIMES = "\N{MULTIPLICATION SIGN}"
+TIMES_OR_DIVIDED, PLUS_MINUS = "\N{MULTIPLICATION SIGN}/", "\N{PLUS-MINUS SIGN}"
+HEADINGS = ("params", "tokens", "width", "depth", "runs", "best rate", "90%", "loss", "cost")
+
+
+def entry_text(entry: LedgerEntry) -> str:
+    """One forecast and what came of it."""
+    f, e = entry.forecast, entry.forecast.expected
+    head = f"{f.name}, sealed {f.sealed}: {power(f.flops)} FLOP, by {f.source}"
+    rows = [
+        ("run", f"{short(e.params)} parameters on {short(e.tokens)} tokens"),
+        (
+            "forecast",
+            f"{e.loss:.4f} [{e.low:.4f}, {e.high:.4f}] nats/token, {percent(e.level)} prediction",
+        ),
+    ]
+    if entry.outcome is not None:
+        v, name = entry.outcome.verdict, entry.outcome.run
+        rows.append(("measured", f"{v.measured:.4f}{f', {name}' if name else ', as given'}"))
+        rows.append(("verdict", f"{entry.status}, {v.error:+.2%}, z = {v.z:+.2f}"))
+    if entry.status in SIGNS:
+        rows.append(("", f"{entry.status}: {SIGNS[entry.status]}"))
+    return "\n".join([wrapped(head), "", *(f"  {k:<17} {text}".rstrip() for k, text in rows)])
+
+
+def ledger_text(ledger: Ledger) -> str:
+    """All forecasts, one a line, and how they did."""
+    header = ("forecast", "FLOP", "forecast loss", "measured", "off", "z", "")
+    rows = [_forecast_cells(e) for e in ledger.entries]
+    lines = [table_text(header, rows)] if rows else ["no forecast is sealed"]
+    lines += [wrapped(f"unreadable: {name}: {reason}") for name, reason in ledger.unreadable]
+    return "\n".join([*lines, "", *rate_lines(calibration(ledger))])
+
+
+def rate_text(ledger: Ledger) -> str:
+    """The running hit rate, and the calibration of z."""
+    return "\n".join(rate_lines(calibration(ledger)))
+
+
+def rate_lines(found: Calibration) -> Sequence[str]:
+    """The running hit rate and the calibration of z, in a sentence each."""
+    if not found.counted:
+        return ["no forecast has been scored"]
+    assert found.promised is not None and found.low is not None and found.high is not None
+    rate = (
+        f"{found.hits} of {count_noun(found.counted, 'forecast')} hit: "
+        f"{found.hits / found.counted:.0%} [{found.low:.0%}, {found.high:.0%}, {SURE:.0%} "
+        f"confidence], {percent(found.promised)} promised"
+    )
+    if found.counted < 3:
+        return [wrapped(rate)]
+    z = (
+        f"z as normal scores: mean {found.bias:+.2f} (0 if centred), root mean square "
+        f"{found.width:.2f} (1 if as wide as it should be)"
+    )
+    return [wrapped(rate), wrapped(z)]
+
+
+def ledger_document(ledger: Ledger) -> dict[str, Any]:
+    """The `isoflop.ledger/1` document."""
+    document = {
+        "schema": "isoflop.ledger/1",
+        "calibration": dataclasses.asdict(calibration(ledger)),
+        "forecasts": [_forecast_row(e) for e in ledger.entries],
+        "unreadable": [{"file": n, "reason": r} for n, r in ledger.unreadable],
+    }
+    return dict(finite_or_null(document))
+
+
+def _forecast_row(entry: LedgerEntry) -> dict[str, Any]:
+    """One forecast of the document."""
+    f, o = entry.forecast, entry.outcome
+    return {
+        "name": f.name,
+        "status": entry.status,
+        "sealed": f.sealed,
+        "source": f.source,
+        "flops": f.flops,
+        "expected": dataclasses.asdict(f.expected),
+        "hash": f.hash,
+        "outcome": None if o is None else {**dict(o.document), "intact": o.intact},
+    }
+
+
+def _forecast_cells(entry: LedgerEntry) -> tuple[str, ...]:
+    """One forecast of the table."""
+    f, e = entry.forecast, entry.forecast.expected
+    said = f"{e.loss:.4f} [{e.low:.4f}, {e.high:.4f}]"
+    if entry.outcome is None:
+        return (f.name, power(f.flops), said, "-", "-", "-", entry.status)
+    v = entry.outcome.verdict
+    measured = (f"{v.measured:.4f}", f"{v.error:+.2%}", f"{v.z:+.2f}")
+    return (f.name, power(f.flops), said, *measured, entry.status)
+
+
+def comparison_text(found: Comparison) -> str:
+    """A comparison as a table, and what it comes to in a sentence.
+
+    Args:
+        found: The comparison.
+    """
+    unit = found.unit.split("/")[0]
+    header = [
+        "B's budget", "B's loss", "A needs", _level(found), f".01 {unit}: A", "B", "",
+    ]  # fmt: skip
+    table = table_text(header, [_comparison_row(m) for m in found.rows]).splitlines()
+    legend = [_named("A", found.a, 0, found), _named("B", found.b, 1, found)]
+    about = "A needs this much of B's compute to reach the loss of B's best split."
+    parts = [
+        *legend,
+        "",
+        about,
+        "",
+        *(f"  {line}" for line in table),
+        "",
+        _comparison_conclusion(found),
+    ]
+    if found.interval is not None:
+        parts.append(_pairing(found))
+    return "\n".join([*parts, *note_rows(found.warnings)])
+
+
+def _named(letter: str, name: str, place: int, found: Comparison) -> str:
+    """One of the two and how it counts."""
+    convention = found.conventions[place]
+    counts = f"N {convention.get('params', '?')}, C {convention.get('flops', '?')}"
+    return f"{letter}  {shortened(one_line(name), WIDTH - 7 - len(counts))} ({counts})"
+
+
+def _comparison_row(match: BudgetComparison) -> tuple[str, ...]:
+    """One budget."""
+    m = match.multiplier
+    ends = "" if m.low is None or m.high is None else f"[{_end(m.low)}, {_end(m.high)}]"
+    price = [_price(p) for p in (match.price_a, match.price_b)]
+    needs = f"{TIMES}{three_digits(m.value)}" if math.isfinite(m.value) else "never"
+    where = "" if match.inside else "beyond"
+    return (power(match.flops), f"{match.loss_b:.4f}", needs, ends, *price, where)
+
+
+def _level(found: Comparison) -> str:
+    """Heading of the intervals."""
+    return "" if found.level is None else f"{100 * found.level:g}% interval"
+
+
+def _end(value: float) -> str:
+    """One end of an interval."""
+    return three_digits(value) if math.isfinite(value) else "no bound"
+
+
+def _price(factor: float | None) -> str:
+    """What the next 0.01 costs, over the budget."""
+    if factor is None:
+        return "never"
+    return f"+{factor - 1:.1%}" if factor < 10 else f"{TIMES}{three_digits(factor)}"
+
+
+def _comparison_conclusion(found: Comparison) -> str:
+    """The largest budget that both cover, in words."""
+    inside = [m for m in found.rows if m.inside]
+    match = inside[-1] if inside else found.rows[-1]
+    where = "inside the runs of both" if inside else "beyond the runs of one of them"
+    m = match.multiplier
+    if not math.isfinite(m.value):
+        return wrapped(f"At {power(match.flops)} FLOP ({where}) A never reaches B's loss.")
+    ends = "" if m.low is None or m.high is None else f" [{_end(m.low)}, {_end(m.high)}]"
+    text = (
+        f"At {power(match.flops)} FLOP ({where}) A needs {TIMES}{three_digits(m.value)}{ends} of "
+    )
+    return wrapped(text + f"B's compute for the same loss: {_winner(match)}.")
+
+
+def _winner(match: BudgetComparison) -> str:
+    """Which of the two is cheaper."""
+    m = match.multiplier
+    if m.low is not None and m.high is not None and m.low <= 1 <= m.high:
+        return "the two cannot be told apart there"
+    return "A is the cheaper" if m.value < 1 else "B is the cheaper"
+
+
+def _pairing(found: Comparison) -> str:
+    """What the intervals rest on."""
+    if not found.runs_paired:
+        return wrapped(f"Intervals by {found.interval}; no runs of the two are the same cell.")
+    text = f"Intervals by {found.interval}, {count_noun(found.runs_paired, 'run')} paired"
+    if found.correlation is not None:
+        text += f": their residuals correlate by {found.correlation:.2f}"
+    return wrapped(text + ".")
+
+
+def proposal_text(proposal: Proposal, folder: Path, launch: str | None) -> str:
+    """The runs, their bill, what they buy, and how to launch them.
+
+    Args:
+        proposal: The next runs.
+        folder: Where the plan was written.
+        launch: Arguments of `python -m sweep -m`; None where nothing can be launched.
+    """
+    p = proposal
+    head = f"next runs for {power(p.flops)} FLOP, by {p.source} ({p.law})"
+    rows = [
+        head,
+        "",
+        table_text(("run", "N", "D", "D/N", "FLOP", "spent"), [_run_row(r) for r in p.runs]),
+        "",
+        _label_row("runs", f"{_counts(p)}, {_bill(p)}"),
+        _label_row("now", _now(p)),
+        _label_row("after", _worth(p.after, p)),
+        "",
+        table_text(("spend", "FLOP", "runs", "N*", "loss"), [_step_row(s) for s in p.steps]),
+        "",
+        *_wrapped(_suggest_conclusion(p)),
+        "",
+        *_wrapped(_small_print(p)),
+        *note_rows(p.notes),
+        "",
+        *_launch_rows(folder, launch),
+    ]
+    return "\n".join(line.rstrip() for line in rows)
+
+
+def _label_row(label: str, text: str) -> str:
+    """A label and its text."""
+    return f"  {label:<{LABEL}} {text}"
+
+
+def _run_row(run: SuggestedRun) -> tuple[str, ...]:
+    """One run."""
+    s = run.shape
+    name = f"copy {run.replicate}" if s is None else f"w{s.width}-d{s.depth}-s{run.seed}"
+    return (
+        name,
+        short(run.params),
+        short(run.tokens),
+        three_digits(run.tokens / run.params),
+        f"{run.flops:.2e}",
+        f"{run.flops_spent:.2e}",
+    )
+
+
+def _counts(p: Proposal) -> str:
+    """How many runs, and in how many trunks where they share any."""
+    trunks = len({(r.shape, r.seed) for r in p.runs})
+    if not p.shared or trunks == len(p.runs):
+        return str(len(p.runs))
+    return f"{len(p.runs)} in {count_noun(trunks, 'trunk')}"
+
+
+def _bill(p: Proposal) -> str:
+    """What is spent, and what shared trunks save."""
+    alone = sum(r.flops for r in p.runs)
+    text = f"{power(p.flops_spent)} of {power(p.spend)} FLOP"
+    saved = 1 - p.flops_spent / alone
+    return f"{text}; shared trunks save {saved:.0%}" if saved > 0.005 else text
+
+
+def _now(p: Proposal) -> str:
+    """The present interval."""
+    return "no runs yet" if p.before is None else _worth(p.before, p)
+
+
+def _worth(precision: Precision, p: Proposal) -> str:
+    """An interval in words."""
+    n, margin = short(p.params), precision.loss_margin
+    if not math.isfinite(precision.params_factor):
+        return "nothing is known: too few runs"
+    return (
+        f"N* {n} {TIMES_OR_DIVIDED}{precision.params_factor:.3g}, "
+        f"loss {p.loss:.4f} {PLUS_MINUS}{margin:.2g} nats/token"
+    )
+
+
+def _step_row(step: SpendStep) -> tuple[str, ...]:
+    """What a part of the spend buys."""
+    precision = step.precision
+    return (
+        f"{step.share:.0%}",
+        power(step.flops),
+        str(step.runs),
+        f"{TIMES_OR_DIVIDED}{precision.params_factor:.3g}",
+        f"{PLUS_MINUS}{precision.loss_margin:.2g}",
+    )
+
+
+def _suggest_conclusion(p: Proposal) -> str:
+    """What the next tenth would buy, in two sentences."""
+    last, more = p.steps[-2], p.steps[-1]
+    factors = [s.precision.params_factor for s in (last, more)]
+    margins = [s.precision.loss_margin for s in (last, more)]
+    if not all(map(math.isfinite, factors)):
+        return "So few runs give no interval. Spend more, or allow more runs (--runs)."
+    if more.flops <= last.flops:
+        return f"{more.share - 1:.0%} more spend buys no further run."
+    amount = power(more.flops - last.flops)
+    return (
+        f"{more.share - 1:.0%} more spend ({amount} FLOP) narrows N*'s interval from "
+        f"{TIMES_OR_DIVIDED}{factors[0]:.4g} to {TIMES_OR_DIVIDED}{factors[1]:.4g}, and the "
+        f"loss's from {PLUS_MINUS}{margins[0]:.3g} to {PLUS_MINUS}{margins[1]:.3g} nats/token. "
+        "Stop where that is not worth its price."
+    )
+
+
+def _small_print(p: Proposal) -> str:
+    """What the expectation rests on."""
+    text = (
+        f"Intervals are {p.level:.0%} ones at {power(p.flops)} FLOP, expected to first order if "
+        f"the law holds; one run's noise is taken as {p.noise:.2%} of the loss"
+    )
+    return text + (f", {p.shared:.0%} of its square shared by a trunk." if p.shared else ".")
+
+
+def _wrapped(text: str) -> list[str]:
+    """A paragraph."""
+    return textwrap.wrap(text, WIDTH, break_on_hyphens=False)
+
+
+def _launch_rows(folder: Path, launch: str | None) -> list[str]:
+    """The commands that check and launch the plan."""
+    if launch is None:
+        return [
+            f"plan     {folder}/proposal.json",
+            "         (this law knows no shapes, so there is nothing to launch)",
+        ]
+    own = launch.split(" ", 1)
+    rows = [f"plan     {folder}"]
+    for label, module in (("check", "sweep.plan"), ("launch", "sweep -m")):
+        command = f"python -m {module} {launch}"
+        if len(command) + 9 > WIDTH:
+            rows += [f"{label:8} python -m {module} {own[0]} \\", f"{'':11}{own[1]}"]
+        else:
+            rows.append(f"{label:8} {command}")
+    return rows
+
+
+def tuning_document(runs: Path, *, where: str | None = None) -> dict[str, Any]:
+    """The `isoflop.tuning/1` document: the best rate of every scan, and what one rule costs.
+
+    Args:
+        runs: Folder of run records, or a table with a column `lr`.
+        where: Condition on the columns that a run must meet.
+
+    Raises:
+        RecordError: The runs cannot be read.
+        FitError: They hold no scan.
+    """
+    table = load(runs, where=where)
+    document = {
+        "schema": "isoflop.tuning/1",
+        "scans": [dataclasses.asdict(s) for s in rate_scans(table)],
+        "notes": [dataclasses.asdict(n) for n in tuning_notes(table)],
+    }
+    return dict(finite_or_null(document))
+
+
+def tuning_listing(document: dict[str, Any]) -> str:
+    """The table of scans, and the notes beneath."""
+    rows = [_scan_cells(scan) for scan in document["scans"]]
+    lines = [
+        table_text(HEADINGS, rows),
+        "",
+        "best rate: in the rule's unit, at the base width where records know it",
+        "cost: nats lost there at the best rate of the smallest size",
+    ]
+    lines += [one_line(f"{n['severity']}: {n['message']}") for n in document["notes"]]
+    return "\n".join(lines)
+
+
+def _scan_cells(scan: dict[str, Any]) -> list[str]:
+    """One row."""
+    inside = scan["found"] == "inside"
+    low, high = scan["low"], scan["high"]
+    bounded = inside and low and high is not None
+    return [
+        short(scan["params"]),
+        short(scan["tokens"]),
+        str(scan["width"] or "-"),
+        str(scan["depth"] or "-"),
+        str(scan["runs"]),
+        f"{scan['rate']:.3g}",
+        f"[{low:.3g}, {high:.3g}]" if bounded else "no interval" if inside else scan["found"],
+        f"{scan['loss']:.4f}",
+        "-" if scan["cost"] is None else f"{scan['cost']:.4f}",
+    ]
+
+
+def skills_document(runs: Path, *, where: str | None = None) -> dict[str, Any]:
+    """The `isoflop.skills/1` document.
+
+    Args:
+        runs: Folder of run records.
+        where: Condition on the columns that a run must meet.
+
+    Raises:
+        RecordError: The runs cannot be read.
+        FitError: They have no losses by skill.
+    """
+    rows = [dataclasses.asdict(s) for s in skills_by_shape(load(runs, where=where))]
+    return dict(
+        finite_or_null({"schema": "isoflop.skills/1", "level": SKILL_LEVEL, "shapes": rows})
+    )
+
+
+def skills_listing(document: Mapping[str, Any]) -> str:
+    """The table that people see: the costliest skills, in thousandths of a nat."""
+    rows = document["shapes"]
+    cost = {s: max(row["excess"][s]["mean"] for row in rows) for s in rows[0]["excess"]}
+    skills = sorted(cost, key=lambda s: -cost[s])[:SHOWN]
+    headings = ("width", "depth", "params", "tokens", "seeds", *skills)
+    cells = [
+        [
+            str(row["width"]),
+            str(row["depth"]),
+            short(row["params"]),
+            short(row["tokens"]),
+            str(row["seeds"]),
+            *(_cell(row["excess"][s]) for s in skills),
+        ]
+        for row in rows
+    ]
+    note = "excess loss by skill [nats/1000 per token], mean over seeds and its 90% interval"
+    return f"{table_text(headings, cells)}\n\n{note}"
+
+
+def _cell(excess: Mapping[str, float | None]) -> str:
+    """Mean ± half of the interval."""
+    mean, error = excess["mean"], excess["error"]
+    assert mean is not None
+    return f"{1e3 * mean:.2f}" + ("" if error is None else f" ±{1e3 * error:.2f}")

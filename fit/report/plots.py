@@ -1,0 +1,471 @@
+"""Figures of a fit on given axes: no disk, no global settings.
+
+In every figure points are runs, lines are the law, bands are intervals of the law, dashes are
+extrapolation, and colour is the budget on one scale.
+
+How every figure is dressed: plain ticks on log axes, one colour sequence by budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fit.allocation.allocate import along_budget
+from fit.allocation.scaling_law import FrontierBand, IntervalCurve, ScalingLaw, fit_of
+from fit.data.records import Floats
+from fit.diagnostics.approaches import budgets_of, levels_of, some_of
+from fit.quantities import UNITS, percent, power, short
+from fit.results import Fit
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap, LogNorm
+
+LAW = "#1a1a1a"
+BAND = "#7a7a7a"
+FAINT = "#b8b8b8"
+ACCENT = "#b5402a"
+"""For what is neither run nor law: known entropy, cross-checks."""
+SHOWN_OF_MAP = (0.0, 0.86)
+"""The end of viridis that is too pale on paper is left out."""
+RUN_SIZE = 14.0
+SURFACE = 90
+"""Points along each side of the loss surface."""
+DASHED = (0, (4, 2.2))
+"""Beyond the runs."""
+UNBOUNDED = 1e3
+"""How far from the law a band is drawn that has no end."""
+C_LABEL, N_LABEL, D_LABEL = "Compute C [FLOP]", "Parameters N", "Training tokens D"
+L_LABEL = "Loss [nats/token]"
+
+
+def budget_colours(flops: Floats) -> tuple[Colormap, LogNorm]:
+    """Colour map and scale by budget, the same in every figure of a fit."""
+    from matplotlib import colormaps
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm
+
+    shades = colormaps["viridis"](np.linspace(*SHOWN_OF_MAP, 256))
+    low, high = float(np.min(flops)), float(np.max(flops))
+    if high <= low * 1.01:
+        low, high = low / 2, high * 2
+    return LinearSegmentedColormap.from_list("budget", shades), LogNorm(low, high)
+
+
+def colour_of(flops: float, all_flops: Floats) -> tuple[float, float, float, float]:
+    """The colour of one budget."""
+    shades, scale = budget_colours(all_flops)
+    r, g, b, a = shades(float(scale(flops)))
+    return (r, g, b, a)
+
+
+def runs(
+    ax: Axes, x: Floats, y: Floats, flops: Floats, *, among: Floats | None = None, **style: Any
+) -> Any:
+    """Runs as points, coloured by budget.
+
+    Args:
+        ax: Axes to draw on.
+        x: (k,).
+        y: (k,).
+        flops: Compute of all runs of the fit, which sets the scale of the colours.
+        among: Compute of these runs, (k,), where they are not all.
+        **style: Further settings of the points.
+    """
+    shades, scale = budget_colours(flops)
+    own = flops if among is None else among
+    kept: dict[str, Any] = {"s": RUN_SIZE, "linewidths": 0.4, "edgecolors": "white", "zorder": 4}
+    return ax.scatter(x, y, c=own, cmap=shades, norm=scale, label="runs", **(kept | style))
+
+
+def budget_bar(ax: Axes, mappable: Any) -> None:
+    """The colour scale beside a figure."""
+    figure = ax.figure
+    bar = figure.colorbar(mappable, ax=ax, pad=0.015, aspect=28)
+    bar.outline.set_visible(False)
+    bar.set_label("Compute C [FLOP]")
+    low, high = mappable.norm.vmin, mappable.norm.vmax
+    ticks = _decades(low, high, 6)
+    bar.ax.yaxis.set_major_locator(_fixed(ticks if len(ticks) > 1 else [low, high]))
+    bar.ax.yaxis.set_major_formatter(_formatter(_power_tick))
+    bar.ax.yaxis.set_minor_locator(_fixed([]))
+
+
+def dress(ax: Axes, *, x: str, y: str) -> Axes:
+    """Labels, a light grid, and no frame on the right and top."""
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    ax.spines[["top", "right"]].set_visible(False)
+    for side in ("left", "bottom"):
+        ax.spines[side].set_linewidth(0.6)
+    ax.grid(True, which="major", color="#e6e6e6", linewidth=0.5)
+    ax.set_axisbelow(True)
+    ax.tick_params(which="both", width=0.6, length=3)
+    return ax
+
+
+def count_axis(axis: Any, most: int = 7) -> None:
+    """A log axis of parameters or tokens with so many ticks at most: 100k, 1M, 10M."""
+    low, high = _log_limits(axis)
+    _set_ticks(axis, _decades(low, high, most), _count_tick)
+
+
+def flops_axis(axis: Any) -> None:
+    """A log axis of compute in powers of ten."""
+    _log_axis(axis, _power_tick)
+
+
+def loss_axis(axis: Any) -> None:
+    """A log axis of losses with plain numbers at round places."""
+    from matplotlib.ticker import MaxNLocator
+
+    low, high = _log_limits(axis)
+    if high > 8 * low:
+        ticks = _decades(low, high, 7)
+    else:
+        places = MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        ticks = [t for t in places if low <= t <= high]
+    _set_ticks(axis, ticks, lambda v: f"{v:g}")
+
+
+def legend(ax: Axes, order: Sequence[str] = (), **where: Any) -> None:
+    """One entry per label, in the order given, with a white ground."""
+    handles, labels = ax.get_legend_handles_labels()
+    named = dict(zip(labels, handles, strict=True))
+    wanted = [label for label in order if label in named] or list(named)
+    kept: dict[str, Any] = {"frameon": True, "framealpha": 0.9, "edgecolor": "none", "loc": "best"}
+    box = ax.legend([named[w] for w in wanted], wanted, **(kept | where))
+    box.set_zorder(6)
+
+
+def _log_axis(axis: Any, form: Callable[[float], str]) -> None:
+    """Log scale with ticks at round numbers."""
+    low, high = _log_limits(axis)
+    _set_ticks(axis, _decades(low, high, 7), form)
+
+
+def _log_limits(axis: Any) -> tuple[float, float]:
+    """Make an axis logarithmic and return its limits, ascending; from here on they stay."""
+    if axis.axis_name == "x":
+        axis.axes.set_xscale("log")
+        low, high = sorted(axis.axes.get_xlim())
+        axis.axes.set_xlim(low, high)
+    else:
+        axis.axes.set_yscale("log")
+        low, high = sorted(axis.axes.get_ylim())
+        axis.axes.set_ylim(low, high)
+    return float(low), float(high)
+
+
+def _set_ticks(axis: Any, ticks: Sequence[float], form: Callable[[float], str]) -> None:
+    """Major ticks with labels and no minor ones."""
+    axis.set_major_locator(_fixed(ticks))
+    axis.set_major_formatter(_formatter(form))
+    axis.set_minor_locator(_fixed([]))
+
+
+def _decades(low: float, high: float, most: int) -> list[float]:
+    """Round numbers between two limits: 1-2-5 per decade, decades, or every so many decades."""
+    first, last = int(np.floor(np.log10(low))), int(np.ceil(np.log10(high)))
+    places = [m * 10.0**e for e in range(first, last + 1) for m in (1, 2, 5)]
+    for chosen in (places, [p for p in places if f"{p:e}"[0] == "1"]):
+        inside = [p for p in chosen if low * 0.999 <= p <= high * 1.001]
+        if len(inside) <= most:
+            return inside
+    step = -(-(last - first) // most)
+    return [10.0**e for e in range(first, last + 1) if e % step == 0 and low <= 10.0**e <= high]
+
+
+def _count_tick(value: float) -> str:
+    """A count on an axis."""
+    for unit in ("T", "B", "M", "k"):
+        if UNITS[unit] <= value * 1.0001 < 1e15:
+            return f"{value / UNITS[unit]:.4g}{unit}"
+    return f"{value:.4g}" if value < 1e3 else _power_tick(value)
+
+
+def _power_tick(value: float) -> str:
+    """A power of ten in mathematics."""
+    exponent = int(np.floor(np.log10(value) + 1e-9))
+    mantissa = value / 10.0**exponent
+    if abs(mantissa - 1) < 1e-6:
+        return f"$10^{{{exponent}}}$"
+    return f"${mantissa:.3g}\\times10^{{{exponent}}}$"
+
+
+def _fixed(ticks: Sequence[float]) -> Any:
+    """A locator at given places."""
+    from matplotlib.ticker import FixedLocator
+
+    return FixedLocator(list(ticks))
+
+
+def _formatter(form: Callable[[float], str]) -> Any:
+    """A formatter from a function of the value."""
+    from matplotlib.ticker import FuncFormatter
+
+    return FuncFormatter(lambda value, _: form(value))
+
+
+def loss_against_compute(ax: Axes, source: ScalingLaw, best: FrontierBand | None) -> Axes:
+    """Runs, the law at each fitted size, and the frontier with its interval, log-log.
+
+    Args:
+        ax: Axes to draw on.
+        source: A fit as a source.
+        best: Its frontier; None where the runs do not tell one, and none is drawn.
+
+    Returns:
+        The same axes.
+    """
+    fit = fit_of(source)
+    p = fit.points
+    runs(ax, p.flops, p.loss, p.flops)
+    lowest, last = [float(p.loss.min())], 1.6 * float(p.flops.max())
+    if best is not None:
+        _single_sizes(ax, source)
+        draw_curve(ax, best, best.loss)
+        lowest += [best.loss.value[-1], *_floor_lines(ax, fit)]
+        last = best.flops[-1]
+    ax.set_xlim(p.flops.min() / 1.6, last)
+    ax.set_ylim(0.97 * min(lowest), 1.04 * p.loss.max())
+    flops_axis(ax.xaxis)
+    loss_axis(ax.yaxis)
+    dress(ax, x=C_LABEL, y=L_LABEL)
+    named = legend_order(source, "law at one size", "fitted E", "known entropy")
+    legend(ax, named, ncols=2, columnspacing=1.2)
+    return ax
+
+
+def isoflop_curves(ax: Axes, source: ScalingLaw, best: FrontierBand | None) -> Axes:
+    """Loss against N at equal budgets: valleys whose bottoms are N*.
+
+    Without a frontier the law is drawn among the sizes that were trained and no further, and no
+    line through its lowest points.
+    """
+    fit = fit_of(source)
+    p = fit.points
+    for flops in budgets_of(p.flops):
+        low, high = np.log([p.params.min() / 2, p.params.max() * 2])
+        sizes = np.linspace(low, high, 160)
+        loss = along_budget(source.law, source.theta, sizes, flops, source.cost)
+        colour = colour_of(flops, p.flops)
+        outside = (sizes < np.log(p.params.min())) | (sizes > np.log(p.params.max()))
+        if best is not None:
+            dashed = np.where(outside, loss, np.nan)
+            style: dict[str, Any] = {
+                "lw": 0.9,
+                "ls": (0, (3, 2)),
+                "zorder": 2,
+                "label": "extrapolation",
+            }
+            ax.plot(np.exp(sizes), dashed, color=colour, gid=f"C={power(flops)}", **style)
+        solid = np.where(outside, np.nan, loss)
+        style = {"lw": 1.2, "zorder": 3, "label": "law at one budget"}
+        ax.plot(np.exp(sizes), solid, color=colour, gid=f"C={power(flops)}", **style)
+    if best is not None:
+        _bottoms(ax, best)
+    shown = runs(ax, p.params, p.loss, p.flops)
+    ax.set_xlim(p.params.min() / 2, p.params.max() * 2)
+    ax.set_ylim(0.97 * p.loss.min(), 1.04 * p.loss.max())
+    count_axis(ax.xaxis)
+    loss_axis(ax.yaxis)
+    budget_bar(ax, shown)
+    dress(ax, x=N_LABEL, y=L_LABEL)
+    named = ("runs", "law at one budget", "optimum N*", "extrapolation")
+    legend(ax, named, loc="lower left")
+    return ax
+
+
+def loss_against_params(ax: Axes, source: ScalingLaw) -> Axes:
+    """Loss against N at equal token counts, each line named by its D at the right."""
+    p = fit_of(source).points
+    sizes = np.geomspace(p.params.min() / 1.2, p.params.max() * 1.2, 80)
+    levels = some_of(levels_of(p.tokens), 7)
+    for tokens in levels:
+        loss = np.exp(source.log_losses(sizes, np.full(80, tokens))(source.theta))
+        style: dict[str, Any] = {
+            "lw": 0.8,
+            "zorder": 2,
+            "label": "law at one D",
+            "gid": f"D={short(tokens)}",
+        }
+        ax.plot(sizes, loss, color=LAW, **style)
+        ax.annotate(
+            short(tokens),
+            (sizes[-1], loss[-1]),
+            xytext=(3, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize="small",
+        )
+    runs(ax, p.params, p.loss, p.flops)
+    ax.set_xlim(p.params.min() / 1.4, p.params.max() * 1.9)
+    ax.set_ylim(0.97 * p.loss.min(), 1.04 * p.loss.max())
+    count_axis(ax.xaxis)
+    loss_axis(ax.yaxis)
+    dress(ax, x=N_LABEL, y=L_LABEL)
+    legend(ax, ("runs", "law at one D"), loc="upper right")
+    return ax
+
+
+def loss_surface(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Axes:
+    """Contours of the law over N and D, the runs, lines of equal compute, and the frontier."""
+    p = fit_of(source).points
+    ends = [(float(v.min()) / 1.6, float(v.max()) * 1.6) for v in (p.params, p.tokens)]
+    near = best.flops <= 10.5 * p.flops.max()
+    tops = (best.params.value[near][-1], best.tokens.value[near][-1])
+    ends = [(low, max(high, 1.3 * top)) for (low, high), top in zip(ends, tops, strict=True)]
+    n, d = (np.geomspace(*e, SURFACE) for e in ends)
+    grid = np.meshgrid(n, d)
+    loss = np.exp(source.log_losses(grid[0].ravel(), grid[1].ravel())(source.theta))
+    loss = loss.reshape(SURFACE, SURFACE)
+    _contours(ax, grid, loss)
+    for flops in _decades_of(p.flops):
+        tokens = flops / np.exp(source.cost.log_flops_per_token(np.log(n)))
+        ax.plot(n, tokens, color=FAINT, lw=0.7, ls=":", zorder=2, label="equal compute, decades")
+    _valley(ax, best)
+    budget_bar(ax, runs(ax, p.params, p.tokens, p.flops))
+    ax.set_xlim(*ends[0])
+    ax.set_ylim(*ends[1])
+    count_axis(ax.xaxis)
+    count_axis(ax.yaxis)
+    dress(ax, x=N_LABEL, y=D_LABEL)
+    named = ("runs", "law: equal loss", "efficient frontier", "extrapolation")
+    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 5, "columnspacing": 1.2}
+    legend(ax, (*named, "equal compute, decades"), **above)
+    return ax
+
+
+def optimum_against_compute(
+    ax: Axes, source: ScalingLaw, best: FrontierBand, quantity: str
+) -> Axes:
+    """N* or D* against the budget, with its interval; the runs stand behind it.
+
+    Args:
+        ax: Axes to draw on.
+        source: A fit as a source.
+        best: Its frontier.
+        quantity: `params` or `tokens`.
+
+    Returns:
+        The same axes.
+    """
+    fit = fit_of(source)
+    p = fit.points
+    curve: IntervalCurve = getattr(best, quantity)
+    draw_curve(ax, best, curve)
+    runs(ax, p.flops, getattr(p, quantity), p.flops)
+    if quantity == "params":
+        for check in fit.cross_checks:
+            if check.name == "isoflop" and check.params:
+                ax.plot(
+                    check.budgets,
+                    check.params,
+                    "D",
+                    mfc="none",
+                    color=ACCENT,
+                    ms=4.5,
+                    zorder=5,
+                    label="approach 2, isoFLOP",
+                )
+    ax.set_xlim(p.flops.min() / 1.6, best.flops[-1])
+    flops_axis(ax.xaxis)
+    count_axis(ax.yaxis)
+    names = {"params": "Optimal parameters N*", "tokens": "Optimal training tokens D*"}
+    dress(ax, x=C_LABEL, y=names[quantity])
+    legend(ax, legend_order(source, "approach 2, isoFLOP", "published models"))
+    return ax
+
+
+def draw_curve(ax: Axes, best: FrontierBand, curve: IntervalCurve) -> None:
+    """A quantity along budgets: solid inside the runs, dashed beyond, with its band."""
+    draw_curve_over(ax, best, best.flops, curve)
+
+
+def draw_curve_over(ax: Axes, best: FrontierBand, x: Floats, curve: IntervalCurve) -> None:
+    """The same over any quantity that grows with the budget, (k,)."""
+    beyond = ~best.inside
+    beyond[np.flatnonzero(best.inside)[-1]] = True
+    low = np.maximum(curve.low, curve.value / UNBOUNDED)
+    high = np.minimum(curve.high, curve.value * UNBOUNDED)
+    label = f"{percent(best.level)} confidence"
+    ax.fill_between(x, low, high, color=BAND, alpha=0.28, lw=0, zorder=1, label=label)
+    style: dict[str, Any] = {"color": LAW, "lw": 1.4}
+    ax.plot(x[best.inside], curve.value[best.inside], label="law", **style)
+    ax.plot(x[beyond], curve.value[beyond], ls=DASHED, label="extrapolation", **style)
+
+
+def _contours(ax: Axes, grid: Sequence[Floats], loss: Floats) -> None:
+    """Lines of equal loss at round values, each named."""
+    from matplotlib.ticker import MaxNLocator
+
+    low, high = (float(v) for v in np.percentile(loss, [0, 92]))
+    levels = MaxNLocator(nbins=11, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    levels = [v for v in levels if loss.min() < v < loss.max()]
+    if not levels:
+        return
+    lines = ax.contour(*grid, loss, levels=levels, colors=LAW, linewidths=0.6, zorder=2)
+    ax.clabel(lines, fmt="%g", fontsize="x-small")
+    ax.plot([], [], color=LAW, lw=0.6, label="law: equal loss")
+
+
+def _valley(ax: Axes, best: FrontierBand) -> None:
+    """N* and D* of every budget."""
+    beyond = ~best.inside
+    beyond[np.flatnonzero(best.inside)[-1]] = True
+    n, d = best.params.value, best.tokens.value
+    style: dict[str, Any] = {"color": LAW, "lw": 1.8, "zorder": 3}
+    ax.plot(n[best.inside], d[best.inside], label="efficient frontier", **style)
+    ax.plot(n[beyond], d[beyond], ls=DASHED, label="extrapolation", **style)
+
+
+def _decades_of(flops: Floats) -> Floats:
+    """Powers of ten from below the smallest budget to above the largest, at most seven."""
+    first, last = np.floor(np.log10(flops.min())), np.ceil(np.log10(flops.max())) + 1
+    step = max(1, int(np.ceil((last - first) / 7)))
+    return np.asarray(10.0 ** np.arange(first, last + 1, step))
+
+
+def _single_sizes(ax: Axes, source: ScalingLaw) -> None:
+    """The law at some of the sizes that were trained."""
+    p = fit_of(source).points
+    for size in some_of(np.unique(p.params), 7):
+        tokens = np.geomspace(p.tokens.min() / 1.5, p.tokens.max() * 1.5, 60)
+        per_token = np.exp(source.cost.log_flops_per_token(np.log([size])))
+        loss = np.exp(source.log_losses(np.full(60, size), tokens)(source.theta))
+        style: dict[str, Any] = {
+            "lw": 0.7,
+            "zorder": 2,
+            "label": "law at one size",
+            "gid": f"N={short(size)}",
+        }
+        ax.plot(per_token * tokens, loss, color=FAINT, **style)
+
+
+def _bottoms(ax: Axes, best: FrontierBand) -> None:
+    """The line through the lowest points, dashed beyond the largest budget fitted."""
+    beyond = ~best.inside
+    beyond[np.flatnonzero(best.inside)[-1]] = True
+    n, loss = best.params.value, best.loss.value
+    style: dict[str, Any] = {"color": LAW, "zorder": 3}
+    ax.plot(n[best.inside], loss[best.inside], lw=1.2, label="optimum N*", **style)
+    ax.plot(n[beyond], loss[beyond], lw=1.0, ls=DASHED, label="extrapolation", **style)
+
+
+def _floor_lines(ax: Axes, fit: Fit) -> list[float]:
+    """The fitted E, and the known entropy of the data; their heights."""
+    floor, known = fit.theta.get("E"), fit.data.get("entropy")
+    if floor:
+        ax.axhline(floor, color=BAND, lw=0.9, ls=(0, (1, 1.6)), label="fitted E")
+    if known:
+        ax.axhline(known, color=ACCENT, lw=0.9, ls=(0, (6, 1.5, 1, 1.5)), label="known entropy")
+    return [v for v in (floor, known) if v]
+
+
+def legend_order(source: ScalingLaw, *more: str) -> tuple[str, ...]:
+    """Order of the legend, the same in every figure."""
+    level = percent(fit_of(source).interval.level)
+    return ("runs", "law", "extrapolation", f"{level} confidence", *more)

@@ -1,0 +1,396 @@
+"""A report as one HTML file that needs nothing else: figures inside it, no script, no address.
+
+A fit as a PDF or one HTML file to send to a colleague: the answer first, then the rest.
+
+The report is a function of `fit.json`: the same fit gives the same bytes. Figures are matplotlib's,
+as vectors; typst sets the pages with the fonts that it carries.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from fit.allocation.costs import ReportRequest
+from fit.allocation.scaling_law import ScalingLaw
+from fit.data.readers import load
+from fit.errors import ReportError
+from fit.files import write_atomically
+from fit.forecasts.ledger import read_ledger
+from fit.report.context_plots import models_table
+from fit.report.figures import RenderedFigure, draw_figures, draw_shapes
+from fit.report.shapes import shape_report_content, shapes_of
+from fit.report.summary_page import report_content
+from fit.results import read_fit
+
+STYLE = Path(__file__).with_name("report.css")
+MARKS = {"good": "✓", "fair": "!", "bad": "✗", "info": "·", "warning": "!", "serious": "✗"}
+GREEK = {
+    "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "eta": "η", "times": "×",
+}  # fmt: skip
+UPRIGHT = ("ln",)
+_TOKEN = re.compile(r'"[^"]*"|\\.|[A-Za-z]+|[0-9.]+|\S|\s+')
+_POWER = re.compile(r"([0-9.]+)e(-?[0-9]+)")
+_LINKED = re.compile(rb'(?:href="#|url\(#)([^")]+)')
+_NAMED = re.compile(rb' id="([^"]*)"')
+TEMPLATE = Path(__file__).with_name("report.typ")
+FORMATS = ("pdf", "html")
+RECORDS = "*/record.json"
+LEDGER = "ledger"
+"""Folder of sealed forecasts, beside those of the reports."""
+
+
+def hypertext(data: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
+    """Set a report as HTML.
+
+    Args:
+        data: What `sheet` returns.
+        figures: SVG by name of figure.
+
+    Returns:
+        A whole document in UTF-8; the same report, the same text.
+    """
+    name = escape(data["name"])
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>Scaling-law report: {name}</title>",
+        f"<style>{STYLE.read_text(encoding='utf-8')}</style></head><body><main>",
+        f'<p class="kind">Scaling-law report</p><h1>{name}</h1>',
+        f'<p class="about">{rich(data["about"])}</p>',
+        f'<p class="verdict">{"".join(_spoken(s, w) for s, w in data["verdict"])}</p>',
+        _answers(data),
+        '<div class="sides">',
+        f"<section><h2>How sure it is</h2>{_marked(data['sure'])}</section>",
+        f"<section><h2>What could make it wrong</h2>{_marked(data['wrong'])}</section></div>",
+    ]
+    if data["launch"] is not None:
+        parts.append(f"<p>Launch it:</p><pre>{_copied(data['launch'])}</pre>")
+    counts = {"picture": 0, "table": 0}
+    for section in data["sections"]:
+        parts.append(_section(section, figures, counts))
+    return "\n".join([*parts, "</main></body></html>", ""])
+
+
+def rich(text: str) -> str:
+    """A text of ours: what stands between dollar signs is mathematics."""
+    parts = text.split("$")
+    return "".join(mathematics(p) if i % 2 else escape(p) for i, p in enumerate(parts))
+
+
+def mathematics(text: str) -> str:
+    """The part of typst's notation that reports use: letters, Greek, powers, indices."""
+    tokens = [t.strip() or " " for t in _TOKEN.findall(text)]
+    return f"<i class=m>{''.join(_set(tokens))}</i>"
+
+
+def _set(tokens: list[str]) -> Iterable[str]:
+    """Set tokens one after the other, those after ^ and _ raised and lowered."""
+    while tokens:
+        token = tokens.pop(0)
+        if token in ("^", "_"):
+            tag = "sup" if token == "^" else "sub"
+            yield f"<{tag}>{''.join(_set(_group(tokens)))}</{tag}>"
+        else:
+            yield _letter(token)
+
+
+def _group(tokens: list[str]) -> list[str]:
+    """The next token, or what the next brackets hold, with its own index."""
+    if not tokens or tokens[0] != "(":
+        own = [tokens.pop(0)] if tokens else []
+        if len(tokens) > 1 and tokens[0] == "_":
+            own += [tokens.pop(0), tokens.pop(0)]
+        return own
+    depth, out = 0, []
+    while tokens:
+        token = tokens.pop(0)
+        depth += (token == "(") - (token == ")")
+        if not depth:
+            break
+        out.append(token)
+    return out[1:]
+
+
+def _letter(token: str) -> str:
+    """One token: Greek by its name, words and numbers upright, letters slanted."""
+    if token in GREEK:
+        return GREEK[token]
+    plain = token.strip('"') if token.startswith('"') else token.removeprefix("\\")
+    signs = {"*": "∗", "~": "∼", "'": "′"}
+    upright = token in UPRIGHT or token.startswith('"') or not token.isalpha()
+    word = escape(signs.get(plain, plain))
+    return f"<span class=u>{word}</span>" if upright and plain.strip() else word
+
+
+def _spoken(style: str, words: str) -> str:
+    """A part of the sentence on top."""
+    tags: Mapping[str, Callable[[str], str]] = {
+        "strong": lambda w: f"<strong>{escape(w)}</strong>",
+        "loud": lambda w: f'<strong class="loud">{escape(w)}</strong>',
+        "number": _numbers,
+    }
+    return tags.get(style, escape)(words)
+
+
+def _numbers(words: str) -> str:
+    """Numbers such as 3.5e12 as powers of ten."""
+
+    def power(found: re.Match[str]) -> str:
+        head = "" if found[1] == "1" else f"{found[1]} × "
+        return f"{head}10<sup>{found[2].replace('-', '−')}</sup>"
+
+    return _POWER.sub(power, escape(words))
+
+
+def _copied(words: str) -> str:
+    """A command to be copied: no invisible signs in it."""
+    return escape(words.replace("\N{ZERO WIDTH SPACE}", ""))
+
+
+def _answers(data: Mapping[str, Any]) -> str:
+    """The table of page 1."""
+    if data["answers"] is None:
+        return ""
+    heads = "".join(
+        f'<th colspan="2" scope="colgroup">{escape(w)}, {_numbers(c)} FLOP</th>'
+        for w, c in data["answers"]["heads"]
+    )
+    level = escape(data["level"])
+    second = f"<th>best</th><th>{level} interval</th>" * len(data["answers"]["heads"])
+    rows = "".join(
+        f'<tr><th scope="row">{rich(label)}</th>{"".join(_pair(c) for c in cells)}</tr>'
+        for label, cells in data["answers"]["rows"]
+    )
+    head = f"<thead><tr><td></td>{heads}</tr><tr><td></td>{second}</tr></thead>"
+    return f'<div class="wide"><table class="answers">{head}<tbody>{rows}</tbody></table></div>'
+
+
+def _pair(cells: list[str]) -> str:
+    """A value with its interval, or one text across both columns."""
+    if len(cells) == 1:
+        return f'<td colspan="2" class="both">{_numbers(cells[0])}</td>'
+    return f'<td class="r">{_numbers(cells[0])}</td><td class="ends">{_numbers(cells[1])}</td>'
+
+
+def _marked(rows: Iterable[tuple[str, str]]) -> str:
+    """Judgements, each with its mark."""
+    items = "".join(
+        f'<li class="{escape(g)}" data-mark="{MARKS[g]}">{escape(words)}</li>' for g, words in rows
+    )
+    return f"<ul>{items}</ul>"
+
+
+def _section(
+    section: Mapping[str, Any], figures: Mapping[str, bytes], counts: dict[str, int]
+) -> str:
+    """A heading and its blocks."""
+    title = f"<h2>{escape(section['title'])}</h2>" if section["title"] else ""
+    blocks = "\n".join(_block(b, figures, counts) for b in section["blocks"])
+    return f"<section>{title}\n{blocks}</section>"
+
+
+def _block(block: Mapping[str, Any], figures: Mapping[str, bytes], counts: dict[str, int]) -> str:
+    """A figure, a table or a paragraph."""
+    if block["kind"] == "words":
+        text = escape(block["text"]) if block["plain"] else rich(block["text"])
+        lead = f"<strong>{escape(block['lead'])}.</strong> " if block["lead"] else ""
+        code = f"<pre>{_copied(block['code'])}</pre>" if block["code"] else ""
+        return f"<p>{lead}{text}</p>{code}"
+    numbered = block["kind"] == "picture" or bool(block["caption"] and not block["dense"])
+    counts[block["kind"]] += numbered
+    word = "Figure" if block["kind"] == "picture" else "Table"
+    title = f"{word} {counts[block['kind']]}" if numbered else ""
+    words = f"{title}{': ' * numbered}{rich(block['caption'])}"
+    caption = f"<figcaption>{words}</figcaption>" if block["caption"] else ""
+    if block["kind"] == "picture":
+        drawing = _drawing(figures[block["name"]], block["name"], title)
+        return f'<figure><div class="wide">{drawing}</div>{caption}</figure>'
+    return f'<figure>{caption}<div class="wide">{_table(block)}</div></figure>'
+
+
+def _table(block: Mapping[str, Any]) -> str:
+    """A table of cells, each set as its column says."""
+    columns = block["columns"]
+    heads = "".join(f"<th{_side(c)}>{rich(c['head'])}</th>" for c in columns)
+    head = f"<thead><tr>{heads}</tr></thead>" if any(c["head"] for c in columns) else ""
+    rows = "".join(
+        f"<tr>{''.join(_cell(w, c) for w, c in zip(row, columns, strict=True))}</tr>"
+        for row in block["rows"]
+    )
+    kind = ' class="dense"' if block["dense"] else ""
+    return f"<table{kind}>{head}<tbody>{rows}</tbody></table>"
+
+
+def _cell(words: str, column: Mapping[str, Any]) -> str:
+    """One cell."""
+    forms: Mapping[str, Callable[[str], str]] = {
+        "number": _numbers,
+        "span": _numbers,
+        "raw": lambda w: f"<code>{_copied(w)}</code>",
+        "symbol": rich,
+        "meaning": lambda w: f'<span class="grey">{rich(w)}</span>',
+    }
+    return f"<td{_side(column)}>{forms.get(column['form'], escape)(words)}</td>"
+
+
+def _side(column: Mapping[str, Any]) -> str:
+    """Numbers stand on the right."""
+    return ' class="r"' if column["right"] else ""
+
+
+def _drawing(svg: bytes, name: str, title: str) -> str:
+    """A figure inside the page: no prolog, and ids that no other figure has."""
+    body = svg[svg.index(b"<svg") :]
+    body = re.sub(rb"<metadata>.*?</metadata>", b"", body, flags=re.DOTALL)
+    linked = set(_LINKED.findall(body))
+    mark = name.encode()
+
+    def own(found: re.Match[bytes]) -> bytes:
+        return b' id="%s-%s"' % (mark, found[1]) if found[1] in linked else b""
+
+    body = _NAMED.sub(own, body)
+    body = re.sub(rb'((?:href="#|url\(#))', rb"\1" + mark + b"-", body)
+    head = f'<svg role="img" aria-label="{escape(title)}"'.encode()
+    return body.replace(b"<svg", head, 1).decode()
+
+
+def write_any(
+    folder: Path, *, out: Path | None = None, form: str = "pdf", asked: ReportRequest | None = None
+) -> Path:
+    """Write the report of a fit, or of a folder of runs that none is made of.
+
+    Args:
+        folder: Report folder, its `fit.json`, or a folder of run records.
+        out: Where a report on runs goes; None is `reports/` and the folder's name.
+        form: As `write_report`.
+        asked: As `write_report`.
+
+    Raises:
+        RecordError, FitError, QueryError, ReportError: As those that it calls.
+    """
+    if not folder.is_dir() or (folder / "fit.json").exists() or not any(folder.glob(RECORDS)):
+        return write_report(folder, form=form, asked=asked)
+    return write_shape_report(folder, out or Path("reports") / folder.resolve().name, form=form)
+
+
+def write_report(folder: Path, *, form: str = "pdf", asked: ReportRequest | None = None) -> Path:
+    """Write a report and its figures into a report folder from its `fit.json`.
+
+    Args:
+        folder: Report folder, or the `fit.json` in it.
+        form: `pdf` writes `report.pdf`, `html` one self-contained `report.html`; either way
+            `figures/` gets every figure as PDF, as SVG and as CSV of the data drawn.
+        asked: Charts and prices that are asked for beside the fit.
+
+    Returns:
+        Path of the report.
+
+    Raises:
+        RecordError: No readable fit there, or the folder cannot be written to.
+        QueryError: What is asked for cannot be meant.
+        ReportError: matplotlib or typst is not installed, or the pages cannot be set.
+    """
+    _need("matplotlib", *(("typst",) if form == "pdf" else ()))
+    source = ScalingLaw.from_fit(read_fit(folder))
+    folder = folder.parent if folder.is_file() else folder
+    made = draw_figures(source, asked)
+    ledger = read_ledger(folder.resolve().parent / LEDGER)
+    drawn = tuple(made)
+    words = report_content(source, folder=place_of(folder), drawn=drawn, asked=asked, ledger=ledger)
+    return _written(folder, words, made, form)
+
+
+def write_shape_report(runs: Path, folder: Path, *, form: str = "pdf") -> Path:
+    """Write a report on runs of several shapes that no law is fitted to.
+
+    Args:
+        runs: Folder of run records with losses by skill.
+        folder: Where the report goes.
+        form: As `write_report`.
+
+    Returns:
+        Path of the report.
+
+    Raises:
+        RecordError: The runs cannot be read, or the folder cannot be written to.
+        FitError: They have no losses by skill over several shapes.
+        ReportError: matplotlib or typst is not installed, or the pages cannot be set.
+    """
+    _need("matplotlib", *(("typst",) if form == "pdf" else ()))
+    table = load(runs)
+    shapes = shapes_of(table)
+    words = shape_report_content(folder.resolve().name, table, shapes)
+    return _written(folder, words, draw_shapes(shapes), form)
+
+
+def _written(
+    folder: Path, words: Mapping[str, Any], made: Mapping[str, RenderedFigure], form: str
+) -> Path:
+    """Set the pages and write them with their figures."""
+    if form == "html":
+        pages = hypertext(words, {n: d.svg for n, d in made.items()}).encode()
+    else:
+        pages = typeset(words, {f"{n}.pdf": d.pdf for n, d in made.items()})
+    for name, drawn in made.items():
+        for suffix, content in (("pdf", drawn.pdf), ("svg", drawn.svg), ("csv", drawn.csv)):
+            write_atomically(folder / "figures" / f"{name}.{suffix}", content)
+    if "models" in made:
+        write_atomically(folder / "figures" / "models-sources.csv", models_table())
+    path = folder / f"report.{form}"
+    write_atomically(path, pages)
+    return path
+
+
+def typeset(data: Mapping[str, Any], figures: Mapping[str, bytes]) -> bytes:
+    """Set the pages of a report.
+
+    Args:
+        data: What `sheet` returns.
+        figures: File names and contents.
+
+    Raises:
+        ReportError: The pages cannot be set.
+    """
+    import typst
+
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        (root / TEMPLATE.name).write_text(TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")
+        (root / "data.json").write_text(json.dumps(data), encoding="utf-8")
+        for file, content in figures.items():
+            (root / file).write_bytes(content)
+        try:
+            pages = typst.compile(str(root / TEMPLATE.name), root=name, ignore_system_fonts=True)
+        except RuntimeError as error:
+            raise ReportError(
+                f"typst could not set the report: {str(error).splitlines()[0]}. "
+                "The fit itself is whole; please report this with its fit.json."
+            ) from error
+    return bytes(pages)
+
+
+def place_of(folder: Path) -> str:
+    """The folder as its report names it: reports/NAME, or nothing where it lies elsewhere.
+
+    The same fit gives the same bytes wherever it lies, so no path of this machine stands in them.
+    """
+    whole = folder.resolve()
+    return f"reports/{whole.name}" if whole.parent.name == "reports" else ""
+
+
+def _need(*packages: str) -> None:
+    """Refuse where an optional package is missing."""
+    missing = [p for p in packages if importlib.util.find_spec(p) is None]
+    if missing:
+        raise ReportError(
+            f"a report needs {' and '.join(missing)}, not installed here. "
+            "Run: pip install 'isoflop[report]', or fit with --no-report."
+        )

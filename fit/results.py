@@ -1,0 +1,412 @@
+"""What a fit leaves behind: the `isoflop.fit/1` document, and nothing that computes."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fit.data.records import Floats, finite_or_null, parse_document
+from fit.data.table import read_only
+from fit.errors import RecordError
+from fit.files import _read_text, write_atomically
+from fit.quantities import power
+
+FIT_SCHEMA = "isoflop.fit/1"
+SEVERITIES = ("info", "warning", "serious")
+FIT_STATUSES = ("converged", "at_bound", "ill_conditioned", "max_iterations")
+DOUBTFUL_KAPPA, REFUSED_KAPPA = 250.0, 1000.0
+"""Healthy grids have 40-160; a single budget gives 1.5e3-2.8e3 and intervals that cover 53%."""
+FIT_NAME = "fit.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """A judgement on a fit or an answer, in plain words."""
+
+    code: str
+    """Short, stable name: `outlier`, `ill_conditioned`, `e_at_zero`, ..."""
+    severity: str
+    """`info`, `warning` or `serious`; serious means: do not spend money on this."""
+    message: str
+    """What was found and what to do, in one sentence or two."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """What was minimised, and its value at the optimum (sum over runs)."""
+
+    name: str
+    delta: float | None
+    value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """Smallest and largest value among the fitted runs."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intervals:
+    """Confidence intervals of the law, all by one method at one level."""
+
+    level: float
+    method: str
+    """`hc3`, `pairs`, `wild`, `bca` or `profile`."""
+    quantile: float
+    """Reference quantile (Student's t) that `covariance` is multiplied with."""
+    dof: int
+    """Degrees of freedom of the reference: clusters less parameters."""
+    bounds: Mapping[str, tuple[float, float]]
+    """Low and high per parameter and exponent (E, A, B, alpha, beta, a, b)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holdout:
+    """The law fitted without the largest budgets, held against them."""
+
+    budget: float
+    """Smallest compute among the runs left out [FLOP]."""
+    runs: tuple[str, ...]
+    predicted: tuple[float, ...]
+    """Loss the smaller runs predict [nats/token]."""
+    measured: tuple[float, ...]
+    mean_relative_error: float
+    """Mean of predicted / measured - 1; the sign says whether the law is pessimistic (+)."""
+    max_relative_error: float
+    """Largest absolute value of predicted / measured - 1."""
+    covered: float | None = None
+    """Share of the measured losses inside their prediction interval."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rolled:
+    """One budget, predicted by the law fitted to all smaller ones."""
+
+    budget: float
+    """Its smallest compute [FLOP]."""
+    runs: int
+    below: int
+    """Runs of smaller budgets that the prediction rests on."""
+    mean_relative_error: float
+    """Mean of predicted / measured - 1."""
+    max_relative_error: float
+    """Largest absolute value of predicted / measured - 1."""
+    covered: float
+    """Share of the measured losses inside their prediction intervals."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replicates:
+    """Runs of one size, length and recipe, and the noise between them, which needs no law."""
+
+    groups: int
+    """Sizes and lengths that were run more than once."""
+    runs: int
+    noise: float
+    """Robust standard deviation of ln loss within the groups."""
+    lack_of_fit: float | None
+    """F statistic: scatter of the groups about the law over that within them."""
+    probability: float | None
+    """Of one as large under the law."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrossCheck:
+    """The exponent of N*(C) by another approach (1 envelope, 2 isoFLOP)."""
+
+    name: str
+    a: float | None
+    """Exponent of N* ~ C^a; None where the runs do not allow it."""
+    a_interval: tuple[float, float] | None
+    coefficient: float | None
+    """ln N* at C = 1 FLOP, so that N* = exp(coefficient) C^a."""
+    budgets: tuple[float, ...] = ()
+    """Budgets used [FLOP]."""
+    params: tuple[float, ...] = ()
+    """N* found at each."""
+    losses: tuple[float, ...] = ()
+    """Loss found at each N* [nats/token]."""
+    reason: str | None = None
+    """Why there is no value, or what was left out."""
+    disagrees: bool = False
+    """Differs from approach 3 beyond their joint interval."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Influence:
+    """What the answer owes to one run, or to one cluster of runs."""
+
+    kind: str
+    """`run` or `cluster`."""
+    run: str
+    """Its name; of a cluster, that of its first run."""
+    runs: int
+    """How many are left out together."""
+    shift: float
+    """ln N* at ten times the largest budget without it, less with it."""
+    share: float
+    """Of the squared shifts of all of its kind: how much of the uncertainty hangs on it."""
+    flops: float
+    """What doing it again costs [FLOP]; a shared trunk is counted with each of its runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Points:
+    """The fitted runs as columns, all of shape (runs,): a report needs nothing but the fit."""
+
+    run: tuple[str, ...]
+    params: Floats
+    tokens: Floats
+    flops: Floats
+    loss: Floats
+    residual: Floats
+    """ln loss - ln law."""
+    cluster: Floats
+    columns: Mapping[str, Floats] = field(default_factory=dict)
+    """width, depth, heads, lr, loss_<skill>, ... where the runs have them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """A fitted law with everything needed to judge it and to ask it."""
+
+    name: str
+    """Name of the report folder, or of the input where none was written."""
+    law: str
+    theta: Mapping[str, float]
+    """Parameters on raw counts, in the law's order: E [nats], A [nats params^alpha], ..."""
+    exponents: Mapping[str, float]
+    """a and b of N* ~ C^a, D* ~ C^b under C = kND."""
+    status: str
+    kappa: float
+    """Condition number of the centred Jacobian with unit columns; 40-160 is healthy."""
+    objective: Objective
+    interval: Intervals
+    covariance: Floats
+    """(p, p), of (ln E, ln A, ln B, alpha, beta): logs of scales, exponents as they are."""
+    draws: Floats
+    """(resamples, p) thetas on raw counts: wild cluster bootstrap for `wild`, else pairs."""
+    noise: float
+    """Robust standard deviation of ln loss about the law: noise of one run of mean weight."""
+    convention: Mapping[str, str]
+    """How params and flops were counted."""
+    range: Mapping[str, Span]
+    """params, tokens, flops, tokens_per_param, loss."""
+    points: Points
+    runs_used: int
+    runs_dropped: tuple[tuple[str, str], ...] = ()
+    """(run, reason)."""
+    notes: tuple[Note, ...] = ()
+    moves: Floats = field(default_factory=lambda: np.empty((0, 0)))
+    """(groups, p): moves of the estimate without each cluster, in the coordinates of `covariance`;
+    for `bca` alone."""
+    replicates: Replicates | None = None
+    holdout: Holdout | None = None
+    rolling: tuple[Rolled, ...] = ()
+    """Each larger budget predicted by the smaller ones, ascending."""
+    cross_checks: tuple[CrossCheck, ...] = ()
+    influence: tuple[Influence, ...] = ()
+    """The runs and clusters that decide N*, those that move it most first."""
+    conventions: tuple[Mapping[str, Any], ...] = ()
+    """a and tokens_per_param at the largest budget under each counting convention."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """name, hash, unique_tokens, bytes_per_token, entropy where the runs share a data set."""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that all runs share, as overrides of the config."""
+    source: Mapping[str, str] = field(default_factory=dict)
+    """path and hash of the input."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """How the fit was asked for (loss, level, resamples, seed, where, ...)."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    schema: str = FIT_SCHEMA
+
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the law's parameters, in the order of `draws` and `covariance`."""
+        return tuple(self.theta)
+
+    def vector(self) -> Floats:
+        """The point estimate, shape (p,)."""
+        return np.array(list(self.theta.values()), dtype=np.float64)
+
+    def document(self, *, draws: bool = True) -> dict[str, Any]:
+        """The `isoflop.fit/1` document, with or without the draws."""
+        document = dataclasses.asdict(self)
+        interval = document.pop("interval")
+        document["interval"] = {**interval, **interval.pop("bounds")}
+        document["cross_checks"] = {c.pop("name"): c for c in document["cross_checks"]}
+        document["range"] = {k: [v["low"], v["high"]] for k, v in document["range"].items()}
+        document["runs_dropped"] = [{"run": r, "reason": why} for r, why in self.runs_dropped]
+        if not draws:
+            del document["draws"], document["moves"]
+        ordered = {"schema": document.pop("schema"), **document}
+        return dict(finite_or_null(_plain(ordered)))
+
+    def to_json(self, *, draws: bool = True) -> str:
+        """Serialise; same fit, same bytes."""
+        return json.dumps(self.document(draws=draws), indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Fit:
+        """Parse a fit document.
+
+        Raises:
+            RecordError: Not JSON, not a fit, incomplete, or of a newer major version.
+        """
+        document = parse_document(text, FIT_SCHEMA)
+        try:
+            fit = cls(**_decode(document))
+            if not np.isfinite(fit.vector()).all():
+                raise ValueError("a parameter of the law is missing")
+            return fit
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            what = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise RecordError(f"not a complete fit document ({what}). Fit again.") from error
+
+
+_INTERVAL_FIELDS = {f.name for f in dataclasses.fields(Intervals)}
+
+
+def _decode(document: dict[str, Any]) -> dict[str, Any]:
+    """Turn the parsed document into the arguments of `Fit`."""
+    known = {f.name for f in dataclasses.fields(Fit)}
+    d = {k: v for k, v in document.items() if k in known}
+    interval = d["interval"]
+    own = {k: interval[k] for k in ("level", "method", "quantile", "dof")}
+    bounds = {k: _pair(v) for k, v in interval.items() if k not in _INTERVAL_FIELDS}
+    points = dict(d["points"])
+    columns = {k: read_only(v) for k, v in points.pop("columns").items()}
+    names = tuple(points.pop("run"))
+    d["interval"] = Intervals(bounds=bounds, **own)
+    d["points"] = Points(run=names, columns=columns, **{k: read_only(v) for k, v in points.items()})
+    d["objective"] = Objective(**d["objective"])
+    d["covariance"] = read_only(d["covariance"])
+    d["draws"] = read_only(d.get("draws", [])).reshape(-1, len(d["theta"]))
+    d["moves"] = read_only(d.get("moves", [])).reshape(-1, len(d["theta"]))
+    d["replicates"] = Replicates(**d["replicates"]) if d.get("replicates") else None
+    d["range"] = {k: Span(low=v[0], high=v[1]) for k, v in d["range"].items()}
+    d["runs_dropped"] = tuple((r["run"], r["reason"]) for r in d["runs_dropped"])
+    d["notes"] = tuple(Note(**n) for n in d["notes"])
+    d["holdout"] = _holdout(d.get("holdout"))
+    d["cross_checks"] = tuple(_cross_check(k, v) for k, v in d["cross_checks"].items())
+    d["rolling"] = tuple(Rolled(**r) for r in d.get("rolling", ()))
+    d["influence"] = tuple(Influence(**i) for i in d.get("influence", ()))
+    d["conventions"] = tuple(d.get("conventions", ()))
+    return d
+
+
+def _pair(values: list[float | None]) -> tuple[float, float]:
+    """An interval; a side that JSON could not hold is infinite."""
+    low, high = values
+    return (float("-inf") if low is None else low, float("inf") if high is None else high)
+
+
+def _holdout(value: dict[str, Any] | None) -> Holdout | None:
+    """Decode the holdout."""
+    if value is None:
+        return None
+    return Holdout(**_tuples(value))
+
+
+def _cross_check(name: str, value: dict[str, Any]) -> CrossCheck:
+    """Decode one cross-check."""
+    return CrossCheck(name=name, **_tuples(value))
+
+
+def _tuples(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists to tuples, one level deep."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Arrays to lists, mappings and tuples to plain ones, at any depth."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def is_unidentified(fit: Fit) -> bool:
+    """Whether a fit cannot tell its parameters apart, so that its N* is no answer."""
+    return kappa_of(fit) > REFUSED_KAPPA or fit.status == "ill_conditioned"
+
+
+def is_doubtful(fit: Fit) -> bool:
+    """Whether a fit must be shown as doubtful, whatever it says."""
+    serious = any(n.severity == "serious" for n in fit.notes)
+    return fit.status != "converged" or kappa_of(fit) > DOUBTFUL_KAPPA or serious
+
+
+def kappa_of(fit: Fit) -> float:
+    """Condition number; a singular one, which JSON cannot hold, is infinite."""
+    return math.inf if fit.kappa is None or math.isnan(fit.kappa) else fit.kappa
+
+
+def kappa_text(fit: Fit) -> str:
+    """Condition number, without an exponent where it is of any interest."""
+    kappa = kappa_of(fit)
+    if math.isinf(kappa):
+        return "infinite"
+    return f"{kappa:.0f}" if kappa < 1e6 else power(kappa)
+
+
+def write_fit(folder: Path, fit: Fit) -> Path:
+    """Write `fit.json` into a report folder, atomically; returns its path."""
+    path = folder / FIT_NAME
+    write_atomically(path, fit.to_json())
+    return path
+
+
+def read_fit(path: Path) -> Fit:
+    """Read a fit from its report folder or its `fit.json`.
+
+    Raises:
+        RecordError: Missing, corrupt, foreign or of a newer major version.
+    """
+    file = path / FIT_NAME if path.is_dir() else path
+    if not file.is_file():
+        there = sorted(str(p.parent) for p in Path("reports").glob(f"*/{FIT_NAME}"))
+        raise RecordError(
+            f"cannot read the fit {path}: there is none; fits here: {', '.join(there) or 'none'}. "
+            f"Make one: isoflop fit RUNS --out {path}"
+        )
+    try:
+        return Fit.from_json(_read_text(file))
+    except RecordError as error:
+        raise RecordError(f"cannot read the fit {file}: {error}") from error
+
+
+def fit_hash(path: Path) -> str:
+    """Content hash of a fit's file, in a report folder or by itself."""
+    file = path / FIT_NAME if path.is_dir() else path
+    return f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+
+
+def newest_fit(reports: Path) -> Path:
+    """The report folder whose fit was written last.
+
+    Raises:
+        RecordError: There is none.
+    """
+    files = [p for p in reports.glob(f"*/{FIT_NAME}") if not p.parent.name.startswith(".")]
+    if not files:
+        raise RecordError(
+            f"no fit under {reports}/; a fit or a published law is needed. "
+            "Run: isoflop fit RUNS --out reports/NAME, or ask with --law besiroglu2024."
+        )
+    return max(files, key=lambda p: (p.stat().st_mtime, p.parent.name)).parent

@@ -1,0 +1,1 @@
+"""The same answers over HTTP, and the page (fit/service/page/)."""

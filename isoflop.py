@@ -1,0 +1,66 @@
+"""Scaling-law fits in Python: a table of runs in, an answer with intervals out.
+
+    import isoflop
+
+    fit = isoflop.fit("runs/pilot")                # or a pandas DataFrame, or a list of run records
+    answer = isoflop.query(fit, 1e21)
+    print(answer.params, answer.tokens, answer.loss)
+
+Names are loaded when they are first used, so that importing the module does no work.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fit.allocation.scaling_law import ScalingLaw
+    from fit.data.readers import load
+    from fit.errors import ScalingError
+    from fit.fitting import FitOptions, fit
+    from fit.query.answer import predict, query
+    from fit.query.question import Answer, Prediction, Question
+    from fit.results import Fit, read_fit
+
+_MODULES = {
+    "Answer": "fit.query.question",
+    "Fit": "fit.results",
+    "FitOptions": "fit.fitting",
+    "Prediction": "fit.query.question",
+    "Question": "fit.query.question",
+    "ScalingError": "fit.errors",
+    "ScalingLaw": "fit.allocation.scaling_law",
+    "fit": "fit.fitting",
+    "load": "fit.data.readers",
+    "predict": "fit.query.answer",
+    "query": "fit.query.answer",
+    "read_fit": "fit.results",
+}
+
+__all__ = [
+    "Answer",
+    "Fit",
+    "FitOptions",
+    "Prediction",
+    "Question",
+    "ScalingError",
+    "ScalingLaw",
+    "fit",
+    "load",
+    "predict",
+    "query",
+    "read_fit",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load an exported name from its module."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'isoflop' has no attribute '{name}'")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The exported names."""
+    return list(__all__)

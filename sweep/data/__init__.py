@@ -1,0 +1,1 @@
+"""Token sources: seeded, resumable, with a held-out sample."""

@@ -1,0 +1,439 @@
+"""Documents tokenised once: shards, the documents' ends, the tokenizer, in one cached folder.
+
+The corpus is the same for every held-out split and cap, which only choose intervals of it. A
+document that occurs again is left out. Each document ends with the tokenizer's last token.
+
+From text to tokens: its UTF-8 bytes, or a byte-level bpe trained on the text itself.
+
+Both lose nothing, and both keep their last token for the end of a text, which no text can contain.
+A bpe is a function of its training text and size alone: merges are chosen by count and then by
+token, whatever the number of threads.
+
+Which stretches of a tokenised corpus are held out: by document, and no more than needed.
+
+A document's place in the draw is a keyed hash of its content, so that neither file names nor order
+matter, and a text that occurs twice cannot be on both sides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import json
+import math
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fit.errors import PlanError
+from sweep.cache import META, built, cache_folder, digest
+from sweep.config import DataConfig
+from sweep.data.rows import Ints, TokenizedCorpus, Words, heldout_count, key_of, mixed, stream_of
+from sweep.data.shards import check_share, open_shard
+
+LONGEST = 4
+"""A document above 1/4 of the held-out sample is never held out: it would be most of it."""
+BLOCKS = 16
+"""Blocks that the sample is made of where documents are too long to be held out whole."""
+BYTES = 256
+BPE_FILE = "tokenizer.json"
+MAX_TOKEN_BYTES = 24
+"""Longer runs, such as rulers of '=', would take up places of a small vocabulary."""
+VERSION = 1
+"""Goes up when the code changes what the same documents give."""
+TOKENIZERS = ("bytes", "bpe")
+BPE_SAMPLE_BYTES = 16_000_000
+"""Text that a bpe is trained on. Bytes per token of 2048 tokens trained on 4, 8, 16 and 24 MB of
+technical prose: 2.712, 2.735, 2.744, 2.738."""
+PIECE_CHARACTERS = 1 << 18
+BATCH_CHARACTERS = 4_000_000
+SHARD_TOKENS = 1 << 27
+NOTICE = 10.0
+"""Seconds between two lines of progress."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorpusSplit:
+    """Intervals of the corpus, (n, 2) begin and end [tokens], ascending and disjoint."""
+
+    train: Ints
+    heldout: Ints
+
+
+def split(ends: Ints, keys: Words, *, heldout_tokens: int, seed: int) -> CorpusSplit:
+    """Hold out at least so many tokens.
+
+    Args:
+        ends: (documents,) where each document ends in the corpus, ascending [tokens].
+        keys: (documents,) hash of each document's content.
+        heldout_tokens: Tokens needed, at most half of the corpus.
+        seed: Another seed holds out other documents.
+
+    Returns:
+        Whole documents where those short enough make up half of the text, else blocks of documents.
+    """
+    starts = np.concatenate([[0], ends[:-1]])
+    short = ends - starts <= heldout_tokens // LONGEST
+    if 2 * (ends - starts)[short].sum() < ends[-1]:
+        starts, ends, keys = _blocks(starts, ends, keys, max(1, heldout_tokens // BLOCKS))
+        short = np.ones(len(ends), dtype=bool)
+    draw = np.where(short, mixed(keys ^ key_of(seed)), np.uint64(2**64 - 1))
+    order = np.argsort(draw, kind="stable")
+    reached = np.cumsum((ends - starts)[order])
+    chosen = np.zeros(len(ends), dtype=bool)
+    chosen[order[: np.searchsorted(reached, heldout_tokens) + 1]] = True
+    return CorpusSplit(
+        train=_joined(starts, ends, ~chosen), heldout=np.stack([starts, ends], axis=1)[chosen]
+    )
+
+
+def _blocks(starts: Ints, ends: Ints, keys: Words, size: int) -> tuple[Ints, Ints, Words]:
+    """Cut every document into blocks of at most `size` tokens."""
+    counts = -(-(ends - starts) // size)
+    owner = np.repeat(np.arange(len(ends)), counts)
+    number = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    begin = starts[owner] + number * size
+    end = np.minimum(begin + size, ends[owner])
+    return begin, end, mixed(keys[owner] ^ mixed(number.astype(np.uint64)))
+
+
+def _joined(starts: Ints, ends: Ints, chosen: NDArray[np.bool_]) -> Ints:
+    """Runs of chosen neighbours as one interval each."""
+    edge = np.diff(np.concatenate([[False], chosen, [False]]).astype(np.int8))
+    first, last = np.flatnonzero(edge == 1), np.flatnonzero(edge == -1) - 1
+    return np.stack([starts[first], ends[last]], axis=1)
+
+
+Encoded = NDArray[np.uint32]
+
+
+class Tokenizer(Protocol):
+    """Pieces of text to arrays of tokens."""
+
+    vocab: int
+    """Tokens, the end of a text included; that is the last."""
+    token_bytes: Ints
+    """(vocab,) bytes of text that each token stands for."""
+
+    def encode(self, pieces: Sequence[str]) -> list[Encoded]:
+        """The tokens of each piece."""
+
+    def decode(self, tokens: Sequence[int]) -> bytes:
+        """The bytes that tokens stand for."""
+
+    def save(self, folder: Path) -> None:
+        """Keep what is needed to load it again."""
+
+
+class Bytes:
+    """UTF-8 bytes as tokens 0 to 255."""
+
+    vocab = BYTES + 1
+    token_bytes = np.array([1] * BYTES + [0])
+
+    def encode(self, pieces: Sequence[str]) -> list[Encoded]:
+        return [np.frombuffer(p.encode(), np.uint8).astype(np.uint32) for p in pieces]
+
+    def decode(self, tokens: Sequence[int]) -> bytes:
+        return bytes(t for t in tokens if t < BYTES)
+
+    def save(self, folder: Path) -> None:
+        """Nothing to keep."""
+
+
+class Bpe:
+    """Byte-pair encoding by the `tokenizers` library."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.vocab = model.get_vocab_size() + 1
+        strings = [model.id_to_token(i) for i in range(self.vocab - 1)]
+        # The library writes each byte as one printable character.
+        self.token_bytes = np.array([len(s) for s in strings] + [0])
+        alphabet = _byte_alphabet()
+        self._bytes = [bytes(alphabet[c] for c in s) for s in strings] + [b""]
+
+    def encode(self, pieces: Sequence[str]) -> list[Encoded]:
+        encode = getattr(self._model, "encode_batch_fast", self._model.encode_batch)
+        found = encode(list(pieces), add_special_tokens=False)
+        return [np.array(e.ids, dtype=np.uint32) for e in found]
+
+    def decode(self, tokens: Sequence[int]) -> bytes:
+        return b"".join(self._bytes[t] for t in tokens)
+
+    def save(self, folder: Path) -> None:
+        self._model.save(str(folder / BPE_FILE))
+
+
+def train_bpe(pieces: Iterable[str], vocab: int) -> Bpe:
+    """Train a bpe.
+
+    Args:
+        pieces: Text to count in.
+        vocab: Tokens wanted, with the 256 bytes and the end of a text; a short text gives fewer.
+
+    Raises:
+        PlanError: Too small for the bytes, or too large for the shards.
+    """
+    if not BYTES + 1 < vocab <= 1 << 24:
+        raise PlanError(
+            f"data.vocab={vocab}; a bpe needs at least {BYTES + 2} tokens (its bytes, the end of a "
+            f"text and a merge) and at most {1 << 24}. For plain bytes: data.tokenizer=bytes."
+        )
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    model = Tokenizer(models.BPE())
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab - 1,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        max_token_length=MAX_TOKEN_BYTES,
+        show_progress=False,
+    )
+    model.train_from_iterator(pieces, trainer)
+    return Bpe(model)
+
+
+def load_bpe(folder: Path) -> Bpe:
+    """Load the bpe that a folder keeps."""
+    from tokenizers import Tokenizer
+
+    return Bpe(Tokenizer.from_file(str(folder / BPE_FILE)))
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The character by which GPT-2's byte-level bpe writes each byte, and the byte.
+
+    Source: Radford et al. 2019, `bytes_to_unicode` of their encoder: printable Latin-1 stands for
+    itself, the rest follows from U+0100 on.
+    """
+    plain = [b for b in range(BYTES) if re.match(r"[!-~\u00a1-\u00ac\u00ae-\u00ff]", chr(b))]
+    other = [b for b in range(BYTES) if b not in plain]
+    return {chr(b): b for b in plain} | {chr(BYTES + i): b for i, b in enumerate(other)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A text."""
+
+    key: int
+    """Hash of the content, 64 bits."""
+    pieces: Iterable[str]
+    """The text in pieces of at most about a million characters."""
+
+
+def document_of(text: str) -> Document:
+    """A text that is in memory; halves of surrogate pairs, which have no UTF-8, become `?`."""
+    content = text.encode(errors="replace")
+    return Document(key=content_key(content), pieces=pieces_of(io.StringIO(content.decode(), "")))
+
+
+def pieces_of(stream: IO[str]) -> Iterator[str]:
+    """Whole lines joined up to a piece; a longer line is cut."""
+    while lines := stream.readlines(PIECE_CHARACTERS):
+        text = "".join(lines)
+        for start in range(0, len(text), 4 * PIECE_CHARACTERS):
+            yield text[start : start + 4 * PIECE_CHARACTERS]
+
+
+class Documents(Protocol):
+    """Where texts come from."""
+
+    @property
+    def name(self) -> str:
+        """For people, as `text:novels`."""
+
+    @property
+    def identity(self) -> Any:
+        """JSON of what decides the content, known without reading it all again."""
+
+    @property
+    def limit(self) -> int | None:
+        """Tokens after which reading stops; None reads everything."""
+
+    def __iter__(self) -> Iterator[Document]:
+        """Every document, in a fixed order."""
+
+    def sample(self) -> Iterable[str]:
+        """Text to train a tokenizer on, in a fixed order, the most typical first."""
+
+
+def content_key(content: bytes) -> int:
+    """64 bits of a text's hash."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
+
+
+def open_corpus(documents: Documents, config: DataConfig, seq_len: int) -> TokenizedCorpus:
+    """Tokenise documents, or find them tokenised, and split them.
+
+    Raises:
+        PlanError: An unknown tokenizer, no text, or too little of it.
+    """
+    if config.tokenizer not in TOKENIZERS:
+        raise PlanError(
+            f"data.tokenizer='{config.tokenizer}' is unknown; known are {', '.join(TOKENIZERS)}."
+        )
+    wanted = {"tokenizer": config.tokenizer, "version": VERSION, "documents": documents.identity}
+    if config.tokenizer == "bpe":
+        wanted["vocab"] = config.vocab
+    folder = built(
+        cache_folder(config.cache) / "corpora" / digest(wanted),
+        lambda empty: _build(empty, documents, config),
+    )
+    meta = json.loads((folder / META).read_text())
+    check_share(config, seq_len, meta["tokens"])
+    tokenizer: Tokenizer = Bytes() if config.tokenizer == "bytes" else load_bpe(folder)
+    files = [folder / name for name in meta["shards"]]
+    shards = [open_shard(file, meta["dtype"]) for file in files]
+    if sum(len(s) for s in shards) != meta["tokens"]:
+        raise PlanError(f"{folder} lacks some of its tokens; delete it and it is made again.")
+    parts = split(
+        np.load(folder / "ends.npy"),
+        np.load(folder / "keys.npy"),
+        heldout_tokens=heldout_count(config, seq_len) * seq_len + 1,
+        seed=config.seed,
+    )
+    return TokenizedCorpus(
+        name=documents.name,
+        hash=meta["hash"],
+        vocab=tokenizer.vocab,
+        train=stream_of(shards, parts.train),
+        heldout=stream_of(shards, parts.heldout),
+        token_bytes=tokenizer.token_bytes,
+    )
+
+
+def _build(folder: Path, documents: Documents, config: DataConfig) -> None:
+    """Fill a folder with a tokenised corpus."""
+    notice = _Notice()
+    notice.say(f"tokenising {documents.name} once, into {folder.parent}")
+    tokenizer: Tokenizer = Bytes()
+    if config.tokenizer == "bpe":
+        tokenizer = train_bpe(_bounded(documents.sample(), BPE_SAMPLE_BYTES), config.vocab)
+        assert isinstance(tokenizer, Bpe)
+    tokenizer.save(folder)
+    writer = _Writer(folder=folder, tokenizer=tokenizer)
+    limit = math.inf if documents.limit is None else documents.limit
+    wanted = itertools.takewhile(lambda _: writer.tokens < limit, _distinct(documents))
+    for batch in _batches(wanted):
+        writer.add(batch)
+        notice.say(f"{writer.tokens / 1e6:.1f} M tokens of {len(writer.ends)} documents", NOTICE)
+    writer.close()
+    notice.say(f"{writer.tokens / 1e6:.1f} M tokens of {len(writer.ends)} documents, done")
+
+
+class _Notice:
+    """Lines on stderr for what takes minutes, once, before anything else is seen."""
+
+    def __init__(self) -> None:
+        self.said = 0.0
+
+    def say(self, line: str, after: float = 0.0) -> None:
+        """Print a line, unless the last one was less than `after` seconds ago."""
+        if time.monotonic() - self.said >= after:
+            print(line, file=sys.stderr, flush=True)
+            self.said = time.monotonic()
+
+
+@dataclass(slots=True, kw_only=True)
+class _Writer:
+    """Appends documents to shards."""
+
+    folder: Path
+    tokenizer: Tokenizer
+    tokens: int = 0
+    in_document: int = 0
+    ends: list[int] = field(default_factory=list)
+    keys: list[int] = field(default_factory=list)
+    shards: list[str] = field(default_factory=list)
+    hash: Any = field(default_factory=hashlib.sha256)
+
+    @property
+    def dtype(self) -> str:
+        """The narrowest type of a shard that holds the vocabulary."""
+        return "uint16" if self.tokenizer.vocab <= 1 << 16 else "uint32"
+
+    def add(self, batch: list[tuple[str, int | None]]) -> None:
+        """Append pieces of text, each with its document's key if it is the last one of it."""
+        encoded = self.tokenizer.encode([piece for piece, _ in batch])
+        end = np.array([self.tokenizer.vocab - 1], dtype=np.uint32)
+        parts: list[Encoded] = []
+        for tokens, (_, key) in zip(encoded, batch, strict=True):
+            parts.append(tokens)
+            self.in_document += len(tokens)
+            if key is not None and self.in_document:
+                parts.append(end)
+                self.tokens += self.in_document + 1
+                self.in_document = 0
+                self.ends.append(self.tokens)
+                self.keys.append(key)
+        self._append(np.concatenate(parts).astype(np.dtype(self.dtype).newbyteorder("<")))
+
+    def _append(self, tokens: Any) -> None:
+        """Write tokens behind the last shard, or begin another one."""
+        path = self.folder / self.shards[-1] if self.shards else None
+        if path is None or path.stat().st_size >= SHARD_TOKENS * tokens.itemsize:
+            path = self.folder / f"{len(self.shards):05d}.bin"
+            self.shards.append(path.name)
+        with path.open("ab") as stream:
+            tokens.tofile(stream)
+        self.hash.update(tokens.tobytes())
+
+    def close(self) -> None:
+        """Write what describes the shards."""
+        if not self.ends:
+            raise PlanError("no text in the documents; bring some, or look at data.column.")
+        np.save(self.folder / "ends.npy", np.array(self.ends, dtype=np.int64))
+        np.save(self.folder / "keys.npy", np.array(self.keys, dtype=np.uint64))
+        self.hash.update(self.tokenizer.token_bytes.astype("<i8").tobytes())
+        meta = {
+            "schema": "isoflop.corpus/1",
+            "vocab": self.tokenizer.vocab,
+            "dtype": self.dtype,
+            "tokens": self.tokens,
+            "documents": len(self.ends),
+            "shards": self.shards,
+            "hash": self.hash.hexdigest()[:16],
+        }
+        (self.folder / META).write_text(json.dumps(meta, indent=1) + "\n")
+
+
+def _distinct(documents: Iterable[Document]) -> Iterator[Document]:
+    """Documents, each content once; takes about 100 bytes of memory a document."""
+    seen: set[int] = set()
+    for document in documents:
+        if document.key not in seen:
+            seen.add(document.key)
+            yield document
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[tuple[str, int | None]]]:
+    """Pieces in batches, each with its document's key if it is the document's last."""
+    batch: list[tuple[str, int | None]] = []
+    size = 0
+    for document in documents:
+        for piece in itertools.chain(document.pieces, [None]):
+            batch.append(("", document.key) if piece is None else (piece, None))
+            size += len(piece or "")
+            if size >= BATCH_CHARACTERS:
+                yield batch
+                batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _bounded(pieces: Iterable[str], size: int) -> Iterator[str]:
+    """Pieces until so many bytes have passed."""
+    for piece in pieces:
+        yield piece
+        size -= len(piece.encode())
+        if size <= 0:
+            return

@@ -1,0 +1,1 @@
+"""Hands cells to Hydra's launchers and takes back what they lost."""

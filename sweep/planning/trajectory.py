@@ -1,0 +1,446 @@
+"""From a configuration to what will be run: frozen, everything derived, nothing launched.
+
+A configuration is one job. Under WSD it is one trunk with a branch, and a record, per token count;
+under cosine every token count is a trajectory of its own. A run's name ends in a hash of everything
+that changes its result, so that the same command again runs only what has no valid record.
+
+Batch size, positions and learning rate as pure functions of tokens seen.
+
+All rules are in tokens and the same at every model size, so that a law is about size and not about
+tuning. The positions of optimiser steps are one universal sequence, p_0 = 0 and p_(k+1) = p_k +
+batch(p_k): a trunk and all its branches walk on it, and a branch at D sees the same batches as a
+run of its own.
+
+How one recipe is carried to every width and depth, so that a law is about size, not tuning.
+
+Width: the rate of hidden matrices goes as 1/width (Yang et al. 2022, arXiv:2203.03466), that of the
+embedding by a measured power. Depth: `none`, or CompleteP (Dey et al. 2025, arXiv:2505.01618, table
+1 with alpha = 1): residual branches times base_depth / depth and no change of rates, with the
+paper's rules for weight decay and Adam's epsilon, which hold across widths too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fit.data.accounting import FlopsPerToken, ParamCounts, Shape, count_flops, count_params
+from fit.data.records import RECORD_NAME, DataInfo, RunRecord, read_record
+from fit.errors import PlanError, RecordError
+from sweep.config import Config, DepthRule, ModelConfig, Schedule, TrainConfig
+from sweep.data.registry import describe
+
+RECIPE = "1"
+"""Goes up when the code changes what a run of unchanged settings gives; part of the identity."""
+NOT_IDENTITY = frozenset(
+    "tokens micro_batch_tokens warmup_tokens accelerator devices strategy threads compile graphs "
+    "checkpoint_seconds retries runs_per_gpu pack cooldown schedule".split()
+)
+"""Settings of `train` that change no result, or enter the identity in resolved form."""
+EPSILON = 1e-10
+"""Of Adam, at the base shape: far below the gradients' own size at any shape tried."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRule:
+    """Tokens per optimiser step as a function of tokens seen."""
+
+    batch_tokens: int
+    """At the start; a multiple of the sequence length."""
+    doublings: tuple[int, ...] = ()
+    """Tokens seen at which the batch doubles, ascending."""
+
+    def batch(self, position: int) -> int:
+        """Tokens in the step that begins at a position."""
+        return self.batch_tokens << sum(position >= d for d in self.doublings)
+
+    def steps(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """The (position, batch) of every step from one position of the sequence to another."""
+        position = start
+        while position < end:
+            batch = self.batch(position)
+            yield position, batch
+            position += batch
+
+    def count(self, start: int, end: int) -> int:
+        """How many steps `steps` gives, without making them."""
+        count, position = 0, start
+        for limit in (*(d for d in self.doublings if d < end), end):
+            batch = self.batch(position)
+            more = max(0, math.ceil((limit - position) / batch))
+            count, position = count + more, position + more * batch
+        return count
+
+    def nearest(self, tokens: float) -> int:
+        """The position of the sequence nearest to a token count, at least one step.
+
+        Raises:
+            PlanError: Fewer tokens than half of one batch.
+        """
+        if tokens < self.batch_tokens / 2:
+            raise PlanError(
+                f"tokens={tokens:g} is below one batch of {self.batch_tokens} tokens; train longer "
+                "or set a smaller train.batch_tokens."
+            )
+        start, batch = 0, self.batch_tokens
+        for doubling in self.doublings:
+            if doubling >= tokens:
+                break
+            start += math.ceil(max(0, doubling - start) / batch) * batch
+            batch *= 2
+        return max(self.batch_tokens, start + round((tokens - start) / batch) * batch)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearningRate:
+    """Learning rate as a share of its peak, over one run of `tokens`."""
+
+    kind: str
+    """`wsd` or `cosine`."""
+    warmup: int
+    """Tokens of linear warm-up."""
+    tokens: int
+    """Length of the run."""
+    cooldown_start: int
+    """Where a WSD run leaves the trunk; a cosine run ignores it."""
+
+    def factor(self, position: int, batch: int) -> float:
+        """Share of the peak rate in the step [position, position + batch), taken at its middle."""
+        middle = position + batch / 2
+        warm = min(1.0, middle / self.warmup) if self.warmup else 1.0
+        if self.kind == "cosine":
+            share = min(1.0, max(0.0, (middle - self.warmup) / (self.tokens - self.warmup)))
+            return warm * (0.55 + 0.45 * math.cos(math.pi * share))
+        if middle <= self.cooldown_start:
+            return warm
+        share = (middle - self.cooldown_start) / (self.tokens - self.cooldown_start)
+        return warm * (1.0 - math.sqrt(min(1.0, share)))
+
+
+def warmup_tokens(params: int, shortest: float, given: float | None) -> int:
+    """Tokens of warm-up: as given, or min(params, 10% of the shortest run of the trunk).
+
+    Source: Wortsman et al. and Porian et al. 2024 (arXiv:2406.19146): warm-up as long as the model
+    has parameters; the 10% keeps it inside short runs.
+    """
+    return round(min(params, 0.1 * shortest) if given is None else given)
+
+
+def cooldown_start(rule: BatchRule, tokens: int, cooldown: float) -> int:
+    """The step of the sequence at which a branch of `tokens` leaves the trunk."""
+    start = rule.nearest(max((1 - cooldown) * tokens, rule.batch_tokens))
+    return start if start < tokens else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """One run: a branch of a trunk, and one record."""
+
+    run: str
+    """Name and identity: a slug that ends in a hash."""
+    tokens: int
+    """Planned D, a whole number of steps."""
+    cooldown_start: int
+    """Position at which the run leaves its trunk; 0 has no trunk."""
+    rate: LearningRate
+    flops: float
+    """C of the whole run [FLOP]."""
+    flops_spent: float
+    """Its cooldown and its own stretch of the trunk [FLOP]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trajectory:
+    """What is trained in one go: a trunk and the runs that branch off it, by ascending tokens."""
+
+    trunk: str
+    """Hash of all that the runs share."""
+    sweep: str
+    seed: int
+    shape: Shape
+    params: ParamCounts
+    flops_per_token: FlopsPerToken
+    data: DataInfo
+    rule: BatchRule
+    scaled: ScaledRecipe
+    """The recipe at this shape."""
+    runs: tuple[RunSpec, ...]
+    config: Config
+    """Recipe, data and device settings as given."""
+
+
+def plan(config: Config) -> tuple[Trajectory, ...]:
+    """Derive everything that a job will train.
+
+    Args:
+        config: A checked configuration.
+
+    Returns:
+        One trajectory under WSD, one per token count under cosine.
+
+    Raises:
+        PlanError: The cell cannot be trained: head size, length below one batch, data too small.
+    """
+    vocab, there, info = describe(config.data, config.model.seq_len)
+    planned = trajectories(config, vocab=vocab, info=info)
+    _check_epochs(config, info.unique_tokens or there, planned)
+    return planned
+
+
+def _check_epochs(config: Config, unique: int | None, planned: tuple[Trajectory, ...]) -> None:
+    """Refuse runs that would repeat the data more often than `data.max_epochs` allows.
+
+    Raises:
+        PlanError: One would.
+    """
+    most, longest = config.data.max_epochs, max(run.tokens for t in planned for run in t.runs)
+    if most is not None and unique is not None and longest > most * unique:
+        raise PlanError(
+            f"{longest} tokens are {longest / unique:.3g} epochs of the {unique} there are, and "
+            f"data.max_epochs={most:g}. Ask for fewer tokens, or allow more epochs."
+        )
+
+
+def trajectories(config: Config, *, vocab: int, info: DataInfo) -> tuple[Trajectory, ...]:
+    """The same, on data already described."""
+    shape = build_shape(config.model, vocab)
+    rule = batch_rule(config.train, shape.seq_len)
+    per_token = count_flops(shape)
+    budget = config.sweep.flops
+    targets = config.targets() if budget is None else (budget / per_token.exact,)
+    lengths = sorted({rule.nearest(t) for t in targets})
+    groups = [lengths] if config.train.schedule is Schedule.wsd else [[n] for n in lengths]
+    return tuple(_trajectory(config, shape, info, rule, group) for group in groups)
+
+
+def build_shape(model: ModelConfig, vocab: int) -> Shape:
+    """The shape that a model section asks for.
+
+    Raises:
+        PlanError: The width is not a whole number of heads, or the head size is odd.
+    """
+    heads = model.heads
+    if model.head_dim % 2:
+        raise PlanError(f"model.head_dim={model.head_dim}; rotary positions need an even number.")
+    if heads is None:
+        heads, rest = divmod(model.width, model.head_dim)
+        if rest or not heads:
+            raise PlanError(
+                f"model.width={model.width} is not a multiple of model.head_dim={model.head_dim}; "
+                "choose a width that is, or set model.heads."
+            )
+    return Shape(
+        width=model.width,
+        depth=model.depth,
+        heads=heads,
+        head_dim=model.head_dim,
+        d_ff=max(1, round(model.mlp_ratio * model.width)),
+        vocab=vocab,
+        seq_len=model.seq_len,
+        gated=model.gated,
+        tied=model.tied,
+        conv=model.conv,
+        experts=model.experts,
+        top_k=model.top_k if model.experts else 0,
+    )
+
+
+def batch_rule(train: TrainConfig, seq_len: int) -> BatchRule:
+    """The batch rule of a recipe.
+
+    Raises:
+        PlanError: The batch is not a whole number of rows, the same on every device.
+    """
+    if train.batch_tokens % (seq_len * train.devices):
+        step = seq_len * train.devices
+        if train.devices > 1:
+            raise PlanError(
+                f"train.batch_tokens={train.batch_tokens} cannot be shared by train.devices="
+                f"{train.devices} in rows of {seq_len}; a multiple of {step} is needed."
+            )
+        raise PlanError(
+            f"train.batch_tokens={train.batch_tokens} is not a multiple of "
+            f"model.seq_len={seq_len}; take {max(1, train.batch_tokens // seq_len) * seq_len}."
+        )
+    doublings = tuple(sorted(round(d) for d in train.batch_doublings))
+    return BatchRule(batch_tokens=train.batch_tokens, doublings=doublings)
+
+
+def _trajectory(
+    config: Config, shape: Shape, info: DataInfo, rule: BatchRule, lengths: list[int]
+) -> Trajectory:
+    """A trunk with its branches."""
+    train, params, per_token = config.train, count_params(shape), count_flops(shape)
+    warmup = warmup_tokens(params.matmul, lengths[0], train.warmup_tokens)
+    _check_warmup(train, rule, lengths[0], warmup)
+    shared = _shared_identity(config, shape, info, warmup)
+    runs, previous = [], 0
+    for tokens in lengths:
+        wsd = train.schedule is Schedule.wsd
+        start = cooldown_start(rule, tokens, train.cooldown) if wsd else 0
+        rate = LearningRate(
+            kind=train.schedule.value, warmup=warmup, tokens=tokens, cooldown_start=start
+        )
+        own = {**shared, "tokens": tokens, "cooldown_start": start}
+        runs.append(
+            RunSpec(
+                run=_slug(shape, tokens, config.seed, digest(own)),
+                tokens=tokens,
+                cooldown_start=start,
+                rate=rate,
+                flops=float(per_token.exact * tokens),
+                flops_spent=_spent(per_token, tokens, start, previous),
+            )
+        )
+        previous = max(previous, start)
+    return Trajectory(
+        trunk=digest(shared) if train.schedule is Schedule.wsd else digest(runs[0].run),
+        sweep=config.name,
+        seed=config.seed,
+        shape=shape,
+        params=params,
+        flops_per_token=per_token,
+        data=info,
+        rule=rule,
+        scaled=scale_recipe(train, shape),
+        runs=tuple(runs),
+        config=config,
+    )
+
+
+def part_of(trajectory: Trajectory, lengths: Collection[int]) -> Trajectory:
+    """The trajectory with some of its runs alone, their names kept, the trunk paid by them."""
+    runs, previous = [], 0
+    for run in trajectory.runs:
+        if run.tokens in lengths:
+            start = run.cooldown_start
+            spent = _spent(trajectory.flops_per_token, run.tokens, start, previous)
+            runs.append(dataclasses.replace(run, flops_spent=spent))
+            previous = max(previous, start)
+    return dataclasses.replace(trajectory, runs=tuple(runs))
+
+
+def _spent(per_token: FlopsPerToken, tokens: int, start: int, previous: int) -> float:
+    """FLOP of a cooldown, and of the trunk from where the last branch left it."""
+    return float(per_token.exact * (tokens - start + max(0, start - previous)))
+
+
+def _check_warmup(train: TrainConfig, rule: BatchRule, shortest: int, warmup: int) -> None:
+    """Refuse a warm-up that is still on where the shortest run cools down, or ends.
+
+    Raises:
+        PlanError: It is, or it is negative.
+    """
+    wsd = train.schedule is Schedule.wsd
+    end = (cooldown_start(rule, shortest, train.cooldown) or shortest) if wsd else shortest
+    if not 0 <= warmup < end:
+        raise PlanError(
+            f"train.warmup_tokens={warmup}; 0 to {end - 1} is needed for {shortest} tokens."
+        )
+
+
+def _shared_identity(config: Config, shape: Shape, info: DataInfo, warmup: int) -> dict[str, Any]:
+    """Everything that changes the result of a trunk.
+
+    What came later than the first records is left out where it changes nothing, so that they are
+    recognised.
+    """
+    train = {k: v for k, v in vars(config.train).items() if k not in NOT_IDENTITY}
+    if config.train.depth_rule is DepthRule.none:
+        del train["depth_rule"], train["base_depth"]
+    counts = dataclasses.asdict(shape)
+    if not shape.experts:
+        del counts["experts"], counts["top_k"], train["balance_loss"]
+    kind = config.train.schedule
+    return {
+        "recipe": RECIPE,
+        "shape": counts,
+        "data": [info.hash, info.unique_tokens, config.data.heldout_tokens, config.data.seed],
+        "train": {**train, "batch_doublings": [float(d) for d in train["batch_doublings"]]},
+        "schedule": kind.value,
+        "warmup": warmup,
+        "seed": config.seed,
+    }
+
+
+def work_folder(trajectory: Trajectory) -> str:
+    """Name of the working folder; one per set of runs, so that two jobs never share one."""
+    return f".work-{digest([r.run for r in trajectory.runs])}"
+
+
+def finished_record(folder: Path) -> RunRecord | None:
+    """The record of a finished run; None where it is missing, unreadable or failed."""
+    try:
+        record = read_record(folder / RECORD_NAME)
+    except RecordError:
+        return None
+    return None if record.status == "failed" else record
+
+
+def digest(identity: Any) -> str:
+    """Eight hexadecimal digits of a canonical JSON's hash."""
+    text = json.dumps(identity, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def short(count: float) -> str:
+    """A count in at most five characters: 307200 -> 307k, 2.4e6 -> 2.4M, 1e20 -> 1e20."""
+    if count >= 1e15:
+        return f"{count:.0e}".replace("e+", "e")
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return f"{count:.3g}"
+
+
+def _slug(shape: Shape, tokens: int, seed: int, identity: str) -> str:
+    """A readable name that ends in the identity."""
+    experts = f"-e{shape.experts}k{shape.top_k}" if shape.experts else ""
+    return f"w{shape.width}-d{shape.depth}{experts}-t{short(tokens)}-s{seed}-{identity}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaledRecipe:
+    """The recipe at one shape."""
+
+    lr: float
+    """Peak rate of the hidden matrices."""
+    embedding_lr: float
+    weight_decay: float
+    """Of the hidden matrices."""
+    hidden_epsilon: float
+    """Adam's, for what lies in the blocks."""
+    epsilon: float
+    """Adam's elsewhere."""
+    residual: float
+    """Factor of every residual branch."""
+
+
+def scale_recipe(train: TrainConfig, shape: Shape) -> ScaledRecipe:
+    """The recipe's rates, decay, epsilons and residual factor at a shape."""
+    narrower = train.base_width / shape.width
+    lr, embedding_lr = train.lr * narrower, train.embedding_lr * narrower**train.embedding_lr_power
+    if train.depth_rule is DepthRule.none:
+        return ScaledRecipe(
+            lr=lr,
+            embedding_lr=embedding_lr,
+            weight_decay=train.weight_decay,
+            hidden_epsilon=EPSILON,
+            epsilon=EPSILON,
+            residual=1.0,
+        )
+    shallower = train.base_depth / shape.depth
+    return ScaledRecipe(
+        lr=lr,
+        embedding_lr=embedding_lr,
+        weight_decay=train.weight_decay / narrower,
+        hidden_epsilon=EPSILON * narrower * shallower,
+        epsilon=EPSILON * narrower,
+        residual=shallower,
+    )

@@ -1,0 +1,141 @@
+"""The newest state of an unfinished trajectory on disk, so that an interruption costs seconds.
+
+A state holds the model, the optimiser, the position and the curve; inside a branch it also holds
+the trunk's state at the branching point. Nothing else is needed: data are addressed by position and
+the training itself draws no random numbers.
+
+Signals that ask a process to end, kept until the training loop is between two steps.
+
+Slurm sends USR2 (as submitit asks it to) before a time limit or a preemption, and TERM before it
+kills. An optimiser step that is cut in half cannot be saved; after it the state is saved first, and
+then the signal does what it would have done: under submitit, requeue the job and leave.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+
+from fit.errors import RecordError
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainState:
+    """Where a trajectory is."""
+
+    position: int = 0
+    """Tokens seen on the current path."""
+    branch: int | None = None
+    """Index of the branch that is cooling down; None on the trunk."""
+    model: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    curve: list[tuple[float, ...]] = field(default_factory=list)
+    seconds: float = 0.0
+    """Training time behind this state."""
+    losses: list[tuple[Any, int]] = field(default_factory=list)
+    """Losses since the curve's last row, as tensors, with their rows."""
+    trunk: TrainState | None = None
+    """The trunk where the branch left it."""
+
+
+def save(path: Path, state: TrainState) -> None:
+    """Write a state beside its place, flush, rename.
+
+    Raises:
+        RecordError: The folder cannot be written to, or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as stream:
+            torch.save(_to_dict(state), stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise RecordError(
+            f"cannot write the checkpoint {path}: {error}. Free some space."
+        ) from error
+
+
+def load(path: Path) -> TrainState | None:
+    """Read a state; None where there is none or it cannot be read (the run then starts afresh)."""
+    try:
+        return _from_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except FileNotFoundError:
+        return None
+    except Exception:  # a damaged archive raises whatever its first bad byte leads to
+        return None
+
+
+def _to_dict(state: TrainState) -> dict[str, Any]:
+    """Plain containers that `torch.load(weights_only=True)` accepts."""
+    document = {name: getattr(state, name) for name in TrainState.__slots__}
+    document["trunk"] = None if state.trunk is None else _to_dict(state.trunk)
+    return document
+
+
+def _from_dict(document: dict[str, Any]) -> TrainState:
+    """Inverse of `_to_dict`."""
+    trunk = document.pop("trunk")
+    return TrainState(**document, trunk=None if trunk is None else _from_dict(trunk))
+
+
+class DeferredSignals:
+    """A context in which the signals wait; `pending` names the first that came."""
+
+    def __init__(self) -> None:
+        self.pending: signal.Signals | None = None
+        self._earlier: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> DeferredSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                earlier = signal.getsignal(number)
+                if callable(earlier) or (earlier is signal.SIG_DFL and number == signal.SIGTERM):
+                    self._earlier[number] = earlier
+                    signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._restore()
+
+    def obey(self) -> None:
+        """Let the signal do what it would have done; returns where that is nothing."""
+        number, self.pending = self.pending, None
+        if number is None:
+            return
+        earlier: Callable[[int, FrameType | None], Any] | signal.Handlers = self._earlier[number]
+        if callable(earlier):
+            earlier(number, None)
+            return
+        self._restore()
+        os.kill(os.getpid(), number)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        """Remember the signal; USR2 outranks TERM, which Slurm sends together with it."""
+        found = signal.Signals(number)
+        if self.pending is None or found == signal.SIGUSR2:
+            self.pending = found
+
+    def _restore(self) -> None:
+        """Give the signals back."""
+        for number, earlier in self._earlier.items():
+            signal.signal(number, earlier)
+        self._earlier = {}

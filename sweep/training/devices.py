@@ -1,0 +1,404 @@
+"""One run on several devices of a machine: a process per device, started and watched here.
+
+Fabric's own launchers run the whole script again, or take DDP alone; inside a Hydra job, which is
+itself one of many in a worker, neither serves. So the ranks are spawned here, meet through a file
+(no port to be taken) and run the same function. If one of them stops, all are stopped, and what it
+said is raised in the parent: ranks that wait for a lost one would wait for ever.
+
+Several devices as one: strategies, sums over ranks, and states that are whole.
+
+DDP keeps the model on every device; FSDP shards weights, gradients and moments (PyTorch's
+`fully_shard`, one group per block and one for the rest). A state on disk is always whole and the
+same under either, so that a run begun on two devices can be finished on one.
+
+What a machine is and can do: threads, allocator, measured and published peaks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+import multiprocessing.connection
+import os
+import pickle
+import platform
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from fit.errors import PlanError
+from sweep.config import TrainConfig
+from sweep.training.checkpoint import TrainState
+
+DENSE_BF16_PEAK = {
+    "A100": 312e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "B200": 2.25e15,
+    "MI300X": 1.3e15,
+}
+"""Dense bf16 FLOP/s by vendors' data sheets (they print twice that for sparse matrices); the first
+name that a device's holds counts."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+INTERRUPTED = 130
+PR_SET_PDEATHSIG = 1
+PATIENCE_SECONDS = 10.0
+"""Given to a rank between SIGTERM and SIGKILL."""
+
+
+@functools.cache
+def prepare_process(threads: int) -> None:
+    """Set up a worker process once: threads of a run, and an allocator that keeps its pages.
+
+    glibc returns every buffer above 128 kB to the system and faults its pages in again at the next
+    step; keeping them saves a quarter of a small model's step on CPU (measured, docs/log.md).
+    """
+    if threads > 0:
+        torch.set_num_threads(threads)
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: a GPU's, or, told by the message alone, the machine's."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def free_cache(device: torch.device) -> None:
+    """Give cached blocks back, so that smaller ones can be cut from them."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin to watch the most memory that this process holds; Linux and CUDA alone can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most that this process held since: of the device, or resident on the machine [bytes]."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_reserved(device))
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Free memory of a GPU [bytes]; None elsewhere."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
+
+
+def gpu_context_lost() -> bool:
+    """Whether a failed kernel has made this process's GPU context useless, as after an assert.
+
+    Every later call in the process would fail like the first; a fresh process would not.
+    """
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
+
+
+def device_name(device: torch.device) -> str:
+    """A device as it stands in a record."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({torch.get_num_threads()} of {os.cpu_count()} threads)"
+
+
+@functools.cache
+def peak_flops_per_second(device: torch.device, precision: str = "32-true") -> float | None:
+    """Matrix-multiply ceiling: the data sheet's on known GPUs in bf16, measured on CPU; or None."""
+    if device.type == "cuda":
+        if not precision.startswith("bf16"):
+            return None
+        name = torch.cuda.get_device_name(device)
+        return next((peak for key, peak in DENSE_BF16_PEAK.items() if key in name), None)
+    return _measured_peak() if device.type == "cpu" else None
+
+
+def _measured_peak(size: int = 768, repeats: int = 5) -> float:
+    """Best of a few fp32 products with the threads of a run (10 ms each)."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    best = float("inf")
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        torch.mm(a, b)
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+def open_fabric(train: TrainConfig) -> Any:
+    """Fabric as the recipe asks for it; on several devices, for one rank of a group.
+
+    Returns:
+        A launched `lightning.fabric.Fabric`.
+    """
+    from lightning.fabric import Fabric
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+
+    fabric = Fabric(
+        accelerator=train.accelerator,
+        devices=train.devices,
+        strategy=_strategy(train) if train.devices > 1 else "auto",
+        precision=train.precision,  # type: ignore[arg-type]
+        plugins=[LightningEnvironment()],  # Slurm's mere presence is no matter: the ranks are ours
+    )
+    fabric.launch()
+    return fabric
+
+
+def _strategy(train: TrainConfig) -> Any:
+    """Fabric's strategy by name."""
+    from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
+
+    if train.strategy != "fsdp":
+        return "ddp"
+    return ModelParallelStrategy(
+        parallelize_fn=_shard, data_parallel_size=train.devices, tensor_parallel_size=1
+    )
+
+
+def _shard(model: nn.Module, mesh: Any) -> nn.Module:
+    """Shard a model's blocks, then the rest of it."""
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    ranks = mesh["data_parallel"]
+    for block in cast(nn.ModuleList, model.blocks):
+        fully_shard(block, mesh=ranks)
+    fully_shard(model, mesh=ranks)
+    register_fsdp_forward_method(model, "token_losses")
+    return model
+
+
+def mean(fabric: Any, value: Tensor) -> Tensor:
+    """Mean of a tensor over the ranks."""
+    if fabric.world_size == 1:
+        return value
+    return cast(Tensor, fabric.all_reduce(value.clone(), reduce_op="mean"))
+
+
+def broadcast_choice(fabric: Any, choice: bool) -> bool:
+    """What rank 0 chose: clocks differ between ranks, and whatever is done together is chosen once.
+
+    Every rank calls it.
+    """
+    return choice if fabric.world_size == 1 else bool(fabric.broadcast(choice))
+
+
+def gather_rows(fabric: Any, own: Tensor, count: int) -> Tensor:
+    """Rows that the ranks computed in turn, back in order.
+
+    Args:
+        fabric: The ranks.
+        own: What rank r has of rows r, r + ranks, ..., padded to the same number on every rank.
+        count: Rows in all.
+    """
+    if fabric.world_size == 1:
+        return own
+    own = own.to(fabric.device)
+    parts = [torch.empty_like(own) for _ in range(fabric.world_size)]
+    torch.distributed.all_gather(parts, own)
+    return torch.stack(parts, 1).flatten(0, 1)[:count].cpu()
+
+
+def gather_state(value: Any) -> Any:
+    """A state with every sharded tensor gathered; every rank calls it."""
+    if isinstance(value, DTensor):
+        return value.full_tensor()
+    if isinstance(value, Mapping):
+        return {k: gather_state(v) for k, v in value.items()}
+    return value
+
+
+def gather_train_state(state: TrainState) -> TrainState:
+    """A state to be written, every sharded tensor gathered; every rank calls it."""
+    return dataclasses.replace(
+        state,
+        model=gather_state(state.model),
+        optimizer=gather_state(state.optimizer),
+        trunk=None if state.trunk is None else gather_train_state(state.trunk),
+    )
+
+
+def load_model(module: nn.Module, state: Mapping[str, Any]) -> None:
+    """Load weights, whole or sharded, into a module of any strategy."""
+    own = module.state_dict()
+    module.load_state_dict({k: _placed(v, own[k]) for k, v in state.items()})
+
+
+def load_optimizer(optimizer: Any, state: Mapping[str, Any]) -> None:
+    """Load an optimiser's state, whole or sharded; moments lie as their parameters do."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    moments = {
+        index: {
+            name: _placed(value, parameters[index])
+            if isinstance(value, Tensor) and value.shape == parameters[index].shape
+            else value
+            for name, value in own.items()
+        }
+        for index, own in state["state"].items()
+    }
+    optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
+
+
+def _placed(value: Tensor, like: Tensor) -> Tensor:
+    """A tensor sharded as another one is."""
+    if not isinstance(like, DTensor) or isinstance(value, DTensor):
+        return value
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+
+
+def in_ranks(work: Callable[[], None], *, devices: int, accelerator: str) -> None:
+    """Run a function in one process per device, each a rank of one group; return when all have.
+
+    Args:
+        work: Can be pickled; called without arguments in every rank.
+        devices: Number of ranks.
+        accelerator: Fabric's name; decides the group's backend.
+
+    Raises:
+        PlanError: The machine has fewer devices, or of a kind that cannot work together.
+        KeyboardInterrupt: A rank, or this process, was interrupted.
+        Exception: What the first rank to fail raised, its traceback added as a note.
+    """
+    backend = _backend(devices, accelerator)
+    with tempfile.TemporaryDirectory(prefix="isoflop-") as name:
+        folder, context = Path(name), multiprocessing.get_context("spawn")
+        ranks: list[BaseProcess] = [
+            context.Process(target=_rank, args=(work, rank, devices, backend, folder))
+            for rank in range(devices)
+        ]
+        try:
+            for process in ranks:
+                process.start()
+            _watch(ranks)
+        finally:
+            _stop(ranks)
+        _raise_first(folder, ranks)
+
+
+def _backend(devices: int, accelerator: str) -> str:
+    """Gloo between CPU processes, nccl between GPUs."""
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
+        return "gloo"
+    if accelerator not in ("auto", "cuda", "gpu"):
+        raise PlanError(
+            f"train.devices={devices} with train.accelerator={accelerator}; several devices work "
+            "together on cpu and cuda. Set train.devices=1."
+        )
+    there = torch.cuda.device_count()
+    if there < devices:
+        raise PlanError(
+            f"train.devices={devices}, and this machine shows {there} CUDA device"
+            f"{'' if there == 1 else 's'}. Set train.devices to at most that, or "
+            "train.accelerator=cpu."
+        )
+    return "nccl"
+
+
+def _rank(
+    work: Callable[[], None], rank: int, devices: int, backend: str, folder: Path
+) -> None:  # pragma: no cover - in a process of its own
+    """The main function of a rank."""
+    _end_with_parent()
+    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
+    try:
+        torch.distributed.init_process_group(
+            backend, init_method=f"file://{folder}/meeting", rank=rank, world_size=devices
+        )
+        work()
+        torch.distributed.destroy_process_group()
+        code = 0
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except Exception as error:  # crosses to the parent, which makes it a record
+        _leave_word(folder / f"error-{rank}", error, rank)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code:
+        os._exit(code)  # a group in disorder can block an ordinary exit
+
+
+def _end_with_parent() -> None:
+    """Linux: be killed when the parent is, so that no orphan goes on writing."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _leave_word(path: Path, error: Exception, rank: int) -> None:
+    """Put an error where the parent finds it, with the time at which it came."""
+    trace = f"in rank {rank}:\n{traceback.format_exc()}"
+    try:
+        raw = pickle.dumps((time.time(), error, trace))
+        pickle.loads(raw)
+    except Exception:  # an error that cannot be pickled goes as its words
+        raw = pickle.dumps((time.time(), RuntimeError(f"{type(error).__name__}: {error}"), trace))
+    path.write_bytes(raw)
+
+
+def _watch(ranks: Sequence[BaseProcess]) -> None:
+    """Wait until every rank is done, or one has failed."""
+    while running := [p for p in ranks if p.exitcode is None]:
+        multiprocessing.connection.wait([p.sentinel for p in running])
+        if any(p.exitcode for p in ranks):
+            return
+
+
+def _stop(ranks: Sequence[BaseProcess]) -> None:
+    """End whatever still runs; the first to fail keeps its exit code."""
+    running = [p for p in ranks if p.pid is not None and p.exitcode is None]
+    if running:
+        time.sleep(0.2)  # whoever failed at the same moment leaves its own word
+    for process in running:
+        process.terminate()
+    for process in running:
+        process.join(PATIENCE_SECONDS)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+
+
+def _raise_first(folder: Path, ranks: Sequence[BaseProcess]) -> None:
+    """Raise what stopped the ranks, if anything did."""
+    codes = [p.exitcode for p in ranks]
+    if INTERRUPTED in codes:
+        raise KeyboardInterrupt
+    for rank, code in enumerate(codes):
+        if code is not None and code < 0 and -code != signal.SIGTERM:
+            raise RuntimeError(f"rank {rank} of {len(ranks)} was killed by signal {-code}")
+    words = [pickle.loads(path.read_bytes()) for path in folder.glob("error-*")]
+    if words:
+        _, error, trace = min(words, key=lambda word: word[0])
+        error.add_note(trace)
+        raise error
+    if any(codes):
+        raise RuntimeError(f"the ranks ended with exit codes {codes}")

@@ -1,0 +1,49 @@
+"""Counts against arithmetic done by hand; tests/sweep/test_model.py holds them against torch."""
+
+import pytest
+
+from fit.data.accounting import Shape, count_flops, count_params, flops_per_token_in, params_in
+from fit.errors import PlanError
+
+SHAPE = Shape(width=8, depth=2, heads=2, head_dim=4, d_ff=32, vocab=100, seq_len=16, conv=3)
+
+
+def test_parameters_per_group_are_the_products_of_their_sizes():
+    params = count_params(SHAPE)
+    assert params.body == 2 * (4 * 8 * 8 + 2 * 8 * 32)
+    assert params.head == 800
+    assert params.embedding == 0
+    assert params.other == 2 * 4 + 3 * 8
+    assert params.total == params.body + 800 + params.other
+
+
+def test_flops_are_six_per_matmul_parameter_and_causal_attention():
+    flops = count_flops(SHAPE)
+    assert flops.body + flops.head == 6 * count_params(SHAPE).matmul
+    assert flops.attention == 6 * 2 * 8 * 16
+
+
+def test_chinchilla_counts_the_embedding_and_whole_attention():
+    flops = count_flops(SHAPE)
+    whole = flops_per_token_in("chinchilla", flops=flops, params=0)
+    assert whole - flops.exact == flops.head + flops.attention
+
+
+def test_six_nd_follows_the_chosen_parameters():
+    params = count_params(SHAPE)
+    for convention in ("matmul", "total", "body", "chinchilla"):
+        n = params_in(convention, params)
+        assert flops_per_token_in("6nd", flops=count_flops(SHAPE), params=n) == 6 * n
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: params_in("kaplan", count_params(SHAPE)),
+        lambda: flops_per_token_in("7nd", flops=count_flops(SHAPE), params=1),
+        lambda: Shape(width=0, depth=1, heads=1, head_dim=2, d_ff=4, vocab=9, seq_len=4),
+    ],
+)
+def test_what_cannot_be_counted_is_named(call):
+    with pytest.raises(PlanError):
+        call()

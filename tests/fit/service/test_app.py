@@ -1,0 +1,183 @@
+"""The service's answers: the same as the command line's, and one shape of error."""
+
+import json
+from urllib.parse import urlencode
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from fit.cli.main import main
+from tests.fit.service.client import ask, pilot, service
+
+QUESTIONS = [
+    *(["query", f"{c:.6g}"] for c in np.geomspace(1e12, 1e16, 8)),
+    ["query", "3e13", "--force"],
+    ["query", "1e5", "--fit", "reports/pilot"],
+    ["query", "2.5e14", "--fit", "reports/pilot"],
+    *(["query", f"{c:g}", "--law", name] for name in ("hoffmann2022", "gadre2024")
+      for c in (1e18, 1e21, 5.76e23)),
+    ["query", "1e22", "--law", "muennighoff2023", "--unique-tokens", "25e9"],
+    ["query", "--dollars", "250k", "--price", "2.5", "--device", "h100", "--law", "hoffmann2022"],
+    ["query", "--deadline", "48", "--devices", "8", "--device", "a100", "--mfu", "40%"],
+    ["query", "1e14", "--max-params", "200k", "--serve-tokens", "1B", "--regret"],
+    ["query", "--loss", "1.35", "--min-ratio", "20"],
+    ["query", "1e22", "--law", "besiroglu2024", "--memory", "8GB"],
+    ["predict", "--params", "200k", "--tokens", "3M"],
+    ["predict", "--params", "7B", "--tokens", "1.4T", "--law", "besiroglu2024"],
+    ["compare", "reports/pilot", "reports/pilot", "--flops", "1e13"],
+]  # fmt: skip
+
+
+def as_url(command):
+    """The address that asks what a command asks."""
+    name, *rest = command
+    fields = []
+    if name == "query" and not rest[0].startswith("-"):
+        fields.append(("flops", rest.pop(0)))
+    if name == "compare":
+        fields += [("a", rest.pop(0)[8:]), ("b", rest.pop(0)[8:])]
+    while rest:
+        option = rest.pop(0)[2:].replace("-", "_")
+        value = "true" if option in ("force", "regret") else rest.pop(0).removeprefix("reports/")
+        fields.append((option, value))
+    return f"/v1/{name}?{urlencode(fields)}"
+
+
+def test_twenty_questions_have_one_answer_by_command_and_by_http(tmp_path, monkeypatch):
+    pilot(tmp_path / "reports")
+    (tmp_path / "reports" / "blind" / "fit.json").unlink()
+    monkeypatch.chdir(tmp_path)
+    assert len(QUESTIONS) >= 20
+    replies = ask(service(tmp_path / "reports"), *map(as_url, QUESTIONS))
+    for command, reply in zip(QUESTIONS, replies, strict=True):
+        said = CliRunner().invoke(main, [*command, "--json"])
+        assert said.exit_code == 0, said.output
+        assert reply.status_code == 200, reply.text
+        assert reply.json() == json.loads(said.stdout), command
+
+
+REFUSED = [
+    ("/v1/query", 422, "flops"),
+    ("/v1/query?flops=abc", 422, "flops"),
+    ("/v1/query?flops=-1", 422, "flops"),
+    ("/v1/query?flops=1e400", 422, "flops"),
+    ("/v1/query?flops=1e200", 422, None),
+    ("/v1/query?flops=" + "9" * 300, 422, "flops"),
+    ("/v1/query?flops=7B", 422, "flops"),
+    ("/v1/query?flops=nan", 422, "flops"),
+    ("/v1/query?flops=1e13&flops=1e14", 422, "flops"),
+    ("/v1/query?flops=1e13&budget=3", 422, "budget"),
+    ("/v1/query?flops=1e13&force=perhaps", 422, "force"),
+    ("/v1/query?flops=1e13&fit=nope", 404, "fit"),
+    ("/v1/query?flops=1e13&law=nope", 404, "law"),
+    ("/v1/query?flops=1e13&fit=pilot&law=hoffmann2022", 422, "law"),
+    ("/v1/query?flops=1e13&fit=blind", 422, None),
+    ("/v1/query?flops=1e13&fit=%00", 404, "fit"),
+    ("/v1/query?flops=1e13&fit=" + "x" * 300, 422, "fit"),
+    ("/v1/predict?params=1e6", 422, "tokens"),
+    ("/v1/predict?params=0&tokens=1e9", 422, "params"),
+    ("/v1/compare?a=pilot", 422, "b"),
+    ("/v1/compare?a=pilot&b=nope", 404, "b"),
+    ("/v1/compare?a=pilot&b=pilot&level=2", 422, None),
+    ("/v1/compare?a=pilot&b=pilot&level=x", 422, "level"),
+    ("/v1/compare?a=pilot&b=pilot&interval=x", 422, None),
+    ("/v1/fits/nope", 404, "fit"),
+    ("/v1/fits/..%2Fsecret", 404, None),
+    ("/v1/report/nope.pdf", 404, "fit"),
+    ("/page/nope.js", 404, "name"),
+    ("/page/../api.py", 404, None),
+    ("/page/%2e%2e/api.py", 404, None),
+    ("/nope", 404, None),
+]
+
+
+def test_whatever_is_refused_is_refused_in_one_shape(tmp_path):
+    replies = ask(service(pilot(tmp_path)), *(path for path, _, _ in REFUSED))
+    for (path, status, field), reply in zip(REFUSED, replies, strict=True):
+        assert reply.status_code == status, (path, reply.text)
+        assert list(reply.json()) == ["error"]
+        found = reply.json()["error"]
+        assert list(found) == ["kind", "message", "field"]
+        assert found["kind"] and "\n" not in found["message"], path
+        assert field is None or found["field"] == field, (path, found)
+
+
+@pytest.mark.parametrize("name", ["../secret", "..", ".", "a/b", "a\\b", "", "/etc", ".work", "-x"])
+def test_no_name_leads_out_of_the_reports(tmp_path, name):
+    pilot(tmp_path / "reports")
+    pilot(tmp_path / "secret")
+    reply = ask(service(tmp_path / "reports"), "/v1/query", params={"flops": "1e13", "fit": name})
+    assert reply.status_code == 404
+
+
+def test_a_link_out_of_the_reports_is_not_followed(tmp_path):
+    pilot(tmp_path / "reports")
+    pilot(tmp_path / "secret")
+    (tmp_path / "reports" / "out").symlink_to(tmp_path / "secret" / "pilot")
+    assert ask(service(tmp_path / "reports"), "/v1/fits/out").status_code == 404
+
+
+def test_methods_that_are_not_taken_are_refused_in_the_same_shape(tmp_path):
+    reply = ask(service(pilot(tmp_path)), "/v1/query", method="DELETE")
+    assert (reply.status_code, reply.json()["error"]["kind"]) == (405, "method_not_allowed")
+
+
+def test_an_error_of_our_own_is_an_answer_and_one_line_of_log(tmp_path, capsys, monkeypatch):
+    served = service(pilot(tmp_path))
+    monkeypatch.setattr(served.shelf, "names", lambda: 1 / 0)
+    reply = ask(served, "/v1/fits")
+    assert reply.status_code == 500
+    assert reply.json()["error"]["kind"] == "internal"
+    assert "division" not in reply.text
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_lists_have_what_is_there(tmp_path):
+    fits, laws, one = ask(service(pilot(tmp_path)), "/v1/fits", "/v1/laws", "/v1/fits/pilot")
+    assert [f["name"] for f in fits.json()["fits"]] == ["blind", "pilot"]
+    assert [f["answers"] for f in fits.json()["fits"]] == [False, True]
+    assert "besiroglu2024" in [row["name"] for row in laws.json()["laws"]]
+    assert one.json()["schema"] == "isoflop.fit/1" and "draws" not in one.json()
+
+
+def test_curves_pass_through_the_answers(tmp_path):
+    served = service(pilot(tmp_path))
+    curves = ask(served, "/v1/curves?fit=pilot").json()
+    assert len(curves["runs"]) == 25
+    for i in (3, 30, 50):
+        found = ask(served, f"/v1/query?fit=pilot&flops={curves['flops'][i]!r}").json()
+        for name in ("params", "tokens", "loss"):
+            for end in ("value", "low", "high"):
+                assert curves[name][end][i] == pytest.approx(found[name][end], rel=1e-6)
+    assert not any(ask(served, "/v1/curves?law=hoffmann2022").json()["loss"]["low"])
+
+
+def test_an_answer_is_remembered_until_its_fit_changes(tmp_path):
+    served = service(pilot(tmp_path))
+    first, again = ask(served, *["/v1/query?fit=pilot&flops=1e13"] * 2)
+    assert first.content == again.content
+    assert (served.hits, served.misses) == (1, 1)
+    from tests.fit.service.client import make_fit, write_fit
+
+    write_fit(tmp_path / "pilot", make_fit(name="pilot", noise=0.5))
+    changed = ask(served, "/v1/query?fit=pilot&flops=1e13")
+    assert changed.json()["loss_next_run"] != first.json()["loss_next_run"]
+
+
+def test_health_and_counts_are_told(tmp_path):
+    health, _, metrics = ask(service(pilot(tmp_path)), "/healthz", "/nope", "/metrics")
+    assert health.json()["status"] == "ok"
+    assert 'isoflop_requests_total{route="GET /healthz",status="200"} 1' in metrics.text
+    assert 'isoflop_requests_total{route="other",status="404"} 1' in metrics.text
+    assert 'isoflop_request_seconds_bucket{route="GET /healthz",le="+Inf"} 1' in metrics.text
+
+
+def test_every_route_is_described_with_its_fields(tmp_path):
+    document = ask(service(pilot(tmp_path)), "/openapi.json").json()
+    assert {"/v1/query", "/v1/predict", "/v1/compare", "/v1/laws", "/v1/fits"} <= set(
+        document["paths"]
+    )
+    query = document["paths"]["/v1/query"]["get"]
+    assert {"flops", "fit", "law"} <= {p["name"] for p in query["parameters"]}
+    assert "4XX" in query["responses"]

@@ -1,0 +1,55 @@
+"""Who is let in, and what every response carries."""
+
+import httpx
+
+from fit.service.fits import FOLDER
+from fit.service.http import CHART_STYLE, loopback
+from tests.fit.service.client import ask, pilot, service
+
+TOKEN = "a-token-of-twenty-chars"
+
+
+def test_a_token_is_asked_for_everywhere_but_at_the_door(tmp_path):
+    served = service(pilot(tmp_path))
+    paths = ["/v1/fits", "/metrics", "/openapi.json", "/nope", "/healthz", "/"]
+    without = ask(served, *paths, token=TOKEN)
+    assert [r.status_code for r in without] == [401, 401, 401, 401, 200, 200]
+    assert without[0].json()["error"]["kind"] == "unauthorized"
+    assert without[0].headers["www-authenticate"] == "Bearer"
+    wrong = ask(served, "/v1/fits", token=TOKEN, headers={"authorization": "Bearer nope"})
+    right = ask(served, "/v1/fits", token=TOKEN, headers={"authorization": f"Bearer {TOKEN}"})
+    assert (wrong.status_code, right.status_code) == (401, 200)
+
+
+def test_without_a_token_foreign_host_names_are_refused(tmp_path):
+    served = service(pilot(tmp_path))
+    for host, status in (("evil.example", 403), ("localhost:8000", 200), ("[::1]:80", 200)):
+        assert ask(served, "/healthz", headers={"host": host}).status_code == status
+    assert ask(served, "/healthz", token=TOKEN, headers={"host": "cluster"}).status_code == 200
+
+
+def test_loopback_is_known_by_name_and_number():
+    assert all(map(loopback, ("127.0.0.1", "127.3.2.1", "::1", "localhost")))
+    assert not any(map(loopback, ("0.0.0.0", "::", "10.0.0.1", "127.evil.example", "")))
+
+
+def test_too_many_at_once_are_told_to_come_back(tmp_path):
+    served = service(pilot(tmp_path))
+    served.meter.in_flight = 10_000
+    reply = ask(served, "/healthz")
+    assert (reply.status_code, reply.json()["error"]["kind"]) == (503, "busy")
+    assert served.meter.in_flight == 10_000
+
+
+def test_every_response_forbids_foreign_and_inline_code(tmp_path):
+    replies: list[httpx.Response] = ask(service(pilot(tmp_path)), "/", "/v1/fits", "/nope")
+    for reply in replies:
+        policy = reply.headers["content-security-policy"]
+        assert "default-src 'self'" in policy and "unsafe" not in policy
+        assert reply.headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_style_that_is_allowed_inline_is_the_chart_library_s():
+    library = (FOLDER / "vendor" / "plot.min.js").read_text()
+    written = CHART_STYLE.replace("chart", "${c}").replace("\n", "\\n")
+    assert written in library

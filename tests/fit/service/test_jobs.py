@@ -1,0 +1,167 @@
+"""Tables that are sent in: fitted beside the service, bounded, kept for a while."""
+
+import asyncio
+
+import pytest
+
+from fit.service.http import RequestError
+from fit.service.jobs import MOST_BYTES, WAITING, WorkerPool, arguments_of, read_body
+from tests.fit.service.client import ask, pilot, service, table
+
+CSV = {"content-type": "text/csv"}
+
+
+def send(served, body, headers=CSV, query=""):
+    return ask(served, f"/v1/fits{query}", method="POST", content=body, headers=headers)
+
+
+def test_a_table_that_is_sent_in_can_be_asked(tmp_path):
+    served = service(pilot(tmp_path))
+    reply = send(served, table(), query="?resamples=50&level=0.8")
+    assert reply.status_code == 201, reply.text
+    name = reply.json()["name"]
+    assert reply.headers["location"] == f"/v1/fits/{name}"
+    assert reply.json()["theta"]["E"] == pytest.approx(1.7, abs=0.02)
+    assert reply.json()["interval"]["level"] == 0.8
+    answer, runs, again = ask(
+        served, f"/v1/query?flops=1e20&fit={name}", f"/v1/fits/{name}/runs.csv", "/v1/fits"
+    )
+    assert answer.json()["params"]["low"] < answer.json()["params"]["value"]
+    assert runs.text.splitlines()[1].startswith("'=run(1),")
+    assert again.json()["fits"][-1]["uploaded"]
+    assert served.shelf.newest().name != name, "an upload is never the default"
+    served.close()
+    assert not served.uploads.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status", "said"),
+    [
+        (b"", "text/csv", 422, "empty"),
+        (b"a,b\n1,2\n", "text/csv", 422, "Name yours: column=params=YOURS"),
+        (b'{"params": 1, ', "application/jsonl", 422, "jsonl"),
+        (b"params,tokens,loss\n1e999,1,2\n", "text/csv", 422, "params"),
+        (b"PAR1", "application/vnd.apache.parquet", 422, "parquet"),
+        (b"\x00\xff\xfe", "text/csv", 422, "table.csv"),
+        (table(), "text/plain", 415, "content-type is 'text/plain'"),
+        (table(), "", 415, "content-type"),
+    ],
+)
+def test_what_is_no_table_is_refused_in_one_line(tmp_path, body, kind, status, said):
+    served = service(pilot(tmp_path))
+    found = send(served, body, headers={"content-type": kind})
+    assert found.status_code == status
+    assert said in found.json()["error"]["message"]
+    assert str(served.uploads.folder) not in found.text
+    assert served.shelf.uploads == {}
+
+
+def test_fifty_megabytes_are_refused_and_not_kept(tmp_path):
+    async def parts():
+        for _ in range(50):
+            yield bytes(1 << 20)
+
+    with pytest.raises(RequestError) as found:
+        asyncio.run(read_body(parts(), None))
+    assert found.value.status == 413
+    with pytest.raises(RequestError) as found:
+        asyncio.run(read_body(parts(), str(10**12)))
+    assert found.value.status == 413
+    assert MOST_BYTES < 50 << 20
+
+
+def test_a_slow_sender_is_not_waited_for(monkeypatch):
+    async def parts():
+        yield b"params,"
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr("fit.service.jobs.READ_SECONDS", 0.05)
+    with pytest.raises(RequestError) as found:
+        asyncio.run(read_body(parts(), None))
+    assert found.value.status == 408
+
+
+def test_options_become_arguments_and_unknown_ones_are_named():
+    assert arguments_of({"law": ["tied"], "column": ["params=n", "tokens=d"]}) == [
+        "--column=params=n",
+        "--column=tokens=d",
+        "--law=tied",
+    ]
+    for fields, said in (
+        ({"where": ["@os.system('x')"]}, "unknown field 'where'"),
+        ({"out": ["/etc"]}, "unknown field 'out'"),
+        ({"law": ["tied", "outer"]}, "given 2 times"),
+        ({"resamples": ["100000"]}, "at most 4000"),
+        ({"loss": ["l2\x00"]}, "not printable"),
+        ({"column": ["a=b"] * 60}, "given 60 times"),
+    ):
+        with pytest.raises(RequestError, match=said):
+            arguments_of(fields)
+
+
+def test_a_wrong_option_is_named(tmp_path):
+    found = send(service(pilot(tmp_path)), table(), query="?law=--help").json()["error"]
+    assert found["field"] == "law" and "is not known" in found["message"]
+
+
+def test_a_fit_that_takes_too_long_is_stopped(tmp_path):
+    async def run():
+        await WorkerPool(seconds=0.01).command(["laws"], folder=tmp_path, kind="fit")
+
+    with pytest.raises(RequestError) as found:
+        asyncio.run(run())
+    assert found.value.kind == "time_limit"
+
+
+def test_more_requests_than_can_wait_are_told_to_come_back():
+    async def run():
+        shop = WorkerPool(workers=1)
+        shop.waiting = WAITING
+        async with shop.place():
+            pass
+
+    with pytest.raises(RequestError) as found:
+        asyncio.run(run())
+    assert (found.value.status, found.value.kind) == (503, "busy")
+
+
+def test_the_oldest_upload_goes_when_there_are_too_many(tmp_path):
+    from fit.service.jobs import Uploads
+    from tests.fit.service.client import make_fit, write_fit
+
+    served = service(pilot(tmp_path))
+
+    class Shop(WorkerPool):
+        async def command(self, arguments, *, folder, kind):
+            name = folder.name
+            write_fit(folder / name, make_fit(name=name))
+
+    kept = Uploads(served.shelf, Shop(), most=2)
+    for body in (b"1", b"2", b"3"):
+        asyncio.run(kept.fit(body, "csv", []))
+    assert len(served.shelf.uploads) == 2
+    assert len(list(kept.folder.iterdir())) == 2
+    kept.close()
+
+
+def test_one_table_sent_twice_at_once_is_fitted_once(tmp_path):
+    from fit.service.jobs import Uploads
+    from tests.fit.service.client import make_fit, write_fit
+
+    made = []
+
+    class Shop(WorkerPool):
+        async def command(self, arguments, *, folder, kind):
+            made.append(folder.name)
+            await asyncio.sleep(0)
+            write_fit(folder / folder.name, make_fit(name=folder.name))
+
+    served = service(pilot(tmp_path))
+    kept = Uploads(served.shelf, Shop())
+
+    async def run():
+        return await asyncio.gather(*(kept.fit(b"1", "csv", []) for _ in range(5)))
+
+    assert len({held.name for held in asyncio.run(run())}) == 1
+    assert len(made) == 1
+    kept.close()
