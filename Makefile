@@ -67,6 +67,9 @@ type: $(STAMP)  ## mypy --strict on fit and sweep
 	$(BIN)/mypy
 .PHONY: type
 
+check: lint type test  ## what to run before a commit: lint, types, fast tests
+.PHONY: check
+
 bench: $(STAMP)  ## speed and memory, ratios interleaved in one run
 	$(BIN)/python -m tests.bench
 .PHONY: bench

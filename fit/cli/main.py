@@ -38,6 +38,7 @@ from fit.cli.options import (
     report_options,
     seal_answer,
 )
+from fit.cli.plugins import add_sweep_commands
 from fit.errors import FieldError, ScalingError
 from fit.query.question import LAW_COLUMNS
 
@@ -201,6 +202,7 @@ def query_command(
 
 
 main.add_command(score_command)
+add_sweep_commands(main)
 
 
 @main.command("predict", cls=NumberCommand)

@@ -1,0 +1,68 @@
+"""Commands that another package adds to `isoflop` through the entry-point group `isoflop.commands`.
+
+The trainer (package `sweep`, extra `[sweep]`) adds `sweep`, `plan`, `rehearse` and `imports` this
+way, so that `fit` imports nothing of it. Their arguments are handed on untouched: Hydra parses
+them, not click.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import click
+
+from fit.errors import PlanError
+
+GROUP = "isoflop.commands"
+SWEEP_COMMANDS: Mapping[str, str] = MappingProxyType(
+    {
+        "sweep": "Train a grid of runs; Hydra reads the overrides, -m spans them.",
+        "plan": "Show what a sweep would run and what it costs; train nothing.",
+        "rehearse": "Train an answer's run in small and compare it with the forecast.",
+        "imports": "Fetch runs that were logged to W&B, from its servers or offline.",
+    }
+)
+"""The trainer's commands with their summaries, listed also where the trainer is not installed."""
+
+
+class PluginCommand(click.Command):
+    """A command of another package; every argument after its name is that package's."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            name,
+            callback=self._run,
+            params=[click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)],
+            help=SWEEP_COMMANDS[name],
+            short_help=SWEEP_COMMANDS[name],
+            add_help_option=False,
+            context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+        )
+
+    def _run(self, arguments: tuple[str, ...]) -> None:
+        """Load the package and hand its arguments on.
+
+        Raises:
+            PlanError: The package, or a library that it needs, is not installed.
+        """
+        from importlib.metadata import entry_points  # slow to import, and no other command needs it
+
+        assert self.name is not None
+        try:
+            (entry,) = entry_points(group=GROUP, name=self.name)
+            main = entry.load()
+        except (ValueError, ModuleNotFoundError) as error:
+            missing = getattr(error, "name", None)
+            found = f"the library {missing} is missing" if missing else "the trainer is missing"
+            raise PlanError(
+                f"{found}, and 'isoflop {self.name}' needs the trainer's libraries. "
+                "Install them: pip install 'isoflop[sweep]'."
+            ) from error
+        main(list(arguments))
+
+
+def add_sweep_commands(group: click.Group) -> None:
+    """Add the trainer's commands to the command line."""
+    for name in SWEEP_COMMANDS:
+        group.add_command(PluginCommand(name))
