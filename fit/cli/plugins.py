@@ -24,6 +24,15 @@ SWEEP_COMMANDS: Mapping[str, str] = MappingProxyType(
     }
 )
 """The trainer's commands with their summaries, listed also where the trainer is not installed."""
+NEEDED: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "sweep": ("hydra", "torch", "lightning"),
+        "plan": ("hydra",),
+        "rehearse": ("hydra", "torch", "lightning"),
+        "imports": ("wandb",),
+    }
+)
+"""Libraries without which a command cannot start; looked up, not imported."""
 
 
 class PluginCommand(click.Command):
@@ -47,18 +56,18 @@ class PluginCommand(click.Command):
             PlanError: The package, or a library that it needs, is not installed.
         """
         from importlib.metadata import entry_points  # slow to import, and no other command needs it
+        from importlib.util import find_spec
 
         assert self.name is not None
-        try:
-            (entry,) = entry_points(group=GROUP, name=self.name)
-            main = entry.load()
-        except (ValueError, ModuleNotFoundError) as error:
-            missing = getattr(error, "name", None)
-            found = f"the library {missing} is missing" if missing else "the trainer is missing"
+        missing = [library for library in NEEDED[self.name] if find_spec(library) is None]
+        entries = entry_points(group=GROUP, name=self.name)
+        if missing or not entries:
             raise PlanError(
-                f"{found}, and 'isoflop {self.name}' needs the trainer's libraries. "
-                "Install them: pip install 'isoflop[sweep]'."
-            ) from error
+                f"'isoflop {self.name}' needs the trainer, and "
+                f"{missing[0] if missing else 'its package'} is not installed. "
+                "Install it: pip install 'isoflop[sweep]'."
+            )
+        main = next(iter(entries)).load()
         main(list(arguments))
 
 

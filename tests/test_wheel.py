@@ -1,0 +1,83 @@
+"""The wheel as users install it: without extras it answers, and says which extra is missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
+
+
+def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A command's result, with its output as text."""
+    return subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = (sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, ROOT)
+    built = run(*pip, cwd=folder)
+    assert built.returncode == 0, built.stderr
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def bare(wheel, tmp_path_factory) -> Path:
+    """The programs of an environment with the wheel and no extra."""
+    folder = tmp_path_factory.mktemp("bare")
+    venv.create(folder, with_pip=True)
+    install = ("pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel)
+    made = run(folder / "bin" / "python", "-m", *install, cwd=folder)
+    assert made.returncode == 0, made.stderr
+    return folder / "bin"
+
+
+def test_the_wheel_holds_every_package_its_configs_and_the_page(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    for needed in (
+        "isoflop.py",
+        "fit/py.typed",
+        "fit/report/report.typ",
+        "fit/service/page/index.html",
+        "sweep/training/loop.py",
+        "conf/config.yaml",
+        "conf/experiment/demo.yaml",
+    ):
+        assert needed in names, needed
+    assert not [n for n in names if n.startswith(("tests/", "docs/", "runs/"))]
+
+
+def test_without_extras_a_published_law_answers_and_the_api_imports(bare, tmp_path):
+    answer = run(bare / "isoflop", "query", "1e21", "--law", "besiroglu2024", cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    assert "2.78B" in answer.stdout
+    code = "import isoflop; print(isoflop.query('besiroglu2024', 1e21).params.value > 1e9)"
+    python = run(bare / "python", "-c", code, cwd=tmp_path)
+    assert python.stdout.strip() == "True", python.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [
+        (("sweep", "-m", "model.width=16"), "isoflop[sweep]"),
+        (("plan", "+experiment=demo"), "isoflop[sweep]"),
+        (("rehearse", "answer.json"), "isoflop[sweep]"),
+        (("imports", "offline", "."), "isoflop[sweep]"),
+        (("serve",), "isoflop[serve]"),
+    ],
+)
+def test_a_missing_extra_is_one_line_that_says_what_to_install(bare, tmp_path, command, extra):
+    result = run(bare / "isoflop", *command, cwd=tmp_path)
+    assert result.returncode == 1, result.stdout
+    assert extra in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.count("\n") == 1, result.stderr
