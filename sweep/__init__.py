@@ -1,1 +1,33 @@
-"""Sweeps of small transformers: every run leaves one honest record."""
+"""Sweeps of small transformers: every run leaves one record, failed runs included.
+
+`python -m sweep` trains, `python -m sweep.plan` prices a sweep without training, `python -m
+sweep.rehearse` trains a recommendation in small, and `python -m sweep.imports` reads runs from W&B.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+"""Folder of our packages: a checkout, or the site-packages of an installation."""
+
+
+def search_working_folder_last() -> None:
+    """Move the working folder to the end of `sys.path`.
+
+    Modules of the user's that lie there can still be imported, but a user's `fit.py` or folder
+    `conf` no longer hides our package of that name. In a checkout of this project the order stays.
+    """
+    folder = os.getcwd()
+    if Path(folder).resolve() == ROOT:
+        return
+    while sys.path and sys.path[0] in ("", folder):
+        del sys.path[0]
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
+# `python -m sweep.plan` puts the working folder first and imports this package before the module
+# itself; as long as Python is still locating that module, its name in argv is "-m".
+if sys.argv[:1] == ["-m"]:
+    search_working_folder_last()

@@ -14,11 +14,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import hydra
-from hydra._internal.utils import get_args_parser
-from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig
-
 from fit.data.records import (
     PLAN_NAME,
     PLAN_SCHEMA,
@@ -30,9 +25,10 @@ from fit.data.records import (
 )
 from fit.errors import PlanError, RecordError
 from fit.files import write_atomically
+from sweep import search_working_folder_last
 from sweep.cache import locked
-from sweep.config import Config
-from sweep.planning.grid import Cell, run_folder
+from sweep.planning.compose import command_overrides, parse_command, show_information
+from sweep.planning.grid import Cell, grid, run_folder
 from sweep.planning.timing import estimate, known_timing
 from sweep.planning.trajectory import RunSpec, Trajectory
 from sweep.training.tracking import say
@@ -68,24 +64,20 @@ def planned_run(trajectory: Trajectory, run: RunSpec) -> PlannedRun:
     )
 
 
-ConfigStore.instance().store(name="config_schema", node=Config)
+def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep") -> None:
+    """Train a run or, with -m, a sweep; exit 1 where any run has failed.
 
-
-@hydra.main(config_path="pkg://conf", config_name="config", version_base="1.3")
-def job(config: DictConfig) -> None:
-    """Never runs: Hydra shows its help, or what it composes, and returns."""
-
-
-def main() -> None:
-    """Launch a run or, with -m, a sweep; exit 1 where any run has failed."""
-    arguments = get_args_parser().parse_args()
-    if arguments.cfg or arguments.help or arguments.hydra_help or arguments.info:
-        job()
+    Args:
+        arguments: Of the command; None for those of this process.
+        prog: The command's name in messages.
+    """
+    search_working_folder_last()
+    options = parse_command(arguments, prog)
+    if options.cfg or options.help or options.hydra_help or options.info:
+        show_information(options, prog)
         return
-    from sweep.planning.grid import command_overrides
-
     try:
-        sys.exit(launch(command_overrides(arguments), multirun=bool(arguments.multirun)))
+        sys.exit(launch(command_overrides(options), multirun=bool(options.multirun)))
     except PlanError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -96,7 +88,6 @@ def launch(overrides: Sequence[str], *, multirun: bool) -> int:
     """Check the whole grid, let Hydra run it, and say how it ended."""
     from sweep.launch.jobs import run
     from sweep.launch.launcher import launch_cells
-    from sweep.planning.grid import grid
 
     cells = grid(overrides, multirun=multirun)
     if not multirun and cells[0].refusal is not None:

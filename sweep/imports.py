@@ -16,7 +16,7 @@ import json
 import os
 import struct
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -187,18 +187,6 @@ def parse_filters(texts: Iterable[str]) -> dict[str, Any]:
     return filters
 
 
-def main() -> None:
-    """Run the command; a `ScalingError` is one line and exit code 1."""
-    try:
-        commands(prog_name="python -m sweep.imports")
-    except ScalingError as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
-
-
-if __name__ == "__main__":
-    main()
-
-
 def read_offline_run(path: Path) -> LoggedRun:
     """Read one offline run: its config, and the summary with what was logged last.
 
@@ -274,3 +262,20 @@ def _update(target: MutableMapping[str, Any], items: Iterable[Any]) -> None:
             target[".".join(keys)] = json.loads(item.value_json)
         except ValueError:
             target[".".join(keys)] = item.value_json
+
+
+def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep.imports") -> None:
+    """Run the command; a `ScalingError` is one line and exit code 1.
+
+    Args:
+        arguments: Of the command; None for those of this process.
+        prog: The command's name in help and messages.
+    """
+    try:
+        commands(None if arguments is None else list(arguments), prog_name=prog)
+    except ScalingError as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+if __name__ == "__main__":
+    main()

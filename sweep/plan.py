@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from hydra._internal.utils import get_args_parser
-
 from fit.errors import ScalingError
+from sweep import search_working_folder_last
 from sweep.planning.bill import (
     PlannedCost,
     PlanOptions,
@@ -17,16 +16,40 @@ from sweep.planning.bill import (
     planned_runs,
     split_plan_options,
 )
-from sweep.planning.grid import Cell, LauncherChoice, chosen_launcher, command_overrides, grid
+from sweep.planning.compose import command_overrides, parse_command
+from sweep.planning.grid import Cell, LauncherChoice, chosen_launcher, grid
 from sweep.planning.timing import unmeasured
 from sweep.planning.trajectory import short
 
+USAGE = """\
+{prog} [override ...] [option=value ...]
 
-def main() -> None:
-    """Print the plan of the given overrides; exit 1 where a cell cannot be trained."""
-    arguments = get_args_parser().parse_args()
+Prints every run of a grid, what is left to do and what that costs; launches nothing.
+Overrides are those of a sweep, such as +experiment=demo model=w16,w32. Options:
+
+measure=off          estimate by the formula; else a few steps of every shape are timed once
+price=2.5            dollars of one device-hour
+workers=8            runs at a time, where the launcher does not say it
+spend.hours=2        device-hours to spend at most (or spend.dollars=5, spend.flops=1e13):
+                     thin the grid to that
+spend.prior=NAME     published law or folder of a fit that the thinned grid is chosen for
+spend.target=1e15    budget at which its answer is wanted [FLOP]"""
+
+
+def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep.plan") -> None:
+    """Print the plan of the given overrides; exit 1 where a cell cannot be trained.
+
+    Args:
+        arguments: Of the command; None for those of this process.
+        prog: The command's name in messages.
+    """
+    search_working_folder_last()
+    options = parse_command(arguments, prog)
+    if options.help:
+        print(USAGE.format(prog=prog))
+        return
     try:
-        terms, overrides = split_plan_options(command_overrides(arguments))
+        terms, overrides = split_plan_options(command_overrides(options))
         cells = grid(overrides, multirun=True)
         launcher = chosen_launcher(overrides)
         notes = measure(cells, terms)

@@ -25,9 +25,10 @@ from fit.quantities import percent, power, short
 from fit.query.answer import answer
 from fit.query.question import ANSWER_SCHEMA, Answer, Question
 from fit.report.text import wrapped
+from sweep import search_working_folder_last
 
 USAGE = """\
-python -m sweep.rehearse ANSWER [fraction=0.01] [fit=reports/NAME] [--json] [override ...]
+{prog} ANSWER [fraction=0.01] [fit=reports/NAME] [--json] [override ...]
 
 ANSWER is what `isoflop query C --json` prints, or - for standard input. The run goes
 to runs/rehearsals; overrides may say where and how it runs (runs_dir=PATH,
@@ -74,11 +75,17 @@ class Rehearsal:
         return dict(finite_or_null(document))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Rehearse and print the verdict; exit 1 where it could not be done."""
+def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep.rehearse") -> None:
+    """Rehearse an answer and print the verdict; exit 1 where it could not be done.
+
+    Args:
+        arguments: Of the command; None for those of this process.
+        prog: The command's name in help.
+    """
+    search_working_folder_last()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or {"-h", "--help"} & set(words):
-        print(USAGE)
+        print(USAGE.format(prog=prog))
         sys.exit(0 if words else 2)
     as_json = "--json" in words
     file, *rest = [w for w in words if w != "--json"]

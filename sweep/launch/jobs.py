@@ -30,6 +30,7 @@ from omegaconf import DictConfig
 
 from fit.errors import ScalingError
 from fit.query.launch import hydra_value
+from sweep import search_working_folder_last
 from sweep.config import Config, TrainConfig, parse
 from sweep.planning.grid import Cell
 from sweep.planning.trajectory import Trajectory
@@ -173,7 +174,8 @@ def _changed(config: Config, text: str) -> Config:
 
 
 def train_cell(config: DictConfig) -> str | None:
-    """Train one cell of the grid: Hydra's task function."""
+    """Train one cell of the grid: Hydra's task function, called in a worker's process."""
+    search_working_folder_last()
     return run(parse(config))
 
 

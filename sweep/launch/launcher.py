@@ -14,7 +14,9 @@ first job that fails hides those that still run. `squeue` knows the living ones 
 
 from __future__ import annotations
 
+import os
 import secrets
+import site
 import subprocess
 import threading
 import time
@@ -22,16 +24,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from hydra._internal.callbacks import Callbacks
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.plugins import Plugins
-from hydra.initialize import initialize_config_module
-from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import open_dict
 
 from fit.data.records import RECORD_NAME, read_record, write_record
 from fit.errors import PlanError, RecordError, ScalingError
+from sweep import ROOT
 from sweep.launch.jobs import pack_cells, train_cell
+from sweep.planning.compose import compose_multirun, hydra_initialised, make_launcher
 from sweep.planning.grid import Cell, run_folder
 from sweep.planning.timing import estimate, known_timing
 from sweep.planning.trajectory import RunSpec, Trajectory
@@ -111,7 +110,7 @@ def launch_cells(cells: Sequence[Cell], overrides: Sequence[str]) -> None:
         PlanError: The launcher is not installed, or starts nothing.
     """
     tickets = [PendingCell(cell=cell) for cell in pack_cells(cells) if cell.refusal is None]
-    with initialize_config_module("conf", job_name="isoflop", version_base="1.3"):
+    with hydra_initialised():
         engine = HydraLauncher(overrides)
         idle = 0
         while batch := next_batch(tickets, one_pool=engine.one_pool):
@@ -148,12 +147,7 @@ class HydraLauncher:
     """The launcher that the overrides choose; lives inside an initialised Hydra."""
 
     def __init__(self, overrides: Sequence[str]) -> None:
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None
-        self._loader = hydra.config_loader
-        self._config: DictConfig = hydra.compose_config(
-            config_name="config", overrides=list(overrides), run_mode=RunMode.MULTIRUN
-        )
+        self._config = compose_multirun(overrides)
         target = str(self._config.hydra.launcher["_target_"])
         self.name = str(self._config.hydra.runtime.choices.get("hydra/launcher"))
         self._slurm = target.endswith(".SlurmLauncher")
@@ -166,6 +160,7 @@ class HydraLauncher:
         if "submitit_folder" in self._config.hydra.launcher:
             with open_dict(self._config):
                 self._config.hydra.launcher.name = name
+            isolate_child_interpreters()
         try:
             if self._slurm:
                 returned = until_gone(name, lambda: self._run(batch))
@@ -179,15 +174,22 @@ class HydraLauncher:
 
     def _run(self, batch: Sequence[PendingCell]) -> Sequence[Any]:
         """Let Hydra's launcher run a batch."""
-        launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=HydraContext(
-                config_loader=self._loader, callbacks=Callbacks(self._config)
-            ),
-            task_function=train_cell,
-            config=self._config,
-        )
+        launcher = make_launcher(self._config, train_cell)
         first, self._jobs = self._jobs, self._jobs + len(batch)
         return launcher.launch([t.cell.overrides for t in batch], initial_job_idx=first)
+
+
+def isolate_child_interpreters() -> None:
+    """Let the interpreters that submitit starts find our packages before the user's files.
+
+    They run `python -m submitit...`, which would put the working folder first: the task, pickled by
+    its name, would then be looked for in a `sweep.py` of the user's. joblib needs no such care: it
+    hands `sys.path` to its workers before the task.
+    """
+    os.environ["PYTHONSAFEPATH"] = "1"  # since Python 3.11: no working folder in front
+    if str(ROOT) not in site.getsitepackages():  # a checkout, perhaps found by the working folder
+        paths = [*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), str(ROOT)]
+        os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
 
 
 def one_sentence(error: BaseException) -> str:

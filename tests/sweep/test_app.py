@@ -87,6 +87,55 @@ def test_the_plan_lists_every_run_and_launches_none(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+SCRIPT = """
+import sys
+from importlib import import_module
+if __name__ == "__main__":
+    import_module(sys.argv[1]).main(sys.argv[2:], prog="isoflop")
+"""
+"""What an installed command does: the folder that Python searches first is the script's own."""
+
+
+def test_files_of_the_users_with_names_of_ours_do_no_harm(tmp_path):
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / "command"
+    script.write_text(SCRIPT)
+    work = tmp_path / "work"
+    (work / "conf").mkdir(parents=True)
+    (work / "conf" / "__init__.py").touch()
+    (work / "conf" / "config.yaml").write_text("name: other\n")
+    (work / "mine" / "experiment").mkdir(parents=True)
+    (work / "mine" / "experiment" / "two.yaml").write_text("# @package _global_\nseed: 7\n")
+    for name in ("fit", "isoflop", "sweep"):
+        (work / f"{name}.py").write_text("raise SystemExit('a file of the user was run')\n")
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        words = ["model.width=8", "tracking=none", "name=pilot", *TINY]
+        return subprocess.run(
+            [sys.executable, *arguments, *words],
+            cwd=work,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    plan = command(
+        *(str(script), "sweep.plan", "measure=off", "train.tokens=4e3"),
+        *("--config-dir", "mine", "+experiment=two"),
+    )
+    assert plan.returncode == 0, plan.stderr
+    assert "-s7-" in plan.stdout
+    workers = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    done = command(str(script), "sweep.app", "-m", *workers, "train.tokens=4e3,8e3")
+    assert done.returncode == 0, done.stderr
+    assert len(results(work / "runs")) == 2
+    (work / "sweep.py").unlink()  # `python -m sweep` itself means the file that is found first
+    module = command("-m", "sweep.plan", "measure=off", "train.tokens=4e3")
+    assert module.returncode == 0, module.stderr
+    assert "1 there already" in module.stdout
+
+
 @pytest.mark.slow
 def test_kill_nine_at_random_moments_changes_no_record(tmp_path):
     """Five kills of the whole process group, each followed by the same command again."""

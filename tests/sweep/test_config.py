@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from hydra import compose, initialize_config_module
-from hydra._internal.utils import get_args_parser
+from hydra import compose
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-import conf
 from fit.errors import PlanError
 from sweep.config import Config
-from sweep.planning.grid import ConfigComposer, command_overrides, compose_config, grid
+from sweep.planning.compose import (
+    CONFIG_FOLDER,
+    ConfigComposer,
+    command_overrides,
+    hydra_initialised,
+    parse_command,
+)
+from sweep.planning.grid import compose_config, grid
 from sweep.planning.trajectory import plan
 
-CONF = Path(conf.__file__).parent
 QUICK = ["model.width=16", "model.depth=1"]
 
 
 def names(group: str) -> list[str]:
-    return sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+    return sorted(p.stem for p in (CONFIG_FOLDER / group).glob("*.yaml"))
 
 
 @pytest.mark.parametrize("group", ["model", "train", "sweep"])
@@ -164,11 +166,11 @@ def test_lengths_that_round_to_one_run_are_planned_once():
 def test_a_folder_of_own_configs_is_found(tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment/mine.yaml").write_text("# @package _global_\nseed: 7\n")
-    given = get_args_parser().parse_args(["--config-dir", str(tmp_path), "+experiment=mine"])
+    given = parse_command(["--config-dir", str(tmp_path), "+experiment=mine"], "sweep")
     (cell,) = grid(command_overrides(given), multirun=False)
     assert cell.config.seed == 7
     with pytest.raises(PlanError, match="--config-dir"):
-        command_overrides(get_args_parser().parse_args(["--config-name", "other"]))
+        command_overrides(parse_command(["--config-name", "other"], "sweep"))
 
 
 @pytest.mark.parametrize(
@@ -184,7 +186,7 @@ def test_a_folder_of_own_configs_is_found(tmp_path):
     ],
 )
 def test_a_composition_that_is_shared_gives_what_hydra_gives(job):
-    with initialize_config_module("conf", version_base="1.3"):
+    with hydra_initialised():
         composer = ConfigComposer()
         composer.compose(["model.width=7"])
         assert outcome(lambda: composer.compose(job)) == outcome(lambda: compose("config", job))

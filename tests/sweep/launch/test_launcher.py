@@ -14,7 +14,8 @@ from sweep.launch import launcher
 from sweep.launch import launcher as launcher_module
 from sweep.launch.jobs import run
 from sweep.launch.launcher import PendingCell, launch_cells, next_batch
-from sweep.planning.grid import grid, one_line
+from sweep.planning.compose import one_line
+from sweep.planning.grid import grid
 from sweep.training.outcome import RunFacts, failed_record
 from sweep.training.tracking import begin, end
 

@@ -1,0 +1,225 @@
+"""Composing configurations with Hydra; the only module that uses Hydra's private parts.
+
+Our configuration files are found by their place beside the package, never by the name `conf`,
+which a folder of the user's may have too.
+
+Four private parts of Hydra 1.3 are used, since its public interface offers none of this:
+
+- the parser of its command line and what it does for `--help`, `--cfg` and `--info`, because
+  `hydra.main` reads `sys.argv` and would run the job as well;
+- the basic sweeper's expansion of a grid, so that the whole grid is planned before any run starts;
+- its last step of composition, setting plain values. Composing a configuration from its groups
+  takes 50 ms and more, which is most of what a launch of a thousand tiny runs would do; setting
+  values takes 2 ms;
+- the callbacks that a launcher's context needs.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import _run_hydra, get_args_parser
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, RunMode, TaskFunction
+from hydra.version import setbase
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from fit.errors import PlanError
+from sweep import ROOT
+from sweep.config import Config
+
+CONFIG_FOLDER = ROOT / "conf"
+VERSION_BASE = "1.3"
+EXTRAS = {
+    "joblib": "sweep",
+    "submitit_local": "slurm",
+    "submitit_slurm": "slurm",
+    "ray": "ray",
+    "ray_aws": "ray",
+}
+"""Extra of isoflop that installs a launcher."""
+
+ConfigStore.instance().store(name="config_schema", node=Config)
+
+
+def hydra_initialised() -> initialize_config_dir:
+    """A context in which Hydra composes from our configuration folder."""
+    return initialize_config_dir(str(CONFIG_FOLDER), job_name="isoflop", version_base=VERSION_BASE)
+
+
+@contextmanager
+def wrong_overrides_refused() -> Iterator[None]:
+    """Turn Hydra's errors about overrides into a `PlanError` of one line."""
+    try:
+        yield
+    # Some overrides that Hydra cannot take are plain ValueErrors.
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise PlanError(one_line(error)) from error
+
+
+def parse_command(arguments: Sequence[str] | None, prog: str) -> Namespace:
+    """Parse a command line with Hydra's own parser.
+
+    Args:
+        arguments: The command's arguments; None for those of this process.
+        prog: The command's name in messages about wrong usage.
+    """
+    parser = get_args_parser()
+    parser.prog = prog
+    # Intermixed: options may stand between overrides, as in `a=1 --config-dir mine +experiment=b`.
+    return parser.parse_intermixed_args(arguments)
+
+
+def show_information(arguments: Namespace, prog: str) -> None:
+    """Print what `--help`, `--hydra-help`, `--cfg` or `--info` asks for."""
+    parser = get_args_parser()
+    parser.prog = prog
+    setbase(VERSION_BASE)
+    _run_hydra(
+        args=arguments,
+        args_parser=parser,
+        task_function=lambda config: None,  # none of these options runs the task
+        config_path=str(CONFIG_FOLDER),
+        config_name="config",
+    )
+
+
+def command_overrides(arguments: Namespace) -> list[str]:
+    """Overrides of a command line, with `--config-dir` as an addition to Hydra's search path.
+
+    Raises:
+        PlanError: The options replace our root configuration.
+    """
+    if arguments.config_name or arguments.config_path:
+        raise PlanError(
+            "--config-name and --config-path replace the schema; add configs of your own by "
+            "--config-dir FOLDER, such as FOLDER/experiment/mine.yaml with +experiment=mine."
+        )
+    if not arguments.config_dir:
+        return list(arguments.overrides)
+    folder = Path(arguments.config_dir).absolute()
+    return [*arguments.overrides, f"hydra.searchpath=[file://{folder}]"]
+
+
+def expand_grid(overrides: Sequence[str]) -> list[list[str]]:
+    """Overrides of every job of a multirun, those of `hydra.sweeper.params` included.
+
+    Works inside `hydra_initialised`, as do all that follow.
+    """
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    preset = compose_shared(overrides).hydra.sweeper.get("params") or {}
+    parsed = parser.parse_overrides([f"{k}={v}" for k, v in preset.items()] + list(overrides))
+    return list(BasicSweeper.split_arguments(parsed, None)[0])
+
+
+def compose_shared(overrides: Sequence[str]) -> DictConfig:
+    """The configuration that all jobs of a multirun share, Hydra's own part included."""
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    fixed = [
+        o.input_line
+        for o in parser.parse_overrides(list(overrides))
+        if not o.is_sweep_override() and o.input_line is not None
+    ]
+    return compose("config", overrides=fixed, return_hydra_config=True)
+
+
+def compose_multirun(overrides: Sequence[str]) -> DictConfig:
+    """The configuration that a launcher of a multirun is set up with."""
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None
+    return hydra.compose_config(
+        config_name="config", overrides=list(overrides), run_mode=RunMode.MULTIRUN
+    )
+
+
+def make_launcher(config: DictConfig, task: TaskFunction) -> Launcher:
+    """The launcher that a multirun's configuration names, set up to run a task."""
+    context = HydraContext(
+        config_loader=GlobalHydra.instance().config_loader(), callbacks=Callbacks(config)
+    )
+    return Plugins.instance().instantiate_launcher(
+        hydra_context=context, task_function=task, config=config
+    )
+
+
+class ConfigComposer:
+    """Composes the jobs of a grid; jobs that differ only in plain values share one composition."""
+
+    def __init__(self) -> None:
+        loader: Any = GlobalHydra.instance().config_loader()
+        self._groups = loader.repository
+        self._parser = OverridesParser.create(config_loader=loader)
+        self._overrides: dict[str, Override] = {}
+        self._compositions: dict[tuple[str, ...], DictConfig] = {}
+
+    def compose(self, job: Sequence[str]) -> DictConfig:
+        """Compose what `hydra.compose("config", job)` returns.
+
+        Raises:
+            hydra.errors.HydraException: As Hydra does.
+        """
+        parsed = [self._parse(text) for text in job]
+        plain = [o for o in parsed if self._sets_one_value(o)]
+        rest = [o for o in parsed if o not in plain]
+        if not all(self._chooses_group(o) or o.is_hydra_override() for o in rest):
+            return compose("config", overrides=list(job))
+        key = tuple(str(o.input_line) for o in rest)
+        if key not in self._compositions:
+            self._compositions[key] = compose("config", overrides=list(key))
+        config = copy.deepcopy(self._compositions[key])
+        ConfigLoaderImpl._apply_overrides_to_config(plain, config)
+        return config
+
+    def _parse(self, text: str) -> Override:
+        """Parse one override, once: the jobs of a grid share most of theirs."""
+        if text not in self._overrides:
+            (self._overrides[text],) = self._parser.parse_overrides([text])
+        return self._overrides[text]
+
+    def _chooses_group(self, override: Override) -> bool:
+        """Whether an override chooses a file of a config group."""
+        return bool(self._groups.group_exists(override.key_or_group))
+
+    def _sets_one_value(self, override: Override) -> bool:
+        """Whether an override sets one value, whatever the others do."""
+        return not (
+            override.is_add()
+            or override.is_force_add()
+            or override.is_delete()
+            or override.is_hydra_override()
+            or override.package is not None
+            or isinstance(override.value(), dict)
+            or self._chooses_group(override)
+        )
+
+
+def one_line(error: BaseException) -> str:
+    """The message of a Hydra or OmegaConf error in one line."""
+    launcher = re.search(r"Could not (?:find|load) 'hydra/launcher/(\w+)'", str(error))
+    if launcher and launcher[1] in EXTRAS:
+        extra = EXTRAS[launcher[1]]
+        return (
+            f"hydra/launcher={launcher[1]} needs the extra '{extra}', which is not installed: "
+            f"pip install 'isoflop[{extra}]'"
+        )
+    text = f"{error}\n{error.__cause__ or ''}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    kept = [line for line in lines if not line.startswith(("full_key", "object_type", "See https"))]
+    return " ".join(dict.fromkeys(kept)) or repr(error)
