@@ -10,7 +10,6 @@ What a run at a given N and D should reach, and how far from it a measured loss 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -24,7 +23,7 @@ from fit.allocation.scaling_law import ScalingLaw
 from fit.data.accounting import count_params
 from fit.data.records import finite_or_null, parse_document
 from fit.errors import QueryError, RecordError
-from fit.files import commit, now, versions, write_once
+from fit.files import commit, content_hash, now, versions, write_once
 from fit.query.answer import Point, predict
 from fit.query.question import Answer, Question
 from fit.results import Fit
@@ -291,11 +290,13 @@ def before(one: str | None, other: str) -> bool:
     return one is not None and datetime.fromisoformat(one) <= datetime.fromisoformat(other)
 
 
-def content_hash(document: Mapping[str, Any]) -> str:
-    """Hash of a document without its own `hash`, whatever the order of its keys."""
+def document_hash(document: Mapping[str, Any]) -> str:
+    """Hash of what a document says: without its own `hash`, whatever the order of its keys.
+
+    Unlike a file's `content_hash` it does not change when the file is formatted anew.
+    """
     body = {k: v for k, v in document.items() if k != "hash"}
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    return content_hash(json.dumps(body, sort_keys=True, separators=(",", ":")).encode())
 
 
 def _body(name: str, question: Question, answer: Answer) -> dict[str, Any]:
@@ -350,7 +351,7 @@ def _known_by(answer: Answer, fit: Fit, unique: float | None) -> dict[str, Any]:
 def _text(body: Mapping[str, Any]) -> str:
     """A document with its hash, as people can read it too."""
     plain = finite_or_null(body)
-    return json.dumps({**plain, "hash": content_hash(plain)}, indent=1, allow_nan=False) + "\n"
+    return json.dumps({**plain, "hash": document_hash(plain)}, indent=1, allow_nan=False) + "\n"
 
 
 def _entry(path: Path) -> LedgerEntry:
@@ -381,14 +382,14 @@ def _forecast(document: Mapping[str, Any]) -> Forecast:
         run=document["run"],
         document=document,
         hash=document["hash"],
-        intact=content_hash(document) == document["hash"],
+        intact=document_hash(document) == document["hash"],
     )
 
 
 def _outcome(document: Mapping[str, Any], forecast: Forecast) -> ForecastOutcome:
     """An outcome from its document; it is intact where it is its forecast's."""
     verdict = ForecastScore(**{k: document[k] for k in ("measured", "error", "z", "hit")})
-    own = content_hash(document) == document["hash"] and document["forecast"] == forecast.hash
+    own = document_hash(document) == document["hash"] and document["forecast"] == forecast.hash
     return ForecastOutcome(
         verdict=verdict,
         run=document.get("run"),

@@ -19,7 +19,7 @@ from fit.data.records import DataInfo, write_record
 from fit.errors import QueryError
 from fit.forecasts.ledger import (
     ForecastOutcome,
-    content_hash,
+    document_hash,
     expected_loss,
     read_ledger,
     score_forecast,
@@ -75,7 +75,7 @@ def test_a_forecast_holds_what_was_asked_said_and_used(tmp_path):
     assert document["data"]["hash"] == "sha256:12ab"
     assert document["code"]["numpy"]
     assert document["fitted"] == list(FIT.points.run)
-    assert found.intact and found.hash == content_hash(document)
+    assert found.intact and found.hash == document_hash(document)
     assert read_ledger(tmp_path).entry("big").status == "open"
 
 
