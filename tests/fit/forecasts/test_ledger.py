@@ -186,7 +186,7 @@ def test_an_outcome_is_not_written_over(tmp_path):
     forecast = sealed(tmp_path)
     score_given(tmp_path, "big", forecast.expected.loss)
     score_given(tmp_path, "big", forecast.expected.loss)
-    with pytest.raises(QueryError, match="not written over"):
+    with pytest.raises(QueryError, match="not overwritten"):
         score_given(tmp_path, "big", 1.01 * forecast.expected.loss)
 
 
@@ -314,5 +314,5 @@ def test_two_that_score_at_once_agree_or_the_later_is_told(tmp_path, monkeypatch
     score_given(tmp_path, "big", forecast.expected.loss)
     found = iter([stale])
     monkeypatch.setattr(scoring, "read_ledger", lambda f: next(found, None) or read_ledger(f))
-    with pytest.raises(QueryError, match="not written over"):
+    with pytest.raises(QueryError, match="not overwritten"):
         score_given(tmp_path, "big", 1.01 * forecast.expected.loss)
