@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import hashlib
 import io
 import os
 import subprocess
@@ -130,6 +131,11 @@ def write_once(path: Path, content: str) -> bool:
     finally:
         beside.unlink(missing_ok=True)
     return True
+
+
+def content_hash(data: bytes) -> str:
+    """SHA-256 of bytes as documents store it, `sha256:` and 64 hexadecimal digits."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def _umask() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from fit.allocation.scaling_law import ScalingLaw
-from fit.data.readers import load, with_target
+from fit.data.readers import load
 from fit.data.records import Floats
-from fit.data.table import MOST_RUNS, RunTable, thinned
+from fit.data.table import MOST_RUNS, RunTable, subsample
 from fit.diagnostics.approaches import EnvelopeModel, envelope_check, isoflop_check
 from fit.diagnostics.notes import check_runs, fit_notes, fit_status, misfit_note
 from fit.diagnostics.residuals import lack_of_fit, replicates
@@ -97,7 +97,7 @@ def fit_table(table: RunTable, options: FitOptions) -> Fit:
     """
     table = table.take(np.isfinite(table.loss), reason="no finite loss")
     rows = len(table)
-    table = thinned(table, most=MOST_RUNS, seed=options.seed)
+    table = subsample(table, most=MOST_RUNS, seed=options.seed)
     thin = _thinned(rows, len(table))
     law = law_named(options.law)
     free = len(law.parameters) - len(options.hold)
@@ -355,22 +355,16 @@ def fit_runs(
         RecordError: The runs cannot be read.
         FitError: They cannot carry the fit.
     """
-    rename = dict(_renaming(c) for c in column)
-
-    def read(names: Mapping[str, str]) -> RunTable:
-        return load(
-            runs,
-            params=params,
-            flops=flops,
-            rename=names,
-            cluster=cluster,
-            where=where,
-            units=parse_units(unit),
-        )
-
-    target = law(options.get("law", "chinchilla")).target
-    table = read(rename) if target == "loss" else with_target(read, target, rename)
-
+    table = load(
+        runs,
+        params=params,
+        flops=flops,
+        rename=dict(_renaming(c) for c in column),
+        cluster=cluster,
+        where=where,
+        units=parse_units(unit),
+        target=law(options.get("law", "chinchilla")).target,
+    )
     if base is not None or hold:
         options["hold"] = tuple(held_of(base, hold).items())
     found: Fit = fit_table(table, FitOptions(name=name, **options))

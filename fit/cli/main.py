@@ -256,10 +256,10 @@ def compare_command(
     A and B are reports/NAME, or published laws by name. A multiplier of 2 means twice B's compute;
     its interval leaves out noise that paired runs share.
     """
-    from fit.comparison.compare import ComparisonOptions, compare
+    from fit.comparison.compare import compare
     from fit.report.listings import comparison_text
 
-    found = compare(ComparisonOptions(a=_rival(a), b=_rival(b), flops=budgets, **options))
+    found = compare(_rival(a), _rival(b), flops=budgets, **options)
     click.echo(_dump(found.document()) if as_json else comparison_text(found))
 
 

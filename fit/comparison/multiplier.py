@@ -1,14 +1,16 @@
-"""Runs of two fits that belong together: what their errors share cancels in a comparison.
+"""Intervals of a compute multiplier, with the noise that paired runs share taken out.
+
+The interval is the set of multipliers m for which ln L_A(m C) and ln L_B(C) do not differ beyond
+sampling (Fieller 1954). Unlike a standard error of m it stays valid where A levels off and m may
+have no bound: an end is then 0 or infinite. `MultiplierProblem` offers two:
+
+- `sandwich_intervals` (`hc3`), from the covariances: fast, and the default;
+- `bootstrap_intervals` (`pairs`), from joint resamples: for two fits of runs alone, and for checks.
 
 Two sweeps over the same cells (same N, D and seed, or same shape, D and seed) see the same batches
-in the same order, so their losses err together. Leaving out the same cell, or drawing it again, in
-both at once keeps that covariance; treated as strangers, the two would get intervals too wide.
-
-Intervals of a compute multiplier: where two loss curves meet, and how sure that is.
-
-For each multiplier m it is asked whether ln L_A(m C) and ln L_B(C) differ beyond sampling; the m
-where they do not are the interval (Fieller 1954). Unlike a standard error of m it stays true where
-A levels off and m may be without bound: an end is then 0 or infinite.
+in the same order, so their losses err together. `pair_runs` matches such runs; leaving the same
+cell out of both fits, or drawing it in both, keeps that covariance. Intervals that treat the two as
+independent are too wide.
 """
 
 from __future__ import annotations
@@ -37,15 +39,16 @@ from fit.results import Fit, Points
 
 PARAMETERS = ("E", "A", "B", "alpha", "beta")
 FAMILIES = ("chinchilla", "tied", "no-e")
-"""Laws that live in (ln E, ln A, ln B, alpha, beta), whose covariances can be joined."""
+"""Laws with parameters among (ln E, ln A, ln B, alpha, beta), whose covariances can be joined."""
 SAME_ESTIMATE = 1e-3
-"""How far ln E, ln A, ln B and the exponents of a fit made again may lie from the stored ones."""
+"""Largest difference in ln E, ln A, ln B and the exponents between a repeated and a stored fit."""
 FARTHEST = math.log(1e6)
-"""Multipliers beyond a million either way are called unbounded."""
+"""ln of the largest multiplier followed: beyond a million either way it counts as unbounded."""
 SPACING = 0.05
-"""Of the grid in ln C on which A's loss is followed. Straight lines between its points move ln m by
-less than 1e-4."""
+"""Step of the grid in ln C on which A's loss is computed. Straight lines between its points change
+ln m by less than 1e-4."""
 LEAST_FLOPS = 1e4
+"""Budget at which the grid begins at the lowest [FLOP]."""
 
 
 Index = NDArray[np.int64]
@@ -56,24 +59,29 @@ class PairedRuns:
     """Two fits whose runs are matched, cell by cell."""
 
     fits: tuple[Fit, Fit]
-    found: tuple[Estimate, Estimate]
-    """Their estimates, made again from their own points."""
+    estimates: tuple[Estimate, Estimate]
+    """Their point estimates, repeated from the runs that they store."""
     codes: tuple[Index, Index]
-    """Cluster of each run of either, on one count: (n,) and (m,)."""
+    """Cluster of each run, in one numbering for both fits: (n,) and (m,)."""
     size: int
-    """How many cells are in both."""
+    """Number of cells in both."""
     correlation: float | None
-    """Of the paired residuals; None below three pairs or where one of them does not vary."""
+    """Of the paired residuals; None below three pairs or where one side does not vary."""
 
 
 def pair_runs(a: Fit, b: Fit) -> PairedRuns | None:
-    """Match the cells of two fits, and join clusters that a pair connects.
+    """Match the runs of two fits, and join the clusters that a pair connects.
 
-    A cell that stands twice in a table, as replicates without a seed do, is left unpaired. None
-    where a fit cannot be made again from its document, as one of another family of laws.
+    Args:
+        a: One fit.
+        b: The other.
+
+    Returns:
+        The pairs; a cell that occurs twice in a table, as replicates without a seed do, is left
+        unpaired. None where a fit cannot be repeated from its document, see `refit_from_points`.
     """
-    found = refit_from_points(a), refit_from_points(b)
-    if found[0] is None or found[1] is None:
+    first, second = refit_from_points(a), refit_from_points(b)
+    if first is None or second is None:
         return None
     left, right = a.points, b.points
     names = _cell_columns(left, right)
@@ -83,20 +91,24 @@ def pair_runs(a: Fit, b: Fit) -> PairedRuns | None:
     j = np.array([rows[1][cell] for cell in both], dtype=np.int64)
     return PairedRuns(
         fits=(a, b),
-        found=(found[0], found[1]),
-        codes=_joined(left.cluster, right.cluster, i, j),
+        estimates=(first, second),
+        codes=_join_clusters(left.cluster, right.cluster, i, j),
         size=len(both),
         correlation=_correlation(left.residual[i], right.residual[j]),
     )
 
 
 def refit_from_points(fit: Fit) -> Estimate | None:
-    """The fit's estimate made again from its own points; None where it cannot be."""
+    """Repeat a fit's point estimate from the runs that it stores.
+
+    Returns:
+        The estimate; None for a law outside `FAMILIES`, or where it differs from the stored one.
+    """
     if fit.law not in FAMILIES:
         return None
     p, options = fit.points, fit.options
     try:
-        found = estimate(
+        repeated = estimate(
             FitProblem.of(p.params, p.tokens, p.loss),
             law=fit.law,
             loss=options.get("loss", "adaptive"),
@@ -104,40 +116,49 @@ def refit_from_points(fit: Fit) -> Estimate | None:
         )
     except FitError:
         return None
-    stored, again = fit.vector(), found.raw[_columns(fit)]
+    stored, again = fit.vector(), repeated.raw[_columns(fit)]
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = np.array([n[0].isupper() for n in fit.parameters()])
-        off = np.where(scale, np.log(again / stored), again - stored)
-    same = (np.abs(off) < SAME_ESTIMATE) | (stored == again)
-    return found if same.all() else None
+        difference = np.where(scale, np.log(again / stored), again - stored)
+    same = (np.abs(difference) < SAME_ESTIMATE) | (stored == again)
+    return repeated if same.all() else None
 
 
 def joint_covariance(pairs: PairedRuns) -> Floats:
     """Covariance of both fits' parameters together, (p + q, p + q).
 
-    The blocks on the diagonal are the fits' own, with what was added for misfit; those beside it
-    come from leaving the same cluster out of both.
+    The blocks on the diagonal are the fits' own, widening for misfit included; the off-diagonal
+    ones come from leaving the same cluster out of both fits.
     """
     groups = 1 + max(int(c.max()) for c in pairs.codes)
     moves, blocks = [], []
-    for fit, found, codes in zip(pairs.fits, pairs.found, pairs.codes, strict=True):
+    for fit, point, codes in zip(pairs.fits, pairs.estimates, pairs.codes, strict=True):
         pick = _columns(fit)
-        there, own = np.unique(codes, return_inverse=True)
+        present, index = np.unique(codes, return_inverse=True)
         moved = np.zeros((groups, len(pick)))
-        moved[there] = left_out(found, own)[:, pick]
-        alone = np.unique(fit.points.cluster, return_inverse=True)[1]
-        plain = left_out(found, alone)[:, pick]
+        moved[present] = left_out(point, index)[:, pick]
+        unjoined = np.unique(fit.points.cluster, return_inverse=True)[1]
+        plain = left_out(point, unjoined)[:, pick]
         moves.append(moved)
+        # the joined clusters replace the fit's own in its covariance; its widening for misfit stays
         blocks.append(np.asarray(fit.covariance) - plain.T @ plain + moved.T @ moved)
     across = moves[0].T @ moves[1]
     return np.block([[blocks[0], across], [across.T, blocks[1]]])
 
 
 def joint_draws(pairs: PairedRuns, resamples: int, seed: int) -> tuple[Floats, Floats]:
-    """Bootstrap both fits with the same draws of their common clusters, (resamples, p) each.
+    """Bootstrap both fits with the same draws of their common clusters.
 
-    Clusters in both tables, in the first alone and in the second alone are drawn apart, so that
-    each table keeps its number of clusters. Every refit starts at the point estimate.
+    Clusters in both tables, in the first alone and in the second alone are drawn separately, so
+    that each table keeps its number of clusters. Every refit starts at the point estimate.
+
+    Args:
+        pairs: The matched fits.
+        resamples: Number of draws.
+        seed: Of the draws.
+
+    Returns:
+        Parameters of each fit in every draw, (resamples, p) and (resamples, q).
     """
     left, right = pairs.codes
     both = np.intersect1d(left, right)
@@ -148,47 +169,47 @@ def joint_draws(pairs: PairedRuns, resamples: int, seed: int) -> tuple[Floats, F
             even = np.full(len(stratum), 1 / len(stratum))
             drawn[:, stratum] = random.multinomial(len(stratum), even, size=resamples)
     a, b = (
-        _refits(found, drawn[:, codes])[:, _columns(fit)]
-        for fit, found, codes in zip(pairs.fits, pairs.found, pairs.codes, strict=True)
+        _refit(point, drawn[:, codes])[:, _columns(fit)]
+        for fit, point, codes in zip(pairs.fits, pairs.estimates, pairs.codes, strict=True)
     )
     return a, b
 
 
-def _refits(found: Estimate, weights: Floats) -> Floats:
-    """E, A, B, alpha, beta of every weighting of the runs, (resamples, 5)."""
+def _refit(point: Estimate, weights: Floats) -> Floats:
+    """E, A, B, alpha, beta of every weighting (resamples, n) of the runs, (resamples, 5)."""
     size = max(1, BATCH // weights.shape[1])
     parts = []
     for start in range(0, len(weights), size):
         w = weights[start : start + size]
-        starts = np.repeat(found.theta[None], len(w), axis=0)
-        parts.append(solve(found.problem, starts, w, found.loss, found.family).theta)
-    raw = found.problem.raw(np.concatenate(parts))
-    raw[:, 0] = 0.0 if found.family.without_e else raw[:, 0]
+        starts = np.repeat(point.theta[None], len(w), axis=0)
+        parts.append(solve(point.problem, starts, w, point.loss, point.family).theta)
+    raw = point.problem.raw(np.concatenate(parts))
+    raw[:, 0] = 0.0 if point.family.without_e else raw[:, 0]
     return np.asarray(raw)
 
 
 def _columns(fit: Fit) -> Index:
-    """Where the law's own parameters stand among E, A, B, alpha, beta."""
+    """Indices of the law's parameters among E, A, B, alpha, beta."""
     return np.array([PARAMETERS.index(n) for n in law(fit.law).parameters], dtype=np.int64)
 
 
 def _cell_columns(left: Points, right: Points) -> tuple[str, ...]:
-    """What makes a cell, besides its tokens: the shape where both know it, else N; and the seed."""
-    known = set(left.columns) & set(right.columns)
-    size = ("width", "depth") if {"width", "depth"} <= known else ("params",)
-    return (*size, "seed") if "seed" in known else size
+    """Columns that identify a cell besides its tokens: shape where both have it, else N; seed."""
+    common = set(left.columns) & set(right.columns)
+    size = ("width", "depth") if {"width", "depth"} <= common else ("params",)
+    return (*size, "seed") if "seed" in common else size
 
 
 def _cells(points: Points, names: tuple[str, ...]) -> dict[tuple[Any, ...], int]:
-    """The row of every cell that stands in the table once."""
+    """The row of every cell that occurs in the table once."""
     columns = [points.params if n == "params" else points.columns[n] for n in names]
     cells = list(zip(points.tokens.tolist(), *(c.tolist() for c in columns), strict=True))
     count = Counter(cells)
     return {cell: row for row, cell in enumerate(cells) if count[cell] == 1}
 
 
-def _joined(left: Floats, right: Floats, i: Index, j: Index) -> tuple[Index, Index]:
-    """Cluster codes on one count: what a pair connects is one cluster."""
+def _join_clusters(left: Floats, right: Floats, i: Index, j: Index) -> tuple[Index, Index]:
+    """Cluster codes in one numbering, (n,) and (m,): clusters that pairs connect become one."""
     _, a = np.unique(left, return_inverse=True)
     _, b = np.unique(right, return_inverse=True)
     b = b + int(a.max()) + 1
@@ -199,7 +220,7 @@ def _joined(left: Floats, right: Floats, i: Index, j: Index) -> tuple[Index, Ind
 
 
 def _correlation(left: Floats, right: Floats) -> float | None:
-    """Correlation of paired residuals, where it can be told."""
+    """Correlation of paired residuals; None where it is not defined."""
     if len(left) < 3 or np.ptp(left) == 0 or np.ptp(right) == 0:
         return None
     return float(np.corrcoef(left, right)[0, 1])
@@ -207,32 +228,41 @@ def _correlation(left: Floats, right: Floats) -> float | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MultiplierProblem:
-    """Two laws and the budgets of the second at which the first has to catch up."""
+    """Two laws and the budgets of B whose losses A has to reach."""
 
     a: ScalingLaw
     b: ScalingLaw
     log_flops: Floats
-    """ln C of B, (j,)."""
+    """ln of B's budgets C [FLOP], (j,)."""
     log_scales: Floats
-    """ln of the nats per unit of comparison of either, (2,)."""
+    """ln of the nats per token of one unit of comparison, for A and B, (2,)."""
 
     @property
     def grid(self) -> Floats:
-        """The budgets ln C at which A is followed, (k,)."""
+        """Logarithms ln C of the budgets at which A's loss is computed, (k,)."""
         low = max(float(self.log_flops.min()) - FARTHEST, math.log(LEAST_FLOPS))
         return np.arange(low, float(self.log_flops.max()) + FARTHEST, SPACING)
 
     def curves(self, theta_a: Floats, theta_b: Floats) -> tuple[Floats, Floats]:
-        """Return ln L of A on the grid (m, k) and of B at its budgets (m, j), in one unit."""
+        """Loss curves of both laws for m parameter vectors each, (m, p) and (m, q).
+
+        Returns:
+            ln L of A on the grid (m, k) and of B at its budgets (m, j), in one unit.
+        """
         a = self.a.splits(np.exp(self.grid))(theta_a).log_loss - self.log_scales[0]
         b = self.b.splits(np.exp(self.log_flops))(theta_b).log_loss - self.log_scales[1]
         return a, b
 
-    def inverted(self, level: float, pairs: PairedRuns | None) -> Iterator[tuple[float, float]]:
+    def sandwich_intervals(
+        self, level: float, pairs: PairedRuns | None
+    ) -> Iterator[tuple[float, float]]:
         """Low and high of the multiplier at each budget, from the sandwich covariances.
 
-        The reference is Student's t: with paired clusters at the smaller of the two fits' degrees
-        of freedom, else at those of Welch 1947.
+        The reference is Student's t, with the smaller of the two fits' degrees of freedom where
+        clusters are paired, and else with those of Welch 1947.
+
+        Raises:
+            QueryError: The runs of a fit leave no degree of freedom.
         """
         centre_a, centre_b = self.curves(self.a.theta[None], self.b.theta[None])
         slope_a, slope_b = self._slopes(_covariance(self.a, self.b, pairs))
@@ -243,19 +273,20 @@ class MultiplierProblem:
             dof = _degrees(self.a, self.b, parts, paired=paired)
             gap = centre_a[0] - centre_b[0, j]
             outside = np.abs(gap) - stats.t.ppf(0.5 + level / 2, dof) * error
-            low, high = _accepted(self.grid, gap, outside)
-            yield _bounded(low - log_flops), _bounded(high - log_flops)
+            low, high = _acceptance_interval(self.grid, gap, outside)
+            yield _multiplier(low - log_flops), _multiplier(high - log_flops)
 
-    def drawn(
+    def bootstrap_intervals(
         self, level: float, pairs: PairedRuns, resamples: int, seed: int
     ) -> Iterator[tuple[float, float]]:
         """Low and high at each budget as percentiles over joint bootstrap draws."""
         a, b = self.curves(*joint_draws(pairs, resamples, seed))
         tails = [(1 - level) / 2, (1 + level) / 2]
         for j, log_flops in enumerate(self.log_flops):
-            met = np.array([_meeting(self.grid, one, b[r, j]) for r, one in enumerate(a)])
+            met = np.array([_crossing_at(self.grid, curve, b[r, j]) for r, curve in enumerate(a)])
+            # an observed value: met may be infinite, and infinities cannot be interpolated
             low, high = np.quantile(met, tails, method="closest_observation") - log_flops
-            yield _bounded(low), _bounded(high)
+            yield _multiplier(low), _multiplier(high)
 
     def _slopes(self, covariance: Floats) -> tuple[Floats, Floats]:
         """Change of both curves per standard error along the covariance's axes, (p + q, ...)."""
@@ -273,7 +304,7 @@ class MultiplierProblem:
 
 
 def _covariance(a: ScalingLaw, b: ScalingLaw, pairs: PairedRuns | None) -> Floats:
-    """Of both laws' parameters together; a published law is taken as exact."""
+    """Covariance of both laws' parameters together; a published law is taken as exact."""
     if pairs is not None and pairs.size:
         joint = joint_covariance(pairs)
     else:
@@ -288,33 +319,33 @@ def _covariance(a: ScalingLaw, b: ScalingLaw, pairs: PairedRuns | None) -> Float
         )
     names = (*a.law.parameters, *b.law.parameters)
     theta = np.concatenate([a.theta, b.theta])
-    # A scale at zero sits on its bound: it stays there, whatever its row says.
-    still = np.array([n[0].isupper() for n in names]) & (theta == 0)
-    joint[still, :] = joint[:, still] = 0.0
+    # A scale (E, A, B) at zero is at its bound: it stays there, whatever its row says.
+    fixed = np.array([n[0].isupper() for n in names]) & (theta == 0)
+    joint[fixed, :] = joint[:, fixed] = 0.0
     return joint
 
 
 def _degrees(a: ScalingLaw, b: ScalingLaw, parts: tuple[Floats, Floats], *, paired: bool) -> Floats:
-    """Degrees of freedom of the difference, by Welch where the two are independent."""
-    known = [s.fit.interval.dof for s in (a, b) if s.fit is not None]
-    if paired or len(known) < 2:
-        return np.full(len(parts[0]), float(min(known)))
+    """Degrees of freedom of the difference (k,), by Welch 1947 where the two are independent."""
+    dofs = [s.fit.interval.dof for s in (a, b) if s.fit is not None]
+    if paired or len(dofs) < 2:
+        return np.full(len(parts[0]), float(min(dofs)))
     total = np.maximum(parts[0] + parts[1], 1e-300)
     shares = [p / total for p in parts]
-    spread = shares[0] ** 2 / known[0] + shares[1] ** 2 / known[1]
+    spread = shares[0] ** 2 / dofs[0] + shares[1] ** 2 / dofs[1]
     return np.asarray(1 / np.maximum(spread, 1e-12))
 
 
-def _accepted(grid: Floats, gap: Floats, outside: Floats) -> tuple[float, float]:
-    """Ends of the stretch around the meeting point where the two cannot be told apart.
+def _acceptance_interval(grid: Floats, gap: Floats, outside: Floats) -> tuple[float, float]:
+    """Ends of the range of ln C_A in which the two losses do not differ significantly.
 
     Args:
         grid: The budgets ln C_A, (k,).
         gap: ln L_A less ln L_B, falling, (k,).
-        outside: How far the gap lies beyond sampling; negative where it does not, (k,).
+        outside: Size of the gap less its critical value, (k,); negative if not significant.
     """
-    at = _meeting(grid, gap, 0.0)
-    if math.isfinite(at):  # as a point of its own: the interval may be narrower than the grid
+    at = _crossing_at(grid, gap, 0.0)
+    if math.isfinite(at):  # added as a point: the interval may be narrower than a step of the grid
         centre = int(np.searchsorted(grid, at))
         error = float(np.interp(at, grid, outside - np.abs(gap)))
         outside = np.insert(outside, centre, min(error, 0.0))
@@ -331,13 +362,13 @@ def _accepted(grid: Floats, gap: Floats, outside: Floats) -> tuple[float, float]
 
 
 def _crossing(grid: Floats, values: Floats, i: int) -> float:
-    """Where a straight line between two neighbours crosses zero."""
+    """Where the straight line between points i and i + 1 crosses zero."""
     share = values[i] / (values[i] - values[i + 1])
     return float(grid[i] + share * (grid[i + 1] - grid[i]))
 
 
-def _meeting(grid: Floats, falling: Floats, level: float) -> float:
-    """Where a falling curve reaches a level; infinite where it never does."""
+def _crossing_at(grid: Floats, falling: Floats, level: float) -> float:
+    """Where a falling curve crosses a level; infinite where it never does."""
     if falling[-1] > level:
         return math.inf
     if falling[0] < level:
@@ -345,8 +376,8 @@ def _meeting(grid: Floats, falling: Floats, level: float) -> float:
     return float(np.interp(-level, -falling, grid))
 
 
-def _bounded(log_ratio: float) -> float:
-    """A multiplier from its logarithm; 0 or infinite where it is beyond what is followed."""
+def _multiplier(log_ratio: float) -> float:
+    """A multiplier from its logarithm; 0 or infinite beyond `FARTHEST`."""
     if abs(log_ratio) < FARTHEST:
         return float(np.exp(log_ratio))
     return math.inf if log_ratio > 0 else 0.0

@@ -9,7 +9,6 @@ its working folder every few seconds. Both are small JSON documents, read here w
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import os
@@ -23,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fit.errors import RecordError
-from fit.files import _read_text, write_atomically
+from fit.files import _read_text, content_hash, write_atomically
 
 RECORD_SCHEMA = "isoflop.record/1"
 STATUSES = ("done", "failed", "diverged")
@@ -419,7 +418,7 @@ def read_runs(folder: Path) -> RunFolder:
     """
     if not folder.is_dir():
         raise RecordError(f"no folder {folder}; a folder of runs or a table is needed. Check RUNS.")
-    records, skipped, digest = [], [], hashlib.sha256()
+    records, skipped, texts = [], [], []
     for path in sorted(_record_paths(folder)):
         try:
             text = _read_text(path)
@@ -427,9 +426,11 @@ def read_runs(folder: Path) -> RunFolder:
         except RecordError as error:
             skipped.append(Dropped(run=str(path.relative_to(folder)), reason=str(error)))
             continue
-        digest.update(text.encode())
+        texts.append(text)
     return RunFolder(
-        records=tuple(records), skipped=tuple(skipped), hash=f"sha256:{digest.hexdigest()}"
+        records=tuple(records),
+        skipped=tuple(skipped),
+        hash=content_hash("".join(texts).encode()),
     )
 
 

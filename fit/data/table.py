@@ -238,7 +238,7 @@ def _shared_items(recipes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {k: v for k, v in recipes[0].items() if all(r.get(k) == v for r in recipes)}
 
 
-def thinned(table: RunTable, *, most: int = MOST_RUNS, seed: int = 0) -> RunTable:
+def subsample(table: RunTable, *, most: int = MOST_RUNS, seed: int = 0) -> RunTable:
     """The table itself, or of a longer one `most` rows in their order.
 
     Args:

@@ -1,9 +1,11 @@
-"""Runs that could be made: sizes and lengths within limits, and what each costs.
+"""The request for next runs, its limits, and the candidate runs within them with their costs.
 
-A run costs its size times its length. Where runs of one shape are branches of one trunk, the trunk
-is paid once: a branch of D tokens costs its cooldown and whatever the trunk must grow by.
+A `SuggestRequest` says what is to be learnt; `limits_of` completes its limits from the fit;
+`candidates_on_ladder` (shapes that can be trained) or `candidates_of_sizes` (plain numbers, for a
+law without shapes) list the runs to choose among.
 
-What is to be learnt by the next runs, and what they may be.
+A run costs its FLOP per token times its tokens. Where runs of one shape are branches of one trunk,
+the trunk is paid once: a branch of D tokens costs its cooldown and whatever the trunk grows by.
 """
 
 from __future__ import annotations
@@ -24,33 +26,36 @@ from fit.quantities import parse_count, power, short
 from fit.results import Span
 
 SIZES = 40
-"""Sizes at most, evenly spaced in ln N: with 24 the interval of ln N* is 4% wider."""
+"""Largest number of sizes, evenly spaced in ln N: with 24 the interval of ln N* is 4% wider."""
 LENGTHS_A_DECADE = 8
-"""Lengths between the ends of a size stand on one geometric grid; 12 a decade gain under 1%."""
+"""Lengths between the ends of a size lie on one geometric grid; 12 a decade gain under 1%."""
 WIDTHS_AN_OCTAVE = 8
-"""Widths from 8 heads on: every one that the head size allows below that."""
+"""Widths per doubling from 8 heads on; below that every width that the head size allows."""
 ROOM = 1e-9
-"""Relative slack of a limit, against rounding."""
+"""Relative tolerance of a limit, against rounding."""
 LARGEST_SHARE = 0.25
-"""Of the spend in one run, unless asked otherwise: four runs are no sweep, and a cap of 1/9 in its
-place changes the interval by 3% (docs/log.md)."""
+"""Default share of the spend in one run at most: fewer than four runs are no sweep, and a limit of
+1/9 in its place changes the interval by 3% (docs/log.md)."""
 SMALLEST_SHARE = 1e-4
-"""Of the spend in one run under a published law: cheap runs are the lever, and bend laws most."""
+"""Default share of the spend in one run at least, under a published law: small runs determine the
+exponents cheaply, but deviate from the law most."""
 RATIO_ROOM = 16.0
-"""Under a published law D/N stays within this factor of the best at the target: an isoFLOP grid
-of 1/4 to 4 times N* has the same."""
+"""Under a published law D/N stays within this factor of the best at the target, as in an isoFLOP
+grid of 1/4 to 4 times N*."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunLimits:
-    """What a run may be; every range holds its ends."""
+    """Limits of one run; every range includes its ends."""
 
     params: Span
+    """N, in the source's convention [parameters]."""
     tokens: Span
+    """D [tokens]."""
     flops: Span
-    """Of one run, as if it had no trunk to share [FLOP]."""
+    """Cost of one run, as if it had no trunk to share [FLOP]."""
     ratio: Span
-    """Tokens per parameter."""
+    """D/N [tokens per parameter]."""
     widths: tuple[int, ...] = ()
     """Widths allowed; empty for all that the ladder of shapes has."""
 
@@ -60,14 +65,17 @@ class Candidates:
     """Runs to choose among; every array of shape (k,)."""
 
     params: Floats
+    """N [parameters]."""
     tokens: Floats
+    """D [tokens]."""
     flops_per_token: Floats
+    """Training FLOP per token."""
     size: NDArray[np.int64]
-    """Code of the size: runs of one size and one seed can share a trunk."""
+    """Code of the size; runs of one size and one seed can share a trunk."""
     shapes: tuple[Shape, ...] = ()
     """Shape of each size; empty where sizes are plain numbers."""
     cooldown: float = 1.0
-    """Share of a run that is its own; 1 where no trunk is shared."""
+    """Share of a run's tokens in its cooldown, which no other run shares; 1 without trunks."""
 
     @property
     def flops(self) -> Floats:
@@ -88,8 +96,8 @@ def candidates_on_ladder(ladder: Ladder, limits: RunLimits, *, cooldown: float) 
 
     Args:
         ladder: Shapes of the fitted runs, and those that continue them.
-        limits: What a run may be.
-        cooldown: Share of a run that is its own; 1 where no trunk is shared.
+        limits: Limits of one run.
+        cooldown: Share of a run's tokens in its cooldown; 1 where no trunk is shared.
 
     Raises:
         PlanError: No shape and length lies within the limits.
@@ -108,11 +116,16 @@ def candidates_on_ladder(ladder: Ladder, limits: RunLimits, *, cooldown: float) 
 
 
 def candidates_of_sizes(cost: TokenCost, limits: RunLimits) -> Candidates:
-    """Sizes as plain numbers at lengths within limits, every run on its own.
+    """Sizes as plain numbers at lengths within limits, no run sharing a trunk.
+
+    Args:
+        cost: FLOP per token as a function of N.
+        limits: Limits of one run.
 
     Raises:
         PlanError: No size and length lies within the limits.
     """
+    # C = k N^2 (D/N), where k is near 6: 8 below and 4 above leave room for other values
     low = max(limits.params.low, math.sqrt(limits.flops.low / (8 * limits.ratio.high)))
     high = min(limits.params.high, math.sqrt(limits.flops.high / (4 * limits.ratio.low)))
     params = np.geomspace(low, max(low, high), SIZES)
@@ -126,7 +139,7 @@ def candidates_of_sizes(cost: TokenCost, limits: RunLimits) -> Candidates:
 def incremental_flops(
     candidates: Candidates, chosen: NDArray[np.int64], trunk: NDArray[np.int64]
 ) -> Floats:
-    """What each chosen run adds to the bill, trunks paid once [FLOP].
+    """What each chosen run adds to the total cost, trunks paid once [FLOP].
 
     Args:
         candidates: Runs to choose among.
@@ -136,32 +149,32 @@ def incremental_flops(
     Returns:
         (m,), as `flops_spent` of the run's record: its cooldown and its own stretch of the trunk.
     """
-    tokens, f = candidates.tokens[chosen], candidates.cooldown
-    own = np.zeros(len(chosen))
-    top: dict[int, float] = {}
+    tokens, cooldown = candidates.tokens[chosen], candidates.cooldown
+    paid_tokens = np.zeros(len(chosen))
+    longest: dict[int, float] = {}
     for i in np.argsort(tokens, kind="stable"):
-        below = top.get(int(trunk[i]), 0.0)
-        own[i] = f * tokens[i] + (1 - f) * (tokens[i] - below)
+        below = longest.get(int(trunk[i]), 0.0)
+        paid_tokens[i] = cooldown * tokens[i] + (1 - cooldown) * (tokens[i] - below)
         if candidates.shares_trunks:
-            top[int(trunk[i])] = float(tokens[i])
-    return np.asarray(own * candidates.flops_per_token[chosen])
+            longest[int(trunk[i])] = float(tokens[i])
+    return np.asarray(paid_tokens * candidates.flops_per_token[chosen])
 
 
 def _rungs(ladder: Ladder, limits: RunLimits) -> list[Shape]:
-    """Shapes of the ladder whose N is allowed, thinned to a number that can be searched."""
+    """Shapes of the ladder within the limits of N, at most `SIZES` of them."""
     lowest = limits.params.low * (1 - ROOM)
     highest = min(limits.params.high, math.sqrt(limits.flops.high / (4 * limits.ratio.low)))
     head_dim = ladder.template.head_dim
-    found, width = [], head_dim
+    shapes, width = [], head_dim
     while not limits.widths:
         shape = _rung(ladder, width)
         n, _ = ladder.count(shape)
         if n > highest * (1 + ROOM) or width > LARGEST_WIDTH:
             break
-        found.append(shape)
+        shapes.append(shape)
         width += head_dim * max(1, width // (head_dim * WIDTHS_AN_OCTAVE))
-    found += [_rung(ladder, w) for w in limits.widths]
-    inside = [s for s in found if lowest <= ladder.count(s)[0] <= highest * (1 + ROOM)]
+    shapes += [_rung(ladder, w) for w in limits.widths]
+    inside = [s for s in shapes if lowest <= ladder.count(s)[0] <= highest * (1 + ROOM)]
     keep = np.unique(np.linspace(0, len(inside) - 1, min(SIZES, len(inside))).round().astype(int))
     return [inside[i] for i in keep]
 
@@ -174,7 +187,7 @@ def _rung(ladder: Ladder, width: int) -> Shape:
 def _lengths(
     params: Floats, per_token: Floats, limits: RunLimits
 ) -> tuple[NDArray[np.int64], Floats]:
-    """Every size with every length of the grid that the limits allow: codes and tokens."""
+    """Every size with every length that the limits allow: codes and tokens, (k,) each."""
     lows = np.maximum(limits.tokens.low, np.maximum(limits.ratio.low * params, 1.0))
     lows = np.maximum(lows, limits.flops.low / per_token)
     highs = np.minimum(limits.tokens.high, limits.ratio.high * params)
@@ -196,7 +209,7 @@ def _lengths(
 
 
 def _grid(low: float, high: float) -> list[float]:
-    """Lengths of the common grid between two ends, in two digits, and the ends themselves."""
+    """Lengths of the common grid between two ends, to two digits, and the ends themselves."""
     if not low <= high * (1 + ROOM):
         return []
     first, last = (math.floor(LENGTHS_A_DECADE * math.log10(end)) for end in (low, high))
@@ -208,7 +221,7 @@ def _grid(low: float, high: float) -> list[float]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuggestRequest:
-    """What is to be learnt, and what the runs may be; None takes what the source suggests."""
+    """Target, spend and limits of the next runs; None takes the limit that the source suggests."""
 
     source: ScalingLaw
     flops: float
@@ -217,15 +230,18 @@ class SuggestRequest:
     """For all runs together [FLOP]."""
     most_runs: int = 24
     replicates: int = 3
+    """Largest number of copies of a run, or of trunks of a size."""
     most_flops: float | None = None
-    """Of one run."""
+    """Largest cost of one run [FLOP]."""
     least_flops: float | None = None
+    """Smallest cost of one run [FLOP]."""
     ratio: Span | None = None
+    """Limits of D/N [tokens per parameter]."""
     params: Span | None = None
     tokens: Span | None = None
     widths: tuple[int, ...] = ()
     noise: float | None = None
-    """Standard deviation of ln loss of one run."""
+    """Standard deviation of ln loss of one run; None for the fit's own."""
 
 
 def parse_request(
@@ -241,10 +257,22 @@ def parse_request(
     widths: str | None = None,
     **options: Any,
 ) -> SuggestRequest:
-    """A request as people type it: counts such as 1e21 and 7B, ranges as LOW:HIGH.
+    """Read a request as it is typed: counts such as 1e21 and 7B, ranges as LOW:HIGH.
+
+    Args:
+        source: The law that the runs extend.
+        flops: Target budget [FLOP].
+        spend: For all runs together [FLOP].
+        max_run: Largest cost of one run [FLOP].
+        min_run: Smallest cost of one run [FLOP].
+        ratio: Range of tokens per parameter.
+        params: Range of N.
+        tokens: Range of D.
+        widths: Widths separated by commas.
+        **options: The other fields of `SuggestRequest`.
 
     Raises:
-        QueryError: A count that is not positive and finite, or a range that is none.
+        QueryError: A count that is not positive and finite, or a malformed range.
     """
     return SuggestRequest(
         source=source,
@@ -262,6 +290,10 @@ def parse_request(
 
 def parse_range(text: str | None, what: str) -> Span | None:
     """Read a range such as `1:400` or `10k:`; an end left out is open.
+
+    Args:
+        text: The range, or None.
+        what: Name of the option, for the message.
 
     Raises:
         QueryError: Not two counts with a colon between them, the lower first.
@@ -281,8 +313,12 @@ def parse_range(text: str | None, what: str) -> Span | None:
 def parse_whole(text: str, what: str) -> int:
     """Read a positive whole number.
 
+    Args:
+        text: The number.
+        what: Name of the option, for the message.
+
     Raises:
-        QueryError: It is not.
+        QueryError: It is not a positive whole number.
     """
     value = parse_count(text, what)
     if value != round(value):
@@ -291,12 +327,16 @@ def parse_whole(text: str, what: str) -> int:
 
 
 def limits_of(request: SuggestRequest) -> RunLimits:
-    """Limits of a run: small ones as the fitted runs, since laws bend below; large ones by cost."""
-    source, anything = request.source, Span(low=1.0, high=math.inf)
+    """Complete the limits of a request from its source.
+
+    Runs are not smaller than the fitted ones, since laws deviate there, nor do they cost more than
+    `LARGEST_SHARE` of the spend.
+    """
+    source = request.source
     fitted = source.range if source.fit is not None else {}
     low = {name: fitted[name].low for name in ("params", "tokens", "flops") if name in fitted}
     most = request.most_flops
-    if most is None:  # a small spend goes into runs as small as there are
+    if most is None:  # a small spend is divided among runs as small as the fitted ones
         most = min(request.spend, max(LARGEST_SHARE * request.spend, 4 * low.get("flops", 0.0)))
     least = request.least_flops
     if least is None:
@@ -307,8 +347,8 @@ def limits_of(request: SuggestRequest) -> RunLimits:
         middle = float(np.exp(best.log_tokens[0] - best.log_params[0]))
         ratio = Span(low=middle / RATIO_ROOM, high=middle * RATIO_ROOM)
     return RunLimits(
-        params=request.params or Span(low=low.get("params", 1.0), high=anything.high),
-        tokens=request.tokens or Span(low=low.get("tokens", 1.0), high=anything.high),
+        params=request.params or Span(low=low.get("params", 1.0), high=math.inf),
+        tokens=request.tokens or Span(low=low.get("tokens", 1.0), high=math.inf),
         flops=Span(low=least, high=most),
         ratio=ratio,
         widths=request.widths,

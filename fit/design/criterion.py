@@ -1,15 +1,13 @@
-"""The criterion of a design, and the search by adding, dropping and exchanging runs.
+"""The design criterion, its prior, and the search over sets of runs.
 
-The value of a set of runs is the sum of ln Var(ln N*) and ln Var(ln L*) at the target, averaged
-over the laws that may be true. One run more is a rank-one update of the covariance, so that all
-options are tried at once. For a price per FLOP, runs are added, dropped and exchanged one at a time
-as long as that pays; the price is bisected until the bill fits.
+A design is chosen for laws that may be true (`DesignPrior`): the draws of a fit, or a stated spread
+around a published law. The value of a set of runs is the sum of ln Var(ln N*) and ln Var(ln L*) at
+the target, averaged over these laws, to first order at each of them: a run informs about the
+parameters along d ln L / d theta, and ln N* and ln L* depend on them along their own derivatives.
 
-What is believed before the next runs are made, and how runs and targets depend on the law.
-
-A design is chosen for laws that may be true: the draws of a fit, or a stated spread around a
-published law. Everything is taken to first order at each of them: a run says something about the
-parameters along d ln L / d theta, and ln N* and ln L* at the target depend on them along theirs.
+One run more is a rank-one update of the covariance, so that all options are tried at once
+(`DesignSearch`). For a price per FLOP, runs are added, dropped and exchanged one at a time as long
+as the criterion improves; the price is bisected until the total cost is within the spend.
 """
 
 from __future__ import annotations
@@ -30,34 +28,36 @@ from fit.inference.intervals import offset
 from fit.results import Fit
 
 POTENTIAL = 0.25
-"""Size of each potential term at the edge of the candidates, in noise units of one run: at most 1%
-of the interval is given up for it if the law is right (at 0.4: 4%). At 1 designs on the range of an
+"""Size of each potential term at the edge of the candidates, in units of one run's noise. If the
+law is right, it widens the interval by at most 1% (at 0.4 by 4%). At 1, designs on the range of an
 isoFLOP grid are no better than the grid."""
 LOOSE = 10.0
-"""Standard deviation of a parameter before any run: nothing is known of it."""
+"""Prior standard deviation of a parameter, large enough to carry no information."""
 PRICES = 12
-"""Bisections of the price, over six decades."""
+"""Bisections of the price per FLOP, over six decades."""
 ROUNDS = 6
-"""Of additions and exchanges at most."""
+"""Largest number of rounds of additions and exchanges."""
 LEAST_GAIN = 1e-9
-"""Of the criterion, for an exchange: ties do not turn in circles."""
+"""Least improvement of the criterion for an exchange, so that ties do not cycle."""
 LEAST = 1e-300
-"""Variance that stands for none, whose logarithm can be taken."""
+"""Smallest variance, whose logarithm is finite."""
 DRAWS = 16
 """Laws that the design is averaged over; 48 changed the interval by less than 0.1%."""
 EXPONENT_SPREAD, FLOOR_SPREAD, TERM_SPREAD = 0.15, 0.15, 0.3
-"""Stated spread (standard deviation in ln) around a published law: of its exponents, of E, and of
-either term at the middle of the candidates. Besiroglu 2024 and Hoffmann 2022, on the same runs,
-differ by 3% and 25% in the exponents and by 7% in E."""
+"""Stated spread (standard deviation of the logarithm) around a published law: of its exponents, of
+E, and of either term at the middle of the candidates. Besiroglu 2024 and Hoffmann 2022, on the same
+runs, differ by 3% and 25% in the exponents and by 7% in E."""
 PRESET_NOISE = 0.003
-"""Standard deviation of ln loss taken with a published law, which has none of its own: between
-the 0.1% of small models on synthetic text and the 1% of small models on prose (docs/log.md)."""
+"""Standard deviation of ln loss assumed with a published law, which states none: between the 0.1%
+of small models on synthetic text and the 1% of small models on prose (docs/log.md)."""
 SHARED_LEAST = 0.1
-"""Share of the error variance that a trunk is taken to have at least: ten trunks cannot tell
-a share of 0.1 from none, and a design that trusted in none would cut every trunk to pieces."""
+"""Smallest share of the error variance that a trunk's runs are assumed to have in common: ten
+trunks cannot distinguish 0.1 from none, and with none a design would branch every trunk at all
+lengths."""
 SHARED_MOST = 0.9
+"""Largest share that a fit's residuals can give."""
 LEAST_NOISE = 1e-6
-"""Of ln loss: a fit to losses without noise still has a design."""
+"""Smallest standard deviation of ln loss, for a fit to losses without noise."""
 STEP = 1e-4
 """Central-difference step in ln of scales, and in exponents."""
 
@@ -66,16 +66,24 @@ Codes = NDArray[np.int64]
 
 
 class DesignSearch:
-    """A criterion over sets of options: a candidate and which replicate of it."""
+    """The criterion over sets of options, and the search for the best set.
+
+    An option is a candidate and the number of its replicate. Options are integers below
+    `replicates` * k for k candidates; arrays over them are of shape (options,).
+
+    Args:
+        prior: Laws that may be true, and the runs that there are.
+        candidates: Runs to choose among, k of them.
+        replicates: Largest number of copies of a run, or of trunks of a size.
+    """
 
     def __init__(self, prior: DesignPrior, candidates: Candidates, replicates: int) -> None:
-        self.prior, self.candidates, self.replicates = prior, candidates, replicates
+        self.prior, self.candidates = prior, candidates
         k = len(candidates)
         self.of = np.tile(np.arange(k), replicates)
-        copy = np.repeat(np.arange(replicates), k)
+        self.copy = np.repeat(np.arange(replicates), k)
         group = candidates.size if candidates.shares_trunks else np.arange(k)
-        self.trunk = (np.tile(group, replicates) * replicates + copy).astype(np.int64)
-        self.copy = copy
+        self.trunk = (np.tile(group, replicates) * replicates + self.copy).astype(np.int64)
         self.shared = prior.shared if candidates.shares_trunks else 0.0
         self.own_noise = prior.noise * math.sqrt(1 - self.shared)
         points = self._points(candidates.params, candidates.tokens)
@@ -85,11 +93,11 @@ class DesignSearch:
         self.base = self._base()
 
     def option(self, candidate: int, replicate: int) -> int:
-        """The option of a candidate and a replicate."""
+        """The option of a candidate and the number of a replicate."""
         return int(replicate) * len(self.candidates) + int(candidate)
 
     def bill(self, options: list[int]) -> float:
-        """FLOPs of options together."""
+        """Cost of options together, trunks paid once [FLOP]."""
         return float(
             incremental_flops(self.candidates, self.of[options], self.trunk[options]).sum()
         )
@@ -99,23 +107,27 @@ class DesignSearch:
         return float(_criterion(self._variances(self._covariance(options))))
 
     def kappa(self, options: list[int]) -> float:
-        """Condition number of known runs and options; infinite below 3 sizes or lengths."""
-        known, c = self.prior.known, self.candidates
+        """Condition number with known runs and options; infinite below 3 sizes or lengths."""
+        runs, c = self.prior.known, self.candidates
         n, d = c.params[self.of[options]], c.tokens[self.of[options]]
-        if known is not None:
-            n, d = np.concatenate([known.params, n]), np.concatenate([known.tokens, d])
+        if runs is not None:
+            n, d = np.concatenate([runs.params, n]), np.concatenate([runs.tokens, d])
         if len(np.unique(n)) < 3 or len(np.unique(d)) < 3:
             return math.inf
         return condition_number(self.prior, n, d)
 
     def affordable(self, most: int, spend: float) -> list[int]:
-        """The best design within the spend that is met while a price per FLOP is bisected.
+        """The best set within the spend among those of a bisection of the price per FLOP.
 
-        Finishing the best eight of them gained nothing over the best alone (14 cases).
+        Refining the best eight of them gained nothing over refining the best (14 cases).
+
+        Args:
+            most: Largest number of runs.
+            spend: Limit on their cost [FLOP].
         """
         low, high = math.log(0.01 / spend), math.log(1e4 / spend)
         options: list[int] = []
-        found: list[list[int]] = [options]
+        within: list[list[int]] = [options]
         for _ in range(PRICES):
             middle = (low + high) / 2
             options = self.improve(options, math.exp(middle), most, rounds=2)
@@ -123,8 +135,8 @@ class DesignSearch:
                 low = middle
             else:
                 high = middle
-                found.append(options)
-        return min(found, key=self.value)
+                within.append(options)
+        return min(within, key=self.value)
 
     def improve(
         self,
@@ -134,15 +146,23 @@ class DesignSearch:
         spend: float = math.inf,
         rounds: int = ROUNDS,
     ) -> list[int]:
-        """Add, drop and exchange options one at a time while it pays."""
+        """Add, drop and exchange options one at a time while the criterion improves.
+
+        Args:
+            options: Options to start from.
+            price: Of one FLOP, in units of the criterion.
+            most: Largest number of options.
+            spend: Limit on their cost [FLOP].
+            rounds: Largest number of rounds.
+        """
         for _ in range(rounds):
             before = list(options)
             while len(options) < most and (best := self._best(options, price, spend)) is not None:
                 options = [*options, best]
             for option in list(options):
                 rest = [o for o in options if o != option]
-                found = self._best(rest, price, spend, instead_of=option)
-                options = rest if found is None else [*rest, found]
+                best = self._best(rest, price, spend, instead_of=option)
+                options = rest if best is None else [*rest, best]
             if sorted(options) == sorted(before):
                 break
         return options
@@ -150,7 +170,10 @@ class DesignSearch:
     def _best(
         self, options: list[int], price: float, spend: float, instead_of: int | None = None
     ) -> int | None:
-        """The option that pays most beside others, the present one in doubt; None if none pays."""
+        """The option that improves the criterion most beside others; None if none does.
+
+        `instead_of` is kept unless another is better by more than `LEAST_GAIN`.
+        """
         covariance = self._covariance(options)
         now = float(_criterion(self._variances(covariance)))
         added = self._added(options)
@@ -164,7 +187,7 @@ class DesignSearch:
     def _with_one_more(self, options: list[int], covariance: Floats) -> Floats:
         """The criterion with each option added, by a rank-one update, (options,)."""
         x, more = self.x, np.zeros(self.x.shape[1])
-        if self.shared:  # what the trunk's other runs say of its common error is subtracted
+        if self.shared:  # subtract what the trunk's other runs tell of its common error
             member = self.trunk[options][:, None] == np.arange(self.trunk.max() + 1)
             sums = member.T.astype(np.float64) @ x[:, options]
             weight = self.shared / (1 - self.shared + member.sum(axis=0) * self.shared)
@@ -177,7 +200,7 @@ class DesignSearch:
         return _criterion(left)
 
     def _open(self, options: list[int]) -> NDArray[np.bool_]:
-        """Options not taken whose earlier replicates are in use: replicates are alike."""
+        """Options not taken whose earlier replicates are in use; the others would be equivalent."""
         used = np.zeros(self.trunk.max() + 2, dtype=bool)
         used[self.trunk[options]] = True
         opened = (self.copy == 0) | used[self.trunk - 1]
@@ -185,7 +208,7 @@ class DesignSearch:
         return np.asarray(opened)
 
     def _added(self, options: list[int]) -> Floats:
-        """What each option would add to the bill [FLOP], (options,)."""
+        """What each option would add to the total cost [FLOP], (options,)."""
         c, f = self.candidates, self.candidates.cooldown
         tokens = c.tokens[self.of]
         top = np.zeros(self.trunk.max() + 1)
@@ -201,24 +224,24 @@ class DesignSearch:
 
     def _covariance(self, options: list[int]) -> Floats:
         """Covariance with known runs and options, (s, p + 3, p + 3)."""
-        own = information(self.x[:, options], self.trunk[options], self.shared)
-        return np.asarray(np.linalg.inv(self.base + own))
+        added = information(self.x[:, options], self.trunk[options], self.shared)
+        return np.asarray(np.linalg.inv(self.base + added))
 
     def _base(self) -> Floats:
-        """Information before the options: loose priors, potential terms, known runs."""
+        """Information of loose priors, potential terms and known runs, (s, p + 3, p + 3)."""
         s, _, p = self.x.shape
         loose = np.full(p, LOOSE)
         loose[-3:] = POTENTIAL * self.prior.noise
         base = np.repeat(np.diag(loose**-2.0)[None], s, axis=0)
-        known = self.prior.known
-        if known is None:
+        runs = self.prior.known
+        if runs is None:
             return base
-        x = self._points(known.params, known.tokens)
+        x = self._points(runs.params, runs.tokens)
         own_noise = self.prior.noise * math.sqrt(1 - self.prior.shared)
-        return base + information(x / own_noise, known.trunk, self.prior.shared)
+        return base + information(x / own_noise, runs.trunk, self.prior.shared)
 
     def _points(self, params: Floats, tokens: Floats) -> Floats:
-        """Regressors with the potential terms, (s, k, p + 3)."""
+        """Regressors of runs (k,) with the potential terms, (s, k, p + 3)."""
         law = self.prior.regressors(params, tokens)
         c = self.candidates
         u, v = _scaled(np.log(params), np.log(c.params)), _scaled(np.log(tokens), np.log(c.tokens))
@@ -232,14 +255,18 @@ def _criterion(variances: Floats) -> Floats:
 
 
 def information(x: Floats, trunk: Codes, shared: float) -> Floats:
-    """Information of runs whose trunks share a part of their errors, (s, p, p).
+    """Fisher information of runs whose trunks share a part of their errors.
 
     Args:
-        x: Regressors in units of the noise that is a run's own, (s, n, p).
+        x: Regressors in units of the part of the noise that is not shared, (s, n, p).
         trunk: Code of each run's trunk, (n,).
         shared: Share of the error variance that a trunk's runs have in common.
+
+    Returns:
+        (s, p, p), one matrix per law.
     """
     total = x.transpose(0, 2, 1) @ x
+    # the inverse of a trunk's covariance (equicorrelated errors) by Sherman and Morrison
     for code in np.unique(trunk) if shared else ():
         inside = trunk == code
         together = x[:, inside].sum(axis=1)
@@ -249,7 +276,7 @@ def information(x: Floats, trunk: Codes, shared: float) -> Floats:
 
 
 def _scaled(values: Floats, among: Floats) -> Floats:
-    """Values on the scale that runs from -1 to 1 over others."""
+    """Values on the scale on which others range from -1 to 1."""
     low, high = float(among.min()), float(among.max())
     return np.asarray((2 * values - low - high) / max(high - low, 1e-9))
 
@@ -259,8 +286,8 @@ def condition_number(prior: DesignPrior, params: Floats, tokens: Floats) -> floa
 
     Args:
         prior: Its first law is taken.
-        params: N of the runs, (n,).
-        tokens: D of the runs, (n,).
+        params: N of the runs [parameters], (n,).
+        tokens: D of the runs [tokens], (n,).
     """
     law = prior.source.law
     e, a, b, alpha, beta = (float(v) for v in law.parts(prior.thetas[0]))
@@ -275,7 +302,7 @@ def condition_number(prior: DesignPrior, params: Floats, tokens: Floats) -> floa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownRuns:
-    """Runs that have been made; all of shape (n,)."""
+    """Runs that have been trained already; all of shape (n,)."""
 
     params: Floats
     tokens: Floats
@@ -284,17 +311,17 @@ class KnownRuns:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesignPrior:
-    """Laws that may be true, and what is known already."""
+    """Laws that may be true, the noise of a run, and the runs that there are."""
 
     source: ScalingLaw
     flops: float
     """Target budget [FLOP]."""
     thetas: Floats
-    """(s, p) laws to average over, the estimate itself first."""
+    """Parameters of the laws to average over, the estimate itself first, (s, p)."""
     noise: float
     """Standard deviation of ln loss of one run about the law."""
     shared: float
-    """Share of that variance which runs of one trunk have in common."""
+    """Share of that variance that runs of one trunk have in common."""
     known: KnownRuns | None = None
 
     def regressors(self, params: Floats, tokens: Floats) -> Floats:
@@ -327,10 +354,10 @@ class DesignPrior:
 def prior_of_fit(
     source: ScalingLaw, fit: Fit, flops: float, *, noise: float | None = None
 ) -> DesignPrior:
-    """What a fit leaves: its draws, its runs, their noise and how much of it trunks share.
+    """The prior of a fit: its draws, its runs, their noise and how much of it trunks share.
 
     Args:
-        source: The fit as a source.
+        source: The fit's law and parameters.
         fit: The fit.
         flops: Target budget [FLOP].
         noise: Standard deviation of ln loss of one run; None for the fit's own.
@@ -351,24 +378,24 @@ def prior_of_fit(
         shared=SHARED_LEAST,
         known=known,
     )
-    found = shared_variance(prior.regressors(known.params, known.tokens)[0], fit)
-    return dataclasses.replace(prior, shared=max(SHARED_LEAST, found))
+    shared = shared_variance(prior.regressors(known.params, known.tokens)[0], fit)
+    return dataclasses.replace(prior, shared=max(SHARED_LEAST, shared))
 
 
 def prior_of_preset(
     source: ScalingLaw, flops: float, *, centre: tuple[float, float], noise: float
 ) -> DesignPrior:
-    """A published law with its stated spread.
+    """The prior of a published law: draws of a stated spread around it.
 
     Args:
         source: The published law.
         flops: Target budget [FLOP].
-        centre: Params and tokens in the middle of the candidates: there the two terms spread
-            by `TERM_SPREAD`, whatever the exponents.
+        centre: N and D in the middle of the candidates, where the two terms have the spread
+            `TERM_SPREAD`, whatever the exponents.
         noise: Standard deviation of ln loss of one run.
 
     Raises:
-        QueryError: The law is not the two-term one, whose spread is known.
+        QueryError: The law is not a sum of two power laws, for which the spread is stated.
     """
     source.law.parts(source.theta)  # refuses a law that is no sum of two terms
     theta, names = source.theta, source.law.parameters
@@ -387,10 +414,10 @@ def prior_of_preset(
 
 
 def shared_variance(jacobian: Floats, fit: Fit) -> float:
-    """Share of the runs' error variance that runs of one trunk have in common.
+    """Estimate the share of the error variance that runs of one trunk have in common.
 
-    Two moments, the residuals' squares and the squares of their sums by trunk, are set to what
-    they are expected to be after the fit has taken its share (Henderson 1953, method III in kind).
+    By two moments, the sums of squares of the residuals and of their sums by trunk, which are set
+    to their expectations given that the parameters were fitted (as Henderson 1953, method III).
 
     Args:
         jacobian: Derivatives d ln L / d theta of the fitted runs, (n, p).

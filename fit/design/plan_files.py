@@ -1,14 +1,12 @@
-"""A proposal as files that `python -m sweep -m` launches as they are.
+"""A proposal of next runs as a document, and as files that `python -m sweep -m` launches.
 
-Hydra spans products, and a design is a list. So every trunk is a file of a config group `cell`, and
-an experiment sweeps over their names: Hydra finds both when the folder is put on its search path,
-and every launcher and `python -m sweep.plan` take them like any other grid.
+Hydra sweeps over products of choices, and a design is a list of runs. So every trunk is a file of a
+config group `cell`, and an experiment sweeps over their names: Hydra finds both when the folder is
+put on its search path, and every launcher and `python -m sweep.plan` take them like any other grid.
 
     suggested/proposal.json
     suggested/experiment/suggested.yaml    sweep's name, shared recipe, names of the cells
     suggested/cell/w64-d2-s2.yaml          one trunk: shape, seed, lengths
-
-The next runs and what they are expected to buy, as a document; nothing that computes.
 """
 
 from __future__ import annotations
@@ -35,60 +33,67 @@ PACKAGE = "# @package _global_\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precision:
-    """Half an interval at the target."""
+    """Half widths of the intervals at the target."""
 
     params_factor: float
-    """N* times or divided by this; infinite where nothing is known."""
+    """The interval of N* is N* divided and multiplied by this; infinite where it has no bound."""
     loss_margin: float
-    """Loss plus or minus this [nats/token]."""
+    """The interval of the loss is the loss minus and plus this [nats/token]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpendStep:
-    """What a part of the spend buys."""
+    """Expected precision after a part of the spend."""
 
     share: float
-    """Of the spend asked for; 1.1 is a tenth more."""
+    """Share of the spend; 1.1 is a tenth more."""
     flops: float
+    """Cost of its runs [FLOP]."""
     runs: int
     precision: Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuggestedRun:
-    """One run to make."""
+    """One run of a proposal."""
 
     params: float
     tokens: float
     flops: float
+    """Cost of the run on its own [FLOP]."""
     flops_spent: float
-    """What it adds to the bill, trunk shared [FLOP]."""
+    """What it adds to the total cost, its trunk shared [FLOP]."""
     replicate: int
-    """Which copy, or which trunk of its size, from 0."""
+    """Number of the copy, or of the trunk of its size, from 0."""
     seed: int | None
-    """Of the trunk; seeds of the fitted runs are not used again. None without shapes."""
+    """Seed of the trunk; those of the fitted runs are not used again. None without shapes."""
     shape: Shape | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
-    """The next runs and what they are worth."""
+    """The next runs and the precision expected after them."""
 
     source: str
     law: str
     convention: Mapping[str, str]
     flops: float
+    """Target budget [FLOP]."""
     params: float
     """N* at the target by the present law."""
     loss: float
+    """Loss there [nats/token]."""
     spend: float
+    """Limit on the cost of all runs together [FLOP]."""
     level: float
     noise: float
+    """Standard deviation of ln loss of one run."""
     shared: float
     """Share of the error variance that runs of one trunk are taken to have in common."""
     before: Precision | None
-    """None where there are no runs yet."""
+    """Present precision; None where there are no runs yet."""
     after: Precision
+    """Expected precision."""
     steps: tuple[SpendStep, ...]
     runs: tuple[SuggestedRun, ...]
     notes: tuple[Note, ...] = ()
@@ -96,7 +101,7 @@ class Proposal:
 
     @property
     def flops_spent(self) -> float:
-        """The bill [FLOP]."""
+        """Cost of all runs together [FLOP]."""
         return sum(r.flops_spent for r in self.runs)
 
     def document(self) -> dict[str, Any]:
@@ -108,7 +113,7 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedJob:
-    """One job: a shape and a seed at one length or more."""
+    """One job, a trunk: a shape and a seed at one length or more."""
 
     shape: Shape
     seed: int
@@ -116,20 +121,21 @@ class PlannedJob:
 
     @property
     def name(self) -> str:
-        """Readable and unique within the proposal."""
+        """Name of its file, unique within the proposal."""
         return f"w{self.shape.width}-d{self.shape.depth}-s{self.seed}"
 
     def settings(self) -> dict[str, Any]:
-        """As the config has them."""
-        s = self.shape
+        """Its settings, nested as in the training config."""
         names = ("width", "depth", "heads", "head_dim")
-        tokens = [round(t) for t in self.tokens]
-        model = {name: getattr(s, name) for name in names}
-        return {"seed": self.seed, "model": model, "train": {"tokens": tokens}}
+        return {
+            "seed": self.seed,
+            "model": {name: getattr(self.shape, name) for name in names},
+            "train": {"tokens": [round(t) for t in self.tokens]},
+        }
 
 
 def planned_jobs(proposal: Proposal) -> tuple[PlannedJob, ...]:
-    """The proposal's runs by trunk; empty where it knows no shapes."""
+    """The proposal's runs grouped by trunk; empty where their shapes are not known."""
     trunks: dict[tuple[Shape, int], list[float]] = {}
     for run in proposal.runs:
         if run.shape is not None and run.seed is not None:
@@ -141,12 +147,12 @@ def planned_jobs(proposal: Proposal) -> tuple[PlannedJob, ...]:
 
 
 def write_plan(folder: Path, proposal: Proposal, fit: Fit | None) -> str | None:
-    """Write a proposal, and the files that launch it, in place of an earlier one.
+    """Write a proposal and the files that launch it; an earlier one is replaced.
 
     Args:
         folder: Folder of the plan.
         proposal: The next runs.
-        fit: The fit that they extend; its recipe and its sweep's folder are theirs too.
+        fit: The fit that they extend; they get its recipe and its sweep's folder.
 
     Returns:
         The arguments of `python -m sweep -m` and of `python -m sweep.plan`, quoted for a shell;
@@ -158,35 +164,35 @@ def write_plan(folder: Path, proposal: Proposal, fit: Fit | None) -> str | None:
     for group in ("experiment", "cell"):
         shutil.rmtree(folder / group, ignore_errors=True)
     write_atomically(folder / "proposal.json", json.dumps(proposal.document(), indent=1) + "\n")
-    found = planned_jobs(proposal)
-    if not found or fit is None:
+    jobs = planned_jobs(proposal)
+    if not jobs or fit is None:
         return None
-    for cell in found:
-        write_atomically(folder / "cell" / f"{cell.name}.yaml", config_text(cell.settings()))
+    for job in jobs:
+        write_atomically(folder / "cell" / f"{job.name}.yaml", config_text(job.settings()))
     experiment = config_text(
-        _experiment(fit, found), defaults=[{"override /data": fit.recipe["data"]}]
+        _experiment(fit, jobs), defaults=[{"override /data": fit.recipe["data"]}]
     )
     write_atomically(folder / "experiment" / f"{FOLDER}.yaml", experiment)
     search = hydra_value([f"file://{folder}"])
     return f"+experiment={FOLDER} {shlex.quote(f'hydra.searchpath={search}')}"
 
 
-def _experiment(fit: Fit, found: tuple[PlannedJob, ...]) -> dict[str, Any]:
-    """What all runs share: the sweep's folder, the fitted runs' recipe, the list of cells."""
-    runs_dir, name = _home(fit)
+def _experiment(fit: Fit, jobs: tuple[PlannedJob, ...]) -> dict[str, Any]:
+    """Settings that all runs share: the sweep's folder, the fitted runs' recipe, names of cells."""
+    runs_dir, name = _sweep_folder(fit)
     settings: dict[str, Any] = {"name": name, "runs_dir": str(runs_dir)}
     for key, value in fit.recipe.items():
         group, _, setting = key.partition(".")
         if setting:
             settings.setdefault(group, {})[setting] = value
-    names = ",".join(cell.name for cell in found)
+    names = ",".join(job.name for job in jobs)
     return {**settings, "hydra": {"sweeper": {"params": {"+cell": names}}}}
 
 
-def _home(fit: Fit) -> tuple[Path, str]:
-    """Folder of sweeps and name of the sweep: the fitted runs' own, so that one fit sees both.
+def _sweep_folder(fit: Fit) -> tuple[Path, str]:
+    """Folder of sweeps and name of the sweep that the runs go to.
 
-    A folder of several sweeps gets one more.
+    That of the fitted runs, so that one fit reads both; a folder of several sweeps gets a new one.
     """
     path = Path(fit.source.get("path") or "runs")
     if any((path / run / RECORD_NAME).is_file() for run in fit.points.run):
@@ -195,7 +201,12 @@ def _home(fit: Fit) -> tuple[Path, str]:
 
 
 def config_text(settings: Mapping[str, Any], defaults: list[Any] | None = None) -> str:
-    """A config file: JSON after the keys, which YAML reads."""
+    """A config file of Hydra's, each value as JSON, which is YAML too.
+
+    Args:
+        settings: Top-level keys and their values.
+        defaults: The file's defaults list.
+    """
     listed = {"defaults": defaults} if defaults else {}
     lines = [f"{key}: {json.dumps(value)}" for key, value in {**listed, **settings}.items()]
     return PACKAGE + "\n".join(lines) + "\n"

@@ -1,18 +1,19 @@
-"""Which runs to make next, for a target, a spend and limits.
+"""Choose the next runs for a target budget, a spend and limits, and predict what they will show.
 
-What a manager reads: the interval at the target now, after the runs, and what a tenth more would
-still narrow it. The expected interval is the present one times the factor by which the runs'
-information narrows it to first order, and it holds if the law does.
+`propose` is what callers use: from a `SuggestRequest` to a `Proposal`. `choose_runs` and
+`trim_grid` are its search, and that of a plan that has to fit into a spend.
 
-Which runs to make: those that tell most about N* and the loss at the target, for their FLOPs.
+The choice minimises the sum of ln Var(ln N*) and ln Var(ln L*) at the target, averaged over the
+laws that may be true: c-optimal for two targets at once, and free of units. Optimising ln N* alone
+makes the loss worse. Runs of one trunk share a part of their error, and the trunk is paid once.
 
-The choice minimises the sum of ln Var(ln N*) and ln Var(ln L*), averaged over the laws that may be
-true: c-optimal for two targets at once, and free of units. Optimising ln N* alone makes the loss
-worse. Runs of one trunk share a part of their error, and the trunk is paid once.
+An optimal design puts its runs at the extremes, where it relies on the law being right. So the law
+is given potential terms (DuMouchel & Jones 1994, Technometrics 36): a quadratic surface in ln N and
+ln D, small against the noise and unknown. Runs at the corners alone cannot separate it from the
+law's own terms, and lose what they seem to gain.
 
-Extremes lean on the law being right. So the law is given potential terms (DuMouchel & Jones 1994,
-Technometrics 36): a quadratic surface in ln N and ln D, small against the noise, that is not known.
-Corners alone cannot tell it from the law's own terms, and lose what they seem to gain.
+The expected interval is the present one times the factor by which the runs' information narrows it
+to first order; it holds if the law does.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from fit.allocation.scaling_law import ScalingLaw
 from fit.data.records import Floats
 from fit.design.candidates import (
     Candidates,
@@ -51,20 +53,20 @@ from fit.query.warnings import OF_THE_LAW
 from fit.results import Fit, Note
 
 AT_ONCE = 40
-"""A grid that is thinned loses at most one run in so many at a time, one where it is small."""
+"""A step of `trim_grid` removes at most one run in so many, and one of a small grid."""
 HEALTHY_KAPPA = 160.0
-"""Condition number that a trimmed grid keeps at most, where it had no worse; 40-160 is healthy."""
+"""Largest condition number of a trimmed grid, unless it began with a larger; 40-160 is healthy."""
 SHARES = (0.25, 0.5, 0.75)
-"""Parts of the spend whose worth is shown beside the whole."""
+"""Parts of the spend whose expected precision is shown beside that of the whole."""
 MORE = 0.1
-"""What the stop rule asks about."""
+"""Additional share of the spend whose gain is shown, to decide whether to stop."""
 LEVEL = 0.9
-"""Of the intervals under a published law, which has none of its own."""
+"""Level of the intervals under a published law, which has none of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Design:
-    """Chosen runs."""
+    """The chosen runs among candidates."""
 
     candidates: Candidates
     chosen: Codes
@@ -76,7 +78,7 @@ class Design:
 
     @property
     def flops_spent(self) -> Floats:
-        """What each run adds to the bill [FLOP], (m,)."""
+        """What each run adds to the total cost [FLOP], (m,)."""
         return incremental_flops(self.candidates, self.chosen, self.trunk)
 
     @property
@@ -102,18 +104,18 @@ def choose_runs(
     replicates: int = 3,
     start: Design | None = None,
 ) -> Design:
-    """Choose the runs that narrow N* and the loss at the target most for a spend.
+    """Choose the runs that narrow the intervals of N* and the loss most for a spend.
 
     Args:
-        prior: Laws that may be true, and what is known already.
+        prior: Laws that may be true, and the runs that there are.
         candidates: Runs to choose among.
-        spend: FLOPs for all of them together, trunks paid once.
-        most_runs: Runs at most.
-        replicates: Copies of a run, or trunks of a size, at most.
+        spend: For all of them together, trunks paid once [FLOP].
+        most_runs: Largest number of runs.
+        replicates: Largest number of copies of a run, or of trunks of a size.
         start: Design of the same candidates to improve on, its runs kept or exchanged.
 
     Raises:
-        PlanError: Not one run can be paid.
+        PlanError: The cheapest run costs more than the spend.
     """
     cheapest = float(candidates.flops.min())
     if cheapest > spend:
@@ -134,12 +136,12 @@ def deviations(prior: DesignPrior, design: Design | None) -> Floats:
 
     Args:
         prior: Its first law is taken; potential terms are left out.
-        design: Runs beside those that the prior knows of; None for none.
+        design: Runs beside those of the prior; None for none.
     """
     target = prior.targets()[0]
     total = np.eye(target.shape[1]) / LOOSE**2
-    known = prior.known
-    parts = [] if known is None else [(known.params, known.tokens, known.trunk, prior.shared)]
+    runs = prior.known
+    parts = [] if runs is None else [(runs.params, runs.tokens, runs.trunk, prior.shared)]
     if design is not None:
         shared = prior.shared if design.candidates.shares_trunks else 0.0
         parts.append((design.params, design.tokens, design.trunk, shared))
@@ -154,24 +156,24 @@ def trim_grid(
     spend: float,
     prior: DesignPrior,
     *,
-    said: Callable[[float], str] = lambda cost: f"{power(cost)} FLOP",
+    cost_text: Callable[[float], str] = lambda cost: f"{power(cost)} FLOP",
 ) -> Codes:
-    """Thin a given grid to a spend so that its law stays identified.
+    """Remove runs from a grid until it is within a spend, and keep its law identified.
 
-    Runs leave one at a time, the one that tells least per FLOP first, unless the condition number
-    would leave the healthy range (or, outside it already, grow); trunks are paid once, one a size.
+    The run that tells least per FLOP is removed first, unless the condition number would leave the
+    healthy range or, outside it already, grow. Trunks are paid once, one a size.
 
     Args:
         candidates: The grid's runs, each to be made once.
-        spend: FLOPs for all that stay, or another cost in the candidates' unit.
-        prior: Laws that may be true; the runs it knows of count too.
-        said: A cost with its unit, for the message.
+        spend: For all that stay [FLOP], or another cost in the candidates' unit.
+        prior: Laws that may be true, and the runs that there are.
+        cost_text: Writes a cost with its unit, for the message.
 
     Returns:
         Indices of the runs that stay, ascending.
 
     Raises:
-        PlanError: No healthy part of the grid costs so little.
+        PlanError: No part of the grid that identifies the law costs so little.
     """
     search = DesignSearch(prior, candidates, 1)
     stay = list(range(len(candidates)))
@@ -187,19 +189,19 @@ def trim_grid(
             stay = rest
             continue
         healthy = (without[i] for i in order if search.kappa(without[i]) <= most)
-        found = next(healthy, None)
-        if found is None:
+        smaller = next(healthy, None)
+        if smaller is None:
             raise PlanError(
-                f"no part of the grid costs {said(spend)} or less and still tells the law's "
-                f"parameters apart; {said(bill)} is the least found. Spend more, or plan a grid "
-                "with smaller runs."
+                f"no part of the grid costs {cost_text(spend)} or less and still determines the "
+                f"law's parameters; the cheapest that does costs {cost_text(bill)}. Spend more, or "
+                "plan a grid with smaller runs."
             )
-        stay = found
+        stay = smaller
     return np.array(stay, dtype=np.int64)
 
 
 def _design(search: DesignSearch, options: list[int]) -> Design:
-    """The design of options, largest size first, then longest."""
+    """The design of the search's options, the largest size first, then the longest run."""
     c, of = search.candidates, search.of
     order = sorted(options, key=lambda o: (-c.params[of[o]], search.copy[o], -c.tokens[of[o]]))
     return Design(
@@ -211,7 +213,7 @@ def _design(search: DesignSearch, options: list[int]) -> Design:
 
 
 def propose(request: SuggestRequest) -> Proposal:
-    """Choose the next runs and say what they are worth.
+    """Choose the next runs and predict how much they narrow the intervals at the target.
 
     Args:
         request: Target, spend and limits.
@@ -220,124 +222,110 @@ def propose(request: SuggestRequest) -> Proposal:
         The runs, largest size first, and the expected intervals.
 
     Raises:
-        PlanError: No run lies within the limits, or none can be paid.
+        PlanError: No run lies within the limits, the cheapest costs more than the spend, or
+            the runs are too few for the law.
     """
-    log_params, log_loss = _target(request)
+    source, fit = request.source, request.source.fit
+    best = source.best(np.array([request.flops]))
+    if min(best.log_params[0], best.log_tokens[0]) < 0:
+        raise PlanError(
+            f"{power(request.flops)} FLOP buy less than one parameter or token. Raise --flops."
+        )
+    loss = math.exp(float(best.log_loss[0]))
     candidates = _candidates(request)
-    prior = _prior(request, candidates)
+    if fit is None:
+        n, d = (math.exp(np.log(x).mean()) for x in (candidates.params, candidates.tokens))
+        noise = PRESET_NOISE if request.noise is None else request.noise
+        prior = prior_of_preset(source, request.flops, centre=(n, d), noise=noise)
+    else:
+        prior = prior_of_fit(source, fit, request.flops, noise=request.noise)
     designs = _designs(request, prior, candidates)
-    present, loss = _present(request), math.exp(log_loss)
+    level = LEVEL if fit is None else fit.interval.level
+    present = None if fit is None else _present_widths(source, fit, request.flops)
     steps = tuple(
         SpendStep(
             share=share,
             flops=float(d.flops_spent.sum()),
             runs=len(d),
-            precision=_precision(_expected(request, prior, d, present), loss),
+            precision=_precision(_expected_widths(fit, prior, d, present, level), loss),
         )
         for share, d in designs.items()
     )
     return Proposal(
-        source=request.source.name,
-        law=request.source.law.name,
-        convention=dict(request.source.convention),
+        source=source.name,
+        law=source.law.name,
+        convention=dict(source.convention),
         flops=request.flops,
-        params=math.exp(log_params),
+        params=math.exp(float(best.log_params[0])),
         loss=loss,
         spend=request.spend,
-        level=_level(request),
+        level=level,
         noise=prior.noise,
         shared=prior.shared if candidates.shares_trunks else 0.0,
         before=None if present is None else _precision(present, loss),
         after=steps[-2].precision,
         steps=steps,
-        runs=_runs(designs[1.0], request.source.fit),
-        notes=_notes(request),
+        runs=_runs(designs[1.0], fit),
+        notes=_notes(source, fit, prior.noise),
     )
-
-
-def _target(request: SuggestRequest) -> tuple[float, float]:
-    """The present law's ln N* and ln L* at the target."""
-    best = request.source.best(np.array([request.flops]))
-    if min(best.log_params[0], best.log_tokens[0]) < 0:
-        raise PlanError(
-            f"{power(request.flops)} FLOP buy less than one parameter or token. Raise --flops."
-        )
-    return float(best.log_params[0]), float(best.log_loss[0])
-
-
-def _designs(
-    request: SuggestRequest, prior: DesignPrior, candidates: Candidates
-) -> dict[float, Design]:
-    """The design, those for parts of the spend, and the one that a tenth more extends it to."""
-    least = 1 if prior.known is not None else prior.thetas.shape[1] + 1
-    most, spend, copies = request.most_runs, request.spend, request.replicates
-    if most < least:
-        raise PlanError(
-            f"{most} runs cannot carry the law '{request.source.law.name}', and there are no "
-            f"others yet; {least} or more are needed. Raise --runs."
-        )
-    found = {}
-    for share in (*SHARES, 1.0):
-        runs = max(1, round(share * most))
-        if share == 1 or (runs >= least and candidates.flops.min() <= share * spend):
-            found[share] = choose_runs(
-                prior, candidates, share * spend, most_runs=runs, replicates=copies
-            )
-    if len(found[1.0]) == 0:
-        raise PlanError("no run would narrow the interval. Raise --spend, or widen the limits.")
-    more = 1 + MORE
-    found[more] = choose_runs(
-        prior,
-        candidates,
-        more * spend,
-        most_runs=math.ceil(more * most),
-        replicates=copies,
-        start=found[1.0],
-    )
-    return found
 
 
 def _candidates(request: SuggestRequest) -> Candidates:
-    """Runs within the limits asked for, or those that the source suggests."""
+    """Runs within the limits of the request: shapes of the fit's ladder, or else plain sizes."""
     source, fit = request.source, request.source.fit
     limits = limits_of(request)
     if source.ladder is None or fit is None:
         if request.widths:
             raise PlanError(
-                f"'{source.name}' knows no shapes, so --widths means nothing. Give --params."
+                f"the shapes of '{source.name}' are not known, so --widths does not apply. "
+                "Give --params."
             )
         return candidates_of_sizes(source.cost, limits)
+    # only a schedule of warm-up, stable and decay lets runs branch off one trunk
     wsd = fit.recipe.get("train.schedule") == "wsd"
     cooldown = float(fit.recipe.get("train.cooldown") or 1.0) if wsd else 1.0
     return candidates_on_ladder(source.ladder, limits, cooldown=cooldown)
 
 
-def _prior(request: SuggestRequest, candidates: Candidates) -> DesignPrior:
-    """What is believed before the runs."""
-    source, fit = request.source, request.source.fit
-    if fit is None:
-        n, d = (math.exp(np.log(x).mean()) for x in (candidates.params, candidates.tokens))
-        noise = PRESET_NOISE if request.noise is None else request.noise
-        return prior_of_preset(source, request.flops, centre=(n, d), noise=noise)
-    return prior_of_fit(source, fit, request.flops, noise=request.noise)
+def _designs(
+    request: SuggestRequest, prior: DesignPrior, candidates: Candidates
+) -> dict[float, Design]:
+    """Designs by their share of the spend: parts, the whole, and the whole extended by `MORE`."""
+    least = 1 if prior.known is not None else prior.thetas.shape[1] + 1
+    most, spend, copies = request.most_runs, request.spend, request.replicates
+    if most < least:
+        raise PlanError(
+            f"{most} runs are too few for the law '{request.source.law.name}', and there are no "
+            f"others yet; {least} or more are needed. Raise --runs."
+        )
+    designs = {}
+    for share in (*SHARES, 1.0):
+        runs = max(1, round(share * most))
+        if share == 1 or (runs >= least and candidates.flops.min() <= share * spend):
+            designs[share] = choose_runs(
+                prior, candidates, share * spend, most_runs=runs, replicates=copies
+            )
+    if len(designs[1.0]) == 0:
+        raise PlanError("no run would narrow the interval. Raise --spend, or widen the limits.")
+    more = 1 + MORE
+    designs[more] = choose_runs(
+        prior,
+        candidates,
+        more * spend,
+        most_runs=math.ceil(more * most),
+        replicates=copies,
+        start=designs[1.0],
+    )
+    return designs
 
 
-def _level(request: SuggestRequest) -> float:
-    """Level of the intervals."""
-    fit = request.source.fit
-    return LEVEL if fit is None else fit.interval.level
-
-
-def _present(request: SuggestRequest) -> Floats | None:
-    """Half widths of the present intervals of ln N* and ln L*, (2,); None without runs."""
-    source, fit = request.source, request.source.fit
-    if fit is None:
-        return None
-    splits = source.splits(np.array([request.flops]))
+def _present_widths(source: ScalingLaw, fit: Fit, flops: float) -> Floats:
+    """Half widths of the present intervals of ln N* and ln L*, (2,); infinite where unbounded."""
+    splits = source.splits(np.array([flops]))
 
     def targets(theta: Floats) -> Floats:
-        found = splits(theta)
-        return np.concatenate([found.log_params, found.log_loss], axis=-1)
+        optimum = splits(theta)
+        return np.concatenate([optimum.log_params, optimum.log_loss], axis=-1)
 
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         low, high = derived_interval(fit, targets)
@@ -345,35 +333,35 @@ def _present(request: SuggestRequest) -> Floats | None:
     return np.where(np.isnan(half), np.inf, half)
 
 
-def _expected(
-    request: SuggestRequest, prior: DesignPrior, design: Design, present: Floats | None
+def _expected_widths(
+    fit: Fit | None, prior: DesignPrior, design: Design, present: Floats | None, level: float
 ) -> Floats:
-    """Half widths in ln that a fit with the runs is expected to have, (2,)."""
+    """Half widths in ln that a fit with the design's runs is expected to have, (2,)."""
     free, known = prior.thetas.shape[1], prior.known
     runs, trunks = len(design), len(np.unique(design.trunk))
     if known is not None:
         runs, trunks = runs + len(known.params), trunks + len(np.unique(known.trunk))
     dof = min(trunks - 1, runs - free)
     half = np.full(2, np.inf)
-    fit = request.source.fit
     if dof > 0:
-        quantile = float(stats.t.ppf(0.5 + _level(request) / 2, dof))
+        quantile = float(stats.t.ppf(0.5 + level / 2, dof))
         half = quantile * deviations(prior, design)
         if present is not None and fit is not None and np.isfinite(present).all():
+            # the present interval, made from the runs themselves, is narrowed by the design's ratio
             narrowed = deviations(prior, design) / deviations(prior, None)
             half = present * narrowed * quantile / fit.interval.quantile
     return half
 
 
 def _precision(half: Floats, loss: float) -> Precision:
-    """Half widths in ln as people read them."""
+    """Half widths in ln as a factor of N* and a margin of the loss."""
     with np.errstate(over="ignore"):
         return Precision(params_factor=float(np.exp(half[0])), loss_margin=float(loss * half[1]))
 
 
 def _runs(design: Design, fit: Fit | None) -> tuple[SuggestedRun, ...]:
-    """The chosen runs one by one."""
-    c, bill = design.candidates, design.flops_spent
+    """The chosen runs one by one, with seeds that the fitted runs have not used."""
+    c, spent = design.candidates, design.flops_spent
     seeds = None if fit is None else fit.points.columns.get("seed")
     first = 0 if seeds is None else int(np.nanmax(seeds)) + 1
     rows = []
@@ -384,7 +372,7 @@ def _runs(design: Design, fit: Fit | None) -> tuple[SuggestedRun, ...]:
                 params=float(c.params[j]),
                 tokens=float(c.tokens[j]),
                 flops=float(c.flops[j]),
-                flops_spent=float(bill[i]),
+                flops_spent=float(spent[i]),
                 replicate=int(copy),
                 seed=None if shape is None else first + int(copy),
                 shape=shape,
@@ -393,27 +381,21 @@ def _runs(design: Design, fit: Fit | None) -> tuple[SuggestedRun, ...]:
     return tuple(rows)
 
 
-def _notes(request: SuggestRequest) -> tuple[Note, ...]:
-    """What stands between the expectation and what will be found."""
-    source, fit = request.source, request.source.fit
+def _notes(source: ScalingLaw, fit: Fit | None, noise: float) -> tuple[Note, ...]:
+    """Notes on why the outcome may differ from the expectation."""
     if fit is None:
         text = (
             f"made under {source.name} with a stated spread, for runs whose noise is "
-            f"{_noise(request):.2%} of the loss (--noise). Fit the first runs and ask again."
+            f"{noise:.2%} of the loss (--noise). Fit the first runs and ask again."
         )
         return (Note(code="preset", severity="info", message=text),)
     doubts = [n for n in fit.notes if n.code in OF_THE_LAW or n.severity == "serious"]
     if not doubts:
         return ()
     text = (
-        "the fit doubts its law ("
+        "the fit has notes that put its law in doubt ("
         + ", ".join(sorted({n.code for n in doubts}))
-        + "): the expected interval holds for the law, and more runs of it do not mend a law "
-        "that bends. Read the fit's notes."
+        + "): the expected interval holds if the law does, and more runs do not correct a law "
+        "that does not describe them. Read the fit's notes."
     )
     return (Note(code="law_in_doubt", severity="warning", message=text),)
-
-
-def _noise(request: SuggestRequest) -> float:
-    """Noise taken with a published law."""
-    return PRESET_NOISE if request.noise is None else request.noise

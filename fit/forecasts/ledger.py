@@ -1,16 +1,17 @@
 """The ledger of forecasts: sealed before a run, scored after it, never rewritten.
 
-A forecast is `NAME.json`, its outcome `NAME.outcome.json` beside it; each carries a hash of itself,
-and the outcome that of its forecast. Neither file is ever written over. The hash shows a change by
-accident or in passing; whoever would forge both can make a new one, so commit the forecast: the
-history of the repository is the witness.
+A forecast is `NAME.json`, its outcome `NAME.outcome.json` beside it. Each carries a hash of itself,
+and the outcome also that of its forecast. Neither file is ever overwritten. The hash reveals a
+change by accident; a deliberate forger can compute a new one, so commit the forecast: the
+repository's history shows when it was made.
 
-What a run at a given N and D should reach, and how far from it a measured loss is.
+`seal` writes a forecast, `write_outcome` its outcome, `read_ledger` reads a folder of both.
+`expected_loss` is the prediction for one run, and `score_forecast` compares a measured loss to it.
+Which run belongs to a forecast is decided in `fit.forecasts.scoring`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -24,7 +25,7 @@ from fit.allocation.scaling_law import ScalingLaw
 from fit.data.accounting import count_params
 from fit.data.records import finite_or_null, parse_document
 from fit.errors import QueryError, RecordError
-from fit.files import commit, now, versions, write_once
+from fit.files import commit, content_hash, now, versions, write_once
 from fit.query.answer import Point, predict
 from fit.query.question import Answer, Question
 from fit.results import Fit
@@ -33,53 +34,55 @@ FORECAST_SCHEMA = "isoflop.forecast/1"
 OUTCOME_SCHEMA = "isoflop.outcome/1"
 FOLDER = Path("reports/ledger")
 OUTCOME = ".outcome.json"
+"""End of the name of an outcome's file."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpectedLoss:
-    """The loss of one run that is still to be made, with its prediction interval."""
+    """Predicted loss of one run that is still to be trained, with its prediction interval."""
 
     params: float
-    """N in the fit's convention."""
+    """N in the fit's convention [parameters]."""
     tokens: float
+    """D [tokens]."""
     loss: float
-    """[nats/token]"""
+    """Predicted loss, as `low` and `high` [nats/token]."""
     low: float
     high: float
     level: float
     quantile: float
-    """Student's t at the level: the interval's ends in standard errors."""
+    """Quantile of Student's t at the level: the interval's ends in standard errors."""
     dof: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForecastScore:
-    """A measured loss against what was expected."""
+    """Score of a measured loss against the predicted one."""
 
     measured: float
-    """[nats/token]"""
+    """Measured loss [nats/token]."""
     error: float
-    """measured / expected - 1"""
+    """measured / predicted - 1"""
     z: float
-    """ln(measured / expected) in standard errors of that side: beyond the quantile is a miss."""
+    """ln(measured / predicted) in standard errors of that side; beyond the quantile is a miss."""
     hit: bool
-    """Inside the prediction interval."""
+    """Whether the measured loss lies inside the prediction interval."""
 
 
 def expected_loss(source: ScalingLaw, params: float, tokens: float) -> ExpectedLoss:
-    """What one run should reach.
+    """Predict the loss of one run, with its prediction interval.
 
     Args:
         source: A fit; a published law has no intervals.
-        params: N in its convention.
-        tokens: D.
+        params: N in its convention [parameters].
+        tokens: D [tokens].
 
     Raises:
-        QueryError: There is no interval, or it has no bound, so that nothing could miss it.
+        QueryError: There is no interval, or it has no bound, so that no run could miss it.
     """
-    found = predict(Point(source=source, params=params, tokens=tokens))
-    run, fit = found.loss_next_run, source.fit
+    run = predict(Point(source=source, params=params, tokens=tokens)).loss_next_run
+    fit = source.fit
     if fit is None or run.low is None or run.high is None:
         raise QueryError(
             f"{source.name} has no intervals, so that no run could miss them; a fit of runs is "
@@ -103,10 +106,10 @@ def expected_loss(source: ScalingLaw, params: float, tokens: float) -> ExpectedL
 
 
 def score_forecast(expected: ExpectedLoss, measured: float) -> ForecastScore:
-    """A measured loss against what was expected.
+    """Score a measured loss against the predicted one.
 
     Args:
-        expected: From `expect`.
+        expected: From `expected_loss`.
         measured: Held-out loss [nats/token].
 
     Raises:
@@ -114,64 +117,65 @@ def score_forecast(expected: ExpectedLoss, measured: float) -> ForecastScore:
     """
     if not 0 < measured < math.inf:
         raise QueryError(f"the loss is {measured}; a positive number of nats/token is needed.")
-    off = math.log(measured / expected.loss)
-    end = expected.high if off > 0 else expected.low
+    deviation = math.log(measured / expected.loss)
+    end = expected.high if deviation > 0 else expected.low  # the interval may be asymmetric
     return ForecastScore(
         measured=measured,
         error=measured / expected.loss - 1,
-        z=expected.quantile * off / abs(math.log(end / expected.loss)),
+        z=expected.quantile * deviation / abs(math.log(end / expected.loss)),
         hit=expected.low <= measured <= expected.high,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """What was said before the run."""
+    """A prediction sealed before its run."""
 
     name: str
     sealed: str
-    """When, UTC."""
+    """Time of sealing, UTC, ISO 8601."""
     source: str
-    """Name of the fit that was asked."""
+    """Name of the fit."""
     flops: float
-    """Budget asked for [FLOP]."""
+    """Budget of the question [FLOP]."""
     expected: ExpectedLoss
-    """Of the run that the answer launches, or of one at N* and D* where it launches none."""
+    """Prediction for the run that the answer launches, or at N* and D* where it launches none."""
     run: Mapping[str, Any]
-    """What the run is known by: sizes, tokens, lr, data_hash; empty where none is launched."""
+    """Fields that identify the run: sizes, tokens, lr, data_hash; empty where none is launched."""
     document: Mapping[str, Any]
-    """All that was sealed: question, answer, fit, code, data."""
+    """The whole document: question, answer, fit, code, data."""
     hash: str
     intact: bool
-    """Whether the document still has its hash."""
+    """Whether the document still agrees with its hash."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForecastOutcome:
-    """What happened."""
+    """A forecast's outcome: the measured loss and its score."""
 
     verdict: ForecastScore
     run: str | None
-    """Name of the run; None for a loss that was given."""
+    """Name of the run; None for a loss measured elsewhere."""
     started: str | None
     finished: str | None
     scored: str
     late: bool
-    """The run had ended before the forecast was sealed, or was fitted: no forecast at all."""
+    """Whether the run had ended before the sealing, or was fitted: then it does not count."""
     intact: bool
+    """Whether the document still agrees with its hash and its forecast's."""
     document: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerEntry:
-    """A forecast and, once it is known, its outcome."""
+    """A forecast and, once it has been scored, its outcome."""
 
     forecast: Forecast
     outcome: ForecastOutcome | None = None
 
     @property
     def status(self) -> str:
-        """`open`, `hit`, `miss`, `late` (known when it was sealed) or `altered` (after sealing)."""
+        """`open`, `hit`, `miss`, `late` (the loss was known at sealing) or `altered` (since)."""
         if not self.forecast.intact or (self.outcome and not self.outcome.intact):
             return "altered"
         if self.outcome is None:
@@ -183,25 +187,25 @@ class LedgerEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
-    """All forecasts of a folder, by the time of their sealing."""
+    """All forecasts of a folder, in order of their sealing."""
 
     entries: tuple[LedgerEntry, ...]
     unreadable: tuple[tuple[str, str], ...] = ()
-    """File and reason."""
+    """(file name, reason)."""
 
     @property
     def counted(self) -> tuple[LedgerEntry, ...]:
-        """Forecasts that came true or did not; open, late and altered ones are left out."""
+        """Hits and misses; open, late and altered forecasts are left out."""
         return tuple(e for e in self.entries if e.status in ("hit", "miss"))
 
     @property
     def hits(self) -> int:
-        """How many of `counted` lay inside their intervals."""
+        """Number of `counted` inside their intervals."""
         return sum(e.status == "hit" for e in self.counted)
 
     @property
     def level(self) -> float | None:
-        """The share of hits that the intervals promise; the mean where levels differ."""
+        """Nominal share of hits: the mean level of the intervals; None without any."""
         levels = [e.forecast.expected.level for e in self.counted]
         return sum(levels) / len(levels) if levels else None
 
@@ -211,9 +215,9 @@ class Ledger:
         Raises:
             QueryError: There is none.
         """
-        for found in self.entries:
-            if found.forecast.name == name:
-                return found
+        for entry in self.entries:
+            if entry.forecast.name == name:
+                return entry
         known = ", ".join(e.forecast.name for e in self.entries) or "none"
         raise QueryError(
             f"no forecast '{name}' is sealed; there are: {known}. Seal one: isoflop query ... "
@@ -222,56 +226,67 @@ class Ledger:
 
 
 def seal(folder: Path, name: str, question: Question, answer: Answer) -> Forecast:
-    """Freeze a forecast.
+    """Write a forecast that is not to be changed any more.
 
     Args:
         folder: The ledger's folder.
-        name: Of the forecast; becomes a file's.
-        question: What was asked.
-        answer: What was answered.
+        name: Name of the forecast, and of its file.
+        question: The question.
+        answer: Its answer.
 
     Raises:
-        QueryError: The name is no plain one, is taken, or the source has no intervals.
+        QueryError: The name has other characters than letters, digits, - and _, or is taken, or
+            the source has no intervals.
         RecordError: The folder cannot be written to.
     """
     if not _NAME.fullmatch(name):
         raise QueryError(
             f"--seal is '{name}'; a name of letters, digits, - and _ is needed, such as big-run."
         )
-    body = _body(name, question, answer)
+    text = _text(_sealed_body(name, question, answer))
     path = folder / f"{name}.json"
-    if not write_once(path, _text(body)):
+    if not write_once(path, text):
         raise QueryError(
             f"the forecast {path} is sealed already and stays as it is. Choose another name."
         )
-    return _forecast(json.loads(_text(body)))
+    return _forecast(json.loads(text))
 
 
 def write_outcome(folder: Path, forecast: Forecast, facts: Mapping[str, Any]) -> bool:
-    """Write the outcome of a forecast; False where there is one, which stays as it is.
+    """Write the outcome of a forecast.
 
     Args:
         folder: The ledger's folder.
-        forecast: An intact one.
+        forecast: The forecast, which must be intact.
         facts: `measured` [nats/token], `late`, and `run`, `started`, `finished` where known.
+
+    Returns:
+        Whether it was written; False where there is an outcome, which stays as it is.
+
+    Raises:
+        QueryError: The loss is not a positive number.
+        RecordError: The folder cannot be written to.
     """
-    verdict = score_forecast(forecast.expected, facts["measured"])
+    score = score_forecast(forecast.expected, facts["measured"])
     body = {
         "schema": OUTCOME_SCHEMA,
         "name": forecast.name,
         "forecast": forecast.hash,
         "scored": now(),
         **facts,
-        **asdict(verdict),
+        **asdict(score),
     }
     return write_once(folder / f"{forecast.name}{OUTCOME}", _text(body))
 
 
 def read_ledger(folder: Path = FOLDER) -> Ledger:
-    """Read every forecast of a folder and its outcome; without a folder there are none.
+    """Read every forecast of a folder and its outcome.
 
     Args:
-        folder: The ledger's folder.
+        folder: The ledger's folder; if it does not exist, the ledger is empty.
+
+    Returns:
+        The ledger; files that cannot be read are listed in `unreadable`.
     """
     entries, unreadable = [], []
     for path in sorted(folder.glob("*.json")):
@@ -287,19 +302,21 @@ def read_ledger(folder: Path = FOLDER) -> Ledger:
 
 
 def before(one: str | None, other: str) -> bool:
-    """Whether a time lies before or at another; False where it is not known."""
+    """Whether a time (ISO 8601) is not after another; False where it is None."""
     return one is not None and datetime.fromisoformat(one) <= datetime.fromisoformat(other)
 
 
-def content_hash(document: Mapping[str, Any]) -> str:
-    """Hash of a document without its own `hash`, whatever the order of its keys."""
+def document_hash(document: Mapping[str, Any]) -> str:
+    """Hash of what a document says: without its own `hash`, whatever the order of its keys.
+
+    Unlike a file's `content_hash` it does not change when the file is formatted anew.
+    """
     body = {k: v for k, v in document.items() if k != "hash"}
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    return content_hash(json.dumps(body, sort_keys=True, separators=(",", ":")).encode())
 
 
-def _body(name: str, question: Question, answer: Answer) -> dict[str, Any]:
-    """All that is frozen."""
+def _sealed_body(name: str, question: Question, answer: Answer) -> dict[str, Any]:
+    """The document of a forecast, without its hash."""
     source, fit = question.source, question.source.fit
     if question.unique_tokens is not None:
         source = source.given(unique_tokens=question.unique_tokens)
@@ -312,9 +329,9 @@ def _body(name: str, question: Question, answer: Answer) -> dict[str, Any]:
         "schema": FORECAST_SCHEMA,
         "name": name,
         "sealed": now(),
-        "question": _asked(question),
+        "question": _question_fields(question),
         "expected": asdict(expected),
-        "run": _known_by(answer, fit, question.unique_tokens),
+        "run": _run_identity(answer, fit, question.unique_tokens),
         "answer": answer.document(),
         "fit": {"name": fit.name, "hash": answer.fit_hash, "runs": dict(fit.source)},
         "data": data,
@@ -323,14 +340,14 @@ def _body(name: str, question: Question, answer: Answer) -> dict[str, Any]:
     }
 
 
-def _asked(question: Question) -> dict[str, Any]:
-    """The fields of a question that were given."""
+def _question_fields(question: Question) -> dict[str, Any]:
+    """The fields of a question that are not None, its source left out."""
     names = (f.name for f in fields(question) if f.name != "source")
     return {k: v for k in names if (v := getattr(question, k)) is not None}
 
 
-def _known_by(answer: Answer, fit: Fit, unique: float | None) -> dict[str, Any]:
-    """What the record of the launched run will show."""
+def _run_identity(answer: Answer, fit: Fit, unique: float | None) -> dict[str, Any]:
+    """Fields by which the record of the launched run will be recognised."""
     s = answer.shape
     if s is None or answer.shape_tokens is None:
         return {}
@@ -348,22 +365,23 @@ def _known_by(answer: Answer, fit: Fit, unique: float | None) -> dict[str, Any]:
 
 
 def _text(body: Mapping[str, Any]) -> str:
-    """A document with its hash, as people can read it too."""
+    """A document with its hash, as indented JSON."""
     plain = finite_or_null(body)
-    return json.dumps({**plain, "hash": content_hash(plain)}, indent=1, allow_nan=False) + "\n"
+    return json.dumps({**plain, "hash": document_hash(plain)}, indent=1, allow_nan=False) + "\n"
 
 
 def _entry(path: Path) -> LedgerEntry:
-    """A forecast's file, and its outcome's where there is one."""
+    """Read a forecast's file, and its outcome's where there is one."""
     forecast = _forecast(_read(path, FORECAST_SCHEMA))
-    beside = path.with_name(f"{path.stem}{OUTCOME}")
-    if not beside.is_file():
+    outcome_path = path.with_name(f"{path.stem}{OUTCOME}")
+    if not outcome_path.is_file():
         return LedgerEntry(forecast=forecast)
-    return LedgerEntry(forecast=forecast, outcome=_outcome(_read(beside, OUTCOME_SCHEMA), forecast))
+    outcome = _outcome(_read(outcome_path, OUTCOME_SCHEMA), forecast)
+    return LedgerEntry(forecast=forecast, outcome=outcome)
 
 
 def _read(path: Path, schema: str) -> dict[str, Any]:
-    """A document of the ledger."""
+    """Read a document of the ledger."""
     try:
         return parse_document(path.read_text(encoding="utf-8"), schema)
     except (OSError, UnicodeDecodeError) as error:
@@ -381,21 +399,21 @@ def _forecast(document: Mapping[str, Any]) -> Forecast:
         run=document["run"],
         document=document,
         hash=document["hash"],
-        intact=content_hash(document) == document["hash"],
+        intact=document_hash(document) == document["hash"],
     )
 
 
 def _outcome(document: Mapping[str, Any], forecast: Forecast) -> ForecastOutcome:
-    """An outcome from its document; it is intact where it is its forecast's."""
-    verdict = ForecastScore(**{k: document[k] for k in ("measured", "error", "z", "hit")})
-    own = content_hash(document) == document["hash"] and document["forecast"] == forecast.hash
+    """An outcome from its document; it is intact if both hashes agree."""
+    score = ForecastScore(**{k: document[k] for k in ("measured", "error", "z", "hit")})
+    intact = document_hash(document) == document["hash"] and document["forecast"] == forecast.hash
     return ForecastOutcome(
-        verdict=verdict,
+        verdict=score,
         run=document.get("run"),
         started=document.get("started"),
         finished=document.get("finished"),
         scored=document["scored"],
         late=document["late"],
-        intact=own,
+        intact=intact,
         document=document,
     )

@@ -1,8 +1,8 @@
-"""What happened to the forecasts: the run that was launched is found, and the ledger is read.
+"""Score forecasts by the runs that they launched, and measure how well they are calibrated.
 
-A run is the forecast's if its record shows the sizes, the length, the rate, the schedule and the
-data that were sealed. Of several, seeds say, the one that ended first after the sealing counts, so
-that nobody chooses.
+A run belongs to a forecast if its record shows the sizes, the tokens, the learning rate, the
+schedule and the data that were sealed. Of several, with different seeds, the first to end after the
+sealing counts, so that nobody chooses.
 """
 
 from __future__ import annotations
@@ -18,35 +18,39 @@ from fit.errors import QueryError
 from fit.forecasts.ledger import Forecast, Ledger, LedgerEntry, before, read_ledger, write_outcome
 
 SIZES = ("width", "depth", "heads", "head_dim", "vocab", "seq_len", "params_body")
-LENGTHS = 0.01
-"""Relative difference of tokens: the budget buys no whole number of steps."""
-RATES = 1e-3
+TOKENS_TOLERANCE = 0.01
+"""Largest relative difference of tokens: a run ends at a whole number of steps."""
+RATE_TOLERANCE = 1e-3
+"""Largest relative difference of learning rates."""
 SURE = 0.9
 """Level of the hit rate's interval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """How the forecasts did so far."""
+    """Hit rate of the forecasts and the distribution of their errors."""
 
     counted: int
     hits: int
     promised: float | None
-    """Share of hits that the intervals promise."""
+    """Nominal share of hits, the level of the intervals."""
     low: float | None
     """Exact binomial interval of the share of hits (Clopper & Pearson 1934)."""
     high: float | None
     bias: float | None
-    """Mean of the normal scores of z; 0 if forecasts are centred, above it if runs end worse."""
+    """Mean of the normal scores of z: 0 if forecasts are unbiased, above 0 if losses end higher."""
     width: float | None
-    """Root mean square of the normal scores; 1 if intervals are as wide as they should be."""
+    """Root mean square of the normal scores: 1 if the intervals have the right width."""
 
 
 def calibration(ledger: Ledger) -> Calibration:
-    """The running hit rate with its interval, and whether z is standard normal.
+    """Hit rate of a ledger's forecasts with its interval, and the mean and width of their errors.
 
-    z is Student's where the interval was; its normal score is the normal deviate of the same
+    z follows Student's t, as the intervals do. Its normal score is the normal deviate of the same
     probability, so that fits with few and with many degrees of freedom can be pooled.
+
+    Args:
+        ledger: The ledger; forecasts that do not count are left out.
     """
     from scipy import stats
 
@@ -57,8 +61,8 @@ def calibration(ledger: Ledger) -> Calibration:
             counted=0, hits=0, promised=None, low=None, high=None, bias=None, width=None
         )
     pairs = [(e.outcome.verdict.z, e.forecast.expected.dof) for e in entries if e.outcome]
-    shares = [float(stats.t.cdf(z, dof)) for z, dof in pairs]
-    scores = [float(stats.norm.ppf(min(max(s, 1e-12), 1 - 1e-12))) for s in shares]
+    probabilities = [float(stats.t.cdf(z, dof)) for z, dof in pairs]
+    scores = [float(stats.norm.ppf(min(max(p, 1e-12), 1 - 1e-12))) for p in probabilities]
     tail = (1 - SURE) / 2
     return Calibration(
         counted=n,
@@ -74,12 +78,17 @@ def calibration(ledger: Ledger) -> Calibration:
 def score_given(folder: Path, name: str, loss: float) -> LedgerEntry:
     """Score a forecast by a loss that was measured elsewhere.
 
+    Args:
+        folder: The ledger's folder.
+        name: Of the forecast.
+        loss: Measured loss [nats/token].
+
     Raises:
         QueryError: No such forecast, it was altered, or it has another outcome already.
     """
     entry = read_ledger(folder).entry(name)
     facts = {"measured": loss, "run": None, "started": None, "finished": None, "late": False}
-    return _written(folder, entry, facts)
+    return _write_outcome(folder, entry, facts)
 
 
 def score_run(folder: Path, name: str, read: Callable[[], Sequence[RunRecord]]) -> LedgerEntry:
@@ -97,23 +106,28 @@ def score_run(folder: Path, name: str, read: Callable[[], Sequence[RunRecord]]) 
     if entry.outcome is not None and entry.status != "altered":
         return entry
     records = read()
-    found = matching(entry.forecast, records)
-    if not found:
-        raise QueryError(_nothing(entry.forecast, records))
-    return _written(folder, entry, _facts(entry.forecast, found))
+    runs = matching(entry.forecast, records)
+    if not runs:
+        raise QueryError(_no_run_message(entry.forecast, records))
+    return _write_outcome(folder, entry, _facts(entry.forecast, runs))
 
 
 def score_open(folder: Path, records: Sequence[RunRecord]) -> Ledger:
-    """Score every open forecast whose run has ended; the ledger after that."""
+    """Score every open forecast whose run has ended, and return the ledger after that.
+
+    Args:
+        folder: The ledger's folder.
+        records: Records to look for the runs in.
+    """
     for entry in read_ledger(folder).entries:
-        found = matching(entry.forecast, records) if entry.status == "open" else ()
-        if found:
-            _written(folder, entry, _facts(entry.forecast, found))
+        runs = matching(entry.forecast, records) if entry.status == "open" else ()
+        if runs:
+            _write_outcome(folder, entry, _facts(entry.forecast, runs))
     return read_ledger(folder)
 
 
 def records_below(runs: Path) -> tuple[RunRecord, ...]:
-    """The records of a folder; what cannot be read is no run.
+    """The records of a folder, those that cannot be read left out.
 
     Raises:
         RecordError: No such folder.
@@ -122,33 +136,32 @@ def records_below(runs: Path) -> tuple[RunRecord, ...]:
 
 
 def matching(forecast: Forecast, records: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
-    """The finished runs that are the forecast's, in the order in which they ended."""
-    run = forecast.run
-    if not run:
+    """The finished runs that a forecast launched, in the order in which they ended."""
+    if not forecast.run:
         return ()
-    found = [r for r in records if r.status == "done" and _same(run, r)]
-    return tuple(sorted(found, key=lambda r: (r.finished or "", r.run)))
+    runs = [r for r in records if r.status == "done" and _is_run_of(forecast.run, r)]
+    return tuple(sorted(runs, key=lambda r: (r.finished or "", r.run)))
 
 
-def _same(run: Mapping[str, Any], record: RunRecord) -> bool:
-    """Whether a record is of the run that was sealed."""
+def _is_run_of(run: Mapping[str, Any], record: RunRecord) -> bool:
+    """Whether a record agrees with the run that was sealed."""
     if any(getattr(record, k) != run[k] for k in SIZES) or record.data.hash != run["data_hash"]:
         return False
     if record.recipe.get("data.unique_tokens") != run.get("unique_tokens"):
         return False
     if run["schedule"] is not None and record.schedule != run["schedule"]:
         return False
-    if run["lr"] is not None and abs(record.lr / run["lr"] - 1) > RATES:
+    if run["lr"] is not None and abs(record.lr / run["lr"] - 1) > RATE_TOLERANCE:
         return False
-    slack = max(LENGTHS * run["tokens"], run["batch_tokens"] or 0)
+    slack = max(TOKENS_TOLERANCE * run["tokens"], run["batch_tokens"] or 0)
     return bool(abs(record.tokens - run["tokens"]) <= slack)
 
 
-def _facts(forecast: Forecast, found: Sequence[RunRecord]) -> dict[str, Any]:
-    """What is written of the run that counts: the first to end after the sealing."""
+def _facts(forecast: Forecast, runs: Sequence[RunRecord]) -> dict[str, Any]:
+    """Facts of the run that counts, the first to end after the sealing, for the outcome."""
     fitted = set(forecast.document["fitted"])
-    fresh = [r for r in found if not before(r.finished, forecast.sealed) and r.run not in fitted]
-    record = fresh[0] if fresh else found[0]
+    later = [r for r in runs if not before(r.finished, forecast.sealed) and r.run not in fitted]
+    record = later[0] if later else runs[0]
     return {
         "measured": record.loss,
         "loss_se": record.loss_se,
@@ -158,47 +171,47 @@ def _facts(forecast: Forecast, found: Sequence[RunRecord]) -> dict[str, Any]:
         "started": record.started,
         "finished": record.finished,
         "begun_before": before(record.started, forecast.sealed),
-        "others": [r.run for r in found if r is not record],
-        "late": not fresh,
+        "others": [r.run for r in runs if r is not record],
+        "late": not later,
     }
 
 
-def _written(folder: Path, entry: LedgerEntry, facts: Mapping[str, Any]) -> LedgerEntry:
-    """The entry with its outcome, which is written unless it is there."""
+def _write_outcome(folder: Path, entry: LedgerEntry, facts: Mapping[str, Any]) -> LedgerEntry:
+    """Write an outcome unless there is one, and return the entry with it."""
     forecast = entry.forecast
     if entry.status == "altered":
         raise QueryError(
             f"{folder / forecast.name}.json or its outcome was altered after it was sealed; it is "
             "not scored. Restore it from its history."
         )
-    fresh = write_outcome(folder, forecast, facts)
-    now = read_ledger(folder).entry(forecast.name)
-    assert now.outcome is not None
-    there = now.outcome.verdict.measured
-    if not fresh and facts["measured"] != there:
+    is_new = write_outcome(folder, forecast, facts)
+    scored = read_ledger(folder).entry(forecast.name)
+    assert scored.outcome is not None
+    measured = scored.outcome.verdict.measured
+    if not is_new and facts["measured"] != measured:
         raise QueryError(
-            f"the forecast '{forecast.name}' was scored with a loss of {there:.6g}, and an outcome "
-            f"is not written over (found now: {facts['measured']:.6g})."
+            f"the forecast '{forecast.name}' was scored with a loss of {measured:.6g}, and an "
+            f"outcome is not overwritten (the loss is now {facts['measured']:.6g})."
         )
-    return now
+    return scored
 
 
-def _nothing(forecast: Forecast, records: Sequence[RunRecord]) -> str:
-    """Why a forecast has no run."""
+def _no_run_message(forecast: Forecast, records: Sequence[RunRecord]) -> str:
+    """Message that says why no run can score a forecast."""
     run = forecast.run
     if not run:
         return (
-            f"the forecast '{forecast.name}' launches no run of isoflop's; its loss is needed. "
+            f"the forecast '{forecast.name}' launches no run of isoflop; its loss is needed. "
             f"Give it: isoflop score {forecast.name} --loss X"
         )
-    ended = [r for r in records if r.status != "done" and _same(run, r)]
+    ended = [r for r in records if r.status != "done" and _is_run_of(run, r)]
     if ended:
         return (
-            f"run {ended[0].run} is the forecast's and {ended[0].status}; one that is done is "
-            "needed. Launch it again."
+            f"run {ended[0].run} of the forecast is {ended[0].status}; one that is done is needed. "
+            "Launch it again."
         )
     return (
-        f"none of {len(records)} runs is the forecast's: width {run['width']}, depth "
-        f"{run['depth']}, {run['tokens']:.4g} tokens, the same data, rate and schedule. "
+        f"none of {len(records)} runs agrees with the forecast: width {run['width']}, depth "
+        f"{run['depth']}, {run['tokens']:.4g} tokens, the same data, learning rate and schedule. "
         "Launch it, or name the folder: --runs RUNS"
     )

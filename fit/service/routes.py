@@ -259,22 +259,18 @@ def _predict(shelf: FitRegistry, fields: Fields) -> dict[str, Any]:
 
 
 def _compare(shelf: FitRegistry, fields: Fields) -> dict[str, Any]:
-    from fit.comparison.compare import (  # scipy.stats, a second that only this needs
-        ComparisonOptions,
-        compare,
-    )
+    from fit.comparison.compare import compare  # scipy.stats, a second that only this needs
 
     a, b = _rivals(shelf, fields)
-    budgets = tuple(_read("flops", v, parse_flops) for v in fields.get("flops", ()))
-    contest = ComparisonOptions(
-        a=a.source,
-        b=b.source,
-        flops=budgets,
+    comparison = compare(
+        a.source,
+        b.source,
+        flops=tuple(_read("flops", v, parse_flops) for v in fields.get("flops", ())),
         interval=_one(fields, "interval") or "hc3",
         level=_share(_one(fields, "level") or "0.9", "level"),
         force=_truth(_one(fields, "force") or "false", "force"),
     )
-    return compare(contest).document()
+    return comparison.document()
 
 
 def _curves(shelf: FitRegistry, fields: Fields) -> dict[str, Any]:

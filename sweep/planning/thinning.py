@@ -315,7 +315,7 @@ def thinned(
     candidates = candidates_of(rows, cost)
     allowed = limit
     while True:
-        keep = trim_grid(candidates, allowed, prior, said=lambda c: cost_in_words(c, unit))
+        keep = trim_grid(candidates, allowed, prior, cost_text=lambda c: cost_in_words(c, unit))
         stay = _shortened([rows[i] for i in keep])
         bill = sum(map(cost, stay))
         if bill <= limit:

@@ -247,7 +247,7 @@ def test_two_fits_are_compared_in_text_and_json(folder):
     assert shown.exit_code == 0, shown.output
     assert "1e14" in shown.stdout
     assert "×1.00" in shown.stdout
-    assert "a fit cannot be made again" in " ".join(shown.stdout.split())
+    assert "a fit cannot be repeated" in " ".join(shown.stdout.split())
     document = json.loads(run("compare", "reports/pilot", "reports/pilot", "--json").stdout)
     assert document["schema"] == "isoflop.compare/1"
     assert document["rows"][0]["multiplier"]["value"] == pytest.approx(1)

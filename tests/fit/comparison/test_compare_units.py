@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fit.allocation.scaling_law import ScalingLaw
-from fit.comparison.compare import ComparisonOptions, comparable_unit, compare, comparison_warnings
+from fit.comparison.compare import comparable_unit, compare, comparison_warnings
 from fit.errors import QueryError
 from fit.laws.published import preset
 from tests.fit.comparison.builders import fitted, rival
@@ -41,7 +41,7 @@ def test_the_multiplier_in_bits_per_byte_is_that_of_the_bytes():
     # half the bytes in a token and half the loss of a token: the same bits per byte
     theta = {k: v / 2 if k in "EAB" else v for k, v in FIT.theta.items()}
     other = source({**BOOKS, "hash": "sha256:2", "bytes_per_token": 2.0}, theta=theta)
-    found = compare(ComparisonOptions(a=source(), b=other, flops=(1e20,)))
+    found = compare(source(), other, flops=(1e20,))
     assert found.unit == "bits/byte"
     assert found.rows[0].multiplier.value == pytest.approx(1.0)
     assert found.rows[0].loss_a == pytest.approx(found.rows[0].loss_b)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fit.data.table import RunTable, thinned
+from fit.data.table import RunTable, subsample
 from fit.fitting import FitOptions, fit_table
 from tests.fit.test_fitting import table
 
@@ -24,14 +24,14 @@ def many(count: int, seed: int = 0) -> RunTable:
 
 def test_a_table_that_is_short_enough_stays_whole():
     runs = many(300)
-    assert thinned(runs, most=300) is runs
+    assert subsample(runs, most=300) is runs
 
 
 def test_rare_budgets_are_kept_and_common_ones_drawn():
     runs = many(5000)
     flops = np.where(np.arange(5000) < 7, 1e24, runs.flops.clip(max=1e21))
     runs = dataclasses.replace(runs, flops=flops)
-    kept = thinned(runs, most=500)
+    kept = subsample(runs, most=500)
     assert len(kept) == 500
     assert (kept.flops == 1e24).sum() == 7
     assert list(kept.run) == sorted(kept.run, key=lambda r: int(r[1:]))
@@ -42,8 +42,8 @@ def test_rare_budgets_are_kept_and_common_ones_drawn():
 def test_the_choice_is_seeded_and_blind_to_the_loss():
     runs = many(2000)
     other = dataclasses.replace(runs, loss=runs.loss[::-1])
-    assert thinned(runs, most=200).run == thinned(other, most=200).run
-    assert thinned(runs, most=200).run != thinned(runs, most=200, seed=1).run
+    assert subsample(runs, most=200).run == subsample(other, most=200).run
+    assert subsample(runs, most=200).run != subsample(runs, most=200, seed=1).run
 
 
 def test_a_fit_of_a_long_table_says_what_it_rests_on(monkeypatch):

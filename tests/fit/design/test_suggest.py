@@ -107,7 +107,7 @@ def test_without_runs_there_is_nothing_before_and_few_runs_are_refused():
     found = propose(SuggestRequest(source=source, flops=1e22, spend=1e20, most_runs=8))
     assert found.before is None
     assert math.isfinite(found.after.params_factor)
-    with pytest.raises(PlanError, match="5 runs cannot carry the law 'chinchilla'"):
+    with pytest.raises(PlanError, match="5 runs are too few for the law 'chinchilla'"):
         propose(SuggestRequest(source=source, flops=1e22, spend=1e20, most_runs=5))
 
 

@@ -19,7 +19,7 @@ from fit.data.records import DataInfo, write_record
 from fit.errors import QueryError
 from fit.forecasts.ledger import (
     ForecastOutcome,
-    content_hash,
+    document_hash,
     expected_loss,
     read_ledger,
     score_forecast,
@@ -75,7 +75,7 @@ def test_a_forecast_holds_what_was_asked_said_and_used(tmp_path):
     assert document["data"]["hash"] == "sha256:12ab"
     assert document["code"]["numpy"]
     assert document["fitted"] == list(FIT.points.run)
-    assert found.intact and found.hash == content_hash(document)
+    assert found.intact and found.hash == document_hash(document)
     assert read_ledger(tmp_path).entry("big").status == "open"
 
 
@@ -186,7 +186,7 @@ def test_an_outcome_is_not_written_over(tmp_path):
     forecast = sealed(tmp_path)
     score_given(tmp_path, "big", forecast.expected.loss)
     score_given(tmp_path, "big", forecast.expected.loss)
-    with pytest.raises(QueryError, match="not written over"):
+    with pytest.raises(QueryError, match="not overwritten"):
         score_given(tmp_path, "big", 1.01 * forecast.expected.loss)
 
 
@@ -314,5 +314,5 @@ def test_two_that_score_at_once_agree_or_the_later_is_told(tmp_path, monkeypatch
     score_given(tmp_path, "big", forecast.expected.loss)
     found = iter([stale])
     monkeypatch.setattr(scoring, "read_ledger", lambda f: next(found, None) or read_ledger(f))
-    with pytest.raises(QueryError, match="not written over"):
+    with pytest.raises(QueryError, match="not overwritten"):
         score_given(tmp_path, "big", 1.01 * forecast.expected.loss)
