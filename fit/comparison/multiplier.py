@@ -36,8 +36,6 @@ from fit.laws.families import law
 from fit.results import Fit, Points
 
 PARAMETERS = ("E", "A", "B", "alpha", "beta")
-FAMILIES = ("chinchilla", "tied", "no-e")
-"""Laws that live in (ln E, ln A, ln B, alpha, beta), whose covariances can be joined."""
 SAME_ESTIMATE = 1e-3
 """How far ln E, ln A, ln B and the exponents of a fit made again may lie from the stored ones."""
 FARTHEST = math.log(1e6)
@@ -92,7 +90,7 @@ def pair_runs(a: Fit, b: Fit) -> PairedRuns | None:
 
 def refit_from_points(fit: Fit) -> Estimate | None:
     """The fit's estimate made again from its own points; None where it cannot be."""
-    if fit.law not in FAMILIES:
+    if law(fit.law).two_terms is None:
         return None
     p, options = fit.points, fit.options
     try:
