@@ -1,9 +1,13 @@
-"""A table of runs in, a judged fit out: estimate, intervals, checks, notes."""
+"""From a table of runs to a fit: estimate, intervals, checks and notes, in this order.
+
+The steps live in the packages that they are named after; this is the only place that orders them. A
+`Fit` is built once, at the end, from what the steps return.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,6 @@ import numpy as np
 
 from fit.allocation.scaling_law import ScalingLaw
 from fit.data.readers import load
-from fit.data.records import Floats
 from fit.data.table import MOST_RUNS, RunTable, subsample
 from fit.diagnostics.approaches import EnvelopeModel, envelope_check, isoflop_check
 from fit.diagnostics.notes import check_runs, fit_notes, fit_status, misfit_note
@@ -20,32 +23,34 @@ from fit.diagnostics.residuals import lack_of_fit, replicates
 from fit.diagnostics.robustness import conventions, holdout, influence, rival_notes, rolling
 from fit.errors import FitError, QueryError
 from fit.estimation.general import GeneralProblem, check_held, fit_problem
-from fit.estimation.objective import LOSSES, FitProblem
+from fit.estimation.objective import LOSSES
 from fit.estimation.solver import Estimate, estimate, weighted, weights_of
 from fit.files import versions
-from fit.inference.intervals import METHODS, parameter_intervals
-from fit.inference.misspecification import (
-    IntervalMethod,
-    Uncertainty,
-    detect_misfit,
-    estimate_uncertainty,
-    widen_by_misfit,
-)
-from fit.inference.resampling import kappa
+from fit.inference.intervals import check_interval, parameter_intervals
+from fit.inference.misspecification import detect_misfit, widen_by_misfit
+from fit.inference.resampling import Uncertainty, estimate_uncertainty, kappa
 from fit.laws.families import law
-from fit.laws.families import law as law_named
-from fit.laws.law import Law
+from fit.laws.law import TWO_TERMS, Law
 from fit.laws.published import PRESETS, preset
 from fit.quantities import parse_units
-from fit.results import CrossCheck, Fit, Intervals, Note, Objective, Points, Span, read_fit
+from fit.results import (
+    CrossCheck,
+    Fit,
+    IntervalInputs,
+    Intervals,
+    Note,
+    Objective,
+    Points,
+    Span,
+    read_fit,
+)
 
 LIBRARIES = ("isoflop", "numpy", "scipy")
-PARTS = ("E", "A", "B", "alpha", "beta")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitOptions:
-    """How a fit is asked for."""
+    """Law, loss, intervals and weights of a fit."""
 
     name: str = "fit"
     law: str = "chinchilla"
@@ -57,14 +62,16 @@ class FitOptions:
     resamples: int = 4000
     seed: int = 0
     weight: str | None = None
-    """Column of the runs' weights, see `weights.weighted`."""
+    """Column of the runs' weights, see `estimation.solver.weighted`."""
     hold: tuple[tuple[str, float], ...] = ()
     """Parameters that are not fitted, and their values on raw counts."""
 
     def __post_init__(self) -> None:
-        check_held(law_named(self.law), dict(self.hold))
-        _known("loss", self.loss, LOSSES)
-        _known("interval", self.interval, METHODS)
+        check_held(law(self.law), dict(self.hold))
+        if self.loss not in LOSSES:
+            raise FitError(
+                f"unknown loss '{self.loss}'; known are {', '.join(LOSSES)}. Choose one."
+            )
         if not 0 < self.level < 1:
             raise FitError(f"level is {self.level}; a share between 0 and 1 is needed, as 0.9.")
         if self.delta is not None and self.loss != "huber":
@@ -73,21 +80,18 @@ class FitOptions:
             raise FitError(f"seed is {self.seed}; 0 or more is needed.")
         if self.resamples < 0:
             raise FitError(f"resamples is {self.resamples}; 0 or more are needed, such as 4000.")
-        self.method().check(self.law)
-
-    def method(self) -> IntervalMethod:
-        """How intervals are made."""
-        return IntervalMethod(
-            interval=self.interval, level=self.level, resamples=self.resamples, seed=self.seed
-        )
+        check_interval(self.interval, law=self.law, level=self.level, resamples=self.resamples)
 
 
-def fit_table(table: RunTable, options: FitOptions) -> Fit:
-    """Fit a law to runs and judge it.
+def fit_table(
+    table: RunTable, options: FitOptions, reading: Mapping[str, Any] | None = None
+) -> Fit:
+    """Fit a law to runs, with intervals, checks and notes.
 
     Args:
         table: The runs; those without a finite loss are dropped and listed.
         options: Law, loss, intervals.
+        reading: How the table was read and selected, for the fit's record of its options.
 
     Returns:
         The fit, on raw counts, with intervals, draws, checks and notes.
@@ -98,68 +102,117 @@ def fit_table(table: RunTable, options: FitOptions) -> Fit:
     table = table.take(np.isfinite(table.loss), reason="no finite loss")
     rows = len(table)
     table = subsample(table, most=MOST_RUNS, seed=options.seed)
-    thin = _thinned(rows, len(table))
-    law = law_named(options.law)
-    free = len(law.parameters) - len(options.hold)
+    family = law(options.law)
+    free = len(family.parameters) - len(options.hold)
     check_runs(table, free)
     table = weighted(table, options.weight, options.law)
     check_runs(table, free)
-    problem = fit_problem(table, law, dict(options.hold))
-    found = _estimate(problem, options, weights=weights_of(table))
-    plain = estimate_uncertainty(found, table.cluster, options.method())
-    misfit = detect_misfit(found, table.cluster)
-    bare = bounded(unbounded(table, found, plain, options))
-    wide = bare
-    if misfit is not None:
-        made = widen_by_misfit(plain, misfit, options.seed)
-        wide = bounded(unbounded(table, found, made, options))
-    bounds = wide.interval.bounds
-    widening = () if misfit is None else (misfit_note(misfit, bare.interval.bounds, bounds),)
-    checks = _cross_checks(table, found, bounds["a"], options) if "a" in bounds else ()
-    between = replicates(table, found)
-    further = (*thin, *widening, *lack_of_fit(between))
-    return dataclasses.replace(
-        wide,
-        cross_checks=checks,
-        replicates=between,
-        **_judged(table, found, checks, (*further, *rival_notes(found, bounds)), options),
+    problem = fit_problem(table, family, dict(options.hold))
+    how: dict[str, Any] = {"loss": options.loss, "delta": options.delta}
+    fitted = estimate(problem, law=options.law, weights=weights_of(table), **how)
+    points = _points(table, fitted)
+
+    spread = estimate_uncertainty(
+        fitted,
+        table.cluster,
+        interval=options.interval,
+        level=options.level,
+        resamples=options.resamples,
+        seed=options.seed,
     )
+    misfit = detect_misfit(fitted, table.cluster)
+    inputs = interval_inputs(fitted, spread, points, options)
+    bounds = parameter_intervals(inputs)
+    notes = [*_thinned(rows, len(table))]
+    if misfit is not None:
+        plain, spread = bounds, widen_by_misfit(spread, misfit, options.seed)
+        inputs = interval_inputs(fitted, spread, points, options)
+        bounds = parameter_intervals(inputs)
+        notes.append(misfit_note(misfit, plain, bounds))
 
-
-def unbounded(table: RunTable, found: Estimate, made: Uncertainty, options: FitOptions) -> Fit:
-    """The fit with what its intervals are made from, before these and before any check."""
-    names = law_named(options.law).parameters
-    pick = [found.problem.names.index(n) for n in names]
+    exponents = _exponents(inputs.theta, family)
+    status = fit_status(fitted, table)
+    two_terms = not isinstance(problem, GeneralProblem)
+    checks = _cross_checks(table, fitted, exponents["a"], bounds["a"], options) if exponents else ()
+    between = replicates(table, fitted)
+    without_e = None
+    if two_terms and family.without_e is not None:
+        without_e = estimate(problem, law=family.without_e, weights=fitted.weights, **how)
+    refit: dict[str, Any] = {"law": options.law, **how}
+    left_out = holdout(table, **refit, level=options.level, whole=fitted)
+    rolled = rolling(table, **refit, level=options.level, whole=fitted)
+    moved = influence(table, fitted) if two_terms and status != "ill_conditioned" else ()
     return Fit(
         name=options.name,
         law=options.law,
-        theta={n: float(found.raw[i]) for n, i in zip(names, pick, strict=True)},
-        exponents=_exponents(found, options.law),
-        status=fit_status(found, table),
-        kappa=kappa(found),
-        objective=_objective(found),
+        theta=inputs.theta,
+        exponents=exponents,
+        status=status,
+        kappa=kappa(fitted),
+        objective=inputs.objective,
         interval=Intervals(
             level=options.level,
             method=options.interval,
-            quantile=made.sandwich.quantile,
-            dof=made.sandwich.dof,
-            bounds={},
+            quantile=spread.quantile,
+            dof=spread.dof,
+            bounds=bounds,
         ),
-        covariance=made.sandwich.covariance[np.ix_(pick, pick)],
-        draws=made.draws[:, pick],
-        moves=made.moves[:, pick],
-        noise=found.noise,
-        points=_points(table, found),
-        options=dataclasses.asdict(options),
+        covariance=inputs.covariance,
+        draws=inputs.draws,
+        moves=inputs.moves,
+        noise=fitted.noise,
+        convention={"params": table.params_convention, "flops": table.flops_convention},
+        range=_ranges(table, family),
+        points=points,
+        runs_used=len(table),
+        runs_dropped=tuple((d.run, d.reason) for d in table.dropped),
+        notes=(
+            *fit_notes(table, fitted, without_e, left_out, checks, rolled, moved),
+            *notes,
+            *lack_of_fit(between),
+            *rival_notes(fitted, bounds),
+        ),
+        replicates=between,
+        holdout=left_out,
+        rolling=rolled,
+        cross_checks=checks,
+        influence=moved,
+        conventions=conventions(table, **refit) if two_terms else (),
+        data={} if table.data is None else dataclasses.asdict(table.data),
+        recipe=table.recipe,
+        source={"path": table.source, "hash": table.hash},
+        options={**dataclasses.asdict(options), **(reading or {})},
         versions=versions(LIBRARIES),
-        **_input(table, options.law),
     )
 
 
-def bounded(fit: Fit) -> Fit:
-    """The fit with the intervals of its parameters and exponents."""
-    interval = dataclasses.replace(fit.interval, bounds=parameter_intervals(fit))
-    return dataclasses.replace(fit, interval=interval)
+def interval_inputs(
+    fitted: Estimate, spread: Uncertainty, points: Points, options: FitOptions
+) -> IntervalInputs:
+    """Take the law's own parameters out of the problem's, and all that intervals need with them.
+
+    The coordinates of the fast kernel are five, whichever of the two-term laws is fitted.
+    """
+    names = law(options.law).parameters
+    pick = [fitted.problem.names.index(n) for n in names]
+    loss = fitted.loss
+    return IntervalInputs(
+        name=options.name,
+        law=options.law,
+        theta={n: float(fitted.raw[i]) for n, i in zip(names, pick, strict=True)},
+        method=options.interval,
+        level=options.level,
+        quantile=spread.quantile,
+        covariance=spread.covariance[np.ix_(pick, pick)],
+        draws=spread.draws[:, pick],
+        moves=spread.moves[:, pick],
+        points=points,
+        objective=Objective(
+            name="log-huber" if loss.name in ("adaptive", "huber") else loss.name,
+            delta=loss.scale if np.isfinite(loss.scale) else None,
+            value=fitted.value,
+        ),
+    )
 
 
 def _thinned(rows: int, kept: int) -> tuple[Note, ...]:
@@ -173,88 +226,35 @@ def _thinned(rows: int, kept: int) -> tuple[Note, ...]:
     return (Note(code="thinned", severity="info", message=text),)
 
 
-def _input(table: RunTable, law: str) -> dict[str, Any]:
-    """The fields of a fit that say what went in."""
-    return {
-        "convention": {"params": table.params_convention, "flops": table.flops_convention},
-        "range": _ranges(table, law_named(law)),
-        "runs_used": len(table),
-        "runs_dropped": tuple((d.run, d.reason) for d in table.dropped),
-        "data": {} if table.data is None else dataclasses.asdict(table.data),
-        "recipe": table.recipe,
-        "source": {"path": table.source, "hash": table.hash},
-    }
-
-
-def _judged(
-    table: RunTable,
-    found: Estimate,
-    checks: tuple[CrossCheck, ...],
-    further: tuple[Note, ...],
-    options: FitOptions,
-) -> dict[str, Any]:
-    """The fields of a fit that say whether to believe it: holdouts, influence and notes."""
-    without = None
-    if options.law == "chinchilla" and not options.hold:
-        without = _estimate(found.problem, options, law="no-e", weights=found.weights)
-    how: dict[str, Any] = {"law": options.law, "loss": options.loss, "delta": options.delta}
-    held = holdout(table, **how, level=options.level, whole=found)
-    rolled = rolling(table, **how, level=options.level, whole=found)
-    blind = fit_status(found, table) == "ill_conditioned"
-    two_terms = not isinstance(found.problem, GeneralProblem)
-    moved = influence(table, found) if two_terms and not blind else ()
-    told = fit_notes(table, found, without, held, checks, rolled, moved)
-    return {
-        "holdout": held,
-        "rolling": rolled,
-        "influence": moved,
-        "notes": told + further,
-        "conventions": conventions(table, **how) if two_terms else (),
-    }
-
-
-def _estimate(
-    problem: FitProblem, options: FitOptions, law: str | None = None, weights: Floats | None = None
-) -> Estimate:
-    """The point fit as asked for."""
-    name = law or options.law
-    return estimate(problem, law=name, loss=options.loss, delta=options.delta, weights=weights)
-
-
-def _objective(found: Estimate) -> Objective:
-    """What was minimised."""
-    name = "log-huber" if found.loss.name in ("adaptive", "huber") else found.loss.name
-    delta = found.loss.scale if np.isfinite(found.loss.scale) else None
-    return Objective(name=name, delta=delta, value=found.value)
-
-
-def _exponents(found: Estimate, law: str) -> dict[str, float]:
-    """A and b of N* ~ C^a, D* ~ C^b, where the law has them."""
-    names = law_named(law).exponents
-    if names is None:
+def _exponents(theta: Mapping[str, float], law: Law) -> dict[str, float]:
+    """The exponents a and b of N* ~ C^a and D* ~ C^b, where the law has them."""
+    if law.exponents is None:
         return {}
-    alpha, beta = (float(found.raw[found.problem.names.index(n)]) for n in names)
+    alpha, beta = (theta[name] for name in law.exponents)
     return {"a": beta / (alpha + beta), "b": 1.0 - beta / (alpha + beta)}
 
 
 def _cross_checks(
-    table: RunTable, found: Estimate, bounds: tuple[float, float], options: FitOptions
+    table: RunTable,
+    fitted: Estimate,
+    a: float,
+    bounds: tuple[float, float],
+    options: FitOptions,
 ) -> tuple[CrossCheck, ...]:
-    """Approaches 1 and 2, each compared with the fit's exponent."""
-    half, a = (bounds[1] - bounds[0]) / 2, _exponents(found, options.law)["a"]
-    fitted = EnvelopeModel(loss=table.loss * np.exp(-found.residual), noise=found.noise, a=a)
-    out = []
-    for check in (
-        isoflop_check(table, options.level),
-        envelope_check(table, fitted, options.level),
-    ):
-        if check.a is None:
-            out.append(check)
-            continue
-        own = 0.0 if check.a_interval is None else (check.a_interval[1] - check.a_interval[0]) / 2
-        disagrees = bool(abs(check.a - a) > np.hypot(half, own))
-        out.append(dataclasses.replace(check, disagrees=disagrees))
-    return tuple(out)
+    """Approaches 1 and 2, each compared with the fit's exponent a and its interval."""
+    half = (bounds[1] - bounds[0]) / 2
+    model = EnvelopeModel(loss=table.loss * np.exp(-fitted.residual), noise=fitted.noise, a=a)
+    checks = isoflop_check(table, options.level), envelope_check(table, model, options.level)
+    return tuple(_compare_exponents(check, a, half) for check in checks)
+
+
+def _compare_exponents(check: CrossCheck, a: float, half: float) -> CrossCheck:
+    """Say whether a check's exponent lies outside the joint interval; `half` is half the fit's."""
+    if check.a is None:
+        return check
+    low, high = check.a_interval or (0.0, 0.0)
+    disagrees = bool(abs(check.a - a) > np.hypot(half, (high - low) / 2))
+    return dataclasses.replace(check, disagrees=disagrees)
 
 
 def _ranges(table: RunTable, law: Law) -> dict[str, Span]:
@@ -269,7 +269,7 @@ def _ranges(table: RunTable, law: Law) -> dict[str, Span]:
     return {k: Span(low=float(v.min()), high=float(v.max())) for k, v in columns.items()}
 
 
-def _points(table: RunTable, found: Estimate) -> Points:
+def _points(table: RunTable, fitted: Estimate) -> Points:
     """The runs as the report needs them; columns that are not numbers are left out."""
     columns = {}
     for name, values in table.columns.items():
@@ -281,16 +281,10 @@ def _points(table: RunTable, found: Estimate) -> Points:
         tokens=table.tokens,
         flops=table.flops,
         loss=table.loss,
-        residual=found.residual,
+        residual=fitted.residual,
         cluster=table.cluster.astype(np.float64),
         columns=columns,
     )
-
-
-def _known(what: str, found: str, known: tuple[str, ...]) -> None:
-    """Refuse a name that is not there."""
-    if found not in known:
-        raise FitError(f"unknown {what} '{found}'; known are {', '.join(known)}. Choose one.")
 
 
 def fit(runs: Path | str | RunTable, *, name: str | None = None, **options: Any) -> Fit:
@@ -309,12 +303,12 @@ def fit(runs: Path | str | RunTable, *, name: str | None = None, **options: Any)
         RecordError: The runs cannot be read.
         FitError: They cannot carry the fit, or an option is not known.
     """
-    own = runs.source if isinstance(runs, RunTable) else str(runs)
-    called = name or Path(own).stem or "fit"
+    source = runs.source if isinstance(runs, RunTable) else str(runs)
+    label = name or Path(source).stem or "fit"
     try:
         if isinstance(runs, RunTable):
-            return fit_table(runs, FitOptions(name=called, **options))
-        return fit_runs(Path(runs), name=called, **options)
+            return fit_table(runs, FitOptions(name=label, **options))
+        return fit_runs(Path(runs), name=label, **options)
     except TypeError as error:
         if "unexpected keyword" not in str(error):
             raise
@@ -342,14 +336,14 @@ def fit_runs(
         runs: Folder of run records, or a table.
         name: Name of the fit.
         column: Renamings `ours=yours`.
-        unit: Units of a table's columns, `column=unit`; see `units.parse_units`.
+        unit: Units of a table's columns, `column=unit`; see `quantities.parse_units`.
         where: Condition on the columns that a run must meet.
         cluster: Column whose equal values mark runs with correlated errors.
         params: Counting convention of N for records; None is theirs by default.
         flops: Counting convention of C, likewise.
         base: Published law or report folder whose two-term law is held fixed.
         hold: Parameters held at values, `NAME=VALUE`.
-        **options: Fields of `study.FitOptions`.
+        **options: Fields of `FitOptions`.
 
     Raises:
         RecordError: The runs cannot be read.
@@ -367,9 +361,8 @@ def fit_runs(
     )
     if base is not None or hold:
         options["hold"] = tuple(held_of(base, hold).items())
-    found: Fit = fit_table(table, FitOptions(name=name, **options))
-    asked = {"where": where, "cluster": cluster, "base": base}
-    return dataclasses.replace(found, options={**found.options, **asked})
+    reading = {"where": where, "cluster": cluster, "base": base}
+    return fit_table(table, FitOptions(name=name, **options), reading)
 
 
 def held_of(base: str | None, hold: Sequence[str]) -> dict[str, float]:
@@ -390,7 +383,7 @@ def held_of(base: str | None, hold: Sequence[str]) -> dict[str, float]:
             else ScalingLaw.from_fit(read_fit(Path(base)))
         )
         values = source.law.parts(source.theta)
-        out |= {n: float(v) for n, v in zip(PARTS, values, strict=True)}
+        out |= {n: float(v) for n, v in zip(TWO_TERMS, values, strict=True)}
     for text in hold:
         name, _, value = text.partition("=")
         try:

@@ -23,7 +23,9 @@ FIT_SCHEMA = "isoflop.fit/1"
 SEVERITIES = ("info", "warning", "serious")
 FIT_STATUSES = ("converged", "at_bound", "ill_conditioned", "max_iterations")
 DOUBTFUL_KAPPA, REFUSED_KAPPA = 250.0, 1000.0
-"""Healthy grids have 40-160; a single budget gives 1.5e3-2.8e3 and intervals that cover 53%."""
+"""Condition numbers above which a fit is doubtful, and above which N* is refused: other parameters
+fit alike. Healthy grids have 40-160; a single budget gives 1.5e3-2.8e3 and intervals that cover
+53%."""
 FIT_NAME = "fit.json"
 
 
@@ -178,6 +180,42 @@ class Points:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IntervalInputs:
+    """What every interval is computed from, whatever the method.
+
+    It is complete before a fit is, so that a fit is built with its intervals, and `Fit.inputs`
+    gives it back, so that an answer has its intervals from the same numbers.
+    """
+
+    name: str
+    """Of the fit, for messages."""
+    law: str
+    theta: Mapping[str, float]
+    """Parameters on raw counts, in the law's order."""
+    method: str
+    """One of `inference.intervals.METHODS`."""
+    level: float
+    quantile: float | None
+    """Student's t at the level; None or nan where no degree of freedom is left."""
+    covariance: Floats
+    """(p, p), of the parameters, scales as their ln."""
+    draws: Floats
+    """(resamples, p) parameters on raw counts."""
+    moves: Floats
+    """(groups, p): moves of the estimate without each cluster; for `bca` alone."""
+    points: Points
+    objective: Objective
+
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the law's parameters, in the order of `draws` and `covariance`."""
+        return tuple(self.theta)
+
+    def vector(self) -> Floats:
+        """The point estimate, shape (p,)."""
+        return np.array(list(self.theta.values()), dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
     """A fitted law with everything needed to judge it and to ask it."""
 
@@ -238,6 +276,22 @@ class Fit:
     def vector(self) -> Floats:
         """The point estimate, shape (p,)."""
         return np.array(list(self.theta.values()), dtype=np.float64)
+
+    def inputs(self) -> IntervalInputs:
+        """What intervals of any quantity under this fit are computed from."""
+        return IntervalInputs(
+            name=self.name,
+            law=self.law,
+            theta=self.theta,
+            method=self.interval.method,
+            level=self.interval.level,
+            quantile=self.interval.quantile,
+            covariance=self.covariance,
+            draws=self.draws,
+            moves=self.moves,
+            points=self.points,
+            objective=self.objective,
+        )
 
     def document(self, *, draws: bool = True) -> dict[str, Any]:
         """The `isoflop.fit/1` document, with or without the draws."""

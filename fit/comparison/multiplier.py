@@ -38,8 +38,6 @@ from fit.laws.families import law
 from fit.results import Fit, Points
 
 PARAMETERS = ("E", "A", "B", "alpha", "beta")
-FAMILIES = ("chinchilla", "tied", "no-e")
-"""Laws with parameters among (ln E, ln A, ln B, alpha, beta), whose covariances can be joined."""
 SAME_ESTIMATE = 1e-3
 """Largest difference in ln E, ln A, ln B and the exponents between a repeated and a stored fit."""
 FARTHEST = math.log(1e6)
@@ -102,9 +100,10 @@ def refit_from_points(fit: Fit) -> Estimate | None:
     """Repeat a fit's point estimate from the runs that it stores.
 
     Returns:
-        The estimate; None for a law outside `FAMILIES`, or where it differs from the stored one.
+        The estimate; None for a law without the two terms in N and D, or where it differs from the
+        stored one.
     """
-    if fit.law not in FAMILIES:
+    if law(fit.law).two_terms is None:
         return None
     p, options = fit.points, fit.options
     try:

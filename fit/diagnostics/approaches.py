@@ -48,7 +48,11 @@ MOST_ENVELOPE_SIZES = 64
 ENVELOPE_GRID = 400
 ENVELOPE_DRAWS = 200
 SAME_LEVEL = 0.05
-"""Runs whose ln C differ by less are of one budget."""
+"""Tokens or sizes whose logarithms differ by less share a colour in a figure."""
+LEAST_SHARED, MOST_OF = 3, 0.8
+"""Runs that make a budget of a sweep, and the share of all runs that such budgets must hold."""
+MOST_BUDGETS = 9
+"""Budgets drawn in one figure; more cannot be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -337,19 +341,20 @@ def _interpolated_loss(log_c: Floats, log_loss: Floats, x: Floats) -> Floats:
 def budgets_of(flops: Floats) -> Floats:
     """The budgets of an isoFLOP sweep, or six across the range where runs share none.
 
-    Runs share budgets where groups of three or more within 5% hold most of them.
+    Budgets are those of approach 2 (`budget_codes`); runs share them where groups of three or more
+    hold most of the runs.
     """
-    levels = levels_of(flops)
-    members = [np.abs(np.log(flops / level)) < SAME_LEVEL for level in levels]
-    shared = [float(v) for v, m in zip(levels, members, strict=True) if m.sum() >= 3]
-    if sum(int(m.sum()) for m in members if m.sum() >= 3) >= 0.8 * len(flops):
-        return np.array(some_of(np.array(shared), 9))
+    codes = budget_codes(flops)
+    counts = np.bincount(codes)
+    shared = np.exp(np.bincount(codes, np.log(flops)) / counts)[counts >= LEAST_SHARED]
+    if counts[counts >= LEAST_SHARED].sum() >= MOST_OF * len(flops):
+        return np.array(some_of(shared, MOST_BUDGETS))
     low, high = flops.min() * 1.3, flops.max() / 1.05
     return np.geomspace(low, high, 6) if high > low else np.array([flops.max()])
 
 
 def levels_of(values: Floats) -> Floats:
-    """Distinct values of a column, those within 5% of each other as their geometric mean."""
+    """Distinct values of a column for a figure, those within 5% as their geometric mean."""
     ordered = np.sort(np.log(values))
     groups = np.split(ordered, np.flatnonzero(np.diff(ordered) > SAME_LEVEL) + 1)
     return np.exp([float(g.mean()) for g in groups])

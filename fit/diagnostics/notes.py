@@ -16,10 +16,16 @@ from fit.estimation.solver import Estimate
 from fit.inference.misspecification import TERMS, Misfit
 from fit.inference.resampling import e_is_needed, kappa
 from fit.quantities import power
-from fit.results import CrossCheck, Holdout, Influence, Note, Rolled
+from fit.results import (
+    DOUBTFUL_KAPPA,
+    REFUSED_KAPPA,
+    CrossCheck,
+    Holdout,
+    Influence,
+    Note,
+    Rolled,
+)
 
-KAPPA_WARNING, KAPPA_REFUSED = 250.0, 1000.0
-"""Condition numbers of the centred Jacobian: 40-160 is healthy; above 1000 basins fit alike."""
 FEW_CLUSTERS = 8
 DECIDES = 0.6
 """Share of the squared influence of all runs that makes one of them decide the answer; sweeps of 30
@@ -58,7 +64,7 @@ def check_runs(table: RunTable, free: int) -> None:
 def fit_status(found: Estimate, table: RunTable) -> str:
     """`converged`, `at_bound`, `ill_conditioned` or `max_iterations`."""
     two_terms = not isinstance(found.problem, GeneralProblem)
-    if kappa(found) > KAPPA_REFUSED or (two_terms and singular(table)):
+    if kappa(found) > REFUSED_KAPPA or (two_terms and singular(table)):
         return "ill_conditioned"
     if not found.converged:
         return "max_iterations"
@@ -112,14 +118,14 @@ def fit_notes(
 def _condition(found: Estimate) -> Iterator[Note]:
     """Can the runs tell the terms apart?"""
     condition = kappa(found)
-    if condition > KAPPA_REFUSED:
+    if condition > REFUSED_KAPPA:
         yield _note(
             "ill_conditioned",
             "serious",
-            f"condition number {condition:.3g} is above {KAPPA_REFUSED:g}: the runs cannot tell "
+            f"condition number {condition:.3g} is above {REFUSED_KAPPA:g}: the runs cannot tell "
             "the law's terms apart, and N* is refused. Add runs of other sizes and lengths.",
         )
-    elif condition > KAPPA_WARNING:
+    elif condition > DOUBTFUL_KAPPA:
         yield _note(
             "ill_conditioned",
             "warning",

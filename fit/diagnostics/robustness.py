@@ -27,7 +27,7 @@ from fit.diagnostics.approaches import budget_codes
 from fit.estimation.general import GeneralProblem
 from fit.estimation.objective import FitProblem, derivatives
 from fit.estimation.solver import Estimate, estimate, solve, weights_of
-from fit.inference.misspecification import detect_misfit, widened
+from fit.inference.misspecification import detect_misfit, widen_by_misfit
 from fit.inference.resampling import sandwich
 from fit.laws.law import Law
 from fit.results import Holdout, Influence, Note, Rolled
@@ -242,16 +242,17 @@ def _predict(
     problem = small.problem
     far = problem.elsewhere(left)
     # The covariance is of raw-count logarithms; map it back to the internal parameters.
-    bread = widened(sandwich(small, kept.cluster, level), detect_misfit(small, kept.cluster))
+    spread = sandwich(small, kept.cluster, level)
+    spread = widen_by_misfit(spread, detect_misfit(small, kept.cluster))
     inverse = np.linalg.inv(problem.log_raw_jacobian())
-    covariance = inverse @ bread.covariance @ inverse.T
+    covariance = inverse @ spread.covariance @ inverse.T
     jacobian = far.jacobian(small.theta)
     weights, before = weights_of(left), weights_of(kept)
     ratio = 1.0 if weights is None or before is None else before.mean() / weights
     law = np.einsum("ni,ij,nj->n", jacobian, covariance, jacobian)
     variance = law + small.noise**2 * ratio
     gap = far.residual(small.theta)
-    inside = np.abs(gap) <= bread.quantile * np.sqrt(variance)
+    inside = np.abs(gap) <= spread.quantile * np.sqrt(variance)
     return left.loss * np.exp(-gap), inside
 
 

@@ -186,7 +186,7 @@ def fit_problem(table: RunTable, law: Law, held: Mapping[str, float] | None = No
     Raises:
         FitError: A column is missing, or what is held is not a parameter of the law.
     """
-    if law.expand is not None and not held:
+    if law.two_terms is not None and not held:
         return FitProblem.of(table.params, table.tokens, table.loss)
     return general_problem(table, law, held)
 

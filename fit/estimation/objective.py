@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from fit.data.records import Floats
 from fit.data.table import RunTable
 from fit.errors import FitError
-from fit.laws.law import EXPONENT_BOUNDS, LEAST_SHARE
+from fit.laws.law import EXPONENT_BOUNDS, LEAST_SHARE, TWO_TERMS
 
 LOSSES = ("adaptive", "huber", "l2", "l2-levels", "student", "asymmetric")
 HUBER_EFFICIENCY = 1.345
@@ -116,7 +116,7 @@ class FitProblem:
     @property
     def names(self) -> tuple[str, ...]:
         """Of the parameters."""
-        return ("E", "A", "B", "alpha", "beta")
+        return TWO_TERMS
 
     @property
     def telling(self) -> list[int]:

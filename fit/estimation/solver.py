@@ -43,6 +43,7 @@ from fit.estimation.objective import (
     robust_scale,
 )
 from fit.laws.families import law as law_named
+from fit.laws.law import TWO_TERMS
 
 BASINS = 8
 """Minima of least squares that are followed to a declared law's robust loss."""
@@ -72,16 +73,19 @@ class LinearRestriction:
 
     @classmethod
     def of(cls, law: str) -> LinearRestriction:
-        """The family of a law's name."""
-        basis = np.eye(5)
-        if law == "tied":
-            basis = np.delete(basis, BETA, axis=1)
-            basis[BETA, ALPHA] = 1.0
-        return cls(basis=basis, without_e=law == "no-e")
+        """The restriction of a law in the coordinates of the fast kernel, by the law's name.
+
+        Raises:
+            FitError: No such law.
+        """
+        names = law_named(law).two_terms or TWO_TERMS
+        places = [i if name is None else names.index(name) for i, name in enumerate(names)]
+        basis = np.ascontiguousarray(np.eye(5)[places][:, sorted(set(places))])
+        return cls(basis=basis, without_e=names[LN_E] is None)
 
     @classmethod
     def within(cls, problem: FitProblem, law: str) -> LinearRestriction:
-        """The family of a law as its problem has it."""
+        """The restriction of a law in the coordinates of its problem."""
         if isinstance(problem, GeneralProblem):
             return cls(basis=np.eye(len(problem.names))[:, problem.free])
         return cls.of(law)

@@ -1,43 +1,311 @@
 """Intervals of quantities that follow from the law: N*, D*, a loss at a budget, whole curves.
 
-Every interval under a fit is made here, by the method that the fit names: the sandwich covariance
-by the delta method (`hc3`), percentiles of the draws (`pairs`, `wild`), the same corrected for bias
-and skewness (`bca`), or the profile likelihood (`profile`). One answer never mixes two of them.
+Every interval under a fit is computed here, by the method that the fit names; one answer never
+mixes two of them. A *confidence* interval is of the law itself; a *prediction* interval is of the
+next run's loss and adds the noise of one run to it. Numpy only: every query imports this.
 
-A *confidence* interval is of the law itself; a *prediction* interval is of the next run's loss and
-adds the noise of one run to it.
+What to use when:
 
-Bias-corrected accelerated percentiles: a bootstrap interval that knows it is skewed.
+- `hc3`, the default: the covariance by leaving out clusters (HC3 sandwich), the delta method and
+  Student's t. No draws, the cheapest.
+- `profile`: the values to which the law can be held without the objective rising too far. The same
+  as `hc3` while the law is near linear; it matters where E is hardly seen, where its lower end goes
+  to zero and the sandwich's cannot. For the two-term laws alone.
+- `wild`: percentiles of a bootstrap that changes the signs of residuals, a cluster at a time. Every
+  run keeps its size and length; the draws carry Student's reference.
+- `pairs`: percentiles of a bootstrap of whole clusters. Coverage lies 1-2 points below the three
+  above, 2-4 on 30 runs at 1% noise: percentiles have no small-sample reference.
+- `bca`: `pairs` corrected for bias and skewness, which does not bring that reference either.
 
-The percentiles of the draws are moved by z0, how far the draws' median lies from the estimate, and
-by the acceleration, how the error grows with the value, which comes from the skewness of the moves
-of the estimate when each cluster is left out.
+All five hold their nominal 90% to 88-92.5% on average, and `hc3`, `wild` and `profile` agree within
+1.7 points in every design tried (docs/calibration.md). To add a method, add an entry to `METHODS`.
 
-Source: Efron 1987, J. Am. Stat. Assoc. 82, 171.
+Source of `bca`: Efron 1987, J. Am. Stat. Assoc. 82, 171. The percentiles of the draws are moved by
+z0, how far the draws' median lies from the estimate, and by the acceleration, how the error grows
+with the value, from the skewness of the estimate's moves when each cluster is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fit.data.records import Floats
-from fit.errors import QueryError
+from fit.errors import FitError, QueryError
 from fit.inference.profile import DevianceSurface, profile
-from fit.results import Fit
+from fit.laws.families import law as law_named
+from fit.laws.families import two_term_laws
+from fit.results import Fit, IntervalInputs
 
 NORMAL = NormalDist()
 MOST_BIAS = 3.0
 """z0 beyond this says that the draws and the estimate have nothing in common."""
-METHODS = ("hc3", "pairs", "wild", "bca", "profile")
+DRAWS_IN_TAILS = 20
+"""Draws that must lie outside an interval made of percentiles, both tails together."""
 STEP = 1e-3
 """Central-difference step in standard errors: truncation and rounding both stay below 1e-6."""
 KNOTS = 9
 """Points of a curve at which its profile is solved; between them the ratio to the sandwich's
 interval is interpolated (an error of up to 0.4% of its width over five decades)."""
+
+LogQuantity = Callable[[Floats], Floats]
+"""Maps thetas (m, p) on raw counts to the ln of a quantity, (m, ...)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntervalMethod:
+    """One way of computing intervals: an entry of `METHODS`."""
+
+    compute: Callable[[IntervalInputs, LogQuantity, Floats], tuple[Floats, Floats]]
+    """Low and high of a quantity, from its value at the estimate."""
+    caption: str
+    """What it is, in a few words of a report."""
+    needs_draws: bool = False
+    """Whether the interval comes from draws, so that enough of them are needed."""
+    needs_moves: bool = False
+    """Whether it needs the moves of the estimate without each cluster."""
+    signs: bool = False
+    """Whether draws change the signs of residuals (wild bootstrap) or resample clusters (pairs)."""
+    two_term_only: bool = False
+    """Whether it is made for the laws of the fast kernel alone."""
+
+
+def check_interval(method: str, *, law: str, level: float, resamples: int) -> None:
+    """Refuse a method that is not known or that cannot be used as asked for.
+
+    Raises:
+        FitError: Unknown; too few resamples for percentiles at this level; or not for this law.
+    """
+    if method not in METHODS:
+        raise FitError(f"unknown interval '{method}'; known are {', '.join(METHODS)}. Choose one.")
+    entry = METHODS[method]
+    least = int(np.ceil(DRAWS_IN_TAILS / (1 - level) - 1e-6))
+    if entry.needs_draws and resamples < least:
+        raise FitError(
+            f"interval '{method}' at level {level:g} needs {least} resamples; "
+            f"found {resamples}. Ask for more: --resamples {least}."
+        )
+    if entry.two_term_only and law_named(law).two_terms is None:
+        others = ", ".join(n for n, other in METHODS.items() if not other.two_term_only)
+        raise FitError(
+            f"interval '{method}' is made for {', '.join(two_term_laws())}, not for '{law}'. "
+            f"Use one of {others}."
+        )
+
+
+def derived_interval(
+    fit: Fit, log_quantity: LogQuantity, *, next_run: bool = False
+) -> tuple[Floats, Floats]:
+    """Interval of a positive quantity that is a function of the law's parameters.
+
+    Args:
+        fit: Fitted law.
+        log_quantity: Maps thetas (m, p) to the ln of the quantity, (m, ...).
+        next_run: Prediction interval of one further run: adds the runs' noise. Otherwise it is
+            the confidence interval of the law itself.
+
+    Returns:
+        Low and high of the quantity (not of its ln), each of shape (...); 0 and infinite where the
+        runs leave no degree of freedom.
+
+    Raises:
+        QueryError: The interval is to come from draws, and the fit has none.
+    """
+    low, high = confidence_interval(fit.inputs(), log_quantity)
+    with np.errstate(over="ignore"):
+        low, high = np.exp(low), np.exp(high)
+    if not next_run:
+        return low, high
+    return prediction_interval(fit, np.exp(log_quantity(fit.vector()[None, :])[0]), low, high)
+
+
+def prediction_interval(
+    fit: Fit, value: Floats, low: Floats, high: Floats
+) -> tuple[Floats, Floats]:
+    """Interval of one further run's loss, from the law's there and its confidence interval."""
+    noise = _quantile(fit.interval.quantile) * fit.noise
+    with np.errstate(divide="ignore", over="ignore"):
+        below, above = np.log(value) - np.log(low), np.log(high) - np.log(value)
+        low = value * np.exp(-np.hypot(np.maximum(below, 0), noise))
+        high = value * np.exp(np.hypot(np.maximum(above, 0), noise))
+    return low, high
+
+
+def confidence_interval(inputs: IntervalInputs, quantity: LogQuantity) -> tuple[Floats, Floats]:
+    """Confidence interval of quantities on the scale they are given in.
+
+    Args:
+        inputs: Estimate, covariance and draws, see `Fit.inputs`.
+        quantity: Maps thetas (m, p) to quantities, (m, ...).
+
+    Raises:
+        QueryError: The interval is to come from draws, and the fit has none.
+    """
+    centre = quantity(inputs.vector()[None, :])[0]
+    return METHODS[inputs.method].compute(inputs, quantity, centre)
+
+
+def parameter_intervals(inputs: IntervalInputs) -> dict[str, tuple[float, float]]:
+    """Confidence interval of every parameter, and of the exponents a and b where the law has them.
+
+    Scales (E, A, B) are taken as logarithms, so that none falls below zero.
+    """
+    names, exponents = inputs.parameters(), law_named(inputs.law).exponents
+    scale = np.array([n[0].isupper() for n in names])
+
+    def parts(theta: Floats) -> Floats:
+        with np.errstate(divide="ignore"):
+            values = np.where(scale, np.log(np.where(scale, theta, 1.0)), theta)
+        if exponents is None:
+            return values
+        alpha, beta = (theta[..., names.index(name)] for name in exponents)
+        share = beta / (alpha + beta)
+        return np.concatenate([values, np.stack([share, 1 - share], axis=-1)], axis=-1)
+
+    low, high = confidence_interval(inputs, parts)
+    with np.errstate(over="ignore"):
+        low[: len(names)][scale] = np.exp(low[: len(names)][scale])
+        high[: len(names)][scale] = np.exp(high[: len(names)][scale])
+    both = names if exponents is None else (*names, "a", "b")
+    return {n: (float(low[i]), float(high[i])) for i, n in enumerate(both)}
+
+
+def shifted(fit: Fit | IntervalInputs, offsets: Floats) -> Floats:
+    """Thetas at offsets (m, p) in the coordinates of `fit.covariance`.
+
+    Scales (E, A, B: names that begin with a capital) move by factors, exponents by sums.
+    """
+    return offset(fit.parameters(), fit.vector(), offsets)
+
+
+def offset(names: Sequence[str], theta: Floats, offsets: Floats) -> Floats:
+    """The same for any thetas (..., p) and offsets (..., p) of a law with these parameters."""
+    scale = np.array([name[0].isupper() for name in names])
+    return np.where(scale, theta * np.exp(np.where(scale, offsets, 0.0)), theta + offsets)
+
+
+def _delta_method(
+    inputs: IntervalInputs, quantity: LogQuantity, centre: Floats
+) -> tuple[Floats, Floats]:
+    """Quantile times the standard error."""
+    axes = _axes(inputs)
+    if axes is None:
+        return np.full_like(centre, -np.inf), np.full_like(centre, np.inf)
+    error = np.sqrt(np.sum(_slopes(inputs, quantity, axes) ** 2, axis=0))
+    half = np.where(error > 0, _quantile(inputs.quantile) * np.maximum(error, 1e-300), 0.0)
+    return centre - half, centre + half
+
+
+def _slopes(inputs: IntervalInputs, quantity: LogQuantity, axes: Floats) -> Floats:
+    """Change of the quantity along each of the covariance's axes, (p, ...), central differences.
+
+    Stepping along the axes and not along the parameters keeps the thetas inside the valley in which
+    A and alpha trade against each other, where the quantity is nearly linear.
+    """
+    ends = quantity(shifted(inputs, STEP * np.concatenate([axes, -axes])))
+    with np.errstate(invalid="ignore"):  # the ln of a scale at zero does not move
+        slopes = (ends[: len(axes)] - ends[len(axes) :]) / (2 * STEP)
+    return np.asarray(np.nan_to_num(slopes))
+
+
+def _axes(inputs: IntervalInputs) -> Floats | None:
+    """Standard errors along the covariance's axes, (p, p); None where it is not known.
+
+    A scale at zero sits on its bound: it stays there, whatever its row says.
+    """
+    scale_at_zero = np.array([n[0].isupper() and v == 0 for n, v in inputs.theta.items()])
+    covariance = np.array(inputs.covariance)
+    covariance[scale_at_zero, :] = covariance[:, scale_at_zero] = 0.0
+    if not np.isfinite(covariance).all():
+        return None
+    values, vectors = np.linalg.eigh(covariance)
+    return np.asarray((vectors * np.sqrt(np.clip(values, 0.0, None))).T)
+
+
+def _quantile(quantile: float | None) -> float:
+    """The reference quantile; none, with no degree of freedom left, is infinite."""
+    return np.inf if quantile is None or np.isnan(quantile) else quantile
+
+
+def _profile_interval(
+    inputs: IntervalInputs, quantity: LogQuantity, centre: Floats
+) -> tuple[Floats, Floats]:
+    """Profile likelihood, from the runs in the fit."""
+    quantile = _quantile(inputs.quantile)
+    if not (np.isfinite(quantile) and np.isfinite(inputs.covariance).all()):
+        return np.full_like(centre, -np.inf), np.full_like(centre, np.inf)
+
+    rows = np.arange(len(centre)) if centre.ndim else np.zeros(1, dtype=int)
+    knots = rows if len(rows) <= KNOTS else np.linspace(0, len(rows) - 1, KNOTS).round().astype(int)
+
+    def flat(theta: Floats) -> Floats:
+        values = quantity(theta).reshape(len(theta), len(rows), -1)[:, knots]
+        return np.asarray(values.reshape(len(theta), -1))
+
+    with np.errstate(all="ignore"):  # far ends of wild fits overflow; they count as open
+        ends = profile(DevianceSurface.of(inputs), flat, quantile)
+        if len(knots) == len(rows):
+            return ends[0].reshape(centre.shape), ends[1].reshape(centre.shape)
+        plain = _delta_method(inputs, quantity, centre)
+        low, high = (_between(knots, end, p, centre) for end, p in zip(ends, plain, strict=True))
+    return low, high
+
+
+def _between(knots: NDArray[np.int64], ends: Floats, plain: Floats, centre: Floats) -> Floats:
+    """Ends of a whole curve (k, ...) from those at its knots, as multiples of the sandwich's."""
+    gap = (plain - centre).reshape(len(centre), -1)
+    at = ends.reshape(len(knots), -1) - centre.reshape(len(centre), -1)[knots]
+    ratio = np.divide(at, gap[knots], out=np.ones_like(at), where=gap[knots] != 0)
+    rows = np.arange(len(centre))
+    whole = np.stack([np.interp(rows, knots, r) for r in ratio.T], axis=1)
+    whole = np.where(np.isnan(whole), np.inf, whole)  # beside a knot whose end is open
+    return np.asarray(centre + (whole * gap).reshape(centre.shape))
+
+
+def _percentile_interval(
+    inputs: IntervalInputs, quantity: LogQuantity, centre: Floats
+) -> tuple[Floats, Floats]:
+    """Percentiles over the draws."""
+    values = _of_draws(inputs, quantity)
+    tail = (1 - inputs.level) / 2
+    low, high = np.quantile(values, [tail, 1 - tail], axis=0, method="closest_observation")
+    return low, high
+
+
+def _of_draws(inputs: IntervalInputs, quantity: LogQuantity) -> Floats:
+    """The quantity at every draw; one without a value counts as unbounded above."""
+    needs_moves = METHODS[inputs.method].needs_moves
+    if not len(inputs.draws) or (needs_moves and not len(inputs.moves)):
+        raise QueryError(
+            f"the fit '{inputs.name}' has intervals by {inputs.method} and no draws to make "
+            "others from. Fit again with --resamples 4000."
+        )
+    with np.errstate(all="ignore"):
+        return np.nan_to_num(quantity(inputs.draws), nan=np.inf, posinf=np.inf, neginf=-np.inf)
+
+
+def _bca_interval(
+    inputs: IntervalInputs, quantity: LogQuantity, centre: Floats
+) -> tuple[Floats, Floats]:
+    """Percentiles corrected for bias and skewness; the latter from the estimate's moves."""
+    values, axes = _of_draws(inputs, quantity), _axes(inputs)
+    if axes is None:
+        return np.full_like(centre, -np.inf), np.full_like(centre, np.inf)
+    square = (axes**2).sum(axis=1, keepdims=True)
+    units = np.divide(axes, square, out=np.zeros_like(axes), where=square > 0)
+    slopes = _slopes(inputs, quantity, axes).reshape(len(axes), -1)
+    low, high = bca_percentiles(
+        values.reshape(len(values), -1),
+        np.reshape(centre, -1),
+        (inputs.moves @ units.T) @ slopes,
+        inputs.level,
+    )
+    return low.reshape(centre.shape), high.reshape(centre.shape)
 
 
 def bca_percentiles(
@@ -86,212 +354,33 @@ def _shares(deviates: Floats) -> Floats:
     return np.array([NORMAL.cdf(float(d)) for d in deviates])
 
 
-LogQuantity = Callable[[Floats], Floats]
-"""Maps thetas (m, p) on raw counts to the ln of a quantity, (m, ...)."""
-
-
-def derived_interval(
-    fit: Fit, log_quantity: LogQuantity, *, next_run: bool = False
-) -> tuple[Floats, Floats]:
-    """Interval of a positive quantity that is a function of the law's parameters.
-
-    Args:
-        fit: Fitted law.
-        log_quantity: Maps thetas (m, p) to the ln of the quantity, (m, ...).
-        next_run: Prediction interval of one further run: adds the runs' noise. Otherwise it is
-            the confidence interval of the law itself.
-
-    Returns:
-        Low and high of the quantity (not of its ln), each of shape (...); 0 and infinite where the
-        runs leave no degree of freedom.
-
-    Raises:
-        QueryError: The interval is to come from draws, and the fit has none.
-    """
-    low, high = confidence_interval(fit, log_quantity)
-    with np.errstate(over="ignore"):
-        low, high = np.exp(low), np.exp(high)
-    if not next_run:
-        return low, high
-    return prediction_interval(fit, np.exp(log_quantity(fit.vector()[None, :])[0]), low, high)
-
-
-def prediction_interval(
-    fit: Fit, value: Floats, low: Floats, high: Floats
-) -> tuple[Floats, Floats]:
-    """Interval of one further run's loss, from the law's there and its confidence interval."""
-    noise = _quantile(fit) * fit.noise
-    with np.errstate(divide="ignore", over="ignore"):
-        below, above = np.log(value) - np.log(low), np.log(high) - np.log(value)
-        low = value * np.exp(-np.hypot(np.maximum(below, 0), noise))
-        high = value * np.exp(np.hypot(np.maximum(above, 0), noise))
-    return low, high
-
-
-def confidence_interval(fit: Fit, quantity: LogQuantity) -> tuple[Floats, Floats]:
-    """Confidence interval of quantities on the scale they are given in.
-
-    Args:
-        fit: Fitted law.
-        quantity: Maps thetas (m, p) to quantities, (m, ...).
-
-    Raises:
-        QueryError: The interval is to come from draws, and the fit has none.
-    """
-    centre = quantity(fit.vector()[None, :])[0]
-    method = fit.interval.method
-    if method == "hc3":
-        return _delta_method(fit, quantity, centre)
-    if method == "profile":
-        return _profiled(fit, quantity, centre)
-    return _percentiles(fit, quantity, centre)
-
-
-def parameter_intervals(fit: Fit) -> dict[str, tuple[float, float]]:
-    """Confidence interval of every parameter, and of the exponents a and b where the law has them.
-
-    Scales (E, A, B) are taken as logarithms, so that none falls below zero.
-    """
-    names = fit.parameters()
-    scale = np.array([n[0].isupper() for n in names])
-
-    def parts(theta: Floats) -> Floats:
-        with np.errstate(divide="ignore"):
-            own = np.where(scale, np.log(np.where(scale, theta, 1.0)), theta)
-        if not fit.exponents:
-            return own
-        alpha = theta[..., names.index("alpha")]
-        beta = theta[..., names.index("beta")] if "beta" in names else alpha
-        share = beta / (alpha + beta)
-        return np.concatenate([own, np.stack([share, 1 - share], axis=-1)], axis=-1)
-
-    low, high = confidence_interval(fit, parts)
-    with np.errstate(over="ignore"):
-        low[: len(names)][scale] = np.exp(low[: len(names)][scale])
-        high[: len(names)][scale] = np.exp(high[: len(names)][scale])
-    both = (*names, *(("a", "b") if fit.exponents else ()))
-    return {n: (float(low[i]), float(high[i])) for i, n in enumerate(both)}
-
-
-def shifted(fit: Fit, offsets: Floats) -> Floats:
-    """Thetas at offsets (m, p) in the coordinates of `fit.covariance`.
-
-    Scales (E, A, B: names that begin with a capital) move by factors, exponents by sums.
-    """
-    return offset(fit.parameters(), fit.vector(), offsets)
-
-
-def offset(names: Sequence[str], theta: Floats, offsets: Floats) -> Floats:
-    """The same for any thetas (..., p) and offsets (..., p) of a law with these parameters."""
-    scale = np.array([name[0].isupper() for name in names])
-    return np.where(scale, theta * np.exp(np.where(scale, offsets, 0.0)), theta + offsets)
-
-
-def _delta_method(fit: Fit, quantity: LogQuantity, centre: Floats) -> tuple[Floats, Floats]:
-    """Quantile times the standard error."""
-    axes = _axes(fit)
-    if axes is None:
-        return np.full_like(centre, -np.inf), np.full_like(centre, np.inf)
-    error = np.sqrt(np.sum(_slopes(fit, quantity, axes) ** 2, axis=0))
-    half = np.where(error > 0, _quantile(fit) * np.maximum(error, 1e-300), 0.0)
-    return centre - half, centre + half
-
-
-def _slopes(fit: Fit, quantity: LogQuantity, axes: Floats) -> Floats:
-    """Change of the quantity along each of the covariance's axes, (p, ...), central differences.
-
-    Stepping along the axes and not along the parameters keeps the thetas inside the valley in which
-    A and alpha trade against each other, where the quantity is nearly linear.
-    """
-    ends = quantity(shifted(fit, STEP * np.concatenate([axes, -axes])))
-    with np.errstate(invalid="ignore"):  # the ln of a scale at zero does not move
-        slopes = (ends[: len(axes)] - ends[len(axes) :]) / (2 * STEP)
-    return np.asarray(np.nan_to_num(slopes))
-
-
-def _axes(fit: Fit) -> Floats | None:
-    """Standard errors along the covariance's axes, (p, p); None where it is not known.
-
-    A scale at zero sits on its bound: it stays there, whatever its row says.
-    """
-    scale_at_zero = np.array([n[0].isupper() and v == 0 for n, v in fit.theta.items()])
-    covariance = np.array(fit.covariance)
-    covariance[scale_at_zero, :] = covariance[:, scale_at_zero] = 0.0
-    if not np.isfinite(covariance).all():
-        return None
-    values, vectors = np.linalg.eigh(covariance)
-    return np.asarray((vectors * np.sqrt(np.clip(values, 0.0, None))).T)
-
-
-def _quantile(fit: Fit) -> float:
-    """The reference quantile; none, with no degree of freedom left, is infinite."""
-    found = fit.interval.quantile
-    return np.inf if found is None or np.isnan(found) else found
-
-
-def _profiled(fit: Fit, quantity: LogQuantity, centre: Floats) -> tuple[Floats, Floats]:
-    """Profile likelihood, from the runs in the fit."""
-    quantile = _quantile(fit)
-    if not (np.isfinite(quantile) and np.isfinite(fit.covariance).all()):
-        return np.full_like(centre, -np.inf), np.full_like(centre, np.inf)
-
-    rows = np.arange(len(centre)) if centre.ndim else np.zeros(1, dtype=int)
-    knots = rows if len(rows) <= KNOTS else np.linspace(0, len(rows) - 1, KNOTS).round().astype(int)
-
-    def flat(theta: Floats) -> Floats:
-        found = quantity(theta).reshape(len(theta), len(rows), -1)[:, knots]
-        return np.asarray(found.reshape(len(theta), -1))
-
-    with np.errstate(all="ignore"):  # far ends of wild fits overflow; they count as open
-        ends = profile(DevianceSurface.of(fit), flat, quantile)
-        if len(knots) == len(rows):
-            return ends[0].reshape(centre.shape), ends[1].reshape(centre.shape)
-        plain = _delta_method(fit, quantity, centre)
-        low, high = (_between(knots, end, p, centre) for end, p in zip(ends, plain, strict=True))
-    return low, high
-
-
-def _between(knots: NDArray[np.int64], ends: Floats, plain: Floats, centre: Floats) -> Floats:
-    """Ends of a whole curve (k, ...) from those at its knots, as multiples of the sandwich's."""
-    gap = (plain - centre).reshape(len(centre), -1)
-    at = ends.reshape(len(knots), -1) - centre.reshape(len(centre), -1)[knots]
-    ratio = np.divide(at, gap[knots], out=np.ones_like(at), where=gap[knots] != 0)
-    rows = np.arange(len(centre))
-    whole = np.stack([np.interp(rows, knots, r) for r in ratio.T], axis=1)
-    whole = np.where(np.isnan(whole), np.inf, whole)  # beside a knot whose end is open
-    return np.asarray(centre + (whole * gap).reshape(centre.shape))
-
-
-def _percentiles(fit: Fit, quantity: LogQuantity, centre: Floats) -> tuple[Floats, Floats]:
-    """Percentiles over the draws; a draw without a value counts as unbounded above."""
-    if not len(fit.draws) or (fit.interval.method == "bca" and not len(fit.moves)):
-        raise QueryError(
-            f"the fit '{fit.name}' has intervals by {fit.interval.method} and no draws to make "
-            "others from. Fit again with --resamples 4000."
-        )
-    with np.errstate(all="ignore"):
-        values = np.nan_to_num(quantity(fit.draws), nan=np.inf, posinf=np.inf, neginf=-np.inf)
-    if fit.interval.method == "bca":
-        return _corrected(fit, quantity, values, centre)
-    tail = (1 - fit.interval.level) / 2
-    ends = np.quantile(values, [tail, 1 - tail], axis=0, method="closest_observation")
-    return ends[0], ends[1]
-
-
-def _corrected(
-    fit: Fit, quantity: LogQuantity, values: Floats, centre: Floats
-) -> tuple[Floats, Floats]:
-    """Percentiles corrected for bias and skewness; the latter from the fit's moves."""
-    axes = _axes(fit)
-    if axes is None:
-        return np.full_like(centre, -np.inf), np.full_like(centre, np.inf)
-    square = (axes**2).sum(axis=1, keepdims=True)
-    units = np.divide(axes, square, out=np.zeros_like(axes), where=square > 0)
-    slopes = _slopes(fit, quantity, axes).reshape(len(axes), -1)
-    low, high = bca_percentiles(
-        values.reshape(len(values), -1),
-        np.reshape(centre, -1),
-        (fit.moves @ units.T) @ slopes,
-        fit.interval.level,
-    )
-    return low.reshape(centre.shape), high.reshape(centre.shape)
+METHODS: Mapping[str, IntervalMethod] = MappingProxyType(
+    {
+        "hc3": IntervalMethod(
+            compute=_delta_method, caption="HC3 sandwich by cluster, Student t reference"
+        ),
+        "pairs": IntervalMethod(
+            compute=_percentile_interval,
+            caption="pairs bootstrap by cluster, percentiles",
+            needs_draws=True,
+        ),
+        "wild": IntervalMethod(
+            compute=_percentile_interval,
+            caption="wild bootstrap by cluster, percentiles, Student t reference",
+            needs_draws=True,
+            signs=True,
+        ),
+        "bca": IntervalMethod(
+            compute=_bca_interval,
+            caption="bias-corrected accelerated pairs bootstrap by cluster",
+            needs_draws=True,
+            needs_moves=True,
+        ),
+        "profile": IntervalMethod(
+            compute=_profile_interval,
+            caption="profile likelihood, scaled by the sandwich, Student t reference",
+            two_term_only=True,
+        ),
+    }
+)
+"""Every method, by the name that `--interval` takes."""

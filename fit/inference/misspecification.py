@@ -1,17 +1,13 @@
-"""What the law's own misfit adds to the intervals.
+"""Test whether a law misses a term, and what that adds to the intervals.
 
-Sampling intervals hold when the surface is the law. Whether it is, is asked by giving the law one
-more term, in first order: exponents that drift with size or with length, or a start that decays
+Sampling intervals hold when the loss surface is the law. Whether it is, is tested by giving the law
+one more term, to first order: exponents that drift with size or with length, or a start that decays
 with D. Under the law the estimate with the term and without it aim at one truth (Hausman 1978);
-where the term's coefficient is beyond sampling, the shift of the parameters that it brings along is
-added to the covariance as a direction of its own. The point estimate stays.
+where the term's coefficient is beyond sampling error, the shift of the parameters that it brings
+along is added to the covariance as a direction of its own. The point estimate stays.
 
 Refitting without the smallest runs, the usual check, was tried and has no power: dropping a fifth
 of 30 runs loses more precision than the misfit moves the estimate (docs/calibration.md).
-
-What the intervals of a fit are made from: covariance, draws, and moves, by the method asked for.
-
-`derived` makes every interval from these, at once for the parameters and later for any answer.
 """
 
 from __future__ import annotations
@@ -25,27 +21,16 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from fit.data.records import Floats
-from fit.errors import FitError
 from fit.estimation.general import GeneralProblem
 from fit.estimation.solver import Estimate
-from fit.inference.profile import FAMILIES
-from fit.inference.resampling import (
-    SandwichCovariance,
-    bootstrap,
-    by_cluster,
-    clusters,
-    grams,
-    left_out,
-    sandwich,
-    wild_bootstrap,
-)
+from fit.inference.resampling import Uncertainty, by_cluster, clusters, grams
 from fit.laws.law import EXPONENT_BOUNDS
 
 LEVEL = 0.95
 """Of the test on all terms together."""
 KAPPA_LET_IN = 1e6
 """Condition number up to which a term is a column of its own at all."""
-FARTHEST = 0.5
+LARGEST_SHIFT = 0.5
 """A shift may move an exponent by this share of itself, and ln E by this much: first order ends
 there. Over a range of 8 in tokens a wiggle of 0.06% in the losses would move beta from 0.5 by 1.7;
 such a shift is said and not added."""
@@ -56,9 +41,6 @@ TERMS: Mapping[str, str] = {
     "length": "the exponent beta drifts with tokens",
     "start": "the shortest runs are off by a start that decays",
 }
-FROM_DRAWS = ("pairs", "wild", "bca")
-DRAWS_IN_TAILS = 20
-"""Draws that must lie outside an interval made of percentiles, both tails together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +54,6 @@ class Misfit:
     shift: Floats
     """(5,): how far (ln E, ln A, ln B, alpha, beta) on raw counts move when it is let in; zero
     where that is too far for the runs to say."""
-
-    @property
-    def covariance(self) -> Floats:
-        """(5, 5): the shift as a direction in which the law is uncertain."""
-        return np.outer(self.shift, self.shift)
 
 
 def detect_misfit(found: Estimate, codes: NDArray[np.int64]) -> Misfit | None:
@@ -114,8 +91,8 @@ def detect_misfit(found: Estimate, codes: NDArray[np.int64]) -> Misfit | None:
 
 def _credible(shift: Floats, found: Estimate) -> bool:
     """Whether first order can be believed this far."""
-    exponents = np.abs(shift[3:]) <= FARTHEST * found.raw[3:]
-    return bool(exponents.all() and abs(shift[0]) <= FARTHEST)
+    exponents = np.abs(shift[3:]) <= LARGEST_SHIFT * found.raw[3:]
+    return bool(exponents.all() and abs(shift[0]) <= LARGEST_SHIFT)
 
 
 def _let_in(
@@ -161,111 +138,24 @@ def _robust(z: Floats, found: Estimate) -> tuple[Floats, Floats, float]:
     return moved, psi, float(curve.mean())
 
 
-def widened(spread: SandwichCovariance, misfit: Misfit | None) -> SandwichCovariance:
-    """The sandwich with the misfit's covariance added."""
-    if misfit is None:
-        return spread
-    return dataclasses.replace(spread, covariance=spread.covariance + misfit.covariance)
-
-
-def shifted(draws: Floats, misfit: Misfit | None, seed: int) -> Floats:
-    """Draws (m, 5) of E, A, B, alpha, beta moved along the misfit's direction, seeded."""
-    if misfit is None or not len(draws):
-        return draws
-    amount = np.random.default_rng([seed, 1]).standard_normal(len(draws))
-    moved = amount[:, None] * misfit.shift
-    exponents = np.maximum(draws[:, 3:] + moved[:, 3:], EXPONENT_BOUNDS[0])
-    return np.concatenate([draws[:, :3] * np.exp(moved[:, :3]), exponents], axis=1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IntervalMethod:
-    """How intervals are made."""
-
-    interval: str
-    """One of `derived.METHODS`."""
-    level: float
-    resamples: int
-    seed: int
-
-    def check(self, law: str) -> None:
-        """Refuse what cannot be.
-
-        Raises:
-            FitError: Too few resamples for percentiles at this level, or no profile for the law.
-        """
-        least = int(np.ceil(DRAWS_IN_TAILS / (1 - self.level) - 1e-6))
-        if self.interval in FROM_DRAWS and self.resamples < least:
-            raise FitError(
-                f"interval '{self.interval}' at level {self.level:g} needs {least} resamples; "
-                f"found {self.resamples}. Ask for more: --resamples {least}."
-            )
-        if self.interval == "profile" and law not in FAMILIES:
-            raise FitError(
-                f"interval 'profile' is made for {', '.join(FAMILIES)}, not for '{law}'. "
-                "Use hc3, pairs, wild or bca."
-            )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Uncertainty:
-    """How uncertain the estimate is, in (ln E, ln A, ln B, alpha, beta) on raw counts."""
-
-    sandwich: SandwichCovariance
-    draws: Floats
-    """(resamples, p) parameters on raw counts: wild for `wild`, else pairs."""
-    moves: Floats
-    """(groups, p): moves of the estimate without each cluster; for `bca` alone, else (0, p)."""
-
-
-def estimate_uncertainty(
-    found: Estimate, codes: NDArray[np.int64], method: IntervalMethod
-) -> Uncertainty:
-    """What a method needs.
+def widen_by_misfit(spread: Uncertainty, misfit: Misfit | None, seed: int = 0) -> Uncertainty:
+    """Add the misfit's direction to the covariance, the draws and the moves of an estimate.
 
     Args:
-        found: The point fit.
-        codes: Cluster of each run, (n,).
-        method: How intervals are made.
-
-    Raises:
-        FitError: They are to come from draws, and one cluster leaves nothing to draw.
+        spread: Covariance, and draws and moves where there are any.
+        misfit: The term that the runs ask for; None leaves everything as it is.
+        seed: Seed of how far each draw is moved along the direction.
     """
-    made = sandwich(found, codes, method.level)
-    several = len(np.unique(codes)) > 1
-    if method.interval in FROM_DRAWS and not several:
-        raise FitError(
-            f"interval '{method.interval}' needs runs of at least two clusters; found one. Use hc3."
-        )
-    draws = moves = np.empty((0, len(found.theta)))
-    if method.resamples and several:
-        draws = _draws(found, codes, method, made)
-    if method.interval == "bca":
-        moves = left_out(found, clusters(codes))
-    return Uncertainty(sandwich=made, draws=draws, moves=moves)
-
-
-def _draws(
-    found: Estimate, codes: NDArray[np.int64], method: IntervalMethod, made: SandwichCovariance
-) -> Floats:
-    """Wild draws stretched to Student's reference, or pairs."""
-    if method.interval != "wild":
-        return bootstrap(found, codes, method.resamples, method.seed)
-    stretch = made.quantile / float(stats.norm.ppf(0.5 + method.level / 2))
-    return wild_bootstrap(found, codes, method.resamples, method.seed, stretch)
-
-
-def widen_by_misfit(made: Uncertainty, misfit: Misfit | None, seed: int) -> Uncertainty:
-    """The same with the misfit's direction added to the covariance, the draws and the moves."""
     if misfit is None:
-        return made
-    moves = made.moves
+        return spread
+    moves, draws = spread.moves, spread.draws
     if len(moves):  # a pair of opposite moves adds its square to the variance and no skewness
         half = misfit.shift / np.sqrt(2)
         moves = np.concatenate([moves, [half, -half]])
-    return dataclasses.replace(
-        made,
-        sandwich=widened(made.sandwich, misfit),
-        draws=shifted(made.draws, misfit, seed),
-        moves=moves,
-    )
+    if len(draws):
+        amount = np.random.default_rng([seed, 1]).standard_normal(len(draws))
+        moved = amount[:, None] * misfit.shift
+        exponents = np.maximum(draws[:, 3:] + moved[:, 3:], EXPONENT_BOUNDS[0])
+        draws = np.concatenate([draws[:, :3] * np.exp(moved[:, :3]), exponents], axis=1)
+    covariance = spread.covariance + np.outer(misfit.shift, misfit.shift)
+    return dataclasses.replace(spread, covariance=covariance, draws=draws, moves=moves)

@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 
 from fit.data.records import Floats
 from fit.estimation.objective import LN_E, FitProblem, Loss, derivatives, majorant, value
-from fit.results import Fit
+from fit.laws.families import law
+from fit.laws.law import TWO_TERMS
+from fit.results import IntervalInputs
 
 STEPS = 30
 """3 to 6 are needed; more only where the runs hardly tell the parameters apart."""
@@ -34,16 +36,12 @@ SETTLED = 1e-5
 """Gain of an end in one step, in standard errors, that counts as none."""
 DIFFERENCE = 1e-3
 """Step of the differences in standard errors."""
-FARTHEST = 15.0
+LONGEST_RAY = 15.0
 """How far a ray is followed, in multiples of where a parabola would end it."""
 RIDGE = 1e-12
 """Relative addition to a Hessian's diagonal, for where a direction is flat."""
-FAMILIES = ("chinchilla", "tied", "no-e")
-"""Laws whose objective `objective.Problem` is."""
 LEAST_E = 1e-9
 """E is held above this share of the least loss: zero for every purpose."""
-NAMES = ("E", "A", "B", "alpha", "beta")
-
 
 Quantity = Callable[[Floats], Floats]
 """Maps the law's parameters on raw counts, (m, p), to quantities (m, q)."""
@@ -191,7 +189,7 @@ def _to_border(
         dev = surface.deviance(out)
         within = dev <= limit
         low, high = np.where(within, factor, low), np.where(within, high, factor)
-        far = np.einsum("sf,fg,sg->s", out, metric, out) > FARTHEST**2 * limit
+        far = np.einsum("sf,fg,sg->s", out, metric, out) > LONGEST_RAY**2 * limit
         if (far | (np.abs(dev - limit) <= 1e-6 * limit)).all():
             break
         guess = factor * np.clip(np.sqrt(limit / np.maximum(dev, 1e-300)), 0.3, 2.0)
@@ -247,31 +245,34 @@ class DevianceSurface:
     """Places of the law's own parameters among E, A, B, alpha, beta."""
 
     @classmethod
-    def of(cls, fit: Fit) -> DevianceSurface:
-        """The surface of a fit: its runs, loss and covariance.
+    def of(cls, inputs: IntervalInputs) -> DevianceSurface:
+        """The surface of a fit of a two-term law: its runs, loss and covariance.
 
         Directions in which the covariance is zero, or E is, are on a bound and left out.
         """
-        p = fit.points
+        p, names = inputs.points, inputs.parameters()
         problem = FitProblem.of(p.params, p.tokens, p.loss)
         weights = p.columns.get("weight", np.ones(len(p.loss)))
-        own = tuple(NAMES.index(n) for n in fit.parameters())
+        places = law(inputs.law).two_terms or TWO_TERMS
+        own = tuple(places.index(name) for name in names)
         expand = np.eye(5)[:, list(own)]
-        if fit.law == "tied":
-            expand[4, 3] = 1.0
+        for i, name in enumerate(places):
+            if name is not None:
+                expand[i, names.index(name)] = 1.0
         to_raw = np.linalg.pinv(expand) @ problem.log_raw_jacobian() @ expand
         back = np.linalg.inv(to_raw)
-        level = fit.theta.get("E", 0.0)
-        unit = np.array([level if n == "E" else 1.0 for n in fit.parameters()])
-        covariance = unit[:, None] * (back @ fit.covariance @ back.T) * unit
+        level = inputs.theta.get("E", 0.0)
+        unit = np.array([level if n == "E" else 1.0 for n in names])
+        covariance = unit[:, None] * (back @ inputs.covariance @ back.T) * unit
         free = np.diag(covariance) > 0
-        name = fit.objective.name.replace("log-huber", "huber")
-        scale = np.inf if fit.objective.delta is None else fit.objective.delta
+        objective = inputs.objective
+        loss = objective.name.replace("log-huber", "huber")
+        scale = np.inf if objective.delta is None else objective.delta
         return cls(
             problem=problem,
             weights=weights / weights.mean(),
-            loss=Loss(name=name, scale=scale),
-            theta=_internal(problem, expand @ fit.vector()),
+            loss=Loss(name=loss, scale=scale),
+            theta=_internal(problem, expand @ inputs.vector()),
             basis=expand[:, free],
             covariance=covariance[np.ix_(free, free)],
             own=own,

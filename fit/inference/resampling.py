@@ -15,7 +15,7 @@ draws from them as well. With least squares the draws' covariance is then that o
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from fit.data.records import Floats
 from fit.errors import FitError
 from fit.estimation.objective import LN_E, FitProblem, Loss, derivatives, value
 from fit.estimation.solver import Estimate, Solution, solve
+from fit.inference.intervals import METHODS
 
 BATCH = 250_000
 """Weights (resamples x runs) solved at once: 2 MB an array stay in cache, 30% faster than 16 MB."""
@@ -40,16 +41,61 @@ WEBB = np.sqrt([0.5, 1.0, 1.5])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SandwichCovariance:
-    """Covariance of the estimate."""
+class Uncertainty:
+    """Covariance, bootstrap draws and jackknife moves of an estimate.
+
+    The coordinates are the parameters on raw counts, scales as their ln: for the two-term laws
+    ln E, ln A, ln B, alpha and beta.
+    """
 
     covariance: Floats
-    """(p, p), of the parameters on raw counts, scales as their ln; zero for one on a bound.
-
-    The fast laws' are ln E, ln A, ln B, alpha and beta."""
+    """(p, p); zero for a parameter on a bound."""
     dof: int
     quantile: float
     """Student's t at the level."""
+    draws: Floats = field(default_factory=lambda: np.empty((0, 0)))
+    """(resamples, p) parameters on raw counts, scales not as logarithms; empty if not drawn."""
+    moves: Floats = field(default_factory=lambda: np.empty((0, 0)))
+    """(groups, p): moves of the estimate without each cluster; empty unless a method needs them."""
+
+
+def estimate_uncertainty(
+    fitted: Estimate,
+    codes: NDArray[np.int64],
+    *,
+    interval: str,
+    level: float,
+    resamples: int,
+    seed: int,
+) -> Uncertainty:
+    """Compute what a method of intervals needs: the covariance, draws and moves.
+
+    Args:
+        fitted: The point fit.
+        codes: Cluster of each run, (n,).
+        interval: One of `intervals.METHODS`.
+        level: Confidence level, such as 0.9.
+        resamples: How many draws.
+        seed: Seed of the draws.
+
+    Raises:
+        FitError: The intervals come from draws, and one cluster leaves nothing to draw.
+    """
+    method, plain = METHODS[interval], sandwich(fitted, codes, level)
+    several = len(np.unique(codes)) > 1
+    if method.needs_draws and not several:
+        raise FitError(
+            f"interval '{interval}' needs runs of at least two clusters; found one. Use hc3."
+        )
+    draws = moves = np.empty((0, len(fitted.theta)))
+    if resamples and several and method.signs:
+        stretch = plain.quantile / float(stats.norm.ppf(0.5 + level / 2))
+        draws = wild_bootstrap(fitted, codes, resamples, seed, stretch)
+    elif resamples and several:
+        draws = bootstrap(fitted, codes, resamples, seed)
+    if method.needs_moves:
+        moves = left_out(fitted, clusters(codes))
+    return dataclasses.replace(plain, draws=draws, moves=moves)
 
 
 def clusters(codes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -57,7 +103,7 @@ def clusters(codes: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.unique(codes, return_inverse=True)[1].astype(np.int64)
 
 
-def sandwich(found: Estimate, codes: NDArray[np.int64], level: float) -> SandwichCovariance:
+def sandwich(found: Estimate, codes: NDArray[np.int64], level: float) -> Uncertainty:
     """HC3 by cluster.
 
     Args:
@@ -67,7 +113,7 @@ def sandwich(found: Estimate, codes: NDArray[np.int64], level: float) -> Sandwic
     """
     moves = left_out(found, clusters(codes))
     dof = max(1, min(len(moves) - 1, len(codes) - _free_basis(found).shape[1]))
-    return SandwichCovariance(
+    return Uncertainty(
         covariance=moves.T @ moves,
         dof=dof,
         quantile=float(stats.t.ppf(0.5 + level / 2, dof)),
@@ -82,7 +128,7 @@ def left_out(found: Estimate, codes: NDArray[np.int64]) -> Floats:
         codes: Cluster of each run, 0 to groups - 1, (n,).
 
     Returns:
-        (groups, p), in the coordinates of `Sandwich.covariance`.
+        (groups, p), in the coordinates of `Uncertainty.covariance`.
 
     Raises:
         FitError: No parameter is free to move.

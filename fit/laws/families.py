@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from fit.data.records import Floats
 from fit.errors import FitError, QueryError
 from fit.laws.law import (
     COUNTS,
+    TWO_TERMS,
     Law,
     Named,
     Parameter,
@@ -110,18 +110,6 @@ def _product(t: Named, c: Named) -> Any:
     return t["K"] + t["p"] * c["params"] + t["q"] * c["tokens"]
 
 
-def _as_they_are(theta: Floats) -> tuple[Floats, ...]:
-    return tuple(theta[..., i] for i in range(5))
-
-
-def _tied_parts(theta: Floats) -> tuple[Floats, ...]:
-    return tuple(theta[..., i] for i in (0, 1, 2, 3, 3))
-
-
-def _parts_without_e(theta: Floats) -> tuple[Floats, ...]:
-    return (np.zeros_like(theta[..., 0]), *(theta[..., i] for i in range(4)))
-
-
 def _decay(name: str) -> Parameter:
     """Repeats, or excess parameters in multiples, after which their worth has decayed to 1/e."""
     return Parameter(name=name, start=(-1.0, 5.0), low=np.log(1e-3), high=np.log(1e6))
@@ -153,21 +141,22 @@ LAWS: Mapping[str, Law] = MappingProxyType(
                 formula="L = E + A/N^alpha + B/D^beta",
                 declared=(floor(), TERM_N, TERM_D, ALPHA, BETA),
                 log_law=_chinchilla,
-                expand=_as_they_are,
+                two_terms=TWO_TERMS,
+                without_e="no-e",
             ),
             Law(
                 name="tied",
                 formula="L = E + A/N^alpha + B/D^alpha",
                 declared=(floor(), TERM_N, coefficient("B", tokens="alpha"), ALPHA),
                 log_law=_tied,
-                expand=_tied_parts,
+                two_terms=("E", "A", "B", "alpha", "alpha"),
             ),
             Law(
                 name="no-e",
                 formula="L = A/N^alpha + B/D^beta",
                 declared=(TERM_N, TERM_D, ALPHA, BETA),
                 log_law=_without_e,
-                expand=_parts_without_e,
+                two_terms=(None, "A", "B", "alpha", "beta"),
             ),
             Law(
                 name="kaplan",
@@ -251,6 +240,11 @@ LAWS: Mapping[str, Law] = MappingProxyType(
 )
 
 
+def two_term_laws() -> tuple[str, ...]:
+    """Names of the laws within E + A / N^alpha + B / D^beta."""
+    return tuple(name for name, entry in LAWS.items() if entry.two_terms is not None)
+
+
 def law(name: str) -> Law:
     """A family by name.
 
@@ -329,7 +323,7 @@ def with_repeats(law: Law) -> Law:
         law,
         log_law=_borrowing(law.log_law),
         columns=MappingProxyType({**COUNTS, "unique_tokens": "tokens"}),
-        expand=None,
+        two_terms=None,
     )
 
 

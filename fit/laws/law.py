@@ -29,6 +29,8 @@ from fit.errors import QueryError
 EXPONENT_BOUNDS = (1e-3, 5.0)
 LEAST_SHARE = 1e-6
 """E below this share of the smallest loss is taken as 0: a bound, and reported as one."""
+TWO_TERMS = ("E", "A", "B", "alpha", "beta")
+"""Parameters of E + A / N^alpha + B / D^beta, the coordinates of the fast kernel."""
 COUNTS: Mapping[str, str] = MappingProxyType({"params": "params", "tokens": "tokens"})
 
 
@@ -94,8 +96,12 @@ class Law:
     """Column that it predicts."""
     null: Mapping[str, tuple[float, str]] = field(default_factory=dict)
     """Values at which the law is a simpler one, and which: an interval says for or against it."""
-    expand: Callable[[Floats], tuple[Floats, ...]] | None = None
-    """Theta (..., p) to E, A, B, alpha, beta, where the law is E + A / N^alpha + B / D^beta."""
+    two_terms: tuple[str | None, ...] | None = None
+    """The law as E + A / N^alpha + B / D^beta: which of its parameters stands for each of
+    `TWO_TERMS`, a name twice where two are one, None for an E that is zero. Such a law is solved by
+    the fast kernel; every other by the general engine."""
+    without_e: str | None = None
+    """Name of the law that this one is where E is zero; a note says whether it fits as well."""
     held: Mapping[str, float] = field(default_factory=dict)
     """Columns fixed by the question, such as the unique tokens there are."""
 
@@ -115,6 +121,19 @@ class Law:
         if {"A", "B", "alpha"} <= set(self.parameters) and set(self.columns) == set(COUNTS):
             return "alpha", "beta" if "beta" in self.parameters else "alpha"
         return None
+
+    @property
+    def expand(self) -> Callable[[Floats], tuple[Floats, ...]] | None:
+        """Theta (..., p) to E, A, B, alpha, beta, where the law is a sum of two power laws."""
+        return None if self.two_terms is None else self._expand
+
+    def _expand(self, theta: Floats) -> tuple[Floats, ...]:
+        """E, A, B, alpha, beta, each (...), of theta (..., p)."""
+        names = self.parameters
+        return tuple(
+            np.zeros_like(theta[..., 0]) if name is None else theta[..., names.index(name)]
+            for name in self.two_terms or ()
+        )
 
     def at(self, **columns: float) -> Law:
         """The law with columns fixed at values.
@@ -181,12 +200,12 @@ class Law:
         Raises:
             QueryError: The law is not of that form.
         """
-        if self.expand is None:
+        if self.two_terms is None:
             raise QueryError(
                 f"law '{self.name}' is not E + A/N^alpha + B/D^beta, which this needs. "
                 "Ask a fit of the law chinchilla."
             )
-        return self.expand(theta)
+        return self._expand(theta)
 
     def named(self, theta: Floats) -> dict[str, Floats]:
         """Parameters by name from values (..., p) on raw counts: scales as their ln."""

@@ -11,6 +11,8 @@ from types import MappingProxyType
 from fit.allocation.scaling_law import ScalingLaw, splits_budgets
 from fit.forecasts.ledger import Ledger
 from fit.forecasts.scoring import calibration
+from fit.inference.intervals import METHODS
+from fit.laws.families import law
 from fit.quantities import percent, power
 from fit.query.question import Answer
 from fit.report import tables
@@ -78,13 +80,6 @@ CAPTIONS: Mapping[str, str] = MappingProxyType(
         "along a row for what width buys, up a column for what depth buys; the darker, the better.",
     }
 )
-CRITERIA = {
-    "hc3": "HC3 sandwich by cluster, Student t reference",
-    "pairs": "pairs bootstrap by cluster, percentiles",
-    "wild": "wild bootstrap by cluster, percentiles, Student t reference",
-    "bca": "bias-corrected accelerated pairs bootstrap by cluster",
-    "profile": "profile likelihood, scaled by the sandwich, Student t reference",
-}
 MEANINGS = {
     "E": "nats/token, the loss of a perfect predictor",
     "A": 'nats/token $times$ $"parameters"^alpha$',
@@ -95,7 +90,6 @@ MEANINGS = {
     "b": "$D^*$ grows as $C^b$ where $C = k N D$",
 }
 """Of the two-term law's parameters; other laws say theirs in their formula."""
-TWO_TERMS = ("chinchilla", "tied", "no-e")
 COSTS = "What it costs"
 PARTS = {
     "": ("loss-compute",),
@@ -210,8 +204,8 @@ def _pictures(
 
 def _theta(fit: Fit) -> Table:
     """The parameters with their intervals."""
-    method = CRITERIA.get(fit.interval.method, fit.interval.method)
-    meanings = MEANINGS if fit.law in TWO_TERMS else {}
+    method = METHODS[fit.interval.method].caption
+    meanings = MEANINGS if law(fit.law).two_terms is not None else {}
     rows = tuple(
         (f"${name.replace('*', '^*')}$", value, ends, meanings.get(name, ""))
         for name, value, ends in tables.theta(fit)
@@ -397,7 +391,7 @@ def _method(source: ScalingLaw) -> tuple[Block, ...]:
     )
     intervals = Paragraph(
         lead="Intervals",
-        text=f"{CRITERIA.get(fit.interval.method, 'by draws')}, {percent(fit.interval.level)}, "
+        text=f"{METHODS[fit.interval.method].caption}, {percent(fit.interval.level)}, "
         f"quantile {tables.digits(fit.interval.quantile)}, {basis['clusters']} clusters: runs that "
         "share a trunk share their errors, so they are resampled and summed together. "
         f"{basis['draws']} bootstrap draws are kept in fit.json. A confidence interval is about "

@@ -17,15 +17,11 @@ import numpy as np
 from fit.data.table import RunTable
 from fit.estimation.objective import FitProblem
 from fit.estimation.solver import estimate
-from fit.fitting import FitOptions, unbounded
+from fit.fitting import FitOptions, interval_inputs
 from fit.inference.intervals import METHODS, confidence_interval
-from fit.inference.misspecification import (
-    detect_misfit,
-    estimate_uncertainty,
-    widen_by_misfit,
-    widened,
-)
-from fit.inference.resampling import sandwich
+from fit.inference.misspecification import detect_misfit, widen_by_misfit
+from fit.inference.resampling import estimate_uncertainty, sandwich
+from fit.results import Points
 
 LEVEL = 0.9
 TRUTH = np.array([1.8172, 482.01, 2085.43, 0.3478, 0.3658])
@@ -124,7 +120,7 @@ def pull(loss, design: Design, truth, cluster, *, widen: bool) -> tuple[np.ndarr
     found = estimate(problem)
     spread = sandwich(found, cluster, LEVEL)
     if widen:
-        spread = widened(spread, detect_misfit(found, cluster))
+        spread = widen_by_misfit(spread, detect_misfit(found, cluster))
     budgets = np.array(REACH) * (6 * design.params * design.tokens).max()
     raw = np.concatenate([np.log(np.maximum(found.raw[:3], 1e-300)), found.raw[3:]])
     steps = 1e-5 * np.eye(5)
@@ -149,14 +145,22 @@ def held(loss, design: Design, truth, cluster) -> np.ndarray:
         return quantities(np.concatenate([logs, theta[:, 3:]], axis=1), budgets)
 
     out = []
-    asked = {m: FitOptions(interval=m, level=LEVEL, resamples=RESAMPLES) for m in METHODS}
-    made = {
-        m: widen_by_misfit(estimate_uncertainty(found, cluster, asked[m].method()), misfit, 0)
-        for m in ("bca", "wild")
-    }
-    for method, options in asked.items():
-        fit = unbounded(table, found, made["wild" if method == "wild" else "bca"], options)
-        low, high = confidence_interval(fit, wanted)
+    points = Points(
+        run=runs, params=n, tokens=d, flops=table.flops, loss=loss, residual=found.residual,
+        cluster=cluster,
+    )  # fmt: skip
+    spreads = {}
+    for method in ("bca", "wild"):
+        spread = estimate_uncertainty(
+            found, cluster, interval=method, level=LEVEL, resamples=RESAMPLES, seed=0
+        )
+        spreads[method] = widen_by_misfit(spread, misfit)
+    for method in METHODS:
+        options = FitOptions(interval=method, level=LEVEL, resamples=RESAMPLES)
+        inputs = interval_inputs(
+            found, spreads["wild" if method == "wild" else "bca"], points, options
+        )
+        low, high = confidence_interval(inputs, wanted)
         out.append((low <= truth) & (truth <= high))
     return np.array(out)
 

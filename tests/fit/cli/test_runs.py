@@ -35,7 +35,7 @@ def asked(tmp_path, monkeypatch):
     (tmp_path / "table.csv").write_text("\n".join(["n_params,tokens,loss", *rows]) + "\n")
     kept = {}
 
-    def fit_table(table, options, **_):
+    def fit_table(table, options, reading):
         kept.update(table=table, options=options)
         return make_fit(name=options.name)
 

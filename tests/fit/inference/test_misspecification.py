@@ -11,7 +11,7 @@ from fit.diagnostics.notes import misfit_note
 from fit.estimation.objective import FitProblem
 from fit.estimation.solver import estimate
 from fit.fitting import FitOptions, fit_table
-from fit.inference.misspecification import detect_misfit, shifted, widened
+from fit.inference.misspecification import detect_misfit, widen_by_misfit
 from fit.inference.resampling import clusters, sandwich
 from fit.laws.families import law
 from tests.fit.test_fitting import TRUTH, table
@@ -36,7 +36,7 @@ def e_covered(seeds: int, drift: float) -> tuple[float, float]:
     for seed in range(seeds):
         found = estimate(problem(seed, drift=drift))
         plain = sandwich(found, ROWS, 0.9)
-        wide = widened(plain, detect_misfit(found, ROWS))
+        wide = widen_by_misfit(plain, detect_misfit(found, ROWS))
         error = abs(np.log(found.raw[0] / TRUTH[0]))
         hits.append([error <= s.quantile * s.covariance[0, 0] ** 0.5 for s in (plain, wide)])
     plain_share, wide_share = np.mean(hits, axis=0)
@@ -85,10 +85,11 @@ def test_draws_widen_as_the_covariance_does():
     assert misfit is not None and misfit.term == "size"
     misfit = dataclasses.replace(misfit, shift=misfit.shift / 10)  # clear of the bounds
     draws = np.repeat(found.raw[None], 4000, axis=0)
-    moved = shifted(draws, misfit, seed=0)
-    assert np.log(moved[:, 0]).std() == pytest.approx(misfit.covariance[0, 0] ** 0.5, rel=0.05)
-    assert moved[:, 3].std() == pytest.approx(misfit.covariance[3, 3] ** 0.5, rel=0.05)
-    assert np.array_equal(shifted(draws, None, seed=0), draws)
+    spread = dataclasses.replace(sandwich(found, ROWS, 0.9), draws=draws)
+    moved = widen_by_misfit(spread, misfit).draws
+    assert np.log(moved[:, 0]).std() == pytest.approx(abs(misfit.shift[0]), rel=0.05)
+    assert moved[:, 3].std() == pytest.approx(abs(misfit.shift[3]), rel=0.05)
+    assert widen_by_misfit(spread, None) is spread
     assert (moved[:, 3:] > 0).all()
 
 

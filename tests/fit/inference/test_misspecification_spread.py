@@ -13,12 +13,8 @@ from fit.estimation.objective import BELOW, FitProblem, Loss
 from fit.estimation.solver import estimate
 from fit.fitting import FitOptions, fit_table
 from fit.inference.intervals import METHODS, derived_interval, parameter_intervals
-from fit.inference.misspecification import (
-    IntervalMethod,
-    Misfit,
-    estimate_uncertainty,
-    widen_by_misfit,
-)
+from fit.inference.misspecification import Misfit, widen_by_misfit
+from fit.inference.resampling import estimate_uncertainty
 from fit.query.answer import answer
 from fit.query.question import Question
 from fit.report.text import answer_text, fit_text
@@ -83,7 +79,7 @@ def test_the_answer_of_a_profile_needs_no_draws_and_that_of_bca_its_moves():
     assert low < fit.theta["alpha"] < high
     bare = dataclasses.replace(fitted("bca", resamples=200), moves=np.empty((0, 5)))
     with pytest.raises(QueryError, match="--resamples"):
-        parameter_intervals(bare)
+        parameter_intervals(bare.inputs())
 
 
 @pytest.mark.parametrize("method", ["pairs", "wild", "bca"])
@@ -104,12 +100,10 @@ def test_a_level_is_shown_with_its_digits():
 def test_a_misfit_widens_what_every_method_makes_its_intervals_from(interval):
     one = table(noise=0.005, seed=1)
     found = estimate(FitProblem.of(one.params, one.tokens, one.loss))
-    made = estimate_uncertainty(
-        found, ROWS, IntervalMethod(interval=interval, level=0.9, resamples=400, seed=0)
-    )
+    made = estimate_uncertainty(found, ROWS, interval=interval, level=0.9, resamples=400, seed=0)
     shift = np.array([0.05, 0.2, 0.1, 0.03, 0.02])
     wide = widen_by_misfit(made, Misfit(term="size", statistic=4.0, shift=shift), 0)
-    gained = wide.sandwich.covariance - made.sandwich.covariance
+    gained = wide.covariance - made.covariance
     np.testing.assert_allclose(gained, np.outer(shift, shift), atol=1e-12)
     assert np.log(wide.draws[:, 0]).std() > 2 * np.log(made.draws[:, 0]).std()
     if interval == "bca":

@@ -48,7 +48,7 @@ def limits(surface, quantity, quantile):
 @pytest.mark.parametrize("loss", ["adaptive", "l2", "student"])
 def test_the_best_fit_held_to_an_end_has_the_deviance_that_was_allowed(loss):
     fit = fitted(loss=loss)
-    surface, quantity = DevianceSurface.of(fit), logs(fit)
+    surface, quantity = DevianceSurface.of(fit.inputs()), logs(fit)
     ends = profile(surface, quantity, fit.interval.quantile)
     limit, root = limits(surface, quantity, fit.interval.quantile)
 
@@ -77,20 +77,20 @@ def test_the_best_fit_held_to_an_end_has_the_deviance_that_was_allowed(loss):
 def test_little_noise_brings_it_to_the_sandwich():
     fit = fitted(noise=1e-4, loss="l2")
     plain = dataclasses.replace(fit, interval=dataclasses.replace(fit.interval, method="hc3"))
-    mine, theirs = parameter_intervals(fit), parameter_intervals(plain)
+    mine, theirs = parameter_intervals(fit.inputs()), parameter_intervals(plain.inputs())
     for name, (low, high) in theirs.items():
         assert mine[name] == pytest.approx((low, high), abs=0.01 * (high - low)), name
 
 
 def test_much_noise_skews_e_towards_zero_and_never_below():
     fit = fitted(noise=0.15, seed=4)
-    low, high = parameter_intervals(fit)["E"]
+    low, high = parameter_intervals(fit.inputs())["E"]
     assert low == pytest.approx(0, abs=1e-6)
     assert high > fit.theta["E"]
 
 
 def test_its_gradient_and_hessian_are_those_of_the_deviance():
-    surface = DevianceSurface.of(fitted())
+    surface = DevianceSurface.of(fitted().inputs())
     error = np.sqrt(np.diag(surface.covariance))
     u = 0.5 * error * np.array([[1.0, -1.0, 0.5, -0.3, 0.2]])
     gradient, hessian = surface.slopes(u)
@@ -116,7 +116,7 @@ def test_other_families_have_profiles_about_their_estimate(law):
 def test_a_document_gives_the_same_intervals_as_the_fit():
     fit = fitted()
     again = Fit.from_json(fit.to_json())
-    for name, ends in parameter_intervals(again).items():
+    for name, ends in parameter_intervals(again.inputs()).items():
         assert ends == pytest.approx(fit.interval.bounds[name], rel=1e-6)
 
 
@@ -138,7 +138,7 @@ def test_the_deviance_holds_the_weights_of_the_runs():
     one = table(noise=0.01)
     weight = np.linspace(0.2, 2, len(one))
     fit = fit_table(dataclasses.replace(one, columns={"weight": weight}), QUICK)
-    surface = DevianceSurface.of(fit)
+    surface = DevianceSurface.of(fit.inputs())
     w = weight[None] / weight.mean()
     _, gradient, _ = derivatives(surface.problem, surface.theta[None], w, surface.loss)
     assert np.abs(gradient).max() < 1e-8
