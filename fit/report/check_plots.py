@@ -11,16 +11,25 @@ from fit.allocation.scaling_law import FrontierBand, ScalingLaw, fit_of
 from fit.data.records import Floats
 from fit.quantities import percent
 from fit.report import plots
-from fit.report.plots import ACCENT, BAND, C_LABEL, DASHED, FAINT, LAW, draw_curve, legend_order
+from fit.report.plots import (
+    ACCENT,
+    BAND,
+    BLUE,
+    C_LABEL,
+    DASHED,
+    FAINT,
+    LAW,
+    draw_curve,
+    legend_order,
+)
 from fit.report.tables import clean, target_name
-from fit.report.text import shortened
+from fit.report.text import APPROACHES, approach_name, shortened
 from fit.results import Fit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-APPROACH_LABELS = {"isoflop": "approach 2, isoFLOP", "envelope": "approach 1, envelope"}
-MARKS = {"isoflop": ("D", ACCENT), "envelope": ("s", "#3b6fa5")}
+MARKS = {"isoflop": ("D", ACCENT), "envelope": ("s", BLUE)}
 """Mark and colour of the other approaches."""
 
 
@@ -126,7 +135,7 @@ def approaches(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Axes:
         if check.a is None or check.coefficient is None:
             continue
         mark, colour = MARKS.get(check.name, ("D", ACCENT))
-        label = APPROACH_LABELS.get(check.name, check.name)
+        label = approach_name(check.name)
         inside = np.array([min(check.budgets), max(check.budgets)])
         beyond = np.array([inside[1], best.flops[-1]])
         for budgets, dashes in ((inside, "-"), (beyond, DASHED)):
@@ -137,7 +146,7 @@ def approaches(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Axes:
     plots.flops_axis(ax.xaxis)
     plots.count_axis(ax.yaxis)
     plots.dress(ax, x=C_LABEL, y="Optimal parameters N*")
-    plots.legend(ax, legend_order(source, *APPROACH_LABELS.values()), loc="upper left")
+    plots.legend(ax, legend_order(source, *map(approach_name, APPROACHES)), loc="upper left")
     return ax
 
 
@@ -231,7 +240,7 @@ def _exponent_rows(fit: Fit) -> list[tuple[str, float, Ends, tuple[str, str]]]:
         ("3, this law", fit.exponents.get("a"), fit.interval.bounds.get("a"), ("o", LAW))
     ]
     for check in fit.cross_checks:
-        name = APPROACH_LABELS.get(check.name, check.name).removeprefix("approach ")
+        name = approach_name(check.name).removeprefix("approach ")
         rows.append((name, check.a, check.a_interval, MARKS.get(check.name, ("D", ACCENT))))
     own = (fit.convention.get("params"), fit.convention.get("flops"))
     for c in fit.conventions:

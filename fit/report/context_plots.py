@@ -1,26 +1,42 @@
-"""What it costs: the next hundredth of a nat, serving, and too few unique tokens.
+"""Plots of what stands around a law: costs, published models, and skills by width and depth.
 
-Published models beside a law: by compute where the law reaches them, else by D/N alone.
+*Costs*: `next_price` (the next 0.01 nats), `lifetime_cost` (training and serving), `repeats_loss`
+and `repeats_epochs` (too few unique tokens). *Published models*: `ratio_against_params`, and
+`overlay` where the frontier reaches their compute. *Skills*: `skill_by_shape`.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fit.allocation.costs import ServingCosts
-from fit.allocation.scaling_law import FrontierBand, IntervalCurve, ScalingLaw, fit_of
+from fit.allocation.costs import ServingCosts, with_unique_tokens
+from fit.allocation.scaling_law import (
+    FrontierBand,
+    IntervalCurve,
+    ScalingLaw,
+    fit_of,
+    further_budget,
+)
+from fit.data.records import Floats
+from fit.data.table import RunTable
+from fit.diagnostics.scans import PREFIX, ShapeSkills, by_shape
+from fit.errors import FitError
+from fit.files import csv_text
+from fit.laws.families import ENDLESS, borrows_repeat_constants
 from fit.laws.published import PRESETS, PUBLISHED_MODELS, PublishedModel
+from fit.quantities import power, short, three_digits
 from fit.query.warnings import FRESH_EPOCHS, STALE_EPOCHS
 from fit.report import plots
 from fit.report.plots import (
     ACCENT,
     BAND,
+    BLUE,
     C_LABEL,
     DASHED,
+    FAINT,
     L_LABEL,
     LAW,
     N_LABEL,
@@ -28,22 +44,25 @@ from fit.report.plots import (
     draw_curve_over,
     legend_order,
 )
+from fit.report.tables import math_power
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOUR = "#3b6fa5"
-RIVAL = "besiroglu2024"
-"""The published law that is drawn beside a fit of another scale."""
+REFERENCE_LAW = "besiroglu2024"
+"""The published law that is drawn beside a fit whose budgets are far below the published models."""
 FARTHEST = 3.0
 """Models up to this many times beyond the frontier's end are still shown against compute."""
 MOST_TIMES = 300.0
-"""Prices over the budget beyond which nobody pays them, and E is all but reached."""
-SERVED = "#3b6fa5"
+"""Prices above this many times the budget are not drawn: E is almost reached."""
+TOTAL = "all"
+"""Key of the whole loss among the skills."""
+LEAST_SHARE = 1e-3
+"""A skill is shown if some shape's excess loss in it is this share of the largest one's."""
 
 
 def within(best: FrontierBand) -> tuple[PublishedModel, ...]:
-    """The models whose compute lies in the range of a frontier."""
+    """Published models whose compute lies in the range of a frontier."""
     low, high = best.flops[0], FARTHEST * best.flops[-1]
     return tuple(m for m in PUBLISHED_MODELS if low <= m.flops <= high)
 
@@ -63,10 +82,10 @@ def ratio_against_params(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Ax
     draw_curve_over(ax, best, best.params.value, best.ratio)
     plots.runs(ax, p.params, p.tokens / p.params, p.flops)
     if best.flops[-1] < min(m.flops for m in PUBLISHED_MODELS):
-        _rival(ax)
+        _reference_law(ax)
     for m in PUBLISHED_MODELS:
         label = "of experts" if m.experts else "published models"
-        face = "none" if m.experts else COLOUR
+        face = "none" if m.experts else BLUE
         style: dict[str, Any] = {
             "mfc": face,
             "mew": 0.8,
@@ -74,8 +93,8 @@ def ratio_against_params(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Ax
             "label": label,
             "gid": m.name,
         }
-        ax.plot([m.params], [m.tokens / m.params], "^", color=COLOUR, ms=4.5, zorder=3, **style)
-    _name(ax)
+        ax.plot([m.params], [m.tokens / m.params], "^", color=BLUE, ms=4.5, zorder=3, **style)
+    _name_models(ax)
     sizes = np.concatenate([p.params, best.params.value, [m.params for m in PUBLISHED_MODELS]])
     ratios = np.concatenate([p.tokens / p.params, [m.tokens / m.params for m in PUBLISHED_MODELS]])
     ax.set_xlim(sizes.min() / 2, sizes.max() * 4)
@@ -83,16 +102,18 @@ def ratio_against_params(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Ax
     plots.count_axis(ax.xaxis)
     plots.count_axis(ax.yaxis)
     plots.dress(ax, x=N_LABEL, y="Tokens per parameter D/N")
-    named = legend_order(source, "published models", "of experts", f"{RIVAL}, a published law")
+    named = legend_order(
+        source, "published models", "of experts", f"{REFERENCE_LAW}, a published law"
+    )
     above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 4, "columnspacing": 1.2}
     plots.legend(ax, named, **above)
     return ax
 
 
 def overlay(ax: Axes, best: FrontierBand, quantity: str) -> None:
-    """Models in the frontier's range, at the 6 N D that they took; no mark where there are none."""
+    """Draw the published models in the frontier's range, at a compute of 6 N D."""
     for m in within(best):
-        face = "none" if m.experts else COLOUR
+        face = "none" if m.experts else BLUE
         style: dict[str, Any] = {
             "mfc": face,
             "mew": 0.8,
@@ -100,30 +121,37 @@ def overlay(ax: Axes, best: FrontierBand, quantity: str) -> None:
             "gid": m.name,
         }
         value = getattr(m, quantity)
-        ax.plot([m.flops], [value], "^", color=COLOUR, ms=3.6, zorder=3, alpha=0.85, **style)
+        ax.plot([m.flops], [value], "^", color=BLUE, ms=3.6, zorder=3, alpha=0.85, **style)
 
 
 def models_table() -> str:
-    """The whole table of models with their sources, as CSV."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("name", "year", "params", "tokens", "experts", "source", "note"))
-    for m in PUBLISHED_MODELS:
-        counts = (f"{m.params:.6g}", f"{m.tokens:.6g}", str(m.experts).lower())
-        writer.writerow((m.name, m.year, *counts, m.source, m.note))
-    return stream.getvalue()
+    """The published models with their sources, as CSV."""
+    return csv_text(
+        [
+            {
+                "name": m.name,
+                "year": m.year,
+                "params": f"{m.params:.6g}",
+                "tokens": f"{m.tokens:.6g}",
+                "experts": str(m.experts).lower(),
+                "source": m.source,
+                "note": m.note,
+            }
+            for m in PUBLISHED_MODELS
+        ]
+    )
 
 
-def _rival(ax: Axes) -> None:
-    """A published law at its own scale."""
-    rival = ScalingLaw.from_preset(PRESETS[RIVAL])
-    best = rival.best(np.geomspace(1e19, 1e26, 30))
+def _reference_law(ax: Axes) -> None:
+    """Draw a published law at the scale of its own runs."""
+    law = ScalingLaw.from_preset(PRESETS[REFERENCE_LAW])
+    best = law.best(np.geomspace(1e19, 1e26, 30))
     n, ratio = np.exp(best.log_params), np.exp(best.log_tokens - best.log_params)
-    ax.plot(n, ratio, color=BAND, lw=1.0, zorder=2, label=f"{RIVAL}, a published law")
+    ax.plot(n, ratio, color=BAND, lw=1.0, zorder=2, label=f"{REFERENCE_LAW}, a published law")
 
 
-def _name(ax: Axes) -> None:
-    """Names beside the marks of the best known."""
+def _name_models(ax: Axes) -> None:
+    """Write names beside the best known models."""
     for m in (m for m in PUBLISHED_MODELS if m.named):
         ax.annotate(
             m.name,
@@ -136,7 +164,7 @@ def _name(ax: Axes) -> None:
 
 
 def next_price(ax: Axes, source: ScalingLaw, best: FrontierBand, price: IntervalCurve) -> Axes:
-    """The FLOP that the next 0.01 nats take beyond each budget, with their interval."""
+    """Additional FLOP that lower the loss by the next 0.01 nats, against the budget, as a band."""
     near = price.value <= MOST_TIMES * best.flops
     price = IntervalCurve(
         **{k: np.where(near, getattr(price, k), np.nan) for k in ("value", "low", "high")}
@@ -153,18 +181,18 @@ def next_price(ax: Axes, source: ScalingLaw, best: FrontierBand, price: Interval
     return ax
 
 
-def lifetime_cost(ax: Axes, found: ServingCosts) -> Axes:
-    """Training, serving and both together against size, at one loss."""
-    ax.plot(found.params, found.training, color=LAW, lw=1.2, label="training")
-    ax.plot(found.params, found.serving, color=SERVED, lw=1.2, label="serving")
-    ax.plot(found.params, found.total, color=ACCENT, lw=1.8, label="both")
-    place = found.cheapest
-    at = [found.params[place]], [found.total[place]]
+def lifetime_cost(ax: Axes, costs: ServingCosts) -> Axes:
+    """Compute of training, of serving and of both against model size, at a fixed loss."""
+    ax.plot(costs.params, costs.training, color=LAW, lw=1.2, label="training")
+    ax.plot(costs.params, costs.serving, color=BLUE, lw=1.2, label="serving")
+    ax.plot(costs.params, costs.total, color=ACCENT, lw=1.8, label="both")
+    place = costs.cheapest
+    at = [costs.params[place]], [costs.total[place]]
     ax.plot(*at, "o", color=ACCENT, ms=5, label="cheapest in all")
-    ax.axvline(found.optimum, color=LAW, lw=0.8, ls=":", label="optimum N*")
-    low = min(found.training.min(), found.serving.max())
-    ax.set_xlim(found.params[0], found.params[-1])
-    ax.set_ylim(0.3 * low, 6 * max(float(found.total[place]), low))
+    ax.axvline(costs.optimum, color=LAW, lw=0.8, ls=":", label="optimum N*")
+    low = min(costs.training.min(), costs.serving.max())
+    ax.set_xlim(costs.params[0], costs.params[-1])
+    ax.set_ylim(0.3 * low, 6 * max(float(costs.total[place]), low))
     plots.count_axis(ax.xaxis)
     plots.flops_axis(ax.yaxis)
     plots.dress(ax, x=N_LABEL, y="Compute at the same loss [FLOP]")
@@ -174,10 +202,29 @@ def lifetime_cost(ax: Axes, found: ServingCosts) -> Axes:
     return ax
 
 
-def repeats_loss(ax: Axes, best: FrontierBand, source: ScalingLaw, scarce: ScalingLaw) -> Axes:
-    """The least loss of a budget with fresh tokens, and where they run out."""
+def lifetime_caption(costs: ServingCosts, served: float) -> str:
+    """The caption of `lifetime_cost`: which size costs least in training and serving together.
+
+    Args:
+        costs: Costs by model size.
+        served: Tokens that are served.
+    """
+    i = costs.cheapest
+    n, d, total = (float(v[i]) for v in (costs.params, costs.tokens, costs.total))
+    at_optimum = float(np.interp(costs.optimum, costs.params, costs.total))
+    return (
+        f"Compute for training and for serving {short(served)} tokens, against model size, at a "
+        f"fixed loss of {costs.loss:.4f} nats/token, that of page 1's recommendation. The lowest "
+        f"total: {short(n)} parameters ({three_digits(n / costs.optimum)} of the compute-optimal) "
+        f"trained on {short(d)} tokens, {1 - total / at_optimum:.0%} less than with $N^*$. A "
+        "served token costs a third of a trained one (Sardana et al. 2024, arXiv:2401.00448)."
+    )
+
+
+def repeats_loss(ax: Axes, best: FrontierBand, source: ScalingLaw, limited: ScalingLaw) -> Axes:
+    """The lowest loss of each budget, with fresh tokens and with a limit on unique tokens."""
     draw_curve(ax, best, best.loss)
-    loss = np.exp(scarce.best(best.flops).log_loss)
+    loss = np.exp(limited.best(best.flops).log_loss)
     for part, dashes in ((best.inside, "-"), (~best.inside, DASHED)):
         style: dict[str, Any] = {"color": ACCENT, "lw": 1.4, "label": "unique tokens limited"}
         ax.plot(best.flops[part], loss[part], ls=dashes, **style)
@@ -192,9 +239,9 @@ def repeats_loss(ax: Axes, best: FrontierBand, source: ScalingLaw, scarce: Scali
     return ax
 
 
-def repeats_epochs(ax: Axes, best: FrontierBand, scarce: ScalingLaw, unique_tokens: float) -> Axes:
-    """How often the best split of each budget sees the data."""
-    epochs = np.exp(scarce.best(best.flops).log_tokens) / unique_tokens
+def repeats_epochs(ax: Axes, best: FrontierBand, limited: ScalingLaw, unique_tokens: float) -> Axes:
+    """Epochs over the data in the best split of each budget."""
+    epochs = np.exp(limited.best(best.flops).log_tokens) / unique_tokens
     for part, dashes in ((best.inside, "-"), (~best.inside, DASHED)):
         ax.plot(best.flops[part], epochs[part], color=ACCENT, lw=1.4, ls=dashes, label="best split")
     ax.axhline(FRESH_EPOCHS, color=LAW, lw=0.8, label="nearly as good as fresh")
@@ -207,3 +254,138 @@ def repeats_epochs(ax: Axes, best: FrontierBand, scarce: ScalingLaw, unique_toke
     named = ("best split", "nearly as good as fresh", "worth little beyond")
     plots.legend(ax, named, loc="upper left")
     return ax
+
+
+def repeats_caption(source: ScalingLaw, limited: ScalingLaw, unique_tokens: float) -> str:
+    """The caption of the two plots above: what the limit costs at the second budget of page 1.
+
+    Args:
+        source: A fit as a source.
+        limited: Its law with so many unique tokens.
+        unique_tokens: Their number.
+    """
+    endless = with_unique_tokens(source, ENDLESS)
+    assert endless is not None
+    flops = further_budget(source)
+    fresh, repeated = (s.best(np.array([flops])) for s in (endless, limited))
+    increase = float(np.exp(repeated.log_loss[0]) - np.exp(fresh.log_loss[0]))
+    n, d = float(np.exp(repeated.log_params[0])), float(np.exp(repeated.log_tokens[0]))
+    text = (
+        f"Training with {short(unique_tokens)} unique tokens. Left: the lowest loss of each budget "
+        "with this limit, and with unlimited fresh tokens. Right: the epochs over the data in the "
+        f"best split. At {math_power(power(flops))} FLOP it is {short(n)} parameters on "
+        f"{short(d)} tokens, {three_digits(d / unique_tokens)} epochs, and the limit raises the "
+        f"loss by {increase:.4f} nats/token."
+    )
+    if borrows_repeat_constants(limited.law):
+        text += (
+            " The value of repeated tokens is borrowed from Muennighoff et al. 2023, "
+            "arXiv:2305.16264, and has no interval."
+        )
+    return text
+
+
+def shapes_shown(rows: Sequence[ShapeSkills]) -> tuple[ShapeSkills, ...]:
+    """Shapes of one training length: the one with most shapes, of several the longest."""
+    lengths = {row.tokens for row in rows}
+    best = max(lengths, key=lambda d: (sum(row.tokens == d for row in rows), d), default=0.0)
+    return tuple(row for row in rows if row.tokens == best)
+
+
+def skills_shown(rows: Sequence[ShapeSkills]) -> tuple[str, ...]:
+    """The total, then the skills by their largest excess loss."""
+    costs = {name: max(row.excess[name].mean for row in rows) for name in rows[0].excess}
+    top = max(costs.values())
+    kept = [n for n, c in sorted(costs.items(), key=lambda i: -i[1]) if c > LEAST_SHARE * top]
+    return tuple(sorted(kept, key=lambda n: n != TOTAL))
+
+
+def skills_caption(shapes: Sequence[ShapeSkills]) -> str:
+    """The caption of the panels of skills."""
+    length = short(shapes_shown(shapes)[0].tokens)
+    return (
+        f"Loss by shape at {length} tokens. A cell holds the excess loss of a skill over a perfect "
+        "predictor [nats/1000 per token], mean over seeds, with half of its 90% interval beneath; "
+        "a darker cell is a lower loss. Rows show the effect of width, columns that of depth."
+    )
+
+
+def skill_by_shape(ax: Axes, rows: Sequence[ShapeSkills], skill: str) -> Axes:
+    """Loss of one skill over the grid of widths and depths, with a number in each cell.
+
+    Args:
+        ax: Axes to draw on.
+        rows: Shapes of one length.
+        skill: A key of their `excess`.
+
+    Returns:
+        The same axes.
+    """
+    from matplotlib import colormaps
+    from matplotlib.patches import Rectangle
+
+    widths = sorted({row.width for row in rows})
+    depths = sorted({row.depth for row in rows})
+    cost = np.array([1e3 * row.excess[skill].mean for row in rows])
+    low, high = float(cost.min()), float(cost.max())
+    for row, value in zip(rows, cost, strict=True):
+        x, y = widths.index(row.width), depths.index(row.depth)
+        share = (value - low) / (high - low) if high > low else 1.0
+        colour = colormaps["Blues"](0.62 - 0.55 * share)
+        box = Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white", lw=1.0)
+        ax.add_patch(box)
+        error = 1e3 * row.excess[skill].error
+        text = f"{value:.2f}" + (f"\n±{error:.2f}" if np.isfinite(error) else "")
+        ink: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7.0, "linespacing": 1.1}
+        ax.text(x, y, text, gid=f"w{row.width} d{row.depth}", **ink)
+    ax.set_xticks(range(len(widths)), [str(w) for w in widths])
+    ax.set_yticks(range(len(depths)), [str(d) for d in depths])
+    ax.set_xlim(-0.5, len(widths) - 0.5)
+    ax.set_ylim(-0.5, len(depths) - 0.5)
+    plots.dress(ax, x="Width", y="Depth")
+    ax.grid(False)
+    ax.tick_params(length=0, colors="#1a1a1a")
+    for side in ("left", "bottom"):
+        ax.spines[side].set_color(FAINT)
+    ax.set_title("all skills" if skill == TOTAL else skill, fontsize="medium")
+    return ax
+
+
+def shapes_of(table: RunTable) -> tuple[ShapeSkills, ...]:
+    """Losses by skill and shape of a table of runs, and their total.
+
+    Raises:
+        FitError: The runs have no losses by skill on one data set, or one shape alone.
+    """
+    entropy = None if table.data is None else table.data.entropy_by_skill
+    rows = losses_by_skill(entropy or {}, table.columns, table.loss, table.tokens, table.params)
+    if len({(r.width, r.depth) for r in rows}) > 1:
+        return rows
+    raise FitError(
+        f"{table.source or 'the runs'} have no losses by skill over several shapes on one data "
+        "set, which a report without a fit needs. Fit them first: isoflop fit RUNS"
+    )
+
+
+def losses_by_skill(
+    entropy: Mapping[str, float],
+    columns: Mapping[str, Any],
+    loss: Floats,
+    tokens: Floats,
+    params: Floats,
+) -> tuple[ShapeSkills, ...]:
+    """Losses by skill and shape, and in total; empty where the entropy is not known.
+
+    Args:
+        entropy: Entropy by skill [nats/token].
+        columns: width, depth, `loss_<skill>`.
+        loss: Whole loss [nats/token].
+        tokens: (runs,).
+        params: (runs,).
+    """
+    if not entropy:
+        return ()
+    skills = any(c.startswith(PREFIX) and c.removeprefix(PREFIX) in entropy for c in columns)
+    whole = {**entropy, TOTAL: sum(entropy.values())}
+    with_total = {**columns, f"{PREFIX}{TOTAL}": loss}
+    return by_shape(with_total, tokens, params, whole) if skills else ()

@@ -1,16 +1,15 @@
-"""Every figure of a report by name: drawn once, kept as PDF, as SVG and as the data drawn.
+"""Registry of the figures in a report, and their rendering as PDF, SVG and CSV.
 
-The data behind a figure, read back from what was drawn, as a table.
-
-Whatever a figure shows stands in its table, since the table is made from the figure.
+A figure is one entry in `FIGURES`: how it is drawn, in which section it stands, its caption and its
+width. To add one, write a function that draws on axes (`plots.py`: the law and the runs,
+`check_plots.py`: checks of the fit, `context_plots.py`: costs, published models, skills), arrange
+its panels in a function here, and add the entry.
 """
 
 from __future__ import annotations
 
-import csv
 import io
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ import numpy as np
 
 from fit.allocation import costs
 from fit.allocation.scaling_law import (
+    FURTHER,
     FrontierBand,
     ScalingLaw,
     fit_of,
@@ -26,20 +26,15 @@ from fit.allocation.scaling_law import (
     splits_budgets,
 )
 from fit.diagnostics.scans import ShapeSkills
-from fit.report import check_plots, context_plots, plots
-from fit.report.shapes import losses_by_skill, shapes_shown, skill_by_shape, skills_shown
-from fit.results import Fit
+from fit.quantities import percent
+from fit.report import check_plots, context_plots, plots, tables
+from fit.report.figure_data import figure_table
+from fit.report.text import approach_name
+from fit.results import is_unidentified
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLUMNS = (
-    "panel", "x_label", "y_label", "kind", "series", "x", "y", "low", "high", "flops", "name",
-)  # fmt: skip
-"""One row per point of an artist: `kind` is point, line, band, interval, contour or label."""
-SPREADSHEETS_RUN = ("=", "+", "-", "@", "\t", "\r")
-"""First characters that make a spreadsheet take a text for a formula."""
 STYLE: Mapping[str, Any] = {
     "font.family": "STIXGeneral",
     "mathtext.fontset": "stix",
@@ -58,159 +53,60 @@ STYLE: Mapping[str, Any] = {
 WIDE = 6.6
 """Width of the text on paper [inches]; figures are drawn at that size."""
 MOST_SKILLS = 9
-BESIDE = ("approach 2, isoFLOP", "published models")
-"""What stands beside the law where there is any."""
-
-
-Row = dict[str, Any]
-
-
-def figure_table(figure: Figure, runs: Sequence[str] = ()) -> str:
-    """What a figure shows, as CSV with the columns `COLUMNS`.
-
-    Args:
-        figure: A figure; axes without an x label of their own, such as colour bars, are left out.
-        runs: Names of the runs, in the order in which points labelled `runs` are drawn.
-
-    Returns:
-        The table. A band's row has `low` and `high` in place of `y`, an interval's likewise.
-    """
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
-    panels = [ax for ax in figure.axes if ax.get_label() != "<colorbar>"]
-    for number, ax in enumerate(panels, start=1):
-        head = {"panel": number, "x_label": ax.get_xlabel(), "y_label": ax.get_ylabel()}
-        for row in _rows(ax, runs):
-            if all(math.isfinite(v) for v in row.values() if not isinstance(v, str)):
-                writer.writerow({k: _cell(v) for k, v in {**head, **row}.items()})
-    return stream.getvalue()
-
-
-def _rows(ax: Axes, runs: Sequence[str]) -> Iterator[Row]:
-    """Rows of one panel: lines, then points, bands, intervals and contours."""
-    from matplotlib.collections import LineCollection, PathCollection, PolyCollection
-    from matplotlib.contour import ContourSet
-
-    for line in ax.get_lines():
-        yield from _line(ax, line)
-    for artist in ax.collections:
-        series = _named(artist)
-        if isinstance(artist, ContourSet):
-            yield from _contours(artist)
-        elif isinstance(artist, PolyCollection):
-            yield from ({"kind": "band", "series": series, **r} for r in _band(artist))
-        elif isinstance(artist, LineCollection):
-            yield from ({"kind": "interval", "series": series, **r} for r in _ends(artist))
-        elif isinstance(artist, PathCollection):
-            yield from ({"kind": "point", "series": series, **r} for r in _points(artist, runs))
-    for text in ax.texts:
-        x, y = (float(v) for v in text.xy) if hasattr(text, "xy") else text.get_position()
-        words = " ".join(text.get_text().split())
-        yield {"kind": "label", "series": text.get_gid() or "", "x": x, "y": y, "name": words}
-
-
-def _line(ax: Axes, line: Any) -> Iterator[Row]:
-    """A line, or marks that are joined by none; one right across the panel has one coordinate."""
-    marks = line.get_linestyle() in ("None", "none", "", " ")
-    along, across = line.get_transform().contains_branch_seperately(ax.transData)
-    base = {"kind": "point" if marks else "line", "series": _named(line)}
-    base |= {"name": line.get_gid()} if line.get_gid() else {}
-    x, y = (np.asarray(v, dtype=float) for v in line.get_data())
-    if along and across:
-        yield from ({**base, "x": a, "y": b} for a, b in zip(x, y, strict=True))
-    elif across and len(y):
-        yield {**base, "y": y[0]}
-    elif along and len(x):
-        yield {**base, "x": x[0]}
-
-
-def _points(artist: Any, runs: Sequence[str]) -> Iterator[Row]:
-    """Points; those of the runs with their names and compute."""
-    places, shades = np.asarray(artist.get_offsets(), dtype=float), artist.get_array()
-    own = artist.get_label() == "runs" and len(places) == len(runs)
-    for i, (x, y) in enumerate(places):
-        row: Row = {"x": x, "y": y}
-        if shades is not None:
-            row["flops"] = float(shades[i])
-        yield {**row, "name": runs[i]} if own else row
-
-
-def _band(artist: Any) -> Iterator[Row]:
-    """A band from its outline: out along one edge, back along the other."""
-    for path in artist.get_paths():
-        corners = path.vertices
-        count = (len(corners) - 3) // 2
-        one, other = corners[1 : count + 1], corners[count + 2 : 2 * count + 2][::-1]
-        for (x, a), (_, b) in zip(one, other, strict=True):
-            yield {"x": x, "low": min(a, b), "high": max(a, b)}
-
-
-def _ends(artist: Any) -> Iterator[Row]:
-    """Intervals that stand upright or lie flat."""
-    for (x, y), (to_x, to_y) in (s for s in artist.get_segments() if len(s) == 2):
-        if x == to_x:
-            yield {"x": x, "low": min(y, to_y), "high": max(y, to_y)}
-        else:
-            yield {"y": y, "low": min(x, to_x), "high": max(x, to_x)}
-
-
-def _contours(artist: Any) -> Iterator[Row]:
-    """Contour lines, each point with its level as the series."""
-    for level, lines in zip(artist.levels, artist.allsegs, strict=True):
-        for place in (p for line in lines for p in line):
-            yield {"kind": "contour", "series": f"{level:g}", "x": place[0], "y": place[1]}
-
-
-def _named(artist: Any) -> str:
-    """The artist's label; none where the library made one up."""
-    label = str(artist.get_label())
-    return "" if label.startswith("_") else label
-
-
-def _cell(value: Any) -> Any:
-    """A number with nine digits, or a text that no spreadsheet runs."""
-    if isinstance(value, str):
-        return f"'{value}" if value.startswith(SPREADSHEETS_RUN) else value
-    return f"{value:.9g}"
+APPROACH_2 = approach_name("isoflop")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderedFigure:
-    """A figure in every form that is kept."""
+    """A figure in every form that is written."""
 
     pdf: bytes
     svg: bytes
     csv: str
-    """The data drawn; see `drawn.COLUMNS`."""
+    """The data drawn; columns as in `figure_data.COLUMNS`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FigureInputs:
-    """What figures are drawn from."""
+    """Data from which the figures of a fit and their captions are made."""
 
     source: ScalingLaw
     best: FrontierBand | None
-    """None where the runs tell no frontier."""
+    """Efficient frontier; None where the law has none or the runs do not determine it."""
     asked: costs.ReportRequest
     shapes: tuple[ShapeSkills, ...]
     """Losses by skill and shape; empty where there are none."""
 
 
-def figure_inputs(source: ScalingLaw, asked: costs.ReportRequest) -> FigureInputs:
-    """What the figures of a fit are drawn from."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportFigure:
+    """An entry of the registry."""
+
+    section: str
+    draw: Callable[[FigureInputs], Figure | None]
+    """Draws the figure; None where the fit has nothing to show in it."""
+    caption: str | Callable[[FigureInputs], str]
+    """Text with mathematics between dollar signs, and words of `caption_words` in braces."""
+    width: int = 100
+    """Percent of the text's width on paper."""
+
+
+def figure_inputs(source: ScalingLaw, asked: costs.ReportRequest | None = None) -> FigureInputs:
+    """Gather the data from which the figures of a fit are drawn.
+
+    Args:
+        source: A fit as a source.
+        asked: Plots and prices that are requested beside the fit.
+    """
+    fit = fit_of(source)
+    entropy, p = fit.data.get("entropy_by_skill"), fit.points
+    shapes = context_plots.losses_by_skill(entropy or {}, p.columns, p.loss, p.tokens, p.params)
     return FigureInputs(
-        source=source, best=identified_frontier(source), asked=asked, shapes=_shapes(fit_of(source))
+        source=source,
+        best=identified_frontier(source),
+        asked=asked or costs.ReportRequest(),
+        shapes=shapes if len({r.depth for r in shapes}) > 1 else (),
     )
-
-
-def draw_shapes(shapes: tuple[ShapeSkills, ...]) -> dict[str, RenderedFigure]:
-    """The figure of a report on shapes alone."""
-    import matplotlib
-
-    style: Any = {**STYLE, "svg.hashsalt": "skills"}
-    with matplotlib.rc_context(style):
-        return {"skills": _drawn(shape_figure(shapes), ())}
 
 
 def draw_figures(
@@ -220,33 +116,76 @@ def draw_figures(
 
     Args:
         source: A fit as a source.
-        asked: What is asked for beside the fit.
+        asked: Plots and prices that are requested beside the fit.
 
     Raises:
-        QueryError: What is asked for cannot be meant.
+        QueryError: The request cannot be met, such as a negative number of tokens.
     """
+    inputs = figure_inputs(source, asked)
+    runs = fit_of(source).points.run
+    rendered = {n: _render(n, figure.draw, inputs, runs) for n, figure in FIGURES.items()}
+    return {name: image for name, image in rendered.items() if image is not None}
+
+
+def draw_shapes(shapes: tuple[ShapeSkills, ...]) -> dict[str, RenderedFigure]:
+    """Draw the only figure of a report on shapes, which needs no fit."""
+    image = _render("skills", _shape_figure, shapes, ())
+    assert image is not None
+    return {"skills": image}
+
+
+def _render(
+    name: str, draw: Callable[[Any], Figure | None], inputs: Any, runs: tuple[str, ...]
+) -> RenderedFigure | None:
+    """Draw a figure and save it as PDF, SVG and CSV, without dates."""
     import matplotlib
 
-    scene = figure_inputs(source, asked or costs.ReportRequest())
-    names = fit_of(source).points.run
-    made = {}
-    style: Any = dict(STYLE)
-    for name, draw in FIGURES.items():
-        # The salt makes the ids inside an SVG those of this figure, and the same each time.
-        with matplotlib.rc_context({**style, "svg.hashsalt": name}):
-            figure = draw(scene)
-            if figure is not None:
-                made[name] = _drawn(figure, names)
-    return made
+    # The salt makes the ids inside an SVG differ between figures and repeat from run to run.
+    style: Any = {**STYLE, "svg.hashsalt": name}
+    with matplotlib.rc_context(style):
+        figure = draw(inputs)
+        if figure is None:
+            return None
+        pdf, svg = io.BytesIO(), io.BytesIO()
+        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
+        # The layout is done; a second one would take as long as the drawing itself.
+        figure.set_layout_engine("none")
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+        table = figure_table(figure, runs)
+        return RenderedFigure(pdf=pdf.getvalue(), svg=svg.getvalue(), csv=table)
 
 
-def _drawn(figure: Figure, names: tuple[str, ...]) -> RenderedFigure:
-    """A figure in every form, without dates."""
-    pdf, svg = io.BytesIO(), io.BytesIO()
-    figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
-    figure.set_layout_engine("none")  # it is laid out; doing it again would cost as much as drawing
-    figure.savefig(svg, format="svg", metadata={"Date": None})
-    return RenderedFigure(pdf=pdf.getvalue(), svg=svg.getvalue(), csv=figure_table(figure, names))
+def figure_caption(name: str, inputs: FigureInputs) -> str:
+    """The caption of a figure."""
+    caption = FIGURES[name].caption
+    if isinstance(caption, str):
+        return caption.format_map(caption_words(inputs.source))
+    return caption(inputs)
+
+
+def caption_words(source: ScalingLaw) -> dict[str, str]:
+    """The words that stand for the braces in captions."""
+    fit = fit_of(source)
+    level = percent(fit.interval.level)
+    identified = splits_budgets(source) and not is_unidentified(fit)
+    return {
+        **tables.basis(fit),
+        "formula": source.law.formula,
+        "level": level,
+        "noise": f"{100 * fit.noise:.2g}%",
+        "further": f"{FURTHER:g}",
+        "target": tables.target_name(source.law.name),
+        "frontier": "Thin lines are the law at fixed model sizes. The black line is the efficient "
+        "frontier, the lowest loss that each budget can reach, dashed where it extrapolates; the "
+        f"band is its {level} confidence interval."
+        if identified
+        else "The law is not drawn: these runs do not determine its parameters.",
+        "bottoms": "Curves are dashed outside the range of sizes that were trained; the black line "
+        "joins the minima of the curves."
+        if identified
+        else "The curves end with the sizes that were trained, and no optimum is drawn: these runs "
+        "do not determine it.",
+    }
 
 
 def _figure(height: float, width: float = WIDE) -> Figure:
@@ -256,133 +195,150 @@ def _figure(height: float, width: float = WIDE) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _loss_compute(scene: FigureInputs) -> Figure | None:
-    if not splits_budgets(scene.source):
+def _loss_compute(inputs: FigureInputs) -> Figure | None:
+    if not splits_budgets(inputs.source):
         return None
     figure = _figure(2.25)
-    plots.loss_against_compute(figure.subplots(), scene.source, scene.best)
+    plots.loss_against_compute(figure.subplots(), inputs.source, inputs.best)
     return figure
 
 
-def _optimum(scene: FigureInputs) -> Figure | None:
-    if scene.best is None:
+def _optimum(inputs: FigureInputs) -> Figure | None:
+    if inputs.best is None:
         return None
     figure = _figure(3.2)
-    left, right = figure.subplots(1, 2)
-    plots.optimum_against_compute(left, scene.source, scene.best, "params")
-    plots.optimum_against_compute(right, scene.source, scene.best, "tokens")
-    for ax, quantity in ((left, "params"), (right, "tokens")):
-        context_plots.overlay(ax, scene.best, quantity)
-        plots.legend(ax, plots.legend_order(scene.source, *BESIDE))
+    for ax, quantity in zip(figure.subplots(1, 2), ("params", "tokens"), strict=True):
+        plots.optimum_against_compute(ax, inputs.source, inputs.best, quantity)
+        context_plots.overlay(ax, inputs.best, quantity)
+        plots.legend(ax, plots.legend_order(inputs.source, APPROACH_2, "published models"))
     return figure
 
 
-def _models(scene: FigureInputs) -> Figure | None:
-    if scene.best is None:
+def _models(inputs: FigureInputs) -> Figure | None:
+    if inputs.best is None:
         return None
     figure = _figure(3.4)
-    context_plots.ratio_against_params(figure.subplots(), scene.source, scene.best)
+    context_plots.ratio_against_params(figure.subplots(), inputs.source, inputs.best)
     return figure
 
 
-def _price(scene: FigureInputs) -> Figure | None:
-    if scene.best is None:
+def _price(inputs: FigureInputs) -> Figure | None:
+    if inputs.best is None:
         return None
-    price = costs.next_price(scene.source, scene.best.flops)
-    if not (price.value <= context_plots.MOST_TIMES * scene.best.flops).any():
+    price = costs.next_price(inputs.source, inputs.best.flops)
+    if not (price.value <= context_plots.MOST_TIMES * inputs.best.flops).any():
         return None
     figure = _figure(2.7, 5.2)
-    context_plots.next_price(figure.subplots(), scene.source, scene.best, price)
+    context_plots.next_price(figure.subplots(), inputs.source, inputs.best, price)
     return figure
 
 
-def _serving(scene: FigureInputs) -> Figure | None:
-    if scene.best is None or scene.asked.serve_tokens is None:
+def _serving_costs(inputs: FigureInputs) -> costs.ServingCosts | None:
+    """Costs of training and serving by model size, where serving was requested."""
+    if inputs.best is None or inputs.asked.serve_tokens is None:
         return None
-    found = costs.serving_costs(
-        scene.source, further_budget(scene.source), scene.asked.serve_tokens
-    )
-    if found is None:
+    budget = further_budget(inputs.source)
+    return costs.serving_costs(inputs.source, budget, inputs.asked.serve_tokens)
+
+
+def _serving(inputs: FigureInputs) -> Figure | None:
+    costs_by_size = _serving_costs(inputs)
+    if costs_by_size is None:
         return None
     figure = _figure(2.8, 5.2)
-    context_plots.lifetime_cost(figure.subplots(), found)
+    context_plots.lifetime_cost(figure.subplots(), costs_by_size)
     return figure
 
 
-def _repeats(scene: FigureInputs) -> Figure | None:
-    unique = scene.asked.unique_tokens
-    scarce = None if unique is None else costs.with_unique_tokens(scene.source, unique)
-    if scene.best is None or scarce is None or unique is None:
+def _serving_caption(inputs: FigureInputs) -> str:
+    costs_by_size, served = _serving_costs(inputs), inputs.asked.serve_tokens
+    if costs_by_size is None or served is None:
+        return ""
+    return context_plots.lifetime_caption(costs_by_size, served)
+
+
+def _limited(inputs: FigureInputs) -> tuple[FrontierBand, ScalingLaw, float] | None:
+    """Frontier, law and number of unique tokens, where their limit was requested."""
+    unique = inputs.asked.unique_tokens
+    limited = None if unique is None else costs.with_unique_tokens(inputs.source, unique)
+    if inputs.best is None or limited is None or unique is None:
         return None
+    return inputs.best, limited, unique
+
+
+def _repeats(inputs: FigureInputs) -> Figure | None:
+    if (request := _limited(inputs)) is None:
+        return None
+    best, limited, unique = request
     figure = _figure(2.8)
     left, right = figure.subplots(1, 2)
-    context_plots.repeats_loss(left, scene.best, scene.source, scarce)
-    context_plots.repeats_epochs(right, scene.best, scarce, unique)
+    context_plots.repeats_loss(left, best, inputs.source, limited)
+    context_plots.repeats_epochs(right, best, limited, unique)
     return figure
 
 
-def _skills(scene: FigureInputs) -> Figure | None:
-    return None if len(scene.shapes) < 2 else shape_figure(scene.shapes)
+def _repeats_caption(inputs: FigureInputs) -> str:
+    if (request := _limited(inputs)) is None:
+        return ""
+    _, limited, unique = request
+    return context_plots.repeats_caption(inputs.source, limited, unique)
 
 
-def shape_figure(shapes: tuple[ShapeSkills, ...]) -> Figure:
+def _skills(inputs: FigureInputs) -> Figure | None:
+    return None if len(inputs.shapes) < 2 else _shape_figure(inputs.shapes)
+
+
+def _shape_figure(shapes: tuple[ShapeSkills, ...]) -> Figure:
     """A panel per skill over the grid of shapes."""
-    rows = shapes_shown(shapes)
-    shown = skills_shown(rows)[:MOST_SKILLS]
+    rows = context_plots.shapes_shown(shapes)
+    shown = context_plots.skills_shown(rows)[:MOST_SKILLS]
     across = min(3, len(shown))
     down = -(-len(shown) // across)
     figure = _figure(0.3 + down * (0.72 + 0.29 * len({r.depth for r in rows})))
     panels = figure.subplots(down, across, squeeze=False).ravel()
     for ax, skill in zip(panels, shown, strict=False):
-        skill_by_shape(ax, rows, skill)
+        context_plots.skill_by_shape(ax, rows, skill)
     for ax in panels[len(shown) :]:
         ax.remove()
     return figure
 
 
-def _shapes(fit: Fit) -> tuple[ShapeSkills, ...]:
-    """Losses by skill and shape of the fitted runs, where they have several."""
-    known, p = fit.data.get("entropy_by_skill"), fit.points
-    rows = losses_by_skill(known or {}, p.columns, p.loss, p.tokens, p.params)
-    return rows if len({r.depth for r in rows}) > 1 else ()
-
-
-def _isoflop(scene: FigureInputs) -> Figure | None:
-    if not splits_budgets(scene.source):
+def _isoflop(inputs: FigureInputs) -> Figure | None:
+    if not splits_budgets(inputs.source):
         return None
     figure = _figure(3.7)
-    plots.isoflop_curves(figure.subplots(), scene.source, scene.best)
+    plots.isoflop_curves(figure.subplots(), inputs.source, inputs.best)
     return figure
 
 
-def _surface(scene: FigureInputs) -> Figure | None:
-    if scene.best is None:
+def _surface(inputs: FigureInputs) -> Figure | None:
+    if inputs.best is None:
         return None
     figure = _figure(3.9)
-    plots.loss_surface(figure.subplots(), scene.source, scene.best)
+    plots.loss_surface(figure.subplots(), inputs.source, inputs.best)
     return figure
 
 
-def _tokens(scene: FigureInputs) -> Figure | None:
-    if not splits_budgets(scene.source):
+def _tokens(inputs: FigureInputs) -> Figure | None:
+    if not splits_budgets(inputs.source):
         return None
     figure = _figure(3.3)
-    plots.loss_against_params(figure.subplots(), scene.source)
+    plots.loss_against_params(figure.subplots(), inputs.source)
     return figure
 
 
-def _fit(scene: FigureInputs) -> Figure:
+def _fit(inputs: FigureInputs) -> Figure:
     figure = _figure(4.6, 5.6)
     upper, lower = figure.subplots(2, 1, height_ratios=(2.6, 1))
-    check_plots.fit_against_measurement(upper, lower, scene.source)
+    check_plots.fit_against_measurement(upper, lower, inputs.source)
     return figure
 
 
-def _residuals(scene: FigureInputs) -> Figure:
-    fit = fit_of(scene.source)
+def _residuals(inputs: FigureInputs) -> Figure:
+    fit = fit_of(inputs.source)
     p = fit.points
     against = {plots.N_LABEL: p.params, plots.D_LABEL: p.tokens}
-    for column in scene.source.law.columns:
+    for column in inputs.source.law.columns:
         if column in p.columns:
             against[column.replace("_", " ").capitalize()] = p.columns[column]
     if {"width", "depth"} <= p.columns.keys() and len(np.unique(p.columns["depth"])) > 1:
@@ -402,55 +358,142 @@ def _residuals(scene: FigureInputs) -> Figure:
     return figure
 
 
-def _approaches(scene: FigureInputs) -> Figure | None:
-    fit = fit_of(scene.source)
-    if scene.best is None or not fit.exponents:
+def _approaches(inputs: FigureInputs) -> Figure | None:
+    fit = fit_of(inputs.source)
+    if inputs.best is None or not fit.exponents:
         return None
     figure = _figure(2.9)
     left, right = figure.subplots(1, 2)
     check_plots.exponents(left, fit)
-    check_plots.approaches(right, scene.source, scene.best)
+    check_plots.approaches(right, inputs.source, inputs.best)
     return figure
 
 
-def _holdout(scene: FigureInputs) -> Figure | None:
-    fit = fit_of(scene.source)
+def _holdout(inputs: FigureInputs) -> Figure | None:
+    fit = fit_of(inputs.source)
     if fit.holdout is None and not fit.rolling:
         return None
-    if not fit.rolling:
-        figure = _figure(2.6, 4.2)
-        check_plots.holdout_errors(figure.subplots(), fit)
-        return figure
-    figure = _figure(2.6)
-    left, right = figure.subplots(1, 2)
-    check_plots.holdout_errors(left, fit)
-    check_plots.holdout_coverage(right, fit)
+    figure = _figure(2.6, WIDE if fit.rolling else 4.2)
+    panels = figure.subplots(1, 2 if fit.rolling else 1, squeeze=False).ravel()
+    check_plots.holdout_errors(panels[0], fit)
+    if fit.rolling:
+        check_plots.holdout_coverage(panels[1], fit)
     return figure
 
 
-def _influence(scene: FigureInputs) -> Figure | None:
-    fit = fit_of(scene.source)
-    if scene.best is None or not fit.influence:
+def _influence(inputs: FigureInputs) -> Figure | None:
+    fit = fit_of(inputs.source)
+    if inputs.best is None or not fit.influence:
         return None
     figure = _figure(2.5)
     check_plots.influence(figure.subplots(), fit)
     return figure
 
 
-FIGURES: Mapping[str, Callable[[FigureInputs], Figure | None]] = {
-    "loss-compute": _loss_compute,
-    "optimum": _optimum,
-    "isoflop": _isoflop,
-    "surface": _surface,
-    "tokens": _tokens,
-    "models": _models,
-    "price": _price,
-    "serving": _serving,
-    "repeats": _repeats,
-    "skills": _skills,
-    "fit": _fit,
-    "residuals": _residuals,
-    "approaches": _approaches,
-    "holdout": _holdout,
-    "influence": _influence,
+BASIS = (
+    "The law is ${formula}$, fitted by {objective}, with N counted as {params} and C as {flops}; "
+    "{used} runs used, {dropped} dropped."
+)
+"""How the law was fitted; ends the captions of figures that show it on its own."""
+SIZES, COSTS, SHAPES, FIT, CHECKS = (
+    "Sizes and tokens", "Costs", "Width and depth", "Fit and measurement", "Checks",
+)  # fmt: skip
+"""Titles of sections; they stand in the report in the order in which the registry names them."""
+FIGURES: Mapping[str, ReportFigure] = {
+    "loss-compute": ReportFigure(
+        section="",
+        draw=_loss_compute,
+        caption="Loss against training compute. Points are runs, coloured by compute. {frontier}",
+    ),
+    "optimum": ReportFigure(
+        section=SIZES,
+        draw=_optimum,
+        caption="Compute-optimal parameters $N^*$ (left) and tokens $D^*$ (right) against compute, "
+        "with their {level} intervals. Points are the runs that were trained; dashes mark "
+        "extrapolation. Diamonds, where shown, are the minima of isoFLOP curves, found without the "
+        "law; triangles are published models at a compute of 6 N D.",
+    ),
+    "isoflop": ReportFigure(
+        section=SIZES,
+        draw=_isoflop,
+        caption="IsoFLOP curves: loss against model size at a fixed budget, by the law. {bottoms} "
+        "Points are runs; colour is the budget of a curve or a run. " + BASIS,
+    ),
+    "surface": ReportFigure(
+        section=SIZES,
+        draw=_surface,
+        caption="The loss surface over parameters and tokens. Thin lines are contours of equal "
+        "loss by the law, dotted lines join points of equal compute, a decade apart. Points are "
+        "runs. The thick line is the efficient frontier, the best split of each budget, dashed "
+        "where it extrapolates.",
+    ),
+    "models": ReportFigure(
+        section=SIZES,
+        draw=_models,
+        caption="Tokens per parameter against model size: the law's best split with its {level} "
+        "band, dashed where it extrapolates, the runs, and models whose size and tokens were "
+        "published (hollow: mixtures of experts, by active parameters). Those were trained on "
+        "other data, and many were to be served rather than compute-optimal: they give context "
+        "and do not test the law.",
+    ),
+    "tokens": ReportFigure(
+        section=SIZES,
+        draw=_tokens,
+        caption="Loss against model size at fixed numbers of tokens. Lines are the law, labelled "
+        "with D at the right; points are runs. " + BASIS,
+    ),
+    "price": ReportFigure(
+        section=COSTS,
+        draw=_price,
+        width=78,
+        caption="Additional compute that lowers the loss by the next 0.01 nats/token, against the "
+        "budget, when both budgets are split best; dashed beyond the runs, the band is its {level} "
+        "interval. Above the dotted line it exceeds the budget itself. The curve ends at 300 times "
+        "the budget, or where the law's irreducible loss E is less than 0.01 nats/token away.",
+    ),
+    "serving": ReportFigure(section=COSTS, draw=_serving, width=78, caption=_serving_caption),
+    "repeats": ReportFigure(section=COSTS, draw=_repeats, caption=_repeats_caption),
+    "skills": ReportFigure(
+        section=SHAPES,
+        draw=_skills,
+        caption=lambda inputs: context_plots.skills_caption(inputs.shapes),
+    ),
+    "fit": ReportFigure(
+        section=FIT,
+        draw=_fit,
+        width=82,
+        caption="Measured against fitted {target} (top), and the residuals in percent (bottom). "
+        "The band is the noise of one run, {noise}, a robust standard deviation about the law. "
+        + BASIS,
+    ),
+    "residuals": ReportFigure(
+        section=FIT,
+        draw=_residuals,
+        caption="Residuals against the quantities in which the runs differ; the band is the noise "
+        "of one run. A trend here means that the data deviate from the law systematically; the "
+        "intervals are then too narrow far from the runs.",
+    ),
+    "approaches": ReportFigure(
+        section=CHECKS,
+        draw=_approaches,
+        caption="Left: the exponent $a$ of $N^* ~ C^a$ by approaches 3, 2 and 1 with their {level} "
+        "intervals, and by the same law under other counting conventions. Right: $N^*$ by each "
+        "approach, dashed beyond the budgets that it was fitted to.",
+    ),
+    "holdout": ReportFigure(
+        section=CHECKS,
+        draw=_holdout,
+        caption="Held-out budgets, each predicted by the law fitted to all smaller ones. Left: "
+        "deviation of the predicted from the measured value; errors of one sign throughout mean "
+        "that the data deviate from the law systematically. Right, where there are several "
+        "budgets: the share of runs inside their {level} prediction intervals, and the range that "
+        "chance allows if the intervals are correct.",
+    ),
+    "influence": ReportFigure(
+        section=CHECKS,
+        draw=_influence,
+        caption="Influence: change of $N^*$ at {further} times the largest budget when a run, or a "
+        "cluster of runs that share a trunk, is left out and the law fitted again.",
+    ),
 }
+"""All figures, in the order in which they stand in the report."""

@@ -1,17 +1,13 @@
-"""A proposal as plain text for a terminal of 80 columns.
+"""Ledgers, comparisons, proposals of runs, rate scans and skills as text for a terminal.
 
-The ledger of forecasts as plain text and as JSON.
-
-A comparison of two laws as text for a terminal of 80 columns.
-
-The command `isoflop tuning`: learning-rate scans as a document and as a table for people.
+Documents that only the command line prints (`ledger_document`, `tuning_document`,
+`skills_document`) stand beside their tables.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,20 +20,19 @@ from fit.diagnostics.scans import SHOWN, SKILL_LEVEL, rate_scans, skills_by_shap
 from fit.forecasts.ledger import Ledger, LedgerEntry
 from fit.forecasts.scoring import SURE, Calibration, calibration
 from fit.quantities import count_noun, percent, power, short, three_digits
-from fit.report.text import LABEL, WIDTH, note_rows, one_line, shortened, table_text, wrapped
+from fit.report.text import TIMES, WIDTH, note_rows, one_line, row, shortened, table_text, wrapped
 
-SIGNS = {
+STATUSES = {
     "open": "its run has not been found yet",
-    "late": "known when it was sealed, or fitted: not counted",
+    "late": "its loss was known when it was sealed, or was fitted: not counted",
     "altered": "changed after it was sealed: not counted",
 }
-TIMES = "\N{MULTIPLICATION SIGN}"
-TIMES_OR_DIVIDED, PLUS_MINUS = "\N{MULTIPLICATION SIGN}/", "\N{PLUS-MINUS SIGN}"
-HEADINGS = ("params", "tokens", "width", "depth", "runs", "best rate", "90%", "loss", "cost")
+TIMES_OR_DIVIDED, PLUS_MINUS = f"{TIMES}/", "\N{PLUS-MINUS SIGN}"
+SCAN_HEADINGS = ("params", "tokens", "width", "depth", "runs", "best rate", "90%", "loss", "cost")
 
 
 def entry_text(entry: LedgerEntry) -> str:
-    """One forecast and what came of it."""
+    """One forecast and its outcome."""
     f, e = entry.forecast, entry.forecast.expected
     head = f"{f.name}, sealed {f.sealed}: {power(f.flops)} FLOP, by {f.source}"
     rows = [
@@ -51,40 +46,40 @@ def entry_text(entry: LedgerEntry) -> str:
         v, name = entry.outcome.verdict, entry.outcome.run
         rows.append(("measured", f"{v.measured:.4f}{f', {name}' if name else ', as given'}"))
         rows.append(("verdict", f"{entry.status}, {v.error:+.2%}, z = {v.z:+.2f}"))
-    if entry.status in SIGNS:
-        rows.append(("", f"{entry.status}: {SIGNS[entry.status]}"))
-    return "\n".join([wrapped(head), "", *(f"  {k:<17} {text}".rstrip() for k, text in rows)])
+    if entry.status in STATUSES:
+        rows.append(("", f"{entry.status}: {STATUSES[entry.status]}"))
+    return "\n".join([wrapped(head), "", *(row(k, text) for k, text in rows)])
 
 
 def ledger_text(ledger: Ledger) -> str:
-    """All forecasts, one a line, and how they did."""
+    """All forecasts as a table, and their calibration."""
     header = ("forecast", "FLOP", "forecast loss", "measured", "off", "z", "")
     rows = [_forecast_cells(e) for e in ledger.entries]
     lines = [table_text(header, rows)] if rows else ["no forecast is sealed"]
     lines += [wrapped(f"unreadable: {name}: {reason}") for name, reason in ledger.unreadable]
-    return "\n".join([*lines, "", *rate_lines(calibration(ledger))])
+    return "\n".join([*lines, "", *calibration_lines(calibration(ledger))])
 
 
 def rate_text(ledger: Ledger) -> str:
     """The running hit rate, and the calibration of z."""
-    return "\n".join(rate_lines(calibration(ledger)))
+    return "\n".join(calibration_lines(calibration(ledger)))
 
 
-def rate_lines(found: Calibration) -> Sequence[str]:
+def calibration_lines(c: Calibration) -> Sequence[str]:
     """The running hit rate and the calibration of z, in a sentence each."""
-    if not found.counted:
+    if not c.counted:
         return ["no forecast has been scored"]
-    assert found.promised is not None and found.low is not None and found.high is not None
+    assert c.promised is not None and c.low is not None and c.high is not None
     rate = (
-        f"{found.hits} of {count_noun(found.counted, 'forecast')} hit: "
-        f"{found.hits / found.counted:.0%} [{found.low:.0%}, {found.high:.0%}, {SURE:.0%} "
-        f"confidence], {percent(found.promised)} promised"
+        f"{c.hits} of {count_noun(c.counted, 'forecast')} hit: "
+        f"{c.hits / c.counted:.0%} [{c.low:.0%}, {c.high:.0%}, {SURE:.0%} "
+        f"confidence], {percent(c.promised)} promised"
     )
-    if found.counted < 3:
+    if c.counted < 3:
         return [wrapped(rate)]
     z = (
-        f"z as normal scores: mean {found.bias:+.2f} (0 if centred), root mean square "
-        f"{found.width:.2f} (1 if as wide as it should be)"
+        f"z as normal scores: mean {c.bias:+.2f} (0 if centred), root mean square "
+        f"{c.width:.2f} (1 if as wide as it should be)"
     )
     return [wrapped(rate), wrapped(z)]
 
@@ -118,26 +113,29 @@ def _forecast_row(entry: LedgerEntry) -> dict[str, Any]:
 def _forecast_cells(entry: LedgerEntry) -> tuple[str, ...]:
     """One forecast of the table."""
     f, e = entry.forecast, entry.forecast.expected
-    said = f"{e.loss:.4f} [{e.low:.4f}, {e.high:.4f}]"
+    expected = f"{e.loss:.4f} [{e.low:.4f}, {e.high:.4f}]"
     if entry.outcome is None:
-        return (f.name, power(f.flops), said, "-", "-", "-", entry.status)
+        return (f.name, power(f.flops), expected, "-", "-", "-", entry.status)
     v = entry.outcome.verdict
     measured = (f"{v.measured:.4f}", f"{v.error:+.2%}", f"{v.z:+.2f}")
-    return (f.name, power(f.flops), said, *measured, entry.status)
+    return (f.name, power(f.flops), expected, *measured, entry.status)
 
 
-def comparison_text(found: Comparison) -> str:
-    """A comparison as a table, and what it comes to in a sentence.
+def comparison_text(comparison: Comparison) -> str:
+    """A comparison of two laws as a table, with its conclusion in a sentence.
 
     Args:
-        found: The comparison.
+        comparison: The comparison.
     """
-    unit = found.unit.split("/")[0]
+    unit = comparison.unit.split("/")[0]
     header = [
-        "B's budget", "B's loss", "A needs", _level(found), f".01 {unit}: A", "B", "",
+        "B's budget", "B's loss", "A needs", _level_heading(comparison), f".01 {unit}: A", "B", "",
     ]  # fmt: skip
-    table = table_text(header, [_comparison_row(m) for m in found.rows]).splitlines()
-    legend = [_named("A", found.a, 0, found), _named("B", found.b, 1, found)]
+    table = table_text(header, [_comparison_row(m) for m in comparison.rows]).splitlines()
+    legend = [
+        _convention_line("A", comparison.a, 0, comparison),
+        _convention_line("B", comparison.b, 1, comparison),
+    ]
     about = "A needs this much of B's compute to reach the loss of B's best split."
     parts = [
         *legend,
@@ -146,16 +144,16 @@ def comparison_text(found: Comparison) -> str:
         "",
         *(f"  {line}" for line in table),
         "",
-        _comparison_conclusion(found),
+        _comparison_conclusion(comparison),
     ]
-    if found.interval is not None:
-        parts.append(_pairing(found))
-    return "\n".join([*parts, *note_rows(found.warnings)])
+    if comparison.interval is not None:
+        parts.append(_interval_basis(comparison))
+    return "\n".join([*parts, *note_rows(comparison.warnings)])
 
 
-def _named(letter: str, name: str, place: int, found: Comparison) -> str:
-    """One of the two and how it counts."""
-    convention = found.conventions[place]
+def _convention_line(letter: str, name: str, place: int, comparison: Comparison) -> str:
+    """The name of one law and its counting convention."""
+    convention = comparison.conventions[place]
     counts = f"N {convention.get('params', '?')}, C {convention.get('flops', '?')}"
     return f"{letter}  {shortened(one_line(name), WIDTH - 7 - len(counts))} ({counts})"
 
@@ -170,9 +168,9 @@ def _comparison_row(match: BudgetComparison) -> tuple[str, ...]:
     return (power(match.flops), f"{match.loss_b:.4f}", needs, ends, *price, where)
 
 
-def _level(found: Comparison) -> str:
+def _level_heading(comparison: Comparison) -> str:
     """Heading of the intervals."""
-    return "" if found.level is None else f"{100 * found.level:g}% interval"
+    return "" if comparison.level is None else f"{100 * comparison.level:g}% interval"
 
 
 def _end(value: float) -> str:
@@ -181,16 +179,16 @@ def _end(value: float) -> str:
 
 
 def _price(factor: float | None) -> str:
-    """What the next 0.01 costs, over the budget."""
+    """Compute that the next 0.01 takes, relative to the budget."""
     if factor is None:
         return "never"
     return f"+{factor - 1:.1%}" if factor < 10 else f"{TIMES}{three_digits(factor)}"
 
 
-def _comparison_conclusion(found: Comparison) -> str:
-    """The largest budget that both cover, in words."""
-    inside = [m for m in found.rows if m.inside]
-    match = inside[-1] if inside else found.rows[-1]
+def _comparison_conclusion(comparison: Comparison) -> str:
+    """The comparison at the largest budget that both cover, in words."""
+    inside = [m for m in comparison.rows if m.inside]
+    match = inside[-1] if inside else comparison.rows[-1]
     where = "inside the runs of both" if inside else "beyond the runs of one of them"
     m = match.multiplier
     if not math.isfinite(m.value):
@@ -199,29 +197,29 @@ def _comparison_conclusion(found: Comparison) -> str:
     text = (
         f"At {power(match.flops)} FLOP ({where}) A needs {TIMES}{three_digits(m.value)}{ends} of "
     )
-    return wrapped(text + f"B's compute for the same loss: {_winner(match)}.")
+    return wrapped(text + f"B's compute for the same loss: {_cheaper(match)}.")
 
 
-def _winner(match: BudgetComparison) -> str:
-    """Which of the two is cheaper."""
+def _cheaper(match: BudgetComparison) -> str:
+    """Which of the two needs less compute."""
     m = match.multiplier
     if m.low is not None and m.high is not None and m.low <= 1 <= m.high:
-        return "the two cannot be told apart there"
+        return "the two cannot be distinguished there"
     return "A is the cheaper" if m.value < 1 else "B is the cheaper"
 
 
-def _pairing(found: Comparison) -> str:
-    """What the intervals rest on."""
-    if not found.runs_paired:
-        return wrapped(f"Intervals by {found.interval}; no runs of the two are the same cell.")
-    text = f"Intervals by {found.interval}, {count_noun(found.runs_paired, 'run')} paired"
-    if found.correlation is not None:
-        text += f": their residuals correlate by {found.correlation:.2f}"
+def _interval_basis(comparison: Comparison) -> str:
+    """How the intervals were obtained."""
+    if not comparison.runs_paired:
+        return wrapped(f"Intervals by {comparison.interval}; no runs of the two are the same cell.")
+    text = f"Intervals by {comparison.interval}, {count_noun(comparison.runs_paired, 'run')} paired"
+    if comparison.correlation is not None:
+        text += f": their residuals correlate by {comparison.correlation:.2f}"
     return wrapped(text + ".")
 
 
 def proposal_text(proposal: Proposal, folder: Path, launch: str | None) -> str:
-    """The runs, their bill, what they buy, and how to launch them.
+    """Proposed runs, their compute, the precision that they add, and how to launch them.
 
     Args:
         proposal: The next runs.
@@ -235,25 +233,20 @@ def proposal_text(proposal: Proposal, folder: Path, launch: str | None) -> str:
         "",
         table_text(("run", "N", "D", "D/N", "FLOP", "spent"), [_run_row(r) for r in p.runs]),
         "",
-        _label_row("runs", f"{_counts(p)}, {_bill(p)}"),
-        _label_row("now", _now(p)),
-        _label_row("after", _worth(p.after, p)),
+        row("runs", f"{_counts(p)}, {_spend_text(p)}"),
+        row("now", "no runs yet" if p.before is None else _precision_text(p.before, p)),
+        row("after", _precision_text(p.after, p)),
         "",
         table_text(("spend", "FLOP", "runs", "N*", "loss"), [_step_row(s) for s in p.steps]),
         "",
-        *_wrapped(_suggest_conclusion(p)),
+        wrapped(_suggest_conclusion(p)),
         "",
-        *_wrapped(_small_print(p)),
+        wrapped(_assumptions(p)),
         *note_rows(p.notes),
         "",
         *_launch_rows(folder, launch),
     ]
     return "\n".join(line.rstrip() for line in rows)
-
-
-def _label_row(label: str, text: str) -> str:
-    """A label and its text."""
-    return f"  {label:<{LABEL}} {text}"
 
 
 def _run_row(run: SuggestedRun) -> tuple[str, ...]:
@@ -271,31 +264,26 @@ def _run_row(run: SuggestedRun) -> tuple[str, ...]:
 
 
 def _counts(p: Proposal) -> str:
-    """How many runs, and in how many trunks where they share any."""
+    """Number of runs, and of trunks where runs share them."""
     trunks = len({(r.shape, r.seed) for r in p.runs})
     if not p.shared or trunks == len(p.runs):
         return str(len(p.runs))
     return f"{len(p.runs)} in {count_noun(trunks, 'trunk')}"
 
 
-def _bill(p: Proposal) -> str:
-    """What is spent, and what shared trunks save."""
+def _spend_text(p: Proposal) -> str:
+    """Compute spent, and what shared trunks save."""
     alone = sum(r.flops for r in p.runs)
     text = f"{power(p.flops_spent)} of {power(p.spend)} FLOP"
     saved = 1 - p.flops_spent / alone
     return f"{text}; shared trunks save {saved:.0%}" if saved > 0.005 else text
 
 
-def _now(p: Proposal) -> str:
-    """The present interval."""
-    return "no runs yet" if p.before is None else _worth(p.before, p)
-
-
-def _worth(precision: Precision, p: Proposal) -> str:
-    """An interval in words."""
+def _precision_text(precision: Precision, p: Proposal) -> str:
+    """The intervals of N* and of the loss in words."""
     n, margin = short(p.params), precision.loss_margin
     if not math.isfinite(precision.params_factor):
-        return "nothing is known: too few runs"
+        return "not determined: too few runs"
     return (
         f"N* {n} {TIMES_OR_DIVIDED}{precision.params_factor:.3g}, "
         f"loss {p.loss:.4f} {PLUS_MINUS}{margin:.2g} nats/token"
@@ -303,7 +291,7 @@ def _worth(precision: Precision, p: Proposal) -> str:
 
 
 def _step_row(step: SpendStep) -> tuple[str, ...]:
-    """What a part of the spend buys."""
+    """Precision after a part of the spend."""
     precision = step.precision
     return (
         f"{step.share:.0%}",
@@ -315,7 +303,7 @@ def _step_row(step: SpendStep) -> tuple[str, ...]:
 
 
 def _suggest_conclusion(p: Proposal) -> str:
-    """What the next tenth would buy, in two sentences."""
+    """How much the next tenth of the spend would narrow the intervals."""
     last, more = p.steps[-2], p.steps[-1]
     factors = [s.precision.params_factor for s in (last, more)]
     margins = [s.precision.loss_margin for s in (last, more)]
@@ -328,22 +316,17 @@ def _suggest_conclusion(p: Proposal) -> str:
         f"{more.share - 1:.0%} more spend ({amount} FLOP) narrows N*'s interval from "
         f"{TIMES_OR_DIVIDED}{factors[0]:.4g} to {TIMES_OR_DIVIDED}{factors[1]:.4g}, and the "
         f"loss's from {PLUS_MINUS}{margins[0]:.3g} to {PLUS_MINUS}{margins[1]:.3g} nats/token. "
-        "Stop where that is not worth its price."
+        "Stop where this gain is not worth its price."
     )
 
 
-def _small_print(p: Proposal) -> str:
-    """What the expectation rests on."""
+def _assumptions(p: Proposal) -> str:
+    """Assumptions behind the expected intervals."""
     text = (
         f"Intervals are {p.level:.0%} ones at {power(p.flops)} FLOP, expected to first order if "
         f"the law holds; one run's noise is taken as {p.noise:.2%} of the loss"
     )
     return text + (f", {p.shared:.0%} of its square shared by a trunk." if p.shared else ".")
-
-
-def _wrapped(text: str) -> list[str]:
-    """A paragraph."""
-    return textwrap.wrap(text, WIDTH, break_on_hyphens=False)
 
 
 def _launch_rows(folder: Path, launch: str | None) -> list[str]:
@@ -388,7 +371,7 @@ def tuning_listing(document: dict[str, Any]) -> str:
     """The table of scans, and the notes beneath."""
     rows = [_scan_cells(scan) for scan in document["scans"]]
     lines = [
-        table_text(HEADINGS, rows),
+        table_text(SCAN_HEADINGS, rows),
         "",
         "best rate: in the rule's unit, at the base width where records know it",
         "cost: nats lost there at the best rate of the smallest size",
@@ -433,7 +416,7 @@ def skills_document(runs: Path, *, where: str | None = None) -> dict[str, Any]:
 
 
 def skills_listing(document: Mapping[str, Any]) -> str:
-    """The table that people see: the costliest skills, in thousandths of a nat."""
+    """The skills with the largest excess loss as a table, in thousandths of a nat."""
     rows = document["shapes"]
     cost = {s: max(row["excess"][s]["mean"] for row in rows) for s in rows[0]["excess"]}
     skills = sorted(cost, key=lambda s: -cost[s])[:SHOWN]

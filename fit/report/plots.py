@@ -29,6 +29,8 @@ BAND = "#7a7a7a"
 FAINT = "#b8b8b8"
 ACCENT = "#b5402a"
 """For what is neither run nor law: known entropy, cross-checks."""
+BLUE = "#3b6fa5"
+"""For published models, serving, and the second cross-check."""
 SHOWN_OF_MAP = (0.0, 0.86)
 """The end of viridis that is too pale on paper is left out."""
 RUN_SIZE = 14.0

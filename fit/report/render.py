@@ -1,9 +1,8 @@
-"""A report as one HTML file that needs nothing else: figures inside it, no script, no address.
+"""Write a report as PDF or as one self-contained HTML file, with its figures.
 
-A fit as a PDF or one HTML file to send to a colleague: the answer first, then the rest.
-
-The report is a function of `fit.json`: the same fit gives the same bytes. Figures are matplotlib's,
-as vectors; typst sets the pages with the fonts that it carries.
+The report is a function of `fit.json`: the same fit gives the same bytes. `write_report` draws the
+figures (`figures.py`), gathers words and tables (`summary_page.py`) and sets the pages: `typeset`
+by typst with the fonts that it carries, `html_page` as HTML without scripts or external addresses.
 """
 
 from __future__ import annotations
@@ -23,10 +22,9 @@ from fit.data.readers import load
 from fit.errors import ReportError
 from fit.files import write_atomically
 from fit.forecasts.ledger import read_ledger
-from fit.report.context_plots import models_table
+from fit.report.context_plots import models_table, shapes_of
 from fit.report.figures import RenderedFigure, draw_figures, draw_shapes
-from fit.report.shapes import shape_report_content, shapes_of
-from fit.report.summary_page import report_content
+from fit.report.summary_page import report_content, shape_report_content
 from fit.results import read_fit
 
 STYLE = Path(__file__).with_name("report.css")
@@ -46,15 +44,153 @@ LEDGER = "ledger"
 """Folder of sealed forecasts, beside those of the reports."""
 
 
-def hypertext(data: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
+def write_any(
+    folder: Path, *, out: Path | None = None, form: str = "pdf", asked: ReportRequest | None = None
+) -> Path:
+    """Write the report of a fit, or of a folder of runs that have not been fitted.
+
+    Args:
+        folder: Report folder, its `fit.json`, or a folder of run records.
+        out: Folder for a report on runs; None is `reports/` and the folder's name.
+        form: As in `write_report`.
+        asked: As in `write_report`.
+
+    Raises:
+        RecordError, FitError, QueryError, ReportError: As `write_report`, `write_shape_report`.
+    """
+    if not folder.is_dir() or (folder / "fit.json").exists() or not any(folder.glob(RECORDS)):
+        return write_report(folder, form=form, asked=asked)
+    return write_shape_report(folder, out or Path("reports") / folder.resolve().name, form=form)
+
+
+def write_report(folder: Path, *, form: str = "pdf", asked: ReportRequest | None = None) -> Path:
+    """Write a report and its figures into a report folder from its `fit.json`.
+
+    Args:
+        folder: Report folder, or the `fit.json` in it.
+        form: `pdf` writes `report.pdf`, `html` one self-contained `report.html`; either way
+            `figures/` gets every figure as PDF, as SVG and as CSV of the data drawn.
+        asked: Plots and prices that are requested beside the fit.
+
+    Returns:
+        Path of the report.
+
+    Raises:
+        RecordError: There is no readable fit, or the folder cannot be written to.
+        QueryError: The request cannot be met, such as an unknown device.
+        ReportError: matplotlib or typst is not installed, or the pages cannot be set.
+    """
+    _require("matplotlib", *(("typst",) if form == "pdf" else ()))
+    source = ScalingLaw.from_fit(read_fit(folder))
+    folder = folder.parent if folder.is_file() else folder
+    figures = draw_figures(source, asked)
+    content = report_content(
+        source,
+        folder=report_path(folder),
+        drawn=figures.keys(),
+        asked=asked,
+        ledger=read_ledger(folder.resolve().parent / LEDGER),
+    )
+    return _write_files(folder, content, figures, form)
+
+
+def write_shape_report(runs: Path, folder: Path, *, form: str = "pdf") -> Path:
+    """Write a report on runs of several shapes to which no law is fitted.
+
+    Args:
+        runs: Folder of run records with losses by skill.
+        folder: Folder of the report.
+        form: As in `write_report`.
+
+    Returns:
+        Path of the report.
+
+    Raises:
+        RecordError: The runs cannot be read, or the folder cannot be written to.
+        FitError: They have no losses by skill over several shapes.
+        ReportError: matplotlib or typst is not installed, or the pages cannot be set.
+    """
+    _require("matplotlib", *(("typst",) if form == "pdf" else ()))
+    table = load(runs)
+    shapes = shapes_of(table)
+    content = shape_report_content(folder.resolve().name, table, shapes)
+    return _write_files(folder, content, draw_shapes(shapes), form)
+
+
+def _write_files(
+    folder: Path, content: Mapping[str, Any], figures: Mapping[str, RenderedFigure], form: str
+) -> Path:
+    """Set the pages and write them with their figures."""
+    if form == "html":
+        pages = html_page(content, {n: f.svg for n, f in figures.items()}).encode()
+    else:
+        pages = typeset(content, {f"{n}.pdf": f.pdf for n, f in figures.items()})
+    for name, figure in figures.items():
+        for suffix, data in (("pdf", figure.pdf), ("svg", figure.svg), ("csv", figure.csv)):
+            write_atomically(folder / "figures" / f"{name}.{suffix}", data)
+    if "models" in figures:
+        write_atomically(folder / "figures" / "models-sources.csv", models_table())
+    path = folder / f"report.{form}"
+    write_atomically(path, pages)
+    return path
+
+
+def typeset(data: Mapping[str, Any], figures: Mapping[str, bytes]) -> bytes:
+    """Set the pages of a report as PDF.
+
+    Args:
+        data: Content as from `report_content`.
+        figures: PDF by file name.
+
+    Raises:
+        ReportError: The pages cannot be set.
+    """
+    import typst
+
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        (root / TEMPLATE.name).write_text(TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")
+        (root / "data.json").write_text(json.dumps(data), encoding="utf-8")
+        for file, content in figures.items():
+            (root / file).write_bytes(content)
+        try:
+            pages = typst.compile(str(root / TEMPLATE.name), root=name, ignore_system_fonts=True)
+        except RuntimeError as error:
+            raise ReportError(
+                f"typst could not set the report: {str(error).splitlines()[0]}. "
+                "The fit itself is complete; please report this error with its fit.json."
+            ) from error
+    return bytes(pages)
+
+
+def report_path(folder: Path) -> str:
+    """The folder as its report names it: reports/NAME, or empty where it lies elsewhere.
+
+    No path of this machine may stand in a report: the same fit gives the same bytes anywhere.
+    """
+    path = folder.resolve()
+    return f"reports/{path.name}" if path.parent.name == "reports" else ""
+
+
+def _require(*packages: str) -> None:
+    """Raise an error where an optional package is missing."""
+    missing = [p for p in packages if importlib.util.find_spec(p) is None]
+    if missing:
+        raise ReportError(
+            f"a report needs {' and '.join(missing)}, not installed here. "
+            "Run: pip install 'isoflop[report]', or fit with --no-report."
+        )
+
+
+def html_page(data: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
     """Set a report as HTML.
 
     Args:
-        data: What `sheet` returns.
+        data: Content as from `report_content`.
         figures: SVG by name of figure.
 
     Returns:
-        A whole document in UTF-8; the same report, the same text.
+        A complete HTML document.
     """
     name = escape(data["name"])
     parts = [
@@ -64,51 +200,51 @@ def hypertext(data: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
         f"<title>Scaling-law report: {name}</title>",
         f"<style>{STYLE.read_text(encoding='utf-8')}</style></head><body><main>",
         f'<p class="kind">Scaling-law report</p><h1>{name}</h1>',
-        f'<p class="about">{rich(data["about"])}</p>',
-        f'<p class="verdict">{"".join(_spoken(s, w) for s, w in data["verdict"])}</p>',
-        _answers(data),
+        f'<p class="about">{formatted_text(data["about"])}</p>',
+        f'<p class="verdict">{"".join(_styled(s, w) for s, w in data["verdict"])}</p>',
+        _answer_table(data),
         '<div class="sides">',
-        f"<section><h2>How sure it is</h2>{_marked(data['sure'])}</section>",
-        f"<section><h2>What could make it wrong</h2>{_marked(data['wrong'])}</section></div>",
+        f"<section><h2>How sure it is</h2>{_marked_list(data['sure'])}</section>",
+        f"<section><h2>What could make it wrong</h2>{_marked_list(data['wrong'])}</section></div>",
     ]
     if data["launch"] is not None:
-        parts.append(f"<p>Launch it:</p><pre>{_copied(data['launch'])}</pre>")
+        parts.append(f"<p>Launch it:</p><pre>{_command_html(data['launch'])}</pre>")
     counts = {"picture": 0, "table": 0}
     for section in data["sections"]:
         parts.append(_section(section, figures, counts))
     return "\n".join([*parts, "</main></body></html>", ""])
 
 
-def rich(text: str) -> str:
-    """A text of ours: what stands between dollar signs is mathematics."""
+def formatted_text(text: str) -> str:
+    """A text of the report as HTML, with mathematics between dollar signs."""
     parts = text.split("$")
     return "".join(mathematics(p) if i % 2 else escape(p) for i, p in enumerate(parts))
 
 
 def mathematics(text: str) -> str:
-    """The part of typst's notation that reports use: letters, Greek, powers, indices."""
+    """Mathematics as HTML; covers the part of typst's notation that reports use."""
     tokens = [t.strip() or " " for t in _TOKEN.findall(text)]
-    return f"<i class=m>{''.join(_set(tokens))}</i>"
+    return f"<i class=m>{''.join(_tokens_html(tokens))}</i>"
 
 
-def _set(tokens: list[str]) -> Iterable[str]:
-    """Set tokens one after the other, those after ^ and _ raised and lowered."""
+def _tokens_html(tokens: list[str]) -> Iterable[str]:
+    """Tokens as HTML, those after ^ and _ as superscripts and subscripts."""
     while tokens:
         token = tokens.pop(0)
         if token in ("^", "_"):
             tag = "sup" if token == "^" else "sub"
-            yield f"<{tag}>{''.join(_set(_group(tokens)))}</{tag}>"
+            yield f"<{tag}>{''.join(_tokens_html(_take_group(tokens)))}</{tag}>"
         else:
-            yield _letter(token)
+            yield _token_html(token)
 
 
-def _group(tokens: list[str]) -> list[str]:
-    """The next token, or what the next brackets hold, with its own index."""
+def _take_group(tokens: list[str]) -> list[str]:
+    """Remove and return the next token with its index, or the content of the next brackets."""
     if not tokens or tokens[0] != "(":
-        own = [tokens.pop(0)] if tokens else []
+        group = [tokens.pop(0)] if tokens else []
         if len(tokens) > 1 and tokens[0] == "_":
-            own += [tokens.pop(0), tokens.pop(0)]
-        return own
+            group += [tokens.pop(0), tokens.pop(0)]
+        return group
     depth, out = 0, []
     while tokens:
         token = tokens.pop(0)
@@ -119,8 +255,8 @@ def _group(tokens: list[str]) -> list[str]:
     return out[1:]
 
 
-def _letter(token: str) -> str:
-    """One token: Greek by its name, words and numbers upright, letters slanted."""
+def _token_html(token: str) -> str:
+    """One token: Greek letters by name, words and numbers upright, other letters in italics."""
     if token in GREEK:
         return GREEK[token]
     plain = token.strip('"') if token.startswith('"') else token.removeprefix("\\")
@@ -130,8 +266,8 @@ def _letter(token: str) -> str:
     return f"<span class=u>{word}</span>" if upright and plain.strip() else word
 
 
-def _spoken(style: str, words: str) -> str:
-    """A part of the sentence on top."""
+def _styled(style: str, words: str) -> str:
+    """A part of the sentences at the top of page 1."""
     tags: Mapping[str, Callable[[str], str]] = {
         "strong": lambda w: f"<strong>{escape(w)}</strong>",
         "loud": lambda w: f'<strong class="loud">{escape(w)}</strong>',
@@ -143,19 +279,19 @@ def _spoken(style: str, words: str) -> str:
 def _numbers(words: str) -> str:
     """Numbers such as 3.5e12 as powers of ten."""
 
-    def power(found: re.Match[str]) -> str:
-        head = "" if found[1] == "1" else f"{found[1]} × "
-        return f"{head}10<sup>{found[2].replace('-', '−')}</sup>"
+    def power(match: re.Match[str]) -> str:
+        head = "" if match[1] == "1" else f"{match[1]} × "
+        return f"{head}10<sup>{match[2].replace('-', '−')}</sup>"
 
     return _POWER.sub(power, escape(words))
 
 
-def _copied(words: str) -> str:
-    """A command to be copied: no invisible signs in it."""
+def _command_html(words: str) -> str:
+    """A command without the invisible break points, so that it can be copied."""
     return escape(words.replace("\N{ZERO WIDTH SPACE}", ""))
 
 
-def _answers(data: Mapping[str, Any]) -> str:
+def _answer_table(data: Mapping[str, Any]) -> str:
     """The table of page 1."""
     if data["answers"] is None:
         return ""
@@ -166,22 +302,23 @@ def _answers(data: Mapping[str, Any]) -> str:
     level = escape(data["level"])
     second = f"<th>best</th><th>{level} interval</th>" * len(data["answers"]["heads"])
     rows = "".join(
-        f'<tr><th scope="row">{rich(label)}</th>{"".join(_pair(c) for c in cells)}</tr>'
+        f'<tr><th scope="row">{formatted_text(label)}</th>'
+        f"{''.join(map(_value_and_interval, cells))}</tr>"
         for label, cells in data["answers"]["rows"]
     )
     head = f"<thead><tr><td></td>{heads}</tr><tr><td></td>{second}</tr></thead>"
     return f'<div class="wide"><table class="answers">{head}<tbody>{rows}</tbody></table></div>'
 
 
-def _pair(cells: list[str]) -> str:
+def _value_and_interval(cells: list[str]) -> str:
     """A value with its interval, or one text across both columns."""
     if len(cells) == 1:
         return f'<td colspan="2" class="both">{_numbers(cells[0])}</td>'
     return f'<td class="r">{_numbers(cells[0])}</td><td class="ends">{_numbers(cells[1])}</td>'
 
 
-def _marked(rows: Iterable[tuple[str, str]]) -> str:
-    """Judgements, each with its mark."""
+def _marked_list(rows: Iterable[tuple[str, str]]) -> str:
+    """Checks or notes, each with the mark of its grade."""
     items = "".join(
         f'<li class="{escape(g)}" data-mark="{MARKS[g]}">{escape(words)}</li>' for g, words in rows
     )
@@ -200,18 +337,18 @@ def _section(
 def _block(block: Mapping[str, Any], figures: Mapping[str, bytes], counts: dict[str, int]) -> str:
     """A figure, a table or a paragraph."""
     if block["kind"] == "words":
-        text = escape(block["text"]) if block["plain"] else rich(block["text"])
+        text = escape(block["text"]) if block["plain"] else formatted_text(block["text"])
         lead = f"<strong>{escape(block['lead'])}.</strong> " if block["lead"] else ""
-        code = f"<pre>{_copied(block['code'])}</pre>" if block["code"] else ""
+        code = f"<pre>{_command_html(block['code'])}</pre>" if block["code"] else ""
         return f"<p>{lead}{text}</p>{code}"
     numbered = block["kind"] == "picture" or bool(block["caption"] and not block["dense"])
     counts[block["kind"]] += numbered
     word = "Figure" if block["kind"] == "picture" else "Table"
     title = f"{word} {counts[block['kind']]}" if numbered else ""
-    words = f"{title}{': ' * numbered}{rich(block['caption'])}"
+    words = f"{title}{': ' * numbered}{formatted_text(block['caption'])}"
     caption = f"<figcaption>{words}</figcaption>" if block["caption"] else ""
     if block["kind"] == "picture":
-        drawing = _drawing(figures[block["name"]], block["name"], title)
+        drawing = _inline_svg(figures[block["name"]], block["name"], title)
         return f'<figure><div class="wide">{drawing}</div>{caption}</figure>'
     return f'<figure>{caption}<div class="wide">{_table(block)}</div></figure>'
 
@@ -219,7 +356,7 @@ def _block(block: Mapping[str, Any], figures: Mapping[str, bytes], counts: dict[
 def _table(block: Mapping[str, Any]) -> str:
     """A table of cells, each set as its column says."""
     columns = block["columns"]
-    heads = "".join(f"<th{_side(c)}>{rich(c['head'])}</th>" for c in columns)
+    heads = "".join(f"<th{_alignment(c)}>{formatted_text(c['head'])}</th>" for c in columns)
     head = f"<thead><tr>{heads}</tr></thead>" if any(c["head"] for c in columns) else ""
     rows = "".join(
         f"<tr>{''.join(_cell(w, c) for w, c in zip(row, columns, strict=True))}</tr>"
@@ -234,163 +371,29 @@ def _cell(words: str, column: Mapping[str, Any]) -> str:
     forms: Mapping[str, Callable[[str], str]] = {
         "number": _numbers,
         "span": _numbers,
-        "raw": lambda w: f"<code>{_copied(w)}</code>",
-        "symbol": rich,
-        "meaning": lambda w: f'<span class="grey">{rich(w)}</span>',
+        "raw": lambda w: f"<code>{_command_html(w)}</code>",
+        "symbol": formatted_text,
+        "meaning": lambda w: f'<span class="grey">{formatted_text(w)}</span>',
     }
-    return f"<td{_side(column)}>{forms.get(column['form'], escape)(words)}</td>"
+    return f"<td{_alignment(column)}>{forms.get(column['form'], escape)(words)}</td>"
 
 
-def _side(column: Mapping[str, Any]) -> str:
-    """Numbers stand on the right."""
+def _alignment(column: Mapping[str, Any]) -> str:
+    """Class of a right-aligned column."""
     return ' class="r"' if column["right"] else ""
 
 
-def _drawing(svg: bytes, name: str, title: str) -> str:
-    """A figure inside the page: no prolog, and ids that no other figure has."""
+def _inline_svg(svg: bytes, name: str, title: str) -> str:
+    """A figure inside the page: without prolog, and with ids that are unique on the page."""
     body = svg[svg.index(b"<svg") :]
     body = re.sub(rb"<metadata>.*?</metadata>", b"", body, flags=re.DOTALL)
     linked = set(_LINKED.findall(body))
     mark = name.encode()
 
-    def own(found: re.Match[bytes]) -> bytes:
-        return b' id="%s-%s"' % (mark, found[1]) if found[1] in linked else b""
+    def unique_id(match: re.Match[bytes]) -> bytes:
+        return b' id="%s-%s"' % (mark, match[1]) if match[1] in linked else b""
 
-    body = _NAMED.sub(own, body)
+    body = _NAMED.sub(unique_id, body)
     body = re.sub(rb'((?:href="#|url\(#))', rb"\1" + mark + b"-", body)
     head = f'<svg role="img" aria-label="{escape(title)}"'.encode()
     return body.replace(b"<svg", head, 1).decode()
-
-
-def write_any(
-    folder: Path, *, out: Path | None = None, form: str = "pdf", asked: ReportRequest | None = None
-) -> Path:
-    """Write the report of a fit, or of a folder of runs that none is made of.
-
-    Args:
-        folder: Report folder, its `fit.json`, or a folder of run records.
-        out: Where a report on runs goes; None is `reports/` and the folder's name.
-        form: As `write_report`.
-        asked: As `write_report`.
-
-    Raises:
-        RecordError, FitError, QueryError, ReportError: As those that it calls.
-    """
-    if not folder.is_dir() or (folder / "fit.json").exists() or not any(folder.glob(RECORDS)):
-        return write_report(folder, form=form, asked=asked)
-    return write_shape_report(folder, out or Path("reports") / folder.resolve().name, form=form)
-
-
-def write_report(folder: Path, *, form: str = "pdf", asked: ReportRequest | None = None) -> Path:
-    """Write a report and its figures into a report folder from its `fit.json`.
-
-    Args:
-        folder: Report folder, or the `fit.json` in it.
-        form: `pdf` writes `report.pdf`, `html` one self-contained `report.html`; either way
-            `figures/` gets every figure as PDF, as SVG and as CSV of the data drawn.
-        asked: Charts and prices that are asked for beside the fit.
-
-    Returns:
-        Path of the report.
-
-    Raises:
-        RecordError: No readable fit there, or the folder cannot be written to.
-        QueryError: What is asked for cannot be meant.
-        ReportError: matplotlib or typst is not installed, or the pages cannot be set.
-    """
-    _need("matplotlib", *(("typst",) if form == "pdf" else ()))
-    source = ScalingLaw.from_fit(read_fit(folder))
-    folder = folder.parent if folder.is_file() else folder
-    made = draw_figures(source, asked)
-    ledger = read_ledger(folder.resolve().parent / LEDGER)
-    drawn = tuple(made)
-    words = report_content(source, folder=place_of(folder), drawn=drawn, asked=asked, ledger=ledger)
-    return _written(folder, words, made, form)
-
-
-def write_shape_report(runs: Path, folder: Path, *, form: str = "pdf") -> Path:
-    """Write a report on runs of several shapes that no law is fitted to.
-
-    Args:
-        runs: Folder of run records with losses by skill.
-        folder: Where the report goes.
-        form: As `write_report`.
-
-    Returns:
-        Path of the report.
-
-    Raises:
-        RecordError: The runs cannot be read, or the folder cannot be written to.
-        FitError: They have no losses by skill over several shapes.
-        ReportError: matplotlib or typst is not installed, or the pages cannot be set.
-    """
-    _need("matplotlib", *(("typst",) if form == "pdf" else ()))
-    table = load(runs)
-    shapes = shapes_of(table)
-    words = shape_report_content(folder.resolve().name, table, shapes)
-    return _written(folder, words, draw_shapes(shapes), form)
-
-
-def _written(
-    folder: Path, words: Mapping[str, Any], made: Mapping[str, RenderedFigure], form: str
-) -> Path:
-    """Set the pages and write them with their figures."""
-    if form == "html":
-        pages = hypertext(words, {n: d.svg for n, d in made.items()}).encode()
-    else:
-        pages = typeset(words, {f"{n}.pdf": d.pdf for n, d in made.items()})
-    for name, drawn in made.items():
-        for suffix, content in (("pdf", drawn.pdf), ("svg", drawn.svg), ("csv", drawn.csv)):
-            write_atomically(folder / "figures" / f"{name}.{suffix}", content)
-    if "models" in made:
-        write_atomically(folder / "figures" / "models-sources.csv", models_table())
-    path = folder / f"report.{form}"
-    write_atomically(path, pages)
-    return path
-
-
-def typeset(data: Mapping[str, Any], figures: Mapping[str, bytes]) -> bytes:
-    """Set the pages of a report.
-
-    Args:
-        data: What `sheet` returns.
-        figures: File names and contents.
-
-    Raises:
-        ReportError: The pages cannot be set.
-    """
-    import typst
-
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        (root / TEMPLATE.name).write_text(TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")
-        (root / "data.json").write_text(json.dumps(data), encoding="utf-8")
-        for file, content in figures.items():
-            (root / file).write_bytes(content)
-        try:
-            pages = typst.compile(str(root / TEMPLATE.name), root=name, ignore_system_fonts=True)
-        except RuntimeError as error:
-            raise ReportError(
-                f"typst could not set the report: {str(error).splitlines()[0]}. "
-                "The fit itself is whole; please report this with its fit.json."
-            ) from error
-    return bytes(pages)
-
-
-def place_of(folder: Path) -> str:
-    """The folder as its report names it: reports/NAME, or nothing where it lies elsewhere.
-
-    The same fit gives the same bytes wherever it lies, so no path of this machine stands in them.
-    """
-    whole = folder.resolve()
-    return f"reports/{whole.name}" if whole.parent.name == "reports" else ""
-
-
-def _need(*packages: str) -> None:
-    """Refuse where an optional package is missing."""
-    missing = [p for p in packages if importlib.util.find_spec(p) is None]
-    if missing:
-        raise ReportError(
-            f"a report needs {' and '.join(missing)}, not installed here. "
-            "Run: pip install 'isoflop[report]', or fit with --no-report."
-        )

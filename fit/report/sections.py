@@ -1,22 +1,28 @@
-"""The sections of a report after its first page: what is shown, in which order, in which words.
+"""The sections of a report after page 1: figures, tables and paragraphs, in their order.
 
-What stands under each figure of a report; mathematics between dollar signs.
+Figures come from the registry in `figures.py`; rows of cells from `tables.py`; here they get
+headings, captions and an order. Text between dollar signs is mathematics.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Mapping
-from types import MappingProxyType
 
-from fit.allocation.scaling_law import ScalingLaw, splits_budgets
+import numpy as np
+
+from fit.allocation.costs import USUAL_MFU, next_price
+from fit.allocation.scaling_law import ScalingLaw, fit_of, further_budget, splits_budgets
 from fit.forecasts.ledger import Ledger
 from fit.forecasts.scoring import calibration
 from fit.inference.intervals import METHODS
 from fit.laws.families import law
-from fit.quantities import percent, power
-from fit.query.question import Answer
-from fit.report import tables
-from fit.report.listings import rate_lines
+from fit.quantities import percent, power, short, three_digits
+from fit.query.answer import answer
+from fit.query.question import Answer, Question, Regret
+from fit.report import figures, tables
+from fit.report.figures import FigureInputs
+from fit.report.listings import calibration_lines
 from fit.report.tables import (
     Block,
     FigureBlock,
@@ -28,182 +34,71 @@ from fit.report.tables import (
     right,
     wide,
 )
-from fit.results import Fit, is_unidentified
+from fit.report.text import DASH, TIMES, convention_cells
+from fit.results import Fit
 
-BASIS = (
-    "The law is ${formula}$ by {objective}, N counted as {params} and C as {flops}; {used} runs "
-    "used, {dropped} dropped."
-)
-"""How the law came about; the captions of figures that show it alone end with it."""
-CAPTIONS: Mapping[str, str] = MappingProxyType(
-    {
-        "loss-compute": "Loss against training compute. Points are runs, coloured by compute. "
-        "{frontier}",
-        "optimum": "Compute-optimal parameters $N^*$ (left) and tokens $D^*$ (right) with their "
-        "{level} intervals. Points are the runs that were trained, dashes extrapolation. Where "
-        "there are any, diamonds are the bottoms of isoFLOP valleys, found without the law, and "
-        "triangles published models at the 6 N D that they took.",
-        "models": "Tokens per parameter against size: the law's best split with its {level} band, "
-        "dashed where it extrapolates, the runs, and models whose size and tokens were published "
-        "(hollow: of experts, by active parameters). They were trained on other data, and many to "
-        "be served and not to be compute-optimal: beside the law, not a test of it.",
-        "isoflop": "IsoFLOP curves: loss against size when a fixed budget is spent, by the law. "
-        "{bottoms} Points are runs; a run lies on the curve of its own budget (its colour). "
-        + BASIS,
-        "surface": "The loss surface: thin lines join sizes and lengths of equal loss by the law, "
-        "dotted ones those of equal compute, a decade apart. Points are runs. The thick line is "
-        "the efficient frontier, the best split of every budget, dashed where it extrapolates.",
-        "tokens": "Loss against size at equal token counts. Lines are the law, each named by its D "
-        "at the right; points are runs. " + BASIS,
-        "price": "Compute beyond each budget that takes the loss down by the next 0.01 "
-        "nats/token, when both are split best; dashed beyond the runs, the band its {level} "
-        "interval. Above the dotted line it is more than the budget itself. The curve ends at 300 "
-        "times that, or where the law's E is nearer than the step.",
-        "serving": "{serving}",
-        "repeats": "{repeats}",
-        "fit": "Measured against fitted {target}, and the residuals beneath in percent. The band "
-        "is the noise of one run, {noise}, a robust standard deviation about the law. " + BASIS,
-        "residuals": "Residuals against what the runs differ in; the band is one run's noise. A "
-        "trend here means that the law bends: then the intervals are too narrow far from the "
-        "runs.",
-        "approaches": "Left: the exponent $a$ of $N^* ~ C^a$ by approaches 3, 2 and 1 with their "
-        "{level} intervals, and by the same law under other ways of counting. Right: the $N^*$ of "
-        "each approach, dashed beyond what it rests on.",
-        "holdout": "Held-out budgets, each predicted by the law fitted to all smaller ones. Left: "
-        "predicted over measured loss; one sign all the way means that the law bends. Right, where "
-        "there are several: the share of runs inside their {level} prediction intervals, and the "
-        "range in which it would lie by chance if these were true.",
-        "influence": "What decides the answer: $N^*$ at {further} times the largest budget when a "
-        "run, or a cluster of runs that share a trunk, is left out and the law fitted again.",
-        "skills": "Loss by shape at {length} tokens: what each skill costs above a perfect "
-        "predictor [nats/1000 per token], mean over seeds, half of its 90% interval beneath. Read "
-        "along a row for what width buys, up a column for what depth buys; the darker, the better.",
-    }
-)
 MEANINGS = {
     "E": "nats/token, the loss of a perfect predictor",
     "A": 'nats/token $times$ $"parameters"^alpha$',
     "B": 'nats/token $times$ $"tokens"^beta$',
-    "alpha": "how fast parameters pay",
-    "beta": "how fast tokens pay",
+    "alpha": "exponent of the parameters",
+    "beta": "exponent of the tokens",
     "a": "$N^*$ grows as $C^a$ where $C = k N D$",
     "b": "$D^*$ grows as $C^b$ where $C = k N D$",
 }
-"""Of the two-term law's parameters; other laws say theirs in their formula."""
-COSTS = "What it costs"
-PARTS = {
-    "": ("loss-compute",),
-    "Sizes and tokens": ("optimum", "isoflop", "surface", "models", "tokens"),
-    COSTS: ("price", "serving", "repeats"),
-    "Width and depth": ("skills",),
-    "Fit and measurement": ("fit", "residuals"),
-}
-"""Sections of figures."""
-NARROW = {"fit": 82, "price": 78, "serving": 78}
-"""Figures that are not as wide as the text, in percent of it."""
+"""Parameters of the two-term law; for other laws the formula itself is shown instead."""
 
 
-def caption(name: str, words: Mapping[str, str]) -> str:
-    """A figure's caption.
-
-    Args:
-        name: Of the figure.
-        words: What the braces stand for; dollar signs in them would be mathematics, and are left
-            out where they come from the input.
-    """
-    return CAPTIONS[name].format_map(words)
-
-
-def chapters(
-    source: ScalingLaw,
+def report_sections(
+    inputs: FigureInputs,
     drawn: Collection[str],
-    words: Mapping[str, str],
-    further: Answer | None,
-    costs: Collection[Table] = (),
+    recommendation: Answer | None,
     ledger: Ledger | None = None,
 ) -> tuple[Section, ...]:
-    """The sections of a report, those with nothing to show left out.
+    """The sections of a report after page 1, those with nothing to show left out.
 
     Args:
-        source: A fit as a source.
-        drawn: Names of the figures there are.
-        words: What captions say, see `captions_words`.
-        further: The answer that page 1 recommends, where there is one.
-        costs: Tables of the section on costs.
-        ledger: Forecasts that were sealed, where there are any.
+        inputs: The fit as a source, and what is requested beside it.
+        drawn: Names of the figures that were drawn.
+        recommendation: The answer that page 1 recommends, where there is one.
+        ledger: Sealed forecasts, where there are any.
+
+    Raises:
+        QueryError: The device is not known, or a number is out of range.
     """
-    fit = source.fit
-    assert fit is not None
+    source, fit = inputs.source, fit_of(inputs.source)
     law = Section(title="The law", blocks=(_theta(fit),))
-    first = () if splits_budgets(source) else (law,)
-    shown = [
-        Section(title=title, blocks=_pictures(names, drawn, words))
-        for title, names in PARTS.items()
-    ]
-    place = list(PARTS).index(COSTS)
-    shown[place] = Section(title=COSTS, blocks=(*costs, *shown[place].blocks))
-    found = (
-        *first,
-        *shown,
-        Section(title="Checks", blocks=_checks(fit, drawn, words)),
-        *(() if first else (law,)),
+    # A law that splits no budget has no answers on page 1: its parameters come first.
+    first = not splits_budgets(source)
+    further = figures.caption_words(source)["further"]
+    tables_before = {"price": (_regret_table(inputs), _price_table(inputs))}
+    tables_after = {
+        "approaches": (_exponents(fit), _conventions(fit)),
+        "holdout": (_holdout(fit), _rolling(fit)),
+        "influence": (_influence(fit, further),),
+    }
+    shown: dict[str, list[Block | None]] = {}
+    for name, figure in figures.FIGURES.items():
+        blocks = shown.setdefault(figure.section, [])
+        blocks += tables_before.get(name, ())
+        if name in drawn:
+            caption = figures.figure_caption(name, inputs)
+            blocks.append(FigureBlock(name=name, caption=caption, width=figure.width))
+        blocks += tables_after.get(name, ())
+    sections = (
+        *([law] if first else []),
+        *(Section(title=t, blocks=tuple(b for b in bs if b)) for t, bs in shown.items()),
+        *([] if first else [law]),
         Section(title="Forecasts", blocks=_forecasts(ledger)),
         Section(title="Runs", blocks=_runs(fit)),
         Section(title="Method", blocks=_method(source)),
-        Section(title="Data, options and versions", blocks=(_facts(fit), *_launch(further))),
+        Section(title="Data, options and versions", blocks=(_facts(fit), *_launch(recommendation))),
     )
-    return tuple(s for s in found if s.blocks)
-
-
-def caption_words(source: ScalingLaw, further: str) -> dict[str, str]:
-    """What stands in the braces of captions.
-
-    Args:
-        source: A fit as a source.
-        further: The second budget of page 1 over the largest fitted.
-    """
-    fit = source.fit
-    assert fit is not None
-    level = percent(fit.interval.level)
-    shown = splits_budgets(source) and not is_unidentified(fit)
-    basis = {k: v.replace("$", "") for k, v in tables.basis(fit).items()}
-    return {
-        **basis,
-        "serving": "",
-        "repeats": "",
-        "length": "",
-        "formula": source.law.formula,
-        "dropped": str(len(fit.runs_dropped)),
-        "level": level,
-        "noise": f"{100 * fit.noise:.2g}%",
-        "further": further,
-        "target": tables.target_name(source.law.name),
-        "frontier": "Thin lines are the law at single sizes. The black line is the frontier, the "
-        "least loss that a budget buys, dashed where it extrapolates; the band is its "
-        f"{level} confidence interval."
-        if shown
-        else "The law is not drawn: these runs do not tell it.",
-        "bottoms": "Dashes lie outside the sizes that were trained; the black line joins the "
-        "lowest points."
-        if shown
-        else "The curves end with the sizes that were trained, and no optimum is drawn: these runs "
-        "do not tell it.",
-    }
-
-
-def _pictures(
-    names: Collection[str], drawn: Collection[str], words: Mapping[str, str]
-) -> tuple[Block, ...]:
-    """Those figures that there are."""
-    return tuple(
-        FigureBlock(name=n, caption=caption(n, words), width=NARROW.get(n, 100))
-        for n in names
-        if n in drawn
-    )
+    return tuple(s for s in sections if s.blocks)
 
 
 def _theta(fit: Fit) -> Table:
-    """The parameters with their intervals."""
+    """Parameters and exponents with their intervals."""
     method = METHODS[fit.interval.method].caption
     meanings = MEANINGS if law(fit.law).two_terms is not None else {}
     rows = tuple(
@@ -223,22 +118,10 @@ def _theta(fit: Fit) -> Table:
     )
 
 
-def _checks(fit: Fit, drawn: Collection[str], words: Mapping[str, str]) -> tuple[Block, ...]:
-    """Other approaches, other ways of counting, predictions of what was held out, influence."""
-    blocks: list[Block] = [*_pictures(["approaches"], drawn, words)]
-    if fit.exponents:
-        blocks.append(_exponents(fit))
-    if fit.conventions:
-        blocks.append(_conventions(fit))
-    blocks += _pictures(["holdout"], drawn, words)
-    blocks += [b for b in (_holdout(fit), _rolling(fit)) if b is not None]
-    blocks += _pictures(["influence"], drawn, words)
-    blocks += [_influence(fit, words["further"])] if fit.influence else []
-    return tuple(blocks)
-
-
-def _exponents(fit: Fit) -> Table:
-    """The exponent by each approach."""
+def _exponents(fit: Fit) -> Table | None:
+    """The exponent of N* by each approach."""
+    if not fit.exponents:
+        return None
     return Table(
         columns=(
             left("approach"),
@@ -251,59 +134,64 @@ def _exponents(fit: Fit) -> Table:
     )
 
 
-def _conventions(fit: Fit) -> Table:
-    """The same runs counted otherwise."""
+def _conventions(fit: Fit) -> Table | None:
+    """The law fitted to the same runs under other counting conventions."""
+    if not fit.conventions:
+        return None
     return Table(
         columns=(left("$N$ counts"), left("$C$ counts"), right("$a$"), right("$D\\/N$")),
-        rows=tuple(tuple(tables.convention(c)) for c in fit.conventions),
-        caption="The same runs under other ways of counting. $D\\/N$ is at the largest budget. The "
-        "choice alone moves the exponent at small scale; an answer holds in its own convention "
-        "only.",
+        rows=tuple(tuple(convention_cells(c)) for c in fit.conventions),
+        caption="The same runs under other counting conventions. $D\\/N$ is at the largest budget. "
+        "At small scale the choice alone changes the exponent; an answer holds only in its own "
+        "convention.",
     )
 
 
 def _holdout(fit: Fit) -> Table | None:
-    """The largest budget, predicted by the smaller ones."""
-    h = tables.holdout(fit)
+    """The largest budget, predicted by the law fitted to the smaller ones."""
+    h = fit.holdout
     if h is None:
         return None
+    rows = tables.holdout(h, fit)
     text = (
-        f"Holdout: runs of {math_power(h['budget'])} FLOP and more, predicted by a law fitted to "
-        f"the smaller runs alone{_unit(fit)}."
+        f"Holdout: runs from {math_power(power(h.budget))} FLOP up, predicted by a law fitted to "
+        f"the smaller runs only{_unit(fit)}."
     )
-    if h["covered"] is not None:
-        text += f" {h['covered']} of them lie in their prediction intervals."
-    if h["count"] > len(h["rows"]):
-        text += f" The first {len(h['rows'])} of {h['count']}."
+    if h.covered is not None:
+        text += f" {h.covered:.0%} of them lie in their prediction intervals."
+    if len(h.runs) > len(rows):
+        text += f" The first {len(rows)} of {len(h.runs)}."
     return Table(
         columns=(left("run", "raw"), right("predicted"), right("measured"), right("error")),
-        rows=tuple(tuple(r) for r in h["rows"]),
+        rows=tuple(tuple(r) for r in rows),
         caption=text,
     )
 
 
 def _unit(fit: Fit) -> str:
-    """Unit of what is predicted."""
+    """The unit of the predicted quantity, in brackets."""
     return {"loss": " [nats/token]", "batch": " [tokens]"}.get(tables.target_name(fit.law), "")
 
 
 def _rolling(fit: Fit) -> Table | None:
-    """Each budget, predicted by all smaller ones."""
+    """Each budget, predicted by the law fitted to all smaller ones."""
     rows = tables.rolling(fit)
     if len(rows) < 2:
         return None
     level = percent(fit.interval.level)
-    heads = ("runs", "resting on", "mean error", "largest", f"in {level} prediction")
+    heads = ("runs", "fitted to", "mean error", "largest", f"in {level} prediction")
     return Table(
         columns=(right("budget [FLOP]", "number"), *(right(h) for h in heads)),
         rows=tuple(tuple(r) for r in rows),
         caption="Rolling holdout: each budget predicted by the law fitted to all smaller ones. "
-        "Errors are predicted against measured.",
+        "Errors are those of the prediction, relative to the measured value.",
     )
 
 
-def _influence(fit: Fit, further: str) -> Table:
-    """What decides the answer."""
+def _influence(fit: Fit, further: str) -> Table | None:
+    """How much N* changes when a run or a cluster is left out."""
+    if not fit.influence:
+        return None
     return Table(
         columns=(
             left("left out", "raw"),
@@ -312,59 +200,58 @@ def _influence(fit: Fit, further: str) -> Table:
             right("cost [FLOP]", "number"),
         ),
         rows=tuple(tuple(r) for r in tables.influence(fit)),
-        caption=f"What decides the answer: $N^*$ at {further} times the largest budget when a run "
-        "(or all runs of one cluster) is left out and the law fitted again; its share of the "
-        "squared changes of all, and what doing it again costs.",
+        caption=f"Influence: change of $N^*$ at {further} times the largest budget when a run (or "
+        "all runs of one cluster) is left out and the law fitted again, its share of the sum of "
+        "all squared changes, and the compute that repeating it would cost.",
     )
 
 
 def _forecasts(ledger: Ledger | None) -> tuple[Block, ...]:
-    """What was sealed before its run, and what came of it."""
+    """Forecasts that were sealed before their runs, and their outcomes."""
     if ledger is None or not ledger.entries:
         return ()
-    heads = ("FLOP", "forecast", "interval", "measured", "off", "")
+    heads = ("FLOP", "forecast", "interval", "measured", "error", "")
     forms = ("number", "text", "span", "text", "text", "text")
-    columns = (left("sealed forecast", "raw"), *map(right, heads, forms))
-    said = (" ".join(t.split()).rstrip(".") for t in rate_lines(calibration(ledger)))
-    text = " ".join(f"{t[:1].upper()}{t[1:]}." for t in said)
+    sentences = (" ".join(t.split()).rstrip(".") for t in calibration_lines(calibration(ledger)))
+    text = " ".join(f"{t[:1].upper()}{t[1:]}." for t in sentences)
     table = Table(
-        columns=columns,
+        columns=(left("sealed forecast", "raw"), *map(right, heads, forms)),
         rows=tuple(tuple(r) for r in tables.forecasts(ledger)),
-        caption="Forecasts that were sealed before their runs, by any fit beside this one.",
+        caption="Forecasts that were sealed before their runs, from any fit in the same folder of "
+        "reports.",
     )
     return (Paragraph(text=text, plain=True), table)
 
 
 def _runs(fit: Fit) -> tuple[Block, ...]:
-    """The run table, and what was left out of the fit."""
-    found = tables.runs(fit)
-    shown, total = len(found["rows"]), found["total"]
+    """The runs that were fitted, and those that were left out."""
+    rows, total = tables.runs(fit), len(fit.points.run)
     text = (
-        f"The {shown} of {total} runs that lie farthest from the law, by compute; all stand in "
+        f"The {len(rows)} of {total} runs with the largest residuals, by compute; all are in "
         "fit.json."
     )
     what = tables.target_name(fit.law)
-    heads = ("width\N{MULTIPLICATION SIGN}depth", "$N$", "$D$")
+    heads = (f"width{TIMES}depth", "$N$", "$D$")
     columns = (
         wide("run", "raw"),
         *(right(h) for h in heads),
         right("$C$ [FLOP]", "number"),
         *(right(h) for h in ("lr", f"{what}{_unit(fit)}", "residual [%]")),
     )
-    kept = [i for i in range(len(columns)) if any(r[i] != tables.DASH for r in found["rows"])]
+    kept = [i for i in range(len(columns)) if any(r[i] != DASH for r in rows)]
     table = Table(
         columns=tuple(columns[i] for i in kept),
-        rows=tuple(tuple(r[i] for i in kept) for r in found["rows"]),
-        caption=text if shown < total else "",
+        rows=tuple(tuple(r[i] for i in kept) for r in rows),
+        caption=text if len(rows) < total else "",
         dense=True,
     )
     if not fit.runs_dropped:
         return (table,)
-    rows = tables.dropped(fit)
-    more = len(fit.runs_dropped) - len(rows)
+    listed = tables.dropped(fit)
+    more = len(fit.runs_dropped) - len(listed)
     dropped = Table(
-        columns=(left("left out of the fit", "raw"), wide("why")),
-        rows=tuple(tuple(r) for r in rows),
+        columns=(left("left out of the fit", "raw"), wide("reason")),
+        rows=tuple(tuple(r) for r in listed),
         caption=f"Left out of the fit; {more} more are not listed." if more else "",
         dense=True,
     )
@@ -372,30 +259,31 @@ def _runs(fit: Fit) -> tuple[Block, ...]:
 
 
 def _method(source: ScalingLaw) -> tuple[Block, ...]:
-    """How it was done, with sources."""
-    fit = source.fit
-    assert fit is not None
-    basis = {k: v.replace("$", "") for k, v in tables.basis(fit).items()}
+    """How the law, its intervals and the best split were obtained, with sources."""
+    fit = fit_of(source)
+    basis = tables.basis(fit)
     what = tables.target_name(source.law.name)
     of_loss = (
         "$L$ the held-out loss in nats per token, fitted to $ln L$"
         if what == "loss"
-        else (f"the best {what}, fitted to its logarithm")
+        else f"the best {what}, fitted to its logarithm"
     )
     law = Paragraph(
         lead="Law",
         text=f"${source.law.formula}$, with $N$ parameters ({basis['params']}), $D$ training "
-        f"tokens and {of_loss} by {basis['objective']}. What is minimised is robust: one bad run "
-        "in forty moves a least-squares optimum by a third. Scales are for raw counts."
+        f"tokens and {of_loss} by {basis['objective']}. The objective is robust: one bad run in "
+        "forty shifts a least-squares optimum by a third. Coefficients are for raw counts."
         + (f" Here {source.law.about}." if source.law.about else ""),
     )
     intervals = Paragraph(
         lead="Intervals",
-        text=f"{METHODS[fit.interval.method].caption}, {percent(fit.interval.level)}, "
-        f"quantile {tables.digits(fit.interval.quantile)}, {basis['clusters']} clusters: runs that "
-        "share a trunk share their errors, so they are resampled and summed together. "
-        f"{basis['draws']} bootstrap draws are kept in fit.json. A confidence interval is about "
-        "the law; a prediction interval, of the next run, adds the noise of one run.",
+        text=f"{METHODS[fit.interval.method].caption}, "
+        f"{percent(fit.interval.level)}, quantile {tables.digits(fit.interval.quantile)}, "
+        f"{basis['clusters']} clusters: the errors of runs that share a trunk are correlated, so "
+        f"such runs are resampled and summed together. {basis['draws']} "
+        "bootstrap draws are stored in fit.json. A confidence interval "
+        "describes the law; a prediction interval describes the next run and adds the noise of one "
+        "run.",
     )
     sources = Paragraph(
         lead="Sources",
@@ -408,7 +296,7 @@ def _method(source: ScalingLaw) -> tuple[Block, ...]:
 
 
 def _optimum(source: ScalingLaw, basis: Mapping[str, str]) -> tuple[Block, ...]:
-    """How budgets are split."""
+    """How budgets are split between parameters and tokens."""
     if not splits_budgets(source):
         return ()
     how = "as in the runs, by their own $C\\/(N D)$"
@@ -427,7 +315,7 @@ def _optimum(source: ScalingLaw, basis: Mapping[str, str]) -> tuple[Block, ...]:
 
 
 def _facts(fit: Fit) -> Table:
-    """Data, conventions, source and versions, in two columns."""
+    """Data, conventions, source and versions, in two pairs of columns."""
     rows = tables.facts(fit)
     half = -(-len(rows) // 2)
     second = [*rows[half:], ["", ""]][:half]
@@ -438,11 +326,101 @@ def _facts(fit: Fit) -> Table:
     )
 
 
-def _launch(further: Answer | None) -> tuple[Block, ...]:
-    """The whole command that launches the recommendation, which needs no fit."""
-    if further is None or not further.config:
+def _launch(recommendation: Answer | None) -> tuple[Block, ...]:
+    """The complete command that launches the recommendation without reading the fit."""
+    if recommendation is None or not recommendation.config:
         return ()
-    budget = math_power(power(further.flops.value))
-    text = f"The shape of page 1 at {budget} FLOP, every setting spelled out:"
-    code = f"python -m sweep {tables.one_line(tables.quoted(further.config))}"
+    budget = math_power(power(recommendation.flops.value))
+    text = f"The shape recommended on page 1 at {budget} FLOP, with every setting:"
+    code = f"python -m sweep {tables.one_line(shlex.join(recommendation.config))}"
     return (Paragraph(lead="Launch", text=text, code=code),)
+
+
+def _price_table(inputs: FigureInputs) -> Table | None:
+    """The compute that the next 0.01 nats take at the two budgets of page 1.
+
+    Raises:
+        QueryError: The device is not known, or a number is out of range.
+    """
+    source, best, asked = inputs.source, inputs.best, inputs.asked
+    if best is None:
+        return None
+    budgets = np.array([fit_of(source).range["flops"].high, further_budget(source)])
+    price = next_price(source, budgets)
+    rows = []
+    for i, flops in enumerate(budgets):
+        value, high = float(price.value[i]), float(price.high[i])
+        if not np.isfinite(value):
+            rows.append((power(flops), "never", "E is nearer", DASH, DASH))
+            continue
+        upper = power(high) if np.isfinite(high) else "unbounded"
+        money = asked.dollars(value)
+        rows.append(
+            (
+                power(flops),
+                power(value),
+                f"{power(float(price.low[i]))} to {upper}",
+                f"{TIMES}{three_digits(value / flops)}",
+                DASH if money is None else _dollars(money),
+            )
+        )
+    text = "Compute that lowers the loss by the next 0.01 nats/token, when budgets are split best."
+    columns = (
+        left("budget [FLOP]", "number"),
+        right("additional FLOP", "number"),
+        left(f"{percent(best.level)} interval", "span"),
+        right("over the budget"),
+    )
+    if asked.dollars(1.0) is None:
+        return Table(columns=columns, rows=tuple(r[:4] for r in rows), caption=text)
+    text += (
+        f" Dollars at {three_digits(asked.price or 0)} per hour of {asked.device}, MFU "
+        f"{three_digits(asked.mfu or USUAL_MFU)}{'' if asked.mfu else ' (assumed)'}."
+    )
+    return Table(columns=(*columns, right("dollars")), rows=tuple(rows), caption=text)
+
+
+def _regret_table(inputs: FigureInputs) -> Table | None:
+    """The cost of model sizes other than the one that page 1 recommends."""
+    if inputs.best is None:
+        return None
+    question = Question(source=inputs.source, flops=further_budget(inputs.source), regret=True)
+    rows = tuple(_regret_cells(r) for r in answer(question).regret)
+    columns = (
+        right("size over $N^*$"),
+        right("parameters"),
+        right("loss, same budget"),
+        right("training, same loss"),
+        right("FLOP per served token", "number"),
+        right("serving"),
+        right("pays after serving"),
+    )
+    text = (
+        "Other sizes than the recommended one: the increase in loss at the same budget "
+        "[nats/token], the increase in training compute at the same loss, and the saving in "
+        "serving. The last column is the number of served tokens that repays the additional "
+        "training."
+    )
+    return Table(columns=columns, rows=rows, caption=text) if rows else None
+
+
+def _regret_cells(r: Regret) -> tuple[str, ...]:
+    """The row of one size."""
+    up, repaid = r.compute_up.value, r.break_even_tokens
+    loss = tables.signed(r.loss_up.value, "+.4f")
+    compute = tables.signed(up, "+.1%") if np.isfinite(up) else "not at any"
+    return (
+        f"{TIMES}{r.size:g}",
+        short(r.params),
+        *((loss, compute) if r.size != 1 else (DASH, DASH)),
+        power(r.serving_flops_per_token),
+        tables.signed(-r.serving_saved, "+.0%") if r.serving_saved else DASH,
+        short(repaid.value) if repaid is not None and np.isfinite(repaid.value) else DASH,
+    )
+
+
+def _dollars(money: float) -> str:
+    """An amount in dollars, rounded to cents."""
+    if money < 0.01:
+        return "under a cent"
+    return f"${money:,.2f}" if money < 1e4 else f"${short(money)}"

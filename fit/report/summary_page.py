@@ -1,6 +1,8 @@
-"""What a report says on its first page, as plain words and numbers for any printer.
+"""The content of a report as plain JSON values, page 1 first, for any output format.
 
-What the section on costs says: the price of the next 0.01 nats, serving, repeats, in words.
+`report_content` is the report of a fit, `shape_report_content` that of runs of several shapes to
+which no law is fitted. Page 1 has the recommendation, the answers at two budgets, and what supports
+and what limits them; the sections after it come from `sections.py`.
 """
 
 from __future__ import annotations
@@ -8,37 +10,30 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
-from collections.abc import Collection, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-import numpy as np
-
-from fit.allocation.costs import (
-    USUAL_MFU,
-    ReportRequest,
-    next_price,
-    serving_costs,
-    with_unique_tokens,
-)
+from fit.allocation.costs import ReportRequest
 from fit.allocation.scaling_law import (
     FURTHER,
     ScalingLaw,
     fit_of,
     further_budget,
-    identified_frontier,
-    splits_budgets,
 )
+from fit.data.table import RunTable
+from fit.diagnostics.scans import SKILL_LEVEL, ShapeSkills, SkillExcess
 from fit.forecasts.ledger import Ledger
-from fit.laws.families import ENDLESS, borrows_repeat_constants
 from fit.laws.law import option
 from fit.quantities import count_noun, percent, power, short, three_digits
 from fit.query.answer import answer
-from fit.query.question import Answer, Number, Question, Regret
+from fit.query.question import Answer, Number, Question
 from fit.query.warnings import UNCOMPARED, cross_check_remark
 from fit.report import tables
-from fit.report.sections import caption_words, chapters
-from fit.report.tables import Table, left, math_power, right
+from fit.report.context_plots import TOTAL, shapes_shown, skills_caption, skills_shown
+from fit.report.figures import SHAPES, figure_inputs
+from fit.report.sections import report_sections
+from fit.report.tables import FigureBlock, Section, Table, left, right
+from fit.report.text import DASH, TIMES, approach_name
 from fit.results import (
     DOUBTFUL_KAPPA,
     REFUSED_KAPPA,
@@ -50,10 +45,8 @@ from fit.results import (
     kappa_text,
 )
 
-MOST_DOUBTS = 6
-"""Kinds of doubt on page 1, the gravest; all stand in `fit.json`."""
-TIMES = "\N{MULTIPLICATION SIGN}"
-NOTHING: Mapping[str, str] = MappingProxyType({"serving": "", "repeats": ""})
+MOST_NOTES = 6
+"""Kinds of notes on page 1, the most severe first; all stand in `fit.json`."""
 
 
 def report_content(
@@ -64,172 +57,158 @@ def report_content(
     asked: ReportRequest | None = None,
     ledger: Ledger | None = None,
 ) -> dict[str, Any]:
-    """Everything on the pages of a report but its figures; plain JSON values.
+    """Everything on the pages of a report except its figures, as plain JSON values.
 
     Args:
         source: A fit as a source.
-        folder: Where its `fit.json` lies, for the command that launches; none is FOLDER.
-        drawn: Names of the figures that there are.
-        asked: What is asked for beside the fit.
-        ledger: Forecasts that were sealed, where there are any.
+        folder: Folder of its `fit.json`, for the command that launches; FOLDER if empty.
+        drawn: Names of the figures that were drawn.
+        asked: Plots and prices that are requested beside the fit.
+        ledger: Sealed forecasts, where there are any.
 
     Raises:
-        QueryError: What is asked for cannot be meant.
+        QueryError: The request cannot be met, such as an unknown device.
     """
-    fit = source.fit
-    assert fit is not None
-    top = fit.range["flops"].high
-    budgets = (
-        () if is_unidentified(fit) or not splits_budgets(source) else (top, further_budget(source))
-    )
+    fit = fit_of(source)
+    inputs = figure_inputs(source, asked)
+    budgets = () if inputs.best is None else (fit.range["flops"].high, further_budget(source))
     answers = [answer(Question(source=source, flops=c)) for c in budgets]
-    further = answers[-1] if answers else None
-    times = three_digits(FURTHER).rstrip("0").rstrip(".")
-    asked = asked or ReportRequest()
-    words = {
-        **caption_words(source, times),
-        **(cost_captions(source, asked) if answers else NOTHING),
-    }
-    costs = [t for t in (regret_table(source), price_table(source, asked)) if t is not None]
-    sections = chapters(source, drawn, words, further, costs, ledger)
+    recommendation = answers[-1] if answers else None
+    sections = report_sections(inputs, drawn, recommendation, ledger)
     return {
         "name": tables.clean(fit.name),
         "refused": is_unidentified(fit),
-        "about": _about(words),
-        "verdict": _verdict(source, further, times),
-        "answers": _answers(answers, times),
+        "about": _about(source),
+        "verdict": _recommendation(fit, recommendation)
+        if recommendation
+        else _no_recommendation(source),
+        "answers": _answer_table(answers),
         "level": percent(fit.interval.level),
-        "sure": [*_sure(fit), *_kept(ledger)],
-        "wrong": _wrong(fit, further),
-        "launch": None if further is None else _launch(folder or "FOLDER", further),
+        "sure": [*_checks(fit), *_forecast_check(ledger)],
+        "wrong": _limitations(fit, recommendation),
+        "launch": _launch_command(folder or "FOLDER", recommendation),
         "sections": [dataclasses.asdict(s) for s in sections],
     }
 
 
-def _about(words: Mapping[str, str]) -> str:
-    """The line under the name."""
+def _about(source: ScalingLaw) -> str:
+    """The line under the name: law, runs and counting conventions."""
+    basis = tables.basis(fit_of(source))
     return (
-        "${formula}$ fitted to {used} runs, {dropped} dropped. Counting: $N$ {params}, $C$ {flops}."
-    ).format_map(words)
+        "${formula}$ fitted to {used} runs, {dropped} dropped. $N$ is counted as {params}, $C$ as "
+        "{flops}."
+    ).format(formula=source.law.formula, **basis)
 
 
-def _launch(folder: str, a: Answer) -> str | None:
-    """The command that launches the second answer, where there is one to launch."""
-    if not a.config:
+def _launch_command(folder: str, recommendation: Answer | None) -> str | None:
+    """The command that launches the recommendation, where it has a shape."""
+    if recommendation is None or not recommendation.config:
         return None
-    asked = f"isoflop query {power(a.flops.value)} --fit {shlex.quote(folder)} --config"
-    return tables.clean(f"{asked} | xargs -r python -m sweep")
+    flops = power(recommendation.flops.value)
+    query = f"isoflop query {flops} --fit {shlex.quote(folder)} --config"
+    return tables.clean(f"{query} | xargs -r python -m sweep")
 
 
-def _verdict(source: ScalingLaw, a: Answer | None, times: str) -> list[list[str]]:
+def _recommendation(fit: Fit, a: Answer) -> list[list[str]]:
     """The sentences on top: [style, words], the style one of strong, loud, number or none."""
-    fit = source.fit
-    assert fit is not None
-    if a is None:
-        return _no_recommendation(source)
     n, d, level = a.params, a.tokens, percent(fit.interval.level)
-    low, high = (
-        _interval_end(a.loss_next_run.low, ".3f"),
-        _interval_end(a.loss_next_run.high, ".3f"),
-    )
+    ends = (a.loss_next_run.low, a.loss_next_run.high)
+    low, high = (DASH if v is None else f"{v:.3f}" for v in ends)
     parts = [
         ["", "With "],
         ["number", power(a.flops.value)],
-        ["", f" FLOP, {times} times the largest budget fitted, train "],
+        ["", f" FLOP, {FURTHER:g} times the largest budget fitted, train "],
         ["strong", f"{short(n.value)} parameters"],
         ["", f" ({_range(n, level)}) on "],
         ["strong", f"{short(d.value)} tokens"],
-        ["", ". Expect a loss of "],
+        ["", ". The expected loss is "],
         ["strong", f"{a.loss.value:.3f} nats/token"],
-        ["", f" and one such run to land between {low} and {high} ({level})."],
+        ["", f"; a single run should land between {low} and {high} ({level})."],
     ]
     if a.regret_band is not None:
         band = f"{short(a.regret_band.low)} to {short(a.regret_band.high)}"
-        parts.append(["", f" Any size from {band} parameters is as good, within one run's noise."])
+        parts.append(["", f" Any size from {band} parameters is as good within one run's noise."])
     if is_doubtful(fit):
-        parts.append(["loud", " The fit is doubtful; read below before spending."])
+        parts.append(["loud", " The fit is doubtful; read the notes below before spending."])
     return parts
 
 
 def _no_recommendation(source: ScalingLaw) -> list[list[str]]:
-    """Why page 1 recommends nothing."""
-    law, fit = source.law, source.fit
-    assert fit is not None
-    doubt = [["loud", " The fit is doubtful; read below first."]] if is_doubtful(fit) else []
+    """The sentences on top where nothing is recommended, with the reason."""
+    law, doubtful = source.law, is_doubtful(fit_of(source))
+    doubt = [["loud", " The fit is doubtful; read the notes below first."]] if doubtful else []
     if law.target != "loss":
         return [
             ["loud", f"This law predicts the best {tables.target_name(law.name)}"],
-            ["", " of a model's size and tokens. It is no loss, and splits no budget. "],
-            ["", "Ask it: isoflop predict --params N --tokens D"],
+            ["", " from a model's size and tokens. It predicts no loss and splits no budget. "],
+            ["", "To use it: isoflop predict --params N --tokens D"],
             *doubt,
         ]
     if law.further:
-        asked = " ".join(f"{option(c)} X" for c in law.further)
+        options = " ".join(f"{option(c)} X" for c in law.further)
         return [
             ["loud", "This law predicts a loss"],
-            ["", f" from {', '.join(law.columns)}; alone it splits no budget. "],
-            ["", f"Ask it: isoflop predict --params N --tokens D {asked}"],
+            ["", f" from {', '.join(law.columns)}; on its own it splits no budget. "],
+            ["", f"To use it: isoflop predict --params N --tokens D {options}"],
             *doubt,
         ]
     text = (
-        " These runs cannot tell the law's parameters apart, so the best split of a budget is not "
-        "known and none is shown. What the runs lack stands below."
+        " These runs do not determine the law's parameters, so the best split of a budget is not "
+        "known and none is shown. The notes below say what the runs lack."
     )
     return [["loud", "No recommendation."], ["", text]]
 
 
 def _range(number: Number, level: str) -> str:
-    """An interval of a count in words."""
+    """The interval of a count in words."""
     if number.low is None or number.high is None:
         return "no interval"
     return f"{level}: {short(number.low)} to {short(number.high)}"
 
 
-def _answers(answers: Sequence[Answer], times: str) -> dict[str, Any] | None:
+def _answer_table(answers: Sequence[Answer]) -> dict[str, Any] | None:
     """The table of page 1: heads [words, budget], rows [label, a cell or two per answer]."""
     if not answers:
         return None
-    labels = ("largest budget fitted", f"{times} times that")
+    labels = ("largest budget fitted", f"{FURTHER:g} times that")
     heads = [[w, power(a.flops.value)] for w, a in zip(labels, answers, strict=True)]
-    columns = [_answer(a) for a in answers]
+    columns = [_answer_cells(a) for a in answers]
     rows = [
         [label, [c[label] for c in columns]]
         for label in columns[0]
-        if any(c[label] != [tables.DASH] for c in columns)
+        if any(c[label] != [DASH] for c in columns)
     ]
     return {"heads": heads, "rows": rows}
 
 
-def _answer(a: Answer) -> dict[str, list[str]]:
-    """One column of the table of answers: value and interval, or one text, per label."""
+def _answer_cells(a: Answer) -> dict[str, list[str]]:
+    """A column of the table of page 1: value and interval, or one text, per label."""
     band, s = a.regret_band, a.shape
-    shape = f"{s.width} wide, {s.depth} deep, {s.heads} heads" if s else tables.DASH
-    own = tables.DASH
+    shape = f"{s.width} wide, {s.depth} deep, {s.heads} heads" if s else DASH
+    counts = DASH
     if a.shape_params is not None and a.shape_tokens is not None:
-        own = f"{short(a.shape_params)} on {short(a.shape_tokens)}"
+        counts = f"{short(a.shape_params)} on {short(a.shape_tokens)}"
     return {
-        "Parameters $N^*$": _ends(a.params, short),
-        "Training tokens $D^*$": _ends(a.tokens, short),
-        "Tokens per parameter": _ends(a.tokens_per_param, three_digits),
-        "Loss, the law [nats/token]": _ends(a.loss, "{:.4f}".format),
-        "Loss, next run (prediction)": _ends(a.loss_next_run, "{:.4f}".format),
+        "Parameters $N^*$": _with_interval(a.params, short),
+        "Training tokens $D^*$": _with_interval(a.tokens, short),
+        "Tokens per parameter": _with_interval(a.tokens_per_param, three_digits),
+        "Loss, the law [nats/token]": _with_interval(a.loss, "{:.4f}".format),
+        "Loss, next run (prediction)": _with_interval(a.loss_next_run, "{:.4f}".format),
         "Just as good: $N$ within noise": [
-            f"{short(band.low)} to {short(band.high)}" if band else tables.DASH
+            f"{short(band.low)} to {short(band.high)}" if band else DASH
         ],
-        "Reach beyond the runs": [f"{TIMES}{three_digits(a.reach)}" if a.reach else tables.DASH],
+        "Budget over the largest fitted": [f"{TIMES}{three_digits(a.reach)}" if a.reach else DASH],
         "Shape to launch": [shape],
-        "Its parameters on tokens": [own],
-        "Learning rate, hidden matrices": [f"{a.lr:.3g}" if a.lr else tables.DASH],
-        "Batch at the end [tokens]": [f"{a.batch_tokens}" if a.batch_tokens else tables.DASH],
+        "Its parameters on tokens": [counts],
+        "Learning rate, hidden matrices": [f"{a.lr:.3g}" if a.lr else DASH],
+        "Batch at the end [tokens]": [f"{a.batch_tokens}" if a.batch_tokens else DASH],
     }
 
 
-def _sure(fit: Fit) -> list[list[str]]:
-    """Checks in words: [verdict, text], the verdict one of good, fair, bad."""
-    kappa, shown = kappa_of(fit), f"condition number {kappa_text(fit)}"
-    well = f"The runs tell the parameters apart: {shown}, healthy below {DOUBTFUL_KAPPA:g}."
-    hardly = "do not" if kappa > REFUSED_KAPPA else "barely"
-    badly = f"The runs {hardly} tell the parameters apart: {shown}."
+def _checks(fit: Fit) -> list[list[str]]:
+    """Results of the checks in words: [grade, text], the grade one of good, fair, bad."""
+    kappa, kappa_words = kappa_of(fit), f"condition number {kappa_text(fit)}"
+    hardly = "do not determine" if kappa > REFUSED_KAPPA else "barely determine"
     rows = [
         [
             "good" if fit.status == "converged" else "bad",
@@ -237,26 +216,27 @@ def _sure(fit: Fit) -> list[list[str]]:
         ],
         [
             "good" if kappa < DOUBTFUL_KAPPA else "fair" if kappa < REFUSED_KAPPA else "bad",
-            well if kappa < DOUBTFUL_KAPPA else badly,
+            f"The runs determine the parameters: {kappa_words}, doubtful from {DOUBTFUL_KAPPA:g}."
+            if kappa < DOUBTFUL_KAPPA
+            else f"The runs {hardly} the parameters: {kappa_words}.",
         ],
     ]
     rows += [_holdout_check(fit)] if fit.holdout else []
-    rows += [_agreement(fit)] if fit.cross_checks else []
-    known, found = fit.data.get("entropy"), fit.theta.get("E")
-    if known and found:
+    rows += [_approach_check(fit)] if fit.cross_checks else []
+    entropy, fitted = fit.data.get("entropy"), fit.theta.get("E")
+    if entropy and fitted:
         low, high = fit.interval.bounds.get("E", (math.nan, math.nan))
-        inside = low <= known <= high
-        where = "inside" if inside else "outside"
+        inside = low <= entropy <= high
         text = (
-            f"The data's entropy is known: {known:.4f} nats/token, {where} the interval of the "
-            f"fitted E, {found:.4f}."
+            f"The data's entropy is known: {entropy:.4f} nats/token, "
+            f"{'inside' if inside else 'outside'} the interval of the fitted E, {fitted:.4f}."
         )
         rows.append(["good" if inside else "fair", text])
     return rows
 
 
-def _kept(ledger: Ledger | None) -> list[list[str]]:
-    """How many sealed forecasts came true."""
+def _forecast_check(ledger: Ledger | None) -> list[list[str]]:
+    """The share of sealed forecasts whose interval contained the measured loss."""
     if ledger is None or not ledger.counted or ledger.level is None:
         return []
     n, hits = len(ledger.counted), ledger.hits
@@ -268,7 +248,7 @@ def _kept(ledger: Ledger | None) -> list[list[str]]:
 
 
 def _holdout_check(fit: Fit) -> list[str]:
-    """How the smaller runs predicted the largest budget."""
+    """Errors of the largest budget, predicted from the smaller ones."""
     h = fit.holdout
     assert h is not None
     error = abs(h.max_relative_error)
@@ -281,201 +261,162 @@ def _holdout_check(fit: Fit) -> list[str]:
     return [grade, text]
 
 
-def _agreement(fit: Fit) -> list[str]:
-    """Whether the other approaches agree."""
-    against = [c for c in fit.cross_checks if c.disagrees]
-    given = [
+def _approach_check(fit: Fit) -> list[str]:
+    """Whether the other approaches agree on the exponent of N*."""
+    disagreeing = [c for c in fit.cross_checks if c.disagrees]
+    comparable = [
         c for c in fit.cross_checks if c.a is not None and cross_check_remark(fit, c) != UNCOMPARED
     ]
-    if not given:
-        return ["fair", "No other approach could be run on these runs as a cross-check."]
-    named = " and ".join(
-        f"{tables.APPROACHES.get(c.name, c.name)}, {c.a:.3f}" for c in against or given
-    )
-    own = f"The exponent of N*, {fit.exponents['a']:.3f},"
-    if against:
-        return ["bad", f"{own} disagrees with approach {named}."]
-    return ["good", f"{own} agrees with approach {named}."]
+    if not comparable:
+        return ["fair", "No other approach could be applied to these runs as a cross-check."]
+    listed = " and ".join(f"{approach_name(c.name)} ({c.a:.3f})" for c in disagreeing or comparable)
+    verb = "disagrees with" if disagreeing else "agrees with"
+    text = f"The exponent of N*, {fit.exponents['a']:.3f}, {verb} that of {listed}."
+    return ["bad" if disagreeing else "good", text]
 
 
-def _wrong(fit: Fit, further: Answer | None) -> list[list[str]]:
-    """What could make the answer wrong, the gravest first, one of a kind: [severity, text]."""
+def _limitations(fit: Fit, recommendation: Answer | None) -> list[list[str]]:
+    """Notes on the answer and the fit, the most severe first, one of a kind: [severity, text]."""
     order = ("serious", "warning", "info")
-    answered = () if further is None else further.warnings
-    told = {n.code for n in answered}
-    notes: list[Note] = [*answered, *(n for n in fit.notes if n.code not in told)]
+    warnings = () if recommendation is None else recommendation.warnings
+    codes = {n.code for n in warnings}
+    notes: list[Note] = [*warnings, *(n for n in fit.notes if n.code not in codes)]
     kinds: dict[str, dict[str, Note]] = {}
     for note in sorted(notes, key=lambda n: order.index(n.severity)):
         kinds.setdefault(note.code, {})[note.message] = note
     rows = []
-    for same in list(kinds.values())[:MOST_DOUBTS]:
+    for same in list(kinds.values())[:MOST_NOTES]:
         first = next(iter(same.values()))
         more = f" And {len(same) - 1} more of this kind." if len(same) > 1 else ""
-        rows.append([first.severity, _sentence(tables.clean(first.message, 400)) + more])
-    standing = (
-        "The law is assumed to hold beyond the runs: the intervals cover the runs' noise, not a "
-        "law that bends. A recipe tuned at one size and poor at another bends it."
+        message = tables.clean(first.message, 400)
+        sentence = f"{message[:1].upper()}{message[1:].rstrip('.')}."
+        rows.append([first.severity, sentence + more])
+    assumption = (
+        "The law is assumed to hold beyond the runs: the intervals cover the noise of the runs, "
+        "not a systematic deviation from the law. A training recipe that is tuned at one size and "
+        "poor at another causes such a deviation."
     )
-    return [*rows, ["info", standing]]
+    return [*rows, ["info", assumption]]
 
 
-def _sentence(text: str) -> str:
-    """A note as a sentence."""
-    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
-
-
-def _ends(number: Number, form: Any) -> list[str]:
+def _with_interval(number: Number, form: Callable[[float], str]) -> list[str]:
     """A value and its interval."""
     if number.low is None or number.high is None:
-        return [form(number.value), tables.DASH]
+        return [form(number.value), DASH]
     return [form(number.value), f"{form(number.low)} to {form(number.high)}"]
 
 
-def _interval_end(value: float | None, form: str) -> str:
-    """One end of an interval."""
-    return tables.DASH if value is None else format(value, form)
+def shape_report_content(
+    name: str, table: RunTable, shapes: Sequence[ShapeSkills]
+) -> dict[str, Any]:
+    """The content of a report on runs of several shapes to which no law is fitted.
 
-
-def price_table(source: ScalingLaw, asked: ReportRequest) -> Table | None:
-    """The next 0.01 nats at the two budgets of page 1; None without a frontier.
-
-    Raises:
-        QueryError: The device is not known, or a number cannot be meant.
+    Args:
+        name: Name of the report.
+        table: The runs.
+        shapes: Their losses by skill and shape.
     """
-    best = identified_frontier(source)
-    if best is None:
-        return None
-    budgets = np.array([fit_of(source).range["flops"].high, further_budget(source)])
-    price = next_price(source, budgets)
-    level = percent(best.level)
-    rows = []
-    for i, flops in enumerate(budgets):
-        value = float(price.value[i])
-        if not np.isfinite(value):
-            rows.append((power(flops), "never", "the law's E is nearer", tables.DASH, tables.DASH))
-            continue
-        ends = f"{power(float(price.low[i]))} to {_price_end(float(price.high[i]))}"
-        money = asked.dollars(value)
-        dollars = tables.DASH if money is None else _dollars(money)
-        rows.append(
-            (power(flops), power(value), ends, f"{TIMES}{three_digits(value / flops)}", dollars)
-        )
-    text = "The price of the next 0.01 nats/token, when both budgets are split best."
-    columns = (
-        left("budget [FLOP]", "number"),
-        right("FLOP more", "number"),
-        left(f"{level} interval", "span"),
-        right("over the budget"),
+    rows = shapes_shown(shapes)
+    shown = skills_shown(rows)
+    best = min(rows, key=lambda r: r.excess[TOTAL].mean)
+    length = short(rows[0].tokens)
+    sections = (
+        Section(
+            title=SHAPES,
+            blocks=(
+                FigureBlock(name="skills", caption=skills_caption(shapes)),
+                _skill_table(shapes, shown),
+            ),
+        ),
     )
-    if asked.dollars(1.0) is None:
-        return Table(columns=columns, rows=tuple(r[:4] for r in rows), caption=text)
-    text += (
-        f" Dollars at {three_digits(asked.price or 0)} per hour of {asked.device}, MFU "
-        f"{three_digits(asked.mfu or USUAL_MFU)}{'' if asked.mfu else ' (assumed)'}."
+    about = (
+        f"{count_noun(len(table), 'run')} of {count_noun(len(rows), 'shape')} at {length} tokens"
     )
-    return Table(columns=(*columns, right("dollars")), rows=tuple(rows), caption=text)
+    return {
+        "name": tables.clean(name),
+        "refused": False,
+        "about": f"{about}. Losses are given as the excess over a perfect predictor, whose "
+        "loss is known.",
+        "verdict": [
+            ["", "Of these shapes "],
+            ["strong", f"width {best.width}, depth {best.depth}"],
+            ["", f" has the lowest loss, {_excess_text(best.excess[TOTAL])} thousandths of a nat "],
+            ["", "per token above a perfect predictor."],
+        ],
+        "answers": None,
+        "level": percent(SKILL_LEVEL),
+        "sure": [_skill_check(rows, s) for s in shown],
+        "wrong": _shape_limitations(rows),
+        "launch": None,
+        "sections": [dataclasses.asdict(s) for s in sections],
+    }
 
 
-def regret_table(source: ScalingLaw) -> Table | None:
-    """What other sizes cost than the one that page 1 recommends; None without a frontier."""
-    if identified_frontier(source) is None:
-        return None
-    found = answer(Question(source=source, flops=further_budget(source), regret=True))
-    rows = tuple(_regret(r) for r in found.regret)
-    columns = (
-        right("size over $N^*$"),
-        right("parameters"),
-        right("loss, same budget"),
-        right("training, same loss"),
-        right("FLOP per served token", "number"),
-        right("serving"),
-        right("pays after serving"),
-    )
+def _skill_check(rows: Sequence[ShapeSkills], skill: str) -> list[str]:
+    """The best and the worst shape for a skill, and whether the seeds distinguish them."""
+    first, *_, last = sorted(rows, key=lambda r: r.excess[skill].mean)
+    a, b = first.excess[skill], last.excess[skill]
+    distinct = b.mean - a.mean > math.hypot(a.error, b.error)
+    name = "All skills" if skill == TOTAL else skill.capitalize()
     text = (
-        "Other sizes than the recommended one: the loss that they give up at the same budget "
-        "[nats/token], the training compute that they need for the same loss, and what they save "
-        "in serving. The last column is how many served tokens make up for the dearer training."
+        f"{name}: lowest at {_shape_text(first)}, {_excess_text(a)}; highest at "
+        f"{_shape_text(last)}, {_excess_text(b)}; the seeds "
+        f"{'distinguish' if distinct else 'do not distinguish'} them."
     )
-    return Table(columns=columns, rows=rows, caption=text) if rows else None
+    return ["good" if distinct else "fair", text]
 
 
-def _regret(r: Regret) -> tuple[str, ...]:
-    """One size."""
-    pays = r.break_even_tokens
-    up = r.compute_up.value
-    saved = tables.signed(-r.serving_saved, "+.0%") if r.serving_saved else tables.DASH
-    return (
-        f"{TIMES}{r.size:g}",
-        short(r.params),
-        tables.signed(r.loss_up.value, "+.4f") if r.size != 1 else tables.DASH,
-        _dearer(up) if r.size != 1 else tables.DASH,
-        power(r.serving_flops_per_token),
-        saved,
-        short(pays.value) if pays is not None and np.isfinite(pays.value) else tables.DASH,
+def _shape_limitations(rows: Sequence[ShapeSkills]) -> list[list[str]]:
+    """What the comparison of shapes does not control: [severity, text]."""
+    sizes = [r.params for r in rows]
+    if max(sizes) > 1.1 * min(sizes):
+        text = (
+            f"The shapes differ in size, {short(min(sizes))} to {short(max(sizes))} parameters: "
+            "an apparent effect of width or depth may be one of size."
+        )
+        limitations = [["warning", text]]
+    else:
+        text = f"The shapes have one size, about {short(sum(sizes) / len(sizes))} parameters."
+        limitations = [["info", text]]
+    if min(r.seeds for r in rows) < 3:
+        text = "A shape was run with fewer than three seeds: its interval is not informative."
+        limitations.append(["warning", text])
+    text = (
+        "All shapes share one training recipe: a learning rate that suits one depth better than "
+        "another would appear as an effect of depth. The result holds for one data set, one length "
+        "and this size only."
     )
+    return [*limitations, ["info", text]]
 
 
-def _dearer(share: float) -> str:
-    """Training compute over the least, less one."""
-    return tables.signed(share, "+.1%") if np.isfinite(share) else "not at any"
-
-
-def cost_captions(source: ScalingLaw, asked: ReportRequest) -> dict[str, str]:
-    """The captions of what was asked for: serving and repeats."""
-    return {"serving": _serving(source, asked), "repeats": _repeats(source, asked)}
-
-
-def _serving(source: ScalingLaw, asked: ReportRequest) -> str:
-    """Which size is cheapest in all."""
-    if asked.serve_tokens is None:
-        return ""
-    found = serving_costs(source, further_budget(source), asked.serve_tokens)
-    if found is None:
-        return ""
-    i = found.cheapest
-    n, d = float(found.params[i]), float(found.tokens[i])
-    at_optimum = float(np.interp(found.optimum, found.params, found.total))
-    return (
-        f"Training and serving {short(asked.serve_tokens)} tokens at one loss, "
-        f"{found.loss:.4f} nats/token, that of page 1's recommendation. Cheapest in all: "
-        f"{short(n)} parameters ({three_digits(n / found.optimum)} of the compute-optimal) trained "
-        f"on {short(d)} tokens, {1 - float(found.total[i]) / at_optimum:.0%} less than with $N^*$. "
-        "A served token costs a third of a trained one (Sardana et al. 2024, arXiv:2401.00448)."
+def _skill_table(shapes: Sequence[ShapeSkills], shown: Sequence[str]) -> Table:
+    """The excess loss of each skill for every shape and length."""
+    rows = tuple(
+        (
+            _shape_text(r),
+            short(r.params),
+            short(r.tokens),
+            str(r.seeds),
+            *(_excess_text(r.excess[s]) for s in shown),
+        )
+        for r in shapes
     )
-
-
-def _repeats(source: ScalingLaw, asked: ReportRequest) -> str:
-    """What few unique tokens cost."""
-    if asked.unique_tokens is None:
-        return ""
-    scarce, endless = (with_unique_tokens(source, u) for u in (asked.unique_tokens, ENDLESS))
-    if scarce is None or endless is None:
-        return ""
-    flops = further_budget(source)
-    fresh, limited = (s.best(np.array([flops])) for s in (endless, scarce))
-    lost = float(np.exp(limited.log_loss[0]) - np.exp(fresh.log_loss[0]))
-    n, d = float(np.exp(limited.log_params[0])), float(np.exp(limited.log_tokens[0]))
-    return (
-        f"With {short(asked.unique_tokens)} unique tokens. Left: the least loss of each budget, "
-        "and with fresh tokens throughout. Right: how often the best split sees the data. At "
-        f"{math_power(power(flops))} FLOP it is {short(n)} parameters on {short(d)} tokens, "
-        f"{three_digits(d / asked.unique_tokens)} epochs, and the limit costs "
-        f"{lost:.4f} nats/token."
-    ) + (
-        " What repeats are worth is borrowed from Muennighoff et al. 2023, arXiv:2305.16264, and "
-        "has no interval."
-        if borrows_repeat_constants(scarce.law)
-        else ""
+    heads = ("$N$", "$D$", "seeds", *("all skills" if s == TOTAL else s for s in shown))
+    return Table(
+        columns=(left(f"width{TIMES}depth"), *map(right, heads)),
+        rows=rows,
+        caption="Excess loss of each skill over a perfect predictor [nats/1000 per token], mean "
+        f"over seeds and half of its {percent(SKILL_LEVEL)} interval.",
+        dense=True,
     )
 
 
-def _dollars(money: float) -> str:
-    """A price; nobody pays by the thousandth of a cent."""
-    if money < 0.01:
-        return "under a cent"
-    return f"${money:,.2f}" if money < 1e4 else f"${short(money)}"
+def _shape_text(row: ShapeSkills) -> str:
+    """Width by depth."""
+    return f"{row.width}{TIMES}{row.depth}"
 
 
-def _price_end(value: float) -> str:
-    """The upper end of an interval."""
-    return power(value) if np.isfinite(value) else "unbounded"
+def _excess_text(excess: SkillExcess) -> str:
+    """Mean and half of the interval, in thousandths of a nat."""
+    error = f" ±{1e3 * excess.error:.2f}" if math.isfinite(excess.error) else ""
+    return f"{1e3 * excess.mean:.2f}{error}"

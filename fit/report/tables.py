@@ -1,16 +1,16 @@
-"""Tables of a report: the law, its checks, the runs, and all that a reader may look up.
+"""Building blocks of a report, and the rows of its tables.
 
-What a report is made of: sections of figures, tables and paragraphs, for any printer.
-
-Texts of ours may hold mathematics between dollar signs, in typst's notation; cells are plain texts
-whose column says how they are set.
+A report is sections of figures, tables and paragraphs, independent of the output format. Texts of
+the report may hold mathematics between dollar signs, in typst's notation; cells are plain text
+whose column says how they are set. The functions here return rows of cells; headings and captions
+stand in `sections.py`.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,21 +21,20 @@ from fit.forecasts.ledger import Ledger
 from fit.laws.families import law
 from fit.quantities import count_noun, power, short, three_digits
 from fit.query.warnings import cross_check_remark
-from fit.results import Fit, is_unidentified
+from fit.report.text import DASH, TIMES, approach_name
+from fit.results import Fit, Holdout, is_unidentified
 
 FORMS = ("text", "small", "number", "span", "raw", "symbol", "meaning")
-"""How a cell is set: as text; small and grey; a number, `3.5e12` as a power; numbers joined by
-` to `; in type of fixed width; a symbol of the law; mathematics between dollar signs, grey."""
+"""How a cell is set: as text; in small type; as a number, `3.5e12` as a power of ten; as numbers
+joined by ` to `; in monospaced type; as a symbol of the law; grey, with mathematics."""
 TARGETS = {"loss": "loss", "lr": "learning rate", "batch_tokens": "batch"}
-"""What laws predict, in a word."""
-DASH = "\N{EN DASH}"
+"""Short names of the quantities that laws predict."""
 MOST_RUNS = 96
-"""Runs in the table; of a larger sweep, those that lie farthest from the law."""
+"""Runs in the table; of a larger sweep, those with the largest residuals."""
 NAME_LENGTH = 40
-MOST_DROPPED, MOST_FORECASTS = 20, 20
+MOST_HELD_OUT, MOST_DROPPED, MOST_FORECASTS = 24, 20, 20
 _UNBROKEN = re.compile(r"[^\s-]{12}(?=[^\s-]{12})")
-"""Stretches after which a word that goes on may be broken."""
-APPROACHES = {"isoflop": "2 (isoFLOP valleys)", "envelope": "1 (envelope of curves)"}
+"""Twelve letters without a break, after which a longer word may be broken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +47,7 @@ class TableColumn:
     """One of `FORMS`."""
     right: bool = False
     wide: bool = False
-    """Takes the width that the others leave."""
+    """Takes the width that the other columns leave."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +81,7 @@ class Paragraph:
     lead: str = ""
     """In bold before it."""
     plain: bool = False
-    """Written by others: nothing in it is mathematics."""
+    """Text from the input: dollar signs in it do not mark mathematics."""
     code: str = ""
     """A command beneath it."""
     kind: str = "words"
@@ -118,17 +117,17 @@ def right(head: str, form: str = "text") -> TableColumn:
 
 
 def wide(head: str, form: str = "text") -> TableColumn:
-    """A column of words that takes what room there is."""
+    """A column of words that takes the remaining width."""
     return TableColumn(head=head, form=form, wide=True)
 
 
 def clean(text: str, most: int = 200) -> str:
-    """A text that can be set: no control characters, its middle cut, long words breakable."""
+    """A text that can be typeset: no control characters, middle cut out, long words breakable."""
     line = one_line(str(text))
     if len(line) > most:
         half = (most - 1) // 2
         line = f"{line[:half]}\N{HORIZONTAL ELLIPSIS}{line[-half:]}"
-    return _UNBROKEN.sub(lambda found: f"{found[0]}\N{ZERO WIDTH SPACE}", line)
+    return _UNBROKEN.sub(lambda match: f"{match[0]}\N{ZERO WIDTH SPACE}", line)
 
 
 def theta(fit: Fit) -> list[list[str]]:
@@ -139,22 +138,22 @@ def theta(fit: Fit) -> list[list[str]]:
 
 def checks(fit: Fit) -> list[list[str]]:
     """Exponent of N* by each approach: [approach, a, interval, remark]."""
-    own = "not told by these runs" if is_unidentified(fit) else "the answer's"
-    rows = [["3 (this law)", digits(fit.exponents.get("a")), _bounds(fit, "a"), own]]
+    used = "not determined by these runs" if is_unidentified(fit) else "used for the answer"
+    rows = [["3, this law", digits(fit.exponents.get("a")), _bounds(fit, "a"), used]]
     for c in fit.cross_checks:
         ends = DASH if c.a_interval is None else " to ".join(map(digits, c.a_interval))
         remark = clean(c.reason or "", 220)
         if c.a is not None:
-            said = (
+            verdict = (
                 "disagrees beyond the joint interval" if c.disagrees else cross_check_remark(fit, c)
             )
-            remark = f"{said}; {remark}" if remark else said
-        rows.append([APPROACHES.get(c.name, c.name), digits(c.a), ends, remark])
+            remark = f"{verdict}; {remark}" if remark else verdict
+        rows.append([approach_name(c.name).removeprefix("approach "), digits(c.a), ends, remark])
     return rows
 
 
 def target_name(name: str) -> str:
-    """What a law predicts, in a word."""
+    """Short name of the quantity that a law predicts."""
     return TARGETS.get(law(name).target, law(name).target)
 
 
@@ -163,32 +162,17 @@ def predicted(fit: Fit, value: float) -> str:
     return f"{value:.4f}" if law(fit.law).target == "loss" else three_digits(value)
 
 
-def convention(row: Mapping[str, Any]) -> list[str]:
-    """One way of counting: [N, C, a, D/N]."""
-    a, ratio = row.get("a"), row.get("tokens_per_param")
+def holdout(held_out: Holdout, fit: Fit) -> list[list[str]]:
+    """Runs of the held-out budget: [run, predicted, measured, error], the first of them."""
+    rows = zip(held_out.runs, held_out.predicted, held_out.measured, strict=True)
     return [
-        str(row.get("params", DASH)),
-        str(row.get("flops", DASH)),
-        DASH if a is None else f"{a:.3f}",
-        DASH if ratio is None else three_digits(float(ratio)),
-    ]
-
-
-def holdout(fit: Fit) -> dict[str, Any] | None:
-    """The held-out budget: [run, predicted, measured, error] per run."""
-    h = fit.holdout
-    if h is None:
-        return None
-    rows = [
         [clean(run, NAME_LENGTH), predicted(fit, p), predicted(fit, m), signed(p / m - 1, "+.2%")]
-        for run, p, m in zip(h.runs, h.predicted, h.measured, strict=True)
+        for run, p, m in itertools.islice(rows, MOST_HELD_OUT)
     ]
-    covered = None if h.covered is None else f"{h.covered:.0%}"
-    return {"budget": power(h.budget), "rows": rows[:24], "covered": covered, "count": len(rows)}
 
 
 def rolling(fit: Fit) -> list[list[str]]:
-    """Each larger budget by the smaller: [budget, runs, rests on, mean, largest error, covered]."""
+    """Rolling holdout: [budget, runs, runs fitted, mean error, largest error, share covered]."""
     return [
         [
             power(r.budget),
@@ -203,7 +187,7 @@ def rolling(fit: Fit) -> list[list[str]]:
 
 
 def influence(fit: Fit) -> list[list[str]]:
-    """What decides N*: [left out, change of N*, share, what doing it again costs]."""
+    """Influence on N*: [left out, change of N*, share, compute of the run]."""
     rows = []
     for i in fit.influence:
         others = f" and {count_noun(i.runs - 1, 'other')} of its cluster" if i.runs > 1 else ""
@@ -218,8 +202,8 @@ def influence(fit: Fit) -> list[list[str]]:
     return rows
 
 
-def runs(fit: Fit) -> dict[str, Any]:
-    """The run table: [run, shape, N, D, C, lr, loss, residual] per run, by compute."""
+def runs(fit: Fit) -> list[list[str]]:
+    """Runs with the largest residuals by compute: [run, shape, N, D, C, lr, loss, residual]."""
     p = fit.points
     order = np.argsort(-np.abs(p.residual), kind="stable")[:MOST_RUNS]
     order = order[np.argsort(p.flops[order], kind="stable")]
@@ -237,36 +221,31 @@ def runs(fit: Fit) -> dict[str, Any]:
                 signed(100 * math.expm1(p.residual[i]), "+.2f"),
             ]
         )
-    return {"rows": rows, "total": len(p.run), "used": fit.runs_used}
+    return rows
 
 
 def dropped(fit: Fit) -> list[list[str]]:
-    """Runs left out of the fit: [run, why], the first twenty."""
+    """Runs left out of the fit: [run, reason], the first of them."""
     return [[clean(r, NAME_LENGTH), clean(why, 160)] for r, why in fit.runs_dropped[:MOST_DROPPED]]
 
 
 def one_line(text: str) -> str:
-    """A command without control characters; unlike `clean` it can be copied and run."""
+    """A command without control characters; unlike text from `clean` it can be copied and run."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def forecasts(ledger: Ledger) -> list[list[str]]:
-    """Sealed forecasts: [name, FLOP, loss, interval, measured, error, verdict], the newest last."""
+    """Sealed forecasts, the newest last: [name, FLOP, loss, interval, measured, error, status]."""
     rows = []
     for entry in ledger.entries[-MOST_FORECASTS:]:
-        f, e, found = entry.forecast, entry.forecast.expected, entry.outcome
+        f, e, outcome = entry.forecast, entry.forecast.expected, entry.outcome
         ends = f"{e.low:.4f} to {e.high:.4f}"
         measured = [DASH, DASH]
-        if found is not None:
-            measured = [f"{found.verdict.measured:.4f}", signed(found.verdict.error, "+.2%")]
+        if outcome is not None:
+            measured = [f"{outcome.verdict.measured:.4f}", signed(outcome.verdict.error, "+.2%")]
         name = clean(f.name, NAME_LENGTH)
         rows.append([name, power(f.flops), f"{e.loss:.4f}", ends, *measured, entry.status])
     return rows
-
-
-def quoted(overrides: Sequence[str]) -> str:
-    """Overrides as a shell takes them."""
-    return " ".join(shlex.quote(o) for o in overrides)
 
 
 def facts(fit: Fit) -> list[list[str]]:
@@ -291,17 +270,22 @@ def facts(fit: Fit) -> list[list[str]]:
 
 
 def basis(fit: Fit) -> dict[str, str]:
-    """How things were counted and minimised."""
+    """Counting conventions, objective and numbers of runs, clusters and draws.
+
+    Conventions come from the input, so dollar signs are removed: they would start mathematics.
+    """
     delta = fit.objective.delta
     threshold = "" if delta is None else f", threshold {delta:.3g}"
-    return {
+    facts = {
         "params": str(fit.convention.get("params", "as given")),
         "flops": str(fit.convention.get("flops", "as given")),
         "objective": f"{fit.objective.name}{threshold}",
         "used": str(fit.runs_used),
+        "dropped": str(len(fit.runs_dropped)),
         "clusters": str(len(np.unique(fit.points.cluster))),
         "draws": str(len(fit.draws)),
     }
+    return {name: text.replace("$", "") for name, text in facts.items()}
 
 
 def digits(value: float | None) -> str:
@@ -316,7 +300,7 @@ def digits(value: float | None) -> str:
 
 
 def signed(value: float, form: str) -> str:
-    """A number with its sign, a minus and not a hyphen."""
+    """A signed number with a minus sign in place of a hyphen."""
     return format(value, form).replace("-", "\N{MINUS SIGN}")
 
 
@@ -324,7 +308,7 @@ def _shape(columns: Mapping[str, Any], row: int) -> str:
     """Width by depth of a run."""
     if not {"width", "depth"} <= columns.keys():
         return DASH
-    return f"{columns['width'][row]:.0f}\N{MULTIPLICATION SIGN}{columns['depth'][row]:.0f}"
+    return f"{columns['width'][row]:.0f}{TIMES}{columns['depth'][row]:.0f}"
 
 
 def _column(columns: Mapping[str, Any], name: str, row: int, form: str) -> str:
@@ -340,7 +324,7 @@ def _bounds(fit: Fit, name: str) -> str:
 
 
 def _value(value: Any) -> str:
-    """A fact on one line."""
+    """A value of any type on one line."""
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, Mapping):

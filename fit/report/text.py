@@ -1,6 +1,7 @@
-"""Documents as plain aligned text for a terminal of 80 columns.
+"""Answers, predictions, fits and laws as plain text for a terminal of 80 columns.
 
-What limits an answer, what that is worth, what it costs: rows for a terminal of 80 columns.
+The layout functions (`row`, `wrapped_row`, `wrapped`, `table_text`, `note_rows`) serve
+`listings.py` too; `approach_name` and `convention_cells` are shared with the report.
 """
 
 from __future__ import annotations
@@ -29,15 +30,16 @@ from fit.query.warnings import cross_check_remark
 from fit.results import CrossCheck, Fit, Note, is_doubtful, kappa_text
 
 WIDTH = 80
+TIMES, DASH = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 LABEL = 17
-"""Columns of the labels on the left."""
+"""Columns that labels on the left take."""
 LEAST_NAME = 12
-"""Columns that the first of a table keeps, whatever the others take."""
+"""Characters that the first column of a table keeps, however wide the others are."""
 APPROACHES = {"isoflop": ("approach 2", "isoFLOP"), "envelope": ("approach 1", "envelope")}
-HEADER = ("size", "params", "loss up", "compute up", "serve", "even at")
+REGRET_HEADER = ("size", "params", "loss up", "compute up", "serve", "even at")
 MOST_PERCENT = 100.0
-"""A larger share is said as a factor."""
-LEGEND = (
+"""A larger share is written as a factor."""
+REGRET_LEGEND = (
     "Loss up at the same budget [nats/token], training compute up at the same loss, FLOP per "
     "served token, and the served tokens at which the same loss costs the same in all."
 )
@@ -49,20 +51,20 @@ def answer_text(answer: Answer, launch: str, limits: Sequence[str] = ()) -> str:
     Args:
         answer: The answer.
         launch: The command that prints its overrides.
-        limits: Rows on what limits it and what it costs; see `constraint_text`.
+        limits: Rows on what limits it and what it costs; see `limit_rows`.
     """
     head = wrapped(f"{power(answer.flops.value)} FLOP, by {answer.source} ({_basis(answer)})")
     rows = [
-        _row("parameters", _counted(answer.params)),
-        _row("tokens", _counted(answer.tokens)),
-        _row("tokens per param", _measured(answer.tokens_per_param, three_digits)),
+        row("parameters", _with_interval(answer.params, short)),
+        row("tokens", _with_interval(answer.tokens, short)),
+        row("tokens per param", _with_interval(answer.tokens_per_param, three_digits)),
         *_loss_rows(answer),
     ]
     if answer.regret_band is not None:
         band = f"{short(answer.regret_band.low)} to {short(answer.regret_band.high)} parameters"
-        rows.append(_row("just as good", f"{band}: within one run's noise"))
+        rows.append(row("just as good", f"{band}: within one run's noise"))
     elif answer.level is not None:
-        rows.append(_row("just as good", "not told this far beyond the runs"))
+        rows.append(row("just as good", "not determined this far beyond the runs"))
     rows += [*_reach_rows(answer), *limits, *_launch_rows(answer, launch)]
     return _joined([head, "", *rows, *note_rows(answer.warnings)])
 
@@ -71,14 +73,14 @@ def prediction_text(prediction: Prediction) -> str:
     """A prediction as a small table."""
     sizes = f"{short(prediction.params)} parameters on {short(prediction.tokens)} tokens"
     head = wrapped(f"{sizes}, by {prediction.source} ({_basis(prediction)})")
-    rows = [_row("compute", f"{power(prediction.flops)} FLOP")]
-    rows += [_row(k.replace("_", " "), _given(v)) for k, v in prediction.given.items()]
+    rows = [row("compute", f"{power(prediction.flops)} FLOP")]
+    rows += [row(k.replace("_", " "), _plain_or_short(v)) for k, v in prediction.given.items()]
     rows += [*_loss_rows(prediction), *_reach_rows(prediction)]
     return _joined([head, "", *rows, *note_rows(prediction.warnings)])
 
 
 def fit_text(fit: Fit) -> str:
-    """A fit: parameters with intervals, how it was judged, how it predicts."""
+    """A fit: its parameters with intervals, its checks and its notes."""
     dropped = f", {len(fit.runs_dropped)} dropped" if fit.runs_dropped else ""
     family = law(fit.law)
     about = f" ({family.about})" if family.about else ""
@@ -87,28 +89,28 @@ def fit_text(fit: Fit) -> str:
     status = f"{doubt}{fit.status.replace('_', ' ')}, kappa {kappa_text(fit)}"
     heading = f"{percent(fit.interval.level)} confidence ({fit.interval.method})"
     rows = [
-        _row("status", status),
-        _row("runs", f"{fit.runs_used} used{dropped}; {_convention(fit.convention)}"),
-        _row("noise", f"{100 * fit.noise:.2g}% of the {family.target}, one run about the law"),
+        row("status", status),
+        row("runs", f"{fit.runs_used} used{dropped}; {_convention(fit.convention)}"),
+        row("noise", f"{100 * fit.noise:.2g}% of the {family.target}, one run about the law"),
         *_replicate_rows(fit),
         "",
-        _row("", f"{'value':>10}  {heading}"),
+        row("", f"{'value':>10}  {heading}"),
         *(_parameter_row(fit, name, value) for name, value in fit.theta.items()),
         *(_parameter_row(fit, name, value) for name, value in fit.exponents.items()),
     ]
     rows += _entropy_rows(fit)
-    checks = [*_holdout_rows(fit), *(_check_row(fit, c) for c in fit.cross_checks)]
-    checks += _convention_rows(fit)
-    checks += _influence_rows(fit)
+    checks = [*_holdout_rows(fit), *(r for c in fit.cross_checks for r in _check_rows(fit, c))]
+    checks += [*_convention_rows(fit), *_influence_rows(fit)]
     return _joined([head, "", *rows, "", *checks, *note_rows(fit.notes)])
 
 
 def hint_text(answer: Answer) -> str:
     """A first answer in one sentence."""
-    n, d = _counted(answer.params), _counted(answer.tokens)
+    n, d = _with_interval(answer.params, short), _with_interval(answer.tokens, short)
     return wrapped(
-        f"At {power(answer.flops.value)} FLOP ({_times(answer.reach)} the largest budget): "
-        f"{n} parameters on {d} tokens, loss {_measured(answer.loss, _four)} nats/token."
+        f"At {power(answer.flops.value)} FLOP ({_reach_text(answer.reach)} the largest budget): "
+        f"{n} parameters on {d} tokens, loss "
+        f"{_with_interval(answer.loss, _four_decimals)} nats/token."
     )
 
 
@@ -135,29 +137,29 @@ def families_text(families: Iterable[Law]) -> str:
 
 
 def table_text(header: Sequence[str], rows: Iterable[Sequence[str]], width: int = WIDTH) -> str:
-    """Columns, the first left and the others right aligned; the first gives way to the width."""
+    """A table with its first column left aligned and shortened to fit, the others right aligned."""
     cells = [tuple(header), *(tuple(one_line(c) for c in r) for r in rows)]
     others = sum(max(len(r[i]) for r in cells) + 2 for i in range(1, len(header)))
     room = max(width - others, len(header[0]), LEAST_NAME)
     cells = [(shortened(r[0], room), *r[1:]) for r in cells]
     widths = [max(len(r[i]) for r in cells) for i in range(len(header))]
     lines = []
-    for row in cells:
-        right = (c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))
-        lines.append("  ".join([row[0].ljust(widths[0]), *right]).rstrip())
+    for line in cells:
+        right = (c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))
+        lines.append("  ".join([line[0].ljust(widths[0]), *right]).rstrip())
     return "\n".join(lines)
 
 
 def note_rows(notes: Iterable[Note]) -> list[str]:
-    """Notes, the gravest first, each wrapped beside its severity."""
+    """Notes, the most severe first, each wrapped beside its severity."""
     order = ("serious", "warning", "info")
     ranked = sorted(notes, key=lambda n: order.index(n.severity))
-    rows = [line for n in ranked for line in _wrap_row(n.severity, n.message)]
+    rows = [line for n in ranked for line in wrapped_row(n.severity, n.message)]
     return ["", *rows] if rows else []
 
 
 def shortened(text: str, width: int) -> str:
-    """A text of at most a width, its middle left out; both ends of a run's name tell it apart."""
+    """A text cut in the middle to a width: either end of a run's name may be what identifies it."""
     if len(text) <= width:
         return text
     kept = max(width - 1, 2)
@@ -185,83 +187,93 @@ def wrapped(text: str, indent: str = "") -> str:
     )
 
 
-def _row(label: str, text: str) -> str:
-    """A label and its text."""
+def row(label: str, text: str) -> str:
+    """A label and its text on one line."""
     return f"  {label:<{LABEL}} {one_line(text)}"
 
 
-def _wrap_row(label: str, text: str) -> list[str]:
-    """A label and a wrapped text beside it."""
+def wrapped_row(label: str, text: str) -> list[str]:
+    """A label and its text, wrapped into the column beside it."""
     room = WIDTH - LABEL - 3
     lines = textwrap.wrap(one_line(text), room, break_on_hyphens=False) or [""]
-    return [_row(label if i == 0 else "", line) for i, line in enumerate(lines)]
+    return [row(label if i == 0 else "", line) for i, line in enumerate(lines)]
 
 
-def _counted(number: Number) -> str:
-    """A count with its interval."""
-    return _measured(number, short)
+def approach_name(name: str) -> str:
+    """Name of a cross-check, such as `approach 2, isoFLOP`."""
+    return ", ".join(APPROACHES.get(name, (name,)))
 
 
-def _measured(number: Number, form: object) -> str:
-    """A value with its interval."""
-    assert callable(form)
+def convention_cells(convention: Mapping[str, object]) -> list[str]:
+    """The law under one counting convention: [N, C, exponent a, D/N at the largest budget]."""
+    a, ratio = convention.get("a"), convention.get("tokens_per_param")
+    return [
+        str(convention.get("params", DASH)),
+        str(convention.get("flops", DASH)),
+        f"{a:.3f}" if isinstance(a, float) else DASH,
+        three_digits(ratio) if isinstance(ratio, float) else DASH,
+    ]
+
+
+def _with_interval(number: Number, form: Callable[[float], str]) -> str:
+    """A value with its interval, where there is one."""
     if number.low is None or number.high is None or number.low == number.high:
-        return str(form(number.value))
+        return form(number.value)
     return f"{form(number.value)} [{form(number.low)}, {form(number.high)}]"
 
 
-def _four(loss: float) -> str:
-    """A loss with four digits."""
+def _four_decimals(loss: float) -> str:
+    """A loss with four decimals."""
     return f"{loss:.4f}"
 
 
-def _given(value: float) -> str:
-    """A width or a depth in full, counts in short."""
+def _plain_or_short(value: float) -> str:
+    """A width or a depth in full, a count with its unit."""
     return f"{value:g}" if value < 1e5 else short(value)
 
 
-def _loss_rows(found: Answer | Prediction) -> list[str]:
-    """Loss of the law and of the next run."""
-    quantity = found.quantity if isinstance(found, Prediction) else "loss"
-    form, unit = (_four, " nats/token") if quantity == "loss" else (three_digits, "")
-    rows = [_row(quantity.replace("_", " "), f"{_measured(found.loss, form)}{unit}")]
-    run = found.loss_next_run
-    if run.low is not None and run.high is not None and found.level is not None:
-        rows[0] += f", {percent(found.level)} confidence"
+def _loss_rows(result: Answer | Prediction) -> list[str]:
+    """Loss by the law with its confidence interval, and the prediction interval of one run."""
+    quantity = result.quantity if isinstance(result, Prediction) else "loss"
+    form, unit = (_four_decimals, " nats/token") if quantity == "loss" else (three_digits, "")
+    rows = [row(quantity.replace("_", " "), f"{_with_interval(result.loss, form)}{unit}")]
+    run = result.loss_next_run
+    if run.low is not None and run.high is not None and result.level is not None:
+        rows[0] += f", {percent(result.level)} confidence"
         ends = f"{form(run.value)} [{form(run.low)}, {form(run.high)}]{unit}"
-        rows.append(_row("one run there", f"{ends}, {percent(found.level)} prediction"))
+        rows.append(row("one run there", f"{ends}, {percent(result.level)} prediction"))
     return rows
 
 
-def _reach_rows(found: Answer | Prediction) -> list[str]:
-    """How far beyond the runs."""
-    if found.reach is None:
+def _reach_rows(result: Answer | Prediction) -> list[str]:
+    """The budget over the largest one fitted, and whether this extrapolates."""
+    if result.reach is None:
         return []
-    where = "extrapolates" if found.reach > 1 else "inside the runs"
-    if any(w.code == "below_range" for w in found.warnings):
+    where = "extrapolates" if result.reach > 1 else "inside the runs"
+    if any(w.code == "below_range" for w in result.warnings):
         where = "below the smallest"
-    return [_row("reach", f"{_times(found.reach)} the largest budget fitted: {where}")]
+    return [row("reach", f"{_reach_text(result.reach)} the largest budget fitted: {where}")]
 
 
-def _times(reach: float | None) -> str:
+def _reach_text(reach: float | None) -> str:
     """A factor."""
     if reach is None:
         return "?"
-    return f"\N{MULTIPLICATION SIGN}{three_digits(reach)}"
+    return f"{TIMES}{three_digits(reach)}"
 
 
 def _launch_rows(answer: Answer, launch: str) -> list[str]:
-    """The shape and how to launch it."""
+    """The shape, its learning rate and batch, and the command that launches it."""
     s = answer.shape
     if s is None or answer.shape_params is None or answer.shape_tokens is None:
         return []
-    rows = ["", _row("shape", f"width {s.width}, depth {s.depth}, heads {s.heads}")]
+    rows = ["", row("shape", f"width {s.width}, depth {s.depth}, heads {s.heads}")]
     own = f"{short(answer.shape_params)} parameters on {short(answer.shape_tokens)} tokens"
-    rows.append(_row("", own))
+    rows.append(row("", own))
     if answer.lr is not None:
-        rows.append(_row("learning rate", f"{answer.lr:.3g}, peak of the hidden matrices"))
+        rows.append(row("learning rate", f"{answer.lr:.3g}, peak of the hidden matrices"))
     if answer.batch_tokens is not None:
-        rows.append(_row("batch", f"{answer.batch_tokens} tokens a step at the end"))
+        rows.append(row("batch", f"{answer.batch_tokens} tokens a step at the end"))
     return [*rows, "", *_command_rows(launch)]
 
 
@@ -280,13 +292,13 @@ def _command_rows(command: str) -> list[str]:
     return [*rows, f"    | {second}"]
 
 
-def _basis(found: Answer | Prediction) -> str:
-    """Law and convention in brackets."""
-    return f"{found.law}; {_convention(found.convention)}"
+def _basis(result: Answer | Prediction) -> str:
+    """The law and the convention in which it counts."""
+    return f"{result.law}; {_convention(result.convention)}"
 
 
 def _convention(convention: Mapping[str, str]) -> str:
-    """How params and FLOPs were counted."""
+    """How parameters and FLOP are counted."""
     return f"N {convention.get('params', '?')}, C {convention.get('flops', '?')}"
 
 
@@ -296,46 +308,46 @@ def _parameter_row(fit: Fit, name: str, value: float) -> str:
     unit = {"E": "nats/token", "a": "N* ~ C^a", "b": "D* ~ C^b"}.get(name, "")
     held = name in dict(fit.options.get("hold") or ())
     ends = "held" if held else f"[{low:.4g}, {high:.4g}]"
-    return _row(name, f"{value:>10.4g}  {ends}  {unit}")
+    return row(name, f"{value:>10.4g}  {ends}  {unit}")
 
 
 def _replicate_rows(fit: Fit) -> list[str]:
-    """The noise that needs no law."""
-    found = fit.replicates
-    if found is None:
+    """The noise between repeated runs, estimated without the law."""
+    replicates = fit.replicates
+    if replicates is None:
         return []
-    text = f"{100 * found.noise:.2g}% of the loss, between runs of one size and length"
-    if found.probability is not None:
-        text += f"; lack of fit p = {found.probability:.2g}"
-    return _wrap_row("replicates", text)
+    text = f"{100 * replicates.noise:.2g}% of the loss, between runs of one size and length"
+    if replicates.probability is not None:
+        text += f"; lack of fit p = {replicates.probability:.2g}"
+    return wrapped_row("replicates", text)
 
 
 def _entropy_rows(fit: Fit) -> list[str]:
-    """The known entropy of the data against E."""
-    known, found = fit.data.get("entropy"), fit.theta.get("E")
-    if known is None or found is None:
+    """The known entropy of the data, and how far the fitted E is from it."""
+    entropy, fitted = fit.data.get("entropy"), fit.theta.get("E")
+    if entropy is None or fitted is None:
         return []
     low, high = fit.interval.bounds.get("E", (float("nan"), float("nan")))
-    where = "inside" if low <= known <= high else "outside"
-    text = f"{known:>10.4f}  fitted E {found - known:+.4f} from it; {where} its interval"
-    return [_row("known entropy", text)]
+    where = "inside" if low <= entropy <= high else "outside"
+    text = f"{entropy:>10.4f}  fitted E {fitted - entropy:+.4f} from it; {where} its interval"
+    return [row("known entropy", text)]
 
 
 def _holdout_rows(fit: Fit) -> list[str]:
-    """How the smaller runs predict the largest."""
+    """Errors of the largest budget, predicted from the smaller ones."""
     h = fit.holdout
     if h is None:
         return []
-    held = f"{count_noun(len(h.runs), 'run')} from {power(h.budget)} FLOP up"
+    held_out = f"{count_noun(len(h.runs), 'run')} from {power(h.budget)} FLOP up"
     text = (
-        f"{held}, predicted by the smaller ones: {h.mean_relative_error:+.2%} on average, "
+        f"{held_out}, predicted by the smaller ones: {h.mean_relative_error:+.2%} on average, "
         f"{h.max_relative_error:.2%} at most"
     )
-    return _wrap_row("holdout", text) + _rolling_rows(fit)
+    return wrapped_row("holdout", text) + _rolling_rows(fit)
 
 
 def _rolling_rows(fit: Fit) -> list[str]:
-    """How the smaller runs predict each larger budget, in one line."""
+    """Errors of each larger budget, predicted from all smaller ones."""
     if len(fit.rolling) < 2:
         return []
     errors = " ".join(f"{r.mean_relative_error:+.2%}" for r in fit.rolling)
@@ -345,81 +357,74 @@ def _rolling_rows(fit: Fit) -> list[str]:
         f"each of {len(fit.rolling)} budgets by the smaller ones: {errors}; {inside:.0%} of "
         f"{count_noun(runs, 'run')} in their {fit.interval.level:.0%} intervals"
     )
-    return _wrap_row("rolling", text)
+    return wrapped_row("rolling", text)
 
 
-def _check_row(fit: Fit, check: CrossCheck) -> str:
-    """One cross-check."""
+def _check_rows(fit: Fit, check: CrossCheck) -> list[str]:
+    """The exponent by another approach, or the reason why it has no value."""
     label, what = APPROACHES.get(check.name, (check.name, ""))
     if check.a is None:
-        return _joined(_wrap_row(label, f"{what}: no value: {check.reason}"))
+        return wrapped_row(label, f"{what}: no value: {check.reason}")
     ends = "" if check.a_interval is None else " [{:.3g}, {:.3g}]".format(*check.a_interval)
-    return _joined(
-        _wrap_row(label, f"{what}: a = {check.a:.3g}{ends}, {cross_check_remark(fit, check)}")
-    )
+    remark = cross_check_remark(fit, check)
+    return wrapped_row(label, f"{what}: a = {check.a:.3g}{ends}, {remark}")
 
 
 def _influence_rows(fit: Fit) -> list[str]:
-    """The run that moves the answer most."""
+    """The run whose removal changes N* most."""
     runs = [i for i in fit.influence if i.kind == "run"]
     if not runs:
         return []
     text = f"without {runs[0].run} N* at 10 times the largest budget moves by "
-    return _wrap_row("influence", f"{text}{math.expm1(runs[0].shift):+.1%}, the most of any run")
+    return wrapped_row("influence", f"{text}{math.expm1(runs[0].shift):+.1%}, the most of any run")
 
 
 def _convention_rows(fit: Fit) -> list[str]:
-    """The exponent under each counting convention, and of which budget D/N is."""
-    rows = [_convention_row(c) for c in fit.conventions]
-    return [*rows, _row("", "(D/N at the largest budget, under the same count)")] if rows else []
-
-
-def _convention_row(row: Mapping[str, object]) -> str:
-    """The exponent under one counting convention."""
-    a, ratio = row.get("a"), row.get("tokens_per_param")
-    if not isinstance(a, float) or not isinstance(ratio, float):
-        return _row("counted as", f"N {row.get('params')}, C {row.get('flops')}: no fit")
-    text = f"N {row.get('params')}, C {row.get('flops')}: a = {a:.3g}, D/N = {three_digits(ratio)}"
-    return _row("counted as", text)
+    """Exponent and D/N under each counting convention."""
+    rows = []
+    for n, c, a, ratio in map(convention_cells, fit.conventions):
+        result = "no fit" if DASH in (a, ratio) else f"a = {a}, D/N = {ratio}"
+        rows.append(row("counted as", f"N {n}, C {c}: {result}"))
+    return [*rows, row("", "(D/N at the largest budget, under the same count)")] if rows else []
 
 
 def limit_rows(answer: Answer) -> list[str]:
-    """Costs, limits and other sizes, as far as they were asked."""
+    """Rows on costs, constraints and other sizes, as far as the question has them."""
     rows = [] if answer.cost is None else _cost_rows(answer.cost)
     if answer.epochs is not None:
-        rows += _wrapped_row("epochs", f"{three_digits(answer.epochs)} of the unique tokens")
+        rows += wrapped_row("epochs", f"{three_digits(answer.epochs)} of the unique tokens")
     rows = ["", *rows] if rows else []
     if answer.constraints:
         rows.append("")
         for c in answer.constraints:
-            rows += _wrapped_row("binds" if c.binds else "does not bind", _worth_text(c))
+            rows += wrapped_row("binds" if c.binds else "does not bind", _constraint_text(c))
     if answer.regret:
-        table = table_text(HEADER, [_regret_cells(r) for r in answer.regret], WIDTH - 2)
-        note = textwrap.wrap(LEGEND, WIDTH - 2)
+        table = table_text(REGRET_HEADER, [_regret_cells(r) for r in answer.regret], WIDTH - 2)
+        note = textwrap.wrap(REGRET_LEGEND, WIDTH - 2)
         rows += ["", *(f"  {line}" for line in [*table.splitlines(), *note])]
     return rows
 
 
-def _cost_rows(bill: AnswerCost) -> list[str]:
-    """Compute, hours and money."""
-    text = f"{_ranged(bill.training_flops, power)} FLOP"
-    rows = _wrapped_row("training", text)
-    if bill.serving_flops is not None:
-        rows += _wrapped_row("serving", f"{_ranged(bill.serving_flops, power)} FLOP")
-    if bill.device_hours is None or bill.mfu is None:
+def _cost_rows(cost: AnswerCost) -> list[str]:
+    """Compute, device-hours and dollars."""
+    text = f"{_ranged(cost.training_flops, power)} FLOP"
+    rows = wrapped_row("training", text)
+    if cost.serving_flops is not None:
+        rows += wrapped_row("serving", f"{_ranged(cost.serving_flops, power)} FLOP")
+    if cost.device_hours is None or cost.mfu is None:
         return rows
-    count = "" if bill.devices is None else f"{bill.devices} "
-    parts = [f"{_ranged(bill.device_hours, _grouped)} device-hours"]
-    if bill.hours is not None:
-        parts.append(f"{_ranged(bill.hours, _grouped)} hours")
-    if bill.dollars is not None:
-        parts.append(f"${_ranged(bill.dollars, _grouped)}")
-    return [*rows, *_wrapped_row(f"on {count}{bill.device}"[:LABEL], f"{', '.join(parts)}; MFU "
-                         f"{three_digits(bill.mfu)}")]  # fmt: skip
+    count = "" if cost.devices is None else f"{cost.devices} "
+    parts = [f"{_ranged(cost.device_hours, _with_commas)} device-hours"]
+    if cost.hours is not None:
+        parts.append(f"{_ranged(cost.hours, _with_commas)} hours")
+    if cost.dollars is not None:
+        parts.append(f"${_ranged(cost.dollars, _with_commas)}")
+    return [*rows, *wrapped_row(f"on {count}{cost.device}"[:LABEL], f"{', '.join(parts)}; MFU "
+                         f"{three_digits(cost.mfu)}")]  # fmt: skip
 
 
-def _worth_text(c: Constraint) -> str:
-    """One limit, and what relaxing it gains."""
+def _constraint_text(c: Constraint) -> str:
+    """One constraint, and what relaxing it gains."""
     if c.name == "budget":
         name = f"the budget, {power(c.limit)} FLOP"
     else:
@@ -439,61 +444,53 @@ def _worth_text(c: Constraint) -> str:
 
 
 def _gain_text(gain: Gain) -> str:
-    """What is gained."""
-    loss = f"loss less by {_ranged(gain.loss, _nats)}"
+    """How much lower the loss is, and the compute that would be worth as much."""
+    loss = f"loss less by {_ranged(gain.loss, _loss_difference)}"
     if gain.multiplier is None:
         return loss
-    return (
-        f"{loss}, worth \N{MULTIPLICATION SIGN}{_ranged(gain.multiplier, three_digits)} the compute"
-    )
+    return f"{loss}, worth {TIMES}{_ranged(gain.multiplier, three_digits)} the compute"
 
 
 def _regret_cells(r: Regret) -> tuple[str, ...]:
-    """One line of the table of other sizes."""
+    """One row of the table of other sizes."""
     even = "-" if r.break_even_tokens is None else short(r.break_even_tokens.value)
-    size = f"\N{MULTIPLICATION SIGN}{r.size:g}"
+    size = f"{TIMES}{r.size:g}"
     if r.size == 1:
         return size, short(r.params), "-", "-", "-", "-"
     serving = f"{-100 * r.serving_saved:+.0f}%"
-    cells = _ranged(r.loss_up, _nats), _compute(r.compute_up)
+    cells = _ranged(r.loss_up, _loss_difference), _compute_increase(r.compute_up)
     return size, short(r.params), *cells, serving, even
 
 
 def _ranged(
     number: Number, form: Callable[[float], str], end: Callable[[float], str] | None = None
 ) -> str:
-    """A value with its interval, unless that is the value itself; its ends may have a form."""
+    """A value with its interval, unless both ends print alike; ends may have another form."""
     end, low, high = end or form, number.low, number.high
     if low is None or high is None or form(low) == form(high) or not math.isfinite(number.value):
         return form(number.value)
     return f"{form(number.value)} [{end(low)}, {end(high)}]"
 
 
-def _nats(loss: float) -> str:
-    """A difference of losses, four digits behind the point where it is small."""
+def _loss_difference(loss: float) -> str:
+    """A difference of losses, with four decimals where it is small."""
     if not math.isfinite(loss):
         return "never"
     return f"{loss:.4f}" if abs(loss) < 1 else three_digits(loss)
 
 
-def _compute(number: Number) -> str:
-    """A share, or a factor where it is large, with its interval; the unit is said once."""
+def _compute_increase(number: Number) -> str:
+    """An increase in percent, or as a factor where it is large, with its interval."""
     if not math.isfinite(number.value):
         return "never"
     if number.value > MOST_PERCENT / 100:
         text = _ranged(
             mapped(number, lambda v: v + 1), lambda v: short(v) if v >= 1e3 else three_digits(v)
         )
-        return f"\N{MULTIPLICATION SIGN}{text}"
+        return f"{TIMES}{text}"
     return _ranged(number, lambda v: f"{100 * v:+.0f}%", lambda v: f"{100 * v:.0f}")
 
 
-def _grouped(value: float) -> str:
-    """Hours or dollars: 1,234 or 0.0123."""
+def _with_commas(value: float) -> str:
+    """Hours or dollars, such as 1,234 or 0.0123."""
     return f"{value:,.0f}" if 1e3 <= value < 1e12 else three_digits(value)
-
-
-def _wrapped_row(label: str, text: str) -> list[str]:
-    """A label and a wrapped text beside it."""
-    lines = textwrap.wrap(text, WIDTH - LABEL - 3, break_on_hyphens=False)
-    return [f"  {label if i == 0 else '':<{LABEL}} {line}" for i, line in enumerate(lines)]

@@ -19,8 +19,8 @@ from fit.data.records import DataInfo
 from fit.data.table import RunTable
 from fit.diagnostics.scans import skills_by_shape
 from fit.errors import FitError
+from fit.report.context_plots import TOTAL, shapes_of, skill_by_shape, skills_shown
 from fit.report.render import write_any
-from fit.report.shapes import TOTAL, shapes_of, skill_by_shape, skills_shown
 
 ROOT = Path(__file__).parents[3]
 DATA = DataInfo(
@@ -104,8 +104,13 @@ def test_a_report_on_shapes_says_which_shape_each_skill_wants(tmp_path):
     made = write_any(ROOT / "runs" / "skills", out=tmp_path / "r", form="html")
     words = made.read_text()
     assert "width 48, depth 2" in words
-    assert "Facts: least at 64×1, 22.57 ±0.42; most at 26×8, 29.48 ±0.36; told apart" in words
-    assert "Novel: least at 36×4, 1.86 ±1.42; most at 64×1, 2.27 ±1.32; not told apart" in words
+    assert (
+        "Facts: lowest at 64×1, 22.57 ±0.42; highest at 26×8, 29.48 ±0.36; the seeds distinguish"
+        in words
+    )
+    assert (
+        "Novel: lowest at 36×4, 1.86 ±1.42; highest at 64×1, 2.27 ±1.32; the seeds do not" in words
+    )
     table = (tmp_path / "r" / "figures" / "skills.csv").read_text()
     rows = list(csv.DictReader(table.splitlines()))
     facts = {r["series"]: r["name"] for r in rows if r["panel"] == "2"}

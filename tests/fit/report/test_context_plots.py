@@ -20,8 +20,9 @@ from fit.errors import QueryError
 from fit.laws.families import ENDLESS
 from fit.laws.published import PUBLISHED_MODELS
 from fit.report import context_plots
-from fit.report.figures import figure_table
-from fit.report.summary_page import cost_captions, price_table
+from fit.report.figure_data import figure_table
+from fit.report.figures import figure_caption, figure_inputs
+from fit.report.summary_page import report_content
 from tests.fit.builders import THETA, make_fit, plain_points
 
 SOURCE = ScalingLaw.from_fit(make_fit())
@@ -29,6 +30,13 @@ PLAIN = ScalingLaw.from_fit(
     make_fit(points=plain_points(), convention={"params": "as given", "flops": "6nd"})
 )
 BEST = frontier_band(SOURCE)
+
+
+def price_table(source, asked):
+    """The table of prices in the content of a report."""
+    sections = report_content(source, asked=asked)["sections"]
+    blocks = [b for s in sections for b in s["blocks"] if b["kind"] == "table"]
+    return next(b for b in blocks if "next 0.01 nats" in b["caption"])
 
 
 def axis():
@@ -63,8 +71,7 @@ def test_a_step_below_e_is_never_reached():
     fit = make_fit(theta={**THETA, "A": 1e-3, "B": 1e-3})
     price = next_price(ScalingLaw.from_fit(fit), np.array([1e12]))
     assert np.isinf(price.value).all()
-    table = price_table(ScalingLaw.from_fit(fit), ReportRequest())
-    assert table.rows[0][1] == "never"
+    assert price_table(ScalingLaw.from_fit(fit), ReportRequest())["rows"][0][1] == "never"
 
 
 def test_money_is_device_hours_at_a_price():
@@ -74,8 +81,8 @@ def test_money_is_device_hours_at_a_price():
     with pytest.raises(QueryError, match="device"):
         ReportRequest(price=2.0, device="abacus").dollars(1e20)
     assumed = price_table(SOURCE, ReportRequest(price=2.0, device="h100"))
-    assert "(assumed)" in assumed.caption
-    assert [c.head for c in assumed.columns][-1] == "dollars"
+    assert "(assumed)" in assumed["caption"]
+    assert assumed["columns"][-1]["head"] == "dollars"
 
 
 def test_the_price_is_drawn_where_it_can_be_paid():
@@ -95,8 +102,8 @@ def test_the_cheapest_life_is_that_of_the_closed_form(served):
     assert found.total[found.cheapest] == pytest.approx(exact.flops, rel=1e-3)
     ax = context_plots.lifetime_cost(axis(), found)
     assert line(ax, "both").get_ydata() == pytest.approx(found.total)
-    words = cost_captions(PLAIN, ReportRequest(serve_tokens=served))["serving"]
-    assert "Cheapest in all" in words
+    inputs = figure_inputs(PLAIN, ReportRequest(serve_tokens=served))
+    assert "The lowest total" in figure_caption("serving", inputs)
 
 
 def test_repeats_cost_nothing_while_tokens_last():
@@ -108,7 +115,8 @@ def test_repeats_cost_nothing_while_tokens_last():
     assert np.all(few.best(flops).log_loss > fresh)
     ax = context_plots.repeats_epochs(axis(), BEST, few, 1e6)
     assert line(ax, "nearly as good as fresh").get_ydata()[0] == 4
-    words = cost_captions(SOURCE, ReportRequest(unique_tokens=1e6))["repeats"]
+    inputs = figure_inputs(SOURCE, ReportRequest(unique_tokens=1e6))
+    words = figure_caption("repeats", inputs)
     assert "epochs" in words
     assert "borrowed" in words
 
@@ -138,15 +146,15 @@ def test_models_stand_beside_the_law_by_compute_only_at_its_scale():
     assert shown == {m.name: m.flops for m in context_plots.within(big)}
 
 
-@pytest.mark.parametrize(("source", "rival"), [(SOURCE, True), (large(), False)])
-def test_tokens_per_parameter_show_every_model_and_a_rival_law_far_from_home(source, rival):
+@pytest.mark.parametrize(("source", "reference"), [(SOURCE, True), (large(), False)])
+def test_tokens_per_parameter_show_every_model_and_a_reference_law_far_from_home(source, reference):
     ax = context_plots.ratio_against_params(axis(), source, frontier_band(source))
     marks = {li.get_gid(): li for li in ax.get_lines() if li.get_gid()}
     assert marks.keys() == {m.name for m in PUBLISHED_MODELS}
     for m in PUBLISHED_MODELS:
         assert marks[m.name].get_ydata()[0] == pytest.approx(m.tokens / m.params)
     labels = {li.get_label() for li in ax.get_lines()}
-    assert ("besiroglu2024, a published law" in labels) == rival
+    assert ("besiroglu2024, a published law" in labels) == reference
     table = figure_table(ax.figure, fit_of(source).points.run)
     assert "Chinchilla" in table
 

@@ -14,7 +14,7 @@ from scipy import stats
 from fit.allocation.scaling_law import ScalingLaw, frontier_band, identified_frontier
 from fit.diagnostics import approaches
 from fit.report import check_plots, plots
-from fit.report.figures import figure_table
+from fit.report.figure_data import figure_table
 from fit.results import Influence, Rolled
 from tests.fit.builders import make_fit, make_points, plain_points
 

@@ -20,7 +20,7 @@ from fit.quantities import short, three_digits
 from fit.query.answer import answer
 from fit.query.question import Question
 from fit.report.figures import FIGURES, draw_figures
-from fit.report.render import hypertext, mathematics, place_of, typeset, write_report
+from fit.report.render import html_page, mathematics, report_path, typeset, write_report
 from fit.report.summary_page import report_content
 from fit.report.tables import clean
 from fit.results import Influence, Note, write_fit
@@ -118,7 +118,7 @@ def test_the_sheet_answers_at_the_largest_budget_and_at_ten_times_it():
     fit = make_fit()
     found = report_content(ScalingLaw.from_fit(fit))
     rows = dict(found["answers"]["rows"])
-    assert rows["Reach beyond the runs"] == [["×1.00"], ["×10.0"]]
+    assert rows["Budget over the largest fitted"] == [["×1.00"], ["×10.0"]]
     best, ends = rows["Parameters $N^*$"][1]
     assert f"train {best} parameters (90%: {ends})" in spoken(found)
     assert rows["Just as good: $N$ within noise"][1][0] in spoken(found)
@@ -230,7 +230,9 @@ def test_the_command_names_the_folder_where_that_can_be_known(tmp_path):
     folders = {"reports/a b": "'reports/a b'", "elsewhere/x": "FOLDER"}
     for place, named in folders.items():
         write_fit(tmp_path / place, make_fit())
-        found = report_content(ScalingLaw.from_fit(make_fit()), folder=place_of(tmp_path / place))
+        found = report_content(
+            ScalingLaw.from_fit(make_fit()), folder=report_path(tmp_path / place)
+        )
         assert f"--fit {named} --config" in found["launch"]
 
 
@@ -296,7 +298,7 @@ def test_a_template_error_is_one_line(drawn):
 
 @pytest.fixture(scope="module")
 def web(figures):
-    return hypertext(page(hostile_fit()), {n: d.svg for n, d in figures.items()})
+    return html_page(page(hostile_fit()), {n: d.svg for n, d in figures.items()})
 
 
 class Reader(HTMLParser):

@@ -1,0 +1,133 @@
+"""The data that a figure shows, read back from its artists and written as CSV.
+
+The table is made from the drawn figure, so it holds whatever the figure shows and nothing else.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fit.files import guarded
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMNS = (
+    "panel", "x_label", "y_label", "kind", "series", "x", "y", "low", "high", "flops", "name",
+)  # fmt: skip
+"""One row per point of an artist: `kind` is point, line, band, interval, contour or label."""
+
+Row = dict[str, Any]
+
+
+def figure_table(figure: Figure, runs: Sequence[str] = ()) -> str:
+    """The data of a figure as CSV with the columns `COLUMNS`.
+
+    Args:
+        figure: A figure; axes without an x label of their own, such as colour bars, are left out.
+        runs: Names of the runs, in the order in which points labelled `runs` are drawn.
+
+    Returns:
+        The table. A band's row has `low` and `high` in place of `y`, an interval's likewise.
+    """
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    panels = [ax for ax in figure.axes if ax.get_label() != "<colorbar>"]
+    for number, ax in enumerate(panels, start=1):
+        head = {"panel": number, "x_label": ax.get_xlabel(), "y_label": ax.get_ylabel()}
+        for row in _rows(ax, runs):
+            if all(math.isfinite(v) for v in row.values() if not isinstance(v, str)):
+                cells = {**head, **row}.items()
+                writer.writerow(
+                    {k: guarded(v) if isinstance(v, str) else f"{v:.9g}" for k, v in cells}
+                )
+    return stream.getvalue()
+
+
+def _rows(ax: Axes, runs: Sequence[str]) -> Iterator[Row]:
+    """Rows of one panel: lines, then points, bands, intervals and contours."""
+    from matplotlib.collections import LineCollection, PathCollection, PolyCollection
+    from matplotlib.contour import ContourSet
+
+    for line in ax.get_lines():
+        yield from _line(ax, line)
+    for artist in ax.collections:
+        series = _series(artist)
+        if isinstance(artist, ContourSet):
+            yield from _contours(artist)
+        elif isinstance(artist, PolyCollection):
+            yield from ({"kind": "band", "series": series, **r} for r in _band(artist))
+        elif isinstance(artist, LineCollection):
+            yield from ({"kind": "interval", "series": series, **r} for r in _intervals(artist))
+        elif isinstance(artist, PathCollection):
+            yield from ({"kind": "point", "series": series, **r} for r in _points(artist, runs))
+    for text in ax.texts:
+        x, y = (float(v) for v in text.xy) if hasattr(text, "xy") else text.get_position()
+        words = " ".join(text.get_text().split())
+        yield {"kind": "label", "series": text.get_gid() or "", "x": x, "y": y, "name": words}
+
+
+def _line(ax: Axes, line: Any) -> Iterator[Row]:
+    """A line or unconnected marks; a line right across the panel has one coordinate only."""
+    marks = line.get_linestyle() in ("None", "none", "", " ")
+    along, across = line.get_transform().contains_branch_seperately(ax.transData)
+    base = {"kind": "point" if marks else "line", "series": _series(line)}
+    base |= {"name": line.get_gid()} if line.get_gid() else {}
+    x, y = (np.asarray(v, dtype=float) for v in line.get_data())
+    if along and across:
+        yield from ({**base, "x": a, "y": b} for a, b in zip(x, y, strict=True))
+    elif across and len(y):
+        yield {**base, "y": y[0]}
+    elif along and len(x):
+        yield {**base, "x": x[0]}
+
+
+def _points(artist: Any, runs: Sequence[str]) -> Iterator[Row]:
+    """Scattered points; those of the runs have a name and their compute."""
+    places, shades = np.asarray(artist.get_offsets(), dtype=float), artist.get_array()
+    are_runs = artist.get_label() == "runs" and len(places) == len(runs)
+    for i, (x, y) in enumerate(places):
+        row: Row = {"x": x, "y": y}
+        if shades is not None:
+            row["flops"] = float(shades[i])
+        yield {**row, "name": runs[i]} if are_runs else row
+
+
+def _band(artist: Any) -> Iterator[Row]:
+    """A band from its outline: out along one edge, back along the other."""
+    for path in artist.get_paths():
+        corners = path.vertices
+        count = (len(corners) - 3) // 2
+        one, other = corners[1 : count + 1], corners[count + 2 : 2 * count + 2][::-1]
+        for (x, a), (_, b) in zip(one, other, strict=True):
+            yield {"x": x, "low": min(a, b), "high": max(a, b)}
+
+
+def _intervals(artist: Any) -> Iterator[Row]:
+    """Vertical and horizontal intervals."""
+    for (x, y), (to_x, to_y) in (s for s in artist.get_segments() if len(s) == 2):
+        if x == to_x:
+            yield {"x": x, "low": min(y, to_y), "high": max(y, to_y)}
+        else:
+            yield {"y": y, "low": min(x, to_x), "high": max(x, to_x)}
+
+
+def _contours(artist: Any) -> Iterator[Row]:
+    """Contour lines, each point with its level as the series."""
+    for level, lines in zip(artist.levels, artist.allsegs, strict=True):
+        for place in (p for line in lines for p in line):
+            yield {"kind": "contour", "series": f"{level:g}", "x": place[0], "y": place[1]}
+
+
+def _series(artist: Any) -> str:
+    """Label of an artist; empty where it is one that matplotlib assigned."""
+    label = str(artist.get_label())
+    return "" if label.startswith("_") else label
