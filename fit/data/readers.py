@@ -28,6 +28,7 @@ from fit.data.accounting import FLOPS_PER_PARAM_TOKEN
 from fit.data.records import STATUSES, Floats, read_runs
 from fit.data.table import RunTable, read_only
 from fit.errors import FitError, RecordError
+from fit.files import unescape_formula
 from fit.quantities import count_noun
 
 if TYPE_CHECKING:
@@ -112,13 +113,25 @@ def _frame(path: Path) -> pd.DataFrame:
     try:
         if kind == ".csv":
             separator, decimal = _dialect(path)
-            return pd.read_csv(path, sep=separator, decimal=decimal, skipinitialspace=True)
+            frame = pd.read_csv(path, sep=separator, decimal=decimal, skipinitialspace=True)
+            return _unescaped(frame)
         if kind == ".parquet":
             return pd.read_parquet(path)
         return pd.read_json(path, lines=True)
     except Exception as error:  # readers raise their own kinds, some not even ValueError
         first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise RecordError(f"cannot read {path} as {kind[1:]}: {first}") from error
+
+
+def _unescaped(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame without the apostrophes that `files.csv_text` puts before formulas."""
+    for column in frame:
+        if frame[column].dtype.kind == "O":
+            cells = frame[column].map(unescape_formula)
+            # Only where a cell changes: `map` may infer another type for the column.
+            if not cells.equals(frame[column]):
+                frame[column] = cells
+    return frame.rename(columns={c: unescape_formula(c) for c in frame})
 
 
 def _dialect(path: Path) -> tuple[str, str]:

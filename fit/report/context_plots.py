@@ -5,14 +5,13 @@ Published models beside a law: by compute where the law reaches them, else by D/
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fit.allocation.costs import ServingCosts
 from fit.allocation.scaling_law import FrontierBand, IntervalCurve, ScalingLaw, fit_of
+from fit.files import csv_text
 from fit.laws.published import PRESETS, PUBLISHED_MODELS, PublishedModel
 from fit.query.warnings import FRESH_EPOCHS, STALE_EPOCHS
 from fit.report import plots
@@ -105,13 +104,18 @@ def overlay(ax: Axes, best: FrontierBand, quantity: str) -> None:
 
 def models_table() -> str:
     """The whole table of models with their sources, as CSV."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("name", "year", "params", "tokens", "experts", "source", "note"))
-    for m in PUBLISHED_MODELS:
-        counts = (f"{m.params:.6g}", f"{m.tokens:.6g}", str(m.experts).lower())
-        writer.writerow((m.name, m.year, *counts, m.source, m.note))
-    return stream.getvalue()
+    return csv_text(
+        {
+            "name": m.name,
+            "year": m.year,
+            "params": f"{m.params:.6g}",
+            "tokens": f"{m.tokens:.6g}",
+            "experts": str(m.experts).lower(),
+            "source": m.source,
+            "note": m.note,
+        }
+        for m in PUBLISHED_MODELS
+    )
 
 
 def _rival(ax: Axes) -> None:

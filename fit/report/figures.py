@@ -7,7 +7,6 @@ Whatever a figure shows stands in its table, since the table is made from the fi
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from fit.allocation.scaling_law import (
     splits_budgets,
 )
 from fit.diagnostics.scans import ShapeSkills
+from fit.files import csv_text
 from fit.report import check_plots, context_plots, plots
 from fit.report.shapes import losses_by_skill, shapes_shown, skill_by_shape, skills_shown
 from fit.results import Fit
@@ -38,8 +38,6 @@ COLUMNS = (
     "panel", "x_label", "y_label", "kind", "series", "x", "y", "low", "high", "flops", "name",
 )  # fmt: skip
 """One row per point of an artist: `kind` is point, line, band, interval, contour or label."""
-SPREADSHEETS_RUN = ("=", "+", "-", "@", "\t", "\r")
-"""First characters that make a spreadsheet take a text for a formula."""
 STYLE: Mapping[str, Any] = {
     "font.family": "STIXGeneral",
     "mathtext.fontset": "stix",
@@ -75,16 +73,14 @@ def figure_table(figure: Figure, runs: Sequence[str] = ()) -> str:
     Returns:
         The table. A band's row has `low` and `high` in place of `y`, an interval's likewise.
     """
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
+    table = []
     panels = [ax for ax in figure.axes if ax.get_label() != "<colorbar>"]
     for number, ax in enumerate(panels, start=1):
         head = {"panel": number, "x_label": ax.get_xlabel(), "y_label": ax.get_ylabel()}
         for row in _rows(ax, runs):
             if all(math.isfinite(v) for v in row.values() if not isinstance(v, str)):
-                writer.writerow({k: _cell(v) for k, v in {**head, **row}.items()})
-    return stream.getvalue()
+                table.append({**head, **row})
+    return csv_text(table, COLUMNS, number_format=".9g")
 
 
 def _rows(ax: Axes, runs: Sequence[str]) -> Iterator[Row]:
@@ -166,13 +162,6 @@ def _named(artist: Any) -> str:
     """The artist's label; none where the library made one up."""
     label = str(artist.get_label())
     return "" if label.startswith("_") else label
-
-
-def _cell(value: Any) -> Any:
-    """A number with nine digits, or a text that no spreadsheet runs."""
-    if isinstance(value, str):
-        return f"'{value}" if value.startswith(SPREADSHEETS_RUN) else value
-    return f"{value:.9g}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
