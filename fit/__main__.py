@@ -1,20 +1,26 @@
-"""`python -m fit` is the command `isoflop`.
+"""`python -m fit` is the command `isoflop`, and the worker of the service.
 
-With `ISOFLOP_WORKER_BYTES` in the environment the process may take that much memory and no more:
-the
-service fits uploaded tables in such workers, since a small file may unfold into many gigabytes.
+With `ISOFLOP_WORKER_BYTES` in the environment it is a worker. It may use that much memory and no
+more, since a small uploaded table may unfold into many gigabytes. An error is one line of JSON on
+stderr, {"message", "field"}, without the hints that people get on the command line.
 """
 
+from __future__ import annotations
+
+import json
 import os
 import sys
 
+import click
+
 from fit.cli.main import main
+from fit.errors import ScalingError
 
 MEMORY_LIMIT = "ISOFLOP_WORKER_BYTES"
 
 
 def limit_memory(limit_bytes: int) -> None:
-    """Refuse memory beyond a limit [bytes], where the platform can."""
+    """Limit the address space of this process [bytes], if the platform can."""
     try:
         import resource
     except ImportError:  # pragma: no cover - Windows
@@ -24,19 +30,30 @@ def limit_memory(limit_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def run() -> None:
-    """Run `isoflop`; a table that needs too much memory is one line and exit code 1."""
-    limit = os.environ.get(MEMORY_LIMIT)
-    if limit is None:
-        main(prog_name="isoflop")
-        return
-    limit_memory(int(limit))
+def run_worker(limit_bytes: int) -> None:
+    """Run the command within a memory limit; an error is written as JSON, with exit code 1."""
+    limit_memory(limit_bytes)
     try:
-        main(prog_name="isoflop")
+        with main.make_context("isoflop", sys.argv[1:]) as context:
+            click.Group.invoke(main, context)  # without the error messages of `CommandGroup`
     except MemoryError:
-        print(f"isoflop: the table needs more than {int(limit) >> 30} GiB.", file=sys.stderr)
-        sys.exit(1)
+        _exit(f"the table needs more than {limit_bytes >> 30} GiB of memory.")
+    except click.UsageError as error:
+        parameter = getattr(error, "param", None)
+        name = parameter.opts[0].lstrip("-") if isinstance(parameter, click.Option) else None
+        _exit(error.format_message(), name)
+    except (ScalingError, OSError) as error:
+        _exit(str(error), getattr(error, "field", None))
+
+
+def _exit(message: str, field: str | None = None) -> None:
+    """End the process with an error."""
+    print(json.dumps({"message": " ".join(message.split()), "field": field}), file=sys.stderr)
+    sys.exit(1)
 
 
 if __name__ == "__main__":
-    run()
+    if MEMORY_LIMIT in os.environ:
+        run_worker(int(os.environ[MEMORY_LIMIT]))
+    else:
+        main(prog_name="isoflop")

@@ -1,6 +1,9 @@
-"""What a number depends on beside its inputs: versions, the commit of the code, the time.
+"""Writing files: atomic writes, CSV text, and the provenance that documents record.
 
-Tables as csv that a spreadsheet may open: no cell of it is taken for a formula.
+- `write_atomically` replaces a file; `write_once` refuses to replace one.
+- `csv_text` is the only CSV writer. It escapes cells that a spreadsheet would run as a formula, and
+  `unescape_formula` restores them, so that a table written here reads back as it was.
+- `versions`, `commit` and `now` say which libraries, code and time a result comes from.
 """
 
 from __future__ import annotations
@@ -9,7 +12,9 @@ import csv
 import functools
 import hashlib
 import io
+import numbers
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,37 +25,62 @@ from typing import Any
 
 from fit.errors import RecordError
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""How a cell begins that spreadsheets compute (OWASP, CSV injection)."""
+FORMULA = re.compile(r"'* *[=+\-@\t\r\n]")
+"""Start of a text that a spreadsheet computes (OWASP, "CSV injection").
+
+Apostrophes in front are part of the pattern, so that a text which has one already gets a second
+and the escape can be undone.
+"""
 
 
-def guarded(cell: Any) -> Any:
-    """A cell that stays text: an apostrophe goes before what would be computed."""
-    if isinstance(cell, str) and cell.lstrip(" ").startswith(FORMULA):
-        return f"'{cell}"
-    return cell
+def escape_formula(cell: Any) -> Any:
+    """Put an apostrophe before a text that a spreadsheet would compute; numbers stay numbers."""
+    return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) else cell
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows under all names that they have, cells and names guarded."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
+def unescape_formula(cell: Any) -> Any:
+    """Remove the apostrophe that `escape_formula` put before a text."""
+    escaped = isinstance(cell, str) and cell.startswith("'") and FORMULA.match(cell)
+    return cell[1:] if escaped else cell
+
+
+def csv_text(
+    rows: Iterable[Mapping[str, Any]],
+    columns: Sequence[str] | None = None,
+    *,
+    number_format: str | None = None,
+) -> str:
+    """Format rows as CSV in which no cell or column name is a formula.
+
+    Args:
+        rows: Column -> cell of each row; a cell that is absent or None is left empty.
+        columns: Order of the columns; all that occur, in order of first occurrence, unless given.
+        number_format: Format specification of numbers, such as `.9g`; full precision unless given.
+    """
+    table = list(rows)
+    names = list(dict.fromkeys(n for row in table for n in row)) if columns is None else columns
+
+    def cell(value: Any) -> Any:
+        if number_format is not None and isinstance(value, numbers.Real):
+            return format(value, number_format)
+        return escape_formula(value)
+
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([guarded(n) for n in names])
-    for row in rows:
-        writer.writerow([guarded(row.get(n, "")) for n in names])
+    writer.writerow([escape_formula(n) for n in names])
+    writer.writerows([cell(row.get(n, "")) for n in names] for row in table)
     return text.getvalue()
 
 
 def versions(libraries: Iterable[str]) -> dict[str, str]:
     """Installed version of each library; those that are absent are left out."""
-    found = {}
+    installed = {}
     for name in libraries:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def now() -> str:
@@ -60,10 +90,8 @@ def now() -> str:
 
 @functools.cache
 def commit() -> str | None:
-    """The commit of the code, `-dirty` where files differ; None unless this file is in a checkout.
-
-    An installed copy may lie inside a checkout of something else.
-    """
+    """Git commit of this code, with `-dirty` if tracked files differ; None outside a checkout."""
+    # An installed copy may lie inside a checkout of another project, which must not be named.
     if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
         return None
     head, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "-uno")
@@ -71,7 +99,7 @@ def commit() -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says where this file lies; None where it refuses or is not there."""
+    """Output of git in this file's folder; None if it fails or is not installed."""
     here = Path(__file__).resolve().parent
     try:
         out = subprocess.run(
@@ -83,10 +111,10 @@ def _git(*arguments: str) -> str | None:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is there whole or not at all.
+    """Write a file beside its place and rename it, so that a reader never sees half of it.
 
     Raises:
-        RecordError: The folder cannot be written to, or the disk is full; nothing was changed.
+        RecordError: The folder is not writable or the disk is full; nothing was changed.
     """
     data = content.encode() if isinstance(content, str) else content
     temporary = None
@@ -109,18 +137,18 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def write_once(path: Path, content: str) -> bool:
-    """Write a file unless one of its name is there; whole or not at all, like the others.
+    """Write a file atomically unless it exists.
 
     Returns:
-        Whether it was written; False where there is one, which stays as it is.
+        Whether it was written; an existing file stays as it is.
 
     Raises:
-        RecordError: The folder cannot be written to, or the disk is full.
+        RecordError: The folder is not writable, the disk is full, or there are no hard links.
     """
     beside = path.with_name(f".{path.name}-{os.getpid()}")
     write_atomically(beside, content)
     try:
-        os.link(beside, path)  # fails where the name is taken, as no rename does
+        os.link(beside, path)  # fails if the name is taken, where a rename would replace the file
     except FileExistsError:
         return False
     except OSError as error:
@@ -139,14 +167,14 @@ def content_hash(data: bytes) -> str:
 
 
 def _umask() -> int:
-    """The process's file mode mask (reading it needs setting it)."""
-    mask = os.umask(0)
+    """The process's file mode mask; mkstemp ignores it and makes files private."""
+    mask = os.umask(0)  # it can only be read by setting it
     os.umask(mask)
     return mask
 
 
 def _read_text(path: Path) -> str:
-    """A file's text, or a RecordError that names it."""
+    """Read a text file; an error is a RecordError that names it."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -150,6 +150,14 @@ def short(count: float) -> str:
     return three_digits(count) if count < 1e3 else power(count)
 
 
+def duration(seconds: float) -> str:
+    """A time with three significant digits and a unit: 42 s, 3.50 min, 2.10 h, 4.00 d."""
+    for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= size:
+            return f"{three_digits(seconds / size)} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def gigabytes(size: float) -> str:
     """Memory in units of 1000: 8e9 -> 8.00GB."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

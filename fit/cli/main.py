@@ -427,7 +427,7 @@ def serve_command(more: tuple[Path, ...], folders: tuple[Path, ...], **bound: An
     """Serve fits: a page to play with, and the same answers over HTTP."""
     from fit.service.serve import serve
 
-    serve(folders=(*folders, *more), reports=REPORTS, told=click.echo, **bound)
+    serve(folders=(*folders, *more), reports=REPORTS, announce=click.echo, **bound)
 
 
 def _source(folder: Path | None, law: str | None, **fixed: float | None) -> tuple[ScalingLaw, str]:

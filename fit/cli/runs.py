@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import time
 from collections import Counter
@@ -30,10 +28,10 @@ from fit.data.records import (
 )
 from fit.data.table import RunTable
 from fit.errors import RecordError
-from fit.files import write_atomically
+from fit.files import csv_text, write_atomically
 from fit.laws.families import law
 from fit.laws.law import option
-from fit.quantities import power, short, three_digits
+from fit.quantities import duration, power, short
 from fit.query.answer import answer
 from fit.query.question import Question
 from fit.report.text import WIDTH, fit_text, hint_text, one_line, table_text, wrapped
@@ -99,12 +97,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         RecordError: The folder cannot be written to.
     """
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue())
+    write_atomically(path, csv_text(rows))
 
 
 def flat_record(record: RunRecord) -> dict[str, Any]:
@@ -234,14 +227,6 @@ def snapshot_text(found: SweepSnapshot) -> str:
     return "\n".join(_cut(line) for line in "\n".join(lines).splitlines())
 
 
-def time_text(seconds: float) -> str:
-    """A time with its unit: 42 s, 3.5 min, 2.1 h, 4 d."""
-    for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= size:
-            return f"{three_digits(seconds / size)} {unit}"
-    return f"{seconds:.0f} s"
-
-
 def _running_row(run: RunningTrajectory) -> tuple[str, ...]:
     """One trajectory."""
     left, rate = run.seconds_left, run.tokens_per_second
@@ -252,20 +237,20 @@ def _running_row(run: RunningTrajectory) -> tuple[str, ...]:
         f"{run.tokens / run.total:.0%}",
         "-" if run.loss is None else f"{run.loss:.3f}",
         "-" if rate is None else short(rate),
-        "-" if left is None else time_text(left),
+        "-" if left is None else duration(left),
     )
 
 
 def _cost_rows(progress: SweepProgress) -> list[str]:
     """What was spent, and what is left."""
-    spent = f"spent  {power(progress.flops_spent)} FLOP, {time_text(progress.hours_spent * 3600)}"
+    spent = f"spent  {power(progress.flops_spent)} FLOP, {duration(progress.hours_spent * 3600)}"
     rows = [f"{spent} of workers"]
     if progress.hours_left is None or not progress.flops_left:
         return rows
     left = f"left   {power(progress.flops_left)} FLOP, about "
-    left += f"{time_text(progress.hours_left * 3600)} of workers"
+    left += f"{duration(progress.hours_left * 3600)} of workers"
     if progress.seconds_left is not None:
-        left += f": {time_text(progress.seconds_left)} with those that run"
+        left += f": {duration(progress.seconds_left)} with those that run"
     return [*rows, left]
 
 
@@ -277,7 +262,7 @@ def _trouble(found: SweepSnapshot) -> list[str]:
         if r.status != "done"
     ]
     rows += [
-        f"silent    {r.run}: nothing from {r.host} for {time_text(r.silent_seconds)}"
+        f"silent    {r.run}: nothing from {r.host} for {duration(r.silent_seconds)}"
         for r in found.progress.running
         if not r.alive
     ]

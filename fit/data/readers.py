@@ -30,7 +30,7 @@ from fit.data.accounting import FLOPS_PER_PARAM_TOKEN
 from fit.data.records import STATUSES, Floats, read_runs
 from fit.data.table import RunTable, read_only
 from fit.errors import RecordError
-from fit.files import content_hash
+from fit.files import content_hash, unescape_formula
 from fit.quantities import count_noun
 
 if TYPE_CHECKING:
@@ -175,7 +175,19 @@ def _read_csv(path: Path) -> pd.DataFrame:
     separator = max(",;\t", key=head.count)
     comma = separator != "," and re.search(r"\d,\d", first) and not re.search(r"\d\.\d", first)
     decimal = "," if comma else "."
-    return pd.read_csv(path, sep=separator, decimal=decimal, skipinitialspace=True)
+    frame = pd.read_csv(path, sep=separator, decimal=decimal, skipinitialspace=True)
+    return _unescaped(frame)
+
+
+def _unescaped(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame without the apostrophes that `files.csv_text` puts before formulas."""
+    for column in frame:
+        if frame[column].dtype.kind == "O":
+            cells = frame[column].map(unescape_formula)
+            # Only where a cell changes: `map` may infer another type for the column.
+            if not cells.equals(frame[column]):
+                frame[column] = cells
+    return frame.rename(columns={c: unescape_formula(c) for c in frame})
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import csv
-import io
 import json
 import math
 import textwrap
@@ -20,7 +19,7 @@ from typing import Any
 
 from fit.data.records import finite_or_null
 from fit.errors import RecordError
-from fit.files import write_atomically
+from fit.files import csv_text, unescape_formula, write_atomically
 
 NEEDED = ("params", "tokens", "loss")
 TAKEN = (*NEEDED, "flops", "loss_se", "width", "depth", "lr", "batch_tokens", "seed")
@@ -147,11 +146,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         return
     if path.suffix != ".csv":
         raise RecordError(f"--out is {path}; a .csv or .jsonl is needed. Name one.")
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue())
+    write_atomically(path, csv_text(rows))
 
 
 def read_export(path: Path) -> Iterator[LoggedRun]:
@@ -173,7 +168,11 @@ def read_export(path: Path) -> Iterator[LoggedRun]:
             text += f" For a project of W&B: python -m sweep.imports wandb {path}"
         raise RecordError(text) from error
     for number, row in enumerate(table, start=1):
-        cells = {k: v for k, v in row.items() if k is not None and v not in (None, "")}
+        cells = {
+            unescape_formula(k): unescape_formula(v)
+            for k, v in row.items()
+            if k is not None and v not in (None, "")
+        }
         inner = {k: _opened(cells[k]) for k in ("config", "summary") if k in cells}
         maps = {k: v for k, v in inner.items() if isinstance(v, Mapping)}
         rest = {k: v for k, v in cells.items() if k not in (*OWN, *maps)}

@@ -125,20 +125,18 @@ def overlay(ax: Axes, best: FrontierBand, quantity: str) -> None:
 
 
 def models_table() -> str:
-    """The published models with their sources, as CSV."""
+    """The whole table of models with their sources, as CSV."""
     return csv_text(
-        [
-            {
-                "name": m.name,
-                "year": m.year,
-                "params": f"{m.params:.6g}",
-                "tokens": f"{m.tokens:.6g}",
-                "experts": str(m.experts).lower(),
-                "source": m.source,
-                "note": m.note,
-            }
-            for m in PUBLISHED_MODELS
-        ]
+        {
+            "name": m.name,
+            "year": m.year,
+            "params": f"{m.params:.6g}",
+            "tokens": f"{m.tokens:.6g}",
+            "experts": str(m.experts).lower(),
+            "source": m.source,
+            "note": m.note,
+        }
+        for m in PUBLISHED_MODELS
     )
 
 

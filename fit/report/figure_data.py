@@ -5,15 +5,13 @@ The table is made from the drawn figure, so it holds whatever the figure shows a
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fit.files import guarded
+from fit.files import csv_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,19 +35,14 @@ def figure_table(figure: Figure, runs: Sequence[str] = ()) -> str:
     Returns:
         The table. A band's row has `low` and `high` in place of `y`, an interval's likewise.
     """
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
+    table = []
     panels = [ax for ax in figure.axes if ax.get_label() != "<colorbar>"]
     for number, ax in enumerate(panels, start=1):
         head = {"panel": number, "x_label": ax.get_xlabel(), "y_label": ax.get_ylabel()}
         for row in _rows(ax, runs):
             if all(math.isfinite(v) for v in row.values() if not isinstance(v, str)):
-                cells = {**head, **row}.items()
-                writer.writerow(
-                    {k: guarded(v) if isinstance(v, str) else f"{v:.9g}" for k, v in cells}
-                )
-    return stream.getvalue()
+                table.append({**head, **row})
+    return csv_text(table, COLUMNS, number_format=".9g")
 
 
 def _rows(ax: Axes, runs: Sequence[str]) -> Iterator[Row]:

@@ -1,20 +1,22 @@
-"""The service as an application: routes that format what `fit.service.routes` answers.
+"""The service as an ASGI application: state that requests share, and one short function a route.
 
-Every route is a few lines; who may ask, sizes and times are the gate's, the uploads' and the
-workshop's. The documents are those of the command line, number by number.
-
-The description of the service's interface: parameters from the inquiries, one shape of error.
+The documents are those of the command line, number by number. `fit.service.routes` turns fields
+into documents, `fit.service.jobs` runs what takes seconds, and `fit.service.http` decides which
+requests are admitted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -23,9 +25,8 @@ from starlette.exceptions import HTTPException
 from fit.errors import ScalingError
 from fit.files import csv_text
 from fit.laws.families import laws_document
-from fit.laws.published import PRESETS
 from fit.results import Fit, is_unidentified
-from fit.service.fits import FitRegistry, PageFiles, ServedLaw
+from fit.service.fits import FitRegistry, ServedLaw
 from fit.service.http import (
     GuardMiddleware,
     RequestError,
@@ -34,299 +35,121 @@ from fit.service.http import (
     request_error_of,
     resident_bytes,
 )
-from fit.service.jobs import (
-    FORMATS,
-    MOST_BYTES,
-    OPTIONS,
-    PdfCache,
-    Uploads,
-    WorkerPool,
-    arguments_of,
-    read_body,
-    suffix_of,
-)
-from fit.service.routes import COMPARE, CURVES, PREDICT, QUERY, Fields, QueryRoute, checked_fields
+from fit.service.jobs import FitJobs, WorkerPool, fit_arguments, read_body, table_suffix
+from fit.service.openapi import openapi_document
+from fit.service.routes import COMPARE, CURVES, PREDICT, QUERY, QueryRoute, checked_fields
 
-ERROR: dict[str, Any] = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["kind", "message", "field"],
-            "properties": {
-                "kind": {"type": "string"},
-                "message": {"type": "string", "description": "One line: what, and what to do."},
-                "field": {"type": ["string", "null"], "description": "Which field is wrong."},
-            },
-        }
-    },
+PAGE = Path(__file__).with_name("page")
+CONTENT_TYPES: Mapping[str, str] = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain",
 }
-NUMBER: dict[str, Any] = {
-    "type": "object",
-    "required": ["value", "low", "high"],
-    "properties": {
-        "value": {"type": ["number", "null"]},
-        "low": {"type": ["number", "null"]},
-        "high": {"type": ["number", "null"]},
-    },
-}
-WARNINGS: dict[str, Any] = {
-    "type": "array",
-    "items": {
-        "type": "object",
-        "required": ["code", "severity", "message"],
-        "properties": {k: {"type": "string"} for k in ("code", "severity", "message")},
-    },
-}
-INQUIRIES: dict[str, tuple[QueryRoute, str]] = {
-    "/v1/query": (QUERY, "Answer"),
-    "/v1/predict": (PREDICT, "Prediction"),
-    "/v1/compare": (COMPARE, "Comparison"),
-    "/v1/curves": (CURVES, "Curves"),
-}
-NUMBERS = ("flops", "params", "tokens", "tokens_per_param", "loss", "loss_next_run")
-SCHEMAS: dict[str, Any] = {
-    "Error": ERROR,
-    "Number": NUMBER,
-    "Answer": {
-        "type": "object",
-        "required": ["schema", *NUMBERS, "warnings", "config"],
-        "properties": {
-            "schema": {"const": "isoflop.answer/1"},
-            **{k: {"$ref": "#/components/schemas/Number"} for k in NUMBERS},
-            "level": {"type": ["number", "null"]},
-            "reach": {"type": ["number", "null"]},
-            "warnings": WARNINGS,
-            "config": {"type": "array", "items": {"type": "string"}},
-        },
-    },
-    "Prediction": {
-        "type": "object",
-        "required": ["schema", "params", "tokens", "flops", "warnings"],
-        "properties": {"schema": {"const": "isoflop.prediction/1"}, "warnings": WARNINGS},
-    },
-    "Comparison": {
-        "type": "object",
-        "required": ["schema", "a", "b", "unit", "rows", "warnings"],
-        "properties": {"schema": {"const": "isoflop.compare/1"}, "warnings": WARNINGS},
-    },
-    "Curves": {
-        "type": "object",
-        "required": ["schema", "flops", "inside", "params", "tokens", "loss", "runs", "valleys"],
-        "properties": {"schema": {"const": "isoflop.curves/1"}},
-    },
-    "Fit": {
-        "type": "object",
-        "required": ["schema", "name", "law", "theta", "interval"],
-        "properties": {"schema": {"const": "isoflop.fit/1"}},
-    },
-    "Fits": {
-        "type": "object",
-        "required": ["schema", "fits"],
-        "properties": {"schema": {"const": "isoflop.fits/1"}, "fits": {"type": "array"}},
-    },
-    "Laws": {
-        "type": "object",
-        "required": ["schema", "laws", "families"],
-        "properties": {"schema": {"const": "isoflop.laws/1"}},
-    },
-    "Health": {"type": "object", "required": ["status"]},
-}
-PLAIN: dict[tuple[str, str], tuple[str, str | None]] = {
-    ("/v1/laws", "get"): ("application/json", "Laws"),
-    ("/v1/fits", "get"): ("application/json", "Fits"),
-    ("/v1/fits", "post"): ("application/json", "Fit"),
-    ("/v1/fits/{name}", "get"): ("application/json", "Fit"),
-    ("/v1/fits/{name}/runs.csv", "get"): ("text/csv", None),
-    ("/v1/report/{name}.pdf", "get"): ("application/pdf", None),
-    ("/healthz", "get"): ("application/json", "Health"),
-    ("/metrics", "get"): ("text/plain", None),
-}
-NUMERIC = r"^\d{1,20}(\.\d{1,9})?([eE]\+?\d{1,2})?[kMBT]?$"
-"""A count as it is typed; the readers say the rest."""
-SHAPES: dict[str, dict[str, Any]] = {
-    "flops": {"pattern": r"^\d{1,9}(\.\d{1,9})?([eE]\+?[0-3]?\d)?$"},
-    "law": {"enum": list(PRESETS)},
-    "interval": {"enum": ["hc3", "pairs"]},
-    "level": {"pattern": r"^0\.\d{1,9}$"},
-    "mfu": {"pattern": r"^(0\.\d{1,9}|\d{1,2}%)$"},
-    "memory": {"pattern": r"^\d{1,6}([kMGT]i?B)?$"},
-    **{name: {"enum": ["true", "false"]} for name in ("force", "regret")},
-    **{name: {} for name in ("fit", "device", "a", "b")},
-}
-"""What a field's text looks like, where it is not a count."""
-REMEMBERED = 4096
-"""Answers kept; each of 3 kB."""
-MOST_THOUGHT = 256
-"""Requests that may wait for a thread; two think at a time."""
-QUICK = {"flops", "fit", "law", "force", "dollars", "hours", "deadline"}
-JSON = "application/json"
-
-
-def described(app: FastAPI) -> None:
-    """Give an application its OpenAPI document."""
-    from fastapi.openapi.utils import get_openapi
-
-    def document() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            found = get_openapi(
-                title=app.title, version=app.version, summary=app.summary, routes=app.routes
-            )
-            app.openapi_schema = _completed(found)
-        return app.openapi_schema
-
-    app.openapi = document  # type: ignore[method-assign]
-
-
-def _completed(document: dict[str, Any]) -> dict[str, Any]:
-    """The framework's document with our parameters, bodies, answers and errors."""
-    document["components"] = {
-        "schemas": SCHEMAS,
-        "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-    }
-    document["security"] = [{}, {"token": []}]
-    for path, (inquiry, schema) in INQUIRIES.items():
-        route = document["paths"][path]["get"]
-        route["parameters"] = [_parameter(inquiry, name) for name in inquiry.fields]
-        route["responses"] = _responses("200", "application/json", schema)
-    for (path, method), (kind, name) in PLAIN.items():
-        route = document["paths"][path][method]
-        route["responses"] = _responses("201" if method == "post" else "200", kind, name)
-    upload = document["paths"]["/v1/fits"]["post"]
-    upload["parameters"] = [_option(name) for name in OPTIONS]
-    upload["requestBody"] = {
-        "required": True,
-        "description": f"A table with params, tokens and loss, of {MOST_BYTES >> 20} MiB at most.",
-        "content": {kind: {"schema": {"type": "string"}} for kind in FORMATS},
-    }
-    return document
-
-
-def _parameter(inquiry: QueryRoute, name: str) -> dict[str, Any]:
-    """One field of an inquiry."""
-    shape = SHAPES.get(name, {"pattern": NUMERIC})
-    plain: dict[str, Any] = {"type": "string", "maxLength": 200, **shape}
-    many = {"type": "array", "items": plain, "maxItems": 50}
-    return {
-        "name": name,
-        "in": "query",
-        "required": name in inquiry.needed,
-        "description": inquiry.fields[name],
-        "schema": many if name in inquiry.several else plain,
-    }
-
-
-def _option(name: str) -> dict[str, Any]:
-    """One option of an upload."""
-    plain: dict[str, Any] = {"type": "string"}
-    many = {"type": "array", "items": plain}
-    return {
-        "name": name,
-        "in": "query",
-        "description": OPTIONS[name],
-        "schema": many if name in ("column", "unit") else plain,
-    }
-
-
-def _responses(status: str, kind: str, schema: str | None) -> dict[str, Any]:
-    """What a route may answer; everything but success has the one shape."""
-    told = {"type": "string"} if schema is None else {"$ref": f"#/components/schemas/{schema}"}
-    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    return {
-        status: {"description": "The answer.", "content": {kind: {"schema": told}}},
-        "4XX": {"description": "The request is refused.", "content": error},
-        "5XX": {"description": "The service is busy or has failed.", "content": error},
-    }
-
-
-QUICK |= {"price", "device", "devices", "mfu", "params", "tokens"}
-
-
-"""Fields of questions that a fit by the sandwich answers in 2 ms; limits take 50 to 100."""
+"""Of the page's files by suffix; others are not served."""
+MOST_ANSWERS = 4096
+"""Answers kept in memory, 3 kB each."""
+MOST_WAITING = 256
+"""Requests that may wait for a thread; two are computed at a time."""
 
 
 @dataclass(kw_only=True)
 class Service:
-    """What the routes share."""
+    """What the routes share: fits, workers, answers given before, counts and the page."""
 
-    shelf: FitRegistry
-    workshop: WorkerPool = field(default_factory=WorkerPool)
-    threads: WorkerPool = field(default_factory=lambda: WorkerPool(most=MOST_THOUGHT))
-    """For answers that take long enough to keep others waiting."""
-    meter: RequestMetrics = field(default_factory=RequestMetrics)
-    remembered: OrderedDict[Any, bytes] = field(default_factory=OrderedDict)
+    registry: FitRegistry
+    workers: WorkerPool = field(default_factory=WorkerPool)
+    """Processes for fits of uploaded tables and for reports."""
+    threads: WorkerPool = field(default_factory=lambda: WorkerPool(most=MOST_WAITING))
+    """Limits the answers that are computed beside the event loop."""
+    metrics: RequestMetrics = field(default_factory=RequestMetrics)
+    answers: OrderedDict[Any, bytes] = field(default_factory=OrderedDict)
+    """Documents by route, laws and fields, the least recently used first."""
     hits: int = 0
     misses: int = 0
 
     def __post_init__(self) -> None:
-        self.uploads = Uploads(self.shelf, self.workshop)
-        self.prints = PdfCache(self.workshop)
-        self.page = PageFiles.read()
+        self.jobs = FitJobs(self.registry, self.workers)
+        self.page = read_page()
 
-    async def document(self, inquiry: QueryRoute, request: Request) -> bytes:
-        """The document that answers a request; one that takes long is made in a thread.
+    async def answer(self, route: QueryRoute, request: Request) -> Response:
+        """Answer a question, from memory if the same was asked of the same fits before.
 
         Raises:
-            Fault, ScalingError: It has no answer.
+            RequestError, ScalingError: It has no answer.
         """
-        fields = checked_fields(inquiry, request.query_params.multi_items())
-        held = inquiry.sources(self.shelf, fields)
-        key = (inquiry.reply, *(h.hash for h in held), *sorted(fields.items()))
-        if (found := self.remembered.get(key)) is not None:
+        fields = checked_fields(route, request.query_params.multi_items())
+        laws = route.laws(self.registry, fields)
+        key = (route.document, *(law.hash for law in laws), *sorted(fields.items()))
+        if key in self.answers:
             self.hits += 1
-            self.remembered.move_to_end(key)
-            return found
+            self.answers.move_to_end(key)
+            return _json(self.answers[key])
         self.misses += 1
-        if _takes_long(inquiry, fields, held):
+        if route.takes_long(laws, fields):
             async with self.threads.place():
-                made = await asyncio.to_thread(inquiry.reply, self.shelf, fields)
+                document = await asyncio.to_thread(route.document, laws, fields)
         else:
-            made = inquiry.reply(self.shelf, fields)
-        found = self.remembered[key] = _bytes(made)
-        if len(self.remembered) > REMEMBERED:
-            self.remembered.popitem(last=False)
-        return found
+            document = route.document(laws, fields)
+        content = self.answers[key] = _dump(document)
+        if len(self.answers) > MOST_ANSWERS:
+            self.answers.popitem(last=False)
+        return _json(content)
 
     def gauges(self) -> dict[str, float]:
-        """Values of the moment."""
+        """Present values for `/metrics`."""
         return {
-            "requests_in_flight": self.meter.in_flight,
-            "fits": len(self.shelf.names()),
-            "fits_uploaded": len(self.shelf.uploads),
-            "fit_reloads_total": self.shelf.reloads,
-            "answers_remembered": len(self.remembered),
+            "requests_in_flight": self.metrics.in_flight,
+            "fits": len(self.registry.names()),
+            "fits_uploaded": len(self.registry.uploads),
+            "fit_reloads_total": self.registry.reloads,
+            "answers_remembered": len(self.answers),
             "answers_hit_total": self.hits,
             "answers_missed_total": self.misses,
-            "workers_running": self.workshop.running,
-            "workers_waited_for": self.workshop.waiting,
+            "workers_running": self.workers.running,
+            "workers_waited_for": self.workers.waiting,
             "threads_running": self.threads.running,
             "threads_waited_for": self.threads.waiting,
             "resident_bytes": resident_bytes(),
         }
 
+    def page_file(self, name: str, request: Request) -> Response:
+        """A file of the page; 304 if the browser has it.
+
+        Raises:
+            RequestError: There is no such file.
+        """
+        if name not in self.page:
+            raise RequestError(404, "not_found", "the page has no such file.", "name")
+        content, tag = self.page[name]
+        headers = {"etag": tag, "cache-control": "no-cache"}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        return Response(content, headers=headers, media_type=CONTENT_TYPES[Path(name).suffix])
+
     def close(self) -> None:
-        """End workers and remove uploads."""
-        self.workshop.close()
-        self.uploads.close()
+        """Stop the workers and remove uploads."""
+        self.workers.close()
+        self.jobs.close()
 
 
-def _takes_long(inquiry: QueryRoute, fields: Fields, held: tuple[ServedLaw, ...]) -> bool:
-    """Whether others would notice."""
-    if inquiry is COMPARE or inquiry is CURVES:
-        return True
-    methods = {h.source.fit.interval.method for h in held if h.source.fit is not None}
-    # A fixed size or length is a limit of a budget's split, and all there is to a prediction.
-    quick = QUICK if inquiry is PREDICT else QUICK - {"params", "tokens"}
-    return not (methods <= {"hc3"} and fields.keys() <= quick)
+def read_page(folder: Path = PAGE) -> dict[str, tuple[bytes, str]]:
+    """Content and entity tag of the page's files by path; nothing else is served from disk."""
+    page = {}
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in CONTENT_TYPES):
+        content = path.read_bytes()
+        tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+        page[path.relative_to(folder).as_posix()] = (content, tag)
+    return page
 
 
 def application(service: Service, *, token: str | None = None) -> GuardMiddleware:
-    """The service behind its gate.
+    """Build the ASGI application.
 
     Args:
         service: Fits and what else the routes share.
-        token: What requests must carry; None answers to loopback's names alone.
+        token: What requests must carry; without one only names of loopback are answered.
     """
 
     @contextlib.asynccontextmanager
@@ -342,146 +165,154 @@ def application(service: Service, *, token: str | None = None) -> GuardMiddlewar
         redoc_url=None,
         lifespan=lifespan,
     )
-    for tree in (RequestError, ScalingError, HTTPException, Exception):
-        app.add_exception_handler(tree, _failed)
-    _ask(app, service)
-    _keep(app, service)
-    _watch(app, service)
-    described(app)
-    return GuardMiddleware(app, token=token, meter=service.meter)
+    for kind in (RequestError, ScalingError, HTTPException, Exception):
+        app.add_exception_handler(kind, _error_response)
+    _add_question_routes(app, service)
+    _add_fit_routes(app, service)
+    _add_service_routes(app, service)
+    app.openapi = partial(_cached_openapi, app)  # type: ignore[method-assign]
+    return GuardMiddleware(app, token=token, metrics=service.metrics)
 
 
-def _ask(app: FastAPI, service: Service) -> None:
-    """Routes that answer questions."""
+def _add_question_routes(app: FastAPI, service: Service) -> None:
+    """Add the routes that answer questions."""
 
     @app.get("/v1/query")
     async def query(request: Request) -> Response:
         """Split a budget between parameters and tokens."""
-        return Response(await service.document(QUERY, request), media_type=JSON)
+        return await service.answer(QUERY, request)
 
     @app.get("/v1/predict")
     async def predict(request: Request) -> Response:
         """Predict the loss of N parameters trained on D tokens."""
-        return Response(await service.document(PREDICT, request), media_type=JSON)
+        return await service.answer(PREDICT, request)
 
     @app.get("/v1/compare")
     async def compare(request: Request) -> Response:
         """Say how much compute a needs to reach the loss of b."""
-        return Response(await service.document(COMPARE, request), media_type=JSON)
+        return await service.answer(COMPARE, request)
 
     @app.get("/v1/curves")
     async def curves(request: Request) -> Response:
         """Give the frontier with its bands, the runs and the isoFLOP valleys, for charts."""
-        return Response(await service.document(CURVES, request), media_type=JSON)
+        return await service.answer(CURVES, request)
 
     @app.get("/v1/laws")
     async def laws() -> Response:
         """List the published laws and the families that can be fitted."""
-        return Response(_bytes(laws_document()), media_type=JSON)
+        return _json(_dump(laws_document()))
 
 
-def _keep(app: FastAPI, service: Service) -> None:
-    """Routes about fits."""
-    shelf = service.shelf
+def _add_fit_routes(app: FastAPI, service: Service) -> None:
+    """Add the routes about fits."""
+    registry = service.registry
 
     @app.get("/v1/fits")
     async def fits() -> Response:
         """List the fits in service."""
-        rows = [_entry(held) for held in shelf.all()]
-        own = [row for row in rows if row["answers"] and not row["uploaded"]]
-        newest = shelf.newest().name if own else None
-        rows = [{**row, "newest": row["name"] == newest} for row in rows]
-        return Response(_bytes({"schema": "isoflop.fits/1", "fits": rows}), media_type=JSON)
+        return _json(_dump(_fits_document(registry)))
 
     @app.post("/v1/fits", status_code=201)
     async def upload(request: Request) -> Response:
         """Fit a table of runs, sent as the body."""
-        fields: dict[str, list[str]] = {}
-        for name, value in request.query_params.multi_items():
-            fields.setdefault(name, []).append(value)
-        arguments = arguments_of(fields)
-        suffix = suffix_of(request.headers.get("content-type", ""))
-        data = await read_body(request.stream(), request.headers.get("content-length"))
-        held = await service.uploads.fit(data, suffix, arguments)
-        where = {"location": f"/v1/fits/{held.name}"}
-        return Response(_fit_bytes(held), 201, where, JSON)
+        arguments = fit_arguments(request.query_params.multi_items())
+        suffix = table_suffix(request.headers.get("content-type", ""))
+        table = await read_body(request.stream(), request.headers.get("content-length"))
+        law = await service.jobs.fit_table(table, suffix, arguments)
+        return _json(_dump(_fit_document(law)), 201, {"location": f"/v1/fits/{law.name}"})
 
     @app.get("/v1/fits/{name}")
     async def fit(name: str) -> Response:
         """Give a fit's document without its draws."""
-        return Response(_fit_bytes(shelf.get(name)), media_type=JSON)
+        return _json(_dump(_fit_document(registry.get(name))))
 
     @app.get("/v1/fits/{name}/runs.csv")
     async def runs(name: str) -> Response:
         """Give the runs of a fit as a table."""
-        text = csv_text(_run_rows(shelf.get(name).fit))
-        where = {"content-disposition": f'attachment; filename="{name}-runs.csv"'}
-        return Response(text, headers=where, media_type="text/csv")
+        text = csv_text(_run_rows(registry.get(name).fit))
+        headers = {"content-disposition": f'attachment; filename="{name}-runs.csv"'}
+        return Response(text, headers=headers, media_type="text/csv")
 
     @app.get("/v1/report/{name}.pdf")
     async def report(name: str) -> Response:
         """Give a fit's report."""
-        pages = await service.prints.report(shelf.get(name))
-        where = {"content-disposition": f'inline; filename="{name}.pdf"'}
-        return Response(pages, headers=where, media_type="application/pdf")
+        pdf = await service.jobs.report(registry.get(name))
+        headers = {"content-disposition": f'inline; filename="{name}.pdf"'}
+        return Response(pdf, headers=headers, media_type="application/pdf")
 
 
-def _watch(app: FastAPI, service: Service) -> None:
-    """Routes about the service, and the page."""
-    begun = time.monotonic()
+def _add_service_routes(app: FastAPI, service: Service) -> None:
+    """Add the routes about the service, and the page."""
+    started = time.monotonic()
 
     @app.get("/healthz")
     async def healthz() -> Response:
         """Say that the service is up."""
-        seconds = round(time.monotonic() - begun, 1)
-        return Response(_bytes({"status": "ok", "up_seconds": seconds}), media_type=JSON)
+        seconds = round(time.monotonic() - started, 1)
+        return _json(_dump({"status": "ok", "up_seconds": seconds}))
 
     @app.get("/metrics")
     async def metrics() -> Response:
         """Give counts and latencies in Prometheus's text form."""
-        text = service.meter.text(service.gauges())
+        text = service.metrics.text(service.gauges())
         return Response(text, media_type="text/plain; version=0.0.4")
 
     @app.get("/", include_in_schema=False)
     async def index(request: Request) -> Response:
         """Show the page."""
-        return service.page.file("index.html", request.headers.get("if-none-match"))
+        return service.page_file("index.html", request)
 
     @app.get("/page/{name:path}", include_in_schema=False)
     async def file(request: Request, name: str) -> Response:
         """Give a file of the page."""
-        return service.page.file(name, request.headers.get("if-none-match"))
+        return service.page_file(name, request)
 
 
-async def _failed(request: Request, error: Exception) -> Response:
-    """Any exception as an answer, in the one shape."""
-    fault = request_error_of(error)
+async def _error_response(request: Request, error: Exception) -> Response:
+    """Any exception as a response in the one shape of errors."""
+    refusal = request_error_of(error)
     allow = {k: v for k, v in (getattr(error, "headers", None) or {}).items() if k == "Allow"}
-    return Response(_bytes(error_body(fault)), fault.status, allow, JSON)
+    return _json(_dump(error_body(refusal)), refusal.status, allow)
 
 
-def _entry(held: ServedLaw) -> dict[str, Any]:
+def _cached_openapi(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, built when it is first asked for."""
+    if app.openapi_schema is None:
+        app.openapi_schema = openapi_document(app)
+    return app.openapi_schema
+
+
+def _fits_document(registry: FitRegistry) -> dict[str, Any]:
+    """The document `isoflop.fits/1`; its `newest` fit is the one that requests get by default."""
+    rows = [_fit_row(law) for law in registry.readable()]
+    usable = any(row["answers"] and not row["uploaded"] for row in rows)
+    newest = registry.newest().name if usable else None
+    fits = [{**row, "newest": row["name"] == newest} for row in rows]
+    return {"schema": "isoflop.fits/1", "fits": fits}
+
+
+def _fit_row(law: ServedLaw) -> dict[str, Any]:
     """A fit in the list of fits."""
-    fit = held.fit
+    fit = law.fit
     return {
-        "name": held.name,
+        "name": law.name,
         "law": fit.law,
         "status": fit.status,
-        "answers": not is_unidentified(fit) and held.source.law.target == "loss",
+        "answers": not is_unidentified(fit) and law.source.law.target == "loss",
         "runs_used": fit.runs_used,
         "theta": dict(fit.theta),
         "range": {k: [v.low, v.high] for k, v in fit.range.items()},
         "convention": dict(fit.convention),
-        "further": list(held.source.law.further),
-        "uploaded": held.uploaded,
-        "hash": f"sha256:{held.hash}",
-        "trouble": held.trouble,
+        "further": list(law.source.law.further),
+        "uploaded": law.uploaded,
+        "hash": f"sha256:{law.hash}",
+        "trouble": law.trouble,
     }
 
 
-def _fit_bytes(held: ServedLaw) -> bytes:
-    """A fit's document under the name it is asked by."""
-    return _bytes({**held.fit.document(draws=False), "name": held.name})
+def _fit_document(law: ServedLaw) -> dict[str, Any]:
+    """A fit's document, under the name by which the service has it."""
+    return {**law.fit.document(draws=False), "name": law.name}
 
 
 def _run_rows(fit: Fit) -> list[dict[str, Any]]:
@@ -494,6 +325,11 @@ def _run_rows(fit: Fit) -> list[dict[str, Any]]:
     ]
 
 
-def _bytes(document: dict[str, Any]) -> bytes:
-    """A document as JSON."""
+def _dump(document: dict[str, Any]) -> bytes:
+    """A document as compact JSON."""
     return json.dumps(document, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _json(content: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A response with JSON content."""
+    return Response(content, status, headers, "application/json")

@@ -1,9 +1,8 @@
-"""The fits that a service holds, read again when their folders change.
+"""The fits in service, read again when their files change.
 
-A file is looked at by its stamp (time, size, inode) and its content hash. One that cannot be read,
-as while something writes it in place, leaves the fit that was there in service.
-
-The page's files, read once: what is not among them is not served.
+A change is noticed by a file's modification time, size and inode; the content hash then says
+whether the fit is another one. A file that cannot be read, for example while it is being written in
+place, leaves the fit that was read before in service.
 """
 
 from __future__ import annotations
@@ -15,81 +14,37 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from starlette.responses import Response
-
 from fit.allocation.scaling_law import ScalingLaw
 from fit.errors import RecordError, ScalingError
 from fit.laws.published import PRESETS
 from fit.results import FIT_NAME, Fit
 from fit.service.http import RequestError, unknown_name
 
-FOLDER = Path(__file__).with_name("page")
-TYPES: Mapping[str, str] = {
-    ".html": "text/html",
-    ".css": "text/css",
-    ".js": "text/javascript",
-    ".svg": "image/svg+xml",
-    ".txt": "text/plain",
-}
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}", re.ASCII)
-"""Names of fits: no separators and no leading dot, so that none leads out of its folder."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PageFiles:
-    """Contents and their tags by path below the page's folder."""
-
-    files: Mapping[str, tuple[bytes, str]]
-
-    @classmethod
-    def read(cls, folder: Path = FOLDER) -> PageFiles:
-        """Read every file of the page."""
-        found = {}
-        for path in sorted(p for p in folder.rglob("*") if p.suffix in TYPES):
-            data = path.read_bytes()
-            tag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
-            found[path.relative_to(folder).as_posix()] = (data, tag)
-        return cls(files=found)
-
-    def file(self, name: str, known: str | None) -> Response:
-        """One file; 304 where the reader has it.
-
-        Raises:
-            Fault: There is none.
-        """
-        if name not in self.files:
-            raise RequestError(404, "not_found", "the page has no such file.", "name")
-        data, tag = self.files[name]
-        headers = {"etag": tag, "cache-control": "no-cache"}
-        if known == tag:
-            return Response(status_code=304, headers=headers)
-        kind = TYPES[Path(name).suffix]
-        return Response(data, headers=headers, media_type=kind)
-
-
+"""Names of fits: no separator and no leading dot, so that none leads out of its folder."""
 Stamp = tuple[int, int, int]
+"""Modification time [ns], size [bytes] and inode of a file; time first, so that stamps sort."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedLaw:
-    """A law in service."""
+    """A fit or a published law that can be asked."""
 
     name: str
     source: ScalingLaw
     hash: str
-    """Of the document; of a published law its name."""
-    file: Path | None = None
+    """Of the fit's document; of a published law its name."""
     stamp: Stamp | None = None
     trouble: str | None = None
-    """Why the file as it now stands could not be read; the fit is an earlier one."""
+    """Why the present file cannot be read; `source` is then from an earlier version."""
     uploaded: bool = False
 
     @property
     def fit(self) -> Fit:
-        """The fit behind it.
+        """The fit itself.
 
         Raises:
-            Fault: It is a published law.
+            RequestError: It is a published law.
         """
         if self.source.fit is None:
             raise RequestError(
@@ -99,103 +54,104 @@ class ServedLaw:
 
 
 class FitRegistry:
-    """Fits by name: those of given folders, or all under one root; and uploaded ones."""
+    """Fits by name: those of the given folders, or all below one root; and uploaded ones."""
 
     def __init__(self, root: Path, folders: Mapping[str, Path] | None = None) -> None:
         self.root = root
         self.folders = None if folders is None else dict(folders)
         self.uploads: dict[str, Path] = {}
         self.reloads = 0
-        self._held: dict[str, ServedLaw] = {}
+        self._laws: dict[str, ServedLaw] = {}
 
     def names(self) -> list[str]:
-        """Names of all fits there are, uploaded ones last."""
+        """Names of all fits whose file exists, uploaded ones last."""
         if self.folders is not None:
-            own = [n for n, folder in self.folders.items() if (folder / FIT_NAME).is_file()]
+            names = [n for n, folder in self.folders.items() if (folder / FIT_NAME).is_file()]
         else:
             files = self.root.glob(f"*/{FIT_NAME}")
-            own = [f.parent.name for f in files if NAME.fullmatch(f.parent.name)]
-        return [*sorted(own), *self.uploads]
+            names = [f.parent.name for f in files if NAME.fullmatch(f.parent.name)]
+        return [*sorted(names), *self.uploads]
 
     def get(self, name: str) -> ServedLaw:
-        """A fit as its file has it now; the last one that could be read, where it cannot.
+        """A fit as its file is now, or the last readable version of it.
 
         Raises:
-            Fault: No such fit, or one that was never readable.
+            RequestError: There is no such fit, or no version of it could be read.
         """
         file = self._file(name)
-        held = self._held.get(name)
+        law = self._laws.get(name)
         try:
-            stamp = _stamp(file)
+            status = file.stat()
         except OSError:
-            self._held.pop(name, None)
+            self._laws.pop(name, None)
             raise unknown_name("fit", name, self.names(), "fit") from None
-        if held is None or held.stamp != stamp:
-            held = self._held[name] = self._read(name, file, stamp, held)
-        return held
+        stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+        if law is None or law.stamp != stamp:
+            law = self._laws[name] = self._read(name, file, stamp, law)
+        return law
+
+    def readable(self) -> list[ServedLaw]:
+        """Every fit that can be read."""
+        laws = []
+        for name in self.names():
+            try:
+                laws.append(self.get(name))
+            except RequestError:
+                continue
+        return laws
 
     def newest(self) -> ServedLaw:
-        """The fit that was written last, uploads left aside.
+        """The fit that was written last; uploaded fits are never the default.
 
         Raises:
-            Fault: There is none.
+            RequestError: There is none.
         """
-        found = [(held.stamp, name) for name in self.names() if (held := self._try(name))]
-        own = [(stamp, name) for stamp, name in found if name not in self.uploads and stamp]
-        if not own:
+        laws = [(law.stamp, law.name) for law in self.readable() if law.stamp and not law.uploaded]
+        if not laws:
             raise RequestError(
                 404, "not_found", "no fit is in service. Name a published law: law=besiroglu2024"
             )
-        return self.get(max(own)[1])
+        return self.get(max(laws)[1])
 
-    def chosen(self, fit: str | None, law: str | None) -> ServedLaw:
+    def select(self, fit: str | None, law: str | None) -> ServedLaw:
         """The fit or published law that a request names, or else the newest fit.
 
         Raises:
-            Fault: Both are named, or it is not there.
+            RequestError: Both are named, or the named one does not exist.
         """
         if fit is not None and law is not None:
             raise RequestError(422, "question", "give fit or law, not both.", "law")
-        if law is not None:
-            return published_law(law)
-        return self.newest() if fit is None else self.get(fit)
+        if law is None:
+            return self.newest() if fit is None else self.get(fit)
+        if law not in _PUBLISHED:
+            raise unknown_name("law", law, list(PRESETS), "law")
+        return _PUBLISHED[law]
 
-    def rival(self, name: str, field: str) -> ServedLaw:
-        """A fit or a published law by name.
+    def fit_or_law(self, name: str, field: str) -> ServedLaw:
+        """A fit by its name, or else a published law; `field` is named in the error.
 
         Raises:
-            Fault: Neither.
+            RequestError: There is neither.
         """
         try:
             return self.get(name)
-        except RequestError as fault:
-            if name in PRESETS:
-                return published_law(name)
-            raise RequestError(fault.status, fault.kind, fault.message, field) from None
-
-    def all(self) -> list[ServedLaw]:
-        """Every fit that can be read."""
-        return [held for name in self.names() if (held := self._try(name))]
+        except RequestError as error:
+            if name in _PUBLISHED:
+                return _PUBLISHED[name]
+            raise RequestError(error.status, error.kind, error.message, field) from None
 
     def add(self, name: str, folder: Path) -> ServedLaw:
-        """Take an uploaded fit."""
+        """Register an uploaded fit."""
         self.uploads[name] = folder
         return self.get(name)
 
     def drop(self, name: str) -> None:
         """Forget an uploaded fit."""
         self.uploads.pop(name, None)
-        self._held.pop(name, None)
-
-    def _try(self, name: str) -> ServedLaw | None:
-        """A fit, or None where it cannot be read."""
-        try:
-            return self.get(name)
-        except RequestError:
-            return None
+        self._laws.pop(name, None)
 
     def _file(self, name: str) -> Path:
-        """Where a fit's document is; never outside of the folders in service."""
+        """Path of a fit's document, never outside of the folders in service."""
         if name in self.uploads:
             return self.uploads[name] / FIT_NAME
         if self.folders is not None:
@@ -203,7 +159,7 @@ class FitRegistry:
                 return self.folders[name] / FIT_NAME
         elif NAME.fullmatch(name):
             file = self.root / name / FIT_NAME
-            if file.resolve().is_relative_to(self.root.resolve()):
+            if file.resolve().is_relative_to(self.root.resolve()):  # a link may lead elsewhere
                 return file
         raise unknown_name("fit", name, self.names(), "fit")
 
@@ -215,46 +171,20 @@ class FitRegistry:
             if old is not None and old.hash == digest:
                 source = old.source
             else:
-                source = warmed(ScalingLaw.from_fit(Fit.from_json(text), hash=f"sha256:{digest}"))
+                source = ScalingLaw.from_fit(Fit.from_json(text), hash=f"sha256:{digest}")
+                _ = source.cost  # a cached property: computed now, not while a request waits
                 self.reloads += old is not None
         except (OSError, UnicodeDecodeError, ScalingError) as error:
-            said = str(error) if isinstance(error, RecordError) else type(error).__name__
+            # Words of other errors may hold paths of this machine.
+            reason = str(error) if isinstance(error, RecordError) else type(error).__name__
             if old is None:
                 raise RequestError(
-                    422, "record", f"cannot read the fit '{name}': {said}", "fit"
+                    422, "record", f"cannot read the fit '{name}': {reason}", "fit"
                 ) from None
-            return dataclasses.replace(old, stamp=stamp, trouble=said)
+            return dataclasses.replace(old, stamp=stamp, trouble=reason)
         return ServedLaw(
-            name=name,
-            source=source,
-            hash=digest,
-            file=file,
-            stamp=stamp,
-            uploaded=name in self.uploads,
+            name=name, source=source, hash=digest, stamp=stamp, uploaded=name in self.uploads
         )
-
-
-def published_law(name: str) -> ServedLaw:
-    """A published law.
-
-    Raises:
-        Fault: No such law.
-    """
-    if name not in _PUBLISHED:
-        raise unknown_name("law", name, list(PRESETS), "law")
-    return _PUBLISHED[name]
-
-
-def warmed(source: ScalingLaw) -> ScalingLaw:
-    """A source whose ladder and cost are counted before anyone waits for them."""
-    _ = source.cost
-    return source
-
-
-def _stamp(file: Path) -> Stamp:
-    """What changes when a file is written, in place or by a rename; time first, so it sorts."""
-    found = file.stat()
-    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 _PUBLISHED = {

@@ -1,16 +1,19 @@
-"""What every request passes, and every response: who asks, how many at once, headers, the count.
+"""What every request and response passes through.
 
-What a service counts, in Prometheus's text form.
-
-What goes wrong over HTTP, in one shape: {"error": {"kind", "message", "field"}}.
+- `RequestError` and `error_body`: errors in one shape, {"error": {"kind", "message", "field"}}.
+- `GuardMiddleware`: admission (token, host, load), security headers, counts, unexpected errors.
+- `RequestMetrics`: counts and latencies in Prometheus's text form.
+- `TimeoutProtocol`: connections that never finish the head of a request are closed.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
 import ipaddress
+import json
 import os
 import re
 import sys
@@ -23,13 +26,17 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import h11
+from starlette.responses import JSONResponse
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
 from fit.errors import FitError, QueryError, RecordError, ReportError, ScalingError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LONGEST = 600
-"""Characters of a message; a hostile name must not fill the screen."""
+"""Most characters of a message: it may repeat what a client has sent."""
 KINDS: tuple[tuple[type[ScalingError], str], ...] = (
     (RecordError, "record"),
     (FitError, "fit"),
@@ -38,36 +45,42 @@ KINDS: tuple[tuple[type[ScalingError], str], ...] = (
     (ScalingError, "invalid"),
 )
 MOST_IN_FLIGHT = 512
+"""Requests at once; a further one gets status 503."""
 OPEN = ("/healthz",)
-"""Answered without a token, as is the page, which asks for it."""
+"""Answered without a token, as are the files of the page, on which users enter theirs."""
 CHART_STYLE = (
     ":where(.chart) {\n  --plot-background: white;\n  display: block;\n  height: auto;\n"
     "  height: intrinsic;\n  max-width: 100%;\n}\n:where(.chart text),\n:where(.chart tspan) {\n"
     "  white-space: pre;\n}"
 )
-"""The style that the chart library writes into each of its figures; nothing else may be inline."""
+"""The style element that the chart library (Observable Plot) adds to each figure.
+
+The content security policy allows it by its hash; nothing else may be inline.
+"""
 _PORT = re.compile(r":\d*$")
+HEAD_SECONDS = 10.0
+"""Time limit for the head of a request."""
 EDGES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
-"""Upper edges of the latencies' classes [s]."""
+"""Upper edges of the latency histogram [s]."""
 
 
 class RequestError(Exception):
-    """A request that is refused: status, kind, one line, and the field that is wrong."""
+    """A request that is refused: HTTP status, kind, message, and the field that is wrong."""
 
     def __init__(self, status: int, kind: str, message: str, field: str | None = None) -> None:
         super().__init__(message)
         self.status, self.kind, self.message, self.field = status, kind, message, field
 
 
-def error_body(fault: RequestError) -> dict[str, Any]:
-    """The one shape of every error."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in fault.message).split())
+def error_body(error: RequestError) -> dict[str, Any]:
+    """The JSON body of every error, its message as one line of printable characters."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in error.message).split())
     line = line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
-    return {"error": {"kind": fault.kind, "message": line, "field": fault.field}}
+    return {"error": {"kind": error.kind, "message": line, "field": error.field}}
 
 
 def request_error_of(error: Exception) -> RequestError:
-    """Any exception as a fault; what is none of ours is an internal one, without its words."""
+    """Any exception as a refusal; the message of an unexpected one is logged, not sent."""
     if isinstance(error, RequestError):
         return error
     if isinstance(error, ScalingError):
@@ -80,24 +93,24 @@ def request_error_of(error: Exception) -> RequestError:
 
 
 def error_of_status(status: int) -> RequestError:
-    """A fault of the protocol: not found, method not allowed, ..."""
-    known = {
+    """The refusal for an HTTP status: not found, method not allowed, ..."""
+    messages = {
         404: "nothing is at this address; the page is at /, the interface at /openapi.json.",
         405: "this address does not take this method; see /openapi.json.",
     }
     phrase = HTTPStatus(status).phrase
     kind = phrase.lower().replace(" ", "_").replace("-", "_")
-    return RequestError(status, kind, known.get(status, f"{phrase.lower()}."))
+    return RequestError(status, kind, messages.get(status, f"{phrase.lower()}."))
 
 
 def unknown_name(what: str, name: str, known: list[str], field: str) -> RequestError:
-    """A name that is not there: 404, with those that are."""
-    there = ", ".join(known) or "none"
-    return RequestError(404, "not_found", f"no {what} '{name}'; known are {there}.", field)
+    """The refusal of an unknown name: 404, with the names that exist."""
+    names = ", ".join(known) or "none"
+    return RequestError(404, "not_found", f"no {what} '{name}'; known are {names}.", field)
 
 
 def _policy() -> str:
-    """The content security policy: everything from here, nothing inline but that one style."""
+    """The content security policy: same origin only, nothing inline but `CHART_STYLE`."""
     digest = base64.b64encode(hashlib.sha256(CHART_STYLE.encode()).digest()).decode()
     return (
         f"default-src 'self'; style-src 'self' 'sha256-{digest}'; img-src 'self' data: blob:; "
@@ -114,10 +127,10 @@ HEADERS = [
 
 
 class GuardMiddleware:
-    """The outermost application: refuses, measures, and lets no exception through."""
+    """The outermost ASGI application: admits requests, counts them and catches every exception."""
 
-    def __init__(self, app: ASGIApp, *, token: str | None, meter: RequestMetrics) -> None:
-        self.app, self.meter = app, meter
+    def __init__(self, app: ASGIApp, *, token: str | None, metrics: RequestMetrics) -> None:
+        self.app, self.metrics = app, metrics
         self.token = None if token is None else token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -125,57 +138,57 @@ class GuardMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begun, status = time.perf_counter(), 0
+        started, status = time.perf_counter(), 0
 
-        async def tell(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), *HEADERS]
             await send(message)
 
-        self.meter.in_flight += 1
+        self.metrics.in_flight += 1
         try:
             self._admit(scope)
-            await self.app(scope, receive, tell)
+            await self.app(scope, receive, send_with_headers)
         except Exception as error:
-            fault = request_error_of(error)
-            if fault.status >= 500:
-                _log(scope, error)
-            if not status:
-                await _refuse(fault, scope, receive, tell)
+            refusal = request_error_of(error)
+            if refusal.status >= 500:
+                _log_error(scope, error)
+            if not status:  # nothing has been sent yet
+                await _send_error(refusal, scope, receive, send_with_headers)
         finally:
-            self.meter.in_flight -= 1
-            self.meter.count(_route(scope), status, time.perf_counter() - begun)
+            self.metrics.in_flight -= 1
+            self.metrics.count(_route(scope), status, time.perf_counter() - started)
 
     def _admit(self, scope: Scope) -> None:
-        """Let a request in.
+        """Check that a request may be answered.
 
         Raises:
-            Fault: Too many at once, a foreign host on loopback, or no token where one is needed.
+            RequestError: Too many at once, another host than loopback, or a missing token.
         """
-        if self.meter.in_flight > MOST_IN_FLIGHT:
+        if self.metrics.in_flight > MOST_IN_FLIGHT:
             raise RequestError(503, "busy", "too many requests at once. Try again soon.")
-        given = dict(scope["headers"])
+        headers = dict(scope["headers"])
         if self.token is None:
-            # A foreign page could have its own name resolve to this machine (DNS rebinding).
-            host = _PORT.sub("", given.get(b"host", b"localhost").decode("latin-1").lower())
+            # Another site could let its own name resolve to this machine (DNS rebinding).
+            host = _PORT.sub("", headers.get(b"host", b"localhost").decode("latin-1").lower())
             if not loopback(host.strip("[]")):
                 raise RequestError(
-                    403, "forbidden", "this service answers to localhost alone.", "host"
+                    403, "forbidden", "without a token, only localhost is answered.", "host"
                 )
             return
         path = scope["path"]
         if path in OPEN or path == "/" or path.startswith("/page/"):
             return
-        scheme, _, token = given.get(b"authorization", b"").partition(b" ")
+        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self.token):
             text = "a token is needed: Authorization: Bearer TOKEN."
             raise RequestError(401, "unauthorized", text, "authorization")
 
 
 def loopback(host: str) -> bool:
-    """Whether an address or name is this machine's own loopback."""
+    """Whether an address or name is the loopback interface."""
     if host == "localhost":
         return True
     try:
@@ -185,23 +198,21 @@ def loopback(host: str) -> bool:
 
 
 def _route(scope: Scope) -> str:
-    """The method and pattern of the route, so that names do not become labels."""
-    found = getattr(scope.get("route"), "path", None)
-    if not isinstance(found, str) or scope["method"] not in ("GET", "POST"):
+    """Method and path pattern: with the path itself, each name would be a label of its own."""
+    pattern = getattr(scope.get("route"), "path", None)
+    if not isinstance(pattern, str) or scope["method"] not in ("GET", "POST"):
         return "other"
-    return f"{scope['method']} {found}"
+    return f"{scope['method']} {pattern}"
 
 
-async def _refuse(fault: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with an error."""
-    from starlette.responses import JSONResponse
-
-    headers = {"www-authenticate": "Bearer"} if fault.status == 401 else {}
-    await JSONResponse(error_body(fault), fault.status, headers)(scope, receive, send)
+async def _send_error(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Respond with an error."""
+    headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}
+    await JSONResponse(error_body(error), error.status, headers)(scope, receive, send)
 
 
-def _log(scope: Scope, error: Exception) -> None:
-    """One line about a failure of our own: what, and where."""
+def _log_error(scope: Scope, error: Exception) -> None:
+    """Log an unexpected error in one line: what, and where."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
     line = f"isoflop: {scope['method']} {scope['path']!r} failed at {where}: {error!r}"
@@ -209,23 +220,23 @@ def _log(scope: Scope, error: Exception) -> None:
 
 
 class RequestMetrics:
-    """Requests by route and status, and how long they took."""
+    """Requests by route and status, and a histogram of their latencies by route."""
 
     def __init__(self) -> None:
         self.in_flight = 0
         self.requests: Counter[tuple[str, int]] = Counter()
-        self.classes: dict[str, list[int]] = {}
+        self.histograms: dict[str, list[int]] = {}
         self.seconds: Counter[str] = Counter()
 
     def count(self, route: str, status: int, seconds: float) -> None:
         """Count one request."""
         self.requests[route, status] += 1
         self.seconds[route] += seconds  # type: ignore[assignment]  # a counter of seconds
-        row = self.classes.setdefault(route, [0] * (len(EDGES) + 1))
+        row = self.histograms.setdefault(route, [0] * (len(EDGES) + 1))
         row[bisect_left(EDGES, seconds)] += 1
 
     def text(self, gauges: Mapping[str, float]) -> str:
-        """Everything counted, and gauges of the moment."""
+        """All counts and the given gauges in Prometheus's text form."""
         return "\n".join([*self._requests(), *self._latencies(), *_gauges(gauges)]) + "\n"
 
     def _requests(self) -> Iterator[str]:
@@ -235,9 +246,9 @@ class RequestMetrics:
             yield f'isoflop_requests_total{{route="{route}",status="{status}"}} {n}'
 
     def _latencies(self) -> Iterator[str]:
-        """Latencies by route, cumulative."""
+        """Cumulative latency histogram of each route."""
         yield "# TYPE isoflop_request_seconds histogram"
-        for route, row in sorted(self.classes.items()):
+        for route, row in sorted(self.histograms.items()):
             total = 0
             for edge, n in zip((*EDGES, "+Inf"), row, strict=True):
                 total += n
@@ -247,7 +258,7 @@ class RequestMetrics:
 
 
 def resident_bytes() -> float:
-    """Memory of this process; 0 where the platform does not say."""
+    """Resident memory of this process; 0 if the platform has no /proc."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except (OSError, IndexError, ValueError):
@@ -256,7 +267,70 @@ def resident_bytes() -> float:
 
 
 def _gauges(values: Mapping[str, float]) -> Iterator[str]:
-    """Values of the moment; a name that ends in `_total` is a counter."""
+    """Present values; a name that ends in `_total` is a counter."""
     for name, value in values.items():
         yield f"# TYPE isoflop_{name} {'counter' if name.endswith('_total') else 'gauge'}"
         yield f"isoflop_{name} {value:.12g}"
+
+
+class TimeoutProtocol(H11Protocol):
+    """HTTP/1.1 with a time limit for the head of a request, and JSON errors for what is not HTTP.
+
+    No setting of uvicorn limits the head: `timeout_keep_alive` counts from the end of a response
+    only. Measured with uvicorn 0.54.0, `timeout_keep_alive=3` and `limit_concurrency=4` against
+    `HEAD_SECONDS=3`: a client that sends nothing, and one that sends a byte of its head each
+    second, are closed after 3.0 s here, and are still connected after 15 s with uvicorn's own
+    protocol. There, six silent clients also take up the concurrency limit, so that every other
+    request gets status 503; here, the next one after the time limit is answered.
+    """
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the time limit of the first request."""
+        super().connection_made(transport)
+        self._start_deadline()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse bytes; the time limit ends with the head of a request."""
+        super().data_received(data)
+        if self._answering():
+            self._cancel_deadline()
+        elif self._deadline is None:
+            self._start_deadline()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel the time limit."""
+        self._cancel_deadline()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Respond to what is not HTTP, or whose head is too long."""
+        body = json.dumps(error_body(RequestError(400, "bad_request", msg))).encode()
+        headers = [("content-type", "application/json"), ("connection", "close")]
+        headers.append(("content-length", str(len(body))))
+        for event in (
+            h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def _answering(self) -> bool:
+        """Whether a request is being answered, or its body awaited."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _start_deadline(self) -> None:
+        self._deadline = self.loop.call_later(HEAD_SECONDS, self._close_if_waiting)
+
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _close_if_waiting(self) -> None:
+        """Close the connection unless a request is being answered."""
+        self._deadline = None
+        if not self._answering():
+            self.transport.close()

@@ -1,10 +1,7 @@
-"""Tables that are sent in: bounded in size, fitted by a worker, kept for a while under a name.
+"""Work that takes seconds, done in processes beside the service: fits of uploaded tables, reports.
 
-Work that takes seconds, done in processes beside the service: few at a time, each with a limit.
-
-A worker is the command line itself, so a fit made here is the fit that `isoflop fit` makes.
-
-Reports on request: made by a worker from the fit in service, kept while the fit is the same.
+A worker is the command line itself (`python -m fit`), so that a fit made here is the fit that
+`isoflop fit` makes. Number, time and memory of workers are bounded, as are the uploads.
 """
 
 from __future__ import annotations
@@ -12,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -19,9 +17,10 @@ import signal
 import sys
 import tempfile
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect
 
@@ -29,13 +28,15 @@ from fit.results import FIT_NAME
 from fit.service.fits import FitRegistry, ServedLaw
 from fit.service.http import RequestError
 
+Result = TypeVar("Result")
 MOST_PDFS = 16
-"""PDFs in memory, half a megabyte each."""
+"""Reports kept in memory, half a megabyte each."""
 MOST_BYTES = 20 << 20
+"""Size of an uploaded table."""
 READ_SECONDS = 30.0
 """From the first byte of an upload to the last."""
 MOST_UPLOADS = 32
-"""Uploaded fits; of more the oldest goes."""
+"""Uploaded fits in service; a further one replaces the oldest."""
 FORMATS: Mapping[str, str] = {
     "text/csv": "csv",
     "application/csv": "csv",
@@ -43,7 +44,10 @@ FORMATS: Mapping[str, str] = {
     "application/x-ndjson": "jsonl",
     "application/vnd.apache.parquet": "parquet",
 }
-"""Content types. None of them can be sent by a form of a foreign page without a preflight."""
+"""Table formats by content type.
+
+A form on another site can send none of these without a CORS preflight, which is not answered.
+"""
 OPTIONS: Mapping[str, str] = {
     "law": "Family to fit, see /v1/laws: chinchilla, tied, ...",
     "loss": "adaptive, huber, l2, l2-levels, student or asymmetric.",
@@ -56,74 +60,40 @@ OPTIONS: Mapping[str, str] = {
     "column": "Renaming, such as params=n_params; may be repeated.",
     "unit": "Unit of a column, such as params=M; may be repeated.",
 }
-"""What may be asked of a fit; conditions and files are left to the command line."""
+"""Options of `isoflop fit` that a request may set.
+
+Conditions are evaluated as expressions and files are paths on this machine, so both are left to the
+command line.
+"""
 MOST_RESAMPLES = 4000
-MOST_NAMED, LONGEST_VALUE = 50, 200
-"""Renamings and units in one request, and characters of any value."""
+MOST_COLUMNS, LONGEST_VALUE = 50, 200
+"""Renamings or units in one request, and characters of any value."""
 WORKERS = 2
 WAITING = 8
-"""Requests that may wait for a worker; a further one is told to come back."""
+"""Requests that may wait for a worker; a further one gets status 503."""
 SECONDS = 60.0
-"""For one fit or one report."""
+"""Time limit of one fit or report."""
 MEMORY_LIMIT = "ISOFLOP_WORKER_BYTES"
-"""Read by `python -m fit`."""
+"""Environment variable that makes `python -m fit` a worker; see `fit.__main__`."""
 MEMORY_BYTES = 4 << 30
 """Address space of one worker: a fit of 100,000 rows takes a quarter of it."""
 PACKAGE = Path(__file__).resolve().parents[2]
-SEE_HELP = re.compile(r"\s*See: \S+.*--help\s*$")
 OPTION_WORD = re.compile(r"--(\w+) (?=[\w'])")
-"""`--column params=YOURS` of a command is `column=params=YOURS` of a request."""
-OPTION = re.compile(r"^Invalid value for '--(\w+)'")
-
-
-class PdfCache:
-    """PDFs by the hash of their fit."""
-
-    def __init__(self, workshop: WorkerPool) -> None:
-        self.workshop = workshop
-        self._kept: OrderedDict[tuple[str, str], bytes] = OrderedDict()
-        self._begun: dict[tuple[str, str], asyncio.Task[bytes]] = {}
-
-    async def report(self, held: ServedLaw) -> bytes:
-        """The report of a fit; one that is being made is waited for.
-
-        Raises:
-            Fault: It cannot be made, or took too long.
-        """
-        key = (held.name, held.hash)
-        if held.fit and key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
-        if key not in self._begun:
-            task = asyncio.create_task(self._made(held))
-            self._begun[key] = task
-            task.add_done_callback(lambda _: self._begun.pop(key, None))
-        pages = self._kept[key] = await asyncio.shield(self._begun[key])
-        while len(self._kept) > MOST_PDFS:
-            self._kept.popitem(last=False)
-        return pages
-
-    async def _made(self, held: ServedLaw) -> bytes:
-        """Set the pages, in a folder of their own: the service writes nothing into reports/."""
-        with tempfile.TemporaryDirectory(prefix="isoflop-report-") as name:
-            folder = Path(name) / held.name
-            folder.mkdir()
-            (folder / FIT_NAME).write_text(held.fit.to_json(), encoding="utf-8")
-            await self.workshop.command(["report", held.name], folder=Path(name), kind="report")
-            return await asyncio.to_thread((folder / "report.pdf").read_bytes)
+"""An option of the command line in a message, such as `--column params=YOURS`."""
 
 
 async def read_body(stream: AsyncIterator[bytes], length: str | None) -> bytes:
-    """Read an upload, at most `MOST_BYTES` and no longer than `READ_SECONDS`.
+    """Read the body of an upload, at most `MOST_BYTES` and for at most `READ_SECONDS`.
 
-    What is too large is read to its end and thrown away, so that the sender hears why.
+    A larger body is read on and discarded, up to eight times the limit: clients that are still
+    sending when the connection closes do not see the response that says why.
 
     Raises:
-        Fault: Too large, too slow or empty.
+        RequestError: Too large, too slow or empty.
     """
     parts, size = [], 0
     too_large = RequestError(
-        413, "too_large", f"a table of at most {MOST_BYTES >> 20} MiB is taken."
+        413, "too_large", f"the table is too large; at most {MOST_BYTES >> 20} MiB can be sent."
     )
     if length is not None and length.isdecimal() and int(length) > 8 * MOST_BYTES:
         raise too_large
@@ -139,11 +109,11 @@ async def read_body(stream: AsyncIterator[bytes], length: str | None) -> bytes:
                     parts.clear()
     except ClientDisconnect:
         raise RequestError(
-            400, "disconnected", "the sender left before the table was there."
+            400, "disconnected", "the connection closed before the whole table had arrived."
         ) from None
     except TimeoutError:
         raise RequestError(
-            408, "request_timeout", f"the table was not there after {READ_SECONDS:g} s."
+            408, "request_timeout", f"the table had not arrived after {READ_SECONDS:g} s."
         ) from None
     if size > MOST_BYTES:
         raise too_large
@@ -154,11 +124,11 @@ async def read_body(stream: AsyncIterator[bytes], length: str | None) -> bytes:
     return b"".join(parts)
 
 
-def suffix_of(content_type: str) -> str:
-    """The suffix of a table by its content type.
+def table_suffix(content_type: str) -> str:
+    """The suffix of a table's file by its content type.
 
     Raises:
-        Fault: Not a table's.
+        RequestError: It is none of `FORMATS`.
     """
     plain = content_type.partition(";")[0].strip().lower()
     if plain not in FORMATS:
@@ -172,88 +142,41 @@ def suffix_of(content_type: str) -> str:
     return FORMATS[plain]
 
 
-def arguments_of(fields: Mapping[str, list[str]]) -> list[str]:
-    """Options of `isoflop fit` from a request's.
+def fit_arguments(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Options of `isoflop fit` from the fields of a request.
 
     Raises:
-        Fault: An unknown option, or one that is given twice.
+        RequestError: An option is unknown, repeated or out of bounds.
     """
-    out = []
+    fields: dict[str, list[str]] = {}
+    for name, value in pairs:
+        fields.setdefault(name, []).append(value)
+    arguments = []
     for name, values in sorted(fields.items()):
         if name not in OPTIONS:
             raise RequestError(
                 422, "invalid", f"unknown field '{name}'; known are {', '.join(OPTIONS)}.", name
             )
-        most = MOST_NAMED if name in ("column", "unit") else 1
+        most = MOST_COLUMNS if name in ("column", "unit") else 1
         if len(values) > most:
             text = f"{name} is given {len(values)} times; at most {most} can be."
             raise RequestError(422, "invalid", text, name)
         if not all(v.isprintable() and len(v) <= LONGEST_VALUE for v in values):
-            text = f"{name} has what is not printable, or more than {LONGEST_VALUE} characters."
+            text = f"{name} is not printable, or longer than {LONGEST_VALUE} characters."
             raise RequestError(422, "invalid", text, name)
         if name == "resamples" and values[0].isdecimal() and int(values[0]) > MOST_RESAMPLES:
             raise RequestError(
-                422, "invalid", f"at most {MOST_RESAMPLES} resamples are made here.", name
+                422,
+                "invalid",
+                f"resamples is {values[0]}; the service makes at most {MOST_RESAMPLES}.",
+                name,
             )
-        out += [f"--{name}={value}" for value in values]
-    return out
-
-
-class Uploads:
-    """Fits of tables that were sent in, in a temporary folder."""
-
-    def __init__(
-        self, shelf: FitRegistry, workshop: WorkerPool, *, most: int = MOST_UPLOADS
-    ) -> None:
-        self.shelf, self.workshop, self.most = shelf, workshop, most
-        self._begun: dict[str, asyncio.Task[ServedLaw]] = {}
-
-    @cached_property
-    def folder(self) -> Path:
-        """Where they lie, made when it is first needed."""
-        return Path(tempfile.mkdtemp(prefix="isoflop-"))
-
-    async def fit(self, data: bytes, suffix: str, arguments: list[str]) -> ServedLaw:
-        """Fit a table; the same table with the same options is fitted once.
-
-        Raises:
-            Fault: The table cannot be read or carry the fit, or it took too long.
-        """
-        digest = hashlib.sha256("\0".join([suffix, *arguments]).encode() + b"\0" + data)
-        name = f"upload-{digest.hexdigest()[:12]}"
-        if name in self.shelf.uploads:
-            return self.shelf.get(name)
-        if name not in self._begun:
-            task = asyncio.create_task(self._made(name, data, suffix, arguments))
-            self._begun[name] = task
-            task.add_done_callback(lambda _: self._begun.pop(name, None))
-        return await asyncio.shield(self._begun[name])
-
-    async def _made(self, name: str, data: bytes, suffix: str, arguments: list[str]) -> ServedLaw:
-        """Write the table, fit it and put the fit on the shelf."""
-        home = self.folder / name
-        home.mkdir(exist_ok=True)
-        try:
-            await asyncio.to_thread((home / f"table.{suffix}").write_bytes, data)
-            command = ["fit", f"table.{suffix}", f"--out={name}", "--no-report", *arguments]
-            await self.workshop.command(command, folder=home, kind="fit")
-        except BaseException:
-            shutil.rmtree(home, ignore_errors=True)
-            raise
-        while len(self.shelf.uploads) >= self.most:
-            oldest = next(iter(self.shelf.uploads))
-            self.shelf.drop(oldest)
-            shutil.rmtree(self.folder / oldest, ignore_errors=True)
-        return self.shelf.add(name, home / name)
-
-    def close(self) -> None:
-        """Remove them all."""
-        if "folder" in self.__dict__:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        arguments += [f"--{name}={value}" for value in values]
+    return arguments
 
 
 class WorkerPool:
-    """A bounded number of workers."""
+    """A bounded number of workers, and a bounded queue for them."""
 
     def __init__(
         self, *, seconds: float = SECONDS, workers: int = WORKERS, most: int = WAITING
@@ -266,10 +189,10 @@ class WorkerPool:
 
     @contextlib.asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
-        """A place to work in, after those who came before.
+        """Wait for a free worker, first come, first served.
 
         Raises:
-            Fault: Too many wait already.
+            RequestError: Too many requests wait already.
         """
         if self.waiting >= self.most:
             raise RequestError(
@@ -293,16 +216,16 @@ class WorkerPool:
         Args:
             arguments: The command and its options.
             folder: Where it runs.
-            kind: Kind of the fault if it fails.
+            kind: Kind of the error if it fails.
 
         Raises:
-            Fault: It failed, with its own line; or it took too long.
+            RequestError: It failed, with the message of the command; or it took too long.
         """
         async with self.place():
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "fit", *arguments),
                 cwd=folder,
-                env=_environment(),
+                env=_worker_environment(),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
@@ -310,9 +233,9 @@ class WorkerPool:
             )
             self._processes.add(process)
             try:
-                _, said = await asyncio.wait_for(process.communicate(), self.seconds)
+                _, stderr = await asyncio.wait_for(process.communicate(), self.seconds)
             except TimeoutError:
-                _end(process)
+                _kill(process)
                 await process.communicate()
                 raise RequestError(
                     422,
@@ -320,37 +243,128 @@ class WorkerPool:
                     f"not done after {self.seconds:g} s and stopped. Send fewer rows or resamples.",
                 ) from None
             finally:
-                _end(process)
+                _kill(process)
                 self._processes.discard(process)
         if process.returncode:
-            message = _last_line(said)
-            option = OPTION.search(message)
-            raise RequestError(422, kind, message, option[1] if option else None)
+            raise _worker_error(stderr, kind)
 
     def close(self) -> None:
-        """End whatever still runs."""
+        """Kill the workers that still run."""
         for process in self._processes:
-            _end(process)
+            _kill(process)
 
 
-def _environment() -> dict[str, str]:
-    """One thread each; the package as it is here, wherever it was started from."""
+class FitJobs:
+    """Fits of uploaded tables, in a temporary folder, and reports, in memory."""
+
+    def __init__(
+        self, registry: FitRegistry, workers: WorkerPool, *, most_uploads: int = MOST_UPLOADS
+    ) -> None:
+        self.registry, self.workers, self.most_uploads = registry, workers, most_uploads
+        self._reports: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self._running: dict[Any, asyncio.Task[Any]] = {}
+
+    @cached_property
+    def folder(self) -> Path:
+        """Folder of the uploads, created for the first one."""
+        return Path(tempfile.mkdtemp(prefix="isoflop-"))
+
+    async def fit_table(self, table: bytes, suffix: str, arguments: list[str]) -> ServedLaw:
+        """Fit a table; the same table with the same options is fitted once.
+
+        Raises:
+            RequestError: The table cannot be read or fitted, or it took too long.
+        """
+        key = "\0".join([suffix, *arguments]).encode() + b"\0" + table
+        name = f"upload-{hashlib.sha256(key).hexdigest()[:12]}"
+        if name in self.registry.uploads:
+            return self.registry.get(name)
+        return await self._share(name, lambda: self._fit_table(name, table, suffix, arguments))
+
+    async def report(self, law: ServedLaw) -> bytes:
+        """The report of a fit as a PDF, from memory if it was made before.
+
+        Raises:
+            RequestError: It cannot be made, or took too long.
+        """
+        fit, key = law.fit, (law.name, law.hash)
+        if key not in self._reports:
+            document = fit.to_json()
+            pdf = await self._share(key, lambda: self._write_report(law.name, document))
+            self._reports[key] = pdf
+            while len(self._reports) > MOST_PDFS:
+                self._reports.popitem(last=False)
+            return pdf
+        self._reports.move_to_end(key)
+        return self._reports[key]
+
+    async def _share(self, key: object, job: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+        """Run a job, or wait for the one of the same key that runs already.
+
+        A request that goes away does not cancel the job, since others may wait for it.
+        """
+        if key not in self._running:
+            task = self._running[key] = asyncio.create_task(job())
+            task.add_done_callback(lambda _: self._running.pop(key, None))
+        result: Result = await asyncio.shield(self._running[key])
+        return result
+
+    async def _fit_table(
+        self, name: str, table: bytes, suffix: str, arguments: list[str]
+    ) -> ServedLaw:
+        """Write the table, fit it and register the fit."""
+        home = self.folder / name
+        home.mkdir(exist_ok=True)
+        try:
+            await asyncio.to_thread((home / f"table.{suffix}").write_bytes, table)
+            command = ["fit", f"table.{suffix}", f"--out={name}", "--no-report", *arguments]
+            await self.workers.command(command, folder=home, kind="fit")
+        except BaseException:
+            shutil.rmtree(home, ignore_errors=True)
+            raise
+        while len(self.registry.uploads) >= self.most_uploads:
+            oldest = next(iter(self.registry.uploads))
+            self.registry.drop(oldest)
+            shutil.rmtree(self.folder / oldest, ignore_errors=True)
+        return self.registry.add(name, home / name)
+
+    async def _write_report(self, name: str, document: str) -> bytes:
+        """Write a report in a temporary folder: the service writes nothing into reports/."""
+        with tempfile.TemporaryDirectory(prefix="isoflop-report-") as temporary:
+            folder = Path(temporary) / name
+            folder.mkdir()
+            (folder / FIT_NAME).write_text(document, encoding="utf-8")
+            await self.workers.command(["report", name], folder=Path(temporary), kind="report")
+            return await asyncio.to_thread((folder / "report.pdf").read_bytes)
+
+    def close(self) -> None:
+        """Remove the uploads."""
+        if "folder" in self.__dict__:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _worker_environment() -> dict[str, str]:
+    """Environment of a worker: one thread, this package on the path, and no token."""
     paths = [str(PACKAGE), *filter(None, [os.environ.get("PYTHONPATH")])]
     kept = {k: v for k, v in os.environ.items() if k != "ISOFLOP_TOKEN"}
     limit = {MEMORY_LIMIT: str(MEMORY_BYTES)}
     return {**kept, **limit, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def _end(process: asyncio.subprocess.Process) -> None:
-    """Kill a worker and what it has started."""
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """Kill a worker and the processes that it has started, which share its session."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _last_line(said: bytes) -> str:
-    """What a worker said last, without the command line's own hints."""
-    lines = [line for line in said.decode(errors="replace").splitlines() if line.strip()]
-    if not lines or not lines[-1].startswith("isoflop: "):
-        return "the worker failed without a word; the table may need more memory than it is given."
-    return OPTION_WORD.sub(r"\1=", SEE_HELP.sub("", lines[-1].removeprefix("isoflop: ")))
+def _worker_error(stderr: bytes, kind: str) -> RequestError:
+    """The error that a worker has written as JSON on its last line; see `fit.__main__`."""
+    try:
+        error = json.loads(stderr.decode(errors="replace").splitlines()[-1])
+        message, field = error["message"], error["field"]
+    except (IndexError, ValueError, TypeError, KeyError):  # it was killed, or ended by a bug
+        text = "the worker failed without a message; the table may need more memory than allowed."
+        return RequestError(422, kind, text)
+    # Only the wording changes: what the command calls `--column x` is the request's `column=x`.
+    return RequestError(422, kind, OPTION_WORD.sub(r"\1=", message), field)

@@ -1,14 +1,16 @@
-"""From the fields of a request to a document; what each route takes stands here by name.
+"""The questions that HTTP takes, each a `QueryRoute`: its fields and how they become a document.
 
-What charts are drawn from: the frontier with its bands, the runs, the valleys.
+`QUERY`, `PREDICT` and `COMPARE` give the documents of the commands of these names; `CURVES` gives
+what the page draws: the frontier with its bands, the runs and loss against N at equal budgets.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -16,31 +18,33 @@ from fit.allocation.allocate import along_budget
 from fit.allocation.scaling_law import ScalingLaw
 from fit.data.records import Floats, finite_or_null
 from fit.diagnostics.approaches import budgets_of
-from fit.errors import QueryError, ScalingError
+from fit.errors import QueryError
 from fit.inference.intervals import derived_interval
 from fit.quantities import parse_count, parse_flops
 from fit.query.answer import Point, answer, predict
 from fit.query.question import FIELDS, LAW_COLUMNS, question
 from fit.results import Fit, Span
 from fit.service.fits import FitRegistry, ServedLaw
-from fit.service.http import RequestError, request_error_of
+from fit.service.http import RequestError
 
 CURVES_SCHEMA = "isoflop.curves/1"
 POINTS_INSIDE, POINTS_BEYOND = 24, 40
+"""Budgets at which the curves are computed, within the fitted ones and beyond the largest."""
 BEYOND = 1e4
-"""Last budget of the curves over the largest fitted."""
+"""Last budget of the curves, as a multiple of the largest fitted."""
 BELOW = 3.0
-"""How far below the smallest."""
+"""The smallest fitted budget over the first one of the curves."""
 SIZES = 64
-"""Points of a valley, over twice the range of sizes fitted on either side."""
+"""Sizes on an isoFLOP curve, which runs a factor of two past the sizes fitted at either end."""
 MOST_RUNS = 2000
-"""Runs sent; of more, every so many-th by compute."""
+"""Most runs in the document; of more, every k-th by compute is sent."""
 UNKNOWN_RANGE = Span(low=1e18, high=1e24)
 """Of a published law whose budgets are not known."""
 NAMES = ("params", "tokens", "loss")
 LONGEST_VALUE = 200
+"""Most characters of a field's value."""
 _BLANK = re.compile(r"(?<=\d[eE]) (?=\d)")
-"""What an unescaped 1e+21 becomes in an address."""
+"""The blank that an unescaped 1e+21 has in an address, where `+` stands for a blank."""
 MOST_BUDGETS = 50
 CHOICE = {
     "fit": "A fit by its name, see /v1/fits; without it or law, the newest.",
@@ -62,16 +66,21 @@ def curves(source: ScalingLaw) -> dict[str, Any]:
         QueryError: The law splits no budget.
     """
     span = source.range.get("flops", UNKNOWN_RANGE)
-    flops = _budgets(span)
+    inside = np.geomspace(span.low, max(span.high, span.low * 1.001), POINTS_INSIDE)
+    beyond = np.geomspace(inside[-1], inside[-1] * BEYOND, POINTS_BEYOND)
+    flops = np.concatenate([[span.low / BELOW], inside, beyond[1:]])
     at = source.splits(flops)
 
     def logs(theta: Floats) -> Floats:
         s = at(theta)
         return np.stack([s.log_params, s.log_tokens, s.log_loss], axis=-1)
 
-    with np.errstate(all="ignore"):  # a wild fit's far ends overflow; they are sent as null
+    with np.errstate(all="ignore"):  # far ends of a poor fit overflow; they are sent as null
         value = np.exp(logs(source.theta[None, :])[0])
-        ends = None if source.fit is None else _ends(source.fit, logs)
+        ends = None
+        if source.fit is not None:
+            with contextlib.suppress(QueryError):  # the fit has no covariance and no draws
+                ends = derived_interval(source.fit, logs)
     document = {
         "schema": CURVES_SCHEMA,
         "source": source.name,
@@ -88,33 +97,18 @@ def curves(source: ScalingLaw) -> dict[str, Any]:
     return dict(finite_or_null(document))
 
 
-def _budgets(span: Span) -> Floats:
-    """Budgets from below the smallest to far beyond the largest."""
-    inside = np.geomspace(span.low, max(span.high, span.low * 1.001), POINTS_INSIDE)
-    beyond = np.geomspace(inside[-1], inside[-1] * BEYOND, POINTS_BEYOND)
-    return np.concatenate([[span.low / BELOW], inside, beyond[1:]])
-
-
-def _ends(fit: Fit, logs: Any) -> tuple[Floats, Floats] | None:
-    """Intervals along the curves; None where the fit has nothing to make them from."""
-    try:
-        return derived_interval(fit, logs)
-    except QueryError:
-        return None
-
-
-def _curve(row: int, value: Floats, ends: tuple[Floats, Floats] | None) -> dict[str, Any]:
-    """One quantity along the budgets."""
+def _curve(column: int, value: Floats, ends: tuple[Floats, Floats] | None) -> dict[str, Any]:
+    """One quantity along the budgets, with its interval."""
     empty = [None] * len(value)
     return {
-        "value": value[:, row].tolist(),
-        "low": empty if ends is None else ends[0][:, row].tolist(),
-        "high": empty if ends is None else ends[1][:, row].tolist(),
+        "value": value[:, column].tolist(),
+        "low": empty if ends is None else ends[0][:, column].tolist(),
+        "high": empty if ends is None else ends[1][:, column].tolist(),
     }
 
 
 def _runs(fit: Fit) -> list[dict[str, Any]]:
-    """The fitted runs, by compute."""
+    """The fitted runs in order of compute."""
     p = fit.points
     order = np.argsort(p.flops, kind="stable")
     order = order[:: max(1, -(-len(order) // MOST_RUNS))]
@@ -131,7 +125,7 @@ def _runs(fit: Fit) -> list[dict[str, Any]]:
 
 
 def _valleys(source: ScalingLaw, fit: Fit) -> list[dict[str, Any]]:
-    """Loss against N at equal budgets."""
+    """IsoFLOP curves: loss against N at each fitted budget, and their minimum."""
     p = fit.points
     sizes = np.linspace(np.log(p.params.min() / 2), np.log(p.params.max() * 2), SIZES)
     rows = []
@@ -152,136 +146,136 @@ def _valleys(source: ScalingLaw, fit: Fit) -> list[dict[str, Any]]:
     return rows
 
 
-Value = TypeVar("Value")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryRoute:
-    """A route: the fields it takes, what they mean, and how it is answered."""
+    """A question over HTTP: the fields it takes, what they mean, and how it is answered."""
 
     fields: Mapping[str, str]
     needed: tuple[str, ...] = ()
     several: tuple[str, ...] = ()
     """Fields that may be repeated."""
-    reply: Callable[[FitRegistry, Fields], dict[str, Any]]
-    sources: Callable[[FitRegistry, Fields], tuple[ServedLaw, ...]]
-    """What is asked: an answer holds as long as these do not change."""
+    quick: frozenset[str] = frozenset()
+    """Fields with which a fit by the sandwich answers in about 2 ms; others take 50 to 100 ms."""
+    laws: Callable[[FitRegistry, Fields], tuple[ServedLaw, ...]]
+    """The fits or laws that are asked: a document is valid as long as these do not change."""
+    document: Callable[[tuple[ServedLaw, ...], Fields], dict[str, Any]]
+
+    def takes_long(self, laws: tuple[ServedLaw, ...], fields: Fields) -> bool:
+        """Whether other requests would notice, so that a thread should compute the document."""
+        methods = {law.source.fit.interval.method for law in laws if law.source.fit is not None}
+        return not self.quick or not (methods <= {"hc3"} and fields.keys() <= self.quick)
 
 
 Fields = Mapping[str, Sequence[str]]
-"""The values of each field, in the order they were given."""
+"""The values of each field, in the order of the request."""
 
 
 def checked_fields(
-    inquiry: QueryRoute, pairs: Sequence[tuple[str, str]]
+    route: QueryRoute, pairs: Sequence[tuple[str, str]]
 ) -> dict[str, tuple[str, ...]]:
-    """The fields of a request by name.
+    """Group the fields of a request by name.
 
     Raises:
-        Fault: An unknown field, one that is missing, given too often, or far too long.
+        RequestError: A field is unknown, missing, repeated too often or far too long.
     """
-    found: dict[str, tuple[str, ...]] = {}
+    fields: dict[str, tuple[str, ...]] = {}
     for name, value in pairs:
-        if name not in inquiry.fields:
-            known = ", ".join(inquiry.fields)
+        if name not in route.fields:
+            known = ", ".join(route.fields)
             raise RequestError(
                 422, "invalid", f"unknown field '{name[:80]}'; known are {known}.", name
             )
         if len(value) > LONGEST_VALUE:
             text = f"{name} has {len(value)} characters; {LONGEST_VALUE} are enough."
             raise RequestError(422, "invalid", text, name)
-        found[name] = (*found.get(name, ()), _BLANK.sub("+", value))
-    for name, values in found.items():
-        most = MOST_BUDGETS if name in inquiry.several else 1
+        fields[name] = (*fields.get(name, ()), _BLANK.sub("+", value))
+    for name, values in fields.items():
+        most = MOST_BUDGETS if name in route.several else 1
         if len(values) > most:
-            raise RequestError(
-                422, "invalid", f"{name} is given {len(values)} times; at most {most}.", name
-            )
-    for name in inquiry.needed:
-        if name not in found:
-            raise RequestError(422, "invalid", f"{name} is needed: {inquiry.fields[name]}", name)
-    return found
+            text = f"{name} is given {len(values)} times; at most {most}."
+            raise RequestError(422, "invalid", text, name)
+    for name in route.needed:
+        if name not in fields:
+            raise RequestError(422, "invalid", f"{name} is needed: {route.fields[name]}", name)
+    return fields
 
 
-def _one(fields: Fields, name: str) -> str | None:
-    """The value of a field that is given once, or None."""
-    return fields[name][0] if name in fields else None
+def _first(fields: Fields, name: str, default: str) -> str:
+    """The value of a field that is given once at most."""
+    return fields[name][0] if name in fields else default
 
 
-def _read(name: str, value: str, parse: Callable[[str, str], Value]) -> Value:
-    """One value; an error names its field."""
+def _read(name: str, value: str, parse: Callable[[str, str], float]) -> float:
+    """Parse one value; an error names its field."""
     try:
         return parse(value, name)
-    except ScalingError as error:
-        raise RequestError(422, request_error_of(error).kind, str(error), name) from None
+    except QueryError as error:
+        raise RequestError(422, "question", str(error), name) from None
 
 
-def _truth(value: str, name: str) -> bool:
-    """Read true or false."""
-    if value.lower() not in ("true", "false", "1", "0"):
-        raise RequestError(422, "invalid", f"{name} is '{value}'; true or false is needed.", name)
-    return value.lower() in ("true", "1")
-
-
-def _share(value: str, name: str) -> float:
-    """Read a share between 0 and 1."""
+def _level(fields: Fields) -> float:
+    """Read the level of intervals; its range is for `ComparisonOptions` to check."""
+    value = _first(fields, "level", "0.9")
     try:
         return float(value)
     except ValueError:
-        text = f"{name} is '{value}'; a share between 0 and 1 is needed, such as 0.9."
-        raise RequestError(422, "invalid", text, name) from None
+        text = f"level is '{value}'; a share between 0 and 1 is needed, such as 0.9."
+        raise RequestError(422, "invalid", text, "level") from None
 
 
-def _source(held: ServedLaw, fields: Fields) -> ScalingLaw:
-    """The law with the columns that a request fixes."""
-    given = {n: _read(n, fields[n][0], parse_count) for n in LAW_COLUMNS if n in fields}
-    return held.source.given(**given)
+def _force(fields: Fields) -> bool:
+    """Read the flag `force`."""
+    value = _first(fields, "force", "false")
+    if value.lower() not in ("true", "false", "1", "0"):
+        text = f"force is '{value}'; true or false is needed."
+        raise RequestError(422, "invalid", text, "force")
+    return value.lower() in ("true", "1")
 
 
-def _chosen(shelf: FitRegistry, fields: Fields) -> tuple[ServedLaw, ...]:
-    return (shelf.chosen(_one(fields, "fit"), _one(fields, "law")),)
+def _with_columns(law: ServedLaw, fields: Fields) -> ScalingLaw:
+    """The law with the columns, such as unique_tokens, that a request fixes."""
+    columns = {n: _read(n, fields[n][0], parse_count) for n in LAW_COLUMNS if n in fields}
+    return law.source.given(**columns)
 
 
-def _rivals(shelf: FitRegistry, fields: Fields) -> tuple[ServedLaw, ...]:
-    return tuple(shelf.rival(fields[name][0], name) for name in ("a", "b"))
+def _selected(registry: FitRegistry, fields: Fields) -> tuple[ServedLaw, ...]:
+    """The law that `fit` or `law` names, or the newest fit."""
+    return (registry.select(*(fields[n][0] if n in fields else None for n in ("fit", "law"))),)
 
 
-def _query(shelf: FitRegistry, fields: Fields) -> dict[str, Any]:
-    (held,) = _chosen(shelf, fields)
-    own = {name: values[0] for name, values in fields.items() if name in FIELDS}
-    return answer(question(held.source, own)).document()
+def _query(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
+    """The document `isoflop.answer/1`."""
+    values = {name: values[0] for name, values in fields.items() if name in FIELDS}
+    return answer(question(laws[0].source, values)).document()
 
 
-def _predict(shelf: FitRegistry, fields: Fields) -> dict[str, Any]:
-    (held,) = _chosen(shelf, fields)
+def _predict(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
+    """The document `isoflop.prediction/1`."""
     n, d = (_read(name, fields[name][0], parse_count) for name in ("params", "tokens"))
-    return predict(Point(source=_source(held, fields), params=n, tokens=d)).document()
+    return predict(Point(source=_with_columns(laws[0], fields), params=n, tokens=d)).document()
 
 
-def _compare(shelf: FitRegistry, fields: Fields) -> dict[str, Any]:
-    from fit.comparison.compare import compare  # scipy.stats, a second that only this needs
+def _compare(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
+    """The document `isoflop.compare/1`."""
+    # Imports scipy.stats, which takes a second and which nothing else here needs.
+    from fit.comparison.compare import compare
 
-    a, b = _rivals(shelf, fields)
     comparison = compare(
-        a.source,
-        b.source,
+        laws[0].source,
+        laws[1].source,
         flops=tuple(_read("flops", v, parse_flops) for v in fields.get("flops", ())),
-        interval=_one(fields, "interval") or "hc3",
-        level=_share(_one(fields, "level") or "0.9", "level"),
-        force=_truth(_one(fields, "force") or "false", "force"),
+        interval=_first(fields, "interval", "hc3"),
+        level=_level(fields),
+        force=_force(fields),
     )
     return comparison.document()
 
 
-def _curves(shelf: FitRegistry, fields: Fields) -> dict[str, Any]:
-    (held,) = _chosen(shelf, fields)
-    return curves(_source(held, fields))
-
-
 QUERY = QueryRoute(
     fields={**{name: entry.about for name, entry in FIELDS.items()}, **CHOICE},
-    reply=_query,
-    sources=_chosen,
+    quick=frozenset("flops fit law force dollars hours deadline price device devices mfu".split()),
+    laws=_selected,
+    document=_query,
 )
 PREDICT = QueryRoute(
     fields={
@@ -291,8 +285,9 @@ PREDICT = QueryRoute(
         **LAW_COLUMNS,
     },
     needed=("params", "tokens"),
-    reply=_predict,
-    sources=_chosen,
+    quick=frozenset({"params", "tokens", "fit", "law"}),
+    laws=_selected,
+    document=_predict,
 )
 COMPARE = QueryRoute(
     fields={
@@ -305,11 +300,13 @@ COMPARE = QueryRoute(
     },
     needed=("a", "b"),
     several=("flops",),
-    reply=_compare,
-    sources=_rivals,
+    laws=lambda registry, fields: tuple(
+        registry.fit_or_law(fields[name][0], name) for name in ("a", "b")
+    ),
+    document=_compare,
 )
 CURVES = QueryRoute(
     fields={**CHOICE, "unique_tokens": LAW_COLUMNS["unique_tokens"]},
-    reply=_curves,
-    sources=_chosen,
+    laws=_selected,
+    document=lambda laws, fields: curves(_with_columns(laws[0], fields)),
 )

@@ -1,4 +1,4 @@
-"""`isoflop serve`: the socket, the token and the server around the application."""
+"""`isoflop serve`: check what is to be served, bind a socket and run the server."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fit.errors import ServeError
 from fit.quantities import count_noun
 from fit.results import FIT_NAME
-from fit.service.http import loopback
 
 if TYPE_CHECKING:
     from fit.service.http import GuardMiddleware
 
 TOKEN = "ISOFLOP_TOKEN"
+"""Environment variable of the token."""
 LEAST_TOKEN = 16
-"""Characters of a token; fewer can be guessed."""
-IDLE_SECONDS = 10.0
-"""For the head of a request, and between two of them."""
+"""Least characters of a token; a shorter one can be guessed."""
+IDLE_SECONDS = 10
+"""A connection is closed when it is idle for that long between two requests."""
 BACKLOG = 512
+"""Connections that the kernel queues before they are accepted."""
 
 
 def serve(
@@ -33,7 +34,7 @@ def serve(
     folders: Sequence[Path],
     token: str | None,
     reports: Path = Path("reports"),
-    told: Any = print,
+    announce: Callable[[str], object] = print,
 ) -> None:
     """Serve fits until interrupted.
 
@@ -41,29 +42,32 @@ def serve(
         host: Address or name to bind; beyond loopback a token is needed.
         port: Port; 0 takes a free one.
         folders: Report folders; none means all under `reports`.
-        token: What requests must carry.
-        reports: Where fits are, if no folders are given.
-        told: Called with the line that says where the service is.
+        token: What requests must carry; None for no token.
+        reports: Folder of report folders, used if none is given.
+        announce: Called with the line that says where the service is.
 
     Raises:
-        ServeError: The extra is not installed, a folder has no fit, the address is not ours or in
-            use, or a token is missing or too short.
+        ServeError: The extra `serve` is not installed, a folder has no fit, the address cannot be
+            bound, or a token is missing or too short.
     """
-    _check(folders, token, host)
     try:
         from fit.service.app import Service, application
         from fit.service.fits import FitRegistry
+        from fit.service.http import loopback
     except ModuleNotFoundError as error:
         raise ServeError(
-            f"the service needs {error.name}, not installed here. Run: pip install 'isoflop[serve]'"
+            f"the service needs {error.name}, which is not installed. "
+            "Run: pip install 'isoflop[serve]'"
         ) from error
-    listener = _listener(host, port)
+    _check_folders(folders)
+    _check_token(token, host, public=not loopback(host))
+    listener = _bind(host, port)
     named = {f.resolve().name: f for f in folders} if folders else None
-    service = Service(shelf=FitRegistry(reports, named))
+    service = Service(registry=FitRegistry(reports, named))
     address, bound = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
-    fits = count_noun(len(service.shelf.names()), "fit")
-    told(f"isoflop serves {fits} at http://{shown}:{bound}/ (Ctrl-C ends)")
+    fits = count_noun(len(service.registry.names()), "fit")
+    announce(f"isoflop serves {fits} at http://{shown}:{bound}/ (Ctrl-C ends)")
     try:
         run(application(service, token=token), listener)
     finally:
@@ -72,20 +76,20 @@ def serve(
 
 
 def run(app: GuardMiddleware, listener: socket.socket) -> None:
-    """Serve an application on a socket until a signal."""
+    """Serve an application on a socket until SIGINT or SIGTERM."""
     import uvicorn
 
-    from fit.service.connection import TimeoutProtocol
+    from fit.service.http import TimeoutProtocol
 
     config = uvicorn.Config(
         app,
         http=TimeoutProtocol,
         ws="none",
         lifespan="on",
-        log_level=logging.CRITICAL,  # our own line says what failed; no traceback of a client's
+        log_level=logging.CRITICAL,  # GuardMiddleware logs errors of ours in one line
         access_log=False,
         server_header=False,
-        timeout_keep_alive=int(IDLE_SECONDS),
+        timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=5,
     )
     try:
@@ -94,35 +98,41 @@ def run(app: GuardMiddleware, listener: socket.socket) -> None:
         return
 
 
-def _check(folders: Sequence[Path], token: str | None, host: str) -> None:
-    """Refuse what cannot be served, or should not be."""
+def _check_folders(folders: Sequence[Path]) -> None:
+    """Check that every folder has a fit and a name of its own."""
     for folder in folders:
         if not (folder / FIT_NAME).is_file():
             raise ServeError(
                 f"no fit in {folder}; a report folder is needed. "
-                f"Make one: isoflop fit RUNS --out {folder}"
+                f"Create one: isoflop fit RUNS --out {folder}"
             )
     names = [f.resolve().name for f in folders]
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice is not None:
-        raise ServeError(f"two fits are named {twice}; they are asked by name. Rename one folder.")
+        raise ServeError(
+            f"two fits are named {twice}; each needs a name of its own. Rename one of the folders."
+        )
+
+
+def _check_token(token: str | None, host: str, *, public: bool) -> None:
+    """Check that a token cannot be guessed, and that there is one unless on loopback."""
     if token is not None and (len(token) < LEAST_TOKEN or not token.isascii()):
         raise ServeError(
             f"the token has {len(token)} characters; {LEAST_TOKEN} of ASCII are needed. "
-            "Make one: openssl rand -hex 24"
+            "Generate one: openssl rand -hex 24"
         )
-    if token is None and not loopback(host):
+    if token is None and public:
         raise ServeError(
-            f"{host} is open to others, and there is no token. Set {TOKEN} or --token, or bind "
-            "127.0.0.1 and reach it by ssh -L."
+            f"{host} can be reached from other machines, and there is no token. Set {TOKEN} or "
+            "--token, or bind 127.0.0.1 and use an ssh tunnel (ssh -L)."
         )
 
 
-def _listener(host: str, port: int) -> socket.socket:
-    """A bound socket.
+def _bind(host: str, port: int) -> socket.socket:
+    """Bind a listening socket.
 
     Raises:
-        ServeError: The port is in use, or the address is not this machine's.
+        ServeError: The port is in use, or the address is none of this machine's.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -131,6 +141,6 @@ def _listener(host: str, port: int) -> socket.socket:
         number = error.errno if isinstance(error, OSError) else None
         reason = os.strerror(number) if number is not None and number > 0 else str(error)
         raise ServeError(
-            f"cannot serve at {host}:{port}: {reason.lower()}. Choose another: --port 0 takes a "
-            "free one."
+            f"cannot serve at {host}:{port}: {reason.lower()}. Choose another port; "
+            "--port 0 takes a free one."
         ) from error

@@ -3,7 +3,15 @@
 import pytest
 
 from fit.errors import QueryError
-from fit.quantities import count_noun, parse_count, parse_flops, power, short, three_digits
+from fit.quantities import (
+    count_noun,
+    duration,
+    parse_count,
+    parse_flops,
+    power,
+    short,
+    three_digits,
+)
 
 
 @pytest.mark.parametrize(
@@ -77,3 +85,8 @@ def test_powers_and_digits_are_trimmed():
 
 def test_nouns_are_in_the_right_number():
     assert [count_noun(n, "run") for n in (0, 1, 2)] == ["0 runs", "1 run", "2 runs"]
+
+
+def test_times_have_the_unit_that_reads_best():
+    times = (0.4, 42, 210, 7560, 86400 * 4)
+    assert [duration(t) for t in times] == ["0 s", "42 s", "3.50 min", "2.10 h", "4.00 d"]

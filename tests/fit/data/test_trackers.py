@@ -135,6 +135,17 @@ def test_the_table_can_be_fitted(tmp_path, suffix):
     assert list(table.columns["source"])[0] == "me/project/0"
 
 
+def test_names_that_a_spreadsheet_would_compute_are_escaped_and_read_back(tmp_path):
+    names = ["=cmd(1)", "+1", "-x", "@a", "\tx", "plain"]
+    path = tmp_path / "runs.csv"
+    runs = [logged(n, params=1e6 * (i + 1)) for i, n in enumerate(names)]
+    write_table(path, build_table(runs, {}, {}).rows)
+    first = [line.split(",")[0] for line in path.read_text().splitlines()]
+    assert first == ["run", "'=cmd(1)", "'+1", "'-x", "'@a", "'\tx", "plain"]
+    assert list(load(path).run) == names
+    assert [r.name for r in read_export(path)] == names
+
+
 def test_another_suffix_is_refused(tmp_path):
     with pytest.raises(RecordError, match=r"a \.csv or \.jsonl is needed"):
         write_table(tmp_path / "runs.xlsx", build_table([logged()], {}, {}).rows)

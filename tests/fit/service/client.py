@@ -20,7 +20,7 @@ def pilot(root: Path) -> Path:
 
 def service(root: Path, **given) -> Service:
     """A service of the fits below a folder."""
-    return Service(shelf=FitRegistry(root), **given)
+    return Service(registry=FitRegistry(root), **given)
 
 
 def ask(served: Service, *paths: str, token: str | None = None, **given):

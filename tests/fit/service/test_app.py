@@ -125,7 +125,7 @@ def test_methods_that_are_not_taken_are_refused_in_the_same_shape(tmp_path):
 
 def test_an_error_of_our_own_is_an_answer_and_one_line_of_log(tmp_path, capsys, monkeypatch):
     served = service(pilot(tmp_path))
-    monkeypatch.setattr(served.shelf, "names", lambda: 1 / 0)
+    monkeypatch.setattr(served.registry, "names", lambda: 1 / 0)
     reply = ask(served, "/v1/fits")
     assert reply.status_code == 500
     assert reply.json()["error"]["kind"] == "internal"

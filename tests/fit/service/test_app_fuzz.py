@@ -65,7 +65,7 @@ def fuzz(operation, mode):
 def test_the_described_interface_never_fails(tmp_path):
     from schemathesis import GenerationMode
 
-    served = service(pilot(tmp_path), workshop=WorkerPool(seconds=20))
+    served = service(pilot(tmp_path), workers=WorkerPool(seconds=20))
     few = {"flops", "fit", "max_params", "name"}
     seen = {}
     for schema in (described(served), described(served, few)):

@@ -2,7 +2,7 @@
 
 import httpx
 
-from fit.service.fits import FOLDER
+from fit.service.app import PAGE
 from fit.service.http import CHART_STYLE, loopback
 from tests.fit.service.client import ask, pilot, service
 
@@ -35,10 +35,10 @@ def test_loopback_is_known_by_name_and_number():
 
 def test_too_many_at_once_are_told_to_come_back(tmp_path):
     served = service(pilot(tmp_path))
-    served.meter.in_flight = 10_000
+    served.metrics.in_flight = 10_000
     reply = ask(served, "/healthz")
     assert (reply.status_code, reply.json()["error"]["kind"]) == (503, "busy")
-    assert served.meter.in_flight == 10_000
+    assert served.metrics.in_flight == 10_000
 
 
 def test_every_response_forbids_foreign_and_inline_code(tmp_path):
@@ -50,6 +50,6 @@ def test_every_response_forbids_foreign_and_inline_code(tmp_path):
 
 
 def test_the_style_that_is_allowed_inline_is_the_chart_library_s():
-    library = (FOLDER / "vendor" / "plot.min.js").read_text()
+    library = (PAGE / "vendor" / "plot.min.js").read_text()
     written = CHART_STYLE.replace("chart", "${c}").replace("\n", "\\n")
     assert written in library

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from fit.service.http import RequestError
-from fit.service.jobs import MOST_BYTES, WAITING, WorkerPool, arguments_of, read_body
+from fit.service.jobs import MOST_BYTES, WAITING, WorkerPool, fit_arguments, read_body
 from tests.fit.service.client import ask, pilot, service, table
 
 CSV = {"content-type": "text/csv"}
@@ -29,9 +29,13 @@ def test_a_table_that_is_sent_in_can_be_asked(tmp_path):
     assert answer.json()["params"]["low"] < answer.json()["params"]["value"]
     assert runs.text.splitlines()[1].startswith("'=run(1),")
     assert again.json()["fits"][-1]["uploaded"]
-    assert served.shelf.newest().name != name, "an upload is never the default"
+    assert served.registry.newest().name != name, "an upload is never the default"
     served.close()
-    assert not served.uploads.folder.exists()
+    assert not served.jobs.folder.exists()
+
+
+async def run_command(pool, folder):
+    await pool.command(["laws"], folder=folder, kind="fit")
 
 
 @pytest.mark.parametrize(
@@ -52,8 +56,8 @@ def test_what_is_no_table_is_refused_in_one_line(tmp_path, body, kind, status, s
     found = send(served, body, headers={"content-type": kind})
     assert found.status_code == status
     assert said in found.json()["error"]["message"]
-    assert str(served.uploads.folder) not in found.text
-    assert served.shelf.uploads == {}
+    assert str(served.jobs.folder) not in found.text
+    assert served.registry.uploads == {}
 
 
 def test_fifty_megabytes_are_refused_and_not_kept(tmp_path):
@@ -82,21 +86,18 @@ def test_a_slow_sender_is_not_waited_for(monkeypatch):
 
 
 def test_options_become_arguments_and_unknown_ones_are_named():
-    assert arguments_of({"law": ["tied"], "column": ["params=n", "tokens=d"]}) == [
-        "--column=params=n",
-        "--column=tokens=d",
-        "--law=tied",
-    ]
-    for fields, said in (
-        ({"where": ["@os.system('x')"]}, "unknown field 'where'"),
-        ({"out": ["/etc"]}, "unknown field 'out'"),
-        ({"law": ["tied", "outer"]}, "given 2 times"),
-        ({"resamples": ["100000"]}, "at most 4000"),
-        ({"loss": ["l2\x00"]}, "not printable"),
-        ({"column": ["a=b"] * 60}, "given 60 times"),
+    pairs = [("law", "tied"), ("column", "params=n"), ("column", "tokens=d")]
+    assert fit_arguments(pairs) == ["--column=params=n", "--column=tokens=d", "--law=tied"]
+    for fields, message in (
+        ([("where", "@os.system('x')")], "unknown field 'where'"),
+        ([("out", "/etc")], "unknown field 'out'"),
+        ([("law", "tied"), ("law", "outer")], "given 2 times"),
+        ([("resamples", "100000")], "at most 4000"),
+        ([("loss", "l2\x00")], "not printable"),
+        ([("column", "a=b")] * 60, "given 60 times"),
     ):
-        with pytest.raises(RequestError, match=said):
-            arguments_of(fields)
+        with pytest.raises(RequestError, match=message):
+            fit_arguments(fields)
 
 
 def test_a_wrong_option_is_named(tmp_path):
@@ -104,20 +105,24 @@ def test_a_wrong_option_is_named(tmp_path):
     assert found["field"] == "law" and "is not known" in found["message"]
 
 
-def test_a_fit_that_takes_too_long_is_stopped(tmp_path):
-    async def run():
-        await WorkerPool(seconds=0.01).command(["laws"], folder=tmp_path, kind="fit")
+def test_a_worker_that_ends_without_an_error_of_its_own_is_one_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("fit.service.jobs.MEMORY_BYTES", 1 << 20)
+    with pytest.raises(RequestError, match="the worker failed without a message") as caught:
+        asyncio.run(run_command(WorkerPool(), tmp_path))
+    assert (caught.value.status, caught.value.kind) == (422, "fit")
 
-    with pytest.raises(RequestError) as found:
-        asyncio.run(run())
-    assert found.value.kind == "time_limit"
+
+def test_a_fit_that_takes_too_long_is_stopped(tmp_path):
+    with pytest.raises(RequestError) as caught:
+        asyncio.run(run_command(WorkerPool(seconds=0.01), tmp_path))
+    assert caught.value.kind == "time_limit"
 
 
 def test_more_requests_than_can_wait_are_told_to_come_back():
     async def run():
-        shop = WorkerPool(workers=1)
-        shop.waiting = WAITING
-        async with shop.place():
+        pool = WorkerPool(workers=1)
+        pool.waiting = WAITING
+        async with pool.place():
             pass
 
     with pytest.raises(RequestError) as found:
@@ -126,41 +131,41 @@ def test_more_requests_than_can_wait_are_told_to_come_back():
 
 
 def test_the_oldest_upload_goes_when_there_are_too_many(tmp_path):
-    from fit.service.jobs import Uploads
+    from fit.service.jobs import FitJobs
     from tests.fit.service.client import make_fit, write_fit
 
     served = service(pilot(tmp_path))
 
-    class Shop(WorkerPool):
+    class Workers(WorkerPool):
         async def command(self, arguments, *, folder, kind):
             name = folder.name
             write_fit(folder / name, make_fit(name=name))
 
-    kept = Uploads(served.shelf, Shop(), most=2)
+    kept = FitJobs(served.registry, Workers(), most_uploads=2)
     for body in (b"1", b"2", b"3"):
-        asyncio.run(kept.fit(body, "csv", []))
-    assert len(served.shelf.uploads) == 2
+        asyncio.run(kept.fit_table(body, "csv", []))
+    assert len(served.registry.uploads) == 2
     assert len(list(kept.folder.iterdir())) == 2
     kept.close()
 
 
 def test_one_table_sent_twice_at_once_is_fitted_once(tmp_path):
-    from fit.service.jobs import Uploads
+    from fit.service.jobs import FitJobs
     from tests.fit.service.client import make_fit, write_fit
 
     made = []
 
-    class Shop(WorkerPool):
+    class Workers(WorkerPool):
         async def command(self, arguments, *, folder, kind):
             made.append(folder.name)
             await asyncio.sleep(0)
             write_fit(folder / folder.name, make_fit(name=folder.name))
 
     served = service(pilot(tmp_path))
-    kept = Uploads(served.shelf, Shop())
+    kept = FitJobs(served.registry, Workers())
 
     async def run():
-        return await asyncio.gather(*(kept.fit(b"1", "csv", []) for _ in range(5)))
+        return await asyncio.gather(*(kept.fit_table(b"1", "csv", []) for _ in range(5)))
 
     assert len({held.name for held in asyncio.run(run())}) == 1
     assert len(made) == 1

@@ -10,12 +10,11 @@ import httpx
 import pytest
 
 from fit.results import write_fit
-from fit.service.app import application
-from fit.service.fits import FOLDER, PageFiles
+from fit.service.app import PAGE, application, read_page
 from tests.fit.builders import make_fit
 from tests.fit.service.client import ask, pilot, service, table
 
-OWN = [p for p in sorted(FOLDER.rglob("*")) if p.is_file() and "vendor" not in p.parts]
+OWN = [p for p in sorted(PAGE.rglob("*")) if p.is_file() and "vendor" not in p.parts]
 MOST_BYTES = 1_000_000
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -30,7 +29,7 @@ def test_the_page_asks_nobody_but_its_own_service():
 
 
 def test_nothing_on_the_page_is_inline():
-    text = (FOLDER / "index.html").read_text()
+    text = (PAGE / "index.html").read_text()
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)|javascript:", text)
     for path in OWN:
         assert not re.search(
@@ -39,11 +38,11 @@ def test_nothing_on_the_page_is_inline():
 
 
 def test_every_file_that_the_page_names_is_there_and_the_first_load_is_small():
-    text = (FOLDER / "index.html").read_text()
+    text = (PAGE / "index.html").read_text()
     named = {n.removeprefix("page/") for n in re.findall(r'(?:src|href)="(page/[^"]+)"', text)}
-    for module in FOLDER.glob("*.js"):
+    for module in PAGE.glob("*.js"):
         named |= {n for n in re.findall(r'from "\./([^"]+)"', module.read_text())}
-    files = PageFiles.read().files
+    files = read_page()
     assert named <= files.keys()
     assert sum(len(files[n][0]) for n in named | {"index.html"}) < 0.6 * MOST_BYTES
     assert {"vendor/LICENSE.d3.txt", "vendor/LICENSE.plot.txt"} <= files.keys()
@@ -65,7 +64,7 @@ def served_page(served, token=None):
 
     import uvicorn
 
-    from fit.service.connection import TimeoutProtocol
+    from fit.service.http import TimeoutProtocol
 
     listener = socket.create_server(("127.0.0.1", 0))
     app = application(served, token=token)

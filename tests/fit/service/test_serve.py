@@ -61,7 +61,7 @@ def serving(folder, *args, code="from fit.cli.main import main; main()"):
 def test_a_service_bears_with_bad_clients_and_ends_on_a_signal(tmp_path):
     pilot(tmp_path / "reports")
     code = (
-        "import fit.service.connection\nfit.service.connection.HEAD_SECONDS = 0.3\n"
+        "import fit.service.http\nfit.service.http.HEAD_SECONDS = 0.3\n"
         "from fit.cli.main import main; main()"
     )
     with serving(tmp_path, "--fit", "reports/pilot", "reports/blind", code=code) as (url, process):
