@@ -25,7 +25,7 @@ from fit.data.accounting import count_params
 from fit.data.records import finite_or_null, parse_document
 from fit.errors import QueryError, RecordError
 from fit.files import commit, now, versions, write_once
-from fit.query.answer import Point, predict
+from fit.query.answer import predict
 from fit.query.question import Answer, Question
 from fit.results import Fit
 
@@ -78,7 +78,7 @@ def expected_loss(source: ScalingLaw, params: float, tokens: float) -> ExpectedL
     Raises:
         QueryError: There is no interval, or it has no bound, so that nothing could miss it.
     """
-    found = predict(Point(source=source, params=params, tokens=tokens))
+    found = predict(source, params, tokens)
     run, fit = found.loss_next_run, source.fit
     if fit is None or run.low is None or run.high is None:
         raise QueryError(

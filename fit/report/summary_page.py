@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fit.allocation.costs import (
-    USUAL_MFU,
+    DEFAULT_MFU,
     ReportRequest,
     next_price,
     serving_costs,
@@ -371,7 +371,7 @@ def price_table(source: ScalingLaw, asked: ReportRequest) -> Table | None:
         return Table(columns=columns, rows=tuple(r[:4] for r in rows), caption=text)
     text += (
         f" Dollars at {three_digits(asked.price or 0)} per hour of {asked.device}, MFU "
-        f"{three_digits(asked.mfu or USUAL_MFU)}{'' if asked.mfu else ' (assumed)'}."
+        f"{three_digits(asked.mfu or DEFAULT_MFU)}{'' if asked.mfu else ' (assumed)'}."
     )
     return Table(columns=(*columns, right("dollars")), rows=tuple(rows), caption=text)
 

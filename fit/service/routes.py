@@ -19,7 +19,7 @@ from fit.diagnostics.approaches import budgets_of
 from fit.errors import QueryError, ScalingError
 from fit.inference.intervals import derived_interval
 from fit.quantities import parse_count, parse_flops
-from fit.query.answer import Point, answer, predict
+from fit.query.answer import answer, predict
 from fit.query.question import FIELDS, LAW_COLUMNS, question
 from fit.results import Fit, Span
 from fit.service.fits import FitRegistry, ServedLaw
@@ -255,7 +255,7 @@ def _query(shelf: FitRegistry, fields: Fields) -> dict[str, Any]:
 def _predict(shelf: FitRegistry, fields: Fields) -> dict[str, Any]:
     (held,) = _chosen(shelf, fields)
     n, d = (_read(name, fields[name][0], parse_count) for name in ("params", "tokens"))
-    return predict(Point(source=_source(held, fields), params=n, tokens=d)).document()
+    return predict(_source(held, fields), n, d).document()
 
 
 def _compare(shelf: FitRegistry, fields: Fields) -> dict[str, Any]:
