@@ -117,12 +117,12 @@ def rehearse(file: str, words: Sequence[str]) -> Rehearsal:
     flops = _number(document, file)
     fraction = _fraction(own.get("fraction"))
     source = _source(document, own.get("fit"))
-    small = answer(Question(source=source, flops=fraction * flops))
-    if small.shape_params is None:
-        raise PlanError(
-            f"the fit {source.name} has no shapes to launch; a rehearsal needs a fit of isoflop's "
-            "own run records."
-        )
+    # An answer with overrides is not doubtful, or its question insisted; so does the rehearsal.
+    force = bool(document.get("config"))
+    small = answer(Question(source=source, flops=fraction * flops, force=force))
+    if small.launch_refusal is not None:
+        raise PlanError(small.launch_refusal)
+    assert small.shape_params is not None
     record = _trained(small, overrides)
     expected = expected_loss(source, small.shape_params, record.tokens)
     assert record.loss is not None

@@ -1,12 +1,18 @@
-"""A budget's best split between parameters and tokens, and what a wrong split costs.
+"""The best split of a budget between parameters and tokens, and the two searches behind it.
 
-Under C = k N D the split is closed form. With exact counting, C(N, D) = c(N) D with c(N) from the
-ladder of shapes, it is the root of d ln L / d ln N along the budget, found by Newton's steps for
-all thetas and budgets at once, so that bands over thousands of draws cost milliseconds.
+What to use when:
+    `split` for budgets without limits. It is closed form for a two-term law under C = k N D; with
+        exact counting, C(N, D) = c(N) D with c(N) from the ladder of shapes, it is a search.
+    `fit.query.constraints` for limits, served tokens or a target loss. It uses the same searches.
+    `minimise` for any other optimum along one dimension, `falling_root` for any inverse. Both solve
+        one problem per theta and budget at once, so that bands over thousands of draws cost
+        milliseconds.
+    `tokens_needed` for the inverse of a law in its tokens, in closed form where there is one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,21 +20,29 @@ from numpy.typing import NDArray
 
 from fit.allocation.ladder import TokenCost
 from fit.data.records import Floats
-from fit.errors import QueryError
+from fit.laws.families import DECAY_PARAMS, DECAY_TOKENS
 from fit.laws.law import Law
 
 COARSE = 96
-"""Points of the first search over ln N, from one parameter to one token."""
-BISECTIONS = 50
-"""Halvings of one coarse cell, where Newton's steps lead out of it: below 1e-14 in ln N."""
+"""Points of the first grid of `minimise`."""
+BLOCK = 1 << 21
+"""Values of that grid that `split` computes at once, 16 MiB each."""
+NEWTON_STEPS = 50
+"""Newton's steps or halvings of a cell of the grid, at most; halvings reach 1e-15 of its width."""
 SLOPE_STEP = 1e-4
-"""Step in ln N of the slope: its bias and its rounding both move ln N* by about 1e-9."""
+"""Step in ln N of a difference quotient; its bias and its rounding both move ln N* by 1e-9."""
 SETTLED = 1e-5
-"""Last step in ln N that counts; steps square, so the next would be lost in rounding."""
-NESTED, NESTS = 256, 5
-"""Points of each grid in which an end of the regret band is sought, how often: to 1e-11 in ln N."""
-LOG_FLOPS_RANGE = (np.log(1e4), np.log(1e45))
-"""Where the inverse C(L) is looked for."""
+"""Last Newton step in ln N that counts; steps square, so the next would be lost in rounding."""
+SNAP = 1e-9
+"""A minimum nearer than this to an end is that end: its own error in ln N is as large."""
+RIDDERS_STEPS = 50
+"""Steps of `falling_root`, at most: each at least halves the bracket, of at most 200 in ln."""
+BRACKET = 1e-12
+"""Width of a bracket in ln that is narrow enough."""
+MOST_LOG = 200.0
+"""The ln of more parameters or tokens than anybody could mean."""
+TWO_TERM = {"E", "A", "B", "alpha", "beta", "R_D*", "R_N*"}
+"""Parameters of a two-term law in effective parameters and effective tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,14 +55,6 @@ class Split:
     """ln D*."""
     log_loss: Floats
     """ln L* [nats/token]."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegretBand:
-    """A range of N at one budget."""
-
-    low: float
-    high: float
 
 
 def split(law: Law, theta: Floats, flops: Floats, cost: TokenCost) -> Split:
@@ -69,14 +75,30 @@ def split(law: Law, theta: Floats, flops: Floats, cost: TokenCost) -> Split:
     Source: Hoffmann et al. 2022, arXiv:2203.15556, eq. 4.
     """
     log_flops = np.log(np.asarray(flops, dtype=np.float64))
-    k = cost.constant
-    if k is not None and law.expand is not None:
-        log_params = closed_form(law, theta, log_flops, k)
+    rows = theta[..., None, :]
+
+    def search(budgets: Floats) -> Floats:
+        def loss(x: Floats) -> Floats:
+            return log_loss(law, rows, x, budgets - cost.log_flops_per_token(x))
+
+        # From one parameter to one token. The grid has no axis of thetas yet: the cost of a token
+        # is the same for all of them.
+        top = (budgets - np.log(6)).reshape((1,) * (theta.ndim - 1) + (-1,))
+        return minimise(loss, np.zeros_like(top), top)
+
+    if cost.constant is not None and law.expand is not None:
+        log_params = closed_form(law, theta, log_flops, cost.constant)
     else:
-        log_params = _search(law, theta, log_flops, cost)
+        per_budget = COARSE * max(1, theta.size // theta.shape[-1])
+        blocks = range(0, len(log_flops), max(1, BLOCK // per_budget))
+        size = blocks.step
+        log_params = np.concatenate([search(log_flops[i : i + size]) for i in blocks], axis=-1)
     log_tokens = log_flops - cost.log_flops_per_token(log_params)
-    log_loss = _log_loss(law, theta, log_params, log_tokens)
-    return Split(log_params=log_params, log_tokens=log_tokens, log_loss=log_loss)
+    return Split(
+        log_params=log_params,
+        log_tokens=log_tokens,
+        log_loss=log_loss(law, rows, log_params, log_tokens),
+    )
 
 
 def closed_form(law: Law, theta: Floats, log_flops: Floats, k: float) -> Floats:
@@ -94,133 +116,172 @@ def along_budget(
 ) -> Floats:
     """Loss [nats/token] at sizes ln N (m,) when a budget C is spent on each; (..., m)."""
     log_tokens = np.log(flops) - cost.log_flops_per_token(log_params)
-    return np.exp(_log_loss(law, theta, log_params, log_tokens))
+    return np.exp(log_loss(law, theta[..., None, :], log_params, log_tokens))
 
 
-def regret_band(
-    law: Law,
-    theta: Floats,
-    flops: float,
-    cost: TokenCost,
-    tolerance: float,
-    best: Split | None = None,
-) -> RegretBand:
-    """The range of N whose loss at this budget lies within a tolerance of the best.
+def log_loss(law: Law, theta: Floats, log_params: Floats, log_tokens: Floats) -> Floats:
+    """The ln of the law at thetas (..., p), whose leading axes broadcast with ln N and ln D."""
+    # A wild theta has its optimum at no size, or reaches a loss at none: infinite or NaN.
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        return np.asarray(np.log(law.loss(theta, np.exp(log_params), np.exp(log_tokens))))
+
+
+def minimise(function: Callable[[Floats], Floats], low: Floats, high: Floats) -> Floats:
+    """Arg min between two ends of functions with one minimum each: a grid, then Newton's steps.
+
+    The start is the vertex of the parabola through the best point of the grid and its neighbours. A
+    Newton step that leaves its bracket, or starts beside an end, is replaced by a halving.
 
     Args:
-        law: Law family.
-        theta: One theta, (p,).
-        flops: Budget C [FLOP].
-        cost: FLOP per token as a function of N.
-        tolerance: How far above the least loss, in ln; one run's noise, say.
-        best: The budget's best split, of one value, where it is known.
+        function: Maps points (q, ...) to values (q, *shape): q points of each problem.
+        low: Lower ends, which broadcast to `shape`.
+        high: Upper ends; where one is below the lower end, the lower end is the answer.
 
     Returns:
-        Smallest and largest N; an end where even one parameter, or one token, stays within the
-        tolerance is that end.
+        The arguments, of `shape`.
     """
-    best = best or split(law, theta, np.array([flops]), cost)
-    centre, limit = best.log_params.item(), best.log_loss.item() + tolerance
+    left = np.asarray(low, dtype=np.float64)
+    right = np.maximum(left, high)
+    grid = left + np.linspace(0, 1, COARSE).reshape(-1, *(1,) * right.ndim) * (right - left)
+    values = function(grid)
+    values = np.where(np.isnan(values), np.inf, values)
+    best = np.argmin(values, axis=0)
+    grid = np.broadcast_to(grid, values.shape)
 
-    inside, outside = np.full(2, centre), np.array([0.0, np.log(flops)])
-    for _ in range(NESTS):
-        grid = inside + np.linspace(0, 1, NESTED)[:, None] * (outside - inside)
-        losses = along_budget(law, theta, grid.ravel(), flops, cost).reshape(grid.shape)
-        beyond = ~(np.log(losses) <= limit)
-        beyond[0], beyond[-1] = False, True
-        first = beyond.argmax(axis=0)
-        inside, outside = grid[first - 1, [0, 1]], grid[first, [0, 1]]
-    low, high = (float(v) for v in np.exp(inside))
-    return RegretBand(low=low, high=high)
+    def pick(table: Floats, index: NDArray[np.int64]) -> Floats:
+        return np.asarray(np.take_along_axis(table, index[None], axis=0)[0])
+
+    low, high = pick(grid, np.maximum(best - 1, 0)), pick(grid, np.minimum(best + 1, COARSE - 1))
+    middle = np.clip(best, 1, COARSE - 2)
+    before, at, after = (pick(values, middle + i) for i in (-1, 0, 1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        vertex = 0.5 + 0.25 * (before - after) / (before - 2 * at + after)
+    usable = (vertex > 0.02) & (vertex < 0.98) & (middle == best)
+    x = low + np.where(usable, vertex, 0.5) * (high - low)
+
+    settled = high - low < SNAP
+    for _ in range(NEWTON_STEPS):
+        if settled.all():
+            break
+        ahead, behind = np.minimum(x + SLOPE_STEP, right), np.maximum(x - SLOPE_STEP, left)
+        up, centre, down = function(np.stack([ahead, x, behind]))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            falling = up < down
+            step = -0.5 * SLOPE_STEP * (up - down) / (up - 2 * centre + down)
+        low, high = np.where(falling, x, low), np.where(falling, high, x)
+        free = (x - left > SLOPE_STEP) & (right - x > SLOPE_STEP)
+        small = free & (np.abs(step) <= SETTLED)  # rounding may then put the root just beyond x
+        inside = free & (x + step > low) & (x + step < high)
+        new = np.where(small | inside, x + step, 0.5 * (low + high))
+        x, settled = np.where(settled, x, new), settled | small | (high - low < SNAP)
+    x = np.where(x - left < SNAP, left, x)
+    return np.where(right - x < SNAP, right, x)
 
 
-def flops_for_loss(law: Law, theta: Floats, loss: float, cost: TokenCost) -> float:
-    """The least budget whose best split reaches a loss: the inverse of L*(C).
+def falling_root(
+    function: Callable[[Floats], Floats], low: Floats | float, high: Floats | float
+) -> Floats:
+    """Where falling functions pass zero, or the end beyond which they do: Ridders' method.
+
+    Args:
+        function: Maps arguments to values of one shape, elementwise; values may be infinite.
+        low: Lower ends, the answer where the function is not positive there.
+        high: Upper ends, the answer where the function is not negative there.
+    """
+    left, right = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+    first, last = function(left), function(right)
+    at_left, at_right = first <= 0, last >= 0
+    low, high = left, right
+    for _ in range(RIDDERS_STEPS):
+        if np.all(at_left | at_right | (high - low < BRACKET)):
+            break
+        middle = 0.5 * (low + high)
+        between = function(middle)
+        with np.errstate(invalid="ignore", over="ignore"):
+            root = np.sqrt(np.maximum(between**2 - first * last, 1e-300))
+            guess = np.clip(middle + (middle - low) * between / root, low, high)
+        guess = np.where(np.isnan(guess), middle, guess)  # of infinite values: halve
+        for at, value in ((middle, between), (guess, function(guess))):
+            up, down = (value > 0) & (at > low), ~(value > 0) & (at < high)
+            low, first = np.where(up, at, low), np.where(up, value, first)
+            high, last = np.where(down, at, high), np.where(down, value, last)
+    return np.where(at_left, left, np.where(at_right, right, 0.5 * (low + high)))
+
+
+def tokens_needed(law: Law, theta: Floats, log_params: Floats, target: Floats) -> Floats:
+    """The ln of the fewest tokens with which sizes reach a loss; infinite where none do.
+
+    In closed form for a two-term law, also where its tokens repeat; else by search.
 
     Args:
         law: Law family.
-        theta: One theta, (p,).
-        loss: Target [nats/token].
-        cost: FLOP per token as a function of N.
-
-    Raises:
-        QueryError: No budget up to 1e45 FLOP reaches it, or any does.
-
-    Source: Hoffmann et al. 2022, arXiv:2203.15556; under k N D it is k (K / (L - E))^(1/gamma).
+        theta: Thetas on raw counts, (m, p).
+        log_params: ln N, (..., m).
+        target: ln of the loss [nats/token], (m,) or (..., m).
     """
-
-    def least(log_flops: float) -> float:
-        return float(np.exp(split(law, theta, np.exp([log_flops]), cost).log_loss[0]))
-
-    low, high = LOG_FLOPS_RANGE
-    if not least(high) < loss < least(low):
-        raise QueryError(
-            f"a loss of {loss:g} nats/token is not between {least(high):.4f} (the law at 1e45 FLOP)"
-            f" and {least(low):.4f} (at 1e4 FLOP). Ask for a loss between them."
-        )
-    for _ in range(2 * BISECTIONS):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if least(middle) > loss else (low, middle)
-    return float(np.exp(high))
+    if law.expand is not None:
+        e, a, b, alpha, beta = law.expand(theta)
+        return _two_term_tokens(e, a, b, alpha, beta, log_params, target)
+    if "unique_tokens" in law.columns and set(law.parameters) <= TWO_TERM:
+        return _repeated_tokens(law, theta, log_params, target)
+    low, high = np.zeros_like(log_params), np.full_like(log_params, MOST_LOG)
+    return _searched_tokens(law, theta, log_params, target, low, high)
 
 
-def _search(law: Law, theta: Floats, log_flops: Floats, cost: TokenCost) -> Floats:
-    """Root of the slope of ln L along each budget: coarse grid, then Newton; (..., k)."""
-    top = log_flops - np.log(6)
-    grid = np.linspace(0, 1, COARSE) * top[:, None]
-    shape = (*theta.shape[:-1], len(log_flops))
-    low, high, start = np.empty(shape), np.empty(shape), np.empty(shape)
-    for j, c in enumerate(log_flops):
-        losses = _log_loss(law, theta, grid[j], c - cost.log_flops_per_token(grid[j]))
-        best = np.argmin(losses, axis=-1)
-        low[..., j] = grid[j][np.maximum(best - 1, 0)]
-        high[..., j] = grid[j][np.minimum(best + 1, COARSE - 1)]
-        start[..., j] = low[..., j] + _vertex(losses, best) * (high[..., j] - low[..., j])
-    return _descended(law, theta, start, (low, high), log_flops, cost)
-
-
-def _vertex(losses: Floats, best: NDArray[np.int64]) -> Floats:
-    """Where between the least point's neighbours (0 to 1) the parabola through them is least."""
-    rows, at = losses.reshape(-1, COARSE), np.clip(best.ravel(), 1, COARSE - 2)
-    each = np.arange(len(rows))
-    left, middle, right = rows[each, at - 1], rows[each, at], rows[each, at + 1]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found = 0.5 + 0.25 * (left - right) / (left - 2 * middle + right)
-    inside = (found > 0.02) & (found < 0.98) & (at == best.ravel())
-    return np.where(inside, found, 0.5).reshape(best.shape)
-
-
-def _descended(
-    law: Law,
-    theta: Floats,
-    start: Floats,
-    cell: tuple[Floats, Floats],
-    log_flops: Floats,
-    cost: TokenCost,
+def _two_term_tokens(
+    e: Floats, a: Floats, b: Floats, alpha: Floats, beta: Floats, x: Floats, target: Floats
 ) -> Floats:
-    """The least of ln L between two ln N, (..., k): Newton's steps, halved where they lead out."""
-    k, around = len(log_flops), np.repeat([SLOPE_STEP, 0.0, -SLOPE_STEP], len(log_flops))
-    budgets = np.tile(log_flops, 3)
-    (low, high), x, settled = cell, start, np.zeros(start.shape, dtype=bool)
-    for _ in range(BISECTIONS):
-        near = np.concatenate([x, x, x], axis=-1) + around
-        loss = _log_loss(law, theta, near, budgets - cost.log_flops_per_token(near))
-        up, middle, down = loss[..., :k], loss[..., k : 2 * k], loss[..., 2 * k :]
-        falling = up < down
-        low, high = np.where(falling, x, low), np.where(falling, high, x)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            step = -0.5 * SLOPE_STEP * (up - down) / (up - 2 * middle + down)
-        small = np.abs(step) <= SETTLED  # rounding may then put the root just beyond x
-        inside = (x + step > low) & (x + step < high)
-        new = np.where(small | inside, x + step, 0.5 * (low + high))
-        x, settled = np.where(settled, x, new), settled | (np.abs(new - x) <= SETTLED)
-        if settled.all():
-            break
-    return np.asarray(x)
+    """D = (B / (l - E - A N^-alpha))^(1/beta), in ln.
+
+    Source: Sardana et al. 2024, arXiv:2401.00448, eq. 2.
+    """
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        left = np.exp(target) - e - a * np.exp(-alpha * x)
+        return np.asarray((np.log(b) - np.log(np.maximum(left, 0.0))) / beta)
 
 
-def _log_loss(law: Law, theta: Floats, log_params: Floats, log_tokens: Floats) -> Floats:
-    """The ln of the law, with an axis of budgets or sizes after those of theta; (..., k)."""
-    with np.errstate(over="ignore", divide="ignore"):  # a wild law's optimum may be at no size
-        loss = law.loss(theta[..., None, :], np.exp(log_params), np.exp(log_tokens))
-        return np.asarray(np.log(loss))
+def _repeated_tokens(law: Law, theta: Floats, x: Floats, target: Floats) -> Floats:
+    """The same where tokens repeat: the law of repeated data solved for the tokens.
+
+    With every unique token seen, the effective parameters N' are known, and from them the effective
+    tokens D' and the repeats. With fewer, N' is N unless N exceeds what the tokens can feed: only
+    there it is searched.
+
+    Source: Muennighoff et al. 2023, arXiv:2305.16264, eqs. 5-11.
+    """
+    t = law.named(theta)
+    a, b, alpha = t["A"], t["B"], t["alpha"]
+    beta, e = t.get("beta", alpha), np.exp(t["E"]) if "E" in t else np.zeros_like(alpha)
+    unique = np.log(law.held["unique_tokens"])
+    decay_tokens = np.exp(t["R_D*"]) if "R_D*" in t else DECAY_TOKENS
+    decay_params = np.exp(t["R_N*"]) if "R_N*" in t else DECAY_PARAMS
+    feeds = np.log(alpha / beta) + a - b
+    fed = np.minimum(x, (feeds + beta * unique) / alpha)
+    excess = np.expm1(np.minimum(x - fed, 30.0))
+    effective = fed + np.log1p(-decay_params * np.expm1(-excess / decay_params))
+    whole = _two_term_tokens(e, np.exp(a), np.exp(b), alpha, beta, effective, target)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        share = np.expm1(whole - unique) / decay_tokens
+        repeats = np.where(share < 1, -decay_tokens * np.log1p(-np.minimum(share, 1.0)), np.inf)
+        past = unique + np.log1p(repeats)
+    fresh = _two_term_tokens(e, np.exp(a), np.exp(b), alpha, beta, x, target)
+    y = np.where(whole >= unique, past, fresh)
+    starved = (whole < unique) & (alpha * x > feeds + beta * fresh)
+    if starved.any():
+        rows = np.broadcast_to(np.arange(len(theta)), x.shape)[starved]
+        goal = np.broadcast_to(target, x.shape)[starved]
+        low = np.clip(fresh[starved], 0.0, unique)
+        high = np.full(len(rows), unique)
+        y[starved] = _searched_tokens(law, theta[rows], x[starved], goal, low, high)
+    return np.asarray(y)
+
+
+def _searched_tokens(
+    law: Law, theta: Floats, x: Floats, target: Floats, low: Floats, high: Floats
+) -> Floats:
+    """Tokens needed under a law without a closed form, between two ln D."""
+
+    def missing(y: Floats) -> Floats:
+        return log_loss(law, theta, x, y) - target
+
+    return np.where(missing(high) > 0, np.inf, falling_root(missing, low, high))

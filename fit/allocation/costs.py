@@ -1,11 +1,8 @@
-"""Models smaller than compute-optimal: what they cost in training, and what serving gives back.
+"""What compute costs: devices, money and time in FLOP, serving, and the next step in loss.
 
-A model that will be asked for many tokens is cheaper in all when it is smaller and trained longer.
-Everything here holds for C = k N D; the law's loss is what must be reached.
-
-What the next hundredth of a nat costs, what serving does, and what repeats are worth.
-
-What money and machine time buy in FLOP.
+`flops_of_hours` and `hours_of_flops` convert machine time, `next_price` is the compute of a lower
+loss, `serving_costs` compares sizes of one loss over training and serving, and `with_unique_tokens`
+is a law whose tokens repeat.
 """
 
 from __future__ import annotations
@@ -16,30 +13,27 @@ from types import MappingProxyType
 
 import numpy as np
 
+from fit.allocation.allocate import tokens_needed
 from fit.allocation.scaling_law import IntervalCurve, ScalingLaw, fit_of
-from fit.data.accounting import FLOPS_PER_PARAM_TOKEN
 from fit.data.records import Floats
 from fit.errors import QueryError
 from fit.inference.intervals import derived_interval
-from fit.laws.law import Law
 from fit.quantities import check_count
 
-FLOPS_PER_SERVED_TOKEN = 2.0
-"""Forward only: FLOP per parameter and token."""
-MOST_TIMES_FLOOR = 1e9
-"""Sizes looked at, over the smallest that reaches the loss at all."""
-HALVINGS = 200
+TRAINING_OVER_SERVING = 3.0
+"""FLOP of training on a token over those of serving it: a backward pass costs two forward ones."""
 STEP = 0.01
 """Nats per token."""
 FARTHEST = 1e5
-"""Budgets over the largest asked at which the lower loss is still looked for."""
+"""Largest budget at which the lower loss is looked for, over the largest budget of the question."""
 SPACING = 0.05
-"""Of the table in ln C. A line through it is off by gamma^2 (L - E) SPACING^2 / 8, below 2e-5 nats
-for the published laws: 0.2% of the step."""
+"""Spacing of the table in ln C. Linear interpolation is off by gamma^2 (L - E) SPACING^2 / 8,
+below 2e-5 nats for the published laws: 0.2% of the step."""
 SIZES = 400
-"""Sizes looked at for a lifetime."""
-USUAL_MFU = 0.4
-"""Published: 38-46% for large models."""
+"""Points of the table of serving costs."""
+DEFAULT_MFU = 0.4
+"""Of large runs 38-46% are published (Chowdhery et al. 2022, arXiv:2204.02311, table 3, and
+after); tiny models reach 1-15%."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,12 +106,12 @@ def device(name: str) -> Device:
 
 
 def flops_of_hours(hours: float, flops_per_second: float, mfu: float) -> float:
-    """What device-hours do: hours 3600 peak MFU [FLOP].
+    """FLOP of device-hours: hours x 3600 x peak x MFU.
 
     Args:
         hours: Device-hours, devices times hours.
         flops_per_second: Peak of one device.
-        mfu: Model FLOPs utilisation, a share of the peak; of the user's own runs where there are.
+        mfu: Model FLOPs utilisation, a share of the peak; of the user's own runs where known.
 
     Raises:
         QueryError: A number is not positive, or the utilisation is above 1.
@@ -129,193 +123,43 @@ def flops_of_hours(hours: float, flops_per_second: float, mfu: float) -> float:
     return hours * 3600 * flops_per_second * mfu
 
 
-def flops_of_dollars(dollars: float, price: float, flops_per_second: float, mfu: float) -> float:
-    """What money buys: dollars / price device-hours, and those in FLOP.
-
-    Args:
-        dollars: Budget [$].
-        price: Of one device-hour [$/h].
-        flops_per_second: Peak of one device.
-        mfu: Model FLOPs utilisation, a share of the peak.
-
-    Raises:
-        QueryError: A number is not positive, or the utilisation is above 1.
-    """
-    hours = check_count(dollars, "dollars") / check_count(price, "price")
-    return flops_of_hours(hours, flops_per_second, mfu)
-
-
 def hours_of_flops(flops: float, flops_per_second: float, mfu: float) -> float:
     """Device-hours that a budget takes, the inverse of `flops_of_hours`."""
     return check_count(flops) / flops_of_hours(1.0, flops_per_second, mfu)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lifetime:
-    """A model trained and then served, at the least compute for both."""
-
-    params: float
-    tokens: float
-    """Training tokens."""
-    training_flops: float
-    serving_flops: float
-
-    @property
-    def flops(self) -> float:
-        """Both together."""
-        return self.training_flops + self.serving_flops
-
-
-def tokens_for_loss(law: Law, theta: Floats, params: Floats, loss: float) -> Floats:
-    """Training tokens with which sizes reach a loss: D = (B / (l - E - A N^-alpha))^(1/beta).
-
-    Args:
-        law: Law family.
-        theta: One theta, (p,).
-        params: N [parameters], any shape.
-        loss: Target [nats/token].
-
-    Returns:
-        D [tokens], infinite for a model too small to reach the loss with any.
-
-    Source: Sardana et al. 2024, arXiv:2401.00448, eq. 2.
-    """
-    e, a, b, alpha, beta = law.parts(theta)
-    left = loss - e - a * np.asarray(params, dtype=np.float64) ** -alpha
-    with np.errstate(divide="ignore"):
-        return np.asarray((b / np.maximum(left, 0.0)) ** (1 / beta))
-
-
-def smallest_params(law: Law, theta: Floats, loss: float) -> float:
-    """The size below which no number of tokens reaches a loss: (A / (l - E))^(1/alpha).
-
-    Raises:
-        QueryError: The loss is not above the law's irreducible one.
-    """
-    e, a, _, alpha, _ = law.parts(theta)
-    if not loss > e:
-        raise QueryError(
-            f"a loss of {loss:g} nats/token is asked for; the law goes down to {float(e):.4f} and "
-            "no further. Ask for more than that."
-        )
-    return float((a / (loss - e)) ** (1 / alpha))
-
-
-def lifetime_optimum(
-    law: Law,
-    theta: Floats,
-    loss: float,
-    served_tokens: float,
-    *,
-    training: float = FLOPS_PER_PARAM_TOKEN,
-    serving: float = FLOPS_PER_SERVED_TOKEN,
-) -> Lifetime:
-    """The size that reaches a loss with the least compute over training and serving.
-
-    6 N D(N) + 2 N D_served falls with N and then rises; its minimum is found by ternary search in
-    ln N. With no token served it is the compute-optimal model of that loss.
-
-    Args:
-        law: Law family.
-        theta: One theta, (p,).
-        loss: Target [nats/token].
-        served_tokens: Tokens that the model will read or write in its life, 0 or more.
-        training: FLOP per parameter and training token.
-        serving: FLOP per parameter and served token.
-
-    Raises:
-        QueryError: The loss cannot be reached, or the served tokens are negative.
-
-    Source: Sardana et al. 2024, arXiv:2401.00448, eq. 2.
-    """
-    if not (np.isfinite(served_tokens) and served_tokens >= 0):
-        raise QueryError(f"served tokens are {served_tokens:g}; 0 or a positive number is needed.")
-    least = np.log(smallest_params(law, theta, loss))
-
-    def cost(log_params: float) -> float:
-        tokens = float(tokens_for_loss(law, theta, np.exp(log_params), loss))
-        return float(np.exp(log_params)) * (training * tokens + serving * served_tokens)
-
-    low, high = least, least + np.log(MOST_TIMES_FLOOR)
-    for _ in range(HALVINGS):
-        third = (high - low) / 3
-        left, right = low + third, high - third
-        low, high = (low, right) if cost(left) < cost(right) else (left, high)
-    n = float(np.exp((low + high) / 2))
-    d = float(tokens_for_loss(law, theta, np.array(n), loss))
-    return Lifetime(
-        params=n,
-        tokens=d,
-        training_flops=training * n * d,
-        serving_flops=serving * n * served_tokens,
-    )
-
-
-def tokens_factor(law: Law, theta: Floats, size: float) -> float:
-    """Tokens that a model of `size` times N* needs for the same loss, over D*.
-
-    k_D = (1 - (k_N^-alpha - 1) beta/alpha)^(-1/beta); infinite at and below the smallest size.
-
-    Args:
-        law: Law family.
-        theta: One theta, (p,).
-        size: k_N, its parameters over the compute-optimal ones.
-
-    Raises:
-        QueryError: The size is not positive.
-
-    Source: de Vries 2023, "Go smol or go home".
-    """
-    if not (np.isfinite(size) and size > 0):
-        raise QueryError(f"a model of {size:g} times the optimal size is asked for; say .5 or 2.")
-    _, _, _, alpha, beta = law.parts(theta)
-    left = 1 - (size ** -float(alpha) - 1) * float(beta / alpha)
-    return float(left ** (-1 / float(beta))) if left > 0 else float("inf")
-
-
-def training_overhead(law: Law, theta: Floats, size: float) -> float:
-    """Training compute of a model of `size` times N* at the same loss, over the least, less one."""
-    return size * tokens_factor(law, theta, size) - 1
-
-
-def smallest_size(law: Law, theta: Floats) -> float:
-    """The k_N at which the tokens needed become infinite: (1 + alpha/beta)^(-1/alpha)."""
-    _, _, _, alpha, beta = law.parts(theta)
-    return float((1 + alpha / beta) ** (-1 / alpha))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ReportRequest:
-    """What a report is asked for beside the fit."""
+    """Options of a report beside its fit."""
 
     serve_tokens: float | None = None
     """Tokens that the model will read and write in its life."""
     unique_tokens: float | None = None
-    """Tokens that there are; more are repeats."""
+    """Unique tokens available; a run past them repeats them."""
     price: float | None = None
-    """Of a device-hour [$]."""
+    """Price of a device-hour [$]."""
     device: str | None = None
-    """A name of `hardware.DEVICES`."""
+    """A name of `DEVICES`."""
     mfu: float | None = None
     """Model FLOPs utilisation, a share of the device's peak."""
 
     def dollars(self, flops: float) -> float | None:
-        """What compute costs, where a price and a device are given.
+        """Price of compute [$]; None unless a price and a device are given.
 
         Raises:
-            QueryError: No such device, or a number that cannot be meant.
+            QueryError: The device is unknown, or a number is not positive.
         """
         if self.price is None or self.device is None:
             return None
         peak = device(self.device).flops_per_second
-        return self.price * hours_of_flops(flops, peak, self.mfu or USUAL_MFU)
+        return self.price * hours_of_flops(flops, peak, self.mfu or DEFAULT_MFU)
 
 
 def next_price(source: ScalingLaw, flops: Floats, step: float = STEP) -> IntervalCurve:
-    """Compute that takes the loss of the best split of a budget down by a step, beyond the budget.
+    """Further compute that lowers the loss of a budget's best split by a step.
 
     Args:
-        source: A fit as a source, whose law splits budgets.
+        source: A fit whose law splits budgets.
         flops: Budgets (k,), ascending [FLOP].
         step: Nats per token.
 
@@ -325,15 +169,15 @@ def next_price(source: ScalingLaw, flops: Floats, step: float = STEP) -> Interva
     first, last = float(np.log(flops[0])), float(np.log(FARTHEST * flops[-1]))
     table = np.linspace(first, last, int((last - first) / SPACING) + 2)
     at = source.splits(np.exp(table))
-    places = np.log(flops)
+    log_flops = np.log(flops)
 
     def logs(theta: Floats) -> Floats:
         falling = -np.exp(at(theta).log_loss)  # (m, table), ascending
         rows = []
         for row in falling:
-            wanted = np.interp(places, table, row) + step
-            reached = np.interp(wanted, row, table)
-            rows.append(places + np.log(np.expm1(np.maximum(reached - places, 1e-9))))
+            target = np.interp(log_flops, table, row) + step
+            reached = np.interp(target, row, table)
+            rows.append(log_flops + np.log(np.expm1(np.maximum(reached - log_flops, 1e-9))))
         return np.array(rows)
 
     fit = fit_of(source)
@@ -349,7 +193,7 @@ def next_price(source: ScalingLaw, flops: Floats, step: float = STEP) -> Interva
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingCosts:
-    """Models of one loss and many sizes: what training each takes, and what serving it does."""
+    """Training and serving compute of models of one loss and many sizes."""
 
     loss: float
     served_tokens: float
@@ -365,26 +209,25 @@ class ServingCosts:
 
     @property
     def total(self) -> Floats:
-        """Both together."""
+        """Training and serving together [FLOP]."""
         return self.training + self.serving
 
     @property
     def cheapest(self) -> int:
-        """The row that costs least in all."""
+        """Index of the size with the least total."""
         return int(np.argmin(self.total))
 
 
 def serving_costs(source: ScalingLaw, flops: float, served_tokens: float) -> ServingCosts | None:
-    """What models of other sizes cost that reach the loss of a budget's best split.
+    """Compute of models of other sizes that reach the loss of a budget's best split.
 
     Args:
-        source: A fit as a source.
+        source: The law.
         flops: The budget [FLOP].
         served_tokens: Tokens that the model will read and write in its life.
 
     Returns:
-        Sizes around the optimum; None where the law is no sum of two power laws. Serving a token
-        takes a third of what training on it does.
+        Sizes around the optimum; None where the law is no sum of two power laws.
 
     Source: Sardana et al. 2024, arXiv:2401.00448.
     """
@@ -392,9 +235,13 @@ def serving_costs(source: ScalingLaw, flops: float, served_tokens: float) -> Ser
         return None
     best = source.best(np.array([flops]))
     loss, optimum = float(np.exp(best.log_loss[0])), float(np.exp(best.log_params[0]))
-    least = smallest_params(source.law, source.theta, loss)
-    params = np.geomspace(1.02 * least, 4 * optimum, SIZES)
-    tokens = tokens_for_loss(source.law, source.theta, params, loss)
+    e, a, _, alpha, _ = source.law.parts(source.theta)
+    smallest = float((a / (loss - e)) ** (1 / alpha))  # below it no number of tokens is enough
+    params = np.geomspace(1.02 * smallest, 4 * optimum, SIZES)
+    log_tokens = tokens_needed(
+        source.law, source.theta[None], np.log(params), np.array([np.log(loss)])
+    )
+    tokens = np.exp(log_tokens)
     per_token = np.exp(source.cost.log_flops_per_token(np.log(params)))
     return ServingCosts(
         loss=loss,
@@ -402,15 +249,15 @@ def serving_costs(source: ScalingLaw, flops: float, served_tokens: float) -> Ser
         params=params,
         tokens=tokens,
         training=tokens * per_token,
-        serving=served_tokens * per_token / 3,
+        serving=served_tokens * per_token / TRAINING_OVER_SERVING,
         optimum=optimum,
     )
 
 
 def with_unique_tokens(source: ScalingLaw, unique_tokens: float) -> ScalingLaw | None:
-    """The same law where only so many tokens are unique; None where it cannot be said.
+    """The same law with a number of unique tokens; None for a law that can express none.
 
-    A law without repeats borrows what they are worth, see `repeats.over_repeats`.
+    A law without repeated tokens borrows the constants of C4, see `families.with_repeats`.
     """
-    known = "unique_tokens" in source.law.columns or source.law.exponents is not None
-    return source.given(unique_tokens=unique_tokens) if known else None
+    repeats = "unique_tokens" in source.law.columns or source.law.exponents is not None
+    return source.given(unique_tokens=unique_tokens) if repeats else None

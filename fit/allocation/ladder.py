@@ -134,12 +134,12 @@ class Ladder:
             counts[row] = one + (self.depth(width) - 1) * (two - one)
         return counts
 
-    def launchable(self, params: float) -> Shape:
-        """The trainable shape on the ladder whose N is nearest, width a multiple of the head's."""
-        return self.nearest(params, lambda shape: True) or self.template
+    def nearest(
+        self, params: float, allowed: Callable[[Shape], bool] = lambda shape: True
+    ) -> Shape | None:
+        """The trainable shape on the ladder whose N is nearest; None where none near N is allowed.
 
-    def nearest(self, params: float, allowed: Callable[[Shape], bool]) -> Shape | None:
-        """The same among shapes that are allowed; None where none near N is.
+        Its width is a multiple of a head's.
 
         Among depths within one of the ladder's own, nearness of N counts ten times more than
         nearness of the depth.

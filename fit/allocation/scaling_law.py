@@ -1,8 +1,8 @@
-"""A law that can be asked: a fit, with intervals and a ladder of shapes, or a published preset.
+"""A law that can be asked: a fit, with intervals and a ladder of shapes, or a published law.
 
-The best split along budgets, and what goes with it, with intervals: curves for figures.
-
-The least loss of every budget, and the budget of every loss: one law's frontier, both ways.
+`ScalingLaw` splits budgets at one theta or many. `Frontier` is the loss of its best splits as a
+function of the budget, and the inverse; `frontier_band` is the best split along budgets with
+intervals, for figures.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fit.allocation.allocate import LOG_FLOPS_RANGE, Split, split
+from fit.allocation.allocate import Split, falling_root, split
 from fit.allocation.ladder import Ladder, TokenCost, constant_cost, ladder_of, token_cost
 from fit.data.accounting import FLOPS_PER_PARAM_TOKEN
 from fit.data.records import Floats
@@ -26,19 +26,19 @@ from fit.laws.law import Law
 from fit.laws.published import PRESETS, Preset
 from fit.results import Fit, Span, fit_hash, is_unidentified, read_fit
 
+LOG_FLOPS_RANGE = (np.log(1e4), np.log(1e45))
+"""Budgets of a frontier's table."""
 SPACING = 0.1
-"""Of the table in ln C."""
-POLISH = 5
-"""Newton steps from the table's straight line, each of which leaves a thousandth of the error."""
+"""Spacing of the table in ln C."""
 BAND_BUDGETS = 48
-"""Points along the frontier."""
+"""Budgets of a `FrontierBand`."""
 FURTHER = 10.0
-"""The second budget of page 1 over the largest one fitted."""
+"""The second budget of page 1 of a report over the largest one fitted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frontier:
-    """One law along its best splits."""
+    """The loss of a law's best splits as a function of the budget, and the inverse."""
 
     source: ScalingLaw
     log_flops: Floats
@@ -63,17 +63,18 @@ class Frontier:
         A loss that the smallest budget beats has that budget.
         """
         out = np.full(len(loss), np.inf)
-        found = loss > np.exp(self.log_loss[-1])
-        if not found.any():
-            return out
-        target = np.log(loss[found])
-        slope = np.gradient(self.log_loss, self.log_flops)
-        at = np.interp(-target, -self.log_loss, self.log_flops)
-        for _ in range(POLISH):
-            gap = self.source.best(np.exp(at)).log_loss - target
-            step = gap / np.minimum(np.interp(at, self.log_flops, slope), -1e-300)
-            at = np.clip(at - np.clip(step, -SPACING, SPACING), *self.log_flops[[0, -1]])
-        out[found] = np.exp(at)
+        reached = loss > np.exp(self.log_loss[-1])
+        if reached.any():
+            target = np.log(loss[reached])
+            at = np.interp(-target, -self.log_loss, self.log_flops)
+            first, last = self.log_flops[[0, -1]]
+            out[reached] = np.exp(
+                falling_root(
+                    lambda x: self.source.best(np.exp(x)).log_loss - target,
+                    np.maximum(at - SPACING, first),
+                    np.minimum(at + SPACING, last),
+                )
+            )
         return out
 
 
@@ -103,13 +104,13 @@ class FrontierBand:
 
 
 def identified_frontier(source: ScalingLaw) -> FrontierBand | None:
-    """The frontier, where the law splits budgets and the runs tell its parameters apart."""
-    known = splits_budgets(source) and not is_unidentified(fit_of(source))
-    return frontier_band(source) if known else None
+    """The frontier, where the law splits budgets and its parameters are identified by the runs."""
+    identified = splits_budgets(source) and not is_unidentified(fit_of(source))
+    return frontier_band(source) if identified else None
 
 
 def further_budget(source: ScalingLaw) -> float:
-    """The second budget of page 1 [FLOP]."""
+    """The second budget of page 1 of a report [FLOP]."""
     return FURTHER * fit_of(source).range["flops"].high
 
 
@@ -119,10 +120,10 @@ def splits_budgets(source: ScalingLaw) -> bool:
 
 
 def frontier_band(source: ScalingLaw, *, beyond: float = 100.0) -> FrontierBand:
-    """Split a range of budgets, from the smallest fitted to some way beyond the largest.
+    """Split a range of budgets, from the smallest fitted to beyond the largest, with intervals.
 
     Args:
-        source: A fit as a source.
+        source: A fit.
         beyond: Last budget over the largest one fitted.
     """
     fit = fit_of(source)
@@ -154,14 +155,14 @@ def frontier_band(source: ScalingLaw, *, beyond: float = 100.0) -> FrontierBand:
 
 
 def fit_of(source: ScalingLaw) -> Fit:
-    """The fit behind a source; figures need one."""
+    """The fit of a law; figures need one."""
     assert source.fit is not None
     return source.fit
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingLaw:
-    """Where an answer comes from."""
+    """A law with values of its parameters, from a fit or published, that answers questions."""
 
     name: str
     law: Law
@@ -169,15 +170,15 @@ class ScalingLaw:
     """(p,), on raw counts."""
     convention: Mapping[str, str]
     range: Mapping[str, Span]
-    """Of the runs fitted, as far as known: params, tokens, flops, tokens_per_param."""
+    """Of the fitted runs, as far as published: params, tokens, flops, tokens_per_param."""
     fit: Fit | None = None
     preset: Preset | None = None
     hash: str | None = None
-    """Of the bytes of the fit's file, where it was read from one."""
+    """Hash of the bytes of the fit's file, where it was read from one."""
 
     @classmethod
     def of(cls, what: ScalingLaw | Fit | Path | str) -> ScalingLaw:
-        """A source from a fit, its folder or file, or the name of a published law.
+        """The law of a fit, of its folder or file, or of the name of a published law.
 
         Raises:
             RecordError: There is no such fit.
@@ -201,7 +202,7 @@ class ScalingLaw:
 
     @classmethod
     def from_fit(cls, fit: Fit, hash: str | None = None) -> ScalingLaw:
-        """A fit as a source, with the hash of its file where it has one."""
+        """The law of a fit, with the hash of its file where it has one."""
         return cls(
             name=fit.name,
             law=law(fit.law),
@@ -214,7 +215,7 @@ class ScalingLaw:
 
     @classmethod
     def from_preset(cls, preset: Preset) -> ScalingLaw:
-        """A published law as a source."""
+        """A published law."""
         family = law(preset.law)
         return cls(
             name=preset.name,
@@ -228,7 +229,7 @@ class ScalingLaw:
     def given(self, **columns: float) -> ScalingLaw:
         """The same with columns fixed that its law needs beside params and tokens.
 
-        Unique tokens can be fixed for any law of params and tokens: see `repeats.over_repeats`.
+        Unique tokens can be fixed for any law of params and tokens: see `families.with_repeats`.
 
         Raises:
             QueryError: The law has no such column.
@@ -236,14 +237,14 @@ class ScalingLaw:
         if not columns:
             return self
         law = with_repeats(self.law) if "unique_tokens" in columns else self.law
-        found = dataclasses.replace(self, law=law.at(**columns))
+        fixed = dataclasses.replace(self, law=law.at(**columns))
         # Neither depends on the law's columns, and counting the ladder anew takes milliseconds.
-        found.__dict__.update({k: v for k, v in self.__dict__.items() if k in ("ladder", "cost")})
-        return found
+        fixed.__dict__.update({k: v for k, v in self.__dict__.items() if k in ("ladder", "cost")})
+        return fixed
 
     @cached_property
     def ladder(self) -> Ladder | None:
-        """The shapes behind the fit, where they are known."""
+        """The ladder of shapes of the fitted runs; None where their shapes are not recorded."""
         return None if self.fit is None else ladder_of(self.fit)
 
     @cached_property
@@ -259,19 +260,17 @@ class ScalingLaw:
     def splits(self, flops: Floats) -> Callable[[Floats], Split]:
         """The best split of budgets (k,) as a function of thetas (m, p); fields (m, k).
 
-        The last split is kept: an interval asks for the point estimate's again.
+        The last split is cached: an interval computes the point estimate's again.
         """
         self.law.check_split()
         kept: dict[bytes, Split] = {}
 
         def at(theta: Floats) -> Split:
             key = theta.tobytes()
-            found = kept.get(key)
-            if found is None:
-                found = split(self.law, theta, flops, self.cost)
+            if key not in kept:
                 kept.clear()
-                kept[key] = found
-            return found
+                kept[key] = split(self.law, theta, flops, self.cost)
+            return kept[key]
 
         return at
 
@@ -286,7 +285,7 @@ class ScalingLaw:
 
 
 def _with_flops(ranges: Mapping[str, Span]) -> Mapping[str, Span]:
-    """Ranges with that of compute; where it was not published, 6 params tokens of the ends."""
+    """Ranges with that of compute; where none was published, 6 N D at both ends."""
     if "flops" in ranges or not {"params", "tokens"} <= ranges.keys():
         return ranges
     n, d = ranges["params"], ranges["tokens"]

@@ -224,11 +224,11 @@ def predict_command(
     **fixed: float | None,
 ) -> None:  # fmt: skip
     """Predict the loss of a model of N parameters trained on D tokens."""
-    from fit.query.answer import Point, predict
+    from fit.query.answer import predict
     from fit.report.text import prediction_text
 
     source = _source(folder, law, **fixed)[0]
-    found = predict(Point(source=source, params=params, tokens=tokens))
+    found = predict(source, params, tokens)
     click.echo(_dump(found.document()) if as_json else prediction_text(found))
 
 

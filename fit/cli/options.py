@@ -246,19 +246,10 @@ def launch_text(asked: Question, found: Answer, trainer: str | None) -> str:
     """The overrides that launch an answer in one line, or its export for another trainer.
 
     Raises:
-        QueryError: The source has neither, or money would be wasted.
+        QueryError: The answer may not be launched, see `fit.query.launch.launch_refusal`.
     """
-    from fit.errors import QueryError
-
-    if not found.config:
-        for note in (n for n in found.warnings if n.code == "no_shape"):
-            raise QueryError(f"not launched: {note.message}")
-        raise QueryError(
-            "this law has no shapes to launch; overrides need a fit of isoflop's own run records."
-        )
-    serious = [n.message for n in found.warnings if n.severity == "serious"]
-    if serious and not asked.force:
-        raise QueryError(f"not launched: {serious[0]} To launch it all the same, add --force.")
+    if found.launch_refusal is not None:
+        raise QueryError(found.launch_refusal)
     if trainer is None:
         return " ".join(shlex.quote(c) for c in found.config)
     from fit.query.exports import export

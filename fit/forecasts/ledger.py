@@ -26,7 +26,7 @@ from fit.data.accounting import count_params
 from fit.data.records import finite_or_null, parse_document
 from fit.errors import QueryError, RecordError
 from fit.files import commit, content_hash, now, versions, write_once
-from fit.query.answer import Point, predict
+from fit.query.answer import predict
 from fit.query.question import Answer, Question
 from fit.results import Fit
 
@@ -81,7 +81,7 @@ def expected_loss(source: ScalingLaw, params: float, tokens: float) -> ExpectedL
     Raises:
         QueryError: There is no interval, or it has no bound, so that no run could miss it.
     """
-    run = predict(Point(source=source, params=params, tokens=tokens)).loss_next_run
+    run = predict(source, params, tokens).loss_next_run
     fit = source.fit
     if fit is None or run.low is None or run.high is None:
         raise QueryError(

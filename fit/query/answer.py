@@ -1,177 +1,52 @@
-"""From a question to numbers: the only road, whoever asks (terminal, HTTP, page or report).
+"""From a question to an answer: the same for the command line, HTTP, the page, Python and reports.
 
-A preset answers in its own counting convention with point values alone; a fit adds intervals, the
-regret band, a shape of its ladder and the overrides that launch it.
-
-A budget in whatever words, as FLOP; and what FLOP cost in hours and money.
+A published law answers in its own counting convention with point values alone; a fit adds
+intervals, the regret band, a shape of its ladder and the overrides that launch it. Every number
+with an interval is a function of the law's parameters, and one call of `derived_interval` computes
+all intervals together, by the fit's own method.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from fit.allocation.allocate import Split, regret_band
-from fit.allocation.costs import DEVICES, device, flops_of_hours
+from fit.allocation.costs import TRAINING_OVER_SERVING
 from fit.allocation.scaling_law import ScalingLaw
 from fit.data.records import Floats
-from fit.errors import FieldError, QueryError
+from fit.errors import QueryError
 from fit.inference.intervals import LogQuantity, derived_interval, prediction_interval
-from fit.quantities import check_count, parse_number, power, three_digits
+from fit.quantities import check_count
 from fit.query import warnings
-from fit.query.constrained import band_of, log_quantities, outcome_of, task_of
-from fit.query.launch import LaunchConfig, launch_config_near, launch_config_within
-from fit.query.question import Answer, AnswerCost, Number, Prediction, Question, mapped
+from fit.query.budget import answer_cost, budget_of, check_budget, machine_of
+from fit.query.constraints import (
+    ConstrainedProblem,
+    Optimum,
+    constrained_problem,
+    least_cost,
+    least_loss,
+    sizes_within_tolerance,
+)
+from fit.query.launch import launch_config, launch_refusal
+from fit.query.question import Answer, Number, Prediction, Question, mapped
 from fit.query.question import question as question_of
-from fit.results import Fit, Note
+from fit.query.sensitivity import (
+    LimitRow,
+    constraint_rows,
+    limit_rows,
+    log_gains,
+    log_regrets,
+    refuse_budget,
+    refuse_conflicts,
+    refuse_loss,
+    regret_rows,
+)
+from fit.results import Fit
 
-DEFAULT_MFU = 0.4
-"""Of large runs 38-46% are published (Chowdhery et al. 2022, arXiv:2204.02311, table 3, and
-after); tiny models reach 1-15%."""
-MOST_FLOPS = 1e40
-"""Above it a budget is a slip of the keyboard; every computer ever built has done less."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
-    """What does the work: a kind of device, how many, how well used, at what price."""
-
-    name: str
-    flops_per_hour: float
-    """Of one device at the utilisation."""
-    mfu: float
-    devices: int | None
-    price: float | None
-    """Of a device-hour [$]."""
-    notes: tuple[Note, ...] = ()
-
-
-def machine_of(question: Question) -> Machine | None:
-    """The devices of a question; None where it names none.
-
-    Raises:
-        FieldError: The device is neither known nor a number.
-    """
-    if question.device is None:
-        return None
-    mfu, notes = _mfu(question)
-    peak = _peak(question.device)
-    return Machine(
-        name=question.device,
-        flops_per_hour=flops_of_hours(1.0, peak, mfu),
-        mfu=mfu,
-        devices=None if question.devices is None else round(question.devices),
-        price=question.price,
-        notes=notes,
-    )
-
-
-def budget_of(question: Question, machine: Machine | None) -> float | None:
-    """The budget [FLOP]; None where a loss is asked for."""
-    if question.flops is not None:
-        return question.flops
-    if machine is None:
-        return None
-    hours = question.hours
-    if question.dollars is not None and question.price is not None:
-        hours = question.dollars / question.price
-    if question.deadline is not None and machine.devices is not None:
-        hours = question.deadline * machine.devices
-    return None if hours is None else hours * machine.flops_per_hour
-
-
-def answer_cost(
-    machine: Machine | None, training: Number, serving: Number | None, total: Number
-) -> AnswerCost:
-    """What FLOP cost in hours and money, on machines where some were named.
-
-    Args:
-        machine: The devices; None where no hours are asked.
-        training: FLOP of training.
-        serving: FLOP of serving; None without any.
-        total: The budget of both, of which limits may leave a part unspent.
-    """
-    spent = training if serving is None else total
-    if machine is None:
-        return AnswerCost(training_flops=training, serving_flops=serving)
-    hours = mapped(spent, lambda v: v / machine.flops_per_hour)
-    return AnswerCost(
-        training_flops=training,
-        serving_flops=serving,
-        device=machine.name,
-        devices=machine.devices,
-        device_hours=hours,
-        hours=_scaled(hours, None if machine.devices is None else 1 / machine.devices),
-        dollars=_scaled(hours, machine.price),
-        mfu=machine.mfu,
-    )
-
-
-def _scaled(number: Number, factor: float | None) -> Number | None:
-    """A number times a factor; None without one."""
-    return None if factor is None else mapped(number, lambda v: v * factor)
-
-
-def _peak(name: str) -> float:
-    """Peak of a device by name, or given as a number [FLOP/s]."""
-    if name in DEVICES:
-        return device(name).flops_per_second
-    try:
-        return parse_number(name, "device")
-    except QueryError:
-        raise FieldError(
-            f"unknown device '{name}'; known are {', '.join(DEVICES)}. Choose one, or give its "
-            "peak of dense bf16 products in FLOP/s, such as 1.65e14.",
-            "device",
-        ) from None
-
-
-def _mfu(question: Question) -> tuple[float, tuple[Note, ...]]:
-    """The utilisation, and where it is from if the question does not say."""
-    if question.mfu is not None:
-        return question.mfu, ()
-    own = _own_mfu(question.source.fit)
-    if own is None:
-        text = (
-            f"the MFU of {DEFAULT_MFU:g} is assumed, as of large runs (38-46% are published); "
-            "hours and money go as 1 / MFU. Measure yours: --mfu."
-        )
-        return DEFAULT_MFU, (Note(code="mfu_assumed", severity="warning", message=text),)
-    value, params = own
-    text = (
-        f"the MFU of {three_digits(value)} is that of the fitted runs of {power(params)} "
-        "parameters, "
-        "the largest, on their own devices; another size or device differs: --mfu."
-    )
-    return value, (Note(code="mfu_fitted", severity="info", message=text),)
-
-
-def _own_mfu(fit: Fit | None) -> tuple[float, float] | None:
-    """Median utilisation of the largest fitted runs that have one, and their size."""
-    column = None if fit is None else fit.points.columns.get("mfu")
-    if fit is None or column is None:
-        return None
-    known = np.isfinite(column) & (column > 0) & (column <= 1)
-    if not known.any():
-        return None
-    largest = float(fit.points.params[known].max())
-    return float(np.median(column[known & (fit.points.params == largest)])), largest
-
-
-__all__ = ["Answer", "Number", "Point", "Prediction", "Question", "answer", "predict", "query"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
-    """A model whose loss is asked for."""
-
-    source: ScalingLaw
-    params: float
-    tokens: float
+__all__ = ["Answer", "Number", "Prediction", "Question", "answer", "predict", "query"]
 
 
 def answer(question: Question) -> Answer:
@@ -182,11 +57,11 @@ def answer(question: Question) -> Answer:
 
     Returns:
         N*, D*, the loss there, the regret band, the reach, and what launches it; with limits also
-        which bind and what they are worth, with devices hours and money.
+        which bind and what relaxing them gains, with devices hours and money.
 
     Raises:
-        QueryError: The law splits no budget, or this one is not positive or buys less than one
-            token, or demands conflict, or the fit cannot tell its parameters apart (kappa above
+        QueryError: The law splits no budget, or this one is not positive or pays for less than one
+            token, or limits conflict, or the fit's parameters are not identified (kappa above
             1000) and `force` is not set.
     """
     source = question.source
@@ -195,94 +70,106 @@ def answer(question: Question) -> Answer:
     machine = machine_of(question)
     flops = budget_of(question, machine)
     warnings.refuse_unidentified(source.fit, force=question.force)
-    if question.constrained or question.regret or question.unique_tokens is not None:
-        return _constrained(question, source, machine, flops)
-    return _plain(source, machine, _budget(flops))
-
-
-def _plain(source: ScalingLaw, machine: Machine | None, flops: float) -> Answer:
-    """The best split of a budget, held to nothing."""
-    fit, at = source.fit, source.splits(np.array([flops]))
-    best = at(source.theta[None, :])
-    n, d = float(np.exp(best.log_params[0, 0])), float(np.exp(best.log_tokens[0, 0]))
-    if not (n >= 1 and d >= 1):
+    source.law.check_split()
+    fit, rows = source.fit, source.theta[None]
+    problem = constrained_problem(question, source)
+    refuse_conflicts(problem)
+    target = None
+    if flops is None:
+        assert question.loss is not None
+        refuse_loss(problem, source.theta, question.loss)
+        target = math.log(question.loss)
+        least = least_cost(problem, rows, np.array([target]))
+        flops = check_budget(math.exp(least.log_flops[0]))
+    log_flops = math.log(flops)
+    limited = question.constrained or question.regret or question.unique_tokens is not None
+    if limited:
+        refuse_budget(problem, log_flops)
+    place = least_loss(problem, rows, log_flops)
+    if not (place.log_params[0] >= 0 and place.log_tokens[0] >= 0):
         raise QueryError(f"{flops:g} FLOP buy less than one parameter or token. Ask for more.")
-    rung = launch_config_near(source.ladder, fit, n, flops)
-    notes = [*warnings.answer_warnings(source, flops=flops, params=n, tokens=d)]
-    band = None
-    if _near(source, flops):
-        assert fit is not None
-        band = regret_band(source.law, source.theta, flops, source.cost, fit.noise, best)
-        notes += warnings.shape_warnings(band, None if rung is None else rung.params)
-    budget = Number(value=flops) if fit is None else Number(value=flops, low=flops, high=flops)
+    limits: list[LimitRow] = []
+    if problem.limits or question.unique_tokens is not None:
+        limits = limit_rows(problem, question.source, place, log_flops, fixed=target is None)
+    regret = question.regret or question.constrained
+
+    def log_quantities(theta: Floats) -> Floats:
+        best = least_loss(problem, theta, log_flops)
+        columns = [best.log_params, best.log_tokens, best.log_tokens - best.log_params]
+        columns.append(best.log_loss)
+        if limited:
+            columns += _log_compute(problem, best)
+        if target is not None:
+            cheapest = least_cost(problem, theta, np.full(len(theta), target))
+            columns += [cheapest.log_flops, *_log_compute(problem, cheapest)]
+        columns += log_gains(limits, theta, best)
+        if regret:
+            columns += log_regrets(problem, theta, best, log_flops)
+        return np.stack(columns, axis=1)
+
+    numbers = iter(_numbers(source, log_quantities))
+    params, tokens, ratio = (
+        _exact_limit(problem, on, next(numbers)) for on in ("params", "tokens", "tokens_per_param")
+    )
+    loss = next(numbers)
+    end = None if fit is None else flops
+    budget = Number(value=flops, low=end, high=end)
+    training, serving = _compute(problem, numbers) if limited else (budget, None)
+    if target is not None:
+        budget = next(numbers)
+        training, serving = _compute(problem, numbers)
+    constraints = constraint_rows(limits, numbers)
+    regrets = regret_rows(problem, float(place.log_params[0]), numbers) if regret else ()
+
+    config = launch_config(question, source, problem, float(np.exp(place.log_params[0])), flops)
+    notes = [
+        *warnings.answer_warnings(
+            source, flops=training.value, params=params.value, tokens=tokens.value
+        ),
+        *warnings.limit_warnings(question, source),
+    ]
+    reach, band = source.reach(training.value), None
+    # Beyond a thousandfold the band of a bent frontier runs to sizes of no use.
+    if fit is not None and (reach is None or reach <= warnings.LOUD_REACH):
+        band = sizes_within_tolerance(problem, source.theta, log_flops, fit.noise)
+        notes += warnings.shape_warnings(band, None if config is None else config.params)
+    if config is None and source.ladder is not None:
+        notes.append(warnings.NO_SHAPE)
+    notes += () if machine is None else machine.notes
+    refusal = launch_refusal(config, notes, force=question.force)
+    shape_loss = None
+    if config is not None:
+        n, d = np.asarray(config.params), np.asarray(config.tokens)
+        shape_loss = float(source.law.loss(source.theta, n, d))
     return Answer(
         flops=budget,
-        **_split_numbers(source, at),
+        params=params,
+        tokens=tokens,
+        tokens_per_param=ratio,
+        loss=loss,
+        loss_next_run=_next_run(source, loss),
+        level=None if fit is None else fit.interval.level,
+        method=None if fit is None else fit.interval.method,
         regret_band=band,
-        reach=source.reach(flops),
-        **_launched(source, rung),
-        **_told(source, machine, notes),
-        cost=None if machine is None else answer_cost(machine, budget, None, budget),
+        reach=reach,
+        shape=None if config is None else config.shape,
+        shape_params=None if config is None else config.params,
+        shape_tokens=None if config is None else config.tokens,
+        shape_loss=shape_loss,
+        lr=None if config is None else config.lr,
+        batch_tokens=None if config is None else config.batch_tokens,
+        law=source.law.name,
+        source=source.name,
+        convention=dict(source.convention),
+        warnings=tuple(notes),
+        config=() if config is None or refusal is not None else config.config,
+        constraints=constraints,
+        cost=answer_cost(machine, training, serving, budget) if limited or machine else None,
+        epochs=None if question.unique_tokens is None else tokens.value / question.unique_tokens,
+        regret=regrets,
+        fit_hash=source.hash,
+        launch_refusal=refusal,
     )
-
-
-def _constrained(
-    question: Question, source: ScalingLaw, machine: Machine | None, flops: float | None
-) -> Answer:
-    """The best model within limits, for a budget or for a loss."""
-    task = task_of(question, source, None if flops is None else _budget(flops))
-    _budget(task.flops)
-    found = outcome_of(task, _numbers(source, lambda theta: log_quantities(task, theta)))
-    n, d, training = found.params.value, found.tokens.value, found.training_flops.value
-    rung = launch_config_within(source, task)
-    notes = [*warnings.answer_warnings(source, flops=training, params=n, tokens=d)]
-    notes += warnings.limit_warnings(question, source)
-    band = None
-    if _near(source, training):
-        assert source.fit is not None
-        band = band_of(task, source.fit.noise)
-        notes += warnings.shape_warnings(band, None if rung is None else rung.params)
-    if rung is None and source.ladder is not None:
-        notes.append(warnings.NO_SHAPE)
-    return Answer(
-        flops=found.flops,
-        params=found.params,
-        tokens=found.tokens,
-        tokens_per_param=found.tokens_per_param,
-        loss=found.loss,
-        loss_next_run=_next_run(source, found.loss),
-        regret_band=band,
-        reach=source.reach(training),
-        **_launched(source, rung),
-        **_told(source, machine, notes),
-        constraints=found.constraints,
-        cost=answer_cost(machine, found.training_flops, found.serving_flops, found.flops),
-        epochs=None if question.unique_tokens is None else d / question.unique_tokens,
-        regret=found.regret,
-    )
-
-
-def _near(source: ScalingLaw, flops: float) -> bool:
-    """Whether the band of good sizes is told.
-
-    Beyond a thousandfold the band of a bent frontier runs to sizes that nobody could mean.
-    """
-    reach = source.reach(flops)
-    return source.fit is not None and (reach is None or reach <= warnings.LOUD_REACH)
-
-
-def _told(source: ScalingLaw, machine: Machine | None, notes: list[Note]) -> dict[str, Any]:
-    """What every answer says of its source, and its warnings."""
-    fit = source.fit
-    return {
-        "level": None if fit is None else fit.interval.level,
-        "method": None if fit is None else fit.interval.method,
-        "law": source.law.name,
-        "source": source.name,
-        "convention": dict(source.convention),
-        "warnings": (*notes, *(() if machine is None else machine.notes)),
-        "fit_hash": source.hash,
-    }
 
 
 def query(
@@ -292,12 +179,12 @@ def query(
 
     Args:
         source: A fit, its report folder, or the name of a published law.
-        flops: Training budget C [FLOP], a number or text such as `1e21`; None where `fields` say
+        flops: Training budget C [FLOP], a number or text such as `1e21`; None where `fields` state
             the budget otherwise.
-        **fields: What else the command's options say, by the names of `fields.FIELDS`.
+        **fields: The other options of the command, by the names of `question.FIELDS`.
 
     Returns:
-        N*, D*, the loss there, how sure that is, and the overrides that launch it.
+        N*, D*, the loss there, their intervals, and the overrides that launch it.
 
     Raises:
         QueryError: The question has no answer as posed; see `answer`.
@@ -306,14 +193,26 @@ def query(
     return answer(question_of(ScalingLaw.of(source), {"flops": flops, **fields}))
 
 
-def predict(point: Point) -> Prediction:
-    """The loss of a given number of parameters and tokens, with intervals.
+def predict(
+    source: ScalingLaw | Fit | Path | str, params: float, tokens: float, **columns: float
+) -> Prediction:
+    """Predict the loss of a number of parameters and tokens, with intervals.
+
+    Args:
+        source: A fit, its report folder, or the name of a published law.
+        params: N [parameters].
+        tokens: D [tokens].
+        **columns: Further columns of the law, such as `unique_tokens`.
+
+    Returns:
+        The loss, or the quantity that the law predicts, and its intervals.
 
     Raises:
-        QueryError: A count is not positive.
+        QueryError: A count is not positive, or a column is missing or unknown.
+        RecordError: There is no such fit.
     """
-    source = point.source
-    n, d = check_count(point.params, "params"), check_count(point.tokens, "tokens")
+    source = ScalingLaw.of(source).given(**columns)
+    n, d = check_count(params, "params"), check_count(tokens, "tokens")
     flops = d * float(np.exp(source.cost.log_flops_per_token(np.log([n])))[0])
     loss = _numbers(source, source.log_losses(np.array([n]), np.array([d])))[0]
     return Prediction(
@@ -334,30 +233,33 @@ def predict(point: Point) -> Prediction:
     )
 
 
-def _budget(flops: float | None) -> float:
-    """A budget that can be meant."""
-    assert flops is not None  # a plain question without a loss has a budget
-    if check_count(flops) > MOST_FLOPS:
-        raise QueryError(f"budget is {flops:g} FLOP; at most {MOST_FLOPS:g} is believed. Check it.")
-    return flops
+def _log_compute(problem: ConstrainedProblem, place: Optimum) -> list[Floats]:
+    """The ln of the FLOP of training, and of serving where there is any."""
+    per_token = problem.cost.log_flops_per_token(place.log_params)
+    served = problem.served / TRAINING_OVER_SERVING
+    serving = [per_token + math.log(served)] if served else []
+    return [per_token + place.log_tokens, *serving]
 
 
-def _split_numbers(source: ScalingLaw, at: Callable[[Floats], Split]) -> dict[str, Any]:
-    """N*, D*, their ratio and the loss of one budget's splits, each with its interval."""
+def _compute(
+    problem: ConstrainedProblem, numbers: Iterator[Number]
+) -> tuple[Number, Number | None]:
+    """FLOP of training, and of serving where there is any, from the numbers of `_log_compute`."""
+    return next(numbers), next(numbers) if problem.served else None
 
-    def logs(theta: Floats) -> Floats:
-        s = at(theta)
-        ratio = s.log_tokens - s.log_params
-        return np.concatenate([s.log_params, s.log_tokens, ratio, s.log_loss], axis=-1)
 
-    numbers = _numbers(source, logs)
-    names = ("params", "tokens", "tokens_per_param", "loss")
-    next_run = _next_run(source, numbers[-1])
-    return {**dict(zip(names, numbers, strict=True)), "loss_next_run": next_run}
+def _exact_limit(problem: ConstrainedProblem, on: str, number: Number) -> Number:
+    """A number that lies on a limit as the limit has it, without the rounding of logarithms."""
+    values = [v.value for v in problem.limits if v.on == on and v.name != "memory"]
+
+    def exact(value: float) -> float:
+        return next((v for v in values if abs(value - v) <= 1e-9 * v), value)
+
+    return mapped(number, exact)
 
 
 def _next_run(source: ScalingLaw, loss: Number) -> Number:
-    """The prediction of one run from the law's loss there: the noise is added."""
+    """The prediction of one run from the loss of the law there: the noise is added."""
     if source.fit is None or loss.low is None or loss.high is None:
         return loss
     ends = (np.asarray(v) for v in (loss.value, loss.low, loss.high))
@@ -374,20 +276,3 @@ def _numbers(source: ScalingLaw, log_quantities: LogQuantity) -> tuple[Number, .
     low, high = derived_interval(source.fit, log_quantities)
     ends = zip(values, low, high, strict=True)
     return tuple(Number(value=float(v), low=float(a), high=float(b)) for v, a, b in ends)
-
-
-def _launched(source: ScalingLaw, rung: LaunchConfig | None) -> dict[str, Any]:
-    """The fields of an answer that launch it; empty ones without a ladder."""
-    if rung is None:
-        empty = dict.fromkeys("shape shape_params shape_tokens shape_loss lr batch_tokens".split())
-        return {**empty, "config": ()}
-    n, d = np.asarray(rung.params), np.asarray(rung.tokens)
-    return {
-        "shape": rung.shape,
-        "shape_params": rung.params,
-        "shape_tokens": rung.tokens,
-        "shape_loss": float(source.law.loss(source.theta, n, d)),
-        "lr": rung.lr,
-        "batch_tokens": rung.batch_tokens,
-        "config": rung.config,
-    }

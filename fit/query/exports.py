@@ -114,15 +114,14 @@ def trainer_config(answer: Answer, fit: Fit, shape: Shape) -> TrainerConfig:
 
 
 def launchable(answer: Answer) -> Shape:
-    """The answer's shape.
+    """The answer's shape, of an answer that may be launched.
 
     Raises:
-        QueryError: It has none, or is a mixture of experts.
+        QueryError: Launching is refused, or the shape is a mixture of experts.
     """
-    if answer.shape is None:
-        raise QueryError(
-            "this law has no shapes to export; an export needs a fit of isoflop's own run records."
-        )
+    if answer.launch_refusal is not None:
+        raise QueryError(answer.launch_refusal)
+    assert answer.shape is not None
     if answer.shape.experts:
         raise QueryError(
             "the answer is a mixture of experts; exports are of dense models. Use --config."

@@ -1,7 +1,12 @@
-"""From N* and a budget to a run that `python -m sweep` can launch."""
+"""Whether an answer may be launched, and the overrides of `python -m sweep` that launch it.
+
+`launch_refusal` is the one rule, whoever asks: terminal, HTTP, page, Python or an export.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,14 +14,17 @@ from typing import Any
 
 import numpy as np
 
+from fit.allocation.allocate import MOST_LOG, tokens_needed
+from fit.allocation.costs import TRAINING_OVER_SERVING
 from fit.allocation.ladder import Ladder
 from fit.allocation.scaling_law import ScalingLaw
 from fit.data.accounting import Shape, count_params
-from fit.query.constrained import Task, tokens_of
-from fit.results import Fit
+from fit.query.constraints import TOUCH, ConstrainedProblem
+from fit.query.question import BYTES_PER_PARAM, Question
+from fit.results import Fit, Note
 
 STEADY = 0.01
-"""Columns that vary by less than this in ln are one value."""
+"""Columns of the runs that vary by less than this in ln are taken as one value."""
 _PLAIN = re.compile(r"[\w./:+-]+")
 
 
@@ -27,57 +35,114 @@ class LaunchConfig:
     shape: Shape
     params: float
     tokens: float
-    """What the budget buys at this shape, counted exactly."""
+    """Tokens that the budget pays for at this shape, counted exactly."""
     lr: float | None
     batch_tokens: int | None
     config: tuple[str, ...]
 
 
-def launch_config_near(
-    ladder: Ladder | None, fit: Fit | None, params: float, flops: float
+def launch_config(
+    question: Question,
+    source: ScalingLaw,
+    problem: ConstrainedProblem,
+    params: float,
+    flops: float,
 ) -> LaunchConfig | None:
-    """The rung nearest to N*; None where the fitted runs' shapes are not known."""
-    if ladder is None or fit is None:
-        return None
-    shape = ladder.launchable(params)
-    return _rung(ladder, fit, shape, flops / ladder.count(shape)[1])
+    """The shape of the ladder nearest to N* that the limits allow, trained by the runs' recipe.
 
+    Args:
+        question: The question.
+        source: Its law, with the unique tokens fixed where it has them.
+        problem: Its limits.
+        params: N of the answer.
+        flops: Its budget [FLOP], for training and serving.
 
-def launch_config_within(source: ScalingLaw, task: Task) -> LaunchConfig | None:
-    """The rung nearest to the answer's N that the limits allow; None where there is none."""
+    Returns:
+        None where the shapes of the fitted runs are not recorded, or no shape is allowed.
+    """
     ladder, fit = source.ladder, source.fit
     if ladder is None or fit is None:
         return None
 
     def tokens(shape: Shape) -> float | None:
-        return tokens_of(task, *ladder.count(shape), stored=count_params(shape).total)
+        return shape_tokens(question, source, problem, ladder, shape, flops)
 
-    shape = ladder.nearest(task.place.params, lambda shape: tokens(shape) is not None)
-    found = None if shape is None else tokens(shape)
-    if shape is None or found is None:
+    shape = ladder.nearest(params, lambda shape: tokens(shape) is not None)
+    length = None if shape is None else tokens(shape)
+    if shape is None or length is None:
         return None
-    return _rung(ladder, fit, shape, found, source.law.held.get("unique_tokens"))
-
-
-def _rung(
-    ladder: Ladder, fit: Fit, shape: Shape, tokens: float, unique: float | None = None
-) -> LaunchConfig:
-    """A shape on tokens, with the recipe's rules."""
-    n, _ = ladder.count(shape)
     return LaunchConfig(
         shape=shape,
-        params=float(n),
-        tokens=tokens,
+        params=float(ladder.count(shape)[0]),
+        tokens=length,
         lr=learning_rate(fit, shape.width),
-        batch_tokens=batch_tokens(fit, tokens),
-        config=overrides(fit, shape, tokens, unique),
+        batch_tokens=batch_tokens(fit, length),
+        config=overrides(fit, shape, length, source.law.held.get("unique_tokens")),
     )
 
 
-def learning_rate(fit: Fit, width: int) -> float | None:
-    """Peak rate of the hidden matrices, proportional to 1/width in the recipe.
+def shape_tokens(
+    question: Question,
+    source: ScalingLaw,
+    problem: ConstrainedProblem,
+    ladder: Ladder,
+    shape: Shape,
+    flops: float,
+) -> float | None:
+    """Training tokens of a shape by its exact counts; None where it is outside the limits.
 
-    Runs without a recipe decide by their columns: one rate, or one rate times width.
+    As many as budget and limits allow, or as few as reach the loss. The shape need not have exactly
+    the parameters that a question fixes: the nearest on the ladder is meant.
+    """
+    params, flops_per_token = ladder.count(shape)
+    memory = question.memory
+    stored = count_params(shape).total
+    if memory is not None and stored > memory / (question.bytes_per_param or BYTES_PER_PARAM):
+        return None
+    limits = tuple(v for v in problem.limits if v.name not in ("params", "memory"))
+    rest, x = dataclasses.replace(problem, limits=limits), np.array([math.log(params)])
+    low, high = rest.sizes()
+    if not low - TOUCH <= x[0] <= high + TOUCH:
+        return None
+    floor, ceiling = float(rest.floor(x)[0]), float(rest.ceiling(x)[0])
+    if question.loss is None:
+        affordable = flops / flops_per_token - rest.served / TRAINING_OVER_SERVING
+        tokens = min(max(affordable, 1e-300), math.exp(min(ceiling, MOST_LOG)))
+    else:
+        target = np.array([math.log(question.loss)])
+        needed = float(tokens_needed(rest.law, source.theta[None], x, target)[0])
+        tokens = math.exp(min(max(needed, floor), MOST_LOG))
+    inside = floor - TOUCH <= math.log(tokens) <= ceiling + TOUCH
+    return tokens if inside and math.log(tokens) < MOST_LOG else None
+
+
+def launch_refusal(
+    config: LaunchConfig | None, warnings: Sequence[Note], *, force: bool
+) -> str | None:
+    """Why an answer must not be launched or exported; None where it may.
+
+    Args:
+        config: The run that would be launched; None without a shape.
+        warnings: Warnings of the answer; a serious one means: do not spend money on this.
+        force: Whether the question insists.
+    """
+    serious = [note.message for note in warnings if note.severity == "serious"]
+    if config is None:
+        no_shape = [note.message for note in warnings if note.code == "no_shape"]
+        if no_shape:
+            return f"not launched: {no_shape[0]}"
+        return (
+            "this law has no shapes to launch; overrides need a fit of isoflop's own run records."
+        )
+    if serious and not force:
+        return f"not launched: {serious[0]} To launch it all the same, add --force."
+    return None
+
+
+def learning_rate(fit: Fit, width: int) -> float | None:
+    """Peak learning rate of the hidden matrices, proportional to 1/width in the recipe.
+
+    Without a recipe the columns of the runs decide: one rate for all, or one rate times width.
     """
     base, at = fit.recipe.get("train.lr"), fit.recipe.get("train.base_width")
     if base is not None and at is not None:
@@ -109,7 +174,7 @@ def overrides(
 ) -> tuple[str, ...]:
     """Overrides of `python -m sweep`: shape and length first, then the settings all runs shared.
 
-    Unique tokens, where the question says how many there are, take the place of the runs' own.
+    Unique tokens of the question replace those of the runs.
     """
     chosen: dict[str, Any] = {
         "model.width": shape.width,
@@ -120,9 +185,9 @@ def overrides(
     }
     if unique is not None:
         chosen["data.unique_tokens"] = round(unique)
-    kept = {k: v for k, v in fit.recipe.items() if k not in (*chosen, "sweep.flops")}
-    groups = [k for k in kept if "." not in k]
-    ordered = {**{k: kept.pop(k) for k in groups}, **chosen, **kept}
+    shared = {k: v for k, v in fit.recipe.items() if k not in (*chosen, "sweep.flops")}
+    groups = [k for k in shared if "." not in k]
+    ordered = {**{k: shared.pop(k) for k in groups}, **chosen, **shared}
     return tuple(f"{k}={hydra_value(v)}" for k, v in ordered.items())
 
 

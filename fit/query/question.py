@@ -1,14 +1,9 @@
-"""Answers and predictions, and the documents they make: nothing here computes.
+"""A question and its fields, and the documents of answers and predictions: nothing here computes.
 
-Numbers that a source gives no interval for have None at both ends.
-
-What can be asked: a budget, said in one of five ways, and what the model is held to.
-
-The fields of a question: their words on every door, and how each is read.
-
-The command line makes an option of each, the service a parameter; `asking` reads both.
-
-From words to a question: the one road of the command line, the service and the page.
+Each field of `Question` is one row: its type, how its text is read, its help, and what it limits or
+needs. The command line makes an option of each row, the service a parameter, the page an input. A
+limit of another quantity needs one row here and, where its value is no bound of params, tokens or
+their ratio itself, one rule in `constraints.limit_ends`.
 """
 
 from __future__ import annotations
@@ -20,7 +15,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from fit.allocation.allocate import RegretBand
+from fit.allocation.costs import DEFAULT_MFU
 from fit.allocation.scaling_law import ScalingLaw
 from fit.data.accounting import Shape
 from fit.data.records import finite_or_null
@@ -43,42 +38,14 @@ LAW_COLUMNS = {
     "unique_tokens": "Unique tokens there are, for a law of repeated data.",
     "params_total": "All parameters, for a law of experts (--params: active ones).",
 }
-"""Columns that a question may fix, each with its option's help."""
-BUDGETS = ("flops", "dollars", "hours", "deadline", "loss")
-"""Ways to say a budget, of which a question has exactly one."""
-LIMITS = (
-    "params",
-    "min_params",
-    "max_params",
-    "memory",
-    "tokens",
-    "max_tokens",
-    "min_ratio",
-    "max_ratio",
-)
-"""Fields that limit the model's size, its tokens or their ratio."""
-NEEDS = {
-    "price": ("device",),
-    "mfu": ("device",),
-    "devices": ("device",),
-    "dollars": ("price", "device"),
-    "hours": ("device",),
-    "deadline": ("devices", "device"),
-    "bytes_per_param": ("memory",),
-}
-"""What a field means nothing without."""
-REGION = {
-    "params": ("min_params", "max_params"),
-    "tokens": ("max_tokens",),
-}
-"""Fields that a fixed one leaves nothing to."""
+"""Columns of a law that a question may fix, each with its option's help."""
 BYTES_PER_PARAM = 2.0
 """Of weights at serving: bf16."""
 INTERVALS = {
     **dict.fromkeys(("params", "tokens", "tokens_per_param", "loss"), "confidence"),
     "loss_next_run": "prediction",
 }
-"""What kind of interval each number of a document has: of the law, or of the next run."""
+"""Kind of interval of each number of a document: of the law, or of the next run."""
 ANSWER_SCHEMA = "isoflop.answer/1"
 PREDICTION_SCHEMA = "isoflop.prediction/1"
 
@@ -88,121 +55,154 @@ Reader = Callable[[str, str], float | str | bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuestionField:
-    """One field of a question."""
+    """One field of a question: how it is read, its help, and what it limits or needs."""
 
     read: Reader
     """Reads its text; the second argument is its name, for the message."""
     metavar: str
     about: str
     """One line of help, with its unit."""
+    budget: bool = False
+    """Whether it states the budget, as exactly one field does."""
+    limits: str | None = None
+    """The quantity that it limits: `params`, `tokens` or `tokens_per_param`."""
+    end: str = "both"
+    """The end that it limits: `low`, `high`, or `both` for a fixed value."""
+    needs: tuple[str, ...] = ()
+    """Fields without which it means nothing."""
+    excludes: tuple[str, ...] = ()
+    """Limits that a fixed value leaves no room for."""
 
 
-def _field(read: Reader, metavar: str, about: str) -> QuestionField:
-    return QuestionField(read=read, metavar=metavar, about=about)
-
-
-FIELDS: Mapping[str, QuestionField] = MappingProxyType(
-    {
-        "flops": _field(parse_flops, "C", "Budget in FLOP, such as 1e21."),
-        "dollars": _field(parse_count, "$", "Budget in dollars; needs --price and --device."),
-        "hours": _field(parse_count, "H", "Budget in device-hours; needs --device."),
-        "deadline": _field(parse_count, "H", "Hours until it must be done; needs --devices."),
-        "loss": _field(parse_number, "L", "Loss to be reached [nats/token]: how much compute?"),
-        "price": _field(parse_count, "$", "Dollars per device-hour."),
-        "device": _field(parse_name, "NAME", "a100, h100, ..., or its dense bf16 FLOP/s: 1.65e14."),
-        "devices": _field(parse_count, "M", "Devices that train at once."),
-        "mfu": _field(parse_share, "SHARE", "Share of the peak reached.  [of the runs, or 0.4]"),
-        "params": _field(parse_count, "N", "Parameters, fixed."),
-        "min_params": _field(parse_count, "N", "Parameters at least."),
-        "max_params": _field(parse_count, "N", "Parameters at most."),
-        "tokens": _field(parse_count, "D", "Training tokens, fixed."),
-        "max_tokens": _field(parse_count, "D", "Training tokens at most."),
-        "unique_tokens": _field(parse_count, "U", "Unique tokens there are; more are repeats."),
-        "serve_tokens": _field(parse_count, "S", "Tokens served in its life, paid for too."),
-        "min_ratio": _field(parse_number, "R", "Tokens per parameter at least."),
-        "max_ratio": _field(parse_number, "R", "Tokens per parameter at most."),
-        "memory": _field(parse_bytes, "SIZE", "Memory for the weights at serving, such as 8GB."),
-        "bytes_per_param": _field(parse_number, "B", "Bytes per parameter at serving.  [2]"),
-        "regret": _field(parse_flag, "", "Show what other sizes would cost."),
-        "force": _field(parse_flag, "", "Answer from a fit that is not identified."),
-    }
-)  # fmt: skip
-"""Every field, in the order of the help."""
+def _row(read: Reader, metavar: str, about: str, **more: Any) -> Any:
+    """A field of `Question`: None or False by default, its row of the table as metadata."""
+    row = QuestionField(read=read, metavar=metavar, about=about, **more)
+    return field(default=False if read is parse_flag else None, metadata={"row": row})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A budget to be split, or a loss to be reached, and what the model is held to.
+    """A budget to be split, or a loss to be reached, and limits of the model.
 
     Exactly one of `flops`, `dollars`, `hours`, `deadline` and `loss` is given. With `serve_tokens`
     the budget pays for training and serving, and a loss is reached with the least of both.
 
     Raises:
-        FieldError: No budget or two, a field without one that it needs, a value that cannot be
-            meant.
+        FieldError: No budget or two, a field without one that it needs, or a number that is not
+            positive and finite.
     """
 
     source: ScalingLaw
-    flops: float | None = None
-    """Budget C [FLOP] in the source's convention."""
-    dollars: float | None = None
-    """Budget [$], at `price` per hour of `device`."""
-    hours: float | None = None
-    """Budget in device-hours of `device`."""
-    deadline: float | None = None
-    """Hours until training must be done, on `devices` of `device`."""
-    loss: float | None = None
-    """Loss to be reached [nats/token]."""
-    price: float | None = None
-    """Of a device-hour [$/h]."""
-    device: str | None = None
-    """A name of `hardware.DEVICES`, or the peak of dense bf16 products [FLOP/s]."""
-    devices: float | None = None
-    """How many train at once."""
-    mfu: float | None = None
-    """Model FLOPs utilisation, a share of the peak; None takes the fitted runs', or 0.4."""
-    params: float | None = None
-    """N is this."""
-    min_params: float | None = None
-    max_params: float | None = None
-    tokens: float | None = None
-    """D is this."""
-    max_tokens: float | None = None
-    unique_tokens: float | None = None
-    """Tokens there are; a run past them repeats."""
-    serve_tokens: float | None = None
-    """Tokens that the model will read or write in its life."""
-    min_ratio: float | None = None
-    """D / N at least."""
-    max_ratio: float | None = None
-    memory: float | None = None
-    """For the weights at serving [bytes]."""
-    bytes_per_param: float | None = None
-    """At serving; None is 2."""
-    regret: bool = False
-    """Say what other sizes would cost, even where nothing constrains the answer."""
-    force: bool = False
-    """Answer even from a fit that cannot tell the parameters apart."""
+    flops: float | None = _row(parse_flops, "C", "Budget in FLOP, such as 1e21.", budget=True)
+    dollars: float | None = _row(
+        parse_count,
+        "$",
+        "Budget in dollars; needs --price and --device.",
+        budget=True,
+        needs=("price", "device"),
+    )
+    hours: float | None = _row(
+        parse_count,
+        "H",
+        "Budget in device-hours; needs --device.",
+        budget=True,
+        needs=("device",),
+    )
+    deadline: float | None = _row(
+        parse_count,
+        "H",
+        "Hours until it must be done; needs --devices.",
+        budget=True,
+        needs=("devices", "device"),
+    )
+    loss: float | None = _row(
+        parse_number, "L", "Loss to be reached [nats/token]: how much compute?", budget=True
+    )
+    price: float | None = _row(parse_count, "$", "Dollars per device-hour.", needs=("device",))
+    device: str | None = _row(
+        parse_name, "NAME", "a100, h100, ..., or its dense bf16 FLOP/s: 1.65e14."
+    )
+    devices: float | None = _row(parse_count, "M", "Devices that train at once.", needs=("device",))
+    mfu: float | None = _row(
+        parse_share,
+        "SHARE",
+        f"Share of the peak reached.  [of the runs, or {DEFAULT_MFU:g}]",
+        needs=("device",),
+    )
+    params: float | None = _row(
+        parse_count,
+        "N",
+        "Parameters, fixed.",
+        limits="params",
+        excludes=("min_params", "max_params"),
+    )
+    min_params: float | None = _row(
+        parse_count, "N", "Parameters at least.", limits="params", end="low"
+    )
+    max_params: float | None = _row(
+        parse_count, "N", "Parameters at most.", limits="params", end="high"
+    )
+    tokens: float | None = _row(
+        parse_count, "D", "Training tokens, fixed.", limits="tokens", excludes=("max_tokens",)
+    )
+    max_tokens: float | None = _row(
+        parse_count, "D", "Training tokens at most.", limits="tokens", end="high"
+    )
+    unique_tokens: float | None = _row(
+        parse_count, "U", "Unique tokens there are; more are repeats."
+    )
+    serve_tokens: float | None = _row(parse_count, "S", "Tokens served in its life, paid for too.")
+    min_ratio: float | None = _row(
+        parse_number, "R", "Tokens per parameter at least.", limits="tokens_per_param", end="low"
+    )
+    max_ratio: float | None = _row(
+        parse_number, "R", "Tokens per parameter at most.", limits="tokens_per_param", end="high"
+    )
+    memory: float | None = _row(
+        parse_bytes,
+        "SIZE",
+        "Memory for the weights at serving, such as 8GB.",
+        limits="params",
+        end="high",
+    )
+    bytes_per_param: float | None = _row(
+        parse_number,
+        "B",
+        f"Bytes per parameter at serving.  [{BYTES_PER_PARAM:g}]",
+        needs=("memory",),
+    )
+    regret: bool = _row(parse_flag, "", "Show what other sizes would cost.")
+    force: bool = _row(parse_flag, "", "Answer from a fit that is not identified.")
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
+        for name in FIELDS:
+            value = getattr(self, name)
             if isinstance(value, int | float) and not isinstance(value, bool):
-                _check_positive(f.name, value)
-        given = [name for name in BUDGETS if getattr(self, name) is not None]
-        if len(given) != 1:
-            _refuse_budget(given)
+                _check_positive(name, value)
+        budgets = [name for name in BUDGETS if getattr(self, name) is not None]
+        if len(budgets) != 1:
+            _refuse_budgets(budgets)
         _check_together(self)
 
     @property
     def constrained(self) -> bool:
-        """Whether more is asked than the best split of a budget."""
-        asked = (*LIMITS, "loss", "serve_tokens")
-        return any(getattr(self, name) is not None for name in asked)
+        """Whether it is more than the best split of a budget."""
+        names = (*LIMITS, "loss", "serve_tokens")
+        return any(getattr(self, name) is not None for name in names)
+
+
+FIELDS: Mapping[str, QuestionField] = MappingProxyType(
+    {f.name: f.metadata["row"] for f in dataclasses.fields(Question) if "row" in f.metadata}
+)
+"""The row of every field, in the order of the help."""
+BUDGETS = tuple(name for name, row in FIELDS.items() if row.budget)
+"""Ways to state a budget, of which a question has exactly one."""
+LIMITS = tuple(name for name, row in FIELDS.items() if row.limits is not None)
+"""Fields that limit the model's size, its tokens or their ratio."""
 
 
 def _check_positive(name: str, value: float) -> None:
-    """Refuse numbers that cannot be meant."""
+    """Refuse numbers out of range."""
     what = "budget" if name == "flops" else name
     if not (math.isfinite(value) and value > 0):
         raise FieldError(f"{what} is '{value:g}'; a positive finite number is needed.", name)
@@ -212,32 +212,33 @@ def _check_positive(name: str, value: float) -> None:
         raise FieldError(f"devices is '{value:g}'; a whole number is needed.", name)
 
 
-def _refuse_budget(given: list[str]) -> None:
-    """No budget, or more than one."""
-    words = [option(name) for name in given]
-    known = "FLOPS (flops), --dollars, --hours (device-hours), --deadline and --loss"
-    if not given:
-        raise FieldError(f"no budget was given; exactly one of {known} is needed.", "flops")
+def _refuse_budgets(names: list[str]) -> None:
+    """Refuse a question with no budget, or with more than one."""
+    words = [option(name) for name in names]
+    ways = "FLOPS (flops), --dollars, --hours (device-hours), --deadline and --loss"
+    if not names:
+        raise FieldError(f"no budget was given; exactly one of {ways} is needed.", "flops")
     raise FieldError(
-        f"the budget is given {len(given)} times, as {' and '.join(words)}; exactly one of {known} "
+        f"the budget is given {len(names)} times, as {' and '.join(words)}; exactly one of {ways} "
         "is needed.",
-        given[1],
+        names[1],
     )
 
 
 def _check_together(q: Question) -> None:
     """Refuse fields that need or exclude one another."""
-    for name, others in NEEDS.items():
-        missing = [o for o in others if getattr(q, o) is None]
-        if getattr(q, name) is not None and missing:
-            words = " and ".join(option(o) for o in missing)
+    for name, row in FIELDS.items():
+        if getattr(q, name) is None:
+            continue
+        missing = [other for other in row.needs if getattr(q, other) is None]
+        if missing:
+            words = " and ".join(option(other) for other in missing)
             raise FieldError(f"{option(name)} was given without {words}; give both.", missing[0])
-    for name, others in REGION.items():
-        twice = [o for o in others if getattr(q, o) is not None]
-        if getattr(q, name) is not None and twice:
+        excluded = [other for other in row.excludes if getattr(q, other) is not None]
+        if excluded:
             raise FieldError(
-                f"{option(name)} fixes what {option(twice[0])} limits; leave one of them out.",
-                twice[0],
+                f"{option(name)} fixes what {option(excluded[0])} limits; leave one of them out.",
+                excluded[0],
             )
     if q.params is not None and q.tokens is not None:
         raise FieldError(
@@ -248,7 +249,7 @@ def _check_together(q: Question) -> None:
     if q.deadline is not None and q.serve_tokens is not None:
         raise FieldError(
             "--deadline limits the training alone and leaves nothing to pay --serve-tokens from; "
-            "say the budget as FLOPS, --dollars, --hours or --loss.",
+            "state the budget as FLOPS, --dollars, --hours or --loss.",
             "serve_tokens",
         )
 
@@ -257,20 +258,20 @@ def question(source: ScalingLaw, fields: Mapping[str, object]) -> Question:
     """A question from fields by name, as people type them or programs send them.
 
     Args:
-        source: The fit or published law that is asked.
-        fields: Values by the names of `fields.FIELDS`: text (`1e21`, `7B`, `8GB`, `40%`), numbers
-            or booleans. None, and a flag that is not set, is as if it were not there.
+        source: The fit or published law that answers.
+        fields: Values by the names of `FIELDS`: text (`1e21`, `7B`, `8GB`, `40%`), numbers or
+            booleans. None, and a flag that is not set, is as if it were not there.
 
     Raises:
-        FieldError: A field that is unknown, cannot be read or meant, is missing or one too many;
-            its `field` says which.
+        FieldError: A field that is unknown, cannot be read, is out of range, is missing or one too
+            many; its `field` says which.
     """
-    read = {name: _read(name, value) for name, value in fields.items() if value is not None}
-    return Question(source=source, **read)  # type: ignore[arg-type]
+    values = {name: _read(name, value) for name, value in fields.items() if value is not None}
+    return Question(source=source, **values)  # type: ignore[arg-type]
 
 
 def _read(name: str, value: object) -> float | str | bool:
-    """One field."""
+    """The value of one field."""
     if name not in FIELDS:
         raise FieldError(f"unknown field '{name}'; known are {', '.join(FIELDS)}.", name)
     text = str(value)
@@ -282,7 +283,7 @@ def _read(name: str, value: object) -> float | str | bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Number:
-    """A value with its interval; None where the source has none."""
+    """A value with its interval; low and high are None where the law has no interval."""
 
     value: float
     low: float | None = None
@@ -291,27 +292,27 @@ class Number:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
-    """What a relaxed limit gains."""
+    """Loss and compute gained by relaxing a limit."""
 
     loss: Number
     """By how much the loss falls at the same budget [nats/token]."""
     multiplier: Number | None
-    """Compute over what then reaches today's loss; None for the budget itself."""
+    """Compute over that which then reaches the same loss; None for the budget itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShadowPrice:
-    """What relaxing a limit is worth."""
+    """The gain of relaxing a limit."""
 
     lifted: Gain | None
-    """Without it; None for the budget."""
+    """Without the limit; None for the budget."""
     doubled: Gain
     """With twice the limit: half of a floor, twice and half of a fixed value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constraint:
-    """A limit of the question."""
+    """A limit of the question, and the gain of relaxing it where it binds."""
 
     name: str
     """The question's field, or `budget`."""
@@ -324,7 +325,7 @@ class Constraint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerCost:
-    """What the answer costs; None where it was not asked."""
+    """Compute, time and money of an answer; None where the question names no device or price."""
 
     training_flops: Number
     serving_flops: Number | None
@@ -341,10 +342,10 @@ class AnswerCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Regret:
-    """What another size costs in training and gives back in serving."""
+    """The cost of another size in training, and its saving in serving."""
 
     size: float
-    """Its parameters over the answer's."""
+    """Parameters over the answer's."""
     params: float
     loss_up: Number
     """At the same budget [nats/token]."""
@@ -359,11 +360,19 @@ class Regret:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RegretBand:
+    """A range of N at one budget whose loss is within a tolerance of the best."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a budget buys, and how sure that is."""
+    """The best model of a question, with intervals, doubts and the run that trains it."""
 
     flops: Number
-    """The budget, or what a target loss takes: training, and serving where that was asked."""
+    """The budget, or the compute of a target loss: training, and serving if tokens are served."""
     params: Number
     tokens: Number
     tokens_per_param: Number
@@ -373,18 +382,19 @@ class Answer:
     """Of one run there: a prediction interval, the runs' noise added."""
     level: float | None
     method: str | None
-    """How every interval here was made: `hc3`, `pairs`, `wild`, `bca` or `profile`."""
+    """Method of every interval here: `hc3`, `pairs`, `wild`, `bca` or `profile`."""
     regret_band: RegretBand | None
     """N whose loss is within one run's noise of the best; None above a reach of 1000."""
     reach: float | None
     """Budget over the largest one fitted; above 1 it extrapolates."""
     shape: Shape | None
-    """A shape of the ladder near N*, to be launched."""
+    """A trainable shape of the ladder near N*."""
     shape_params: float | None
-    """Its own N."""
+    """N of the shape."""
     shape_tokens: float | None
-    """The tokens that the budget buys for it."""
+    """Tokens that the budget pays for at the shape."""
     shape_loss: float | None
+    """Loss of the law there [nats/token]."""
     lr: float | None
     """Peak learning rate of the hidden matrices at that width."""
     batch_tokens: int | None
@@ -394,36 +404,40 @@ class Answer:
     convention: Mapping[str, str]
     warnings: tuple[Note, ...]
     config: tuple[str, ...]
-    """Overrides of `python -m sweep` that launch it."""
+    """Overrides of `python -m sweep` that launch the shape; empty where launching is refused."""
     constraints: tuple[Constraint, ...] = ()
     """The question's limits; empty where it had none."""
     cost: AnswerCost | None = None
-    """None for a plain budget in FLOP."""
+    """None for a budget in FLOP without limits."""
     epochs: float | None = None
-    """Tokens over unique tokens; None where those were not said."""
+    """Tokens over unique tokens; None where the question has no unique tokens."""
     regret: tuple[Regret, ...] = ()
-    """Other sizes, ascending; empty where not asked."""
+    """Other sizes, ascending; empty for a budget in FLOP without limits or `regret`."""
     fit_hash: str | None = None
-    """Of the file of the fit that was asked; None for a published law."""
+    """Hash of the fit's file; None for a published law."""
+    launch_refusal: str | None = None
+    """Why the answer must not be launched or exported; None where `config` launches it."""
     schema: str = ANSWER_SCHEMA
 
     def document(self) -> dict[str, Any]:
         """The `isoflop.answer/1` document."""
-        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        own = {k: found.pop(f"shape_{k}") for k in ("params", "tokens", "loss")}
-        found["shape"] = None if self.shape is None else {**_sizes(self.shape), **own}
-        return _document(found)
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        counts = {k: fields.pop(f"shape_{k}") for k in ("params", "tokens", "loss")}
+        if self.shape is not None:
+            sizes = ("width", "depth", "heads", "head_dim")
+            fields["shape"] = {**{k: getattr(self.shape, k) for k in sizes}, **counts}
+        return _document(fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """The loss of a given model."""
+    """The loss of a model of N parameters trained on D tokens."""
 
     params: float
     tokens: float
     flops: float
     loss: Number
-    """What the law predicts: a loss [nats/token], or its `quantity`."""
+    """Value of the law: a loss [nats/token], or its `quantity`."""
     loss_next_run: Number
     level: float | None
     method: str | None
@@ -433,40 +447,31 @@ class Prediction:
     convention: Mapping[str, str]
     warnings: tuple[Note, ...]
     quantity: str = "loss"
-    """What is predicted: the loss, lr or batch_tokens."""
+    """The quantity predicted: loss, lr or batch_tokens."""
     given: Mapping[str, float] = field(default_factory=dict)
-    """What else the question fixed."""
+    """Columns of the law that the question fixed."""
     schema: str = PREDICTION_SCHEMA
 
     def document(self) -> dict[str, Any]:
         """The `isoflop.prediction/1` document; the prediction stands under its quantity's name."""
-        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return _document({k.replace("loss", self.quantity): v for k, v in found.items()})
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return _document({k.replace("loss", self.quantity): v for k, v in fields.items()})
 
 
 def mapped(number: Number, function: Callable[[float], float]) -> Number:
-    """A rising function of a number and of the ends of its interval."""
+    """A number, its value and ends mapped by a rising function."""
     low, high = (None if v is None else function(v) for v in (number.low, number.high))
     return Number(value=function(number.value), low=low, high=high)
 
 
-def _ranged(fields: Mapping[str, Any]) -> set[str]:
-    """Names of the numbers that have an interval."""
-    return {k for k, v in fields.items() if isinstance(v, Number) and v.low is not None}
-
-
-def _sizes(shape: Shape) -> dict[str, int]:
-    """The part of a shape that is chosen by size."""
-    return {k: getattr(shape, k) for k in ("width", "depth", "heads", "head_dim")}
-
-
 def _document(fields: dict[str, Any]) -> dict[str, Any]:
-    """Plain JSON values, the schema first; what JSON cannot hold is null."""
+    """Plain JSON values, the schema first; infinities and NaN become null."""
     plain = {
         k: dataclasses.asdict(v) if isinstance(v, Number | RegretBand | AnswerCost) else v
         for k, v in fields.items()
     }
-    plain["intervals"] = {k: kind for k, kind in INTERVALS.items() if k in _ranged(fields)}
+    ranged = {k for k, v in fields.items() if isinstance(v, Number) and v.low is not None}
+    plain["intervals"] = {k: kind for k, kind in INTERVALS.items() if k in ranged}
     for name in ("constraints", "regret"):
         if name in plain:
             plain[name] = [dataclasses.asdict(row) for row in fields[name]]

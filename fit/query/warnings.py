@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from fit.allocation.allocate import RegretBand
 from fit.allocation.scaling_law import ScalingLaw
 from fit.errors import QueryError
 from fit.laws.families import DECAY_PARAMS, DECAY_TOKENS, borrows_repeat_constants
 from fit.quantities import power, short, three_digits
-from fit.query.question import BYTES_PER_PARAM, Question
+from fit.query.question import BYTES_PER_PARAM, Question, RegretBand
 from fit.results import (
     DOUBTFUL_KAPPA,
     REFUSED_KAPPA,

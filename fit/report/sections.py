@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from fit.allocation.costs import USUAL_MFU, next_price
+from fit.allocation.costs import DEFAULT_MFU, next_price
 from fit.allocation.scaling_law import ScalingLaw, fit_of, further_budget, splits_budgets
 from fit.forecasts.ledger import Ledger
 from fit.forecasts.scoring import calibration
@@ -375,7 +375,7 @@ def _price_table(inputs: FigureInputs) -> Table | None:
         return Table(columns=columns, rows=tuple(r[:4] for r in rows), caption=text)
     text += (
         f" Dollars at {three_digits(asked.price or 0)} per hour of {asked.device}, MFU "
-        f"{three_digits(asked.mfu or USUAL_MFU)}{'' if asked.mfu else ' (assumed)'}."
+        f"{three_digits(asked.mfu or DEFAULT_MFU)}{'' if asked.mfu else ' (assumed)'}."
     )
     return Table(columns=(*columns, right("dollars")), rows=tuple(rows), caption=text)
 

@@ -21,7 +21,7 @@ from fit.diagnostics.approaches import budgets_of
 from fit.errors import QueryError
 from fit.inference.intervals import derived_interval
 from fit.quantities import parse_count, parse_flops
-from fit.query.answer import Point, answer, predict
+from fit.query.answer import answer, predict
 from fit.query.question import FIELDS, LAW_COLUMNS, question
 from fit.results import Fit, Span
 from fit.service.fits import FitRegistry, ServedLaw
@@ -252,7 +252,7 @@ def _query(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
 def _predict(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
     """The document `isoflop.prediction/1`."""
     n, d = (_read(name, fields[name][0], parse_count) for name in ("params", "tokens"))
-    return predict(Point(source=_with_columns(laws[0], fields), params=n, tokens=d)).document()
+    return predict(_with_columns(laws[0], fields), n, d).document()
 
 
 def _compare(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:

@@ -4,15 +4,13 @@ import numpy as np
 import pytest
 
 from fit.allocation.allocate import (
-    _search,
     along_budget,
     closed_form,
-    flops_for_loss,
-    regret_band,
+    falling_root,
+    minimise,
     split,
 )
 from fit.allocation.ladder import constant_cost, ladder_of, smooth_cost, token_cost
-from fit.errors import QueryError
 from fit.laws.families import law
 from fit.laws.published import PRESETS, preset
 from tests.fit.builders import make_fit
@@ -106,53 +104,32 @@ def test_many_thetas_and_budgets_split_as_each_alone():
     assert together.log_params[3, 1] == pytest.approx(alone.log_params[0], abs=1e-10)
 
 
-def test_the_regret_band_ends_where_the_loss_leaves_the_tolerance():
-    flops, tolerance = 1e20, 0.004
-    band = regret_band(CHINCHILLA, BESIROGLU, flops, SIX, tolerance)
-    best = split(CHINCHILLA, BESIROGLU, np.array([flops]), SIX)
-    ends = np.log([band.low, band.high])
-    losses = np.log(along_budget(CHINCHILLA, BESIROGLU, ends, flops, SIX))
-    assert losses == pytest.approx(best.log_loss[0] + tolerance, abs=1e-9)
-    assert band.low < np.exp(best.log_params[0]) < band.high
+def test_a_minimum_inside_at_an_end_and_at_a_kink_is_found():
+    at = np.array([1.7, -3.0, 9.0, 2.5])
+
+    def function(x):
+        return np.where(at == 2.5, np.abs(x - at), np.cosh(x - at))
+
+    best = minimise(function, np.zeros(4), np.full(4, 5.0))
+    assert best == pytest.approx([1.7, 0.0, 5.0, 2.5], abs=2e-9)
+    assert minimise(function, np.full(4, 4.0), np.full(4, 3.0)) == pytest.approx(4.0)
 
 
-def test_without_tolerance_the_band_is_the_optimum():
-    band = regret_band(CHINCHILLA, BESIROGLU, 1e20, SIX, 0.0)
-    assert band.low == pytest.approx(band.high, rel=1e-4)
+def test_a_root_inside_or_beyond_an_end_is_found_also_between_infinite_values():
+    at = np.array([1.7, -3.0, 9.0, 4.0])
 
+    def function(x):
+        return np.where(at == 4.0, np.where(x < at, np.inf, -np.inf), np.expm1(at - x))
 
-def test_a_tolerance_that_nothing_exceeds_gives_all_sizes():
-    band = regret_band(CHINCHILLA, BESIROGLU, 1e12, SIX, 50.0)
-    assert band.low == pytest.approx(1.0)
-    assert band.high == pytest.approx(1e12)
-
-
-@pytest.mark.parametrize("cost", [SIX, token_cost(make_fit(), ladder_of(make_fit()))])
-def test_the_budget_for_a_loss_is_the_inverse_of_the_split(cost):
-    found = split(CHINCHILLA, BESIROGLU, np.array([3e19]), cost)
-    loss = float(np.exp(found.log_loss[0]))
-    assert flops_for_loss(CHINCHILLA, BESIROGLU, loss, cost) == pytest.approx(3e19, rel=1e-8)
-
-
-def test_the_budget_for_a_loss_agrees_with_the_closed_form():
-    e, a, b, alpha, beta = HOFFMANN
-    g = (alpha * a / (beta * b)) ** (1 / (alpha + beta))
-    k = a * g**-alpha + b * g**beta
-    expected = 6 * (k / (2.2 - e)) ** ((alpha + beta) / (alpha * beta))
-    assert flops_for_loss(CHINCHILLA, HOFFMANN, 2.2, SIX) == pytest.approx(expected, rel=1e-8)
-
-
-@pytest.mark.parametrize("loss", [1.0, 1.6, 1e9])
-def test_a_loss_that_no_budget_reaches_is_refused(loss):
-    with pytest.raises(QueryError, match="is not between"):
-        flops_for_loss(CHINCHILLA, HOFFMANN, loss, SIX)
+    root = falling_root(function, np.zeros(4), np.full(4, 5.0))
+    assert root == pytest.approx([1.7, 0.0, 5.0, 4.0], abs=1e-11)
 
 
 def test_the_search_finds_the_least_loss_to_rounding_far_inside_and_far_beyond():
     family, theta = law("chinchilla"), np.array([0.98, 124.0, 36.0, 0.85, 0.47])
     thetas = theta * (1 + 0.05 * np.random.default_rng(2).standard_normal((40, 5)))
     flops = np.array([1e8, 1e12, 1e16, 1e21])
-    found = _search(family, thetas, np.log(flops), constant_cost(6.0))
+    found = split(family, thetas, flops, ALMOST_SIX).log_params
     exact = closed_form(family, thetas, np.log(flops), 6.0)
     # Rounding of the loss, 1e-16, over its curvature, which falls to 1e-8 of the loss at 1e21.
     assert found == pytest.approx(exact, abs=2e-5)

@@ -38,7 +38,7 @@ def test_depth_is_as_in_the_runs_inside_and_by_aspect_beyond():
 @pytest.mark.parametrize("params", [1e4, 3e5, 2e6, 7e8, 7e10])
 def test_launchable_shapes_are_near_and_whole(params):
     ladder = ladder_of(make_fit())
-    found = ladder.launchable(params)
+    found = ladder.nearest(params)
     n, _ = ladder.count(found)
     assert found.width % 16 == 0
     assert found.heads * found.head_dim == found.width
@@ -48,7 +48,7 @@ def test_launchable_shapes_are_near_and_whole(params):
 
 def test_a_fitted_size_is_launched_in_its_own_shape():
     fit = make_fit()
-    found = ladder_of(fit).launchable(fit.points.params[-1])
+    found = ladder_of(fit).nearest(fit.points.params[-1])
     assert (found.width, found.depth, found.heads) == (96, 2, 6)
 
 
@@ -61,7 +61,7 @@ def test_head_sizes_may_differ_among_the_runs():
         "head_dim": np.where(narrow, 8.0, 16.0),
     }
     ladder = ladder_of(make_fit(points=dataclasses.replace(points, columns=columns)))
-    assert ladder.launchable(1e6).head_dim == 16
+    assert ladder.nearest(1e6).head_dim == 16
 
 
 def test_a_plain_table_has_no_ladder_and_costs_six():

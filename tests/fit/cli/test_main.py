@@ -16,7 +16,7 @@ import isoflop
 from fit.allocation.scaling_law import ScalingLaw
 from fit.cli.main import main
 from fit.data.records import RunRecord, write_record
-from fit.query.answer import Point, answer, predict
+from fit.query.answer import answer, predict
 from fit.query.question import Question
 from fit.report.figures import FIGURES
 from fit.results import read_fit, write_fit
@@ -266,7 +266,7 @@ def test_json_is_the_document_and_nothing_else(folder):
     asked = json.loads(run("query", "1e14", "--json").stdout)
     assert asked == answer(Question(source=source, flops=1e14)).document()
     given = json.loads(run("predict", "--params", "1M", "--tokens", "2e7", "--json").stdout)
-    assert given == predict(Point(source=source, params=1e6, tokens=2e7)).document()
+    assert given == predict(source, 1e6, 2e7).document()
     laws = json.loads(run("laws", "--json").stdout)
     assert {"hoffmann2022", "besiroglu2024"} <= {p["name"] for p in laws["laws"]}
     runs = json.loads(run("runs", "runs/pilot", "--json").stdout)

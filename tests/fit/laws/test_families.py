@@ -9,7 +9,7 @@ from fit.allocation.scaling_law import ScalingLaw
 from fit.errors import QueryError
 from fit.laws.families import LAWS, law
 from fit.laws.published import preset
-from fit.query.answer import Point, answer, predict
+from fit.query.answer import answer, predict
 from fit.query.question import Question
 
 
@@ -18,7 +18,7 @@ def repeated(unique: float) -> ScalingLaw:
 
 
 def test_repeated_data_as_published():
-    found = predict(Point(source=repeated(25e9), params=6.34e9, tokens=242e9))
+    found = predict(repeated(25e9), 6.34e9, 242e9)
     assert found.loss.value == pytest.approx(2.2256440889984477, rel=1e-14)
 
 

@@ -9,7 +9,7 @@ import pytest
 from fit.allocation.scaling_law import ScalingLaw
 from fit.errors import QueryError
 from fit.laws.published import preset
-from fit.query.answer import Point, answer, predict
+from fit.query.answer import answer, predict
 from fit.query.question import Question
 from fit.results import Note
 from tests.fit.builders import make_fit, make_points, plain_points
@@ -194,7 +194,7 @@ def test_a_fit_that_is_not_identified_is_asked_only_by_force(kappa):
 
 
 def test_a_prediction_is_the_law_at_the_point():
-    found = predict(Point(source=FITTED, params=5e5, tokens=1e7))
+    found = predict(FITTED, 5e5, 1e7)
     t = make_fit().theta
     law = t["E"] + t["A"] / 5e5 ** t["alpha"] + t["B"] / 1e7 ** t["beta"]
     assert found.loss.value == pytest.approx(law, rel=1e-12)
@@ -203,13 +203,13 @@ def test_a_prediction_is_the_law_at_the_point():
 
 
 def test_a_prediction_outside_the_swept_ratios_is_called_so():
-    assert "ratio_outside" in codes(predict(Point(source=FITTED, params=1e4, tokens=1e9)))
+    assert "ratio_outside" in codes(predict(FITTED, 1e4, 1e9))
 
 
 @pytest.mark.parametrize(("params", "tokens"), [(0, 1e9), (1e9, -1), (float("nan"), 1e9)])
 def test_a_point_that_cannot_be_meant_is_refused(params, tokens):
     with pytest.raises(QueryError, match="positive finite number"):
-        predict(Point(source=FITTED, params=params, tokens=tokens))
+        predict(FITTED, params, tokens)
 
 
 def test_the_sandwich_and_the_bootstrap_tell_a_similar_story():

@@ -5,17 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fit.allocation.costs import lifetime_optimum
+from fit.allocation.allocate import MOST_LOG, split, tokens_needed
 from fit.allocation.scaling_law import ScalingLaw
 from fit.laws.published import preset
 from fit.query.constraints import (
-    MOST_LOG,
+    ConstrainedProblem,
     constrained_problem,
     least_cost,
     least_loss,
     sizes_within_tolerance,
-    tokens_at,
-    tokens_needed,
 )
 from fit.query.question import question
 from tests.fit.builders import make_fit
@@ -46,7 +44,7 @@ def dense(problem, theta, log_flops):
     """Size, tokens and loss of the best on 200,000 sizes."""
     low, high = problem.sizes()
     x = np.linspace(low, min(high, log_flops), 200_001)
-    y = tokens_at(problem, x, log_flops)
+    y = problem.tokens(x, log_flops)
     allowed = y >= problem.floor(x) - 1e-9
     loss = problem.law.loss(theta, np.exp(x), np.exp(np.where(allowed, y, 0.0)))
     at = np.argmin(np.where(allowed, loss, np.inf))
@@ -129,16 +127,26 @@ def test_a_law_without_a_closed_form_is_inverted_too():
     assert source.law.loss(source.theta, 1e8, np.exp(y[0])) == pytest.approx(3.5, rel=1e-9)
 
 
-@pytest.mark.parametrize("served", [1e11, 1e12, 1e13])
-def test_serving_gives_the_published_lifetime_optimum(served):
-    # methods: a 7B-optimal loss of hoffmann2022; Sardana et al. 2024, eq. 2
-    theta = SIX.theta
-    problem = constrained_problem(question(SIX, {"loss": 2.0, "serve_tokens": served}), SIX)
-    found = least_cost(problem, theta[None], np.log([2.0]))
-    known = lifetime_optimum(SIX.law, theta, 2.0, served)
-    assert np.exp(found.log_params[0]) == pytest.approx(known.params, rel=1e-6)
-    assert np.exp(found.log_tokens[0]) == pytest.approx(known.tokens, rel=1e-6)
-    assert np.exp(found.log_flops[0]) == pytest.approx(known.flops, rel=1e-9)
+@pytest.mark.parametrize(
+    ("served", "params", "tokens", "flops"),
+    [(1e11, 6.05e9, 1.16, 0.993), (1e12, 3.8e9, 2.14, 0.83), (1e13, 2.1e9, 7.0, 0.45)],
+)
+def test_serving_makes_the_best_model_smaller_as_published(served, params, tokens, flops):
+    # the loss of a 7B model that is optimal without serving; Sardana et al. 2024, eq. 2
+    low, high = 40.0, 70.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        free = split(SIX.law, SIX.theta, np.exp([middle]), SIX.cost)
+        low, high = (middle, high) if free.log_params[0] < np.log(7e9) else (low, middle)
+    d = np.exp(free.log_tokens[0])
+    problem = ConstrainedProblem(law=SIX.law, cost=SIX.cost, served=served)
+    best = least_cost(problem, SIX.theta[None], free.log_loss)
+    assert np.exp(best.log_params[0]) == pytest.approx(params, rel=0.01)
+    assert np.exp(best.log_tokens[0]) / d == pytest.approx(tokens, rel=0.01)
+    alone = 6 * 7e9 * d + 2 * 7e9 * served
+    assert np.exp(best.log_flops[0]) / alone == pytest.approx(flops, abs=0.006)  # to two digits
+    without = least_cost(dataclasses.replace(problem, served=0.0), SIX.theta[None], free.log_loss)
+    assert np.exp(without.log_params[0]) == pytest.approx(7e9, rel=1e-6)
 
 
 def test_many_thetas_are_solved_as_each_alone():
@@ -174,6 +182,15 @@ def test_a_theta_that_cannot_reach_the_loss_has_no_place():
     assert np.isnan([found.log_flops[1], found.log_params[1], found.log_tokens[1]]).all()
 
 
+def test_without_tolerance_the_good_sizes_are_the_best_and_with_enough_they_are_all():
+    problem = ConstrainedProblem(law=PUBLISHED.law, cost=PUBLISHED.cost)
+    band = sizes_within_tolerance(problem, PUBLISHED.theta, np.log(1e20), 0.0)
+    assert band.low == pytest.approx(band.high, rel=1e-4)
+    band = sizes_within_tolerance(problem, PUBLISHED.theta, np.log(6e12), 50.0)
+    assert band.low == pytest.approx(1.0)
+    assert band.high == pytest.approx(1e12)
+
+
 @pytest.mark.parametrize("factors", [{}, {"max_params": 1.2}, {"min_params": 0.9}])
 def test_good_sizes_end_where_the_loss_is_a_tolerance_above_the_best_or_at_a_limit(factors):
     source, flops = LADDER, 1e14
@@ -183,7 +200,7 @@ def test_good_sizes_end_where_the_loss_is_a_tolerance_above_the_best_or_at_a_lim
     band = sizes_within_tolerance(problem, source.theta, np.log(flops), 0.004)
     for name, end in (("min_params", band.low), ("max_params", band.high)):
         x = np.log([end])
-        y = tokens_at(problem, x, np.log(flops))
+        y = problem.tokens(x, np.log(flops))
         loss = np.log(source.law.loss(source.theta, np.exp(x), np.exp(y)))[0]
         if name in factors:
             assert end == pytest.approx(getattr(asked, name), rel=1e-9)

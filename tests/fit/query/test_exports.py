@@ -29,7 +29,7 @@ BUDGETS = (3e12, 1e14, 1e17)
 
 def asked(flops=1e14, **given):
     fit = make_fit(**given)
-    return answer(Question(source=ScalingLaw.from_fit(fit), flops=flops)), fit
+    return answer(Question(source=ScalingLaw.from_fit(fit), flops=flops, force=True)), fit
 
 
 def exported(target, flops=1e14, recipe="plain"):
@@ -166,7 +166,7 @@ def test_exports_fit_eighty_columns(target):
 
 def test_an_export_needs_a_dense_shape_and_one_rule_of_rate_and_batch():
     found, fit = asked()
-    bare = dataclasses.replace(found, shape=None)
+    bare = dataclasses.replace(found, config=(), launch_refusal="this law has no shapes")
     mixed = dataclasses.replace(found, shape=dataclasses.replace(found.shape, experts=4, top_k=2))
     for broken, message in (
         (bare, "no shapes"),

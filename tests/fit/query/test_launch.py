@@ -64,7 +64,7 @@ def test_values_are_written_in_hydras_grammar(value, text):
 
 def test_unique_tokens_of_the_question_are_launched():
     fit = make_fit(recipe=recipe(planned(["model=w32", "train.tokens=3e5"])))
-    asked = Question(source=ScalingLaw.from_fit(fit), flops=1e13, unique_tokens=4e5)
+    asked = Question(source=ScalingLaw.from_fit(fit), flops=1e13, unique_tokens=4e5, force=True)
     found = answer(asked)
     assert found.shape_tokens > 4e5
     assert planned(found.config).config.data.unique_tokens == 400_000

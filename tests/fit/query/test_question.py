@@ -7,7 +7,7 @@ import pytest
 from fit.allocation.scaling_law import ScalingLaw
 from fit.errors import FieldError
 from fit.laws.published import preset
-from fit.query.question import BUDGETS, FIELDS, LIMITS, NEEDS, Question, question
+from fit.query.question import FIELDS, Question, question
 
 SOURCE = ScalingLaw.from_preset(preset("besiroglu2024"))
 
@@ -15,7 +15,7 @@ SOURCE = ScalingLaw.from_preset(preset("besiroglu2024"))
 def test_the_fields_are_those_of_a_question():
     names = {f.name for f in dataclasses.fields(Question)} - {"source"}
     assert set(FIELDS) == names
-    assert {*BUDGETS, *LIMITS, *NEEDS} <= names
+    assert {other for row in FIELDS.values() for other in (*row.needs, *row.excludes)} <= names
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 
 from fit.allocation.costs import (
     ReportRequest,
-    lifetime_optimum,
     next_price,
     serving_costs,
     with_unique_tokens,
@@ -19,6 +18,7 @@ from fit.allocation.scaling_law import Frontier, ScalingLaw, fit_of, frontier_ba
 from fit.errors import QueryError
 from fit.laws.families import ENDLESS
 from fit.laws.published import PUBLISHED_MODELS
+from fit.query.constraints import ConstrainedProblem, least_cost
 from fit.report import context_plots
 from fit.report.figure_data import figure_table
 from fit.report.figures import figure_caption, figure_inputs
@@ -97,9 +97,10 @@ def test_the_price_is_drawn_where_it_can_be_paid():
 @pytest.mark.parametrize("served", [1e6, 1e9])
 def test_the_cheapest_life_is_that_of_the_closed_form(served):
     found = serving_costs(PLAIN, 1e13, served)
-    exact = lifetime_optimum(PLAIN.law, PLAIN.theta, found.loss, served)
-    assert found.params[found.cheapest] == pytest.approx(exact.params, rel=0.03)
-    assert found.total[found.cheapest] == pytest.approx(exact.flops, rel=1e-3)
+    problem = ConstrainedProblem(law=PLAIN.law, cost=PLAIN.cost, served=served)
+    exact = least_cost(problem, PLAIN.theta[None], np.log([found.loss]))
+    assert found.params[found.cheapest] == pytest.approx(np.exp(exact.log_params[0]), rel=0.03)
+    assert found.total[found.cheapest] == pytest.approx(np.exp(exact.log_flops[0]), rel=1e-3)
     ax = context_plots.lifetime_cost(axis(), found)
     assert line(ax, "both").get_ydata() == pytest.approx(found.total)
     inputs = figure_inputs(PLAIN, ReportRequest(serve_tokens=served))

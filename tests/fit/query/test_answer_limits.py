@@ -6,12 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from fit.allocation.costs import tokens_factor, training_overhead
+from fit.allocation.costs import DEFAULT_MFU
 from fit.allocation.scaling_law import ScalingLaw
 from fit.errors import QueryError
 from fit.inference.intervals import derived_interval
 from fit.laws.published import preset
-from fit.query.answer import DEFAULT_MFU, answer
+from fit.query.answer import answer
 from fit.query.question import question
 from fit.report.text import answer_text, limit_rows
 from tests.fit.builders import RECIPE, make_fit, make_points, plain_points
@@ -164,17 +164,24 @@ def test_serving_makes_the_model_smaller_and_is_paid_from_the_budget():
 
 
 def test_the_regret_of_other_sizes_is_that_of_de_vries():
+    # k_D = (1 - (k_N^-alpha - 1) beta/alpha)^(-1/beta); de Vries 2023, "Go smol or go home"
     found = ask(PUBLISHED, flops=1e22, regret=True)
     law, theta = PUBLISHED.law, PUBLISHED.theta
+    alpha, beta = theta[3:]
+
+    def tokens_factor(size):
+        return (1 - (size**-alpha - 1) * beta / alpha) ** (-1 / beta)
+
     for r in found.regret:
-        assert r.compute_up.value == pytest.approx(training_overhead(law, theta, r.size), abs=1e-9)
+        assert r.compute_up.value == pytest.approx(r.size * tokens_factor(r.size) - 1, abs=1e-9)
         n, d = r.size * found.params.value, 1e22 / (6 * r.size * found.params.value)
         up = float(law.loss(theta, n, d)) - found.loss.value
         assert r.loss_up.value == pytest.approx(up, abs=1e-9)
         assert r.serving_flops_per_token == pytest.approx(2 * n)
     half = found.regret[0]
+    assert half.compute_up.value == pytest.approx(0.259, rel=0.015)  # as published
     tokens = half.break_even_tokens.value
-    trained = half.params * found.tokens.value * tokens_factor(law, theta, 0.5)
+    trained = half.params * found.tokens.value * tokens_factor(0.5)
     both = [6 * trained + 2 * half.params * tokens, 1e22 + 2 * found.params.value * tokens]
     assert both[0] == pytest.approx(both[1], rel=1e-9)
     assert half.serving_saved == pytest.approx(0.5)
