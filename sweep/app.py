@@ -1,8 +1,7 @@
-"""The sweep's door: what the command line asks for is planned, launched and accounted for.
+"""`python -m sweep`: plan the grid of a command, train what has no record yet, report how it ended.
 
-What a launch says before and after: plain text for people, at 80 columns.
-
-`plan.json` beside the records: what was asked for, so that status knows what is missing.
+Messages are plain text for people, at 80 columns. `plan.json` beside the records lists every run
+that was asked for, so that `isoflop runs` knows what is missing.
 """
 
 from __future__ import annotations
@@ -30,12 +29,11 @@ from sweep.cache import locked
 from sweep.planning.compose import command_overrides, parse_command, show_information
 from sweep.planning.grid import Cell, grid, run_folder
 from sweep.planning.timing import estimate, known_timing
-from sweep.planning.trajectory import RunSpec, Trajectory
 from sweep.training.tracking import say
 
 
 def write_plan(cells: Sequence[Cell]) -> None:
-    """Add the runs of a grid to the plans of their sweeps; what earlier commands planned stays.
+    """Add the runs of a grid to the `plan.json` of their sweeps, beside those of earlier commands.
 
     Raises:
         RecordError: The folder cannot be written to.
@@ -43,25 +41,20 @@ def write_plan(cells: Sequence[Cell]) -> None:
     sweeps: dict[Path, list[PlannedRun]] = {}
     for cell in cells:
         for trajectory, run in cell.runs():
-            folder = run_folder(trajectory, run).parent
-            sweeps.setdefault(folder, []).append(planned_run(trajectory, run))
+            planned = PlannedRun(
+                run=run.run,
+                params=trajectory.params.matmul,
+                tokens=run.tokens,
+                flops_spent=run.flops_spent,
+                seconds=estimate(trajectory, run, known_timing(trajectory)).training,
+            )
+            sweeps.setdefault(run_folder(trajectory, run).parent, []).append(planned)
     for folder, runs in sweeps.items():
         path = folder / PLAN_NAME
         with locked(path):
-            known = {p.run: p for p in read_plan(path)}
-            rows = [dataclasses.asdict(p) for p in {**known, **{p.run: p for p in runs}}.values()]
+            by_name = {p.run: p for p in [*read_plan(path), *runs]}
+            rows = [dataclasses.asdict(p) for p in by_name.values()]
             write_atomically(path, json.dumps({"schema": PLAN_SCHEMA, "runs": rows}, indent=1))
-
-
-def planned_run(trajectory: Trajectory, run: RunSpec) -> PlannedRun:
-    """A run as it stands in a plan."""
-    return PlannedRun(
-        run=run.run,
-        params=trajectory.params.matmul,
-        tokens=run.tokens,
-        flops_spent=run.flops_spent,
-        seconds=estimate(trajectory, run, known_timing(trajectory)).training,
-    )
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep") -> None:
@@ -77,23 +70,33 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep
         show_information(options, prog)
         return
     try:
-        sys.exit(launch(command_overrides(options), multirun=bool(options.multirun)))
+        overrides, multirun = command_overrides(options), bool(options.multirun)
+        sys.exit(train_grid(grid(overrides, multirun=multirun), overrides, multirun=multirun))
     except PlanError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("stopped; the same command again goes on from the newest checkpoints")
+        sys.exit("stopped; the same command again continues from the newest checkpoints")
 
 
-def launch(overrides: Sequence[str], *, multirun: bool) -> int:
-    """Check the whole grid, let Hydra run it, and say how it ended."""
+def train_grid(cells: Sequence[Cell], overrides: Sequence[str], *, multirun: bool) -> int:
+    """Train the runs of a grid that have no record yet, and report how all of them ended.
+
+    Args:
+        cells: The grid, planned.
+        overrides: Of the command; with `multirun` they choose the launcher.
+        multirun: Let one of Hydra's launchers train the cells; else train the only one here.
+
+    Returns:
+        The exit code: 1 where a run failed, is missing or was refused.
+
+    Raises:
+        PlanError: The records could not be written, or the launcher starts nothing.
+    """
     from sweep.launch.jobs import run
     from sweep.launch.launcher import launch_cells
 
-    cells = grid(overrides, multirun=multirun)
-    if not multirun and cells[0].refusal is not None:
-        raise PlanError(cells[0].refusal)
     if print_opening(cells):
-        _check_writable(cells)
+        check_writable(cells)
         write_plan(cells)
         if multirun:
             launch_cells(cells, overrides)
@@ -103,8 +106,8 @@ def launch(overrides: Sequence[str], *, multirun: bool) -> int:
     return print_closing(cells)
 
 
-def _check_writable(cells: Sequence[Cell]) -> None:
-    """Refuse to train what could not be kept.
+def check_writable(cells: Sequence[Cell]) -> None:
+    """Refuse to train where no record could be written.
 
     Raises:
         PlanError: The sweep's folder cannot be written to.
@@ -122,21 +125,28 @@ def _check_writable(cells: Sequence[Cell]) -> None:
 
 
 def print_opening(cells: Sequence[Cell]) -> bool:
-    """Say what will be run; False where nothing is left to do."""
+    """Print the refused cells and how much is to be trained; False where nothing is left to do."""
     for cell in cells:
         if cell.refusal is not None:
             say(f"refused  {' '.join(cell.overrides)}: {cell.refusal}")
     runs = [(cell, t, run) for cell in cells for t, run in cell.runs()]
     missing = [run for cell, t, run in runs if cell.record(t, run) is None]
-    spent = sum(run.flops_spent for run in missing)
     if missing:
-        say(f"{len(missing)} of {len(runs)} runs to do, {spent:.2e} FLOP")
+        flops = sum(run.flops_spent for run in missing)
+        say(f"{len(missing)} of {len(runs)} runs to do, {flops:.2e} FLOP")
     return bool(missing)
 
 
 def print_closing(cells: Sequence[Cell]) -> int:
-    """Say how every run ended; the exit code: 1 where any failed, is missing or was refused."""
-    records = [_record(t, run) for cell in cells for t, run in cell.runs()]
+    """Print how every run ended; the exit code: 1 where any failed, is missing or was refused."""
+    records: list[tuple[str, RunRecord | None]] = []
+    for cell in cells:
+        for trajectory, run in cell.runs():
+            try:
+                record = read_record(run_folder(trajectory, run) / RECORD_NAME)
+            except RecordError:
+                record = None
+            records.append((run.run, record))
     counts = {
         s: sum(r is not None and r.status == s for _, r in records)
         for s in ("done", "diverged", "failed")
@@ -158,11 +168,3 @@ def print_closing(cells: Sequence[Cell]) -> int:
     for folder in sorted(folders) if counts["done"] else []:
         say(f"records in {folder}; next: isoflop fit {folder} --out reports/{folder.name}")
     return int(bool(counts["failed"] or missing or refused))
-
-
-def _record(trajectory: Trajectory, run: RunSpec) -> tuple[str, RunRecord | None]:
-    """A run's name and its record, failed ones included."""
-    try:
-        return run.run, read_record(run_folder(trajectory, run) / RECORD_NAME)
-    except RecordError:
-        return run.run, None

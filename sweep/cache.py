@@ -1,8 +1,11 @@
-"""Work that is done once: folders built under a lock, facts remembered by content or file times.
+"""A cache on disk for work that is done once, safe with many workers at the same time.
 
-Eight workers that start at once build one folder: the first takes the lock, the others wait and
-find it there. A folder appears by rename, whole or not at all, so that it is right even on file
-systems whose locks do nothing.
+What to use when: `build_once` for a folder of files, `compute_once` for an answer in JSON that
+depends on file contents or times (`stamp`), `locked` around anything else.
+
+Of eight workers that start together, the first takes the lock and builds the folder; the others
+wait and use it. A folder appears by rename, whole or not at all, so that the result is right even
+on file systems whose locks have no effect.
 """
 
 from __future__ import annotations
@@ -24,40 +27,40 @@ from fit.files import write_atomically
 
 META = "meta.json"
 ABANDONED_SECONDS = 6 * 3600
-"""Age of an unfinished folder that nobody builds any more: where locks do nothing, a younger one
-may be another worker's."""
+"""Age at which an unfinished folder counts as abandoned; where locks have no effect, another worker
+may still be building a younger one."""
 
 
-def cache_folder(given: str | None) -> Path:
-    """The folder of tokenised data: the one given, or ~/.cache/isoflop."""
-    if given is not None:
-        return Path(given).expanduser()
+def cache_folder(setting: str | None) -> Path:
+    """The folder of tokenised data: the one that is set, or ~/.cache/isoflop."""
+    if setting is not None:
+        return Path(setting).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path("~/.cache").expanduser()) / "isoflop"
 
 
 def digest(document: Any) -> str:
-    """Sixteen hexadecimal digits of a canonical JSON's hash."""
+    """Sixteen hexadecimal digits of the hash of a document in canonical JSON."""
     text = json.dumps(document, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def stamp(files: Iterable[Path]) -> list[tuple[str, int, int, int]]:
-    """Path, size and times of files: changes when one of them is written or replaced."""
+    """Path, size and times of files, which change when one of them is written or replaced."""
     stats = [(path, path.stat()) for path in files]
     return [(str(path.absolute()), s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in stats]
 
 
-def remembered(cache: Path, question: Any, compute: Callable[[], Any]) -> Any:
-    """The JSON answer to a question, computed once.
+def compute_once(cache: Path, question: Any, compute: Callable[[], Any]) -> Any:
+    """Compute the answer to a question once and store it; both are JSON documents.
 
-    A cache that cannot be written only costs the time of computing again.
+    Where the cache cannot be written, the answer is computed again each time.
     """
     path = cache / "facts" / f"{digest(question)}.json"
     with suppress(OSError, ValueError):
         return json.loads(path.read_text())
     with locked(path):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):  # another worker may have stored it meanwhile
             return json.loads(path.read_text())
         answer = compute()
         with suppress(ScalingError):
@@ -65,12 +68,12 @@ def remembered(cache: Path, question: Any, compute: Callable[[], Any]) -> Any:
     return answer
 
 
-def built(target: Path, build: Callable[[Path], None]) -> Path:
-    """A folder with a `meta.json`, built if it is not there yet; returns it.
+def build_once(target: Path, build: Callable[[Path], None]) -> Path:
+    """Build a folder with a `meta.json` unless it exists, and return it.
 
     Args:
-        target: Where the folder belongs.
-        build: Fills the empty folder that it is given; `meta.json` included.
+        target: Path of the folder.
+        build: Fills the empty folder that is passed to it, `meta.json` included.
 
     Raises:
         PlanError: The cache cannot be written.
@@ -101,7 +104,7 @@ def built(target: Path, build: Callable[[Path], None]) -> Path:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold `.NAME.lock` beside a path; where locks do not work, go on without."""
+    """Hold the lock `.NAME.lock` beside a path; where locks do not work, continue without one."""
     handle = None
     try:
         with suppress(OSError):

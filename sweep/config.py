@@ -1,8 +1,7 @@
-"""Types and rules of the configuration; the values stand in `conf/*.yaml`, each in one place.
+"""Types and rules of the configuration; its values are in `conf/*.yaml`, each in one place.
 
-The flow: yaml and overrides -> `OmegaConf.to_object` -> `Config` (checked here) ->
-`sweep.planning.trajectory`.
-Nothing below `sweep.app` sees a `DictConfig`.
+YAML files and overrides are composed by Hydra, turned into `Config` and checked here (`parse`), and
+planned by `sweep.planning.trajectory`. Nothing after `parse` sees a `DictConfig`.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from fit.errors import PlanError, QueryError
 from fit.quantities import parse_count
 
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
-"""Of Fabric's names; the 16-bit ones of IEEE need a loss scaler, which no run here has."""
+"""Fabric's names; 16-mixed and 16-true are left out, since they need a loss scaler."""
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
 STRATEGIES = ("auto", "ddp", "fsdp")
-"""auto is ddp; on one device all are the same."""
-MOST_SEED = 2**63
+"""auto means ddp; on one device all are the same."""
+SEED_LIMIT = 2**63
 
 
 class Schedule(Enum):
-    """Learning rate over a run."""
+    """How the learning rate changes over a run."""
 
     wsd = "wsd"
     """Warm-up, constant trunk, 1 - sqrt cooldown; every token count is a branch of one trunk."""
@@ -37,15 +36,15 @@ class Schedule(Enum):
 
 
 class DepthRule(Enum):
-    """How the recipe goes with depth; see `sweep.planning.trajectory`."""
+    """How the recipe scales with depth; see `sweep.planning.trajectory`."""
 
     none = "none"
     completep = "completep"
-    """Residual branches times base_depth / depth, decay and epsilon as CompleteP has them."""
+    """Residual branches times base_depth / depth; weight decay and epsilon as in CompleteP."""
 
 
 class Tracking(Enum):
-    """Where curves go, beside `curve.csv`."""
+    """Where training curves are logged, besides `curve.csv`."""
 
     wandb = "wandb"
     csv = "csv"
@@ -56,7 +55,7 @@ class Compile(Enum):
     """Whether the model is compiled."""
 
     auto = "auto"
-    """On CUDA always; on CPU where the run is long enough to pay for it."""
+    """Always on CUDA; on a CPU where the run is long enough for compiling to pay."""
     on = "on"
     off = "off"
 
@@ -65,7 +64,7 @@ class Graphs(Enum):
     """Whether whole steps are captured as CUDA graphs and replayed."""
 
     auto = "auto"
-    """On one GPU, for models small enough to wait for launches rather than for arithmetic."""
+    """On one GPU, for models so small that launching kernels takes longer than computing."""
     on = "on"
     off = "off"
 
@@ -84,7 +83,7 @@ class ModelConfig:
     gated: bool = MISSING
     tied: bool = MISSING
     experts: int = MISSING
-    """MLPs per block of which a router chooses; 0 is one MLP and no router."""
+    """MLPs per block, of which a router chooses `top_k`; 0 is one MLP without a router."""
     top_k: int = MISSING
     """Experts per token."""
     conv: int = MISSING
@@ -100,9 +99,9 @@ class DataConfig:
     """stories, text, tokens or hf."""
     path: str | None = MISSING
     unique_tokens: Any = MISSING
-    """Cap on distinct training tokens; beyond it, honest epochs. `1e6` is taken as 1000000."""
+    """Most distinct training tokens, repeated in whole epochs beyond that; 1e6 means 1000000."""
     max_epochs: float | None = MISSING
-    """Most times that the training tokens may be seen; null is as often as a run needs."""
+    """Most epochs over the training tokens; null is as many as a run needs."""
     heldout_tokens: Any = MISSING
     seed: int = MISSING
     """Seed of the language (stories) or of the held-out split."""
@@ -111,11 +110,11 @@ class DataConfig:
     tokenizer: str = MISSING
     """text and hf: bytes or bpe."""
     vocab: int = MISSING
-    """Vocabulary of a bpe that is trained here."""
+    """Vocabulary size of a BPE tokenizer that is trained here."""
     pattern: str = MISSING
-    """text: globs of the files, comma separated."""
+    """text: glob patterns of the files, separated by commas."""
     bytes_per_token: float | None = MISSING
-    """tokens: where it is known."""
+    """tokens: bytes of text per token, where it is known."""
     split: str = MISSING
     column: str = MISSING
     subset: str | None = MISSING
@@ -133,16 +132,16 @@ class DataConfig:
 
 @dataclass(kw_only=True)
 class TrainConfig:
-    """Recipe of a run; one recipe at every size."""
+    """Training recipe and device settings; one recipe at every model size."""
 
     tokens: Any = MISSING
     """D [tokens], or a list: one trunk with a branch and a record per value."""
     batch_tokens: int = MISSING
     """Tokens per optimiser step at the start."""
     batch_doublings: list[float] = MISSING
-    """Token counts at which the batch doubles: one rule in tokens for every size."""
+    """Token counts at which the batch doubles, the same at every model size."""
     micro_batch_tokens: int | None = MISSING
-    """Most tokens in one forward pass; null is the whole batch. Changes memory, not the result."""
+    """Most tokens in one forward pass; null is the whole batch. Affects memory, not the result."""
     schedule: Schedule = MISSING
     cooldown: float = MISSING
     """Share of the run in which a WSD branch cools down."""
@@ -154,7 +153,7 @@ class TrainConfig:
     embedding_lr: float = MISSING
     """Peak learning rate of the embedding and head at `base_width`."""
     embedding_lr_power: float = MISSING
-    """The embedding's rate goes as (base_width / width) ** this."""
+    """The embedding's learning rate scales as (base_width / width) ** this."""
     depth_rule: DepthRule = MISSING
     base_depth: int = MISSING
     """Depth at which `completep` changes nothing."""
@@ -164,7 +163,7 @@ class TrainConfig:
     clip: float = MISSING
     z_loss: float = MISSING
     balance_loss: float = MISSING
-    """Weight of the experts' balance in the gradient."""
+    """Weight of the load-balancing loss of experts."""
     precision: str = MISSING
     """Fabric's names: 32-true, bf16-mixed, ..."""
     accelerator: str = MISSING
@@ -173,22 +172,22 @@ class TrainConfig:
     strategy: str = MISSING
     """On several devices: ddp keeps the model on each, fsdp shards it."""
     threads: int = MISSING
-    """CPU threads of one run; 0 leaves torch's choice."""
+    """CPU threads of one run; 0 lets torch choose."""
     compile: Compile = MISSING
     graphs: Graphs = MISSING
     checkpoint_seconds: float = MISSING
-    """Least time between two checkpoints of an unfinished run."""
+    """Least time between two checkpoints of an unfinished run [s]."""
     retries: int = MISSING
-    """Times that one command launches a run again whose worker failed or was lost."""
+    """How often one command launches a run again whose worker failed or was lost."""
     runs_per_gpu: int = MISSING
-    """Runs that share a GPU where the launcher hands out none: joblib, submitit_local."""
+    """Runs that share a GPU under launchers that assign none: joblib, submitit_local."""
     pack: int = MISSING
-    """Cells of one shape, different in seed or rates, that one process trains as an ensemble."""
+    """Cells of one shape, different in seed or learning rates, that one process trains together."""
 
 
 @dataclass(kw_only=True)
 class SweepConfig:
-    """What spans the grid."""
+    """Settings of the grid."""
 
     flops: float | None = MISSING
     """Budget C [FLOP]: D follows from C and the shape, in place of train.tokens."""
@@ -204,7 +203,7 @@ class Config:
     seed: int = MISSING
     tracking: Tracking = MISSING
     also: list[str] = MISSING
-    """Cells that a job takes along, by what differs; written by `sweep.launch.jobs`."""
+    """Further cells of a job, by the settings that differ; written by `sweep.launch.jobs`."""
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
     train: TrainConfig = MISSING
@@ -212,7 +211,7 @@ class Config:
 
     def __post_init__(self) -> None:
         _check_name(self.name)
-        _check("seed", self.seed, 0 <= self.seed < MOST_SEED, "0 or more")
+        _check("seed", self.seed, 0 <= self.seed < SEED_LIMIT, "0 or more")
         _check_known("train.precision", self.train.precision, PRECISIONS)
         _check_known("train.accelerator", self.train.accelerator, ACCELERATORS)
         _check_known("train.strategy", self.train.strategy, STRATEGIES)
@@ -236,17 +235,16 @@ class Config:
             raise PlanError("train.tokens and sweep.flops are both null; one sets a run's length.")
 
     def targets(self) -> tuple[float, ...]:
-        """The token counts asked for, ascending; empty where a budget sets them.
+        """The token counts of `train.tokens`, ascending; empty where a budget sets them.
 
         Raises:
-            PlanError: Not a positive number or a list of them.
+            PlanError: A value is no positive number.
         """
-        given = self.train.tokens
-        if given is None:
+        tokens = self.train.tokens
+        if tokens is None:
             return ()
-        values = (
-            list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
-        )
+        several = isinstance(tokens, Sequence) and not isinstance(tokens, str)
+        values = list(tokens) if several else [tokens]
         return tuple(sorted({_positive("train.tokens", v) for v in values}))
 
 
@@ -254,7 +252,7 @@ def parse(config: DictConfig) -> Config:
     """Turn a composed configuration into checked dataclasses.
 
     Raises:
-        PlanError: A value of the wrong type, a missing value, or a rule that is broken.
+        PlanError: A value is missing or of the wrong type, or breaks a rule.
     """
     try:
         parsed = OmegaConf.to_object(config)
@@ -265,31 +263,31 @@ def parse(config: DictConfig) -> Config:
 
 
 def _check_name(name: str) -> None:
-    """A sweep's name is one folder."""
+    """Require a sweep's name that is the name of one folder."""
     if not name or name.startswith(".") or "/" in name or "\\" in name:
         raise PlanError(f"name='{name}'; a plain folder name is needed, such as name=pilot.")
 
 
 def _check_positive(group: str, section: object, *fields: str) -> None:
-    """Numbers that must be above zero."""
+    """Require numbers above zero."""
     for name in fields:
         _positive(f"{group}.{name}", getattr(section, name))
 
 
 def _check(name: str, value: Any, good: bool, needed: str) -> None:
-    """A rule on one setting."""
+    """Require a rule on one setting, described by `needed`."""
     if not good:
         raise PlanError(f"{name}={value}; {needed} is needed.")
 
 
 def _check_known(name: str, value: str, known: Sequence[str]) -> None:
-    """One of a few names."""
+    """Require one of the known names."""
     if value not in known:
         raise PlanError(f"{name}={value}; known are {', '.join(known)}.")
 
 
 def _positive(name: str, value: Any) -> float:
-    """A positive finite number, units as in 4M allowed, or a PlanError that names the setting."""
+    """Read a positive finite number, units as in 4M allowed; a PlanError names the setting."""
     try:
         number = parse_count(value, name) if isinstance(value, str) else float(value)
     except (TypeError, ValueError, QueryError):

@@ -1,13 +1,13 @@
-"""`python -m sweep.imports`: runs logged to W&B, in the cloud or offline, as a table to be fitted.
+"""`python -m sweep.imports`: make a table to be fitted from runs that were logged to W&B.
 
-Lives beside the trainer, since `fit` never imports wandb. An exported run table needs no wandb:
-`isoflop import`.
+Runs come from W&B's servers or from the files that its offline mode leaves. This module stands
+beside the trainer since `fit` never imports wandb; an exported run table needs no wandb and is read
+by `isoflop import`.
 
-W&B's offline file `run-<id>.wandb`: what a run logged, without W&B's servers.
-
-The file is a log of protocol buffers in LevelDB's format: blocks of 32 KiB, in them chunks with a
-header of 7 bytes (checksum, length, kind), a record being one whole chunk or a first, some middle
-and a last one. A file cut short, as by a killed run, is read as far as it goes.
+An offline file `run-<id>.wandb` is a log of protocol buffers in LevelDB's format: blocks of 32 KiB,
+in them chunks with a header of 7 bytes (checksum, length, kind). A record is one whole chunk, or a
+first, some middle and a last one. A file that was cut short, as by a killed run, is read as far as
+it goes.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ FILE_HEADER = 7
 BLOCK = 32768
 CHUNK_HEADER = struct.Struct("<IHB")
 WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+"""Kinds of chunks: a whole record, or a part of one."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,8 +48,8 @@ def commands() -> None:
     """Make a table of runs that were logged to W&B."""
 
 
-def _tabling(command: Command) -> Command:
-    """Add what every import takes."""
+def _table_options(command: Command) -> Command:
+    """Add the options that every import takes."""
     for option in (
         click.option("--unit", "units", multiple=True, metavar="OURS=UNIT", help="As params=M."),
         click.option(
@@ -67,7 +68,7 @@ def _tabling(command: Command) -> Command:
     "--filter", "filters", multiple=True, metavar="KEY=VALUE",
     help="Runs to take, as group=demo or config.lr=0.01; or W&B's own filter in JSON.",
 )  # fmt: skip
-@_tabling
+@_table_options
 def wandb_command(
     project: str,
     filters: tuple[str, ...],
@@ -81,7 +82,7 @@ def wandb_command(
 
 @commands.command("offline")
 @click.argument("folder", type=click.Path(path_type=Path))
-@_tabling
+@_table_options
 def offline_command(
     folder: Path, out: Path, columns: tuple[str, ...], units: tuple[str, ...]
 ) -> None:
@@ -92,16 +93,16 @@ def offline_command(
 def save(
     runs: Iterable[LoggedRun], out: Path, columns: tuple[str, ...], units: tuple[str, ...]
 ) -> None:
-    """Write the table and say what is in it.
+    """Write the table and print what is in it.
 
     Raises:
         RecordError: No run can be used, or the file cannot be written.
     """
-    found = build_table(runs, parse_columns(columns), parse_units(units))
-    write_table(out, found.rows)
-    for line in skipped_lines(found):
+    table = build_table(runs, parse_columns(columns), parse_units(units))
+    write_table(out, table.rows)
+    for line in skipped_lines(table):
         click.echo(line, err=True)
-    click.echo(import_text(found, out))
+    click.echo(import_text(table, out))
 
 
 def fetch(project: str, filters: Mapping[str, Any]) -> Iterator[LoggedRun]:
@@ -112,7 +113,7 @@ def fetch(project: str, filters: Mapping[str, Any]) -> Iterator[LoggedRun]:
         filters: In the form of W&B's API; an empty one takes all.
 
     Raises:
-        RecordError: No key, no network, no such project.
+        RecordError: There is no key, no network or no such project.
     """
     if project.count("/") != 1 or not all(project.split("/")):
         raise RecordError(f"the project is '{project}'; ENTITY/PROJECT is needed. Name both.")
@@ -129,7 +130,7 @@ def fetch(project: str, filters: Mapping[str, Any]) -> Iterator[LoggedRun]:
                 summary=dict(run.summary),
             )
     except (wandb.errors.Error, ValueError, TypeError, OSError) as error:
-        raise RecordError(_trouble(project, error)) from error
+        raise RecordError(_describe_error(project, error)) from error
 
 
 def offline(folder: Path) -> Iterator[LoggedRun]:
@@ -147,27 +148,27 @@ def offline(folder: Path) -> Iterator[LoggedRun]:
     return (read_offline_run(p) for p in paths)
 
 
-def _trouble(project: str, error: Exception) -> str:
-    """What went wrong with W&B's servers, and what to do."""
-    said = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
-    text = said.lower()
+def _describe_error(project: str, error: Exception) -> str:
+    """What went wrong with W&B's servers, and what to do about it."""
+    message = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
+    text = message.lower()
     if "api key" in text or "log in" in text or "login" in text:
         return "no W&B key is configured; one is needed to fetch runs. Run: wandb login"
     if "could not find project" in text or "not found" in text:
-        return f"W&B has no project {project}, or none that this key may see ({said}). Check it."
+        return f"W&B has no project {project}, or none that this key may see ({message}). Check it."
     if "credentials" in text or "permission" in text or "401" in text or "403" in text:
-        return f"W&B could not check the key ({said}). Check the network, then: wandb login"
+        return f"W&B could not check the key ({message}). Check the network, then: wandb login"
     return (
-        f"W&B did not answer for {project} ({said}). Check the network; offline runs are read by: "
-        "python -m sweep.imports offline FOLDER"
+        f"W&B did not answer for {project} ({message}). Check the network; offline runs are read "
+        "by: python -m sweep.imports offline FOLDER"
     )
 
 
 def parse_filters(texts: Iterable[str]) -> dict[str, Any]:
-    """Filters `key=value`, their values JSON where they can be, and whole ones in JSON.
+    """Parse filters: `key=value` with a value in JSON or plain text, or a whole filter in JSON.
 
     Raises:
-        RecordError: Neither.
+        RecordError: A filter is neither.
     """
     filters: dict[str, Any] = {}
     for text in texts:
@@ -176,7 +177,7 @@ def parse_filters(texts: Iterable[str]) -> dict[str, Any]:
             try:
                 filters |= json.loads(text)
             except ValueError as error:
-                raise RecordError(f"--filter is no JSON: {error}. Mend it.") from error
+                raise RecordError(f"--filter is no JSON: {error}. Correct it.") from error
         elif key and sign and value:
             try:
                 filters[key] = json.loads(value)
@@ -191,7 +192,7 @@ def read_offline_run(path: Path) -> LoggedRun:
     """Read one offline run: its config, and the summary with what was logged last.
 
     Raises:
-        RecordError: Not such a file, or one without a run.
+        RecordError: The file is no offline run, or holds none.
     """
     from google.protobuf.message import DecodeError
     from wandb.proto import wandb_internal_pb2
@@ -236,7 +237,7 @@ def read_offline_run(path: Path) -> LoggedRun:
 
 
 def records(data: bytes) -> Iterator[bytes]:
-    """The whole records of a log; it ends where a chunk is cut short."""
+    """The complete records of a log, up to a chunk that is cut short."""
     position, parts = FILE_HEADER, b""
     while position + CHUNK_HEADER.size <= len(data):
         left = BLOCK - position % BLOCK
@@ -255,7 +256,7 @@ def records(data: bytes) -> Iterator[bytes]:
 
 
 def _update(target: MutableMapping[str, Any], items: Iterable[Any]) -> None:
-    """Take over items of a key, or a path of keys, and a value in JSON."""
+    """Add items of a key, or a path of keys, and a value in JSON."""
     for item in items:
         keys = list(item.nested_key) or [item.key]
         try:

@@ -1,4 +1,4 @@
-"""`python -m sweep.plan <overrides>`: what would run and what it costs; launches nothing."""
+"""`python -m sweep.plan`: print what a sweep would train and what it would cost; trains nothing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from sweep import search_working_folder_last
 from sweep.planning.bill import (
     PlannedCost,
     PlanOptions,
+    compact_duration,
     cost_lines,
-    duration,
     plan_cost,
     planned_runs,
     split_plan_options,
@@ -19,7 +19,7 @@ from sweep.planning.bill import (
 from sweep.planning.compose import command_overrides, parse_command
 from sweep.planning.grid import Cell, LauncherChoice, chosen_launcher, grid
 from sweep.planning.timing import unmeasured
-from sweep.planning.trajectory import short
+from sweep.planning.trajectory import compact_count
 
 USAGE = """\
 {prog} [override ...] [option=value ...]
@@ -44,43 +44,45 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep
         prog: The command's name in messages.
     """
     search_working_folder_last()
-    options = parse_command(arguments, prog)
-    if options.help:
+    parsed = parse_command(arguments, prog)
+    if parsed.help:
         print(USAGE.format(prog=prog))
         return
     try:
-        terms, overrides = split_plan_options(command_overrides(options))
+        options, overrides = split_plan_options(command_overrides(parsed))
         cells = grid(overrides, multirun=True)
         launcher = chosen_launcher(overrides)
-        notes = measure(cells, terms)
-        rows = planned_runs(cells, measured=terms.measure)
-        print("\n".join([*plan_table(cells, rows), *plan_totals(rows, terms, launcher), *notes]))
-        if terms.limited:
+        notes = measure_shapes(cells, options)
+        rows = planned_runs(cells, measured=options.measure)
+        print("\n".join([*plan_table(cells, rows), *plan_totals(rows, options, launcher), *notes]))
+        if options.limited:
             from sweep.planning.thinning import trim_lines
 
-            print("\n".join(trim_lines(rows, terms, launcher)))
+            print("\n".join(trim_lines(rows, options, launcher)))
     except ScalingError as error:
         sys.stdout.flush()
         sys.exit(f"error: {error}")
     sys.exit(int(any(cell.refusal is not None for cell in cells)))
 
 
-def measure(cells: Sequence[Cell], terms: PlanOptions) -> list[str]:
-    """Time what shapes are not known yet; what could not be timed, in words."""
-    left = unmeasured([t for cell in cells for t in cell.trajectories]) if terms.measure else []
-    if not left:
+def measure_shapes(cells: Sequence[Cell], options: PlanOptions) -> list[str]:
+    """Time the shapes without a stored timing; returns notes on those that could not be timed."""
+    missing = (
+        unmeasured([t for cell in cells for t in cell.trajectories]) if options.measure else []
+    )
+    if not missing:
         return []
     from sweep.training.evaluate import measure_timings
 
-    failed = measure_timings(left, say)
+    failed = measure_timings(missing, say)
     if not failed:
         return []
     names = ", ".join(f"width {t.shape.width} depth {t.shape.depth}" for t in failed)
-    return [f"could not be timed here, and stand by the formula: {names}"]
+    return [f"could not be timed here, and are estimated by the formula: {names}"]
 
 
 def plan_table(cells: Sequence[Cell], rows: Sequence[PlannedCost]) -> list[str]:
-    """The plan's runs as lines of at most 80 columns, then the cells that are refused."""
+    """A table of the plan's runs, at most 80 columns wide, and the cells that are refused."""
     lines = [f"{'run':38} {'N':>6} {'D':>6} {'D/N':>6} {'FLOP':>8} {'about':>7}  "]
     for row in rows:
         n, run = row.trajectory.params.matmul, row.run
@@ -88,26 +90,26 @@ def plan_table(cells: Sequence[Cell], rows: Sequence[PlannedCost]) -> list[str]:
         ratio = run.tokens / n
         per_param = f"{ratio:.1f}" if ratio < 1e4 else f"{ratio:.0e}"
         lines.append(
-            f"{run.run:38} {short(n):>6} {short(run.tokens):>6} {per_param:>6} "
-            f"{run.flops:8.2e} {duration(row.estimate.seconds):>7}  {state}".rstrip()
+            f"{run.run:38} {compact_count(n):>6} {compact_count(run.tokens):>6} {per_param:>6} "
+            f"{run.flops:8.2e} {compact_duration(row.estimate.seconds):>7}  {state}".rstrip()
         )
     lines += [f"refused  {' '.join(c.overrides)}: {c.refusal}" for c in cells if c.refusal]
     return lines
 
 
 def plan_totals(
-    rows: Sequence[PlannedCost], terms: PlanOptions, launcher: LauncherChoice
+    rows: Sequence[PlannedCost], options: PlanOptions, launcher: LauncherChoice
 ) -> list[str]:
-    """What is there, what is left, and what that costs."""
+    """How many runs have a record, and what the others cost."""
     if not rows:
         return ["no run can be trained"]
-    there = sum(row.record is not None for row in rows)
-    head = f"{len(rows)} runs, {there} there already"
-    return [head, *cost_lines(plan_cost(rows, terms, launcher), terms, rows)]
+    done = sum(row.record is not None for row in rows)
+    head = f"{len(rows)} runs, {done} there already"
+    return [head, *cost_lines(plan_cost(rows, options, launcher), options, rows)]
 
 
 def say(line: str) -> None:
-    """One line on stderr: the plan itself is the output."""
+    """Print a line on stderr: standard output is for the plan."""
     print(line, file=sys.stderr, flush=True)
 
 

@@ -1,9 +1,10 @@
-"""`python -m sweep.rehearse answer.json fraction=0.01`: the answer's run in small, before it.
+"""`python -m sweep.rehearse answer.json fraction=0.01`: train an answer's run in small first.
 
-The same fit splits a fraction of the answer's budget; that run is trained by the fitted runs'
-recipe and its loss held against the forecast there. A hit says that data, recipe and machine still
-do what the fit was made from; a miss says so before the large run is paid for. It does not test
-the extrapolation: `isoflop query --seal` and `isoflop score` do, afterwards.
+The fit that gave the answer splits a fraction of its budget; that run is trained by the recipe of
+the fitted runs, and its loss is compared with the prediction interval there. A hit shows that data,
+recipe and machine still behave as they did in the fitted runs; a miss shows before the large run is
+paid for that they do not. It does not test the extrapolation: that is what `isoflop query --seal`
+and, after the run, `isoflop score` are for.
 """
 
 from __future__ import annotations
@@ -41,14 +42,15 @@ REHEARSAL_SCHEMA = "isoflop.rehearsal/1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rehearsal:
-    """A small run and what the fit said of it."""
+    """A small run, and what the fit predicted for it."""
 
     flops: float
-    """Of the answer that is rehearsed."""
+    """Budget of the answer that is rehearsed [FLOP]."""
     fraction: float
+    """Share of that budget."""
     source: ScalingLaw
     small: Answer
-    """The split of the fraction."""
+    """The fit's answer to that share."""
     record: RunRecord
     expected: ExpectedLoss
     verdict: ForecastScore
@@ -90,40 +92,43 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep
     as_json = "--json" in words
     file, *rest = [w for w in words if w != "--json"]
     try:
-        found = rehearse(file, rest)
+        rehearsal = rehearse(file, rest)
     except ScalingError as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
-        sys.exit("stopped; the same command again goes on from the newest checkpoint")
-    print(json.dumps(found.document(), indent=1, allow_nan=False) if as_json else text(found))
+        sys.exit("stopped; the same command again continues from the newest checkpoint")
+    if as_json:
+        print(json.dumps(rehearsal.document(), indent=1, allow_nan=False))
+    else:
+        print(rehearsal_text(rehearsal))
 
 
 def rehearse(file: str, words: Sequence[str]) -> Rehearsal:
-    """Run an answer in small and hold it against the fit.
+    """Train an answer's run in small and compare its loss with the fit's prediction.
 
     Args:
         file: The answer's document, or `-` for standard input.
-        words: `fraction=`, `fit=` and overrides of the config.
+        words: `fraction=`, `fit=` and overrides of the configuration.
 
     Raises:
-        RecordError: No such document or fit, or the fit is another one by now.
+        RecordError: There is no such document or fit, or the fit has changed since.
         PlanError: A wrong override or fraction, or the run did not end well.
-        QueryError: The fit answers no such budget.
+        QueryError: The fit cannot answer the smaller budget.
     """
-    own = dict(w.partition("=")[::2] for w in words if w.startswith(("fraction=", "fit=")))
+    options = dict(w.partition("=")[::2] for w in words if w.startswith(("fraction=", "fit=")))
     overrides = [w for w in words if not w.startswith(("fraction=", "fit="))]
-    document = _read(file)
-    _check_free(document)
-    flops = _number(document, file)
-    fraction = _fraction(own.get("fraction"))
-    source = _source(document, own.get("fit"))
-    # An answer with overrides is not doubtful, or its question insisted; so does the rehearsal.
+    document = read_answer(file)
+    check_without_limits(document)
+    flops = answer_budget(document, file)
+    fraction = parse_fraction(options.get("fraction"))
+    source = answer_source(document, options.get("fit"))
+    # A document with overrides may be launched, by its verdict or by --force: so may this run.
     force = bool(document.get("config"))
     small = answer(Question(source=source, flops=fraction * flops, force=force))
     if small.launch_refusal is not None:
         raise PlanError(small.launch_refusal)
     assert small.shape_params is not None
-    record = _trained(small, overrides)
+    record = train_rehearsal(small, overrides)
     expected = expected_loss(source, small.shape_params, record.tokens)
     assert record.loss is not None
     return Rehearsal(
@@ -137,101 +142,104 @@ def rehearse(file: str, words: Sequence[str]) -> Rehearsal:
     )
 
 
-def _check_free(document: Mapping[str, Any]) -> None:
-    """Refuse an answer that a limit has moved: in small the limit would not mean the same.
+def check_without_limits(document: Mapping[str, Any]) -> None:
+    """Refuse an answer that a limit has moved: at a smaller budget the limit means something else.
 
     Raises:
-        PlanError: One has.
+        PlanError: A limit other than the budget or the loss binds.
     """
     rows = document.get("constraints") or ()
     limits = [r["name"] for r in rows if r["binds"] and r["name"] not in ("budget", "loss")]
     if limits:
         raise PlanError(
-            f"the answer is held by {', '.join(limits)}, and a rehearsal runs the best split of a "
-            "smaller budget without limits. Rehearse the answer to the budget alone."
+            f"the answer is limited by {', '.join(limits)}, and a rehearsal runs the best split of "
+            "a smaller budget without limits. Rehearse the answer to the budget alone."
         )
 
 
-def text(found: Rehearsal) -> str:
-    """A rehearsal in a few lines."""
-    e, v, inside = found.expected, found.verdict, (found.small.reach or 0) <= 1
+def rehearsal_text(rehearsal: Rehearsal) -> str:
+    """A rehearsal as a few lines of text."""
+    small, e, v = rehearsal.small, rehearsal.expected, rehearsal.verdict
     head = (
-        f"rehearsal of {power(found.flops)} FLOP at {percent(found.fraction)}: "
-        f"{power(found.small.flops.value)} FLOP, by {found.source.name}"
+        f"rehearsal of {power(rehearsal.flops)} FLOP at {percent(rehearsal.fraction)}: "
+        f"{power(small.flops.value)} FLOP, by {rehearsal.source.name}"
     )
     run = f"{short(e.params)} parameters on {short(e.tokens)} tokens"
     loss = f"{e.loss:.4f} [{e.low:.4f}, {e.high:.4f}] nats/token"
     rows = {
         "run": run,
-        "": found.record.run,
+        "": rehearsal.record.run,
         "expected": f"{loss}, {percent(e.level)} prediction",
         "measured": f"{v.measured:.4f}",
         "verdict": f"{'hit' if v.hit else 'miss'}, {v.error:+.2%}, z = {v.z:+.2f}",
     }
     lines = [f"  {k:<17} {value}" for k, value in rows.items()]
-    where = "inside" if inside else "beyond"
-    said = (
+    where = "inside" if (small.reach or 0) <= 1 else "beyond"
+    conclusion = (
         f"The budget lies {where} the fitted runs: data, recipe and machine do what they did then."
         if v.hit
         else f"By chance alone {percent(1 - e.level)} of rehearsals miss. Before the large run "
         "compare data, recipe, versions and device with those of the fitted runs."
     )
-    return "\n".join([wrapped(head), "", *lines, "", wrapped(said + _unfitted(found))])
-
-
-def _unfitted(found: Rehearsal) -> str:
-    """That the run's depth is none that was fitted, which alone can move its loss."""
-    fit, shape = found.source.fit, found.small.shape
+    fit, shape = rehearsal.source.fit, small.shape
     assert fit is not None and shape is not None
     depths = sorted({int(d) for d in fit.points.columns["depth"]})
-    if shape.depth in depths:
-        return ""
-    fitted = ", ".join(map(str, depths))
-    return f" Its depth of {shape.depth} is none of those fitted ({fitted}), which counts too."
+    if shape.depth not in depths:  # a depth that was not fitted can move the loss by itself
+        fitted = ", ".join(map(str, depths))
+        conclusion += (
+            f" Its depth of {shape.depth} is none of those fitted ({fitted}), which counts too."
+        )
+    return "\n".join([wrapped(head), "", *lines, "", wrapped(conclusion)])
 
 
-def _trained(small: Answer, overrides: Sequence[str]) -> RunRecord:
-    """The record of the small run, trained unless it is there."""
-    from sweep.app import launch
+def train_rehearsal(small: Answer, overrides: Sequence[str]) -> RunRecord:
+    """Train the small run unless its record exists, and return the record.
+
+    Raises:
+        PlanError: The overrides change what is trained, or the run did not end well.
+    """
+    from sweep.app import train_grid
     from sweep.planning.grid import grid
 
-    base = [*small.config, f"name={NAME}", "tracking=none"]
-    asked = [*base, *overrides]
-    cells, plain = grid(asked, multirun=False), grid(base, multirun=False)
-    if cells[0].refusal is not None:
-        raise PlanError(cells[0].refusal)
-    if [r.run for _, r in cells[0].runs()] != [r.run for _, r in plain[0].runs()]:
+    prescribed = [*small.config, f"name={NAME}", "tracking=none"]
+    requested = [*prescribed, *overrides]
+    cells = grid(requested, multirun=False)
+    # A run's name ends in a hash of all that changes its result: equal names are equal runs.
+    expected = grid(prescribed, multirun=False)
+    if [r.run for _, r in cells[0].runs()] != [r.run for _, r in expected[0].runs()]:
         raise PlanError(
             f"{' '.join(overrides)} changes what is trained; overrides of a rehearsal say where "
             "and how it runs, such as runs_dir=PATH. Leave it out."
         )
-    launch(asked, multirun=False)
+    train_grid(cells, requested, multirun=False)
     (trajectory, run), *_ = cells[0].runs()
     record = cells[0].record(trajectory, run)
     if record is None or record.status != "done":
         ended = "has no record" if record is None else f"{record.status}: {record.reason}"
-        raise PlanError(f"the rehearsal {run.run} {ended}. Mend it and run the same command again.")
+        raise PlanError(
+            f"the rehearsal {run.run} {ended}. Fix the cause and run the same command again."
+        )
     return record
 
 
-def _read(file: str) -> Mapping[str, Any]:
-    """The answer's document."""
+def read_answer(file: str) -> Mapping[str, Any]:
+    """Read the document of an answer from a file, or from standard input for `-`."""
     try:
-        words = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(
-            f"cannot read {file}: {error}. Make one: isoflop query C --json > answer.json"
+            f"cannot read {file}: {error}. Write one: isoflop query C --json > answer.json"
         ) from error
     try:
-        return parse_document(words, ANSWER_SCHEMA)
+        return parse_document(text, ANSWER_SCHEMA)
     except RecordError as error:
         raise RecordError(
-            f"{file} is no answer: {error} Make one: isoflop query C --json > answer.json"
+            f"{file} is no answer: {error} Write one: isoflop query C --json > answer.json"
         ) from error
 
 
-def _number(document: Mapping[str, Any], file: str) -> float:
-    """The answer's budget."""
+def answer_budget(document: Mapping[str, Any], file: str) -> float:
+    """The budget of an answer [FLOP]."""
     try:
         value = float(document["flops"]["value"])
     except (KeyError, TypeError, ValueError) as error:
@@ -241,35 +249,40 @@ def _number(document: Mapping[str, Any], file: str) -> float:
     return value
 
 
-def _fraction(given: str | None) -> float:
-    """The share of the budget."""
+def parse_fraction(text: str | None) -> float:
+    """Parse the share of the budget; None is the default."""
     try:
-        value = FRACTION if given is None else float(given)
+        value = FRACTION if text is None else float(text)
     except ValueError:
         value = math.nan
     if not 0 < value <= 1:
-        raise PlanError(f"fraction={given}; a share above 0, at most 1, is needed, as 0.01.")
+        raise PlanError(f"fraction={text}; a share above 0, at most 1, is needed, as 0.01.")
     return value
 
 
-def _source(document: Mapping[str, Any], given: str | None) -> ScalingLaw:
-    """The fit that gave the answer."""
-    wanted, name = document.get("fit_hash"), document.get("source")
-    if wanted is None:
+def answer_source(document: Mapping[str, Any], folder: str | None) -> ScalingLaw:
+    """The fit that gave an answer, checked by its hash.
+
+    Args:
+        document: The answer.
+        folder: Of the fit; None for `reports/` and the name that the answer says.
+    """
+    fit_hash, name = document.get("fit_hash"), document.get("source")
+    if fit_hash is None:
         raise RecordError(
             f"the answer is by {name}, of which no fit is known; one by a fit is needed: isoflop "
             "query C --fit reports/NAME --json"
         )
-    path = Path("reports") / str(name) if given is None else Path(given)
+    path = Path("reports") / str(name) if folder is None else Path(folder)
     if not path.exists():
         raise RecordError(f"the answer's fit is not in {path}; say where it is: fit=PATH")
-    found = ScalingLaw.at(path)
-    if found.hash != wanted:
+    source = ScalingLaw.at(path)
+    if source.hash != fit_hash:
         raise RecordError(
             f"{path} is not the fit that gave the answer, or it was fitted again since. Ask it "
             "again, or name the fit: fit=PATH"
         )
-    return found
+    return source
 
 
 if __name__ == "__main__":

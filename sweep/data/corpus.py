@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fit.errors import PlanError
-from sweep.cache import META, built, cache_folder, digest
+from sweep.cache import META, build_once, cache_folder, digest
 from sweep.config import DataConfig
 from sweep.data.rows import Ints, TokenizedCorpus, Words, heldout_count, key_of, mixed, stream_of
 from sweep.data.shards import check_share, open_shard
@@ -284,7 +284,7 @@ def open_corpus(documents: Documents, config: DataConfig, seq_len: int) -> Token
     wanted = {"tokenizer": config.tokenizer, "version": VERSION, "documents": documents.identity}
     if config.tokenizer == "bpe":
         wanted["vocab"] = config.vocab
-    folder = built(
+    folder = build_once(
         cache_folder(config.cache) / "corpora" / digest(wanted),
         lambda empty: _build(empty, documents, config),
     )

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from fit.errors import PlanError
-from sweep.cache import META, cache_folder, digest, remembered, stamp
+from sweep.cache import META, cache_folder, compute_once, digest, stamp
 from sweep.config import DataConfig
 from sweep.data.rows import TokenizedCorpus, Tokens, TokenStream, heldout_count, stream_of
 
@@ -53,7 +53,7 @@ def open_shards(config: DataConfig, seq_len: int) -> TokenizedCorpus:
     files = [root] if root.is_file() else _find(root)
     meta = read_meta((root if root.is_dir() else root.parent) / META)
     shards = [open_shard(file, meta.dtype) for file in files]
-    facts = remembered(
+    facts = compute_once(
         cache_folder(config.cache),
         ["scan", meta.dtype, stamp(files)],
         lambda: scan(shards),

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fit.errors import PlanError
-from sweep.cache import cache_folder, digest, remembered, stamp
+from sweep.cache import cache_folder, compute_once, digest, stamp
 from sweep.config import DataConfig
 from sweep.data.corpus import Document, document_of, open_corpus, pieces_of
 from sweep.data.rows import TokenizedCorpus
@@ -50,7 +50,7 @@ def open_text(config: DataConfig, seq_len: int) -> TokenizedCorpus:
     root = existing(config)
     files = [root] if root.is_file() else find(root, config.pattern)
     cache = cache_folder(config.cache)
-    hashes = remembered(cache, ["files", stamp(files)], lambda: [hash_of(f) for f in files])
+    hashes = compute_once(cache, ["files", stamp(files)], lambda: [hash_of(f) for f in files])
     return open_corpus(
         TextFiles(
             name=f"text:{root.resolve().name}",

@@ -1,15 +1,13 @@
-"""Which cells of a grid are trained as one pack, and how one job says so; without torch.
+"""What one job trains, and what a worker process does with it; imports torch only when it trains.
 
-Cells that differ only in what belongs to a run alone (seed, rates, what the optimiser does with a
-gradient) are joined, `train.pack` to a job. The job is its first cell, whose setting `also` names
-the others by what differs: `also=['seed=1','seed=0 train.lr=0.01']`. Any launcher takes it.
+Packs: cells that differ only in settings of a single run (seed, learning rates, what the optimiser
+does with a gradient) are joined, `train.pack` to a job. The job is its first cell, whose setting
+`also` names the others by what differs: `also=['seed=1','seed=0 train.lr=0.01']`. Any launcher can
+pass that on.
 
-GPUs of a machine shared out among the worker processes of launchers that hand out none.
-
-Slurm and Ray give each job its own GPUs. joblib and submitit_local do not: their workers take a
-slot, a locked file per GPU and share of it, and keep to that GPU. The lock goes with the process.
-
-What a worker does with one cell, whatever launched it.
+GPUs: Slurm and Ray give each job its own. joblib and submitit_local do not, so their workers share
+the machine's GPUs by locks: a worker takes a slot, which is a locked file per GPU and share of it,
+and uses that GPU alone. The lock ends with the process.
 """
 
 from __future__ import annotations
@@ -37,22 +35,31 @@ from sweep.planning.trajectory import Trajectory
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 WAIT_SECONDS = 0.5
-OWN = ("lr", "embedding_lr", "embedding_lr_power", "weight_decay", "beta1", "beta2", "clip")
-"""Settings of `train` that members of a pack may differ in, beside the seed."""
+"""Time between two attempts to take a GPU slot."""
+MEMBER_SETTINGS = (
+    "lr",
+    "embedding_lr",
+    "embedding_lr_power",
+    "weight_decay",
+    "beta1",
+    "beta2",
+    "clip",
+)
+"""Settings of `train` in which the members of a pack may differ, besides the seed."""
 
 
 @contextmanager
 def gpu_slot(train: TrainConfig) -> Iterator[None]:
     """Hold a share of one GPU, which becomes the only one that this process sees.
 
-    A process that has touched a GPU stays with it; where all shares of it are taken, it waits.
-    Does nothing without GPUs, for runs over several of them, and under Slurm or Ray.
+    A process that has used a GPU keeps to it, and waits while all shares of it are taken. Does
+    nothing without GPUs, for runs over several of them, and under Slurm or Ray.
     """
     names = visible_gpus() if wants_slot(train) else []
     if not names:
         yield
         return
-    handle = _taken(names, train.runs_per_gpu)
+    handle = _take_slot(names, train.runs_per_gpu)
     try:
         yield
     finally:
@@ -60,23 +67,23 @@ def gpu_slot(train: TrainConfig) -> Iterator[None]:
 
 
 def wants_slot(train: TrainConfig) -> bool:
-    """Whether this process is to share a GPU by locks."""
+    """Whether this process has to share the GPUs by locks."""
     local = "LOKY_PARENT_PID" in os.environ or os.environ.get("SUBMITIT_EXECUTOR") == "local"
     return local and train.devices == 1 and train.accelerator in ("auto", "cuda", "gpu")
 
 
 def visible_gpus() -> list[str]:
     """Names of the GPUs that this process may use, without initialising any."""
-    given = os.environ.get(VISIBLE)
-    if given is not None:
-        return [name for name in given.split(",") if name.strip()]
+    visible = os.environ.get(VISIBLE)
+    if visible is not None:
+        return [name for name in visible.split(",") if name.strip()]
     import torch
 
     return [str(i) for i in range(torch.cuda.device_count())]
 
 
-def _taken(names: list[str], shares: int, folder: Path | None = None) -> IO[bytes]:
-    """Wait for a free share of a GPU; sets the environment, returns the lock."""
+def _take_slot(names: list[str], shares: int, folder: Path | None = None) -> IO[bytes]:
+    """Wait for a free share of a GPU and make it the only visible one; returns the locked file."""
     folder = folder or Path(tempfile.gettempdir()) / f"isoflop-gpus-{os.getuid()}"
     folder.mkdir(exist_ok=True)
     while True:
@@ -94,37 +101,37 @@ def _taken(names: list[str], shares: int, folder: Path | None = None) -> IO[byte
 
 
 def pack_cells(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells as jobs: those that can share a pack become one, in the place of the first."""
+    """Join the cells that can share a pack into one job, in the place of the first of them."""
     groups: dict[str, list[Cell]] = {}
     for number, cell in enumerate(cells):
-        groups.setdefault(_key(cell, number), []).append(cell)
+        groups.setdefault(_pack_key(cell, number), []).append(cell)
     jobs = []
     for group in groups.values():
         assert group[0].config is not None
         size = group[0].config.train.pack
-        jobs += [_job(group[i : i + size]) for i in range(0, len(group), size)]
+        jobs += [_join_cells(group[i : i + size]) for i in range(0, len(group), size)]
     return jobs
 
 
 def members_of(config: Config) -> list[Config]:
-    """The configurations of a job: its own, and those of the cells that it takes along."""
-    own = dataclasses.replace(config, also=[])
-    return [own, *(_changed(own, text) for text in config.also)]
+    """The configurations of a job: that of its first cell, and those named by `also`."""
+    first = dataclasses.replace(config, also=[])
+    return [first, *(_apply_settings(first, text) for text in config.also)]
 
 
 def in_step(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
-    """Groups of trajectories whose gradients can be made at once: same shape, path and batches."""
+    """Groups of trajectories that can train in step: of the same shape, lengths and batches."""
     groups: dict[Any, list[Trajectory]] = {}
     for number, t in enumerate(trajectories):
         alone = bool(t.shape.experts) or t.config.train.devices > 1
-        path = tuple((run.tokens, run.cooldown_start) for run in t.runs)
-        key = (t.shape, t.rule, t.scaled.residual, path, number if alone else None)
+        lengths = tuple((run.tokens, run.cooldown_start) for run in t.runs)
+        key = (t.shape, t.rule, t.scaled.residual, lengths, number if alone else None)
         groups.setdefault(key, []).append(t)
     return list(groups.values())
 
 
-def _key(cell: Cell, number: int) -> str:
-    """The same for cells that can share a pack."""
+def _pack_key(cell: Cell, number: int) -> str:
+    """A key that is equal for cells that can share a pack."""
     config = cell.config
     if config is None or cell.refusal is not None or config.train.pack == 1:
         return str(number)
@@ -132,18 +139,18 @@ def _key(cell: Cell, number: int) -> str:
         return str(number)
     settings = dataclasses.asdict(config)
     settings.pop("seed")
-    for name in OWN:
+    for name in MEMBER_SETTINGS:
         settings["train"].pop(name)
     return json.dumps(settings, default=str, sort_keys=True)
 
 
-def _job(cells: Sequence[Cell]) -> Cell:
-    """One cell that stands for several."""
+def _join_cells(cells: Sequence[Cell]) -> Cell:
+    """Join several cells into one, which names the others by its setting `also`."""
     first = cells[0]
     if len(cells) == 1:
         return first
     assert first.config is not None
-    also = [_difference(first.config, cell.config) for cell in cells[1:]]
+    also = [_settings_that_differ(first.config, cell.config) for cell in cells[1:]]
     return dataclasses.replace(
         first,
         overrides=(*first.overrides, f"also={hydra_value(also)}"),
@@ -152,25 +159,23 @@ def _job(cells: Sequence[Cell]) -> Cell:
     )
 
 
-def _difference(first: Config, other: Config | None) -> str:
-    """What differs of a member, as words."""
+def _settings_that_differ(first: Config, other: Config | None) -> str:
+    """The settings of a member that differ from the first cell's, as overrides."""
     assert other is not None
     words = [f"seed={other.seed}"] if other.seed != first.seed else []
-    for name in OWN:
+    for name in MEMBER_SETTINGS:
         value = getattr(other.train, name)
         if value != getattr(first.train, name):
             words.append(f"train.{name}={value!r}")
     return " ".join(words)
 
 
-def _changed(config: Config, text: str) -> Config:
-    """A configuration with some words applied."""
+def _apply_settings(config: Config, text: str) -> Config:
+    """A configuration with the overrides of one entry of `also` applied."""
     words = dict(word.split("=", 1) for word in text.split())
     seed = int(words.pop("seed", config.seed))
-    own: dict[str, Any] = {
-        name.removeprefix("train."): float(value) for name, value in words.items()
-    }
-    return dataclasses.replace(config, seed=seed, train=dataclasses.replace(config.train, **own))
+    values: dict[str, Any] = {k.removeprefix("train."): float(v) for k, v in words.items()}
+    return dataclasses.replace(config, seed=seed, train=dataclasses.replace(config.train, **values))
 
 
 def train_cell(config: DictConfig) -> str | None:
@@ -180,10 +185,10 @@ def train_cell(config: DictConfig) -> str | None:
 
 
 def run(config: Config) -> str | None:
-    """Train one cell; returns what went wrong where no record says it.
+    """Train one job; returns what went wrong where no record says it.
 
-    It never raises: a launcher shows at best its first failure, so failures live in the records, in
-    the closing table and in the exit code.
+    A failure is not raised: a launcher shows at best the first one of a launch, so failures are
+    kept in the records, the closing table and the exit code.
     """
     from sweep.training.devices import gpu_context_lost
     from sweep.training.tracking import say
@@ -191,7 +196,7 @@ def run(config: Config) -> str | None:
     try:
         with gpu_slot(config.train):
             if gpu_context_lost():
-                _train_afresh(config)
+                _train_in_new_process(config)
             else:
                 _train(config)
     except ScalingError as error:
@@ -200,15 +205,19 @@ def run(config: Config) -> str | None:
     return None
 
 
-def _train_afresh(config: Config) -> None:
-    """Train in a process of its own."""
+def _train_in_new_process(config: Config) -> None:
+    """Train in a new process: a CUDA context that was lost cannot be opened again in this one."""
     child = multiprocessing.get_context("spawn").Process(target=_train, args=(config,))
     child.start()
     child.join()
 
 
 def _train(config: Config) -> None:
-    """Plan and train; what can be walked in step is."""
+    """Plan a job and train it; members of a pack that can train in step do.
+
+    The job was planned at launch already, but perhaps in another process or on another machine: its
+    settings are all that a launcher hands over, and planning takes little beside training.
+    """
     from sweep.planning.trajectory import plan
     from sweep.training.loop import train_together
     from sweep.training.tracking import CommandLineTracker

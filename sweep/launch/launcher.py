@@ -1,15 +1,22 @@
-"""Hands cells to one of Hydra's launchers, the costly first, and again what it lost.
+"""Train the cells of a grid through one of Hydra's launchers, the costliest first.
+
+What to use when (`hydra/launcher=NAME`):
+
+- basic: one cell after the other, in this process; the default.
+- joblib: several workers on this machine, `hydra.launcher.n_jobs` at a time.
+- submitit_local: likewise, but each cell in a process of its own, with a time limit.
+- slurm: jobs of a Slurm cluster, with our settings for being stopped and queued again
+  (`conf/hydra/launcher/slurm.yaml`).
+- ray: workers of a Ray cluster.
 
 A launcher is trusted with starting processes and with nothing else: whether a run has ended stands
-in its record, and whether a worker began it in its trajectory's list of attempts. joblib gives the
-whole launch up when one worker is killed; submitit waits for ever for a job that was cancelled.
+in its record, and whether a worker began it in its trajectory's list of attempts. So what a launch
+lost is launched again. joblib gives the whole launch up when one worker is killed; submitit waits
+for ever for a job that was cancelled.
 
-A cell in one launch: what is missing of it, how often it was tried, and when it is given up.
-
-Waiting for Slurm jobs by what the queue says.
-
-submitit asks `sacct`. Without accounting a cancelled job then counts as running for ever, and the
-first job that fails hides those that still run. `squeue` knows the living ones everywhere.
+Slurm jobs are waited for by what the queue says. submitit asks `sacct`: without accounting a
+cancelled job then counts as running for ever, and the first job that fails hides those that still
+run. `squeue` works everywhere and knows the jobs that are alive.
 """
 
 from __future__ import annotations
@@ -38,104 +45,53 @@ from sweep.training.tracking import Attempt, read_attempts, say
 
 T = TypeVar("T")
 POLL_SECONDS = 2.0
-"""Between two looks; a look costs the controller a few milliseconds."""
-LIVING = frozenset(
+"""Time between two queries of the queue; one costs Slurm's controller a few milliseconds."""
+ALIVE = frozenset(
     "PENDING RUNNING SUSPENDED COMPLETING CONFIGURING RESIZING REQUEUED REQUEUE_HOLD REQUEUE_FED "
     "SIGNALING STAGE_OUT STOPPED SPECIAL_EXIT RESV_DEL_HOLD".split()
 )
 """States of jobs that run or will run; PREEMPTED and TIMEOUT are PENDING once requeued."""
-QUIET_LOOKS = 3
-"""Looks without a living job that end the wait: between death and requeue a job may show none."""
-
-
-def until_gone(name: str, launch: Callable[[], T]) -> T | None:
-    """Launch jobs of one name, and wait until Slurm has none of them left.
-
-    Args:
-        name: The jobs' name, unlike all others'.
-        launch: Submits the jobs and waits for them, perhaps for ever.
-
-    Returns:
-        What `launch` returned; None if it waits for jobs that are gone.
-
-    Raises:
-        Exception: What `launch` raised, once no job is left.
-    """
-    outcome: dict[str, Any] = {}
-
-    def body() -> None:
-        try:
-            outcome["value"] = launch()
-        except Exception as error:
-            outcome["error"] = error
-
-    thread = threading.Thread(target=body, name="launch", daemon=True)
-    thread.start()
-    seen, quiet = False, 0
-    while quiet < QUIET_LOOKS:
-        thread.join(POLL_SECONDS)
-        if "value" in outcome:
-            break
-        states = job_states(name)
-        seen = seen or bool(states)
-        if "error" in outcome and not seen:  # nothing was submitted, or Slurm does not answer
-            break
-        quiet = quiet + 1 if seen and states is not None and not LIVING & set(states) else 0
-        if "error" in outcome:
-            time.sleep(POLL_SECONDS)
-    if "error" in outcome:
-        raise outcome["error"]
-    value: T | None = outcome.get("value")
-    return value
-
-
-def job_states(name: str) -> list[str] | None:
-    """States of the jobs of a name, ended ones for as long as Slurm shows them; None: no answer."""
-    command = ["squeue", "--noheader", "--states=all", f"--name={name}", "--format=%T"]
-    try:
-        out = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return out.stdout.split()
+QUIET_POLLS = 3
+"""Queries without a live job that end the wait: between its end and requeue a job may show none."""
 
 
 def launch_cells(cells: Sequence[Cell], overrides: Sequence[str]) -> None:
-    """Train what is missing of a grid; what cannot be trained ends as a failed record.
+    """Train the runs of a grid without a record; one that cannot be trained gets a failed record.
 
     Args:
         cells: The grid.
-        overrides: The command's, which choose and set the launcher.
+        overrides: Of the command; they choose the launcher and its settings.
 
     Raises:
         PlanError: The launcher is not installed, or starts nothing.
     """
-    tickets = [PendingCell(cell=cell) for cell in pack_cells(cells) if cell.refusal is None]
+    pending = [PendingCell(cell=cell) for cell in pack_cells(cells) if cell.refusal is None]
     with hydra_initialised():
-        engine = HydraLauncher(overrides)
+        launcher = HydraLauncher(overrides)
         idle = 0
-        while batch := next_batch(tickets, one_pool=engine.one_pool):
-            error = engine.launch(batch)
+        while batch := next_batch(pending, one_pool=launcher.one_pool):
+            error = launcher.launch(batch)
             idle = idle + 1 if error is not None and not any(t.has_begun() for t in batch) else 0
-            if idle > 1:  # once may be a worker that was killed before it began
-                raise PlanError(f"the launcher {engine.name} started no run: {error}")
-            for ticket in batch:
-                ticket.returned(whole=error is None)
-            missing = sum(len(t.missing()) for t in tickets)
+            if idle > 1:  # a single time, a worker may have been killed before it began
+                raise PlanError(f"the launcher {launcher.name} started no run: {error}")
+            for cell in batch:
+                cell.count_try(whole=error is None)
+            missing = sum(len(t.missing()) for t in pending)
             if error is not None and missing:
                 say(f"the launch broke off with {missing} runs missing: {error}")
-    for ticket in tickets:
-        ticket.give_up()
+    for cell in pending:
+        cell.give_up()
 
 
-def next_batch(tickets: Sequence[PendingCell], *, one_pool: bool) -> list[PendingCell]:
-    """What to launch now: all that may be tried, the least tried and then the costliest first.
+def next_batch(pending: Sequence[PendingCell], *, one_pool: bool) -> list[PendingCell]:
+    """What to launch now: every cell that may be tried, the least tried, then the costliest first.
 
     Args:
-        tickets: The cells of the launch.
-        one_pool: Workers share a pool that ends with any of them. A cell that may have killed its
-            worker then has its last try alone, so that it takes no other with it again.
+        pending: The cells of the launch.
+        one_pool: Whether workers share a pool that ends when any of them dies. A cell that may have
+            killed its worker then has its last try alone, so that no other cell is lost with it.
     """
-    left = [t for t in tickets if t.missing() and t.tries <= t.retries]
+    left = [t for t in pending if t.missing() and t.tries <= t.retries]
     suspects = [t for t in left if one_pool and t.lost and t.tries == t.retries]
     together = [t for t in left if t not in suspects]
     if not together:
@@ -144,7 +100,7 @@ def next_batch(tickets: Sequence[PendingCell], *, one_pool: bool) -> list[Pendin
 
 
 class HydraLauncher:
-    """The launcher that the overrides choose; lives inside an initialised Hydra."""
+    """The launcher that the overrides choose; to be used while Hydra is initialised."""
 
     def __init__(self, overrides: Sequence[str]) -> None:
         self._config = compose_multirun(overrides)
@@ -155,7 +111,7 @@ class HydraLauncher:
         self._jobs = 0
 
     def launch(self, batch: Sequence[PendingCell]) -> str | None:
-        """Run a batch to its end; returns in one line what broke the launch off, if anything."""
+        """Launch a batch and wait for its end; returns the error that broke it off, in one line."""
         name = f"isoflop-{secrets.token_hex(4)}"
         if "submitit_folder" in self._config.hydra.launcher:
             with open_dict(self._config):
@@ -163,13 +119,13 @@ class HydraLauncher:
             isolate_child_interpreters()
         try:
             if self._slurm:
-                returned = until_gone(name, lambda: self._run(batch))
+                returned = wait_for_jobs(name, lambda: self._run(batch))
             else:
                 returned = self._run(batch)
         except Exception as error:  # each launcher has its own kinds
             return one_sentence(error)
-        for ticket, job in zip(batch, returned or (), strict=False):
-            ticket.reason = job.return_value
+        for cell, job in zip(batch, returned or (), strict=False):
+            cell.reason = job.return_value
         return None
 
     def _run(self, batch: Sequence[PendingCell]) -> Sequence[Any]:
@@ -177,6 +133,57 @@ class HydraLauncher:
         launcher = make_launcher(self._config, train_cell)
         first, self._jobs = self._jobs, self._jobs + len(batch)
         return launcher.launch([t.cell.overrides for t in batch], initial_job_idx=first)
+
+
+def wait_for_jobs(name: str, launch: Callable[[], T]) -> T | None:
+    """Launch jobs of one name and wait until Slurm has none of them left.
+
+    Args:
+        name: A name that only these jobs have.
+        launch: Submits the jobs and waits for them, perhaps for ever.
+
+    Returns:
+        What `launch` returned; None if it waits for jobs that are gone.
+
+    Raises:
+        Exception: What `launch` raised, once no job is left.
+    """
+    outcome: dict[str, Any] = {}
+
+    def run_launch() -> None:
+        try:
+            outcome["value"] = launch()
+        except Exception as error:
+            outcome["error"] = error
+
+    thread = threading.Thread(target=run_launch, name="launch", daemon=True)
+    thread.start()
+    seen, quiet = False, 0
+    while quiet < QUIET_POLLS:
+        thread.join(POLL_SECONDS)
+        if "value" in outcome:
+            break
+        states = job_states(name)
+        seen = seen or bool(states)
+        if "error" in outcome and not seen:  # nothing was submitted, or Slurm does not answer
+            break
+        quiet = quiet + 1 if seen and states is not None and not ALIVE & set(states) else 0
+        if "error" in outcome:
+            time.sleep(POLL_SECONDS)
+    if "error" in outcome:
+        raise outcome["error"]
+    value: T | None = outcome.get("value")
+    return value
+
+
+def job_states(name: str) -> list[str] | None:
+    """States of the jobs of a name, ended ones included while Slurm shows them; None: no answer."""
+    command = ["squeue", "--noheader", "--states=all", f"--name={name}", "--format=%T"]
+    try:
+        out = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return out.stdout.split()
 
 
 def isolate_child_interpreters() -> None:
@@ -193,56 +200,56 @@ def isolate_child_interpreters() -> None:
 
 
 def one_sentence(error: BaseException) -> str:
-    """The kind of an error and the first sentence of what it says."""
+    """The type of an error and the first sentence of its message."""
     text = " ".join(str(error).split()).partition(". ")[0]
     return f"{type(error).__name__}: {text[:200]}"
 
 
 class WorkerLost(ScalingError):
-    """No worker could end a run, and none lived to say why."""
+    """No worker completed a run, and none lived to say why."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class PendingCell:
-    """A cell that is to be trained."""
+    """A cell that is to be trained: what is missing of it, and how often it was tried."""
 
     cell: Cell
     tries: int = 0
-    """Launches after which something of it was still missing."""
+    """Launches after which some of its runs were still missing."""
     reason: str | None = None
-    """Why a worker would not begin it."""
-    _left: int = field(init=False)
-    _tried: int = field(init=False)
+    """Why a worker refused to begin it."""
+    _missing: int = field(init=False)
+    _attempts: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.mark()
+        self.note_progress()
 
-    def mark(self) -> None:
-        """Remember where things stand before a batch."""
-        self._left = len(self.missing())
-        self._tried = len(self.attempts())
+    def note_progress(self) -> None:
+        """Note how many runs are missing and how many attempts were made, before a launch."""
+        self._missing = len(self.missing())
+        self._attempts = len(self.attempts())
 
     def attempts(self) -> list[Attempt]:
-        """Attempts at those of its trajectories that have not ended."""
+        """Attempts at its trajectories that have not ended."""
         return [a for folder in self.cell.work for a in read_attempts(folder)]
 
     def has_begun(self) -> bool:
-        """Whether a worker has begun it since the mark."""
-        return len(self.missing()) < self._left or len(self.attempts()) > self._tried
+        """Whether a worker has begun it since the last `note_progress`."""
+        return len(self.missing()) < self._missing or len(self.attempts()) > self._attempts
 
-    def returned(self, *, whole: bool) -> None:
-        """A batch is over; `whole` says that its launch did not break off."""
+    def count_try(self, *, whole: bool) -> None:
+        """Count a launch that is over as a try; `whole` says that it did not break off."""
         self.tries += bool(self.missing()) and (whole or self.has_begun())
-        self.mark()
+        self.note_progress()
 
     @property
     def lost(self) -> bool:
-        """Whether its last worker went without a word."""
+        """Whether its last worker ended without saying why."""
         return any(a.outcome == "lost" for a in self.attempts()[-1:])
 
     @property
     def retries(self) -> int:
-        """Tries that it may have beyond the first."""
+        """Number of tries that it may have beyond the first."""
         assert self.cell.config is not None
         return self.cell.config.train.retries
 
@@ -255,7 +262,7 @@ class PendingCell:
         return sum(estimate(t, run, known_timing(t)).seconds for t, run in self.missing())
 
     def give_up(self) -> None:
-        """Write failed records for runs that no worker could end: no cell is silently lost."""
+        """Write failed records for runs that no worker completed: no cell is lost silently."""
         from sweep.training.outcome import RunFacts, failed_record
 
         for trajectory, run in self.missing():
@@ -266,10 +273,10 @@ class PendingCell:
                 attempts = tuple(self.attempts())
                 started = attempts[-1].started if attempts else None
                 facts = RunFacts(trajectory=trajectory, run=run, started=started, earlier=attempts)
-                write_record(folder, failed_record(facts, WorkerLost(self._epitaph(attempts)), ""))
+                write_record(folder, failed_record(facts, WorkerLost(self._why_lost(attempts)), ""))
 
-    def _epitaph(self, attempts: tuple[Attempt, ...]) -> str:
-        """What is known of the end of its workers."""
+    def _why_lost(self, attempts: tuple[Attempt, ...]) -> str:
+        """What is known about the end of its workers, in words."""
         if self.reason is not None:
             return self.reason
         if not attempts:

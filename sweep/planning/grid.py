@@ -27,7 +27,12 @@ from sweep.planning.trajectory import RunSpec, Trajectory, finished_record, plan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One job of the grid."""
+    """One job of the grid: its overrides, what they were checked and planned to, or a refusal.
+
+    A worker composes and plans its cell again from the overrides: they are all that Hydra's
+    launchers hand to a process, which may be on another machine. What is planned here serves to
+    refuse, price, order and count the runs before any of them starts.
+    """
 
     overrides: tuple[str, ...]
     config: Config | None
@@ -48,15 +53,15 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LauncherChoice:
-    """What starts the cells of a multirun."""
+    """The launcher that starts the cells of a multirun."""
 
     name: str
-    """Of its config in the group hydra/launcher."""
+    """Its choice in the config group hydra/launcher."""
     settings: Mapping[str, Any]
 
     @property
     def workers(self) -> int | None:
-        """Cells at a time; None where a cluster decides."""
+        """Cells trained at a time; None where a cluster decides."""
         if self.name == "basic":
             return 1
         jobs = self.settings.get("n_jobs")
@@ -77,15 +82,22 @@ def grid(overrides: Sequence[str], *, multirun: bool) -> tuple[Cell, ...]:
         overrides: Hydra's overrides, sweeping ones among them.
         multirun: Span the grid; else the overrides are one cell.
 
+    Returns:
+        The cells; those that cannot be trained say why in `refusal`.
+
     Raises:
-        PlanError: The overrides themselves are wrong: unknown key, wrong type, bad grammar.
+        PlanError: The overrides themselves are wrong (unknown key, wrong type, bad grammar), or
+            the only cell cannot be trained.
     """
     with wrong_overrides_refused(), hydra_initialised():
         jobs = expand_grid(overrides) if multirun else [list(overrides)]
         composer = ConfigComposer()
         configs = [_compose(composer, job) for job in jobs]
     seen: set[Path] = set()
-    return tuple(_cell(job, config, seen) for job, config in zip(jobs, configs, strict=True))
+    cells = tuple(_plan_cell(job, config, seen) for job, config in zip(jobs, configs, strict=True))
+    if not multirun and cells[0].refusal is not None:
+        raise PlanError(cells[0].refusal)
+    return cells
 
 
 def chosen_launcher(overrides: Sequence[str]) -> LauncherChoice:
@@ -119,8 +131,8 @@ def _compose(composer: ConfigComposer, job: Sequence[str]) -> Config | PlanError
         return error
 
 
-def _cell(job: Sequence[str], config: Config | PlanError, seen: set[Path]) -> Cell:
-    """Plan one job; a run that an earlier one makes, as when lengths round alike, is left out."""
+def _plan_cell(job: Sequence[str], config: Config | PlanError, seen: set[Path]) -> Cell:
+    """Plan one job without the runs of earlier jobs, as where two lengths round to one."""
     overrides = tuple(o for o in job if not o.lstrip("+~").startswith("hydra"))
     if isinstance(config, PlanError):
         return Cell(overrides=overrides, config=None, refusal=str(config))
@@ -132,15 +144,15 @@ def _cell(job: Sequence[str], config: Config | PlanError, seen: set[Path]) -> Ce
         return Cell(
             overrides=overrides,
             config=config,
-            trajectories=tuple(_unseen(t, seen) for t in trajectories),
+            trajectories=tuple(_without_seen_runs(t, seen) for t in trajectories),
             work=tuple(sweep / work_folder(t) for t in trajectories),
         )
     except PlanError as error:
         return Cell(overrides=overrides, config=config, refusal=str(error))
 
 
-def _unseen(trajectory: Trajectory, seen: set[Path]) -> Trajectory:
-    """The trajectory with its first-seen runs only, which become seen."""
+def _without_seen_runs(trajectory: Trajectory, seen: set[Path]) -> Trajectory:
+    """The trajectory without runs whose folders were seen; adds the others to `seen`."""
     folders = {run.run: run_folder(trajectory, run) for run in trajectory.runs}
     runs = tuple(run for run in trajectory.runs if folders[run.run] not in seen)
     seen.update(folders.values())

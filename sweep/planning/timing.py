@@ -1,12 +1,15 @@
-"""How fast a shape trains on a device, as measured once and remembered; without torch.
+"""Time and memory of runs before they are launched, and what follows from them; without torch.
 
-A step of a batch takes a fixed time and a time per token: two batches, the first and the last of
-the rule, give both. The answer is kept in the cache folder by shape, batches, device, torch's
-version, precision and compilation, so that a plan made again costs nothing.
+What to use when: `known_timing` gives what was measured of a shape on this machine; `estimate`
+takes it, or falls back on a formula for one CPU thread, good to a factor of two; `unmeasured`
+lists the shapes that `sweep.training.evaluate.measure_timings` can still time.
 
-What a run will take: time and memory, from its shape, before anything is launched.
+An optimiser step takes a fixed time and a time per token: two batches, the first and the last of
+the batch rule, give both. Timings are kept in the cache folder by shape, batches, device, version
+of torch, precision and compilation, so that planning again costs nothing.
 
-Switches that follow from a run's size and its device, without torch: what is measured to pay.
+`wants_compile`, `wants_graphs` and `rows_that_fit` choose what pays for a run of some size on some
+device.
 """
 
 from __future__ import annotations
@@ -43,9 +46,9 @@ GRAPH_PARAMS = 3e7
 """Models up to this size are replayed as CUDA graphs. From the arithmetic of launches, not yet
 measured: 300 kernels of 5 us are 1.5 ms, which 30M parameters fill at 16,000 tokens a step."""
 FREE_SHARE = 0.8
-"""Of a GPU's free memory that activations may take."""
+"""Share of a GPU's free memory that activations may take."""
 SLOW_STEP_SECONDS = 10.0
-"""A step that the formula puts above this is not timed."""
+"""Steps that the formula estimates longer are not timed."""
 
 
 def formula_seconds(shape: Shape, flops: float) -> float:
@@ -62,17 +65,17 @@ def check_memory(shape: Shape, params: ParamCounts, train: TrainConfig) -> None:
     if device_kind(train) != "cpu":
         return
     needed = memory_bytes(shape, params, train)
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > installed:
         raise PlanError(
             f"width {shape.width} and depth {shape.depth} need about {needed / 2**30:.1f} GiB to "
-            f"train; this machine has {there / 2**30:.1f}. Choose a smaller shape or a smaller "
+            f"train; this machine has {installed / 2**30:.1f}. Choose a smaller shape or a smaller "
             "train.micro_batch_tokens."
         )
 
 
 def device_kind(train: TrainConfig) -> str:
-    """Where a run will go, as torch names it; by the driver's files, for torch takes seconds."""
+    """The device that a run will use, as torch names it, without the seconds of importing torch."""
     if train.accelerator == "auto":
         return "cuda" if any(Path(p).exists() for p in ("/dev/nvidia0", "/dev/kfd")) else "cpu"
     return "cuda" if train.accelerator == "gpu" else train.accelerator
@@ -90,19 +93,19 @@ def state_bytes(params: ParamCounts) -> int:
 
 
 def activation_bytes(shape: Shape) -> int:
-    """What a token keeps from the forward for the backward pass, in fp32 [bytes]."""
+    """Memory that a token keeps from the forward for the backward pass, in fp32 [bytes]."""
     inner = shape.heads * shape.head_dim
     per_block = 6 * shape.width + 8 * inner + 3 * shape.d_ff
     return 4 * (shape.depth * per_block + 3 * shape.vocab)
 
 
 def wants_compile(train: TrainConfig, trajectory: Trajectory, device: str) -> bool:
-    """Whether to compile: as asked, or where it pays; a function of the whole trajectory alone.
+    """Whether to compile the model: as set, or where it pays for the whole trajectory.
 
     Args:
         train: Settings.
         trajectory: What is trained in one go.
-        device: Its kind, as torch names it.
+        device: Kind of the device, as torch names it.
     """
     if train.compile is not Compile.auto:
         return train.compile is Compile.on
@@ -112,11 +115,12 @@ def wants_compile(train: TrainConfig, trajectory: Trajectory, device: str) -> bo
         return device == "cuda" and shutil.which(os.environ.get("CC", "cc")) is not None
     flops = sum(run.flops_spent for run in trajectory.runs)
     long = formula_seconds(trajectory.shape, flops) > COMPILE_SECONDS
+    # torch compiles for a CPU with the C++ compiler of the system.
     return long and shutil.which("g++") is not None
 
 
 def wants_graphs(train: TrainConfig, trajectory: Trajectory, device: str) -> bool:
-    """Whether to capture whole steps: as asked, or on one GPU for small dense models."""
+    """Whether to capture steps as CUDA graphs: as set, or for small dense models on one GPU."""
     if device != "cuda" or train.devices > 1 or trajectory.shape.experts:
         return False
     small = trajectory.params.total <= GRAPH_PARAMS
@@ -127,59 +131,59 @@ def rows_that_fit(shape: Shape, params: ParamCounts, free_bytes: float) -> int:
     """Rows of one forward pass that a device's free memory can take, a power of two.
 
     Args:
-        shape: Of the model.
-        params: Its counts; their optimiser state is set aside.
+        shape: Shape of the model.
+        params: Its parameter counts; memory for their optimiser state is set aside.
         free_bytes: Free memory before anything of the model is on the device.
     """
     room = FREE_SHARE * (free_bytes - state_bytes(params))
     rows = int(max(1.0, room / (activation_bytes(shape) * shape.seq_len)))
-    return 1 << (rows.bit_length() - 1)
+    return 1 << (rows.bit_length() - 1)  # the largest power of two up to `rows`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShapeTiming:
-    """What a shape takes on a device."""
+    """Measured time and memory of a shape on a device."""
 
     device: str
     step_seconds: float
-    """Of every optimiser step."""
+    """Fixed time of an optimiser step [s]."""
     token_seconds: float
-    """Of every token trained, beyond that."""
+    """Time per token trained, beyond that [s]."""
     start_seconds: float
-    """From nothing to the end of the first step, compiled code being in the cache."""
+    """From the start to the end of the first step, with compiled code in the cache [s]."""
     heldout_seconds: float
-    """Of every held-out token."""
+    """Time per held-out token [s]."""
     memory_bytes: float
-    """Most that the process (on a GPU: its share of the device) held."""
+    """Peak memory of the process; on a GPU, what it took of the device [bytes]."""
 
     def training(self, steps: int, tokens: int) -> float:
-        """Time of some steps over some tokens [s]."""
+        """Training time of a number of steps over a number of tokens [s]."""
         return self.step_seconds * steps + self.token_seconds * tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostEstimate:
-    """What one run of a plan is expected to take."""
+    """Expected time and memory of one run of a plan."""
 
     training: float
-    """Of its own part of its trajectory [s]."""
+    """Training time of what the run adds to its trajectory [s]."""
     alone: float
-    """Of the whole run, had it no trunk to share [s]."""
+    """Training time of the whole run, if it shared no trunk [s]."""
     beside: float
-    """Held-out loss; for the first run of a trajectory the start too [s]."""
+    """Time of the held-out loss, and of the start for the first run of a trajectory [s]."""
     memory_bytes: float
     measured: str | None
-    """The device it was measured on; None for the formula's word."""
+    """The device that the shape was timed on; None for an estimate by the formula."""
 
     @property
     def seconds(self) -> float:
-        """All that the run adds to its worker's time [s]."""
+        """Time that the run adds to its worker's [s]."""
         return self.training + self.beside
 
 
-def estimate(trajectory: Trajectory, run: RunSpec, pace: ShapeTiming | None) -> CostEstimate:
-    """Time and memory of a run, from what was measured of its shape, else by the formula."""
-    if pace is None:
+def estimate(trajectory: Trajectory, run: RunSpec, timing: ShapeTiming | None) -> CostEstimate:
+    """Estimate time and memory of a run from the timing of its shape, else by the formula."""
+    if timing is None:
         shape, train = trajectory.shape, trajectory.config.train
         return CostEstimate(
             training=formula_seconds(shape, run.flops_spent),
@@ -188,18 +192,18 @@ def estimate(trajectory: Trajectory, run: RunSpec, pace: ShapeTiming | None) -> 
             memory_bytes=float(memory_bytes(shape, trajectory.params, train)),
             measured=None,
         )
-    start = pace.start_seconds if run == trajectory.runs[0] else 0.0
+    start = timing.start_seconds if run == trajectory.runs[0] else 0.0
     return CostEstimate(
-        training=pace.training(*own_part(trajectory, run)),
-        alone=pace.training(trajectory.rule.count(0, run.tokens), run.tokens),
-        beside=start + pace.heldout_seconds * trajectory.config.data.heldout_tokens,
-        memory_bytes=pace.memory_bytes,
-        measured=pace.device,
+        training=timing.training(*added_part(trajectory, run)),
+        alone=timing.training(trajectory.rule.count(0, run.tokens), run.tokens),
+        beside=start + timing.heldout_seconds * trajectory.config.data.heldout_tokens,
+        memory_bytes=timing.memory_bytes,
+        measured=timing.device,
     )
 
 
-def own_part(trajectory: Trajectory, run: RunSpec) -> tuple[int, int]:
-    """Steps and tokens that a run adds to its trajectory: its cooldown and a stretch of trunk."""
+def added_part(trajectory: Trajectory, run: RunSpec) -> tuple[int, int]:
+    """Steps and tokens that a run adds to its trajectory: its cooldown and a part of the trunk."""
     tokens = round(run.flops_spent / trajectory.flops_per_token.exact)
     trunk = tokens - (run.tokens - run.cooldown_start)
     rule, start = trajectory.rule, run.cooldown_start
@@ -207,22 +211,22 @@ def own_part(trajectory: Trajectory, run: RunSpec) -> tuple[int, int]:
 
 
 def known_timing(trajectory: Trajectory) -> ShapeTiming | None:
-    """What was measured of a trajectory's shape on this machine; None where nothing was."""
+    """The stored timing of a trajectory's shape on this machine; None where there is none."""
     with suppress(OSError, ValueError, TypeError):
         return ShapeTiming(**json.loads(timing_file(trajectory).read_text()))
     return None
 
 
-def keep_timing(trajectory: Trajectory, pace: ShapeTiming) -> None:
-    """Remember a measurement; a cache that cannot be written costs measuring again."""
+def keep_timing(trajectory: Trajectory, timing: ShapeTiming) -> None:
+    """Store a timing; where the cache cannot be written, it is measured again next time."""
     with suppress(ScalingError):
-        write_atomically(timing_file(trajectory), json.dumps(dataclasses.asdict(pace)))
+        write_atomically(timing_file(trajectory), json.dumps(dataclasses.asdict(timing)))
 
 
 def unmeasured(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
-    """One trajectory per pace that is not known and can be measured here, by ascending size."""
-    found = {timing_file(t): t for t in trajectories if t.runs and _measurable(t)}
-    missing = [t for path, t in found.items() if not path.exists()]
+    """One trajectory per missing timing that can be measured here, by ascending size."""
+    by_file = {timing_file(t): t for t in trajectories if t.runs and _measurable(t)}
+    missing = [t for path, t in by_file.items() if not path.exists()]
     return sorted(missing, key=lambda t: t.params.total)
 
 
@@ -232,10 +236,10 @@ def end_batches(trajectory: Trajectory) -> tuple[int, int]:
 
 
 def timing_file(trajectory: Trajectory) -> Path:
-    """Where a pace is kept: its name is a hash of all that it depends on."""
+    """The file of a timing, named by a hash of all that the timing depends on."""
     train = trajectory.config.train
     kind = device_kind(train)
-    question: dict[str, Any] = {
+    conditions: dict[str, Any] = {
         "shape": dataclasses.asdict(trajectory.shape),
         "batches": end_batches(trajectory),
         "micro": train.micro_batch_tokens,
@@ -246,27 +250,27 @@ def timing_file(trajectory: Trajectory) -> Path:
         "machine": [kind, *machine(kind)],
         "torch": _torch_version(),
     }
-    return cache_folder(None) / "pace" / f"{digest(question)}.json"
+    return cache_folder(None) / "pace" / f"{digest(conditions)}.json"
 
 
 @functools.cache
 def machine(kind: str) -> list[str]:
-    """What the device is called, without asking torch."""
+    """Names of the device and the processor, without importing torch."""
     if kind == "cuda":
-        found = Path("/proc/driver/nvidia/gpus").glob("*/information")
-        names = sorted(_line(path, "Model") for path in found)
+        files = Path("/proc/driver/nvidia/gpus").glob("*/information")
+        names = sorted(_line(path, "Model") for path in files)
         return [os.environ.get("CUDA_VISIBLE_DEVICES", ""), *names]
     return [_line(Path("/proc/cpuinfo"), "model name") or platform.processor(), platform.machine()]
 
 
 @functools.cache
 def _torch_version() -> str:
-    """Of the torch that would train."""
+    """Version of the torch that would train."""
     return importlib.metadata.version("torch")
 
 
 def _measurable(trajectory: Trajectory) -> bool:
-    """Whether a few steps can be timed here: one device, and none that takes for ever."""
+    """Whether a few steps can be timed here: on one device, and in seconds."""
     train = trajectory.config.train
     flops = trajectory.flops_per_token.exact * max(end_batches(trajectory))
     slow = formula_seconds(trajectory.shape, flops) > SLOW_STEP_SECONDS
@@ -274,7 +278,7 @@ def _measurable(trajectory: Trajectory) -> bool:
 
 
 def _line(path: Path, key: str) -> str:
-    """The value of the first `key: value` line of one of the system's files."""
+    """The value of the first line `key: value` in one of the system's files."""
     with suppress(OSError):
         for line in path.read_text().splitlines():
             if line.partition(":")[0].strip() == key:

@@ -1,22 +1,19 @@
-"""From a configuration to what will be run: frozen, everything derived, nothing launched.
+"""From a configuration to what will be trained: trajectories of runs, everything derived.
 
 A configuration is one job. Under WSD it is one trunk with a branch, and a record, per token count;
 under cosine every token count is a trajectory of its own. A run's name ends in a hash of everything
-that changes its result, so that the same command again runs only what has no valid record.
+that changes its result, so that the same command again trains only what has no valid record.
 
-Batch size, positions and learning rate as pure functions of tokens seen.
+Batch size, step positions and learning rate are pure functions of the tokens seen, the same at
+every model size, so that a fitted law is about size and not about tuning. The positions of
+optimiser steps are one universal sequence, p_0 = 0 and p_(k+1) = p_k + batch(p_k): a trunk and all
+its branches follow it, and a branch at D sees the same batches as a separate run of D tokens.
 
-All rules are in tokens and the same at every model size, so that a law is about size and not about
-tuning. The positions of optimiser steps are one universal sequence, p_0 = 0 and p_(k+1) = p_k +
-batch(p_k): a trunk and all its branches walk on it, and a branch at D sees the same batches as a
-run of its own.
-
-How one recipe is carried to every width and depth, so that a law is about size, not tuning.
-
-Width: the rate of hidden matrices goes as 1/width (Yang et al. 2022, arXiv:2203.03466), that of the
-embedding by a measured power. Depth: `none`, or CompleteP (Dey et al. 2025, arXiv:2505.01618, table
-1 with alpha = 1): residual branches times base_depth / depth and no change of rates, with the
-paper's rules for weight decay and Adam's epsilon, which hold across widths too.
+One recipe is scaled to every width and depth. Width: the learning rate of hidden matrices goes as
+1/width (Yang et al. 2022, arXiv:2203.03466), that of the embedding by a measured power. Depth:
+`none`, or CompleteP (Dey et al. 2025, arXiv:2505.01618, table 1 with alpha = 1): residual branches
+times base_depth / depth and no change of learning rates, with the paper's rules for weight decay
+and Adam's epsilon, which hold across widths too.
 """
 
 from __future__ import annotations
@@ -37,14 +34,15 @@ from sweep.config import Config, DepthRule, ModelConfig, Schedule, TrainConfig
 from sweep.data.registry import describe
 
 RECIPE = "1"
-"""Goes up when the code changes what a run of unchanged settings gives; part of the identity."""
+"""Version of the recipe, part of a run's identity; raised when the code changes the result of a run
+whose settings stayed the same."""
 NOT_IDENTITY = frozenset(
     "tokens micro_batch_tokens warmup_tokens accelerator devices strategy threads compile graphs "
     "checkpoint_seconds retries runs_per_gpu pack cooldown schedule".split()
 )
-"""Settings of `train` that change no result, or enter the identity in resolved form."""
+"""Settings of `train` that change no result, or that enter a run's identity in resolved form."""
 EPSILON = 1e-10
-"""Of Adam, at the base shape: far below the gradients' own size at any shape tried."""
+"""Adam's epsilon at the base shape: far below the size of the gradients at any shape tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +50,7 @@ class BatchRule:
     """Tokens per optimiser step as a function of tokens seen."""
 
     batch_tokens: int
-    """At the start; a multiple of the sequence length."""
+    """Batch at the start [tokens]; a multiple of the sequence length."""
     doublings: tuple[int, ...] = ()
     """Tokens seen at which the batch doubles, ascending."""
 
@@ -69,7 +67,7 @@ class BatchRule:
             position += batch
 
     def count(self, start: int, end: int) -> int:
-        """How many steps `steps` gives, without making them."""
+        """The number of steps that `steps` would yield, computed stretch by stretch."""
         count, position = 0, start
         for limit in (*(d for d in self.doublings if d < end), end):
             batch = self.batch(position)
@@ -78,10 +76,10 @@ class BatchRule:
         return count
 
     def nearest(self, tokens: float) -> int:
-        """The position of the sequence nearest to a token count, at least one step.
+        """The step position nearest to a token count, at least one step.
 
         Raises:
-            PlanError: Fewer tokens than half of one batch.
+            PlanError: There are fewer tokens than half of one batch.
         """
         if tokens < self.batch_tokens / 2:
             raise PlanError(
@@ -123,19 +121,61 @@ class LearningRate:
         return warm * (1.0 - math.sqrt(min(1.0, share)))
 
 
-def warmup_tokens(params: int, shortest: float, given: float | None) -> int:
-    """Tokens of warm-up: as given, or min(params, 10% of the shortest run of the trunk).
+def warmup_tokens(params: int, shortest: float, setting: float | None) -> int:
+    """Tokens of warm-up: the setting, or min(params, 10% of the shortest run of the trunk).
 
     Source: Wortsman et al. and Porian et al. 2024 (arXiv:2406.19146): warm-up as long as the model
     has parameters; the 10% keeps it inside short runs.
     """
-    return round(min(params, 0.1 * shortest) if given is None else given)
+    return round(min(params, 0.1 * shortest) if setting is None else setting)
 
 
 def cooldown_start(rule: BatchRule, tokens: int, cooldown: float) -> int:
-    """The step of the sequence at which a branch of `tokens` leaves the trunk."""
+    """The step position at which a branch of `tokens` leaves the trunk; 0 where it has none."""
     start = rule.nearest(max((1 - cooldown) * tokens, rule.batch_tokens))
     return start if start < tokens else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaledRecipe:
+    """Learning rates and other optimiser settings of the recipe, scaled to one shape."""
+
+    lr: float
+    """Peak learning rate of the hidden matrices."""
+    embedding_lr: float
+    """Peak learning rate of the embedding and the head."""
+    weight_decay: float
+    """Weight decay of the hidden matrices."""
+    hidden_epsilon: float
+    """Adam's epsilon for parameters inside the blocks."""
+    epsilon: float
+    """Adam's epsilon for all other parameters."""
+    residual: float
+    """Factor of every residual branch."""
+
+
+def scale_recipe(train: TrainConfig, shape: Shape) -> ScaledRecipe:
+    """Scale learning rates, weight decay, epsilons and residual factor to a shape."""
+    narrower = train.base_width / shape.width
+    lr, embedding_lr = train.lr * narrower, train.embedding_lr * narrower**train.embedding_lr_power
+    if train.depth_rule is DepthRule.none:
+        return ScaledRecipe(
+            lr=lr,
+            embedding_lr=embedding_lr,
+            weight_decay=train.weight_decay,
+            hidden_epsilon=EPSILON,
+            epsilon=EPSILON,
+            residual=1.0,
+        )
+    shallower = train.base_depth / shape.depth
+    return ScaledRecipe(
+        lr=lr,
+        embedding_lr=embedding_lr,
+        weight_decay=train.weight_decay / narrower,
+        hidden_epsilon=EPSILON * narrower * shallower,
+        epsilon=EPSILON * narrower,
+        residual=shallower,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,9 +190,9 @@ class RunSpec:
     """Position at which the run leaves its trunk; 0 has no trunk."""
     rate: LearningRate
     flops: float
-    """C of the whole run [FLOP]."""
+    """C of the whole run, its part of the trunk included [FLOP]."""
     flops_spent: float
-    """Its cooldown and its own stretch of the trunk [FLOP]."""
+    """Compute that the run adds: its cooldown, and the trunk since the last branch [FLOP]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +200,7 @@ class Trajectory:
     """What is trained in one go: a trunk and the runs that branch off it, by ascending tokens."""
 
     trunk: str
-    """Hash of all that the runs share."""
+    """Hash of everything that the runs share."""
     sweep: str
     seed: int
     shape: Shape
@@ -169,14 +209,17 @@ class Trajectory:
     data: DataInfo
     rule: BatchRule
     scaled: ScaledRecipe
-    """The recipe at this shape."""
+    """The recipe scaled to this shape."""
     runs: tuple[RunSpec, ...]
     config: Config
-    """Recipe, data and device settings as given."""
+    """Recipe, data and device settings as they were configured."""
 
 
 def plan(config: Config) -> tuple[Trajectory, ...]:
-    """Derive everything that a job will train.
+    """Derive the trajectories that a job will train.
+
+    A job is planned twice: at launch, to refuse, price and order it, and again in its worker, to
+    which a launcher hands nothing but the settings. Both give the same names of runs.
 
     Args:
         config: A checked configuration.
@@ -185,30 +228,23 @@ def plan(config: Config) -> tuple[Trajectory, ...]:
         One trajectory under WSD, one per token count under cosine.
 
     Raises:
-        PlanError: The cell cannot be trained: head size, length below one batch, data too small.
+        PlanError: The cell cannot be trained: its head size, a length below one batch, or data
+            that would be repeated more often than `data.max_epochs` allows.
     """
-    vocab, there, info = describe(config.data, config.model.seq_len)
+    vocab, available, info = describe(config.data, config.model.seq_len)
     planned = trajectories(config, vocab=vocab, info=info)
-    _check_epochs(config, info.unique_tokens or there, planned)
-    return planned
-
-
-def _check_epochs(config: Config, unique: int | None, planned: tuple[Trajectory, ...]) -> None:
-    """Refuse runs that would repeat the data more often than `data.max_epochs` allows.
-
-    Raises:
-        PlanError: One would.
-    """
+    unique = info.unique_tokens or available
     most, longest = config.data.max_epochs, max(run.tokens for t in planned for run in t.runs)
     if most is not None and unique is not None and longest > most * unique:
         raise PlanError(
             f"{longest} tokens are {longest / unique:.3g} epochs of the {unique} there are, and "
             f"data.max_epochs={most:g}. Ask for fewer tokens, or allow more epochs."
         )
+    return planned
 
 
 def trajectories(config: Config, *, vocab: int, info: DataInfo) -> tuple[Trajectory, ...]:
-    """The same, on data already described."""
+    """The trajectories of a job on data that are already described."""
     shape = build_shape(config.model, vocab)
     rule = batch_rule(config.train, shape.seq_len)
     per_token = count_flops(shape)
@@ -216,11 +252,11 @@ def trajectories(config: Config, *, vocab: int, info: DataInfo) -> tuple[Traject
     targets = config.targets() if budget is None else (budget / per_token.exact,)
     lengths = sorted({rule.nearest(t) for t in targets})
     groups = [lengths] if config.train.schedule is Schedule.wsd else [[n] for n in lengths]
-    return tuple(_trajectory(config, shape, info, rule, group) for group in groups)
+    return tuple(_plan_trajectory(config, shape, info, rule, group) for group in groups)
 
 
 def build_shape(model: ModelConfig, vocab: int) -> Shape:
-    """The shape that a model section asks for.
+    """Derive the model's shape from its settings.
 
     Raises:
         PlanError: The width is not a whole number of heads, or the head size is odd.
@@ -252,10 +288,10 @@ def build_shape(model: ModelConfig, vocab: int) -> Shape:
 
 
 def batch_rule(train: TrainConfig, seq_len: int) -> BatchRule:
-    """The batch rule of a recipe.
+    """Derive the batch rule from the training settings.
 
     Raises:
-        PlanError: The batch is not a whole number of rows, the same on every device.
+        PlanError: The batch is not a whole number of rows, equally many on every device.
     """
     if train.batch_tokens % (seq_len * train.devices):
         step = seq_len * train.devices
@@ -272,10 +308,10 @@ def batch_rule(train: TrainConfig, seq_len: int) -> BatchRule:
     return BatchRule(batch_tokens=train.batch_tokens, doublings=doublings)
 
 
-def _trajectory(
+def _plan_trajectory(
     config: Config, shape: Shape, info: DataInfo, rule: BatchRule, lengths: list[int]
 ) -> Trajectory:
-    """A trunk with its branches."""
+    """Plan a trunk with a branch at each of the lengths, ascending."""
     train, params, per_token = config.train, count_params(shape), count_flops(shape)
     warmup = warmup_tokens(params.matmul, lengths[0], train.warmup_tokens)
     _check_warmup(train, rule, lengths[0], warmup)
@@ -287,10 +323,10 @@ def _trajectory(
         rate = LearningRate(
             kind=train.schedule.value, warmup=warmup, tokens=tokens, cooldown_start=start
         )
-        own = {**shared, "tokens": tokens, "cooldown_start": start}
+        identity = {**shared, "tokens": tokens, "cooldown_start": start}
         runs.append(
             RunSpec(
-                run=_slug(shape, tokens, config.seed, digest(own)),
+                run=_run_name(shape, tokens, config.seed, digest(identity)),
                 tokens=tokens,
                 cooldown_start=start,
                 rate=rate,
@@ -314,8 +350,11 @@ def _trajectory(
     )
 
 
-def part_of(trajectory: Trajectory, lengths: Collection[int]) -> Trajectory:
-    """The trajectory with some of its runs alone, their names kept, the trunk paid by them."""
+def keep_lengths(trajectory: Trajectory, lengths: Collection[int]) -> Trajectory:
+    """The trajectory with only the runs of some lengths.
+
+    Their names stay; the compute of the trunk is shared out among the runs that remain.
+    """
     runs, previous = [], 0
     for run in trajectory.runs:
         if run.tokens in lengths:
@@ -327,15 +366,15 @@ def part_of(trajectory: Trajectory, lengths: Collection[int]) -> Trajectory:
 
 
 def _spent(per_token: FlopsPerToken, tokens: int, start: int, previous: int) -> float:
-    """FLOP of a cooldown, and of the trunk from where the last branch left it."""
+    """FLOP of a cooldown, and of the trunk since the last branch left it."""
     return float(per_token.exact * (tokens - start + max(0, start - previous)))
 
 
 def _check_warmup(train: TrainConfig, rule: BatchRule, shortest: int, warmup: int) -> None:
-    """Refuse a warm-up that is still on where the shortest run cools down, or ends.
+    """Refuse a warm-up that lasts beyond the point where the shortest run cools down or ends.
 
     Raises:
-        PlanError: It is, or it is negative.
+        PlanError: It does, or it is negative.
     """
     wsd = train.schedule is Schedule.wsd
     end = (cooldown_start(rule, shortest, train.cooldown) or shortest) if wsd else shortest
@@ -346,10 +385,10 @@ def _check_warmup(train: TrainConfig, rule: BatchRule, shortest: int, warmup: in
 
 
 def _shared_identity(config: Config, shape: Shape, info: DataInfo, warmup: int) -> dict[str, Any]:
-    """Everything that changes the result of a trunk.
+    """Everything that changes the result of a trunk, as a JSON object to be hashed.
 
-    What came later than the first records is left out where it changes nothing, so that they are
-    recognised.
+    Settings that were added after the first records are left out where they change nothing, so that
+    the names of earlier runs stay valid.
     """
     train = {k: v for k, v in vars(config.train).items() if k not in NOT_IDENTITY}
     if config.train.depth_rule is DepthRule.none:
@@ -357,25 +396,24 @@ def _shared_identity(config: Config, shape: Shape, info: DataInfo, warmup: int) 
     counts = dataclasses.asdict(shape)
     if not shape.experts:
         del counts["experts"], counts["top_k"], train["balance_loss"]
-    kind = config.train.schedule
     return {
         "recipe": RECIPE,
         "shape": counts,
         "data": [info.hash, info.unique_tokens, config.data.heldout_tokens, config.data.seed],
         "train": {**train, "batch_doublings": [float(d) for d in train["batch_doublings"]]},
-        "schedule": kind.value,
+        "schedule": config.train.schedule.value,
         "warmup": warmup,
         "seed": config.seed,
     }
 
 
 def work_folder(trajectory: Trajectory) -> str:
-    """Name of the working folder; one per set of runs, so that two jobs never share one."""
+    """Name of the working folder: one per set of runs, so that two jobs never share one."""
     return f".work-{digest([r.run for r in trajectory.runs])}"
 
 
 def finished_record(folder: Path) -> RunRecord | None:
-    """The record of a finished run; None where it is missing, unreadable or failed."""
+    """The record of a run that ended, diverged ones included; None if missing, broken or failed."""
     try:
         record = read_record(folder / RECORD_NAME)
     except RecordError:
@@ -389,8 +427,11 @@ def digest(identity: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def short(count: float) -> str:
-    """A count in at most five characters: 307200 -> 307k, 2.4e6 -> 2.4M, 1e20 -> 1e20."""
+def compact_count(count: float) -> str:
+    """A count in at most five characters: 307200 -> 307k, 2.4e6 -> 2.4M, 1e20 -> 1e20.
+
+    Part of run names, which must not change; `fit.quantities.short` pads to three digits (2.40M).
+    """
     if count >= 1e15:
         return f"{count:.0e}".replace("e+", "e")
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
@@ -399,48 +440,7 @@ def short(count: float) -> str:
     return f"{count:.3g}"
 
 
-def _slug(shape: Shape, tokens: int, seed: int, identity: str) -> str:
-    """A readable name that ends in the identity."""
+def _run_name(shape: Shape, tokens: int, seed: int, identity: str) -> str:
+    """A readable name of a run that ends in the hash of its identity."""
     experts = f"-e{shape.experts}k{shape.top_k}" if shape.experts else ""
-    return f"w{shape.width}-d{shape.depth}{experts}-t{short(tokens)}-s{seed}-{identity}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScaledRecipe:
-    """The recipe at one shape."""
-
-    lr: float
-    """Peak rate of the hidden matrices."""
-    embedding_lr: float
-    weight_decay: float
-    """Of the hidden matrices."""
-    hidden_epsilon: float
-    """Adam's, for what lies in the blocks."""
-    epsilon: float
-    """Adam's elsewhere."""
-    residual: float
-    """Factor of every residual branch."""
-
-
-def scale_recipe(train: TrainConfig, shape: Shape) -> ScaledRecipe:
-    """The recipe's rates, decay, epsilons and residual factor at a shape."""
-    narrower = train.base_width / shape.width
-    lr, embedding_lr = train.lr * narrower, train.embedding_lr * narrower**train.embedding_lr_power
-    if train.depth_rule is DepthRule.none:
-        return ScaledRecipe(
-            lr=lr,
-            embedding_lr=embedding_lr,
-            weight_decay=train.weight_decay,
-            hidden_epsilon=EPSILON,
-            epsilon=EPSILON,
-            residual=1.0,
-        )
-    shallower = train.base_depth / shape.depth
-    return ScaledRecipe(
-        lr=lr,
-        embedding_lr=embedding_lr,
-        weight_decay=train.weight_decay / narrower,
-        hidden_epsilon=EPSILON * narrower * shallower,
-        epsilon=EPSILON * narrower,
-        residual=shallower,
-    )
+    return f"w{shape.width}-d{shape.depth}{experts}-t{compact_count(tokens)}-s{seed}-{identity}"

@@ -1,4 +1,4 @@
-"""The answer's run in small, held against the fit that gave the answer."""
+"""An answer's run trained in small, compared with the fit that gave the answer."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def folder(tmp_path, monkeypatch):
     write_fit(
         Path("reports/small"), make_fit(name="small", recipe=recipe(trajectory), points=points)
     )
-    found = answer(Question(source=ScalingLaw.at(Path("reports/small")), flops=1e12))
-    assert found.config
-    Path("answer.json").write_text(json.dumps(found.document()))
+    recommendation = answer(Question(source=ScalingLaw.at(Path("reports/small")), flops=1e12))
+    assert recommendation.config
+    Path("answer.json").write_text(json.dumps(recommendation.document()))
     return tmp_path
 
 
-def told(capsys, *words):
+def rehearse(capsys, *words):
     main(["answer.json", *words])
     return capsys.readouterr().out
 
@@ -64,19 +64,21 @@ def failed(*words):
     return message
 
 
-def test_a_rehearsal_trains_the_split_of_the_fraction_and_judges_it(folder, capsys):
-    document = json.loads(told(capsys, "fraction=0.002", "--json"))
+def test_a_rehearsal_trains_the_split_of_the_fraction_and_compares_it(folder, capsys):
+    document = json.loads(rehearse(capsys, "fraction=0.002", "--json"))
     assert document["schema"] == "isoflop.rehearsal/1"
     assert document["budget"] == pytest.approx(2e9)
     record = read_record(folder / "runs" / "rehearsals" / document["run"] / "record.json")
     assert record.loss == document["measured"]
     assert record.flops == pytest.approx(2e9, rel=0.05)
-    said = expected_loss(ScalingLaw.at(Path("reports/small")), record.params_matmul, record.tokens)
-    assert document["expected"]["low"] == pytest.approx(said.low)
-    assert document["hit"] == (said.low <= record.loss <= said.high)
-    assert document["error"] == pytest.approx(record.loss / said.loss - 1)
+    expected = expected_loss(
+        ScalingLaw.at(Path("reports/small")), record.params_matmul, record.tokens
+    )
+    assert document["expected"]["low"] == pytest.approx(expected.low)
+    assert document["hit"] == (expected.low <= record.loss <= expected.high)
+    assert document["error"] == pytest.approx(record.loss / expected.loss - 1)
     assert math.copysign(1, document["z"]) == math.copysign(1, document["error"])
-    again = told(capsys, "fraction=0.002")
+    again = rehearse(capsys, "fraction=0.002")
     assert f"measured          {record.loss:.4f}" in again
     assert ("verdict           hit" in again) == document["hit"]
     assert max(map(len, again.splitlines())) <= 80
@@ -128,7 +130,7 @@ def test_an_answer_that_a_limit_moved_is_not_rehearsed_as_if_it_were_free(folder
         "slack": [{**row, "binds": False}],
     }.items():
         Path(f"{name}.json").write_text(json.dumps({**document, "constraints": rows}))
-    assert "held by max_params" in failed("held.json")
+    assert "limited by max_params" in failed("held.json")
     assert "fraction=9; a share" in failed("slack.json", "fraction=9")
 
 

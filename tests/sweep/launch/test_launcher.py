@@ -56,7 +56,7 @@ def play(monkeypatch, body, *, one_pool=True):
     """Launch batches by a function of the cells; returns the widths of each batch."""
     batches = []
 
-    class Engine:
+    class FakeLauncher:
         name = "played"
 
         def __init__(self, overrides):
@@ -66,7 +66,7 @@ def play(monkeypatch, body, *, one_pool=True):
             batches.append([t.cell.config.model.width for t in batch])
             return body([t.cell for t in batch])
 
-    monkeypatch.setattr(launcher_module, "HydraLauncher", Engine)
+    monkeypatch.setattr(launcher_module, "HydraLauncher", FakeLauncher)
     return batches
 
 
@@ -143,12 +143,12 @@ def test_a_cell_that_no_worker_will_begin_ends_as_a_failed_record(cells, monkeyp
 
 
 def test_a_lost_cell_shares_no_last_batch_where_workers_share_a_pool(cells):
-    tickets = [PendingCell(cell=c) for c in cells]
+    pending = [PendingCell(cell=c) for c in cells]
     die(cells[0])
-    tickets[0].tries = tickets[0].retries
-    assert tickets[0] not in next_batch(tickets, one_pool=True)
-    assert tickets[0] in next_batch(tickets, one_pool=False)
-    assert next_batch(tickets[:1], one_pool=True) == tickets[:1]
+    pending[0].tries = pending[0].retries
+    assert pending[0] not in next_batch(pending, one_pool=True)
+    assert pending[0] in next_batch(pending, one_pool=False)
+    assert next_batch(pending[:1], one_pool=True) == pending[:1]
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_jobs_that_the_queue_no_longer_knows_are_not_waited_for(monkeypatch, sta
     monkeypatch.setattr(launcher, "job_states", lambda name: next(looks))
     for_ever = threading.Event()
     try:
-        assert launcher.until_gone("name", for_ever.wait) is value
+        assert launcher.wait_for_jobs("name", for_ever.wait) is value
     finally:
         for_ever.set()
     assert not list(looks)
@@ -181,7 +181,7 @@ def test_an_error_of_one_job_waits_for_the_others(monkeypatch):
         raise RuntimeError("one job failed")
 
     with pytest.raises(RuntimeError, match="one job failed"):
-        launcher.until_gone("name", launch)
+        launcher.wait_for_jobs("name", launch)
     assert not list(looks)
 
 

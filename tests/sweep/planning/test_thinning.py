@@ -15,11 +15,11 @@ from sweep.planning.thinning import (
     design_value,
     points_of,
     prior_of,
-    thinned,
+    thin_grid,
     trim_lines,
     write_cells,
 )
-from sweep.planning.trajectory import part_of
+from sweep.planning.trajectory import keep_lengths
 from tests.sweep.test_app import ROOT, results, run
 
 DEMO = ["+experiment=demo", "seed=0,1", "train.lr=0.007"]
@@ -41,7 +41,7 @@ def spent(rows):
 def test_a_thinned_grid_keeps_to_the_spend_and_stays_healthy():
     rows = rows_of(*DEMO)
     terms = PlanOptions(flops=spent(rows) / 3)
-    stay = thinned(rows, [], "flops", terms.flops, terms)
+    stay = thin_grid(rows, [], "flops", terms.flops, terms)
     assert 0.75 * terms.flops < spent(stay) <= terms.flops
     prior = prior_of(rows, [], terms)
     whole, part = design_value(rows, prior), design_value(stay, prior)
@@ -56,15 +56,15 @@ def test_a_thinned_grid_keeps_to_the_spend_and_stays_healthy():
 def test_a_spend_that_no_healthy_part_meets_is_refused_in_its_own_unit():
     rows = rows_of(*DEMO)
     with pytest.raises(PlanError, match=r"costs \$0.00 or less .* Spend more"):
-        thinned(rows, [], "dollars", 1e-6, PlanOptions(dollars=1e-6, price=1.0))
+        thin_grid(rows, [], "dollars", 1e-6, PlanOptions(dollars=1e-6, price=1.0))
 
 
 def test_the_rest_of_a_trunk_pays_for_all_of_it():
     (cell,) = grid(["train.tokens=[1e6,2e6,4e6]", "model=w16"], multirun=True)
     (t,) = cell.trajectories
-    last = part_of(t, [t.runs[2].tokens])
+    last = keep_lengths(t, [t.runs[2].tokens])
     assert last.runs[0].flops_spent == t.runs[2].flops
-    assert part_of(t, [r.tokens for r in t.runs]) == t
+    assert keep_lengths(t, [r.tokens for r in t.runs]) == t
 
 
 @pytest.mark.parametrize(
@@ -105,9 +105,9 @@ def test_known_runs_count_and_cost_nothing():
     terms = PlanOptions(flops=spent(rows) / 4)
     known = [row for row in rows if row.trajectory.seed == 0]
     left = [row for row in rows if row.trajectory.seed == 1]
-    stay = thinned(left, known, "flops", terms.flops, terms)
+    stay = thin_grid(left, known, "flops", terms.flops, terms)
     assert spent(stay) <= terms.flops
-    assert len(stay) > len(thinned(rows, [], "flops", terms.flops, terms)) / 2
+    assert len(stay) > len(thin_grid(rows, [], "flops", terms.flops, terms)) / 2
     assert np.isin([row.trajectory.seed for row in stay], 1).all()
 
 

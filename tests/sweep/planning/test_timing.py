@@ -13,17 +13,17 @@ from sweep.planning.bill import PlanOptions, cost_lines, makespan, plan_cost, pl
 from sweep.planning.grid import chosen_launcher, grid
 from sweep.planning.timing import (
     ShapeTiming,
+    added_part,
     estimate,
     keep_timing,
     known_timing,
-    own_part,
     unmeasured,
 )
 from sweep.planning.trajectory import BatchRule
 from sweep.training import evaluate
 from tests.sweep.test_app import TINY, run
 
-PACE = ShapeTiming(
+TIMING = ShapeTiming(
     device="cpu",
     step_seconds=0.5,
     token_seconds=0.001,
@@ -58,7 +58,7 @@ def test_steps_are_counted_as_they_are_walked(doublings):
 
 def test_the_runs_of_a_trunk_add_up_to_its_steps_and_tokens():
     t = trajectory("train.tokens=[4e3,8e3,16e3]")
-    parts = [own_part(t, run) for run in t.runs]
+    parts = [added_part(t, run) for run in t.runs]
     last = t.runs[-1]
     assert sum(tokens for _, tokens in parts) == last.cooldown_start + sum(
         r.tokens - r.cooldown_start for r in t.runs
@@ -70,8 +70,8 @@ def test_the_runs_of_a_trunk_add_up_to_its_steps_and_tokens():
 
 def test_an_estimate_is_steps_and_tokens_at_their_measured_prices():
     t = trajectory("train.tokens=[4e3,8e3]")
-    first, second = (estimate(t, r, PACE) for r in t.runs)
-    steps, tokens = own_part(t, t.runs[1])
+    first, second = (estimate(t, r, TIMING) for r in t.runs)
+    steps, tokens = added_part(t, t.runs[1])
     assert second.training == pytest.approx(0.5 * steps + 0.001 * tokens)
     assert second.beside == pytest.approx(0.002 * 2048)
     assert first.beside == pytest.approx(0.002 * 2048 + 10)
@@ -81,9 +81,9 @@ def test_an_estimate_is_steps_and_tokens_at_their_measured_prices():
 
 def test_a_pace_is_kept_by_all_that_it_depends_on(monkeypatch):
     t = trajectory("train.tokens=8e3")
-    keep_timing(t, PACE)
-    assert known_timing(t) == PACE
-    assert known_timing(trajectory("train.tokens=8e3", "seed=3", "train.lr=0.1")) == PACE
+    keep_timing(t, TIMING)
+    assert known_timing(t) == TIMING
+    assert known_timing(trajectory("train.tokens=8e3", "seed=3", "train.lr=0.1")) == TIMING
     for other in ("train.precision=bf16-mixed", "train.threads=2", "model.depth=2"):
         assert known_timing(trajectory("train.tokens=8e3", other)) is None
     assert unmeasured([t]) == []
@@ -95,7 +95,7 @@ def test_a_pace_is_kept_by_all_that_it_depends_on(monkeypatch):
 def test_a_bill_counts_what_is_left_and_fits_eighty_columns():
     found = cells("model.width=8,16", "train.tokens=[4e3,8e3]")
     for cell in found:
-        keep_timing(cell.trajectories[0], PACE)
+        keep_timing(cell.trajectories[0], TIMING)
     rows = planned_runs(found, measured=True)
     terms = PlanOptions(price=3.6, workers=2)
     bill = plan_cost(rows, terms, chosen_launcher(TINY))
@@ -121,10 +121,10 @@ def test_the_wall_waits_for_the_longest_job():
 
 def test_a_trial_times_a_step_and_a_token(monkeypatch):
     monkeypatch.setattr(evaluate, "SECONDS", 0.05)
-    pace = evaluate.measure_timing(trajectory("train.tokens=8e3", "train.batch_doublings=[2e3]"))
-    assert 0 < pace.token_seconds < 0.1 and 0 <= pace.step_seconds < 1
-    assert 0 < pace.heldout_seconds < 0.1 and pace.start_seconds > 0
-    assert 5e7 < pace.memory_bytes < 1e11
+    timing = evaluate.measure_timing(trajectory("train.tokens=8e3", "train.batch_doublings=[2e3]"))
+    assert 0 < timing.token_seconds < 0.1 and 0 <= timing.step_seconds < 1
+    assert 0 < timing.heldout_seconds < 0.1 and timing.start_seconds > 0
+    assert 5e7 < timing.memory_bytes < 1e11
 
 
 @pytest.mark.slow
