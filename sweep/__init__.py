@@ -23,8 +23,9 @@ def search_working_folder_last() -> None:
         return
     while sys.path and sys.path[0] in ("", folder):
         del sys.path[0]
-    if folder not in sys.path:
-        sys.path.append(folder)
+    for path in (str(ROOT), folder):
+        if path not in sys.path:
+            sys.path.append(path)
 
 
 # `python -m sweep.plan` puts the working folder first and imports this package before the module

@@ -25,6 +25,7 @@ import os
 import secrets
 import site
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -116,7 +117,7 @@ class HydraLauncher:
         if "submitit_folder" in self._config.hydra.launcher:
             with open_dict(self._config):
                 self._config.hydra.launcher.name = name
-            isolate_child_interpreters()
+        isolate_child_interpreters()
         try:
             if self._slurm:
                 returned = wait_for_jobs(name, lambda: self._run(batch))
@@ -187,16 +188,17 @@ def job_states(name: str) -> list[str] | None:
 
 
 def isolate_child_interpreters() -> None:
-    """Let the interpreters that submitit starts find our packages before the user's files.
+    """Let the interpreters that a launcher starts find our packages before the user's files.
 
-    They run `python -m submitit...`, which would put the working folder first: the task, pickled by
-    its name, would then be looked for in a `sweep.py` of the user's. joblib needs no such care: it
-    hands `sys.path` to its workers before the task.
+    They run `python -m joblib...` or `python -m submitit...`, which would put the working folder
+    first: a task is pickled by its name and would then be looked for in a `sweep.py` of the user's.
     """
     os.environ["PYTHONSAFEPATH"] = "1"  # since Python 3.11: no working folder in front
     if str(ROOT) not in site.getsitepackages():  # a checkout, perhaps found by the working folder
         paths = [*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), str(ROOT)]
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+        if str(ROOT) not in sys.path:  # joblib hands this list to its workers
+            sys.path.insert(0, str(ROOT))
 
 
 def one_sentence(error: BaseException) -> str:
