@@ -2,7 +2,7 @@
 
 *Costs*: `next_price` (the next 0.01 nats), `lifetime_cost` (training and serving), `repeats_loss`
 and `repeats_epochs` (too few unique tokens). *Published models*: `ratio_against_params`, and
-`overlay` where the frontier reaches their compute. *Skills*: `skill_by_shape`.
+`draw_models` where the frontier reaches their compute. *Skills*: `skill_by_shape`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ from fit.report.plots import (
     LAW,
     N_LABEL,
     draw_curve,
-    draw_curve_over,
     legend_order,
 )
 from fit.report.tables import math_power
@@ -79,8 +78,8 @@ def ratio_against_params(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Ax
         The same axes.
     """
     p = fit_of(source).points
-    draw_curve_over(ax, best, best.params.value, best.ratio)
-    plots.runs(ax, p.params, p.tokens / p.params, p.flops)
+    draw_curve(ax, best, best.ratio, best.params.value)
+    plots.draw_runs(ax, p.params, p.tokens / p.params, p.flops)
     if best.flops[-1] < min(m.flops for m in PUBLISHED_MODELS):
         _reference_law(ax)
     for m in PUBLISHED_MODELS:
@@ -101,7 +100,7 @@ def ratio_against_params(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Ax
     ax.set_ylim(min(ratios.min(), best.ratio.value.min()) / 1.6, 2 * ratios.max())
     plots.count_axis(ax.xaxis)
     plots.count_axis(ax.yaxis)
-    plots.dress(ax, x=N_LABEL, y="Tokens per parameter D/N")
+    plots.style_axes(ax, x=N_LABEL, y="Tokens per parameter D/N")
     named = legend_order(
         source, "published models", "of experts", f"{REFERENCE_LAW}, a published law"
     )
@@ -110,7 +109,7 @@ def ratio_against_params(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Ax
     return ax
 
 
-def overlay(ax: Axes, best: FrontierBand, quantity: str) -> None:
+def draw_models(ax: Axes, best: FrontierBand, quantity: str) -> None:
     """Draw the published models in the frontier's range, at a compute of 6 N D."""
     for m in within(best):
         face = "none" if m.experts else BLUE
@@ -176,7 +175,7 @@ def next_price(ax: Axes, source: ScalingLaw, best: FrontierBand, price: Interval
     ax.set_ylim(0.5 * min(shown.min(), best.flops[0]), 3 * shown.max())
     plots.flops_axis(ax.xaxis)
     plots.flops_axis(ax.yaxis)
-    plots.dress(ax, x=C_LABEL, y="Price of the next 0.01 nats/token [FLOP]")
+    plots.style_axes(ax, x=C_LABEL, y="Price of the next 0.01 nats/token [FLOP]")
     plots.legend(ax, legend_order(source, "the budget again")[1:], loc="upper left")
     return ax
 
@@ -195,7 +194,7 @@ def lifetime_cost(ax: Axes, costs: ServingCosts) -> Axes:
     ax.set_ylim(0.3 * low, 6 * max(float(costs.total[place]), low))
     plots.count_axis(ax.xaxis)
     plots.flops_axis(ax.yaxis)
-    plots.dress(ax, x=N_LABEL, y="Compute at the same loss [FLOP]")
+    plots.style_axes(ax, x=N_LABEL, y="Compute at the same loss [FLOP]")
     named = ("training", "serving", "both", "cheapest in all", "optimum N*")
     above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 5, "columnspacing": 1.0}
     plots.legend(ax, named, **above)
@@ -229,12 +228,12 @@ def repeats_loss(ax: Axes, best: FrontierBand, source: ScalingLaw, limited: Scal
         style: dict[str, Any] = {"color": ACCENT, "lw": 1.4, "label": "unique tokens limited"}
         ax.plot(best.flops[part], loss[part], ls=dashes, **style)
     p = fit_of(source).points
-    plots.runs(ax, p.flops, p.loss, p.flops)
+    plots.draw_runs(ax, p.flops, p.loss, p.flops)
     ax.set_xlim(best.flops[0], best.flops[-1])
     ax.set_ylim(0.98 * best.loss.value[-1], 1.02 * max(float(loss[0]), best.loss.value[0]))
     plots.flops_axis(ax.xaxis)
     plots.loss_axis(ax.yaxis)
-    plots.dress(ax, x=C_LABEL, y=L_LABEL)
+    plots.style_axes(ax, x=C_LABEL, y=L_LABEL)
     plots.legend(ax, legend_order(source, "unique tokens limited"))
     return ax
 
@@ -250,7 +249,7 @@ def repeats_epochs(ax: Axes, best: FrontierBand, limited: ScalingLaw, unique_tok
     ax.set_ylim(min(0.5, float(epochs.min())), max(2.0 * STALE_EPOCHS, 1.5 * float(epochs.max())))
     plots.flops_axis(ax.xaxis)
     plots.count_axis(ax.yaxis)
-    plots.dress(ax, x=C_LABEL, y="Epochs, D over unique tokens")
+    plots.style_axes(ax, x=C_LABEL, y="Epochs, D over unique tokens")
     named = ("best split", "nearly as good as fresh", "worth little beyond")
     plots.legend(ax, named, loc="upper left")
     return ax
@@ -342,7 +341,7 @@ def skill_by_shape(ax: Axes, rows: Sequence[ShapeSkills], skill: str) -> Axes:
     ax.set_yticks(range(len(depths)), [str(d) for d in depths])
     ax.set_xlim(-0.5, len(widths) - 0.5)
     ax.set_ylim(-0.5, len(depths) - 0.5)
-    plots.dress(ax, x="Width", y="Depth")
+    plots.style_axes(ax, x="Width", y="Depth")
     ax.grid(False)
     ax.tick_params(length=0, colors="#1a1a1a")
     for side in ("left", "bottom"):

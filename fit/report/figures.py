@@ -209,7 +209,7 @@ def _optimum(inputs: FigureInputs) -> Figure | None:
     figure = _figure(3.2)
     for ax, quantity in zip(figure.subplots(1, 2), ("params", "tokens"), strict=True):
         plots.optimum_against_compute(ax, inputs.source, inputs.best, quantity)
-        context_plots.overlay(ax, inputs.best, quantity)
+        context_plots.draw_models(ax, inputs.best, quantity)
         plots.legend(ax, plots.legend_order(inputs.source, APPROACH_2, "published models"))
     return figure
 

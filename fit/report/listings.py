@@ -24,7 +24,7 @@ from fit.report.text import TIMES, WIDTH, note_rows, one_line, row, shortened, t
 
 STATUSES = {
     "open": "its run has not been found yet",
-    "late": "its loss was known when it was sealed, or was fitted: not counted",
+    "late": "its run was known when it was sealed, or was fitted: not counted",
     "altered": "changed after it was sealed: not counted",
 }
 TIMES_OR_DIVIDED, PLUS_MINUS = f"{TIMES}/", "\N{PLUS-MINUS SIGN}"

@@ -201,15 +201,15 @@ def html_page(data: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
         f"<style>{STYLE.read_text(encoding='utf-8')}</style></head><body><main>",
         f'<p class="kind">Scaling-law report</p><h1>{name}</h1>',
         f'<p class="about">{formatted_text(data["about"])}</p>',
-        f'<p class="verdict">{"".join(_styled(s, w) for s, w in data["verdict"])}</p>',
+        f'<p class="summary">{"".join(_styled(s, w) for s, w in data["summary"])}</p>',
         _answer_table(data),
         '<div class="sides">',
-        f"<section><h2>How sure it is</h2>{_marked_list(data['sure'])}</section>",
-        f"<section><h2>What could make it wrong</h2>{_marked_list(data['wrong'])}</section></div>",
+        f"<section><h2>How sure it is</h2>{_marked_list(data['checks'])}</section>",
+        f"<section><h2>What could make it wrong</h2>{_marked_list(data['limitations'])}</section></div>",
     ]
     if data["launch"] is not None:
-        parts.append(f"<p>Launch it:</p><pre>{_command_html(data['launch'])}</pre>")
-    counts = {"picture": 0, "table": 0}
+        parts.append(f"<p>Command to launch it:</p><pre>{_command_html(data['launch'])}</pre>")
+    counts = {"figure": 0, "table": 0}
     for section in data["sections"]:
         parts.append(_section(section, figures, counts))
     return "\n".join([*parts, "</main></body></html>", ""])
@@ -336,18 +336,18 @@ def _section(
 
 def _block(block: Mapping[str, Any], figures: Mapping[str, bytes], counts: dict[str, int]) -> str:
     """A figure, a table or a paragraph."""
-    if block["kind"] == "words":
+    if block["kind"] == "paragraph":
         text = escape(block["text"]) if block["plain"] else formatted_text(block["text"])
         lead = f"<strong>{escape(block['lead'])}.</strong> " if block["lead"] else ""
         code = f"<pre>{_command_html(block['code'])}</pre>" if block["code"] else ""
         return f"<p>{lead}{text}</p>{code}"
-    numbered = block["kind"] == "picture" or bool(block["caption"] and not block["dense"])
+    numbered = block["kind"] == "figure" or bool(block["caption"] and not block["dense"])
     counts[block["kind"]] += numbered
-    word = "Figure" if block["kind"] == "picture" else "Table"
+    word = "Figure" if block["kind"] == "figure" else "Table"
     title = f"{word} {counts[block['kind']]}" if numbered else ""
     words = f"{title}{': ' * numbered}{formatted_text(block['caption'])}"
     caption = f"<figcaption>{words}</figcaption>" if block["caption"] else ""
-    if block["kind"] == "picture":
+    if block["kind"] == "figure":
         drawing = _inline_svg(figures[block["name"]], block["name"], title)
         return f'<figure><div class="wide">{drawing}</div>{caption}</figure>'
     return f'<figure>{caption}<div class="wide">{_table(block)}</div></figure>'

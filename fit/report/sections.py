@@ -274,11 +274,16 @@ def _method(source: ScalingLaw) -> tuple[Block, ...]:
         if what == "loss"
         else f"the best {what}, fitted to its logarithm"
     )
+    robust = (
+        ""
+        if fit.objective.name.startswith("l2")
+        else "The objective is robust: one bad run in forty shifts a least-squares optimum by a "
+        "third. "
+    )
     law = Paragraph(
         lead="Law",
         text=f"${source.law.formula}$, with $N$ parameters ({basis['params']}), $D$ training "
-        f"tokens and {of_loss} by {basis['objective']}. The objective is robust: one bad run in "
-        "forty shifts a least-squares optimum by a third. Coefficients are for raw counts."
+        f"tokens and {of_loss} by {basis['objective']}. {robust}Coefficients are for raw counts."
         + (f" Here {source.law.about}." if source.law.about else ""),
     )
     intervals = Paragraph(
@@ -286,9 +291,9 @@ def _method(source: ScalingLaw) -> tuple[Block, ...]:
         text=f"{INTERVAL_METHODS.get(fit.interval.method, 'by draws')}, "
         f"{percent(fit.interval.level)}, quantile {tables.digits(fit.interval.quantile)}, "
         f"{basis['clusters']} clusters: the errors of runs that share a trunk are correlated, so "
-        f"such runs are resampled and summed together. {basis['draws']} bootstrap draws are stored in fit.json. A confidence interval "
-        "describes the law; a prediction interval describes the next run and adds the noise of one "
-        "run.",
+        f"such runs are resampled and summed together. {basis['draws']} bootstrap draws are "
+        "stored in fit.json. A confidence interval describes the law; a prediction interval "
+        "describes the next run and adds the noise of one run.",
     )
     sources = Paragraph(
         lead="Sources",

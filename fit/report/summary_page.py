@@ -79,13 +79,13 @@ def report_content(
         "name": tables.clean(fit.name),
         "refused": is_unidentified(fit),
         "about": _about(source),
-        "verdict": _recommendation(fit, recommendation)
+        "summary": _recommendation(fit, recommendation)
         if recommendation
         else _no_recommendation(source),
         "answers": _answer_table(answers),
         "level": percent(fit.interval.level),
-        "sure": [*_checks(fit), *_forecast_check(ledger)],
-        "wrong": _limitations(fit, recommendation),
+        "checks": [*_checks(fit), *_forecast_check(ledger)],
+        "limitations": _limitations(fit, recommendation),
         "launch": _launch_command(folder or "FOLDER", recommendation),
         "sections": [dataclasses.asdict(s) for s in sections],
     }
@@ -337,7 +337,7 @@ def shape_report_content(
         "refused": False,
         "about": f"{about}. Losses are given as the excess over a perfect predictor, whose "
         "loss is known.",
-        "verdict": [
+        "summary": [
             ["", "Of these shapes "],
             ["strong", f"width {best.width}, depth {best.depth}"],
             ["", f" has the lowest loss, {_excess_text(best.excess[TOTAL])} thousandths of a nat "],
@@ -345,8 +345,8 @@ def shape_report_content(
         ],
         "answers": None,
         "level": percent(SKILL_LEVEL),
-        "sure": [_skill_check(rows, s) for s in shown],
-        "wrong": _shape_limitations(rows),
+        "checks": [_skill_check(rows, s) for s in shown],
+        "limitations": _shape_limitations(rows),
         "launch": None,
         "sections": [dataclasses.asdict(s) for s in sections],
     }

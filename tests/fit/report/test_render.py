@@ -48,7 +48,7 @@ def page(fit):
 
 
 def spoken(found):
-    return "".join(words for _, words in found["verdict"])
+    return "".join(words for _, words in found["summary"])
 
 
 def tables_of(found):
@@ -152,9 +152,9 @@ def test_the_sheet_refuses_where_the_query_does():
 
 
 def test_the_known_entropy_is_held_against_e():
-    texts = [text for _, text in report_content(ScalingLaw.from_fit(make_fit()))["sure"]]
+    texts = [text for _, text in report_content(ScalingLaw.from_fit(make_fit()))["checks"]]
     assert any("1.0900 nats/token, inside" in t for t in texts)
-    off = report_content(ScalingLaw.from_fit(make_fit(data={"entropy": 0.5})))["sure"]
+    off = report_content(ScalingLaw.from_fit(make_fit(data={"entropy": 0.5})))["checks"]
     assert ["fair", off[-1][1]] == off[-1]
     assert "outside" in off[-1][1]
 
@@ -164,7 +164,7 @@ def test_the_gravest_doubt_stands_first_and_none_twice():
         Note(code="a", severity="info", message="a trifle"),
         Note(code="b", severity="serious", message="a disaster"),
     )
-    wrong = report_content(ScalingLaw.from_fit(make_fit(notes=notes)))["wrong"]
+    wrong = report_content(ScalingLaw.from_fit(make_fit(notes=notes)))["limitations"]
     assert wrong[0] == ["serious", "A disaster."]
     assert len({text for _, text in wrong}) == len(wrong)
 
@@ -173,14 +173,14 @@ def test_doubts_of_one_kind_are_told_once():
     notes = tuple(
         Note(code="outlier", severity="warning", message=f"run {i} is off") for i in range(5)
     )
-    wrong = report_content(ScalingLaw.from_fit(make_fit(notes=notes)))["wrong"]
+    wrong = report_content(ScalingLaw.from_fit(make_fit(notes=notes)))["limitations"]
     assert wrong[0] == ["warning", "Run 0 is off. And 4 more of this kind."]
     assert len(wrong) == 2
 
 
 def test_a_doubt_of_the_answer_is_not_told_again_by_the_fit():
     notes = (Note(code="ill_conditioned", severity="warning", message="kappa 400"),)
-    wrong = report_content(ScalingLaw.from_fit(make_fit(notes=notes, kappa=400.0)))["wrong"]
+    wrong = report_content(ScalingLaw.from_fit(make_fit(notes=notes, kappa=400.0)))["limitations"]
     assert [text for _, text in wrong if "kappa" in text] == [wrong[0][1]]
 
 
@@ -257,7 +257,7 @@ def test_sealed_forecasts_beside_the_report_stand_in_it(tmp_path):
         forecast = seal(tmp_path, name, question, answer(question))
         score_given(tmp_path, name, forecast.expected.loss * factor)
     found = report_content(source, ledger=read_ledger(tmp_path))
-    assert "Of 2 sealed forecasts 1 came true" in found["sure"][-1][1]
+    assert "Of 2 sealed forecasts 1 came true" in found["checks"][-1][1]
     section = next(s for s in found["sections"] if s["title"] == "Forecasts")
     assert section["blocks"][0]["text"].startswith("1 of 2 forecasts hit")
     assert {r[0]: r[-1] for r in section["blocks"][1]["rows"]} == {"near": "hit", "far": "miss"}
