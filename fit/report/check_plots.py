@@ -191,7 +191,7 @@ def holdout_errors(ax: Axes, fit: Fit) -> Axes:
     x = np.concatenate([budgets, errors[:, 0]])
     ax.set_xlim(x.min() / 1.6, x.max() * 1.6)
     plots.flops_axis(ax.xaxis)
-    plots.style_axes(ax, x=C_LABEL, y=f"Predicted over measured {target_name(fit.law)} [%]")
+    plots.style_axes(ax, x=C_LABEL, y=f"Error of the predicted {target_name(fit.law)} [%]")
     plots.legend(ax, ("runs", "mean of a budget", "largest error", "one run's noise"))
     return ax
 

@@ -83,7 +83,7 @@ def ratio_against_params(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Ax
     if best.flops[-1] < min(m.flops for m in PUBLISHED_MODELS):
         _reference_law(ax)
     for m in PUBLISHED_MODELS:
-        label = "of experts" if m.experts else "published models"
+        label = "mixtures of experts" if m.experts else "published models"
         face = "none" if m.experts else BLUE
         style: dict[str, Any] = {
             "mfc": face,
@@ -102,7 +102,7 @@ def ratio_against_params(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Ax
     plots.count_axis(ax.yaxis)
     plots.style_axes(ax, x=N_LABEL, y="Tokens per parameter D/N")
     named = legend_order(
-        source, "published models", "of experts", f"{REFERENCE_LAW}, a published law"
+        source, "published models", "mixtures of experts", f"{REFERENCE_LAW}, a published law"
     )
     above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 4, "columnspacing": 1.2}
     plots.legend(ax, named, **above)
@@ -169,14 +169,14 @@ def next_price(ax: Axes, source: ScalingLaw, best: FrontierBand, price: Interval
         **{k: np.where(near, getattr(price, k), np.nan) for k in ("value", "low", "high")}
     )
     draw_curve(ax, best, price)
-    ax.plot(best.flops, best.flops, color=LAW, lw=0.7, ls=":", label="the budget again")
+    ax.plot(best.flops, best.flops, color=LAW, lw=0.7, ls=":", label="equal to the budget")
     shown = price.value[near]
     ax.set_xlim(best.flops[0], best.flops[-1])
     ax.set_ylim(0.5 * min(shown.min(), best.flops[0]), 3 * shown.max())
     plots.flops_axis(ax.xaxis)
     plots.flops_axis(ax.yaxis)
     plots.style_axes(ax, x=C_LABEL, y="Price of the next 0.01 nats/token [FLOP]")
-    plots.legend(ax, legend_order(source, "the budget again")[1:], loc="upper left")
+    plots.legend(ax, legend_order(source, "equal to the budget")[1:], loc="upper left")
     return ax
 
 
@@ -187,7 +187,7 @@ def lifetime_cost(ax: Axes, costs: ServingCosts) -> Axes:
     ax.plot(costs.params, costs.total, color=ACCENT, lw=1.8, label="both")
     place = costs.cheapest
     at = [costs.params[place]], [costs.total[place]]
-    ax.plot(*at, "o", color=ACCENT, ms=5, label="cheapest in all")
+    ax.plot(*at, "o", color=ACCENT, ms=5, label="lowest total")
     ax.axvline(costs.optimum, color=LAW, lw=0.8, ls=":", label="optimum N*")
     low = min(costs.training.min(), costs.serving.max())
     ax.set_xlim(costs.params[0], costs.params[-1])
@@ -195,7 +195,7 @@ def lifetime_cost(ax: Axes, costs: ServingCosts) -> Axes:
     plots.count_axis(ax.xaxis)
     plots.flops_axis(ax.yaxis)
     plots.style_axes(ax, x=N_LABEL, y="Compute at the same loss [FLOP]")
-    named = ("training", "serving", "both", "cheapest in all", "optimum N*")
+    named = ("training", "serving", "both", "lowest total", "optimum N*")
     above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 5, "columnspacing": 1.0}
     plots.legend(ax, named, **above)
     return ax
@@ -244,13 +244,13 @@ def repeats_epochs(ax: Axes, best: FrontierBand, limited: ScalingLaw, unique_tok
     for part, dashes in ((best.inside, "-"), (~best.inside, DASHED)):
         ax.plot(best.flops[part], epochs[part], color=ACCENT, lw=1.4, ls=dashes, label="best split")
     ax.axhline(FRESH_EPOCHS, color=LAW, lw=0.8, label="nearly as good as fresh")
-    ax.axhline(STALE_EPOCHS, color=LAW, lw=0.8, ls=":", label="worth little beyond")
+    ax.axhline(STALE_EPOCHS, color=LAW, lw=0.8, ls=":", label="of little value beyond")
     ax.set_xlim(best.flops[0], best.flops[-1])
     ax.set_ylim(min(0.5, float(epochs.min())), max(2.0 * STALE_EPOCHS, 1.5 * float(epochs.max())))
     plots.flops_axis(ax.xaxis)
     plots.count_axis(ax.yaxis)
     plots.style_axes(ax, x=C_LABEL, y="Epochs, D over unique tokens")
-    named = ("best split", "nearly as good as fresh", "worth little beyond")
+    named = ("best split", "nearly as good as fresh", "of little value beyond")
     plots.legend(ax, named, loc="upper left")
     return ax
 

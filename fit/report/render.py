@@ -205,7 +205,8 @@ def html_page(data: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
         _answer_table(data),
         '<div class="sides">',
         f"<section><h2>How sure it is</h2>{_marked_list(data['checks'])}</section>",
-        f"<section><h2>What could make it wrong</h2>{_marked_list(data['limitations'])}</section></div>",
+        "<section><h2>What could make it wrong</h2>"
+        f"{_marked_list(data['limitations'])}</section></div>",
     ]
     if data["launch"] is not None:
         parts.append(f"<p>Command to launch it:</p><pre>{_command_html(data['launch'])}</pre>")

@@ -268,7 +268,7 @@ def _approach_check(fit: Fit) -> list[str]:
         c for c in fit.cross_checks if c.a is not None and cross_check_remark(fit, c) != UNCOMPARED
     ]
     if not comparable:
-        return ["fair", "No other approach could be applied to these runs as a cross-check."]
+        return ["fair", "No other approach could be run on these runs as a cross-check."]
     listed = " and ".join(f"{approach_name(c.name)} ({c.a:.3f})" for c in disagreeing or comparable)
     verb = "disagrees with" if disagreeing else "agrees with"
     text = f"The exponent of N*, {fit.exponents['a']:.3f}, {verb} that of {listed}."

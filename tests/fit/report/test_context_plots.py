@@ -141,7 +141,7 @@ def test_models_stand_beside_the_law_by_compute_only_at_its_scale():
     assert context_plots.within(small) == ()
     assert context_plots.within(big)
     ax = axis()
-    context_plots.overlay(ax, big, "params")
+    context_plots.draw_models(ax, big, "params")
     shown = {li.get_gid(): li.get_xdata()[0] for li in ax.get_lines()}
     assert shown == {m.name: m.flops for m in context_plots.within(big)}
 
