@@ -336,12 +336,12 @@ def _launch_rows(folder: Path, launch: str | None) -> list[str]:
             f"plan     {folder}/proposal.json",
             "         (this law knows no shapes, so there is nothing to launch)",
         ]
-    own = launch.split(" ", 1)
+    first, _, rest = launch.partition(" ")
     rows = [f"plan     {folder}"]
     for label, module in (("check", "sweep.plan"), ("launch", "sweep -m")):
         command = f"python -m {module} {launch}"
         if len(command) + 9 > WIDTH:
-            rows += [f"{label:8} python -m {module} {own[0]} \\", f"{'':11}{own[1]}"]
+            rows += [f"{label:8} python -m {module} {first} \\", f"{'':11}{rest}"]
         else:
             rows.append(f"{label:8} {command}")
     return rows

@@ -44,8 +44,12 @@ LEDGER = "ledger"
 """Folder of sealed forecasts, beside those of the reports."""
 
 
-def write_any(
-    folder: Path, *, out: Path | None = None, form: str = "pdf", asked: ReportRequest | None = None
+def write_any_report(
+    folder: Path,
+    *,
+    out: Path | None = None,
+    form: str = "pdf",
+    request: ReportRequest | None = None,
 ) -> Path:
     """Write the report of a fit, or of a folder of runs that have not been fitted.
 
@@ -53,24 +57,24 @@ def write_any(
         folder: Report folder, its `fit.json`, or a folder of run records.
         out: Folder for a report on runs; None is `reports/` and the folder's name.
         form: As in `write_report`.
-        asked: As in `write_report`.
+        request: As in `write_report`.
 
     Raises:
         RecordError, FitError, QueryError, ReportError: As `write_report`, `write_shape_report`.
     """
     if not folder.is_dir() or (folder / "fit.json").exists() or not any(folder.glob(RECORDS)):
-        return write_report(folder, form=form, asked=asked)
+        return write_report(folder, form=form, request=request)
     return write_shape_report(folder, out or Path("reports") / folder.resolve().name, form=form)
 
 
-def write_report(folder: Path, *, form: str = "pdf", asked: ReportRequest | None = None) -> Path:
+def write_report(folder: Path, *, form: str = "pdf", request: ReportRequest | None = None) -> Path:
     """Write a report and its figures into a report folder from its `fit.json`.
 
     Args:
         folder: Report folder, or the `fit.json` in it.
         form: `pdf` writes `report.pdf`, `html` one self-contained `report.html`; either way
             `figures/` gets every figure as PDF, as SVG and as CSV of the data drawn.
-        asked: Plots and prices that are requested beside the fit.
+        request: Plots and prices that are requested beside the fit.
 
     Returns:
         Path of the report.
@@ -83,12 +87,12 @@ def write_report(folder: Path, *, form: str = "pdf", asked: ReportRequest | None
     _require("matplotlib", *(("typst",) if form == "pdf" else ()))
     source = ScalingLaw.from_fit(read_fit(folder))
     folder = folder.parent if folder.is_file() else folder
-    figures = draw_figures(source, asked)
+    figures = draw_figures(source, request)
     content = report_content(
         source,
         folder=report_path(folder),
         drawn=figures.keys(),
-        asked=asked,
+        request=request,
         ledger=read_ledger(folder.resolve().parent / LEDGER),
     )
     return _write_files(folder, content, figures, form)

@@ -352,7 +352,7 @@ def _price_table(inputs: FigureInputs) -> Table | None:
     Raises:
         QueryError: The device is not known, or a number is out of range.
     """
-    source, best, asked = inputs.source, inputs.best, inputs.asked
+    source, best, request = inputs.source, inputs.best, inputs.request
     if best is None:
         return None
     budgets = np.array([fit_of(source).range["flops"].high, further_budget(source)])
@@ -364,7 +364,7 @@ def _price_table(inputs: FigureInputs) -> Table | None:
             rows.append((power(flops), "never", "E is nearer", DASH, DASH))
             continue
         upper = power(high) if np.isfinite(high) else "unbounded"
-        money = asked.dollars(value)
+        money = request.dollars(value)
         rows.append(
             (
                 power(flops),
@@ -381,11 +381,11 @@ def _price_table(inputs: FigureInputs) -> Table | None:
         left(f"{percent(best.level)} interval", "span"),
         right("over the budget"),
     )
-    if asked.dollars(1.0) is None:
+    if request.dollars(1.0) is None:
         return Table(columns=columns, rows=tuple(r[:4] for r in rows), caption=text)
     text += (
-        f" Dollars at {three_digits(asked.price or 0)} per hour of {asked.device}, MFU "
-        f"{three_digits(asked.mfu or USUAL_MFU)}{'' if asked.mfu else ' (assumed)'}."
+        f" Dollars at {three_digits(request.price or 0)} per hour of {request.device}, MFU "
+        f"{three_digits(request.mfu or USUAL_MFU)}{'' if request.mfu else ' (assumed)'}."
     )
     return Table(columns=(*columns, right("dollars")), rows=tuple(rows), caption=text)
 

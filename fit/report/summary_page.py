@@ -54,7 +54,7 @@ def report_content(
     *,
     folder: str = "",
     drawn: Collection[str] = (),
-    asked: ReportRequest | None = None,
+    request: ReportRequest | None = None,
     ledger: Ledger | None = None,
 ) -> dict[str, Any]:
     """Everything on the pages of a report except its figures, as plain JSON values.
@@ -63,14 +63,14 @@ def report_content(
         source: A fit as a source.
         folder: Folder of its `fit.json`, for the command that launches; FOLDER if empty.
         drawn: Names of the figures that were drawn.
-        asked: Plots and prices that are requested beside the fit.
+        request: Plots and prices that are requested beside the fit.
         ledger: Sealed forecasts, where there are any.
 
     Raises:
         QueryError: The request cannot be met, such as an unknown device.
     """
     fit = fit_of(source)
-    inputs = figure_inputs(source, asked)
+    inputs = figure_inputs(source, request)
     budgets = () if inputs.best is None else (fit.range["flops"].high, further_budget(source))
     answers = [answer(Question(source=source, flops=c)) for c in budgets]
     recommendation = answers[-1] if answers else None
