@@ -195,7 +195,7 @@ def _rolling(fit: Fit) -> Table | None:
 
 
 def _influence(fit: Fit, further: str) -> Table | None:
-    """How much N* changes when a run or a cluster is left out."""
+    """Change of N* when a run or a cluster is left out."""
     if not fit.influence:
         return None
     return Table(

@@ -246,7 +246,7 @@ def _loss_rows(result: Answer | Prediction) -> list[str]:
 
 
 def _reach_rows(result: Answer | Prediction) -> list[str]:
-    """The budget over the largest one fitted, and whether this extrapolates."""
+    """A row with the reach, and whether the answer extrapolates."""
     if result.reach is None:
         return []
     where = "extrapolates" if result.reach > 1 else "inside the runs"
@@ -256,7 +256,7 @@ def _reach_rows(result: Answer | Prediction) -> list[str]:
 
 
 def _reach_text(reach: float | None) -> str:
-    """A factor."""
+    """The budget over the largest one fitted, as a factor."""
     if reach is None:
         return "?"
     return f"{TIMES}{three_digits(reach)}"
