@@ -368,9 +368,9 @@ def report_command(folder: Path, form: str, out: Path | None, as_json: bool, **a
     FOLDER may also hold runs of several shapes: what width buys and what depth buys, by skill.
     """
     from fit.allocation.costs import ReportRequest
-    from fit.report.render import write_any
+    from fit.report.render import write_any_report
 
-    path = write_any(folder, out=out, form=form, asked=ReportRequest(**asked))
+    path = write_any_report(folder, out=out, form=form, request=ReportRequest(**asked))
     click.echo(_dump({"schema": "isoflop.report/1", "report": str(path)}) if as_json else str(path))
 
 

@@ -1,4 +1,4 @@
-"""Figures that judge a fit: residuals, other approaches, what decides, what was predicted."""
+"""Plots that check a fit: residuals, other approaches, influence, and held-out budgets."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Ends = tuple[float, float] | None
 
 
 def fit_against_measurement(ax: Axes, below: Axes, source: ScalingLaw) -> Axes:
-    """Measured against fitted loss, and beneath it the residuals in percent.
+    """Measured against fitted values, and the residuals in percent beneath.
 
     Args:
         ax: Upper axes.
@@ -53,13 +53,13 @@ def fit_against_measurement(ax: Axes, below: Axes, source: ScalingLaw) -> Axes:
     law = p.loss / np.exp(p.residual)
     ends = np.array([0.98 * min(law.min(), p.loss.min()), 1.02 * max(law.max(), p.loss.max())])
     ax.plot(ends, ends, color=LAW, lw=0.9, zorder=2, label="law")
-    plots.runs(ax, law, p.loss, p.flops)
+    plots.draw_runs(ax, law, p.loss, p.flops)
     ax.set_xlim(*ends)
     ax.set_ylim(*ends)
     plots.loss_axis(ax.xaxis)
     plots.loss_axis(ax.yaxis)
     what = target_label(source)
-    plots.dress(ax, x="", y=f"Measured {what}")
+    plots.style_axes(ax, x="", y=f"Measured {what}")
     ax.tick_params(labelbottom=False)
     plots.legend(ax, ("runs", "law"), loc="upper left")
     residuals(below, fit, law, x=f"Fitted {what}")
@@ -70,22 +70,22 @@ def fit_against_measurement(ax: Axes, below: Axes, source: ScalingLaw) -> Axes:
 
 
 def target_label(source: ScalingLaw) -> str:
-    """What the law predicts, with its unit."""
+    """The quantity that the law predicts, with its unit."""
     return {"loss": "loss [nats/token]", "batch": "batch [tokens]"}.get(
         target_name(source.law.name), "learning rate"
     )
 
 
 def residuals(ax: Axes, fit: Fit, against: Floats, *, x: str) -> Axes:
-    """Residuals in percent of the loss against any column, one run's noise as a band."""
+    """Residuals in percent against any column, with the noise of one run as a band."""
     noise = 100 * fit.noise
     values = 100 * np.expm1(fit.points.residual)
     ax.axhspan(-noise, noise, color=BAND, alpha=0.18, lw=0, label="one run's noise")
     ax.axhline(0, color=LAW, lw=0.9)
-    plots.runs(ax, against, values, fit.points.flops)
+    plots.draw_runs(ax, against, values, fit.points.flops)
     top = 1.5 * max(float(np.abs(values).max()), 1.2 * noise, 1e-6)
     ax.set_ylim(-top, top)
-    return plots.dress(ax, x=x, y="Residual [%]")
+    return plots.style_axes(ax, x=x, y="Residual [%]")
 
 
 def residuals_against_count(ax: Axes, fit: Fit, against: Floats, *, x: str) -> Axes:
@@ -97,9 +97,9 @@ def residuals_against_count(ax: Axes, fit: Fit, against: Floats, *, x: str) -> A
 
 
 def exponents(ax: Axes, fit: Fit) -> Axes:
-    """The exponent of N* by each approach and under each convention, a row each.
+    """The exponent of N* by each approach and under each counting convention, a row each.
 
-    Triangles are the same law fitted under other ways of counting, which have no interval.
+    Triangles are the same law fitted under other conventions, which have no interval.
     """
     rows = _exponent_rows(fit)
     for place, (name, a, ends, (mark, colour)) in enumerate(rows):
@@ -107,19 +107,19 @@ def exponents(ax: Axes, fit: Fit) -> Axes:
             ax.hlines(place, *ends, color=colour, lw=1.4, zorder=2, label=name)
         filled = None if mark == "o" else "none"
         ax.plot([a], [place], mark, mfc=filled, color=colour, ms=5, zorder=3, label=name)
-    known = fit.exponents.get("a")
-    if known is not None:
-        ax.axvline(known, color=FAINT, lw=0.8, zorder=1)
+    exponent = fit.exponents.get("a")
+    if exponent is not None:
+        ax.axvline(exponent, color=FAINT, lw=0.8, zorder=1)
     ax.set_yticks(range(len(rows)), [r[0] for r in rows])
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
-    plots.dress(ax, x="Exponent a of N* ~ C^a", y="")
+    plots.style_axes(ax, x="Exponent a of N* ~ C^a", y="")
     ax.grid(False, axis="y")
     return ax
 
 
 def approaches(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Axes:
-    """N* against compute by approaches 1, 2 and 3: the law's curve, the others' points and lines.
+    """N* against compute: the law's curve, and points with lines of approaches 1 and 2.
 
     Args:
         ax: Axes to draw on.
@@ -145,13 +145,13 @@ def approaches(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Axes:
     ax.set_xlim(fit.points.flops.min() / 1.6, best.flops[-1])
     plots.flops_axis(ax.xaxis)
     plots.count_axis(ax.yaxis)
-    plots.dress(ax, x=C_LABEL, y="Optimal parameters N*")
+    plots.style_axes(ax, x=C_LABEL, y="Optimal parameters N*")
     plots.legend(ax, legend_order(source, *map(approach_name, APPROACHES)), loc="upper left")
     return ax
 
 
 def influence(ax: Axes, fit: Fit) -> Axes:
-    """How far N* moves when a run, or a cluster of runs, is left out."""
+    """Change of N* when a run, or a cluster of runs, is left out."""
     rows = fit.influence
     shifts = 100 * np.expm1([i.shift for i in rows])
     for place, (i, shift) in enumerate(zip(rows, shifts, strict=True)):
@@ -165,39 +165,39 @@ def influence(ax: Axes, fit: Fit) -> Axes:
     ax.set_ylim(len(rows) - 0.4, -0.6)
     reach = 1.2 * max(float(np.abs(shifts).max()), 0.1)
     ax.set_xlim(-reach, reach)
-    plots.dress(ax, x="Change of N* at ten times the largest budget [%]", y="")
+    plots.style_axes(ax, x="Change of N* at ten times the largest budget [%]", y="")
     ax.grid(False, axis="y")
     plots.legend(ax, ("a run left out", "a cluster left out"), loc="upper right")
     return ax
 
 
 def holdout_errors(ax: Axes, fit: Fit) -> Axes:
-    """Every budget predicted by the smaller ones: mean error, and the largest, in percent."""
+    """Mean and largest error in percent of each budget, predicted from the smaller ones."""
     noise = 100 * fit.noise
     ax.axhspan(-noise, noise, color=BAND, alpha=0.18, lw=0, label="one run's noise")
     ax.axhline(0, color=LAW, lw=0.9)
-    held = _held_out(fit)
-    if len(held):
-        plots.runs(ax, held[:, 0], held[:, 1], fit.points.flops, among=held[:, 0])
+    errors = _holdout_points(fit)
+    if len(errors):
+        plots.draw_runs(ax, errors[:, 0], errors[:, 1], fit.points.flops, among=errors[:, 0])
     budgets = np.array([r.budget for r in fit.rolling])
     mean = np.array([100 * r.mean_relative_error for r in fit.rolling])
     most = np.array([100 * r.max_relative_error for r in fit.rolling])
     if len(budgets):
         ax.vlines(budgets, -most, most, color=FAINT, lw=1.0, label="largest error")
         ax.plot(budgets, mean, "D", mfc="none", color=ACCENT, ms=5, label="mean of a budget")
-    spread = np.concatenate([most, np.abs(held[:, 1]), [1.2 * noise]])
+    spread = np.concatenate([most, np.abs(errors[:, 1]), [1.2 * noise]])
     top = 1.5 * float(spread.max())
     ax.set_ylim(-top, top)
-    x = np.concatenate([budgets, held[:, 0]])
+    x = np.concatenate([budgets, errors[:, 0]])
     ax.set_xlim(x.min() / 1.6, x.max() * 1.6)
     plots.flops_axis(ax.xaxis)
-    plots.dress(ax, x=C_LABEL, y=f"Predicted over measured {target_name(fit.law)} [%]")
+    plots.style_axes(ax, x=C_LABEL, y=f"Error of the predicted {target_name(fit.law)} [%]")
     plots.legend(ax, ("runs", "mean of a budget", "largest error", "one run's noise"))
     return ax
 
 
 def holdout_coverage(ax: Axes, fit: Fit) -> Axes:
-    """Share of each held-out budget inside its prediction intervals, and what chance allows."""
+    """Share of runs inside their prediction intervals by budget, and the range chance allows."""
     from scipy.special import bdtr
 
     level = fit.interval.level
@@ -213,38 +213,38 @@ def holdout_coverage(ax: Axes, fit: Fit) -> Axes:
     ax.set_xlim(budgets.min() / 1.6, budgets.max() * 1.6)
     ax.set_ylim(0, 108)
     plots.flops_axis(ax.xaxis)
-    plots.dress(ax, x=C_LABEL, y="In the prediction interval [%]")
+    plots.style_axes(ax, x=C_LABEL, y="In the prediction interval [%]")
     plots.legend(ax, ("runs inside", label), loc="lower right")
     return ax
 
 
 def _binomial(count: int, share: float, below: float, cdf: Callable[..., Floats]) -> int:
-    """The number of `count` trials that fewer are with probability `below`."""
+    """Quantile at `below` of the number of successes in `count` trials."""
     return int(np.searchsorted(cdf(np.arange(count + 1), count, share), below))
 
 
-def _held_out(fit: Fit) -> Floats:
+def _holdout_points(fit: Fit) -> Floats:
     """Compute and error in percent of every run of the holdout, (runs, 2)."""
     h = fit.holdout
     place = {run: i for i, run in enumerate(fit.points.run)}
     rows = [] if h is None else zip(h.runs, h.predicted, h.measured, strict=True)
-    found = [
+    points = [
         (fit.points.flops[place[run]], 100 * (p / m - 1)) for run, p, m in rows if run in place
     ]
-    return np.array(found, dtype=float).reshape(-1, 2)
+    return np.array(points, dtype=float).reshape(-1, 2)
 
 
 def _exponent_rows(fit: Fit) -> list[tuple[str, float, Ends, tuple[str, str]]]:
-    """Name, exponent, interval, mark and colour; what has no value is left out."""
+    """Name, exponent, interval, mark and colour of each row that has a value."""
     rows: list[tuple[str, float | None, Ends, tuple[str, str]]] = [
         ("3, this law", fit.exponents.get("a"), fit.interval.bounds.get("a"), ("o", LAW))
     ]
     for check in fit.cross_checks:
         name = approach_name(check.name).removeprefix("approach ")
         rows.append((name, check.a, check.a_interval, MARKS.get(check.name, ("D", ACCENT))))
-    own = (fit.convention.get("params"), fit.convention.get("flops"))
+    convention = (fit.convention.get("params"), fit.convention.get("flops"))
     for c in fit.conventions:
-        if (c.get("params"), c.get("flops")) != own:
+        if (c.get("params"), c.get("flops")) != convention:
             rows.append((f"N {c.get('params')}, C {c.get('flops')}", c.get("a"), None, ("v", BAND)))
     return [(n, a, _finite(e), style) for n, a, e, style in rows if a is not None]
 

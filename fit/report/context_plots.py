@@ -2,7 +2,7 @@
 
 *Costs*: `next_price` (the next 0.01 nats), `lifetime_cost` (training and serving), `repeats_loss`
 and `repeats_epochs` (too few unique tokens). *Published models*: `ratio_against_params`, and
-`overlay` where the frontier reaches their compute. *Skills*: `skill_by_shape`.
+`draw_models` where the frontier reaches their compute. *Skills*: `skill_by_shape`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ from fit.report.plots import (
     LAW,
     N_LABEL,
     draw_curve,
-    draw_curve_over,
     legend_order,
 )
 from fit.report.tables import math_power
@@ -79,12 +78,12 @@ def ratio_against_params(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Ax
         The same axes.
     """
     p = fit_of(source).points
-    draw_curve_over(ax, best, best.params.value, best.ratio)
-    plots.runs(ax, p.params, p.tokens / p.params, p.flops)
+    draw_curve(ax, best, best.ratio, best.params.value)
+    plots.draw_runs(ax, p.params, p.tokens / p.params, p.flops)
     if best.flops[-1] < min(m.flops for m in PUBLISHED_MODELS):
         _reference_law(ax)
     for m in PUBLISHED_MODELS:
-        label = "of experts" if m.experts else "published models"
+        label = "mixtures of experts" if m.experts else "published models"
         face = "none" if m.experts else BLUE
         style: dict[str, Any] = {
             "mfc": face,
@@ -101,16 +100,16 @@ def ratio_against_params(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Ax
     ax.set_ylim(min(ratios.min(), best.ratio.value.min()) / 1.6, 2 * ratios.max())
     plots.count_axis(ax.xaxis)
     plots.count_axis(ax.yaxis)
-    plots.dress(ax, x=N_LABEL, y="Tokens per parameter D/N")
+    plots.style_axes(ax, x=N_LABEL, y="Tokens per parameter D/N")
     named = legend_order(
-        source, "published models", "of experts", f"{REFERENCE_LAW}, a published law"
+        source, "published models", "mixtures of experts", f"{REFERENCE_LAW}, a published law"
     )
     above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 4, "columnspacing": 1.2}
     plots.legend(ax, named, **above)
     return ax
 
 
-def overlay(ax: Axes, best: FrontierBand, quantity: str) -> None:
+def draw_models(ax: Axes, best: FrontierBand, quantity: str) -> None:
     """Draw the published models in the frontier's range, at a compute of 6 N D."""
     for m in within(best):
         face = "none" if m.experts else BLUE
@@ -168,14 +167,14 @@ def next_price(ax: Axes, source: ScalingLaw, best: FrontierBand, price: Interval
         **{k: np.where(near, getattr(price, k), np.nan) for k in ("value", "low", "high")}
     )
     draw_curve(ax, best, price)
-    ax.plot(best.flops, best.flops, color=LAW, lw=0.7, ls=":", label="the budget again")
+    ax.plot(best.flops, best.flops, color=LAW, lw=0.7, ls=":", label="equal to the budget")
     shown = price.value[near]
     ax.set_xlim(best.flops[0], best.flops[-1])
     ax.set_ylim(0.5 * min(shown.min(), best.flops[0]), 3 * shown.max())
     plots.flops_axis(ax.xaxis)
     plots.flops_axis(ax.yaxis)
-    plots.dress(ax, x=C_LABEL, y="Price of the next 0.01 nats/token [FLOP]")
-    plots.legend(ax, legend_order(source, "the budget again")[1:], loc="upper left")
+    plots.style_axes(ax, x=C_LABEL, y="Price of the next 0.01 nats/token [FLOP]")
+    plots.legend(ax, legend_order(source, "equal to the budget")[1:], loc="upper left")
     return ax
 
 
@@ -186,15 +185,15 @@ def lifetime_cost(ax: Axes, costs: ServingCosts) -> Axes:
     ax.plot(costs.params, costs.total, color=ACCENT, lw=1.8, label="both")
     place = costs.cheapest
     at = [costs.params[place]], [costs.total[place]]
-    ax.plot(*at, "o", color=ACCENT, ms=5, label="cheapest in all")
+    ax.plot(*at, "o", color=ACCENT, ms=5, label="lowest total")
     ax.axvline(costs.optimum, color=LAW, lw=0.8, ls=":", label="optimum N*")
     low = min(costs.training.min(), costs.serving.max())
     ax.set_xlim(costs.params[0], costs.params[-1])
     ax.set_ylim(0.3 * low, 6 * max(float(costs.total[place]), low))
     plots.count_axis(ax.xaxis)
     plots.flops_axis(ax.yaxis)
-    plots.dress(ax, x=N_LABEL, y="Compute at the same loss [FLOP]")
-    named = ("training", "serving", "both", "cheapest in all", "optimum N*")
+    plots.style_axes(ax, x=N_LABEL, y="Compute at the same loss [FLOP]")
+    named = ("training", "serving", "both", "lowest total", "optimum N*")
     above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 5, "columnspacing": 1.0}
     plots.legend(ax, named, **above)
     return ax
@@ -227,12 +226,12 @@ def repeats_loss(ax: Axes, best: FrontierBand, source: ScalingLaw, limited: Scal
         style: dict[str, Any] = {"color": ACCENT, "lw": 1.4, "label": "unique tokens limited"}
         ax.plot(best.flops[part], loss[part], ls=dashes, **style)
     p = fit_of(source).points
-    plots.runs(ax, p.flops, p.loss, p.flops)
+    plots.draw_runs(ax, p.flops, p.loss, p.flops)
     ax.set_xlim(best.flops[0], best.flops[-1])
     ax.set_ylim(0.98 * best.loss.value[-1], 1.02 * max(float(loss[0]), best.loss.value[0]))
     plots.flops_axis(ax.xaxis)
     plots.loss_axis(ax.yaxis)
-    plots.dress(ax, x=C_LABEL, y=L_LABEL)
+    plots.style_axes(ax, x=C_LABEL, y=L_LABEL)
     plots.legend(ax, legend_order(source, "unique tokens limited"))
     return ax
 
@@ -243,13 +242,13 @@ def repeats_epochs(ax: Axes, best: FrontierBand, limited: ScalingLaw, unique_tok
     for part, dashes in ((best.inside, "-"), (~best.inside, DASHED)):
         ax.plot(best.flops[part], epochs[part], color=ACCENT, lw=1.4, ls=dashes, label="best split")
     ax.axhline(FRESH_EPOCHS, color=LAW, lw=0.8, label="nearly as good as fresh")
-    ax.axhline(STALE_EPOCHS, color=LAW, lw=0.8, ls=":", label="worth little beyond")
+    ax.axhline(STALE_EPOCHS, color=LAW, lw=0.8, ls=":", label="of little value beyond")
     ax.set_xlim(best.flops[0], best.flops[-1])
     ax.set_ylim(min(0.5, float(epochs.min())), max(2.0 * STALE_EPOCHS, 1.5 * float(epochs.max())))
     plots.flops_axis(ax.xaxis)
     plots.count_axis(ax.yaxis)
-    plots.dress(ax, x=C_LABEL, y="Epochs, D over unique tokens")
-    named = ("best split", "nearly as good as fresh", "worth little beyond")
+    plots.style_axes(ax, x=C_LABEL, y="Epochs, D over unique tokens")
+    named = ("best split", "nearly as good as fresh", "of little value beyond")
     plots.legend(ax, named, loc="upper left")
     return ax
 
@@ -340,7 +339,7 @@ def skill_by_shape(ax: Axes, rows: Sequence[ShapeSkills], skill: str) -> Axes:
     ax.set_yticks(range(len(depths)), [str(d) for d in depths])
     ax.set_xlim(-0.5, len(widths) - 0.5)
     ax.set_ylim(-0.5, len(depths) - 0.5)
-    plots.dress(ax, x="Width", y="Depth")
+    plots.style_axes(ax, x="Width", y="Depth")
     ax.grid(False)
     ax.tick_params(length=0, colors="#1a1a1a")
     for side in ("left", "bottom"):

@@ -98,6 +98,7 @@ def _band(artist: Any) -> Iterator[Row]:
     """A band from its outline: out along one edge, back along the other."""
     for path in artist.get_paths():
         corners = path.vertices
+        # fill_between closes its outline with 3 extra corners: the start, the turn and the end.
         count = (len(corners) - 3) // 2
         one, other = corners[1 : count + 1], corners[count + 2 : 2 * count + 2][::-1]
         for (x, a), (_, b) in zip(one, other, strict=True):

@@ -73,7 +73,7 @@ class FigureInputs:
     source: ScalingLaw
     best: FrontierBand | None
     """Efficient frontier; None where the law has none or the runs do not determine it."""
-    asked: costs.ReportRequest
+    request: costs.ReportRequest
     shapes: tuple[ShapeSkills, ...]
     """Losses by skill and shape; empty where there are none."""
 
@@ -91,12 +91,12 @@ class ReportFigure:
     """Percent of the text's width on paper."""
 
 
-def figure_inputs(source: ScalingLaw, asked: costs.ReportRequest | None = None) -> FigureInputs:
+def figure_inputs(source: ScalingLaw, request: costs.ReportRequest | None = None) -> FigureInputs:
     """Gather the data from which the figures of a fit are drawn.
 
     Args:
         source: A fit as a source.
-        asked: Plots and prices that are requested beside the fit.
+        request: Plots and prices that are requested beside the fit.
     """
     fit = fit_of(source)
     entropy, p = fit.data.get("entropy_by_skill"), fit.points
@@ -104,24 +104,24 @@ def figure_inputs(source: ScalingLaw, asked: costs.ReportRequest | None = None) 
     return FigureInputs(
         source=source,
         best=identified_frontier(source),
-        asked=asked or costs.ReportRequest(),
+        request=request or costs.ReportRequest(),
         shapes=shapes if len({r.depth for r in shapes}) > 1 else (),
     )
 
 
 def draw_figures(
-    source: ScalingLaw, asked: costs.ReportRequest | None = None
+    source: ScalingLaw, request: costs.ReportRequest | None = None
 ) -> dict[str, RenderedFigure]:
     """Draw every figure that a fit has something to show in, by name.
 
     Args:
         source: A fit as a source.
-        asked: Plots and prices that are requested beside the fit.
+        request: Plots and prices that are requested beside the fit.
 
     Raises:
         QueryError: The request cannot be met, such as a negative number of tokens.
     """
-    inputs = figure_inputs(source, asked)
+    inputs = figure_inputs(source, request)
     runs = fit_of(source).points.run
     rendered = {n: _render(n, figure.draw, inputs, runs) for n, figure in FIGURES.items()}
     return {name: image for name, image in rendered.items() if image is not None}
@@ -209,7 +209,7 @@ def _optimum(inputs: FigureInputs) -> Figure | None:
     figure = _figure(3.2)
     for ax, quantity in zip(figure.subplots(1, 2), ("params", "tokens"), strict=True):
         plots.optimum_against_compute(ax, inputs.source, inputs.best, quantity)
-        context_plots.overlay(ax, inputs.best, quantity)
+        context_plots.draw_models(ax, inputs.best, quantity)
         plots.legend(ax, plots.legend_order(inputs.source, APPROACH_2, "published models"))
     return figure
 
@@ -235,10 +235,10 @@ def _price(inputs: FigureInputs) -> Figure | None:
 
 def _serving_costs(inputs: FigureInputs) -> costs.ServingCosts | None:
     """Costs of training and serving by model size, where serving was requested."""
-    if inputs.best is None or inputs.asked.serve_tokens is None:
+    if inputs.best is None or inputs.request.serve_tokens is None:
         return None
     budget = further_budget(inputs.source)
-    return costs.serving_costs(inputs.source, budget, inputs.asked.serve_tokens)
+    return costs.serving_costs(inputs.source, budget, inputs.request.serve_tokens)
 
 
 def _serving(inputs: FigureInputs) -> Figure | None:
@@ -251,7 +251,7 @@ def _serving(inputs: FigureInputs) -> Figure | None:
 
 
 def _serving_caption(inputs: FigureInputs) -> str:
-    costs_by_size, served = _serving_costs(inputs), inputs.asked.serve_tokens
+    costs_by_size, served = _serving_costs(inputs), inputs.request.serve_tokens
     if costs_by_size is None or served is None:
         return ""
     return context_plots.lifetime_caption(costs_by_size, served)
@@ -259,7 +259,7 @@ def _serving_caption(inputs: FigureInputs) -> str:
 
 def _limited(inputs: FigureInputs) -> tuple[FrontierBand, ScalingLaw, float] | None:
     """Frontier, law and number of unique tokens, where their limit was requested."""
-    unique = inputs.asked.unique_tokens
+    unique = inputs.request.unique_tokens
     limited = None if unique is None else costs.with_unique_tokens(inputs.source, unique)
     if inputs.best is None or limited is None or unique is None:
         return None
@@ -267,9 +267,9 @@ def _limited(inputs: FigureInputs) -> tuple[FrontierBand, ScalingLaw, float] | N
 
 
 def _repeats(inputs: FigureInputs) -> Figure | None:
-    if (request := _limited(inputs)) is None:
+    if (limit := _limited(inputs)) is None:
         return None
-    best, limited, unique = request
+    best, limited, unique = limit
     figure = _figure(2.8)
     left, right = figure.subplots(1, 2)
     context_plots.repeats_loss(left, best, inputs.source, limited)
@@ -278,9 +278,9 @@ def _repeats(inputs: FigureInputs) -> Figure | None:
 
 
 def _repeats_caption(inputs: FigureInputs) -> str:
-    if (request := _limited(inputs)) is None:
+    if (limit := _limited(inputs)) is None:
         return ""
-    _, limited, unique = request
+    _, limited, unique = limit
     return context_plots.repeats_caption(inputs.source, limited, unique)
 
 

@@ -24,7 +24,7 @@ from fit.report.text import TIMES, WIDTH, note_rows, one_line, row, shortened, t
 
 STATUSES = {
     "open": "its run has not been found yet",
-    "late": "its loss was known when it was sealed, or was fitted: not counted",
+    "late": "its run was known when it was sealed, or was fitted: not counted",
     "altered": "changed after it was sealed: not counted",
 }
 TIMES_OR_DIVIDED, PLUS_MINUS = f"{TIMES}/", "\N{PLUS-MINUS SIGN}"
@@ -96,7 +96,7 @@ def ledger_document(ledger: Ledger) -> dict[str, Any]:
 
 
 def _forecast_row(entry: LedgerEntry) -> dict[str, Any]:
-    """One forecast of the document."""
+    """The entry of one forecast in the document."""
     f, o = entry.forecast, entry.outcome
     return {
         "name": f.name,
@@ -111,7 +111,7 @@ def _forecast_row(entry: LedgerEntry) -> dict[str, Any]:
 
 
 def _forecast_cells(entry: LedgerEntry) -> tuple[str, ...]:
-    """One forecast of the table."""
+    """The row of one forecast."""
     f, e = entry.forecast, entry.forecast.expected
     expected = f"{e.loss:.4f} [{e.low:.4f}, {e.high:.4f}]"
     if entry.outcome is None:
@@ -159,7 +159,7 @@ def _convention_line(letter: str, name: str, place: int, comparison: Comparison)
 
 
 def _comparison_row(match: BudgetComparison) -> tuple[str, ...]:
-    """One budget."""
+    """The row of one budget."""
     m = match.multiplier
     ends = "" if m.low is None or m.high is None else f"[{_end(m.low)}, {_end(m.high)}]"
     price = [_price(p) for p in (match.price_a, match.price_b)]
@@ -250,7 +250,7 @@ def proposal_text(proposal: Proposal, folder: Path, launch: str | None) -> str:
 
 
 def _run_row(run: SuggestedRun) -> tuple[str, ...]:
-    """One run."""
+    """The row of one run."""
     s = run.shape
     name = f"copy {run.replicate}" if s is None else f"w{s.width}-d{s.depth}-s{run.seed}"
     return (
@@ -336,12 +336,12 @@ def _launch_rows(folder: Path, launch: str | None) -> list[str]:
             f"plan     {folder}/proposal.json",
             "         (this law knows no shapes, so there is nothing to launch)",
         ]
-    own = launch.split(" ", 1)
+    first, _, rest = launch.partition(" ")
     rows = [f"plan     {folder}"]
     for label, module in (("check", "sweep.plan"), ("launch", "sweep -m")):
         command = f"python -m {module} {launch}"
         if len(command) + 9 > WIDTH:
-            rows += [f"{label:8} python -m {module} {own[0]} \\", f"{'':11}{own[1]}"]
+            rows += [f"{label:8} python -m {module} {first} \\", f"{'':11}{rest}"]
         else:
             rows.append(f"{label:8} {command}")
     return rows
@@ -381,7 +381,7 @@ def tuning_listing(document: dict[str, Any]) -> str:
 
 
 def _scan_cells(scan: dict[str, Any]) -> list[str]:
-    """One row."""
+    """The row of one scan."""
     inside = scan["found"] == "inside"
     low, high = scan["low"], scan["high"]
     bounded = inside and low and high is not None
@@ -437,7 +437,7 @@ def skills_listing(document: Mapping[str, Any]) -> str:
 
 
 def _cell(excess: Mapping[str, float | None]) -> str:
-    """Mean ± half of the interval."""
+    """Mean and half of the interval, in thousandths of a nat."""
     mean, error = excess["mean"], excess["error"]
     assert mean is not None
     return f"{1e3 * mean:.2f}" + ("" if error is None else f" ±{1e3 * error:.2f}")

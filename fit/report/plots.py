@@ -1,9 +1,8 @@
-"""Figures of a fit on given axes: no disk, no global settings.
+"""Plots of the law with its runs, and the style that all plots share.
 
-In every figure points are runs, lines are the law, bands are intervals of the law, dashes are
-extrapolation, and colour is the budget on one scale.
-
-How every figure is dressed: plain ticks on log axes, one colour sequence by budget.
+A plot function draws on given axes, changes no global settings and writes no files. In every plot
+points are runs, lines are the law, bands are intervals of the law, dashes are extrapolation, and
+colour is the budget on one scale.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from fit.allocation.scaling_law import FrontierBand, IntervalCurve, ScalingLaw, 
 from fit.data.records import Floats
 from fit.diagnostics.approaches import budgets_of, levels_of, some_of
 from fit.quantities import UNITS, percent, power, short
+from fit.report.text import approach_name
 from fit.results import Fit
 
 if TYPE_CHECKING:
@@ -28,18 +28,18 @@ LAW = "#1a1a1a"
 BAND = "#7a7a7a"
 FAINT = "#b8b8b8"
 ACCENT = "#b5402a"
-"""For what is neither run nor law: known entropy, cross-checks."""
+"""Colour of what is neither run nor law: known entropy, cross-checks."""
 BLUE = "#3b6fa5"
-"""For published models, serving, and the second cross-check."""
+"""Colour of published models, serving, and the second cross-check."""
 SHOWN_OF_MAP = (0.0, 0.86)
-"""The end of viridis that is too pale on paper is left out."""
+"""Part of viridis that is used: its end is too pale on paper."""
 RUN_SIZE = 14.0
 SURFACE = 90
 """Points along each side of the loss surface."""
 DASHED = (0, (4, 2.2))
-"""Beyond the runs."""
+"""Dash pattern of extrapolation, beyond the runs."""
 UNBOUNDED = 1e3
-"""How far from the law a band is drawn that has no end."""
+"""An unbounded band is drawn to this factor above and below the law."""
 C_LABEL, N_LABEL, D_LABEL = "Compute C [FLOP]", "Parameters N", "Training tokens D"
 L_LABEL = "Loss [nats/token]"
 
@@ -63,10 +63,10 @@ def colour_of(flops: float, all_flops: Floats) -> tuple[float, float, float, flo
     return (r, g, b, a)
 
 
-def runs(
+def draw_runs(
     ax: Axes, x: Floats, y: Floats, flops: Floats, *, among: Floats | None = None, **style: Any
 ) -> Any:
-    """Runs as points, coloured by budget.
+    """Draw runs as points, coloured by budget.
 
     Args:
         ax: Axes to draw on.
@@ -77,13 +77,13 @@ def runs(
         **style: Further settings of the points.
     """
     shades, scale = budget_colours(flops)
-    own = flops if among is None else among
+    budgets = flops if among is None else among
     kept: dict[str, Any] = {"s": RUN_SIZE, "linewidths": 0.4, "edgecolors": "white", "zorder": 4}
-    return ax.scatter(x, y, c=own, cmap=shades, norm=scale, label="runs", **(kept | style))
+    return ax.scatter(x, y, c=budgets, cmap=shades, norm=scale, label="runs", **(kept | style))
 
 
 def budget_bar(ax: Axes, mappable: Any) -> None:
-    """The colour scale beside a figure."""
+    """Draw the colour scale of budgets beside the axes."""
     figure = ax.figure
     bar = figure.colorbar(mappable, ax=ax, pad=0.015, aspect=28)
     bar.outline.set_visible(False)
@@ -95,8 +95,8 @@ def budget_bar(ax: Axes, mappable: Any) -> None:
     bar.ax.yaxis.set_minor_locator(_fixed([]))
 
 
-def dress(ax: Axes, *, x: str, y: str) -> Axes:
-    """Labels, a light grid, and no frame on the right and top."""
+def style_axes(ax: Axes, *, x: str, y: str) -> Axes:
+    """Set labels and a light grid, and remove the frame on the right and top."""
     ax.set_xlabel(x)
     ax.set_ylabel(y)
     ax.spines[["top", "right"]].set_visible(False)
@@ -109,18 +109,19 @@ def dress(ax: Axes, *, x: str, y: str) -> Axes:
 
 
 def count_axis(axis: Any, most: int = 7) -> None:
-    """A log axis of parameters or tokens with so many ticks at most: 100k, 1M, 10M."""
+    """Make a log axis of counts with ticks such as 100k, 1M, 10M, and at most so many."""
     low, high = _log_limits(axis)
     _set_ticks(axis, _decades(low, high, most), _count_tick)
 
 
 def flops_axis(axis: Any) -> None:
-    """A log axis of compute in powers of ten."""
-    _log_axis(axis, _power_tick)
+    """Make a log axis of compute with ticks at powers of ten."""
+    low, high = _log_limits(axis)
+    _set_ticks(axis, _decades(low, high, 7), _power_tick)
 
 
 def loss_axis(axis: Any) -> None:
-    """A log axis of losses with plain numbers at round places."""
+    """Make a log axis of losses with plain, round numbers as ticks."""
     from matplotlib.ticker import MaxNLocator
 
     low, high = _log_limits(axis)
@@ -133,23 +134,17 @@ def loss_axis(axis: Any) -> None:
 
 
 def legend(ax: Axes, order: Sequence[str] = (), **where: Any) -> None:
-    """One entry per label, in the order given, with a white ground."""
+    """Draw a legend with one entry per label, in a given order, on a white background."""
     handles, labels = ax.get_legend_handles_labels()
     named = dict(zip(labels, handles, strict=True))
-    wanted = [label for label in order if label in named] or list(named)
+    labels = [label for label in order if label in named] or list(named)
     kept: dict[str, Any] = {"frameon": True, "framealpha": 0.9, "edgecolor": "none", "loc": "best"}
-    box = ax.legend([named[w] for w in wanted], wanted, **(kept | where))
+    box = ax.legend([named[label] for label in labels], labels, **(kept | where))
     box.set_zorder(6)
 
 
-def _log_axis(axis: Any, form: Callable[[float], str]) -> None:
-    """Log scale with ticks at round numbers."""
-    low, high = _log_limits(axis)
-    _set_ticks(axis, _decades(low, high, 7), form)
-
-
 def _log_limits(axis: Any) -> tuple[float, float]:
-    """Make an axis logarithmic and return its limits, ascending; from here on they stay."""
+    """Make an axis logarithmic, fix its limits, and return them in ascending order."""
     if axis.axis_name == "x":
         axis.axes.set_xscale("log")
         low, high = sorted(axis.axes.get_xlim())
@@ -162,7 +157,7 @@ def _log_limits(axis: Any) -> tuple[float, float]:
 
 
 def _set_ticks(axis: Any, ticks: Sequence[float], form: Callable[[float], str]) -> None:
-    """Major ticks with labels and no minor ones."""
+    """Set labelled major ticks and no minor ones."""
     axis.set_major_locator(_fixed(ticks))
     axis.set_major_formatter(_formatter(form))
     axis.set_minor_locator(_fixed([]))
@@ -189,7 +184,7 @@ def _count_tick(value: float) -> str:
 
 
 def _power_tick(value: float) -> str:
-    """A power of ten in mathematics."""
+    """A power of ten in mathtext."""
     exponent = int(np.floor(np.log10(value) + 1e-9))
     mantissa = value / 10.0**exponent
     if abs(mantissa - 1) < 1e-6:
@@ -212,40 +207,40 @@ def _formatter(form: Callable[[float], str]) -> Any:
 
 
 def loss_against_compute(ax: Axes, source: ScalingLaw, best: FrontierBand | None) -> Axes:
-    """Runs, the law at each fitted size, and the frontier with its interval, log-log.
+    """Loss against compute, log-log: runs, the law at fixed sizes, and the efficient frontier.
 
     Args:
         ax: Axes to draw on.
         source: A fit as a source.
-        best: Its frontier; None where the runs do not tell one, and none is drawn.
+        best: Its frontier; None where the runs do not determine one.
 
     Returns:
         The same axes.
     """
     fit = fit_of(source)
     p = fit.points
-    runs(ax, p.flops, p.loss, p.flops)
+    draw_runs(ax, p.flops, p.loss, p.flops)
     lowest, last = [float(p.loss.min())], 1.6 * float(p.flops.max())
     if best is not None:
-        _single_sizes(ax, source)
+        _draw_sizes(ax, source)
         draw_curve(ax, best, best.loss)
-        lowest += [best.loss.value[-1], *_floor_lines(ax, fit)]
+        lowest += [best.loss.value[-1], *_draw_floors(ax, fit)]
         last = best.flops[-1]
     ax.set_xlim(p.flops.min() / 1.6, last)
     ax.set_ylim(0.97 * min(lowest), 1.04 * p.loss.max())
     flops_axis(ax.xaxis)
     loss_axis(ax.yaxis)
-    dress(ax, x=C_LABEL, y=L_LABEL)
+    style_axes(ax, x=C_LABEL, y=L_LABEL)
     named = legend_order(source, "law at one size", "fitted E", "known entropy")
     legend(ax, named, ncols=2, columnspacing=1.2)
     return ax
 
 
 def isoflop_curves(ax: Axes, source: ScalingLaw, best: FrontierBand | None) -> Axes:
-    """Loss against N at equal budgets: valleys whose bottoms are N*.
+    """Loss against N at equal budgets: curves whose minima are N*.
 
-    Without a frontier the law is drawn among the sizes that were trained and no further, and no
-    line through its lowest points.
+    Without a frontier the curves end with the sizes that were trained, and no line joins their
+    minima.
     """
     fit = fit_of(source)
     p = fit.points
@@ -268,21 +263,21 @@ def isoflop_curves(ax: Axes, source: ScalingLaw, best: FrontierBand | None) -> A
         style = {"lw": 1.2, "zorder": 3, "label": "law at one budget"}
         ax.plot(np.exp(sizes), solid, color=colour, gid=f"C={power(flops)}", **style)
     if best is not None:
-        _bottoms(ax, best)
-    shown = runs(ax, p.params, p.loss, p.flops)
+        _draw_split(ax, best, best.params.value, best.loss.value, "optimum N*", 1.2, 1.0)
+    shown = draw_runs(ax, p.params, p.loss, p.flops)
     ax.set_xlim(p.params.min() / 2, p.params.max() * 2)
     ax.set_ylim(0.97 * p.loss.min(), 1.04 * p.loss.max())
     count_axis(ax.xaxis)
     loss_axis(ax.yaxis)
     budget_bar(ax, shown)
-    dress(ax, x=N_LABEL, y=L_LABEL)
+    style_axes(ax, x=N_LABEL, y=L_LABEL)
     named = ("runs", "law at one budget", "optimum N*", "extrapolation")
     legend(ax, named, loc="lower left")
     return ax
 
 
 def loss_against_params(ax: Axes, source: ScalingLaw) -> Axes:
-    """Loss against N at equal token counts, each line named by its D at the right."""
+    """Loss against N at equal numbers of tokens, each line labelled with its D at the right."""
     p = fit_of(source).points
     sizes = np.geomspace(p.params.min() / 1.2, p.params.max() * 1.2, 80)
     levels = some_of(levels_of(p.tokens), 7)
@@ -303,18 +298,18 @@ def loss_against_params(ax: Axes, source: ScalingLaw) -> Axes:
             va="center",
             fontsize="small",
         )
-    runs(ax, p.params, p.loss, p.flops)
+    draw_runs(ax, p.params, p.loss, p.flops)
     ax.set_xlim(p.params.min() / 1.4, p.params.max() * 1.9)
     ax.set_ylim(0.97 * p.loss.min(), 1.04 * p.loss.max())
     count_axis(ax.xaxis)
     loss_axis(ax.yaxis)
-    dress(ax, x=N_LABEL, y=L_LABEL)
+    style_axes(ax, x=N_LABEL, y=L_LABEL)
     legend(ax, ("runs", "law at one D"), loc="upper right")
     return ax
 
 
 def loss_surface(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Axes:
-    """Contours of the law over N and D, the runs, lines of equal compute, and the frontier."""
+    """Contours of equal loss over N and D, with runs, lines of equal compute and the frontier."""
     p = fit_of(source).points
     ends = [(float(v.min()) / 1.6, float(v.max()) * 1.6) for v in (p.params, p.tokens)]
     near = best.flops <= 10.5 * p.flops.max()
@@ -324,17 +319,17 @@ def loss_surface(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Axes:
     grid = np.meshgrid(n, d)
     loss = np.exp(source.log_losses(grid[0].ravel(), grid[1].ravel())(source.theta))
     loss = loss.reshape(SURFACE, SURFACE)
-    _contours(ax, grid, loss)
+    _draw_contours(ax, grid, loss)
     for flops in _decades_of(p.flops):
         tokens = flops / np.exp(source.cost.log_flops_per_token(np.log(n)))
         ax.plot(n, tokens, color=FAINT, lw=0.7, ls=":", zorder=2, label="equal compute, decades")
-    _valley(ax, best)
-    budget_bar(ax, runs(ax, p.params, p.tokens, p.flops))
+    _draw_split(ax, best, best.params.value, best.tokens.value, "efficient frontier", 1.8, 1.8)
+    budget_bar(ax, draw_runs(ax, p.params, p.tokens, p.flops))
     ax.set_xlim(*ends[0])
     ax.set_ylim(*ends[1])
     count_axis(ax.xaxis)
     count_axis(ax.yaxis)
-    dress(ax, x=N_LABEL, y=D_LABEL)
+    style_axes(ax, x=N_LABEL, y=D_LABEL)
     named = ("runs", "law: equal loss", "efficient frontier", "extrapolation")
     above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 5, "columnspacing": 1.2}
     legend(ax, (*named, "equal compute, decades"), **above)
@@ -344,7 +339,7 @@ def loss_surface(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Axes:
 def optimum_against_compute(
     ax: Axes, source: ScalingLaw, best: FrontierBand, quantity: str
 ) -> Axes:
-    """N* or D* against the budget, with its interval; the runs stand behind it.
+    """N* or D* against the budget with its interval, and the runs.
 
     Args:
         ax: Axes to draw on.
@@ -359,7 +354,7 @@ def optimum_against_compute(
     p = fit.points
     curve: IntervalCurve = getattr(best, quantity)
     draw_curve(ax, best, curve)
-    runs(ax, p.flops, getattr(p, quantity), p.flops)
+    draw_runs(ax, p.flops, getattr(p, quantity), p.flops)
     if quantity == "params":
         for check in fit.cross_checks:
             if check.name == "isoflop" and check.params:
@@ -371,37 +366,54 @@ def optimum_against_compute(
                     color=ACCENT,
                     ms=4.5,
                     zorder=5,
-                    label="approach 2, isoFLOP",
+                    label=approach_name("isoflop"),
                 )
     ax.set_xlim(p.flops.min() / 1.6, best.flops[-1])
     flops_axis(ax.xaxis)
     count_axis(ax.yaxis)
     names = {"params": "Optimal parameters N*", "tokens": "Optimal training tokens D*"}
-    dress(ax, x=C_LABEL, y=names[quantity])
-    legend(ax, legend_order(source, "approach 2, isoFLOP", "published models"))
+    style_axes(ax, x=C_LABEL, y=names[quantity])
+    legend(ax, legend_order(source, approach_name("isoflop"), "published models"))
     return ax
 
 
-def draw_curve(ax: Axes, best: FrontierBand, curve: IntervalCurve) -> None:
-    """A quantity along budgets: solid inside the runs, dashed beyond, with its band."""
-    draw_curve_over(ax, best, best.flops, curve)
+def draw_curve(ax: Axes, best: FrontierBand, curve: IntervalCurve, x: Floats | None = None) -> None:
+    """Draw a quantity along the frontier with its band: solid inside the runs, dashed beyond.
 
-
-def draw_curve_over(ax: Axes, best: FrontierBand, x: Floats, curve: IntervalCurve) -> None:
-    """The same over any quantity that grows with the budget, (k,)."""
-    beyond = ~best.inside
-    beyond[np.flatnonzero(best.inside)[-1]] = True
+    Args:
+        ax: Axes to draw on.
+        best: The frontier.
+        curve: The quantity, (k,).
+        x: What it is drawn against, (k,), growing with the budget; the budget if None.
+    """
+    x = best.flops if x is None else x
     low = np.maximum(curve.low, curve.value / UNBOUNDED)
     high = np.minimum(curve.high, curve.value * UNBOUNDED)
     label = f"{percent(best.level)} confidence"
     ax.fill_between(x, low, high, color=BAND, alpha=0.28, lw=0, zorder=1, label=label)
-    style: dict[str, Any] = {"color": LAW, "lw": 1.4}
-    ax.plot(x[best.inside], curve.value[best.inside], label="law", **style)
-    ax.plot(x[beyond], curve.value[beyond], ls=DASHED, label="extrapolation", **style)
+    _draw_split(ax, best, x, curve.value, "law", 1.4, 1.4, zorder=2)
 
 
-def _contours(ax: Axes, grid: Sequence[Floats], loss: Floats) -> None:
-    """Lines of equal loss at round values, each named."""
+def _draw_split(
+    ax: Axes,
+    best: FrontierBand,
+    x: Floats,
+    y: Floats,
+    label: str,
+    width: float,
+    width_beyond: float,
+    zorder: float = 3,
+) -> None:
+    """Draw a line along the frontier: solid inside the runs, dashed beyond."""
+    beyond = ~best.inside
+    beyond[np.flatnonzero(best.inside)[-1]] = True  # the dashes begin where the solid line ends
+    style: dict[str, Any] = {"color": LAW, "zorder": zorder}
+    ax.plot(x[best.inside], y[best.inside], lw=width, label=label, **style)
+    ax.plot(x[beyond], y[beyond], lw=width_beyond, ls=DASHED, label="extrapolation", **style)
+
+
+def _draw_contours(ax: Axes, grid: Sequence[Floats], loss: Floats) -> None:
+    """Draw labelled contours of equal loss at round values."""
     from matplotlib.ticker import MaxNLocator
 
     low, high = (float(v) for v in np.percentile(loss, [0, 92]))
@@ -414,16 +426,6 @@ def _contours(ax: Axes, grid: Sequence[Floats], loss: Floats) -> None:
     ax.plot([], [], color=LAW, lw=0.6, label="law: equal loss")
 
 
-def _valley(ax: Axes, best: FrontierBand) -> None:
-    """N* and D* of every budget."""
-    beyond = ~best.inside
-    beyond[np.flatnonzero(best.inside)[-1]] = True
-    n, d = best.params.value, best.tokens.value
-    style: dict[str, Any] = {"color": LAW, "lw": 1.8, "zorder": 3}
-    ax.plot(n[best.inside], d[best.inside], label="efficient frontier", **style)
-    ax.plot(n[beyond], d[beyond], ls=DASHED, label="extrapolation", **style)
-
-
 def _decades_of(flops: Floats) -> Floats:
     """Powers of ten from below the smallest budget to above the largest, at most seven."""
     first, last = np.floor(np.log10(flops.min())), np.ceil(np.log10(flops.max())) + 1
@@ -431,8 +433,8 @@ def _decades_of(flops: Floats) -> Floats:
     return np.asarray(10.0 ** np.arange(first, last + 1, step))
 
 
-def _single_sizes(ax: Axes, source: ScalingLaw) -> None:
-    """The law at some of the sizes that were trained."""
+def _draw_sizes(ax: Axes, source: ScalingLaw) -> None:
+    """Draw the law at some of the sizes that were trained."""
     p = fit_of(source).points
     for size in some_of(np.unique(p.params), 7):
         tokens = np.geomspace(p.tokens.min() / 1.5, p.tokens.max() * 1.5, 60)
@@ -447,27 +449,17 @@ def _single_sizes(ax: Axes, source: ScalingLaw) -> None:
         ax.plot(per_token * tokens, loss, color=FAINT, **style)
 
 
-def _bottoms(ax: Axes, best: FrontierBand) -> None:
-    """The line through the lowest points, dashed beyond the largest budget fitted."""
-    beyond = ~best.inside
-    beyond[np.flatnonzero(best.inside)[-1]] = True
-    n, loss = best.params.value, best.loss.value
-    style: dict[str, Any] = {"color": LAW, "zorder": 3}
-    ax.plot(n[best.inside], loss[best.inside], lw=1.2, label="optimum N*", **style)
-    ax.plot(n[beyond], loss[beyond], lw=1.0, ls=DASHED, label="extrapolation", **style)
-
-
-def _floor_lines(ax: Axes, fit: Fit) -> list[float]:
-    """The fitted E, and the known entropy of the data; their heights."""
-    floor, known = fit.theta.get("E"), fit.data.get("entropy")
+def _draw_floors(ax: Axes, fit: Fit) -> list[float]:
+    """Draw the fitted E and the known entropy of the data, and return their values."""
+    floor, entropy = fit.theta.get("E"), fit.data.get("entropy")
     if floor:
         ax.axhline(floor, color=BAND, lw=0.9, ls=(0, (1, 1.6)), label="fitted E")
-    if known:
-        ax.axhline(known, color=ACCENT, lw=0.9, ls=(0, (6, 1.5, 1, 1.5)), label="known entropy")
-    return [v for v in (floor, known) if v]
+    if entropy:
+        ax.axhline(entropy, color=ACCENT, lw=0.9, ls=(0, (6, 1.5, 1, 1.5)), label="known entropy")
+    return [v for v in (floor, entropy) if v]
 
 
 def legend_order(source: ScalingLaw, *more: str) -> tuple[str, ...]:
-    """Order of the legend, the same in every figure."""
+    """Labels in the order of the legend, the same in every figure."""
     level = percent(fit_of(source).interval.level)
     return ("runs", "law", "extrapolation", f"{level} confidence", *more)

@@ -44,8 +44,12 @@ LEDGER = "ledger"
 """Folder of sealed forecasts, beside those of the reports."""
 
 
-def write_any(
-    folder: Path, *, out: Path | None = None, form: str = "pdf", asked: ReportRequest | None = None
+def write_any_report(
+    folder: Path,
+    *,
+    out: Path | None = None,
+    form: str = "pdf",
+    request: ReportRequest | None = None,
 ) -> Path:
     """Write the report of a fit, or of a folder of runs that have not been fitted.
 
@@ -53,24 +57,24 @@ def write_any(
         folder: Report folder, its `fit.json`, or a folder of run records.
         out: Folder for a report on runs; None is `reports/` and the folder's name.
         form: As in `write_report`.
-        asked: As in `write_report`.
+        request: As in `write_report`.
 
     Raises:
         RecordError, FitError, QueryError, ReportError: As `write_report`, `write_shape_report`.
     """
     if not folder.is_dir() or (folder / "fit.json").exists() or not any(folder.glob(RECORDS)):
-        return write_report(folder, form=form, asked=asked)
+        return write_report(folder, form=form, request=request)
     return write_shape_report(folder, out or Path("reports") / folder.resolve().name, form=form)
 
 
-def write_report(folder: Path, *, form: str = "pdf", asked: ReportRequest | None = None) -> Path:
+def write_report(folder: Path, *, form: str = "pdf", request: ReportRequest | None = None) -> Path:
     """Write a report and its figures into a report folder from its `fit.json`.
 
     Args:
         folder: Report folder, or the `fit.json` in it.
         form: `pdf` writes `report.pdf`, `html` one self-contained `report.html`; either way
             `figures/` gets every figure as PDF, as SVG and as CSV of the data drawn.
-        asked: Plots and prices that are requested beside the fit.
+        request: Plots and prices that are requested beside the fit.
 
     Returns:
         Path of the report.
@@ -83,12 +87,12 @@ def write_report(folder: Path, *, form: str = "pdf", asked: ReportRequest | None
     _require("matplotlib", *(("typst",) if form == "pdf" else ()))
     source = ScalingLaw.from_fit(read_fit(folder))
     folder = folder.parent if folder.is_file() else folder
-    figures = draw_figures(source, asked)
+    figures = draw_figures(source, request)
     content = report_content(
         source,
         folder=report_path(folder),
         drawn=figures.keys(),
-        asked=asked,
+        request=request,
         ledger=read_ledger(folder.resolve().parent / LEDGER),
     )
     return _write_files(folder, content, figures, form)
@@ -201,15 +205,16 @@ def html_page(data: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
         f"<style>{STYLE.read_text(encoding='utf-8')}</style></head><body><main>",
         f'<p class="kind">Scaling-law report</p><h1>{name}</h1>',
         f'<p class="about">{formatted_text(data["about"])}</p>',
-        f'<p class="verdict">{"".join(_styled(s, w) for s, w in data["verdict"])}</p>',
+        f'<p class="summary">{"".join(_styled(s, w) for s, w in data["summary"])}</p>',
         _answer_table(data),
         '<div class="sides">',
-        f"<section><h2>How sure it is</h2>{_marked_list(data['sure'])}</section>",
-        f"<section><h2>What could make it wrong</h2>{_marked_list(data['wrong'])}</section></div>",
+        f"<section><h2>How sure it is</h2>{_marked_list(data['checks'])}</section>",
+        "<section><h2>What could make it wrong</h2>"
+        f"{_marked_list(data['limitations'])}</section></div>",
     ]
     if data["launch"] is not None:
-        parts.append(f"<p>Launch it:</p><pre>{_command_html(data['launch'])}</pre>")
-    counts = {"picture": 0, "table": 0}
+        parts.append(f"<p>Command to launch it:</p><pre>{_command_html(data['launch'])}</pre>")
+    counts = {"figure": 0, "table": 0}
     for section in data["sections"]:
         parts.append(_section(section, figures, counts))
     return "\n".join([*parts, "</main></body></html>", ""])
@@ -336,18 +341,18 @@ def _section(
 
 def _block(block: Mapping[str, Any], figures: Mapping[str, bytes], counts: dict[str, int]) -> str:
     """A figure, a table or a paragraph."""
-    if block["kind"] == "words":
+    if block["kind"] == "paragraph":
         text = escape(block["text"]) if block["plain"] else formatted_text(block["text"])
         lead = f"<strong>{escape(block['lead'])}.</strong> " if block["lead"] else ""
         code = f"<pre>{_command_html(block['code'])}</pre>" if block["code"] else ""
         return f"<p>{lead}{text}</p>{code}"
-    numbered = block["kind"] == "picture" or bool(block["caption"] and not block["dense"])
+    numbered = block["kind"] == "figure" or bool(block["caption"] and not block["dense"])
     counts[block["kind"]] += numbered
-    word = "Figure" if block["kind"] == "picture" else "Table"
+    word = "Figure" if block["kind"] == "figure" else "Table"
     title = f"{word} {counts[block['kind']]}" if numbered else ""
     words = f"{title}{': ' * numbered}{formatted_text(block['caption'])}"
     caption = f"<figcaption>{words}</figcaption>" if block["caption"] else ""
-    if block["kind"] == "picture":
+    if block["kind"] == "figure":
         drawing = _inline_svg(figures[block["name"]], block["name"], title)
         return f'<figure><div class="wide">{drawing}</div>{caption}</figure>'
     return f'<figure>{caption}<div class="wide">{_table(block)}</div></figure>'

@@ -189,7 +189,7 @@ def _rolling(fit: Fit) -> Table | None:
 
 
 def _influence(fit: Fit, further: str) -> Table | None:
-    """How much N* changes when a run or a cluster is left out."""
+    """Change of N* when a run or a cluster is left out."""
     if not fit.influence:
         return None
     return Table(
@@ -268,11 +268,16 @@ def _method(source: ScalingLaw) -> tuple[Block, ...]:
         if what == "loss"
         else f"the best {what}, fitted to its logarithm"
     )
+    robust = (
+        ""
+        if fit.objective.name.startswith("l2")
+        else "The objective is robust: one bad run in forty shifts a least-squares optimum by a "
+        "third. "
+    )
     law = Paragraph(
         lead="Law",
         text=f"${source.law.formula}$, with $N$ parameters ({basis['params']}), $D$ training "
-        f"tokens and {of_loss} by {basis['objective']}. The objective is robust: one bad run in "
-        "forty shifts a least-squares optimum by a third. Coefficients are for raw counts."
+        f"tokens and {of_loss} by {basis['objective']}. {robust}Coefficients are for raw counts."
         + (f" Here {source.law.about}." if source.law.about else ""),
     )
     intervals = Paragraph(
@@ -280,10 +285,9 @@ def _method(source: ScalingLaw) -> tuple[Block, ...]:
         text=f"{METHODS[fit.interval.method].caption}, "
         f"{percent(fit.interval.level)}, quantile {tables.digits(fit.interval.quantile)}, "
         f"{basis['clusters']} clusters: the errors of runs that share a trunk are correlated, so "
-        f"such runs are resampled and summed together. {basis['draws']} "
-        "bootstrap draws are stored in fit.json. A confidence interval "
-        "describes the law; a prediction interval describes the next run and adds the noise of one "
-        "run.",
+        f"such runs are resampled and summed together. {basis['draws']} bootstrap draws are "
+        "stored in fit.json. A confidence interval describes the law; a prediction interval "
+        "describes the next run and adds the noise of one run.",
     )
     sources = Paragraph(
         lead="Sources",
@@ -342,7 +346,7 @@ def _price_table(inputs: FigureInputs) -> Table | None:
     Raises:
         QueryError: The device is not known, or a number is out of range.
     """
-    source, best, asked = inputs.source, inputs.best, inputs.asked
+    source, best, request = inputs.source, inputs.best, inputs.request
     if best is None:
         return None
     budgets = np.array([fit_of(source).range["flops"].high, further_budget(source)])
@@ -354,7 +358,7 @@ def _price_table(inputs: FigureInputs) -> Table | None:
             rows.append((power(flops), "never", "E is nearer", DASH, DASH))
             continue
         upper = power(high) if np.isfinite(high) else "unbounded"
-        money = asked.dollars(value)
+        money = request.dollars(value)
         rows.append(
             (
                 power(flops),
@@ -371,11 +375,11 @@ def _price_table(inputs: FigureInputs) -> Table | None:
         left(f"{percent(best.level)} interval", "span"),
         right("over the budget"),
     )
-    if asked.dollars(1.0) is None:
+    if request.dollars(1.0) is None:
         return Table(columns=columns, rows=tuple(r[:4] for r in rows), caption=text)
     text += (
-        f" Dollars at {three_digits(asked.price or 0)} per hour of {asked.device}, MFU "
-        f"{three_digits(asked.mfu or DEFAULT_MFU)}{'' if asked.mfu else ' (assumed)'}."
+        f" Dollars at {three_digits(request.price or 0)} per hour of {request.device}, MFU "
+        f"{three_digits(request.mfu or DEFAULT_MFU)}{'' if request.mfu else ' (assumed)'}."
     )
     return Table(columns=(*columns, right("dollars")), rows=tuple(rows), caption=text)
 

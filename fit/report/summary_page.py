@@ -54,7 +54,7 @@ def report_content(
     *,
     folder: str = "",
     drawn: Collection[str] = (),
-    asked: ReportRequest | None = None,
+    request: ReportRequest | None = None,
     ledger: Ledger | None = None,
 ) -> dict[str, Any]:
     """Everything on the pages of a report except its figures, as plain JSON values.
@@ -63,14 +63,14 @@ def report_content(
         source: A fit as a source.
         folder: Folder of its `fit.json`, for the command that launches; FOLDER if empty.
         drawn: Names of the figures that were drawn.
-        asked: Plots and prices that are requested beside the fit.
+        request: Plots and prices that are requested beside the fit.
         ledger: Sealed forecasts, where there are any.
 
     Raises:
         QueryError: The request cannot be met, such as an unknown device.
     """
     fit = fit_of(source)
-    inputs = figure_inputs(source, asked)
+    inputs = figure_inputs(source, request)
     budgets = () if inputs.best is None else (fit.range["flops"].high, further_budget(source))
     answers = [answer(Question(source=source, flops=c)) for c in budgets]
     recommendation = answers[-1] if answers else None
@@ -79,13 +79,13 @@ def report_content(
         "name": tables.clean(fit.name),
         "refused": is_unidentified(fit),
         "about": _about(source),
-        "verdict": _recommendation(fit, recommendation)
+        "summary": _recommendation(fit, recommendation)
         if recommendation
         else _no_recommendation(source),
         "answers": _answer_table(answers),
         "level": percent(fit.interval.level),
-        "sure": [*_checks(fit), *_forecast_check(ledger)],
-        "wrong": _limitations(fit, recommendation),
+        "checks": [*_checks(fit), *_forecast_check(ledger)],
+        "limitations": _limitations(fit, recommendation),
         "launch": _launch_command(folder or "FOLDER", recommendation),
         "sections": [dataclasses.asdict(s) for s in sections],
     }
@@ -268,7 +268,7 @@ def _approach_check(fit: Fit) -> list[str]:
         c for c in fit.cross_checks if c.a is not None and cross_check_remark(fit, c) != UNCOMPARED
     ]
     if not comparable:
-        return ["fair", "No other approach could be applied to these runs as a cross-check."]
+        return ["fair", "No other approach could be run on these runs as a cross-check."]
     listed = " and ".join(f"{approach_name(c.name)} ({c.a:.3f})" for c in disagreeing or comparable)
     verb = "disagrees with" if disagreeing else "agrees with"
     text = f"The exponent of N*, {fit.exponents['a']:.3f}, {verb} that of {listed}."
@@ -337,7 +337,7 @@ def shape_report_content(
         "refused": False,
         "about": f"{about}. Losses are given as the excess over a perfect predictor, whose "
         "loss is known.",
-        "verdict": [
+        "summary": [
             ["", "Of these shapes "],
             ["strong", f"width {best.width}, depth {best.depth}"],
             ["", f" has the lowest loss, {_excess_text(best.excess[TOTAL])} thousandths of a nat "],
@@ -345,8 +345,8 @@ def shape_report_content(
         ],
         "answers": None,
         "level": percent(SKILL_LEVEL),
-        "sure": [_skill_check(rows, s) for s in shown],
-        "wrong": _shape_limitations(rows),
+        "checks": [_skill_check(rows, s) for s in shown],
+        "limitations": _shape_limitations(rows),
         "launch": None,
         "sections": [dataclasses.asdict(s) for s in sections],
     }

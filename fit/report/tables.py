@@ -70,7 +70,7 @@ class FigureBlock:
     caption: str
     width: int = 100
     """Percent of the text's width on paper."""
-    kind: str = "picture"
+    kind: str = "figure"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ class Paragraph:
     """Text from the input: dollar signs in it do not mark mathematics."""
     code: str = ""
     """A command beneath it."""
-    kind: str = "words"
+    kind: str = "paragraph"
 
 
 Block = Table | FigureBlock | Paragraph

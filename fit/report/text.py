@@ -246,7 +246,7 @@ def _loss_rows(result: Answer | Prediction) -> list[str]:
 
 
 def _reach_rows(result: Answer | Prediction) -> list[str]:
-    """The budget over the largest one fitted, and whether this extrapolates."""
+    """A row with the reach, and whether the answer extrapolates."""
     if result.reach is None:
         return []
     where = "extrapolates" if result.reach > 1 else "inside the runs"
@@ -256,7 +256,7 @@ def _reach_rows(result: Answer | Prediction) -> list[str]:
 
 
 def _reach_text(reach: float | None) -> str:
-    """A factor."""
+    """The budget over the largest one fitted, as a factor."""
     if reach is None:
         return "?"
     return f"{TIMES}{three_digits(reach)}"
@@ -268,8 +268,8 @@ def _launch_rows(answer: Answer, launch: str) -> list[str]:
     if s is None or answer.shape_params is None or answer.shape_tokens is None:
         return []
     rows = ["", row("shape", f"width {s.width}, depth {s.depth}, heads {s.heads}")]
-    own = f"{short(answer.shape_params)} parameters on {short(answer.shape_tokens)} tokens"
-    rows.append(row("", own))
+    counts = f"{short(answer.shape_params)} parameters on {short(answer.shape_tokens)} tokens"
+    rows.append(row("", counts))
     if answer.lr is not None:
         rows.append(row("learning rate", f"{answer.lr:.3g}, peak of the hidden matrices"))
     if answer.batch_tokens is not None:
@@ -306,8 +306,8 @@ def _parameter_row(fit: Fit, name: str, value: float) -> str:
     """A parameter with its interval."""
     low, high = fit.interval.bounds.get(name, (float("nan"), float("nan")))
     unit = {"E": "nats/token", "a": "N* ~ C^a", "b": "D* ~ C^b"}.get(name, "")
-    held = name in dict(fit.options.get("hold") or ())
-    ends = "held" if held else f"[{low:.4g}, {high:.4g}]"
+    is_held = name in dict(fit.options.get("hold") or ())
+    ends = "held" if is_held else f"[{low:.4g}, {high:.4g}]"
     return row(name, f"{value:>10.4g}  {ends}  {unit}")
 
 

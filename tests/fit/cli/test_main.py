@@ -308,7 +308,7 @@ def test_a_budget_below_the_runs_is_not_called_inside_them(folder):
 
 def test_the_band_of_good_sizes_is_left_out_far_beyond_the_runs(folder):
     assert "within one run's noise" in run("query", "1e14").stdout
-    assert "not told this far beyond the runs" in run("query", "1e20").stdout
+    assert "not determined this far beyond the runs" in run("query", "1e20").stdout
     assert "just as good" not in run("query", "1e20", "--law", "besiroglu2024").stdout
 
 

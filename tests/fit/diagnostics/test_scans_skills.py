@@ -20,7 +20,7 @@ from fit.data.table import RunTable
 from fit.diagnostics.scans import skills_by_shape
 from fit.errors import FitError
 from fit.report.context_plots import TOTAL, shapes_of, skill_by_shape, skills_shown
-from fit.report.render import write_any
+from fit.report.render import write_any_report
 
 ROOT = Path(__file__).parents[3]
 DATA = DataInfo(
@@ -101,7 +101,7 @@ def test_the_command_shows_the_reference_sweep_on_80_columns():
 
 
 def test_a_report_on_shapes_says_which_shape_each_skill_wants(tmp_path):
-    made = write_any(ROOT / "runs" / "skills", out=tmp_path / "r", form="html")
+    made = write_any_report(ROOT / "runs" / "skills", out=tmp_path / "r", form="html")
     words = made.read_text()
     assert "width 48, depth 2" in words
     assert (

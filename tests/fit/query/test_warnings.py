@@ -29,7 +29,7 @@ def test_a_refused_fit_shows_no_optimum_anywhere(tmp_path, changes):
     assert "ask " not in shown and "parameters on" not in shown
     page = report_content(ScalingLaw.from_fit(fit))
     assert page["refused"] and page["answers"] is None
-    assert ["loud", "No recommendation."] in page["verdict"]
+    assert ["loud", "No recommendation."] in page["summary"]
     write_fit(tmp_path, fit)
     asked = CliRunner().invoke(main, ["query", "1e14", "--fit", str(tmp_path)])
     assert asked.exit_code == 1
@@ -78,7 +78,7 @@ def test_an_interval_that_holds_everything_agrees_with_nothing():
         cross_check_remark(make_fit(kappa=5000.0), check(0.5, 0.05)) == "too uncertain to compare"
     )
     only = make_fit(cross_checks=(check(0.5, 0.4),))
-    grades = {text: grade for grade, text in report_content(ScalingLaw.from_fit(only))["sure"]}
+    grades = {text: grade for grade, text in report_content(ScalingLaw.from_fit(only))["checks"]}
     assert grades["No other approach could be run on these runs as a cross-check."] == "fair"
 
 

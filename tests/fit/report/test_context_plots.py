@@ -32,9 +32,9 @@ PLAIN = ScalingLaw.from_fit(
 BEST = frontier_band(SOURCE)
 
 
-def price_table(source, asked):
+def price_table(source, request):
     """The table of prices in the content of a report."""
-    sections = report_content(source, asked=asked)["sections"]
+    sections = report_content(source, request=request)["sections"]
     blocks = [b for s in sections for b in s["blocks"] if b["kind"] == "table"]
     return next(b for b in blocks if "next 0.01 nats" in b["caption"])
 
@@ -75,8 +75,8 @@ def test_a_step_below_e_is_never_reached():
 
 
 def test_money_is_device_hours_at_a_price():
-    asked = ReportRequest(price=2.0, device="h100", mfu=0.5)
-    assert asked.dollars(989e12 * 3600 * 0.5) == pytest.approx(2.0)
+    request = ReportRequest(price=2.0, device="h100", mfu=0.5)
+    assert request.dollars(989e12 * 3600 * 0.5) == pytest.approx(2.0)
     assert ReportRequest(price=2.0).dollars(1e20) is None
     with pytest.raises(QueryError, match="device"):
         ReportRequest(price=2.0, device="abacus").dollars(1e20)
@@ -96,13 +96,13 @@ def test_the_price_is_drawn_where_it_can_be_paid():
 
 @pytest.mark.parametrize("served", [1e6, 1e9])
 def test_the_cheapest_life_is_that_of_the_closed_form(served):
-    found = serving_costs(PLAIN, 1e13, served)
+    costs = serving_costs(PLAIN, 1e13, served)
     problem = ConstrainedProblem(law=PLAIN.law, cost=PLAIN.cost, served=served)
-    exact = least_cost(problem, PLAIN.theta[None], np.log([found.loss]))
-    assert found.params[found.cheapest] == pytest.approx(np.exp(exact.log_params[0]), rel=0.03)
-    assert found.total[found.cheapest] == pytest.approx(np.exp(exact.log_flops[0]), rel=1e-3)
-    ax = context_plots.lifetime_cost(axis(), found)
-    assert line(ax, "both").get_ydata() == pytest.approx(found.total)
+    exact = least_cost(problem, PLAIN.theta[None], np.log([costs.loss]))
+    assert costs.params[costs.cheapest] == pytest.approx(np.exp(exact.log_params[0]), rel=0.03)
+    assert costs.total[costs.cheapest] == pytest.approx(np.exp(exact.log_flops[0]), rel=1e-3)
+    ax = context_plots.lifetime_cost(axis(), costs)
+    assert line(ax, "both").get_ydata() == pytest.approx(costs.total)
     inputs = figure_inputs(PLAIN, ReportRequest(serve_tokens=served))
     assert "The lowest total" in figure_caption("serving", inputs)
 
@@ -142,7 +142,7 @@ def test_models_stand_beside_the_law_by_compute_only_at_its_scale():
     assert context_plots.within(small) == ()
     assert context_plots.within(big)
     ax = axis()
-    context_plots.overlay(ax, big, "params")
+    context_plots.draw_models(ax, big, "params")
     shown = {li.get_gid(): li.get_xdata()[0] for li in ax.get_lines()}
     assert shown == {m.name: m.flops for m in context_plots.within(big)}
 

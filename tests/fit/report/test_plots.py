@@ -190,8 +190,8 @@ def test_the_surface_is_the_law_and_its_valley_the_frontier():
     surface = next(c for c in ax.collections if isinstance(c, ContourSet))
     for level, lines in zip(surface.levels, surface.allsegs, strict=True):
         for n, d in (p for segment in lines for p in segment[::7]):
-            found = float(np.exp(SOURCE.log_losses(np.array([n]), np.array([d]))(SOURCE.theta))[0])
-            assert found == pytest.approx(level, rel=1e-3)
+            loss = float(np.exp(SOURCE.log_losses(np.array([n]), np.array([d]))(SOURCE.theta))[0])
+            assert loss == pytest.approx(level, rel=1e-3)
     solid = line(ax, "efficient frontier")
     assert np.array_equal(solid.get_ydata(), BEST.tokens.value[BEST.inside])
 

@@ -43,16 +43,16 @@ def drawn(figures):
 
 
 def page(fit):
-    """The sheet of a fit with the figures that every test has."""
+    """The content of a report with the figures that every test has."""
     return report_content(ScalingLaw.from_fit(fit), drawn=tuple(n for n in FIGURES if n in COMMON))
 
 
-def spoken(found):
-    return "".join(words for _, words in found["verdict"])
+def summary_text(content):
+    return "".join(words for _, words in content["summary"])
 
 
-def tables_of(found):
-    blocks = [b for s in found["sections"] for b in s["blocks"]]
+def tables_of(content):
+    blocks = [b for s in content["sections"] for b in s["blocks"]]
     return [b for b in blocks if b["kind"] == "table"]
 
 
@@ -85,8 +85,8 @@ def test_the_same_fit_gives_the_same_bytes(tmp_path, figures, drawn):
 
 
 def test_every_figure_is_made_for_a_fit_that_has_what_it_shows(figures):
-    asked = {"serving", "repeats", "skills"}
-    assert figures.keys() == FIGURES.keys() - asked
+    requested = {"serving", "repeats", "skills"}
+    assert figures.keys() == FIGURES.keys() - requested
 
 
 def test_names_cannot_break_or_run_the_template(drawn):
@@ -109,20 +109,20 @@ def test_unusual_fits_are_set(drawn, changes):
 
 
 def test_every_law_of_the_catalogue_can_be_set_as_a_formula(drawn):
-    found = page(make_fit())
+    content = page(make_fit())
     formulas = [f"${law(name).formula}$" for name in LAWS]
-    assert typeset({**found, "about": " ".join(formulas)}, drawn).startswith(b"%PDF")
+    assert typeset({**content, "about": " ".join(formulas)}, drawn).startswith(b"%PDF")
 
 
-def test_the_sheet_answers_at_the_largest_budget_and_at_ten_times_it():
+def test_the_report_answers_at_the_largest_budget_and_at_ten_times_it():
     fit = make_fit()
-    found = report_content(ScalingLaw.from_fit(fit))
-    rows = dict(found["answers"]["rows"])
+    content = report_content(ScalingLaw.from_fit(fit))
+    rows = dict(content["answers"]["rows"])
     assert rows["Budget over the largest fitted"] == [["×1.00"], ["×10.0"]]
     best, ends = rows["Parameters $N^*$"][1]
-    assert f"train {best} parameters (90%: {ends})" in spoken(found)
-    assert rows["Just as good: $N$ within noise"][1][0] in spoken(found)
-    assert json.dumps(found, allow_nan=False)
+    assert f"train {best} parameters (90%: {ends})" in summary_text(content)
+    assert rows["Just as good: $N$ within noise"][1][0] in summary_text(content)
+    assert json.dumps(content, allow_nan=False)
 
 
 def test_page_one_gives_the_numbers_of_the_query_for_twenty_questions():
@@ -133,28 +133,28 @@ def test_page_one_gives_the_numbers_of_the_query_for_twenty_questions():
         source = ScalingLaw.from_fit(make_fit(theta=values))
         rows = dict(report_content(source)["answers"]["rows"])
         for place, factor in enumerate((1.0, 10.0)):
-            asked = Question(source=source, flops=factor * source.range["flops"].high)
-            found = answer(asked)
+            question = Question(source=source, flops=factor * source.range["flops"].high)
+            result = answer(question)
             for label, number, form in (
-                ("Parameters $N^*$", found.params, short),
-                ("Training tokens $D^*$", found.tokens, short),
-                ("Tokens per parameter", found.tokens_per_param, three_digits),
-                ("Loss, the law [nats/token]", found.loss, "{:.4f}".format),
-                ("Loss, next run (prediction)", found.loss_next_run, "{:.4f}".format),
+                ("Parameters $N^*$", result.params, short),
+                ("Training tokens $D^*$", result.tokens, short),
+                ("Tokens per parameter", result.tokens_per_param, three_digits),
+                ("Loss, the law [nats/token]", result.loss, "{:.4f}".format),
+                ("Loss, next run (prediction)", result.loss_next_run, "{:.4f}".format),
             ):
                 ends = f"{form(number.low)} to {form(number.high)}"
                 assert rows[label][place] == [form(number.value), ends]
 
 
-def test_the_sheet_refuses_where_the_query_does():
+def test_the_report_refuses_where_the_query_does():
     assert report_content(ScalingLaw.from_fit(make_fit(kappa=2000.0)))["refused"]
     assert not report_content(ScalingLaw.from_fit(make_fit()))["refused"]
 
 
 def test_the_known_entropy_is_held_against_e():
-    texts = [text for _, text in report_content(ScalingLaw.from_fit(make_fit()))["sure"]]
+    texts = [text for _, text in report_content(ScalingLaw.from_fit(make_fit()))["checks"]]
     assert any("1.0900 nats/token, inside" in t for t in texts)
-    off = report_content(ScalingLaw.from_fit(make_fit(data={"entropy": 0.5})))["sure"]
+    off = report_content(ScalingLaw.from_fit(make_fit(data={"entropy": 0.5})))["checks"]
     assert ["fair", off[-1][1]] == off[-1]
     assert "outside" in off[-1][1]
 
@@ -164,24 +164,26 @@ def test_the_gravest_doubt_stands_first_and_none_twice():
         Note(code="a", severity="info", message="a trifle"),
         Note(code="b", severity="serious", message="a disaster"),
     )
-    wrong = report_content(ScalingLaw.from_fit(make_fit(notes=notes)))["wrong"]
-    assert wrong[0] == ["serious", "A disaster."]
-    assert len({text for _, text in wrong}) == len(wrong)
+    limitations = report_content(ScalingLaw.from_fit(make_fit(notes=notes)))["limitations"]
+    assert limitations[0] == ["serious", "A disaster."]
+    assert len({text for _, text in limitations}) == len(limitations)
 
 
 def test_doubts_of_one_kind_are_told_once():
     notes = tuple(
         Note(code="outlier", severity="warning", message=f"run {i} is off") for i in range(5)
     )
-    wrong = report_content(ScalingLaw.from_fit(make_fit(notes=notes)))["wrong"]
-    assert wrong[0] == ["warning", "Run 0 is off. And 4 more of this kind."]
-    assert len(wrong) == 2
+    limitations = report_content(ScalingLaw.from_fit(make_fit(notes=notes)))["limitations"]
+    assert limitations[0] == ["warning", "Run 0 is off. And 4 more of this kind."]
+    assert len(limitations) == 2
 
 
 def test_a_doubt_of_the_answer_is_not_told_again_by_the_fit():
     notes = (Note(code="ill_conditioned", severity="warning", message="kappa 400"),)
-    wrong = report_content(ScalingLaw.from_fit(make_fit(notes=notes, kappa=400.0)))["wrong"]
-    assert [text for _, text in wrong if "kappa" in text] == [wrong[0][1]]
+    limitations = report_content(ScalingLaw.from_fit(make_fit(notes=notes, kappa=400.0)))[
+        "limitations"
+    ]
+    assert [text for _, text in limitations if "kappa" in text] == [limitations[0][1]]
 
 
 def test_of_many_runs_those_farthest_from_the_law_are_listed():
@@ -192,8 +194,8 @@ def test_of_many_runs_those_farthest_from_the_law_are_listed():
         if f.name not in ("run", "columns")
     }
     wide = dataclasses.replace(points, run=points.run * 8, columns={}, **many)
-    found = tables_of(report_content(ScalingLaw.from_fit(make_fit(points=wide))))
-    runs = next(t for t in found if t["columns"][0]["head"] == "run" and t["dense"])
+    content = tables_of(report_content(ScalingLaw.from_fit(make_fit(points=wide))))
+    runs = next(t for t in content if t["columns"][0]["head"] == "run" and t["dense"])
     assert "The 96 of 200 runs" in runs["caption"]
     assert len(runs["rows"]) == 96
 
@@ -230,10 +232,10 @@ def test_the_command_names_the_folder_where_that_can_be_known(tmp_path):
     folders = {"reports/a b": "'reports/a b'", "elsewhere/x": "FOLDER"}
     for place, named in folders.items():
         write_fit(tmp_path / place, make_fit())
-        found = report_content(
+        content = report_content(
             ScalingLaw.from_fit(make_fit()), folder=report_path(tmp_path / place)
         )
-        assert f"--fit {named} --config" in found["launch"]
+        assert f"--fit {named} --config" in content["launch"]
 
 
 def test_a_law_that_splits_no_budget_has_a_report_without_an_optimum(tmp_path):
@@ -244,10 +246,10 @@ def test_a_law_that_splits_no_budget_has_a_report_without_an_optimum(tmp_path):
     made = {f.stem for f in (tmp_path / "figures").iterdir()}
     assert {"fit", "residuals"} <= made
     assert not {"optimum", "isoflop", "surface", "loss-compute", "approaches"} & made
-    found = report_content(ScalingLaw.from_fit(fit))
-    assert "predict --params N --tokens D --width X --depth X" in spoken(found)
-    assert found["sections"][0]["title"] == "The law"
-    assert len(tables_of(found)[0]["rows"]) == len(fit.theta)
+    content = report_content(ScalingLaw.from_fit(fit))
+    assert "predict --params N --tokens D --width X --depth X" in summary_text(content)
+    assert content["sections"][0]["title"] == "The law"
+    assert len(tables_of(content)[0]["rows"]) == len(fit.theta)
 
 
 def test_sealed_forecasts_beside_the_report_stand_in_it(tmp_path):
@@ -256,9 +258,9 @@ def test_sealed_forecasts_beside_the_report_stand_in_it(tmp_path):
         question = Question(source=source, flops=1e14)
         forecast = seal(tmp_path, name, question, answer(question))
         score_given(tmp_path, name, forecast.expected.loss * factor)
-    found = report_content(source, ledger=read_ledger(tmp_path))
-    assert "Of 2 sealed forecasts 1 came true" in found["sure"][-1][1]
-    section = next(s for s in found["sections"] if s["title"] == "Forecasts")
+    content = report_content(source, ledger=read_ledger(tmp_path))
+    assert "Of 2 sealed forecasts 1 came true" in content["checks"][-1][1]
+    section = next(s for s in content["sections"] if s["title"] == "Forecasts")
     assert section["blocks"][0]["text"].startswith("1 of 2 forecasts hit")
     assert {r[0]: r[-1] for r in section["blocks"][1]["rows"]} == {"near": "hit", "far": "miss"}
     assert "Forecasts" not in {s["title"] for s in report_content(source)["sections"]}
@@ -266,8 +268,8 @@ def test_sealed_forecasts_beside_the_report_stand_in_it(tmp_path):
 
 def test_other_sizes_cost_what_the_query_says():
     source = ScalingLaw.from_fit(make_fit())
-    asked = Question(source=source, flops=10 * source.range["flops"].high, regret=True)
-    regret = answer(asked).regret
+    question = Question(source=source, flops=10 * source.range["flops"].high, regret=True)
+    regret = answer(question).regret
     rows = next(t for t in tables_of(report_content(source)) if "Other sizes" in t["caption"])[
         "rows"
     ]
@@ -356,7 +358,7 @@ def test_figures_inside_the_web_page_share_no_ids(web):
 def test_page_and_web_page_say_the_same(web):
     reader = Reader()
     reader.feed(web)
-    assert spoken(page(hostile_fit())) in reader.words.replace(" × 10", "e")
+    assert summary_text(page(hostile_fit())) in reader.words.replace(" × 10", "e")
 
 
 def test_mathematics_is_set_for_the_web():

@@ -20,12 +20,12 @@ def test_the_file_asks_for_nothing_and_never_scrolls_sideways(tmp_path, width):
     address = write_report(tmp_path, form="html").as_uri()
     path = shutil.which("chromium")
     assert path, "this test needs chromium: apt-get install chromium"
-    asked, said = [], []
+    requests, messages = [], []
     with sync_playwright() as play:
         chromium = play.chromium.launch(executable_path=path, headless=True, args=FLAGS)
         page = chromium.new_page(viewport={"width": width, "height": 800})
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("console", lambda message: said.append(message.text))
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: messages.append(message.text))
         page.goto(address)
         assert page.evaluate("document.documentElement.scrollWidth") == width
         assert page.locator("svg").count() >= 10
@@ -33,5 +33,5 @@ def test_the_file_asks_for_nothing_and_never_scrolls_sideways(tmp_path, width):
             box["width"] > 250 for svg in page.locator("svg").all() if (box := svg.bounding_box())
         )
         chromium.close()
-    assert asked == [address]
-    assert said == []
+    assert requests == [address]
+    assert messages == []
