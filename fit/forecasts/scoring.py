@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fit.data.records import RunRecord, read_runs
+from fit.data.records import RunRecord
 from fit.errors import QueryError
 from fit.forecasts.ledger import Forecast, Ledger, LedgerEntry, before, read_ledger, write_outcome
 
@@ -75,7 +75,7 @@ def calibration(ledger: Ledger) -> Calibration:
     )
 
 
-def score_given(folder: Path, name: str, loss: float) -> LedgerEntry:
+def score_loss(folder: Path, name: str, loss: float) -> LedgerEntry:
     """Score a forecast by a loss that was measured elsewhere.
 
     Args:
@@ -124,15 +124,6 @@ def score_open(folder: Path, records: Sequence[RunRecord]) -> Ledger:
         if runs:
             _write_outcome(folder, entry, _facts(entry.forecast, runs))
     return read_ledger(folder)
-
-
-def records_below(runs: Path) -> tuple[RunRecord, ...]:
-    """The records of a folder, those that cannot be read left out.
-
-    Raises:
-        RecordError: No such folder.
-    """
-    return read_runs(runs).records
 
 
 def matching(forecast: Forecast, records: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
