@@ -88,8 +88,8 @@ class NumberCommand(click.Command):
 def score_command(name: str | None, runs: Path | None, loss: float | None, as_json: bool) -> None:
     """Say what happened to the forecast NAME, or to all that are open, and how often they hit."""
     from fit.data.records import read_runs
-    from fit.forecasts.scoring import score_loss, score_open, score_run
     from fit.forecasts.ledger import read_ledger
+    from fit.forecasts.scoring import score_loss, score_open, score_run
     from fit.report.listings import entry_text, ledger_document, ledger_text, rate_text
 
     if loss is not None and (name is None or runs is not None):

@@ -135,6 +135,13 @@ def test_the_table_can_be_fitted(tmp_path, suffix):
     assert list(table.columns["source"])[0] == "me/project/0"
 
 
+def test_a_spreadsheet_computes_no_cell_of_the_table(tmp_path):
+    rows = build_table([logged("=cmd(1)"), logged("b", loss=3.0)], {}, {}).rows
+    write_table(tmp_path / "runs.csv", rows)
+    with (tmp_path / "runs.csv").open(newline="") as stream:
+        assert [row["run"] for row in csv.DictReader(stream)] == ["'=cmd(1)", "b"]
+
+
 def test_another_suffix_is_refused(tmp_path):
     with pytest.raises(RecordError, match=r"a \.csv or \.jsonl is needed"):
         write_table(tmp_path / "runs.xlsx", build_table([logged()], {}, {}).rows)
