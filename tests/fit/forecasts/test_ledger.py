@@ -25,7 +25,7 @@ from fit.forecasts.ledger import (
     score_forecast,
     seal,
 )
-from fit.forecasts.scoring import calibration, matching, score_loss, score_open, score_run
+from fit.forecasts.scoring import calibration, runs_of, score_loss, score_open, score_run
 from fit.query.answer import answer
 from fit.query.question import Question
 from fit.report.listings import ledger_document, ledger_text
@@ -140,8 +140,8 @@ def test_the_run_is_found_by_sizes_length_rate_and_data(tmp_path):
     for name, value in wrong.items():
         also = {"tokens_seen": value} if name == "tokens" else {}
         other = dataclasses.replace(good, **{name: value}, **also)
-        assert matching(forecast, [other]) == (), name
-    assert matching(forecast, [good]) == (good,)
+        assert runs_of(forecast, [other]) == (), name
+    assert runs_of(forecast, [good]) == (good,)
 
 
 def test_the_first_run_after_the_sealing_counts(tmp_path):
