@@ -88,8 +88,9 @@ class NumberCommand(click.Command):
 @click.option("--json", "as_json", is_flag=True, help="Print the JSON document and nothing else.")
 def score_command(name: str | None, runs: Path | None, loss: float | None, as_json: bool) -> None:
     """Say what happened to the forecast NAME, or to all that are open, and how often they hit."""
+    from fit.data.records import read_runs
     from fit.forecasts.ledger import read_ledger
-    from fit.forecasts.scoring import records_below, score_given, score_open, score_run
+    from fit.forecasts.scoring import score_loss, score_open, score_run
     from fit.report.listings import entry_text, ledger_document, ledger_text, rate_text
 
     if loss is not None and (name is None or runs is not None):
@@ -97,13 +98,13 @@ def score_command(name: str | None, runs: Path | None, loss: float | None, as_js
     where = Path("runs") if runs is None else runs
     if name is None:
         known = where.is_dir() or runs is not None
-        ledger = score_open(LEDGER, records_below(where) if known else ())
+        ledger = score_open(LEDGER, read_runs(where).records if known else ())
         text = ledger_text(ledger)
     else:
         if loss is not None:
-            entry = score_given(LEDGER, name, loss)
+            entry = score_loss(LEDGER, name, loss)
         else:
-            entry = score_run(LEDGER, name, lambda: records_below(where))
+            entry = score_run(LEDGER, name, lambda: read_runs(where).records)
         ledger = read_ledger(LEDGER)
         text = f"{entry_text(entry)}\n\n{rate_text(ledger)}"
     document = ledger_document(ledger)

@@ -1,8 +1,9 @@
 """Parameter counts and training FLOPs of a decoder-only transformer, from its shape alone.
 
-Every count is kept per group or per term, because the convention alone moves the compute-optimal
-exponent by 0.1-0.3 at small scale (Porian et al. 2024, arXiv:2406.19146). Which groups make up N
-and which terms make up C is decided when a law is fitted: `params_in`, `flops_per_token_in`.
+`count_params` and `count_flops` return every group and term separately, because the convention
+alone changes the compute-optimal exponent by 0.1-0.3 at small scale (Porian et al. 2024,
+arXiv:2406.19146). Which groups make up N and which terms make up C is decided when a law is fitted:
+`params_in` and `flops_per_token_in`.
 
 Training costs 3 forward passes (one forward, two backward), 2 FLOP per multiply-add. The embedding
 look-up, norms, rotary positions, the short convolution, softmax and residual additions are left
@@ -16,19 +17,19 @@ from functools import lru_cache
 
 from fit.errors import PlanError
 
-KEPT = 4096
-"""Shapes whose counts are kept: a query looks at the same few rungs again."""
+CACHED_SHAPES = 4096
+"""Shapes whose counts are cached: a query asks for the same few shapes again and again."""
 PARAMS_CONVENTIONS = ("matmul", "total", "body", "chinchilla")
-"""Ways to count N: body + head; all; body alone (Kaplan 2020); all (Hoffmann 2022)."""
+"""Ways to count N: body and head; all; body alone (Kaplan 2020); all (Hoffmann 2022)."""
 FLOPS_CONVENTIONS = ("exact", "chinchilla", "6nd")
-"""Ways to count C: by term with causal attention; as Hoffmann 2022; 6 x params x tokens."""
+"""Ways to count C: by term with causal attention; as Hoffmann 2022; as 6 params tokens."""
 FLOPS_PER_PARAM_TOKEN = 6
 """FLOP of training per matmul parameter and token: 2 forward and 4 backward."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """The shape of a decoder-only transformer: all that its counts depend on."""
+    """The shape of a decoder-only transformer, on which all of its counts depend."""
 
     width: int
     """Residual stream d_model."""
@@ -51,9 +52,9 @@ class Shape:
     conv: int = 0
     """Taps of the causal depthwise convolution on the embeddings; 0 is none."""
     experts: int = 0
-    """MLPs per block of which a router chooses; 0 is one MLP and no router."""
+    """MLPs per block among which a router chooses; 0 is one MLP without a router."""
     top_k: int = 0
-    """Experts per token."""
+    """Experts used per token."""
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "heads", "head_dim", "d_ff", "vocab", "seq_len"):
@@ -62,7 +63,8 @@ class Shape:
                 raise PlanError(f"{name} is {value}; a shape needs at least 1. Change {name}.")
         if self.experts and not 1 <= self.top_k <= self.experts:
             raise PlanError(
-                f"top_k is {self.top_k} of {self.experts} experts; 1 to {self.experts} is needed."
+                f"top_k is {self.top_k} of {self.experts} experts; 1 to {self.experts} is needed. "
+                "Change top_k."
             )
 
 
@@ -71,24 +73,24 @@ class ParamCounts:
     """Parameters per group."""
 
     body: int
-    """Matrices inside the blocks that a token passes: of a mixture the router and k experts."""
+    """Matrices in the blocks that a token uses; of a mixture, the router and top_k experts."""
     head: int
     """The output head, vocab x width, counted once whether tied or not."""
     embedding: int
-    """The embedding where it is a matrix of its own; 0 when tied."""
+    """The embedding if it is a matrix of its own; 0 if tied."""
     other: int
     """Gains of the queries and taps of the convolution."""
     idle: int = 0
-    """Experts that a token does not pass."""
+    """Experts that a token does not use."""
 
     @property
     def total(self) -> int:
-        """Every trainable number once."""
+        """All trainable parameters, each once."""
         return self.body + self.head + self.embedding + self.other + self.idle
 
     @property
     def matmul(self) -> int:
-        """Body and head: the parameters that multiply every token; the default N."""
+        """Body and head, the parameters in matrix products with every token; the default N."""
         return self.body + self.head
 
 
@@ -103,11 +105,11 @@ class FlopsPerToken:
 
     @property
     def exact(self) -> int:
-        """Sum of the terms."""
+        """Sum of the terms, the `exact` convention."""
         return self.body + self.head + self.attention
 
 
-@lru_cache(KEPT)
+@lru_cache(CACHED_SHAPES)
 def count_params(shape: Shape) -> ParamCounts:
     """Count the parameters of a shape per group.
 
@@ -129,7 +131,7 @@ def count_params(shape: Shape) -> ParamCounts:
     )
 
 
-@lru_cache(KEPT)
+@lru_cache(CACHED_SHAPES)
 def count_flops(shape: Shape) -> FlopsPerToken:
     """Count the training FLOP per token of a shape by term.
 
@@ -151,7 +153,11 @@ def count_flops(shape: Shape) -> FlopsPerToken:
 
 
 def params_in(convention: str, params: ParamCounts) -> int:
-    """Pick N from the groups under a counting convention.
+    """N under a counting convention [parameters].
+
+    Args:
+        convention: One of `PARAMS_CONVENTIONS`.
+        params: Parameters per group.
 
     Raises:
         PlanError: The convention is unknown.
@@ -167,7 +173,7 @@ def params_in(convention: str, params: ParamCounts) -> int:
 
 
 def flops_per_token_in(convention: str, *, flops: FlopsPerToken, params: int) -> int:
-    """Pick the FLOP per token under a counting convention.
+    """Training FLOP per token under a counting convention.
 
     Args:
         convention: One of `FLOPS_CONVENTIONS`.
@@ -181,6 +187,8 @@ def flops_per_token_in(convention: str, *, flops: FlopsPerToken, params: int) ->
         case "exact":
             return flops.exact
         case "chinchilla":
+            # Hoffmann 2022, appendix F: the embedding costs as much as the head, and attention is
+            # counted over the whole square
             return flops.body + 2 * flops.head + 2 * flops.attention
         case "6nd":
             return FLOPS_PER_PARAM_TOKEN * params
@@ -192,6 +200,9 @@ def _mlp_matrices(shape: Shape) -> int:
     return 3 if shape.gated else 2
 
 
-def _unknown(what: str, found: str, known: tuple[str, ...]) -> str:
+def _unknown(what: str, convention: str, known: tuple[str, ...]) -> str:
     """Message for an unknown convention."""
-    return f"unknown {what} convention '{found}'; known are {', '.join(known)}. Choose one of them."
+    return (
+        f"unknown {what} convention '{convention}'; known are {', '.join(known)}. "
+        "Choose one of them."
+    )

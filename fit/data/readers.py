@@ -167,7 +167,7 @@ def read_table(
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    """Read a csv whose cells are separated by comma, semicolon or tab, told by its first lines."""
+    """Read a csv separated by comma, semicolon or tab, as its first two lines show."""
     import pandas as pd
 
     with path.open(encoding="utf-8", errors="replace") as stream:

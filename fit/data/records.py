@@ -1,9 +1,12 @@
-"""What one training run leaves behind, and the table of runs that a law is fitted to.
+"""Run records and sweep progress, as JSON documents on disk.
 
-How far a sweep is: what was planned, what has ended, what runs and how fast.
+A `RunRecord` is what one training run leaves behind: `record.json` in its folder, read and written
+here (`read_runs`, `read_record`, `write_record`). While a sweep is under way, the launch has
+written `plan.json` beside the records and each running trajectory writes `progress.json` into its
+working folder every few seconds; `find_progress` reads these, without the trainer.
 
-The launch writes `plan.json` beside the records; a running trajectory writes `progress.json` into
-its working folder every few seconds. Both are small JSON documents, read here without the trainer.
+Documents are written beside their place and renamed, so that a reader sees the old or the new one,
+never half of one. Folders whose name begins with a dot are working space and hold no records.
 """
 
 from __future__ import annotations
@@ -24,23 +27,22 @@ from numpy.typing import NDArray
 from fit.errors import RecordError
 from fit.files import _read_text, content_hash, write_atomically
 
+RECORD_NAME = "record.json"
 RECORD_SCHEMA = "isoflop.record/1"
+PLAN_NAME = "plan.json"
+PLAN_SCHEMA = "isoflop.plan/1"
+HEARTBEAT_NAME = "progress.json"
+HEARTBEAT_SCHEMA = "isoflop.progress/1"
 STATUSES = ("done", "failed", "diverged")
-T = TypeVar("T")
 NOT_RESULTS = frozenset(
     "sweep started finished wall_seconds tokens_per_second mfu device versions commit attempts "
     "history traceback flops_spent".split()
 )
 """Fields that may differ between two runs of one identity; all others must not."""
-PLAN_NAME = "plan.json"
-PLAN_SCHEMA = "isoflop.plan/1"
-HEARTBEAT_NAME = "progress.json"
-HEARTBEAT_SCHEMA = "isoflop.progress/1"
 SILENT_SECONDS = 60.0
-"""A trajectory that has said nothing for so long is taken to have stopped; it speaks every 2 s."""
-RECORD_NAME = "record.json"
+"""Without a heartbeat for so long a trajectory is taken to have stopped; it sends one every 2 s."""
 
-
+T = TypeVar("T")
 Floats = NDArray[np.float64]
 
 
@@ -50,19 +52,19 @@ class DataInfo:
 
     name: str
     hash: str
-    """Content hash of the tokens, or of what generates them."""
+    """Content hash of the tokens, or of the parameters that generate them."""
     unique_tokens: int | None = None
-    """Training tokens before the first repeat; None where the source is endless."""
+    """Training tokens before the first repeat; None where the data never repeat."""
     bytes_per_token: float | None = None
     entropy: float | None = None
-    """Loss of a perfect predictor [nats/token], where the data know it."""
+    """Loss of a perfect predictor [nats/token]; None where it is not known."""
     entropy_by_skill: Mapping[str, float] | None = None
     """Each skill's share of `entropy` [nats/token]; the shares sum to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """One honest record per run: what was planned, what was done, what came out.
+    """The record of one training run: what was planned, what was done and the result.
 
     A failed run has `status`, `reason` and `traceback` and no loss; a diverged run keeps its loss.
     Losses are in nats per token, counts in parameters, tokens and FLOP.
@@ -71,6 +73,7 @@ class RunRecord:
     run: str
     sweep: str
     status: str
+    """One of `STATUSES`."""
     seed: int
     data: DataInfo
     width: int
@@ -87,7 +90,7 @@ class RunRecord:
     tokens: int
     """Tokens planned."""
     flops_body: int
-    """FLOP per token in the blocks' matrices, forward and backward."""
+    """Training FLOP per token in the blocks' matrices, as `flops_head` and `flops_attention`."""
     flops_head: int
     flops_attention: int
     flops: float
@@ -98,37 +101,39 @@ class RunRecord:
     batch_tokens: int
     """Tokens per optimiser step at the end of the run."""
     tokens_seen: int | None = None
+    """Tokens trained on; equal to `tokens` if the run is done."""
     experts: int | None = None
-    """MLPs per block, `top_k` of them per token; the others' are `params_idle`. None is one MLP."""
+    """MLPs per block, `top_k` used per token, the others counted in `params_idle`; None is one."""
     top_k: int | None = None
     params_idle: int | None = None
     flops_spent: float | None = None
-    """What this point really cost: its cooldown and its own stretch of a shared trunk."""
+    """FLOP that this run added: its cooldown and its own stretch of a shared trunk."""
     trunk: str | None = None
     """Identity of the trajectory that runs share: their losses are correlated."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    """Whatever else is needed to launch the run again, as overrides of the config."""
+    """Further settings that are needed to launch the run again, as overrides of the config."""
     loss: float | None = None
-    """Held-out, final [nats/token]; entropy + paired excess where the data know their entropy."""
+    """Final held-out loss [nats/token]; entropy + paired excess where the entropy is known."""
     loss_se: float | None = None
     """Standard error of `loss` from the finite held-out sample."""
     loss_plain: float | None = None
     """Plain mean of the held-out negative log-likelihood."""
     loss_bpb: float | None = None
-    """Bits per byte."""
+    """Loss in bits per byte."""
     loss_by_skill: Mapping[str, float] | None = None
     """Each skill's share of `loss`; the shares sum to it."""
     reason: str | None = None
     traceback: str | None = None
     attempts: int = 1
-    """Starts of a worker on this run's trajectory, this one included."""
+    """Number of starts of a worker on this run's trajectory, the last included."""
     history: Sequence[Mapping[str, Any]] = ()
-    """The earlier of them: started, host, pid, outcome, reason, tokens."""
+    """The earlier starts: started, host, pid, outcome, reason, tokens."""
     device: str | None = None
     precision: str | None = None
     wall_seconds: float | None = None
     tokens_per_second: float | None = None
     mfu: float | None = None
+    """Model FLOP utilisation, the share of the device's peak."""
     versions: Mapping[str, str] = field(default_factory=dict)
     commit: str | None = None
     started: str | None = None
@@ -140,10 +145,13 @@ class RunRecord:
             known = ", ".join(STATUSES)
             raise RecordError(f"status is '{self.status}'; a record needs one of {known}.")
         if self.status == "done" and not (self.loss and 0 < self.loss < math.inf):
-            raise RecordError(f"run {self.run} is done without a positive loss ({self.loss}).")
+            raise RecordError(
+                f"run {self.run} is done with loss {self.loss}; a positive finite one is needed."
+            )
         if self.status == "done" and self.tokens_seen != self.tokens:
             raise RecordError(
-                f"run {self.run} is done but saw {self.tokens_seen} of {self.tokens} tokens."
+                f"run {self.run} is done with {self.tokens_seen} tokens seen of {self.tokens}; all "
+                "are needed."
             )
 
     @property
@@ -152,18 +160,18 @@ class RunRecord:
         return self.params_body + self.params_head
 
     def result(self) -> dict[str, Any]:
-        """The part of the record that two runs of one identity must share to the last bit."""
+        """The fields that two runs of one identity must share to the last bit."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in NOT_RESULTS}
 
     def to_json(self) -> str:
-        """Serialise with stable key order; numbers that are not finite become null."""
+        """The record as JSON with stable key order; numbers that are not finite become null."""
         document = dataclasses.asdict(self)
         ordered = {"schema": document.pop("schema"), **document}
         return json.dumps(finite_or_null(ordered), indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> RunRecord:
-        """Parse a record.
+        """Parse a record; fields of a newer minor version are ignored.
 
         Raises:
             RecordError: Not JSON, not a record, or of a newer major version.
@@ -172,7 +180,7 @@ class RunRecord:
         try:
             data = DataInfo(**document.pop("data"))
             document["history"] = tuple(document.get("history", ()))
-            return cls(data=data, **_known_fields(cls, document))
+            return cls(data=data, **_fields_of(cls, document))
         except (TypeError, KeyError, AttributeError) as error:
             raise RecordError(f"not a complete run record: {error}") from error
 
@@ -182,7 +190,7 @@ def parse_document(text: str, schema: str) -> dict[str, Any]:
 
     Args:
         text: The JSON text.
-        schema: What is expected, `name/major`.
+        schema: The schema that is expected, `name/major`.
 
     Raises:
         RecordError: Not JSON (truncated, say), another document, or a newer major version.
@@ -191,23 +199,23 @@ def parse_document(text: str, schema: str) -> dict[str, Any]:
         document = json.loads(text)
     except ValueError as error:
         raise RecordError(f"not a JSON document: {error}") from error
-    found = document.get("schema") if isinstance(document, dict) else None
-    if not isinstance(found, str):
+    stated = document.get("schema") if isinstance(document, dict) else None
+    if not isinstance(stated, str):
         raise RecordError(f"a JSON document without a schema; '{schema}' is needed.")
     name, major = schema.split("/")
-    found_name, _, found_version = found.partition("/")
-    if found_name == name and found_version.partition(".")[0] == major:
-        return dict(document)
-    if found_name == name:
+    stated_name, _, version = stated.partition("/")
+    if stated_name != name:
+        raise RecordError(f"schema '{stated}' where '{schema}' is needed.")
+    if version.partition(".")[0] != major:
         raise RecordError(
-            f"schema '{found}' is not the version read here ('{name}/{major}'). "
+            f"schema '{stated}' is not the version read here ('{schema}'). "
             "Read it with the isoflop that wrote it, or upgrade."
         )
-    raise RecordError(f"schema '{found}' where '{schema}' is needed.")
+    return dict(document)
 
 
 def finite_or_null(value: Any) -> Any:
-    """Replace numbers that JSON cannot hold by None, at any depth."""
+    """Replace numbers that JSON does not have (infinite, NaN) by None, at any depth."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -217,185 +225,40 @@ def finite_or_null(value: Any) -> Any:
     return value
 
 
-def _known_fields(cls: type, document: dict[str, Any]) -> dict[str, Any]:
-    """Drop fields that a newer minor version may have added."""
+def _fields_of(cls: type, document: Mapping[str, Any]) -> dict[str, Any]:
+    """The items of a document that are fields of a class; a newer version may have more."""
     names = {f.name for f in dataclasses.fields(cls)}
     return {k: v for k, v in document.items() if k in names}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dropped:
-    """A run that is not in the table, and why."""
+    """A run that was left out of a table, and why."""
 
     run: str
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedRun:
-    """A run of the plan."""
-
-    run: str
-    params: int
-    """N, matmul convention."""
-    tokens: int
-    flops_spent: float
-    """Its cooldown and its own stretch of a shared trunk [FLOP]."""
-    seconds: float
-    """Time of that on one worker, as estimated before anything ran."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunningTrajectory:
-    """A trajectory that is being trained."""
-
-    run: str
-    """The run that it is on its way to."""
-    tokens: int
-    total: int
-    loss: float | None
-    tokens_per_second: float | None
-    host: str
-    silent_seconds: float
-
-    @property
-    def alive(self) -> bool:
-        """Whether it has spoken lately."""
-        return self.silent_seconds < SILENT_SECONDS
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Time to the end of this run at the present rate [s]."""
-        rate = self.tokens_per_second
-        return (self.total - self.tokens) / rate if rate else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SweepProgress:
-    """Where a sweep, or several, stand."""
-
-    running: tuple[RunningTrajectory, ...]
-    missing: tuple[PlannedRun, ...]
-    """Planned, neither ended nor running."""
-    planned: int
-    flops_spent: float
-    flops_left: float
-    hours_spent: float
-    """Of workers, in training."""
-    hours_left: float | None
-    """Of workers; by the plan's estimate, scaled by how it has done so far."""
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Time to the end with as many workers as run now [s]; None where none does."""
-        workers = sum(r.alive for r in self.running)
-        return None if self.hours_left is None or not workers else self.hours_left * 3600 / workers
-
-
-def find_progress(
-    folder: Path, records: Sequence[RunRecord], *, now: float | None = None
-) -> SweepProgress:
-    """Read the plans and signs of life below a folder of runs.
-
-    Args:
-        folder: A sweep's folder, or one that holds several.
-        records: What has ended there.
-        now: The present time [s since 1970]; a failed run counts as ended, as it has a record.
-    """
-    moment = time.time() if now is None else now
-    planned = {p.run: p for path in _files(folder, PLAN_NAME) for p in read_plan(path)}
-    valid = {r.run for r in records if r.status != "failed"}
-    ended = {r.run for r in records}
-    found = (_running(path, moment) for path in _files(folder, f".work-*/{HEARTBEAT_NAME}"))
-    running = tuple(sorted((r for r in found if r and r.run not in valid), key=lambda r: r.run))
-    alive = {r.run for r in running if r.alive}
-    left = [p for p in planned.values() if p.run not in valid]
-    return SweepProgress(
-        running=running,
-        missing=tuple(p for p in left if p.run not in ended | alive),
-        planned=len(planned),
-        flops_spent=sum(r.flops_spent or r.flops for r in records if r.status == "done"),
-        flops_left=sum(p.flops_spent * _share_left(p, running) for p in left),
-        hours_spent=sum(map(_own_seconds, records)) / 3600,
-        hours_left=_hours_left(left, running, planned, records),
-    )
-
-
-def read_plan(path: Path) -> tuple[PlannedRun, ...]:
-    """The runs of a plan; none where it is not there or cannot be read."""
-    try:
-        document = parse_document(path.read_text(encoding="utf-8"), PLAN_SCHEMA)
-        return tuple(PlannedRun(**_fields(PlannedRun, row)) for row in document["runs"])
-    except (OSError, UnicodeDecodeError, RecordError, KeyError, TypeError):
-        return ()
-
-
-def _running(path: Path, now: float) -> RunningTrajectory | None:
-    """A sign of life; None where it cannot be read, as when the run has just ended."""
-    try:
-        document = parse_document(path.read_text(encoding="utf-8"), HEARTBEAT_SCHEMA)
-        silent = max(0.0, now - float(document["time"]))
-        return RunningTrajectory(**_fields(RunningTrajectory, document), silent_seconds=silent)
-    except (OSError, UnicodeDecodeError, RecordError, KeyError, TypeError, ValueError):
-        return None
-
-
-def _fields(cls: type, row: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a document's row belongs to a class; a newer version may say more."""
-    names = {field.name for field in dataclasses.fields(cls)}
-    return {k: v for k, v in row.items() if k in names}
-
-
-def _files(folder: Path, pattern: str) -> Iterable[Path]:
-    """Files of a sweep's folder, or of the sweeps in a folder."""
-    yield from folder.glob(pattern)
-    for path in folder.glob(f"*/{pattern}"):
-        if not path.relative_to(folder).parts[0].startswith("."):
-            yield path
-
-
-def _own_seconds(record: RunRecord) -> float:
-    """Training time of a run's own part of its path: a shared trunk is counted once [s]."""
-    if not record.wall_seconds or not record.flops:
-        return 0.0
-    spent = record.flops if record.flops_spent is None else record.flops_spent
-    return record.wall_seconds * min(1.0, spent / record.flops)
-
-
-def _share_left(run: PlannedRun, running: Sequence[RunningTrajectory]) -> float:
-    """The share of a run that is still to be trained, by its tokens."""
-    at = [r.tokens / r.total for r in running if r.run == run.run and r.total]
-    return 1.0 - max(at, default=0.0)
-
-
-def _hours_left(
-    left: Sequence[PlannedRun],
-    running: Sequence[RunningTrajectory],
-    planned: Mapping[str, PlannedRun],
-    records: Sequence[RunRecord],
-) -> float | None:
-    """Worker hours to go; None without a plan."""
-    if not planned:
-        return None
-    done = [r for r in records if r.run in planned and r.status == "done" and r.wall_seconds]
-    guessed = sum(planned[r.run].seconds for r in done)
-    scale = sum(map(_own_seconds, done)) / guessed if guessed else 1.0
-    return scale * sum(p.seconds * _share_left(p, running) for p in left) / 3600
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RunFolder:
-    """What was found in a folder of runs."""
+    """The records of a folder of runs."""
 
     records: tuple[RunRecord, ...]
     skipped: tuple[Dropped, ...]
-    """Records that could not be read, each with its path and reason."""
+    """Records that could not be read, each with its path and the reason."""
     hash: str
-    """Content hash over all records, in order of their paths."""
+    """Content hash of all records' texts, in order of their paths."""
 
 
 def write_record(folder: Path, record: RunRecord) -> Path:
-    """Write `record.json` into the run's folder, atomically; returns its path."""
+    """Write `record.json` into the run's folder, atomically.
+
+    Returns:
+        The path of the record.
+
+    Raises:
+        RecordError: The folder cannot be written to.
+    """
     path = folder / RECORD_NAME
     write_atomically(path, record.to_json())
     return path
@@ -405,13 +268,13 @@ def read_record(path: Path) -> RunRecord:
     """Read one record.
 
     Raises:
-        RecordError: Missing, truncated, foreign or of a newer major version.
+        RecordError: Missing, truncated, another document, or of a newer major version.
     """
     return RunRecord.from_json(_read_text(path))
 
 
 def read_runs(folder: Path) -> RunFolder:
-    """Read every `record.json` below a folder; what cannot be read is named and skipped.
+    """Read every `record.json` below a folder; those that cannot be read are listed.
 
     Raises:
         RecordError: No such folder.
@@ -436,9 +299,159 @@ def read_runs(folder: Path) -> RunFolder:
 
 def _record_paths(folder: Path) -> list[Path]:
     """Paths of all records below a folder, dot folders left out."""
-    found = []
+    paths = []
     for root, folders, files in os.walk(folder):
         folders[:] = [f for f in folders if not f.startswith(".")]
         if RECORD_NAME in files:
-            found.append(Path(root) / RECORD_NAME)
-    return found
+            paths.append(Path(root) / RECORD_NAME)
+    return paths
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRun:
+    """A run of a sweep's plan."""
+
+    run: str
+    params: int
+    """N in the matmul convention [parameters]."""
+    tokens: int
+    flops_spent: float
+    """Cost of its cooldown and its own stretch of a shared trunk [FLOP]."""
+    seconds: float
+    """Time of that on one worker, as estimated before the launch [s]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningTrajectory:
+    """A trajectory that is being trained, by its last heartbeat."""
+
+    run: str
+    """The run that it trains towards."""
+    tokens: int
+    """Tokens trained on so far."""
+    total: int
+    """Tokens of that run."""
+    loss: float | None
+    tokens_per_second: float | None
+    host: str
+    silent_seconds: float
+    """Time since the heartbeat [s]."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether its last heartbeat is recent."""
+        return self.silent_seconds < SILENT_SECONDS
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time to the end of this run at the present rate [s]."""
+        rate = self.tokens_per_second
+        return (self.total - self.tokens) / rate if rate else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepProgress:
+    """Progress of a sweep, or of several."""
+
+    running: tuple[RunningTrajectory, ...]
+    missing: tuple[PlannedRun, ...]
+    """Planned runs that have neither ended nor are running."""
+    planned: int
+    """Number of planned runs."""
+    flops_spent: float
+    flops_left: float
+    hours_spent: float
+    """Time of workers in training [h]."""
+    hours_left: float | None
+    """Time of workers by the plan's estimate, scaled by actual over estimated time so far [h]."""
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time to the end with as many workers as run now [s]; None if there are none."""
+        workers = sum(r.alive for r in self.running)
+        return None if self.hours_left is None or not workers else self.hours_left * 3600 / workers
+
+
+def find_progress(
+    folder: Path, records: Sequence[RunRecord], *, now: float | None = None
+) -> SweepProgress:
+    """Read the plans and heartbeats below a folder of runs.
+
+    Args:
+        folder: A sweep's folder, or one that holds several.
+        records: The records there; a failed run counts as ended, as it has a record.
+        now: The present time [s since 1970]; None for the clock's.
+    """
+    moment = time.time() if now is None else now
+    planned = {p.run: p for path in _files(folder, PLAN_NAME) for p in read_plan(path)}
+    valid = {r.run for r in records if r.status != "failed"}
+    ended = {r.run for r in records}
+    beats = (_read_heartbeat(path, moment) for path in _files(folder, f".work-*/{HEARTBEAT_NAME}"))
+    running = tuple(sorted((r for r in beats if r and r.run not in valid), key=lambda r: r.run))
+    alive = {r.run for r in running if r.alive}
+    left = [p for p in planned.values() if p.run not in valid]
+    return SweepProgress(
+        running=running,
+        missing=tuple(p for p in left if p.run not in ended | alive),
+        planned=len(planned),
+        flops_spent=sum(r.flops_spent or r.flops for r in records if r.status == "done"),
+        flops_left=sum(p.flops_spent * _share_left(p, running) for p in left),
+        hours_spent=sum(map(_added_seconds, records)) / 3600,
+        hours_left=_hours_left(left, running, planned, records),
+    )
+
+
+def read_plan(path: Path) -> tuple[PlannedRun, ...]:
+    """Read the runs of a plan; none if it does not exist or cannot be read."""
+    try:
+        document = parse_document(path.read_text(encoding="utf-8"), PLAN_SCHEMA)
+        return tuple(PlannedRun(**_fields_of(PlannedRun, row)) for row in document["runs"])
+    except (OSError, UnicodeDecodeError, RecordError, KeyError, TypeError):
+        return ()
+
+
+def _read_heartbeat(path: Path, now: float) -> RunningTrajectory | None:
+    """Read a heartbeat; None if it cannot be read, as when the run has just ended."""
+    try:
+        document = parse_document(path.read_text(encoding="utf-8"), HEARTBEAT_SCHEMA)
+        silent = max(0.0, now - float(document["time"]))
+        return RunningTrajectory(**_fields_of(RunningTrajectory, document), silent_seconds=silent)
+    except (OSError, UnicodeDecodeError, RecordError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _files(folder: Path, pattern: str) -> Iterable[Path]:
+    """Files of a sweep's folder, or of the sweeps in a folder, by a pattern."""
+    yield from folder.glob(pattern)
+    for path in folder.glob(f"*/{pattern}"):
+        if not path.relative_to(folder).parts[0].startswith("."):
+            yield path
+
+
+def _added_seconds(record: RunRecord) -> float:
+    """Training time that a run added, a shared trunk counted once [s]."""
+    if not record.wall_seconds or not record.flops:
+        return 0.0
+    spent = record.flops if record.flops_spent is None else record.flops_spent
+    return record.wall_seconds * min(1.0, spent / record.flops)
+
+
+def _share_left(run: PlannedRun, running: Sequence[RunningTrajectory]) -> float:
+    """The share of a run that is still to be trained, by its tokens."""
+    done = [r.tokens / r.total for r in running if r.run == run.run and r.total]
+    return 1.0 - max(done, default=0.0)
+
+
+def _hours_left(
+    left: Sequence[PlannedRun],
+    running: Sequence[RunningTrajectory],
+    planned: Mapping[str, PlannedRun],
+    records: Sequence[RunRecord],
+) -> float | None:
+    """Worker hours still needed; None without a plan."""
+    if not planned:
+        return None
+    done = [r for r in records if r.run in planned and r.status == "done" and r.wall_seconds]
+    estimated = sum(planned[r.run].seconds for r in done)
+    scale = sum(map(_added_seconds, done)) / estimated if estimated else 1.0
+    return scale * sum(p.seconds * _share_left(p, running) for p in left) / 3600

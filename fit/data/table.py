@@ -1,9 +1,8 @@
-"""What a table of runs holds beside N, D, C and the loss: further facts of the records.
+"""The table of runs that a law is fitted to.
 
-A table too long to refit thousands of times, thinned evenly over its compute.
-
-The choice looks at compute alone, never at the loss, so that it biases nothing; rows of rare
-budgets are all kept, those of common ones drawn.
+A `RunTable` holds N, D, C and the loss of each run, and further facts as named columns. It is built
+from records (`RunTable.from_records`) or read from a file (`fit.data.readers`). `subsample` draws
+rows of a table that is too long to be refitted thousands of times.
 """
 
 from __future__ import annotations
@@ -22,70 +21,28 @@ from fit.data.accounting import FlopsPerToken, ParamCounts, flops_per_token_in, 
 from fit.data.records import DataInfo, Dropped, Floats, RunRecord, T
 from fit.errors import RecordError
 
-PLAIN = (
+RECORD_COLUMNS = (
     "width depth heads head_dim vocab seq_len lr batch_tokens seed loss_se params_body params_head "
     "params_embedding params_other params_idle experts top_k flops_body flops_head "
     "flops_attention mfu"
 ).split()
-"""Fields of a record that are columns under their own names."""
-WORDS: dict[str, Callable[[Any], str]] = {
+"""Fields of a record that are numeric columns under their own names."""
+TEXT_COLUMNS: dict[str, Callable[[Any], str]] = {
     "data": lambda record: record.data.name,
     "data_hash": lambda record: record.data.hash,
     "sweep": lambda record: record.sweep,
 }
-"""Columns of text, by which rows are chosen."""
+"""Columns of text, for conditions on rows."""
 MOST_RUNS = 10_000
-"""Runs fitted: 4000 resamples of them take 20 s of one core, and at 0.3% noise they tell exponents
-to .001, finer than any law is true."""
-STEP = np.log(2.0)
-"""Width of a bin in ln C."""
-
-
-def extra_columns(
-    done: Sequence[Any], active: NDArray[np.float64] | None
-) -> dict[str, NDArray[Any]]:
-    """Facts of finished runs; a column that no run has is left out.
-
-    Args:
-        done: Run records.
-        active: N of each, if it leaves idle experts out.
-
-    Returns:
-        Columns by name, each (runs,), read-only. `unique_tokens` is infinite where data are
-        endless. `params_total`, N and what is idle, is there where some runs have experts.
-    """
-    columns: dict[str, NDArray[Any]] = {}
-
-    def add(name: str, value: Callable[[Any], float | None], absent: float) -> None:
-        values = [value(record) for record in done]
-        if any(v is not None for v in values):
-            column = np.array([absent if v is None else v for v in values], dtype=np.float64)
-            column.setflags(write=False)
-            columns[name] = column
-
-    for name in PLAIN:
-        add(name, lambda record, name=name: getattr(record, name), math.nan)  # type: ignore[misc]
-    for name, value in WORDS.items():
-        columns[name] = np.array([value(record) for record in done])
-    add("unique_tokens", lambda record: record.data.unique_tokens, math.inf)
-    for skill in sorted({s for record in done for s in (record.loss_by_skill or {})}):
-        add(
-            f"loss_{skill}",
-            lambda record, skill=skill: (record.loss_by_skill or {}).get(skill),  # type: ignore[misc]
-            math.nan,
-        )
-    if active is not None and "params_idle" in columns:
-        columns["params_total"] = active + np.nan_to_num(columns["params_idle"])
-        columns["params_total"].setflags(write=False)
-    return columns
+"""Largest number of runs fitted: 4000 resamples of them take 20 s of one core, and at 0.3% noise
+they determine exponents to 0.001, more closely than any law is true."""
+BIN_WIDTH = np.log(2.0)
+"""Width of a bin of `subsample` in ln C."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunTable:
-    """Runs as columns, read-only: what every estimator takes.
-
-    All of shape (runs,). Optional facts are None where no run has them.
-    """
+    """Training runs as read-only columns, each of shape (runs,): the input of every estimator."""
 
     run: tuple[str, ...]
     """Names of the runs."""
@@ -98,18 +55,18 @@ class RunTable:
     loss: Floats
     """Held-out loss [nats/token]."""
     cluster: NDArray[np.int64]
-    """Code of the trunk, shape or seed that a run shares with others; errors correlate inside."""
+    """Code of the cluster of each run, such as its trunk; errors are correlated within clusters."""
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    """Every further column by name: width, depth, heads, lr, loss_se, unique_tokens, ..."""
+    """All further columns by name: width, depth, heads, lr, loss_se, unique_tokens, ..."""
     params_convention: str = "as given"
     flops_convention: str = "as given"
     dropped: tuple[Dropped, ...] = ()
     source: str = ""
     """Where the runs were read from."""
     hash: str = ""
-    """Content hash of what was read."""
+    """Content hash of the file or of the records."""
     data: DataInfo | None = None
-    """The data set, where all runs share one."""
+    """The data set; None unless all runs share one."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """Settings that all runs share, as overrides of the config."""
 
@@ -125,7 +82,7 @@ class RunTable:
         return len(self.run)
 
     def column(self, name: str) -> Floats:
-        """A numeric column by name.
+        """A numeric column by name, (runs,).
 
         Raises:
             RecordError: The table has no such column.
@@ -138,9 +95,14 @@ class RunTable:
         return np.asarray(self.columns[name], dtype=np.float64)
 
     def take(self, keep: NDArray[np.bool_] | NDArray[np.int64], reason: str = "") -> RunTable:
-        """The table of the chosen runs; with a reason, the others are listed as dropped."""
+        """The table of the chosen runs.
+
+        Args:
+            keep: Mask or indices of the runs.
+            reason: With a reason, the other runs are listed as dropped.
+        """
         chosen = np.arange(len(self))[keep]
-        left = np.setdiff1d(np.arange(len(self)), chosen if reason else np.arange(len(self)))
+        left = np.setdiff1d(np.arange(len(self)), chosen).tolist() if reason else []
         return dataclasses.replace(
             self,
             run=tuple(self.run[i] for i in chosen),
@@ -163,7 +125,7 @@ class RunTable:
         source: str = "",
         hash: str = "",
     ) -> RunTable:
-        """Build the table of the runs that are done; the rest is listed with its reason.
+        """Build the table of the runs that are done; the others are listed with the reason.
 
         Args:
             records: Run records, in any order.
@@ -177,6 +139,7 @@ class RunTable:
         """
         if not records:
             raise RecordError(f"no run records in {source}. Launch a sweep: python -m sweep -m ...")
+        # a run copied into another folder is one run: the name is its identity
         done = list({r.run: r for r in records if r.status == "done"}.values())
         counted = np.array([_count(r, params, flops) for r in done], float).reshape(-1, 2)
         _, cluster = np.unique([r.trunk or r.run for r in done], return_inverse=True)
@@ -187,7 +150,7 @@ class RunTable:
             flops=counted[:, 1] * np.array([r.tokens for r in done], dtype=np.float64),
             loss=np.array([r.loss for r in done], dtype=np.float64),
             cluster=cluster,
-            columns=extra_columns(done, counted[:, 0] if params in ("matmul", "body") else None),
+            columns=_further_columns(done, counted[:, 0] if params in ("matmul", "body") else None),
             params_convention=params,
             flops_convention=flops,
             dropped=tuple(_dropped(r) for r in records if r.status != "done"),
@@ -199,10 +162,42 @@ class RunTable:
 
 
 def read_only(values: Any) -> Floats:
-    """A float64 copy that cannot be written to."""
+    """A read-only float64 copy of values."""
     array = np.array(values, dtype=np.float64)
     array.setflags(write=False)
     return array
+
+
+def _further_columns(done: Sequence[RunRecord], active: Floats | None) -> dict[str, NDArray[Any]]:
+    """Columns of finished runs by name, each (runs,), read-only; without those that no run has.
+
+    `unique_tokens` is infinite where the data never repeat. `params_total`, N and idle experts, is
+    there where some runs have experts and `active`, the N of each run, leaves idle ones out.
+    """
+    columns: dict[str, NDArray[Any]] = {}
+
+    def add(name: str, value: Callable[[Any], float | None], absent: float) -> None:
+        values = [value(record) for record in done]
+        if any(v is not None for v in values):
+            column = np.array([absent if v is None else v for v in values], dtype=np.float64)
+            column.setflags(write=False)
+            columns[name] = column
+
+    for name in RECORD_COLUMNS:
+        add(name, lambda record, name=name: getattr(record, name), math.nan)  # type: ignore[misc]
+    for name, value in TEXT_COLUMNS.items():
+        columns[name] = np.array([value(record) for record in done])
+    add("unique_tokens", lambda record: record.data.unique_tokens, math.inf)
+    for skill in sorted({s for record in done for s in (record.loss_by_skill or {})}):
+        add(
+            f"loss_{skill}",
+            lambda record, skill=skill: (record.loss_by_skill or {}).get(skill),  # type: ignore[misc]
+            math.nan,
+        )
+    if active is not None and "params_idle" in columns:
+        columns["params_total"] = active + np.nan_to_num(columns["params_idle"])
+        columns["params_total"].setflags(write=False)
+    return columns
 
 
 def _count(record: RunRecord, params: str, flops: str) -> tuple[int, int]:
@@ -222,12 +217,12 @@ def _count(record: RunRecord, params: str, flops: str) -> tuple[int, int]:
 
 
 def _dropped(record: RunRecord) -> Dropped:
-    """Why a record is left out of fits."""
+    """A record that is not done, as a dropped run."""
     return Dropped(run=record.run, reason=f"{record.status}: {record.reason or 'no reason given'}")
 
 
 def _shared(values: Sequence[T]) -> T | None:
-    """The value that all have in common."""
+    """The value that all have in common, or None."""
     return values[0] if values and all(v == values[0] for v in values) else None
 
 
@@ -239,34 +234,40 @@ def _shared_items(recipes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def subsample(table: RunTable, *, most: int = MOST_RUNS, seed: int = 0) -> RunTable:
-    """The table itself, or of a longer one `most` rows in their order.
+    """Draw rows of a long table evenly over compute; a shorter one is returned as it is.
+
+    Rows of rare budgets are all kept, those of common ones drawn. The choice depends on compute
+    alone, never on the loss, so that it does not bias a fit.
 
     Args:
         table: The runs.
-        most: Rows kept.
+        most: Largest number of rows kept.
         seed: Of the draw within bins.
+
+    Returns:
+        The rows kept, in their order; the others are not listed as dropped.
     """
     if len(table) <= most:
         return table
     bins = _bins(table.flops)
     counts = np.bincount(bins)
-    room = _shares(counts, most)[bins]
-    # a row's place in the shuffled order of its own bin decides whether it fits into the bin's room
+    share = _shares(counts, most)[bins]
+    # a row is kept if its rank in a random order of its bin is below the bin's share
     shuffled = np.random.default_rng(seed).permutation(len(table))
     order = shuffled[np.argsort(bins[shuffled], kind="stable")]
-    place = np.empty(len(table), np.int64)
-    place[order] = np.arange(len(table)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return table.take(place < room)
+    rank = np.empty(len(table), np.int64)
+    rank[order] = np.arange(len(table)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return table.take(rank < share)
 
 
 def _bins(flops: Floats) -> NDArray[np.int64]:
-    """Codes of bins in ln C, ascending, without gaps."""
-    codes = np.floor(np.log(flops / flops.min()) / STEP)
+    """Code of each row's bin in ln C, (rows,), ascending from 0 without gaps."""
+    codes = np.floor(np.log(flops / flops.min()) / BIN_WIDTH)
     return np.asarray(np.unique(codes, return_inverse=True)[1].astype(np.int64))
 
 
 def _shares(counts: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """How many rows of each bin are kept: all of the small bins, equal parts of the others."""
+    """Rows kept of each bin, (bins,): all of the small bins, equal numbers of the others."""
     shares = np.zeros_like(counts)
     left, bins = most, len(counts)
     for i in np.argsort(counts, kind="stable"):

@@ -1,7 +1,11 @@
-"""Runs that another tool has logged: configs and summaries in, a table that a fit can read out.
+"""Convert runs that an experiment tracker has logged into a table for `fit.data.readers`.
 
-A logged run is a config and a summary, nested as its author liked. Nothing is guessed: a column is
-the key of its own name, or the one that `--column` gives. Each row keeps where it came from.
+A logged run is a config and a summary, nested as its author chose. `read_export` reads the csv that
+a tracker's page exports (`sweep.imports` fetches runs from a server instead), `build_table` picks
+the columns, and `write_table` writes them.
+
+Nothing is guessed: a column is the key of its own name, or the one that `--column` gives. Each row
+keeps where it came from.
 """
 
 from __future__ import annotations
@@ -17,31 +21,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fit.data.readers import REQUIRED
 from fit.data.records import finite_or_null
 from fit.errors import RecordError
 from fit.files import csv_text, unescape_formula, write_atomically
 
-NEEDED = ("params", "tokens", "loss")
-TAKEN = (*NEEDED, "flops", "loss_se", "width", "depth", "lr", "batch_tokens", "seed")
-"""Columns that are taken without being asked for, where a run has a key of that name."""
+DEFAULT_COLUMNS = (*REQUIRED, "flops", "loss_se", "width", "depth", "lr", "batch_tokens", "seed")
+"""Columns that are taken without --column, where a run has a key of that name."""
 MEASURED = frozenset({"loss", "loss_se", "tokens", "flops"})
-"""Looked for in the summary first; the others in the config first."""
-ENDED: Mapping[str, str] = {
+"""Columns that are looked up in the summary first; the others in the config first."""
+STATUS_OF_STATE: Mapping[str, str] = {
     "finished": "done", "done": "done", "diverged": "diverged", "failed": "failed",
     "crashed": "failed", "killed": "failed",
 }  # fmt: skip
-"""What a tracker calls the end of a run, and what a table does."""
-OWN = ("Name", "State", "ID", "name", "state", "id", "url", "run", "status", "source")
-"""Columns of an exported table that speak of the run itself."""
+"""A tracker's state of an ended run -> the status in a table."""
+RUN_COLUMNS = ("Name", "State", "ID", "name", "state", "id", "url", "run", "status", "source")
+"""Columns of an exported table that describe the run, not its config or summary."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoggedRun:
-    """One run as a tracker has it."""
+    """One run as a tracker has logged it."""
 
     name: str
     source: str
-    """Where it can be looked up: project and id, file and row."""
+    """Where it can be found again: project and id, or file and row."""
     state: str = "finished"
     config: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
@@ -49,7 +53,7 @@ class LoggedRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportedTable:
-    """Rows of a table, and the runs that gave none."""
+    """Rows of a table, and the runs that were left out."""
 
     rows: tuple[Mapping[str, Any], ...]
     skipped: tuple[tuple[str, str], ...]
@@ -59,55 +63,53 @@ class ImportedTable:
 def build_table(
     runs: Iterable[LoggedRun], columns: Mapping[str, str], units: Mapping[str, float]
 ) -> ImportedTable:
-    """Make a table of logged runs.
+    """Build a table from logged runs.
 
     Args:
         runs: The runs.
-        columns: Our column -> key in the config or summary, dots between levels; `config.lr` and
-            `summary.loss` say in which.
+        columns: Our column -> key in the config or summary, dots between levels; a prefix as in
+            `config.lr` or `summary.loss` says in which of the two.
         units: Our column -> factor to raw counts, FLOP or nats.
 
     Raises:
-        RecordError: There are no runs, or a needed column is in none of them.
+        RecordError: There are no runs, none can be used, or none has a required column.
     """
-    known = list(runs)
-    if not known:
+    flat = [(r, flatten(r.config), flatten(r.summary)) for r in runs]
+    if not flat:
         raise RecordError("there are no runs there; a filter may have left none. Check it.")
-    flat = [(r, flatten(r.config), flatten(r.summary)) for r in known]
-    wanted = {**{c: c for c in TAKEN}, **columns}
-    needed = [*NEEDED, *(c for c in columns if c not in NEEDED)]
-    _refuse_missing([(c, s) for _, c, s in flat], {n: wanted[n] for n in needed})
-    names = Counter(r.name for r in known)
+    keys = {**{c: c for c in DEFAULT_COLUMNS}, **columns}
+    _require_keys([(c, s) for _, c, s in flat], {n: keys[n] for n in (*REQUIRED, *columns)})
+    names = Counter(r.name for r, _, _ in flat)
     rows, skipped = [], []
     for run, config, summary in flat:
         name = run.name if names[run.name] == 1 else f"{run.name} ({run.source.split('/')[-1]})"
-        row = {n: _look_up(n, key, config, summary) for n, key in wanted.items()}
-        reason = _unusable(run, row)
+        row = {n: _look_up(n, key, config, summary) for n, key in keys.items()}
+        reason = _reason_to_skip(run, row)
         if reason is not None:
             skipped.append((name, reason))
             continue
-        status = ENDED[run.state.lower()]
+        status = STATUS_OF_STATE[run.state.lower()]
         scaled = {n: _scaled(v, units.get(n, 1.0)) for n, v in row.items()}
         rows.append({"run": name, "source": run.source, "status": status, **scaled})
     if not rows:
-        raise RecordError(f"none of {len(known)} runs can be used: {skipped[0][1]}. Check them.")
+        raise RecordError(f"none of {len(flat)} runs can be used: {skipped[0][1]}. Check them.")
     return ImportedTable(rows=tuple(_without_empty(rows)), skipped=tuple(skipped))
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, dots between levels; JSON in strings is opened too."""
+    """Nested mappings as one, dots between levels; JSON in strings is parsed too."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
-        opened = _opened(value)
-        if isinstance(opened, Mapping) and opened:
-            flat |= flatten(opened, f"{prefix}{key}.")
+        cell = _parse_cell(value)
+        if isinstance(cell, Mapping) and cell:
+            flat |= flatten(cell, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = opened
+            flat[f"{prefix}{key}"] = cell
     return flat
 
 
 def parse_columns(texts: Iterable[str]) -> dict[str, str]:
-    """Our column -> key, from `ours=key`.
+    """Our column -> key, from texts `ours=key`.
 
     Raises:
         RecordError: Not of that form.
@@ -121,21 +123,27 @@ def parse_columns(texts: Iterable[str]) -> dict[str, str]:
     return columns
 
 
-def skipped_lines(found: ImportedTable) -> list[str]:
-    """The runs that gave no row, a line each."""
-    return [f"left out: {run}: {reason}" for run, reason in found.skipped]
+def skipped_lines(table: ImportedTable) -> list[str]:
+    """The runs that were left out, with the reason, a line each."""
+    return [f"left out: {run}: {reason}" for run, reason in table.skipped]
 
 
-def import_text(found: ImportedTable, out: Path) -> str:
-    """What was written, and what comes next."""
-    ends = Counter(str(r["status"]) for r in found.rows)
+def import_text(table: ImportedTable, out: Path) -> str:
+    """Summary of an imported table, and the command that fits it."""
+    ends = Counter(str(r["status"]) for r in table.rows)
     counts = ", ".join(f"{n} {status}" for status, n in ends.items())
-    columns = textwrap.fill(f"columns  {', '.join(found.rows[0])}", 80, subsequent_indent=" " * 9)
+    columns = textwrap.fill(f"columns  {', '.join(table.rows[0])}", 80, subsequent_indent=" " * 9)
     return f"runs     {counts}\n{columns}\ntable    {out}\nask      isoflop fit {out}"
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows as `.csv` or `.jsonl`, atomically.
+
+    Text in a csv that a spreadsheet would compute as a formula is guarded by an apostrophe.
+
+    Args:
+        path: The file; its suffix decides the format.
+        rows: The rows, all with the same columns.
 
     Raises:
         RecordError: Another suffix, or the file cannot be written.
@@ -150,10 +158,10 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_export(path: Path) -> Iterator[LoggedRun]:
-    """Read a run table that a tracker's page has exported, a row a run.
+    """Read a csv of runs that a tracker's page has exported, one row a run.
 
-    Cells may hold JSON or Python literals, as a config does; columns `config` and `summary` that
-    hold mappings are taken for what they say.
+    Cells may hold JSON or Python literals, as a config does. Columns `config` and `summary` that
+    hold mappings become the run's config and summary.
 
     Raises:
         RecordError: No such file, or no table.
@@ -173,9 +181,9 @@ def read_export(path: Path) -> Iterator[LoggedRun]:
             for k, v in row.items()
             if k is not None and v not in (None, "")
         }
-        inner = {k: _opened(cells[k]) for k in ("config", "summary") if k in cells}
+        inner = {k: _parse_cell(cells[k]) for k in ("config", "summary") if k in cells}
         maps = {k: v for k, v in inner.items() if isinstance(v, Mapping)}
-        rest = {k: v for k, v in cells.items() if k not in (*OWN, *maps)}
+        rest = {k: v for k, v in cells.items() if k not in (*RUN_COLUMNS, *maps)}
         where = next((cells[k] for k in ("url", "ID", "id") if k in cells), f"row {number}")
         yield LoggedRun(
             name=next((cells[k] for k in ("run", "Name", "name") if k in cells), f"row {number}"),
@@ -186,8 +194,8 @@ def read_export(path: Path) -> Iterator[LoggedRun]:
         )
 
 
-def _opened(value: Any) -> Any:
-    """A cell's own value: JSON, a Python literal, or a tracker's {"value": ...} taken out."""
+def _parse_cell(value: Any) -> Any:
+    """A cell's value: JSON and Python literals parsed, a tracker's {"value": ...} unwrapped."""
     if isinstance(value, str) and value[:1] in "{[":
         for read in (json.loads, ast.literal_eval):
             try:
@@ -203,17 +211,17 @@ def _opened(value: Any) -> Any:
 def _look_up(
     name: str, key: str, config: Mapping[str, Any], summary: Mapping[str, Any]
 ) -> Any | None:
-    """A key's value in the summary or the config; None where neither has it."""
+    """A key's value in the summary or the config; None if neither has it."""
     head, _, rest = key.partition(".")
     if rest and head in ("config", "summary") and key not in config and key not in summary:
         return (config if head == "config" else summary).get(rest)
     first, second = (summary, config) if name in MEASURED else (config, summary)
-    found = first.get(key)
-    return second.get(key) if found is None else found
+    value = first.get(key)
+    return second.get(key) if value is None else value
 
 
 def _number(value: Any) -> float | None:
-    """A cell as a number; None where it is none."""
+    """A cell as a number; None if it is not one."""
     if isinstance(value, bool) or value is None:
         return None
     try:
@@ -223,7 +231,7 @@ def _number(value: Any) -> float | None:
 
 
 def _scaled(value: Any, factor: float) -> Any:
-    """A number in our unit; what is no number stays."""
+    """A number in our unit; other values are returned as they are."""
     number = _number(value)
     if number is None:
         return value
@@ -231,14 +239,14 @@ def _scaled(value: Any, factor: float) -> Any:
     return int(scaled) if scaled.is_integer() and abs(scaled) < 2**53 else scaled
 
 
-def _unusable(run: LoggedRun, row: Mapping[str, Any]) -> str | None:
-    """Why a run gives no row."""
-    if run.state.lower() not in ENDED:
+def _reason_to_skip(run: LoggedRun, row: Mapping[str, Any]) -> str | None:
+    """Why a run cannot be a row; None if it can."""
+    if run.state.lower() not in STATUS_OF_STATE:
         return f"it is {run.state}, not finished"
-    ended = ENDED[run.state.lower()]
-    for name in NEEDED:
+    status = STATUS_OF_STATE[run.state.lower()]
+    for name in REQUIRED:
         value = _number(row[name])
-        if name == "loss" and (ended != "done" or (value is not None and math.isnan(value))):
+        if name == "loss" and (status != "done" or (value is not None and math.isnan(value))):
             continue
         if value is None:
             return f"its {name} is {'missing' if row[name] is None else repr(row[name])}"
@@ -247,11 +255,11 @@ def _unusable(run: LoggedRun, row: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _refuse_missing(
-    flat: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], wanted: Mapping[str, str]
+def _require_keys(
+    flat: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], keys: Mapping[str, str]
 ) -> None:
-    """Refuse a column that no run has, and say what there is."""
-    for name, key in wanted.items():
+    """Refuse a column whose key no run has, and list numeric keys that there are."""
+    for name, key in keys.items():
         if any(_look_up(name, key, c, s) is not None for c, s in flat):
             continue
         numeric = {k for pair in flat for part in pair for k, v in part.items() if _number(v)}
@@ -263,6 +271,6 @@ def _refuse_missing(
 
 
 def _without_empty(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows without the columns that none of them fills."""
+    """Rows without the columns that are empty in all of them."""
     filled = [n for n in rows[0] if any(r[n] is not None for r in rows)]
     return [{n: r[n] for n in filled} for r in rows]

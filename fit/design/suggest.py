@@ -164,7 +164,7 @@ def trim_grid(
     healthy range or, outside it already, grow. Trunks are paid once, one a size.
 
     Args:
-        candidates: The grid's runs, each to be made once.
+        candidates: The grid's runs, each to be trained once.
         spend: For all that stay [FLOP], or another cost in the candidates' unit.
         prior: Laws that may be true, and the runs that there are.
         cost_text: Writes a cost with its unit, for the message.
@@ -347,7 +347,7 @@ def _expected_widths(
         quantile = float(stats.t.ppf(0.5 + level / 2, dof))
         half = quantile * deviations(prior, design)
         if present is not None and fit is not None and np.isfinite(present).all():
-            # the present interval, made from the runs themselves, is narrowed by the design's ratio
+            # narrow the present interval, which rests on actual residuals, by the ratio
             narrowed = deviations(prior, design) / deviations(prior, None)
             half = present * narrowed * quantile / fit.interval.quantile
     return half

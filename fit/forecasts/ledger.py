@@ -301,7 +301,7 @@ def read_ledger(folder: Path = FOLDER) -> Ledger:
     return Ledger(entries=tuple(ordered), unreadable=tuple(unreadable))
 
 
-def before(one: str | None, other: str) -> bool:
+def not_after(one: str | None, other: str) -> bool:
     """Whether a time (ISO 8601) is not after another; False where it is None."""
     return one is not None and datetime.fromisoformat(one) <= datetime.fromisoformat(other)
 

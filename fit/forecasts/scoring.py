@@ -13,9 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fit.data.records import RunRecord, read_runs
+from fit.data.records import RunRecord
 from fit.errors import QueryError
-from fit.forecasts.ledger import Forecast, Ledger, LedgerEntry, before, read_ledger, write_outcome
+from fit.forecasts.ledger import (
+    Forecast,
+    Ledger,
+    LedgerEntry,
+    not_after,
+    read_ledger,
+    write_outcome,
+)
 
 SIZES = ("width", "depth", "heads", "head_dim", "vocab", "seq_len", "params_body")
 TOKENS_TOLERANCE = 0.01
@@ -75,7 +82,7 @@ def calibration(ledger: Ledger) -> Calibration:
     )
 
 
-def score_given(folder: Path, name: str, loss: float) -> LedgerEntry:
+def score_loss(folder: Path, name: str, loss: float) -> LedgerEntry:
     """Score a forecast by a loss that was measured elsewhere.
 
     Args:
@@ -106,7 +113,7 @@ def score_run(folder: Path, name: str, read: Callable[[], Sequence[RunRecord]]) 
     if entry.outcome is not None and entry.status != "altered":
         return entry
     records = read()
-    runs = matching(entry.forecast, records)
+    runs = runs_of(entry.forecast, records)
     if not runs:
         raise QueryError(_no_run_message(entry.forecast, records))
     return _write_outcome(folder, entry, _facts(entry.forecast, runs))
@@ -120,22 +127,13 @@ def score_open(folder: Path, records: Sequence[RunRecord]) -> Ledger:
         records: Records to look for the runs in.
     """
     for entry in read_ledger(folder).entries:
-        runs = matching(entry.forecast, records) if entry.status == "open" else ()
+        runs = runs_of(entry.forecast, records) if entry.status == "open" else ()
         if runs:
             _write_outcome(folder, entry, _facts(entry.forecast, runs))
     return read_ledger(folder)
 
 
-def records_below(runs: Path) -> tuple[RunRecord, ...]:
-    """The records of a folder, those that cannot be read left out.
-
-    Raises:
-        RecordError: No such folder.
-    """
-    return read_runs(runs).records
-
-
-def matching(forecast: Forecast, records: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
+def runs_of(forecast: Forecast, records: Sequence[RunRecord]) -> tuple[RunRecord, ...]:
     """The finished runs that a forecast launched, in the order in which they ended."""
     if not forecast.run:
         return ()
@@ -160,7 +158,7 @@ def _is_run_of(run: Mapping[str, Any], record: RunRecord) -> bool:
 def _facts(forecast: Forecast, runs: Sequence[RunRecord]) -> dict[str, Any]:
     """Facts of the run that counts, the first to end after the sealing, for the outcome."""
     fitted = set(forecast.document["fitted"])
-    later = [r for r in runs if not before(r.finished, forecast.sealed) and r.run not in fitted]
+    later = [r for r in runs if not not_after(r.finished, forecast.sealed) and r.run not in fitted]
     record = later[0] if later else runs[0]
     return {
         "measured": record.loss,
@@ -170,7 +168,7 @@ def _facts(forecast: Forecast, runs: Sequence[RunRecord]) -> dict[str, Any]:
         "tokens": record.tokens,
         "started": record.started,
         "finished": record.finished,
-        "begun_before": before(record.started, forecast.sealed),
+        "begun_before": not_after(record.started, forecast.sealed),
         "others": [r.run for r in runs if r is not record],
         "late": not later,
     }

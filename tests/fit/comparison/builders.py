@@ -21,7 +21,7 @@ GAMMA = ALPHA * BETA / (ALPHA + BETA)
 CELLS = 36
 
 
-def rival(
+def sweep_table(
     *, factor: float = 1.0, seed: int, shared: int | None = None, sizes: float = 1.0
 ) -> RunTable:
     """A sweep of 6 sizes by 6 lengths that needs `factor` times the compute of the plain law.

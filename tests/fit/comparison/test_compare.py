@@ -14,18 +14,20 @@ from fit.errors import QueryError
 from fit.laws.published import preset
 from fit.report.listings import comparison_text
 from tests.fit.builders import make_fit
-from tests.fit.comparison.builders import ALPHA, BETA, A, B, E, fitted, rival
+from tests.fit.comparison.builders import ALPHA, BETA, A, B, E, fitted, sweep_table
 
 
 def exact(factor: float, **given) -> ScalingLaw:
     """A fit whose parameters are the law's own, its reducible loss for `factor` the compute."""
     scale = factor ** (ALPHA * BETA / (ALPHA + BETA))
     theta = {"E": E, "A": scale * A, "B": scale * B, "alpha": ALPHA, "beta": BETA}
-    return ScalingLaw.from_fit(dataclasses.replace(fitted(rival(seed=1)), theta=theta, **given))
+    return ScalingLaw.from_fit(
+        dataclasses.replace(fitted(sweep_table(seed=1)), theta=theta, **given)
+    )
 
 
 def of(seed: int, factor: float = 1.0, shared: int | None = None) -> ScalingLaw:
-    return ScalingLaw.from_fit(fitted(rival(factor=factor, seed=seed, shared=shared)))
+    return ScalingLaw.from_fit(fitted(sweep_table(factor=factor, seed=seed, shared=shared)))
 
 
 def width(row) -> float:
@@ -166,7 +168,7 @@ def brute(a: ScalingLaw, b: ScalingLaw, flops_a: float, flops_b: float) -> tuple
 
 def test_default_budgets_lie_inside_both_and_a_bit_beyond():
     found = compare(exact(4.0), exact(1.0))
-    span = fitted(rival(seed=1)).range["flops"]
+    span = fitted(sweep_table(seed=1)).range["flops"]
     assert found.shared[0] == pytest.approx(span.low)
     assert found.shared[1] == pytest.approx(span.high / 4)
     assert [r.inside for r in found.rows] == [True, True, True, False, False]

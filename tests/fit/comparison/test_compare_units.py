@@ -10,10 +10,10 @@ from fit.allocation.scaling_law import ScalingLaw
 from fit.comparison.compare import comparable_unit, compare, comparison_warnings
 from fit.errors import QueryError
 from fit.laws.published import preset
-from tests.fit.comparison.builders import fitted, rival
+from tests.fit.comparison.builders import fitted, sweep_table
 
 BOOKS = {"name": "books", "hash": "sha256:1", "bytes_per_token": 4.0}
-FIT = fitted(rival(seed=1))
+FIT = fitted(sweep_table(seed=1))
 
 
 def source(data=BOOKS, convention=None, vocab=None, **changes):
@@ -90,7 +90,9 @@ def test_published_laws_of_one_data_set_can_be_compared_and_of_two_cannot():
 
 
 def test_ranges_that_do_not_meet_are_said():
-    far = fitted(dataclasses.replace(rival(seed=1, sizes=1e6), tokens=rival(seed=1).tokens * 1e6))
+    far = fitted(
+        dataclasses.replace(sweep_table(seed=1, sizes=1e6), tokens=sweep_table(seed=1).tokens * 1e6)
+    )
     notes = comparison_warnings(source(), ScalingLaw.from_fit(far), None)
     assert notes[0].code == "no_overlap"
     assert "no budget lies within both ranges" in notes[0].message

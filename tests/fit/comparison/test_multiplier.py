@@ -6,42 +6,42 @@ import numpy as np
 import pytest
 
 from fit.comparison.multiplier import joint_covariance, joint_draws, pair_runs, refit_from_points
-from tests.fit.comparison.builders import CELLS, fitted, rival
+from tests.fit.comparison.builders import CELLS, fitted, sweep_table
 
 
 def test_cells_are_matched_by_size_tokens_and_seed():
-    a, b = fitted(rival(seed=1)), fitted(rival(seed=2))
+    a, b = fitted(sweep_table(seed=1)), fitted(sweep_table(seed=2))
     assert pair_runs(a, b).size == CELLS
     order = np.random.default_rng(0).permutation(CELLS)[: CELLS - 6]
-    assert pair_runs(a, fitted(rival(seed=2).take(order))).size == CELLS - 6
+    assert pair_runs(a, fitted(sweep_table(seed=2).take(order))).size == CELLS - 6
     other = dataclasses.replace(b, points=dataclasses.replace(b.points, params=b.points.params * 2))
-    assert pair_runs(a, fitted(rival(seed=2, sizes=0.9))).size == 0
+    assert pair_runs(a, fitted(sweep_table(seed=2, sizes=0.9))).size == 0
     assert pair_runs(a, dataclasses.replace(other, law="chinchilla")) is None  # not its own points
 
 
 def test_replicates_that_nothing_tells_apart_are_left_unpaired():
-    table = rival(seed=1)
+    table = sweep_table(seed=1)
     twice = table.take(np.concatenate([np.arange(CELLS), [0, 1]]))
-    assert pair_runs(fitted(twice), fitted(rival(seed=2))).size == CELLS - 2
+    assert pair_runs(fitted(twice), fitted(sweep_table(seed=2))).size == CELLS - 2
 
 
 def test_shapes_pair_runs_whose_counts_differ():
-    a, b = rival(seed=1), rival(seed=2, sizes=1.05)
+    a, b = sweep_table(seed=1), sweep_table(seed=2, sizes=1.05)
     columns = {"width": np.repeat(np.arange(6.0), 6), "depth": np.full(CELLS, 2.0)}
     a, b = (fitted(dataclasses.replace(t, columns=columns)) for t in (a, b))
     assert pair_runs(a, b).size == CELLS
 
 
 def test_clusters_that_a_pair_connects_are_one():
-    a = dataclasses.replace(rival(seed=1), cluster=np.repeat(np.arange(6), 6))
-    pairs = pair_runs(fitted(a), fitted(rival(seed=2)))
+    a = dataclasses.replace(sweep_table(seed=1), cluster=np.repeat(np.arange(6), 6))
+    pairs = pair_runs(fitted(a), fitted(sweep_table(seed=2)))
     left, right = pairs.codes
     assert len(np.unique(left)) == len(np.unique(right)) == 6
     assert (left == right).all()
 
 
 def test_a_fit_is_made_again_from_its_document_alone():
-    fit = fitted(rival(seed=1))
+    fit = fitted(sweep_table(seed=1))
     assert refit_from_points(fit).raw == pytest.approx(fit.vector(), rel=1e-6)
     moved = {**fit.theta, "alpha": fit.theta["alpha"] + 0.01}
     assert refit_from_points(dataclasses.replace(fit, theta=moved)) is None
@@ -49,7 +49,7 @@ def test_a_fit_is_made_again_from_its_document_alone():
 
 
 def test_the_joint_covariance_keeps_each_fits_own():
-    a, b = fitted(rival(seed=1)), fitted(rival(seed=2))
+    a, b = fitted(sweep_table(seed=1)), fitted(sweep_table(seed=2))
     joint = joint_covariance(pair_runs(a, b))
     assert joint[:5, :5] == pytest.approx(a.covariance)
     assert joint[5:, 5:] == pytest.approx(b.covariance)
@@ -57,7 +57,7 @@ def test_the_joint_covariance_keeps_each_fits_own():
 
 
 def test_a_fit_paired_with_itself_moves_as_one():
-    fit = fitted(rival(seed=1))
+    fit = fitted(sweep_table(seed=1))
     joint = joint_covariance(pair_runs(fit, fit))
     assert joint[:5, 5:] == pytest.approx(joint[:5, :5], rel=1e-6)
     a, b = joint_draws(pair_runs(fit, fit), 200, 0)
@@ -65,7 +65,7 @@ def test_a_fit_paired_with_itself_moves_as_one():
 
 
 def test_joint_draws_spread_as_the_covariance_says():
-    a, b = fitted(rival(seed=1, shared=3)), fitted(rival(seed=2, shared=3))
+    a, b = fitted(sweep_table(seed=1, shared=3)), fitted(sweep_table(seed=2, shared=3))
     pairs = pair_runs(a, b)
     draws = [np.column_stack([np.log(d[:, :3]), d[:, 3:]]) for d in joint_draws(pairs, 800, 0)]
     drawn, wanted = np.cov(np.hstack(draws).T), joint_covariance(pairs)

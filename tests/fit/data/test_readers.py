@@ -121,6 +121,14 @@ def test_a_table_is_read_in_every_format(tmp_path, suffix):
     assert table.flops.tolist() == (6 * table.params * table.tokens).tolist()
 
 
+def test_a_new_format_of_tables_is_one_entry(tmp_path, monkeypatch):
+    monkeypatch.setitem(readers.TABLE_READERS, ".tab", lambda path: pd.read_csv(path, sep="|"))
+    frame().to_csv(tmp_path / "runs.tab", sep="|", index=False)
+    assert len(readers.load(tmp_path / "runs.tab")) == 6
+    with pytest.raises(RecordError, match=r"neither a folder .*\.jsonl, \.tab"):
+        readers.load(tmp_path / "runs.xlsx")
+
+
 def test_a_table_keeps_its_own_flops_and_further_columns(tmp_path):
     path = tmp_path / "runs.csv"
     frame().assign(flops=1e15, lr=0.1, run="x").to_csv(path, index=False)

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from fit.cli.main import main
+from fit.data.readers import load
 from fit.laws.families import law
 
 TRUTH = (1.79, -0.713, 0.307)
@@ -80,3 +81,12 @@ def test_a_missing_target_is_named(tmp_path, columns, words):
     assert words in found.output
     assert "--column batch_tokens=YOURS" in found.output
     assert found.output.count("\n") == 1
+
+
+def test_a_scan_is_filtered_before_its_best_runs_are_taken(tmp_path):
+    scan().to_csv(tmp_path / "t.csv", index=False)
+    table = load(tmp_path / "t.csv", target="lr")
+    assert len(table) == len(SIZES)
+    assert table.loss == pytest.approx(optima().lr.to_numpy())
+    low = load(tmp_path / "t.csv", target="lr", where=f"lr < {float(optima().lr.min())}")
+    assert (low.loss < optima().lr.min()).all()

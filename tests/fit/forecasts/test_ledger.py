@@ -25,7 +25,7 @@ from fit.forecasts.ledger import (
     score_forecast,
     seal,
 )
-from fit.forecasts.scoring import calibration, matching, score_given, score_open, score_run
+from fit.forecasts.scoring import calibration, runs_of, score_loss, score_open, score_run
 from fit.query.answer import answer
 from fit.query.question import Question
 from fit.report.listings import ledger_document, ledger_text
@@ -102,12 +102,12 @@ def test_a_change_after_the_sealing_shows_and_is_not_scored(tmp_path):
     entry = read_ledger(tmp_path).entry("big")
     assert not entry.forecast.intact and entry.status == "altered"
     with pytest.raises(QueryError, match="altered"):
-        score_given(tmp_path, "big", forecast.expected.loss)
+        score_loss(tmp_path, "big", forecast.expected.loss)
 
 
 def test_an_outcome_that_was_altered_does_not_count(tmp_path):
     forecast = sealed(tmp_path)
-    score_given(tmp_path, "big", 2 * forecast.expected.loss)
+    score_loss(tmp_path, "big", 2 * forecast.expected.loss)
     path = tmp_path / "big.outcome.json"
     path.write_text(path.read_text().replace('"hit": false', '"hit": true'))
     ledger = read_ledger(tmp_path)
@@ -140,8 +140,8 @@ def test_the_run_is_found_by_sizes_length_rate_and_data(tmp_path):
     for name, value in wrong.items():
         also = {"tokens_seen": value} if name == "tokens" else {}
         other = dataclasses.replace(good, **{name: value}, **also)
-        assert matching(forecast, [other]) == (), name
-    assert matching(forecast, [good]) == (good,)
+        assert runs_of(forecast, [other]) == (), name
+    assert runs_of(forecast, [good]) == (good,)
 
 
 def test_the_first_run_after_the_sealing_counts(tmp_path):
@@ -179,15 +179,15 @@ def test_a_run_that_is_missing_or_failed_is_said(tmp_path):
     with pytest.raises(QueryError, match="diverged; one that is done"):
         score_run(tmp_path, "big", lambda: [failed])
     with pytest.raises(QueryError, match="there are: big"):
-        score_given(tmp_path, "small", 1.0)
+        score_loss(tmp_path, "small", 1.0)
 
 
 def test_an_outcome_is_not_written_over(tmp_path):
     forecast = sealed(tmp_path)
-    score_given(tmp_path, "big", forecast.expected.loss)
-    score_given(tmp_path, "big", forecast.expected.loss)
+    score_loss(tmp_path, "big", forecast.expected.loss)
+    score_loss(tmp_path, "big", forecast.expected.loss)
     with pytest.raises(QueryError, match="not overwritten"):
-        score_given(tmp_path, "big", 1.01 * forecast.expected.loss)
+        score_loss(tmp_path, "big", 1.01 * forecast.expected.loss)
 
 
 def test_open_forecasts_are_scored_together(tmp_path):
@@ -226,7 +226,7 @@ def test_the_rates_interval_is_the_exact_binomial_one(tmp_path, hits, counted):
     for i in range(counted):
         forecast = sealed(tmp_path, f"f{i}")
         factor = 1.0 if i < hits else 1.5
-        score_given(tmp_path, f"f{i}", factor * forecast.expected.loss)
+        score_loss(tmp_path, f"f{i}", factor * forecast.expected.loss)
     found = calibration(read_ledger(tmp_path))
     exact = stats.binomtest(hits, counted).proportion_ci(0.9, method="exact")
     assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
@@ -250,7 +250,7 @@ def test_a_plain_tables_forecast_is_scored_by_its_loss(tmp_path):
     assert not forecast.run
     with pytest.raises(QueryError, match="--loss X"):
         score_run(tmp_path, "big", list)
-    assert score_given(tmp_path, "big", forecast.expected.loss).status == "hit"
+    assert score_loss(tmp_path, "big", forecast.expected.loss).status == "hit"
 
 
 def test_the_commands_seal_score_and_show(tmp_path, monkeypatch):
@@ -311,8 +311,8 @@ def test_two_that_score_at_once_agree_or_the_later_is_told(tmp_path, monkeypatch
 
     forecast = sealed(tmp_path)
     stale = read_ledger(tmp_path)
-    score_given(tmp_path, "big", forecast.expected.loss)
+    score_loss(tmp_path, "big", forecast.expected.loss)
     found = iter([stale])
     monkeypatch.setattr(scoring, "read_ledger", lambda f: next(found, None) or read_ledger(f))
     with pytest.raises(QueryError, match="not overwritten"):
-        score_given(tmp_path, "big", 1.01 * forecast.expected.loss)
+        score_loss(tmp_path, "big", 1.01 * forecast.expected.loss)

@@ -14,7 +14,7 @@ from fit.allocation.scaling_law import ScalingLaw
 from fit.errors import RecordError, ReportError
 from fit.fitting import FitOptions, fit_table
 from fit.forecasts.ledger import read_ledger, seal
-from fit.forecasts.scoring import score_given
+from fit.forecasts.scoring import score_loss
 from fit.laws.families import LAWS, law
 from fit.quantities import short, three_digits
 from fit.query.answer import answer
@@ -257,7 +257,7 @@ def test_sealed_forecasts_beside_the_report_stand_in_it(tmp_path):
     for name, factor in (("near", 1.0), ("far", 1.3)):
         question = Question(source=source, flops=1e14)
         forecast = seal(tmp_path, name, question, answer(question))
-        score_given(tmp_path, name, forecast.expected.loss * factor)
+        score_loss(tmp_path, name, forecast.expected.loss * factor)
     content = report_content(source, ledger=read_ledger(tmp_path))
     assert "Of 2 sealed forecasts 1 came true" in content["checks"][-1][1]
     section = next(s for s in content["sections"] if s["title"] == "Forecasts")
