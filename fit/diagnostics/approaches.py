@@ -112,9 +112,9 @@ def isoflop_check(table: RunTable, level: float) -> CrossCheck:
         return CrossCheck(name="isoflop", a=None, a_interval=None, coefficient=None, reason=why)
     noise = _noise(curves)
     kind = next((k for k in CURVES[:-1] if _fits(curves, k, noise)), CURVES[-1])
-    found = [_valley(c, kind, noise, i) for i, c in enumerate(curves)]
-    valleys = [v for v in found if isinstance(v, IsoflopMinimum)]
-    refused = _joined([v for v in found if isinstance(v, str)])
+    minima = [_valley(c, kind, noise, i) for i, c in enumerate(curves)]
+    valleys = [v for v in minima if isinstance(v, IsoflopMinimum)]
+    refused = _joined([v for v in minima if isinstance(v, str)])
     if len(valleys) < 2:
         return CrossCheck(name="isoflop", a=None, a_interval=None, coefficient=None, reason=refused)
     return _line(valleys, level, f"by {kind}" + (f"; {refused}" if refused else ""))
@@ -251,7 +251,7 @@ class EnvelopeModel:
     a: float
 
 
-def envelope_check(table: RunTable, fitted: EnvelopeModel, level: float) -> CrossCheck:
+def envelope_check(table: RunTable, model: EnvelopeModel, level: float) -> CrossCheck:
     """Exponent of N*(C) from the lower envelope of the sizes' loss curves.
 
     A coarse grid of sizes biases the envelope and leaves it few points. Its interval comes from the
@@ -259,7 +259,7 @@ def envelope_check(table: RunTable, fitted: EnvelopeModel, level: float) -> Cros
 
     Args:
         table: Runs of several sizes at several lengths each, every point annealed.
-        fitted: The law's losses for the same runs.
+        model: The law's losses for the same runs.
         level: Level of the interval.
 
     Returns:
@@ -273,8 +273,8 @@ def envelope_check(table: RunTable, fitted: EnvelopeModel, level: float) -> Cros
     random = np.random.default_rng(0)
     drawn = []
     for _ in range(ENVELOPE_DRAWS):
-        noise = fitted.noise * random.standard_normal(len(table))
-        drawn.append(_points(sizes, table.flops, fitted.loss * np.exp(noise)))
+        noise = model.noise * random.standard_normal(len(table))
+        drawn.append(_points(sizes, table.flops, model.loss * np.exp(noise)))
     slopes = [_slope(p) for p in drawn if not isinstance(p, str)]
     if len(slopes) < ENVELOPE_DRAWS / 2:
         reason = "the runs' noise hides which size wins where"
@@ -282,7 +282,7 @@ def envelope_check(table: RunTable, fitted: EnvelopeModel, level: float) -> Cros
     raw = _slope(points)
     tails = 50 * (1 - level)
     low, high = np.percentile(slopes, [tails, 100 - tails])
-    a = raw - (float(np.median(slopes)) - fitted.a)
+    a = raw - (float(np.median(slopes)) - model.a)
     return CrossCheck(
         name="envelope",
         a=a,

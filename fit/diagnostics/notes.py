@@ -61,14 +61,14 @@ def check_runs(table: RunTable, free: int) -> None:
             )
 
 
-def fit_status(found: Estimate, table: RunTable) -> str:
+def fit_status(fitted: Estimate, table: RunTable) -> str:
     """`converged`, `at_bound`, `ill_conditioned` or `max_iterations`."""
-    two_terms = not isinstance(found.problem, GeneralProblem)
-    if kappa(found) > REFUSED_KAPPA or (two_terms and singular(table)):
+    two_terms = not isinstance(fitted.problem, GeneralProblem)
+    if kappa(fitted) > REFUSED_KAPPA or (two_terms and singular(table)):
         return "ill_conditioned"
-    if not found.converged:
+    if not fitted.converged:
         return "max_iterations"
-    return "at_bound" if found.at_bound else "converged"
+    return "at_bound" if fitted.at_bound else "converged"
 
 
 def singular(table: RunTable) -> bool:
@@ -89,7 +89,7 @@ def one_budget(table: RunTable) -> bool:
 
 def fit_notes(
     table: RunTable,
-    found: Estimate,
+    fitted: Estimate,
     without_e: Estimate | None,
     holdout: Holdout | None,
     checks: tuple[CrossCheck, ...],
@@ -100,24 +100,24 @@ def fit_notes(
     return tuple(
         note
         for part in (
-            _condition(found),
+            _condition(fitted),
             _variety(table),
-            _solution(table, found),
-            _entropy(found, without_e),
-            residual_notes(table, found),
+            _solution(table, fitted),
+            _entropy(fitted, without_e),
+            residual_notes(table, fitted),
             tuning_notes(table),
             intake_notes(table),
             _checks(holdout, checks),
-            _rolling(rolling, found.noise),
+            _rolling(rolling, fitted.noise),
             _influence(table, influence),
         )
         for note in part
     )
 
 
-def _condition(found: Estimate) -> Iterator[Note]:
+def _condition(fitted: Estimate) -> Iterator[Note]:
     """Can the runs tell the terms apart?"""
-    condition = kappa(found)
+    condition = kappa(fitted)
     if condition > REFUSED_KAPPA:
         yield _note(
             "ill_conditioned",
@@ -159,18 +159,18 @@ def _variety(table: RunTable) -> Iterator[Note]:
         )
 
 
-def _solution(table: RunTable, found: Estimate) -> Iterator[Note]:
+def _solution(table: RunTable, fitted: Estimate) -> Iterator[Note]:
     """Is the solution inside its bounds, the only one, and resting on enough trajectories?"""
-    for name in found.at_bound:
+    for name in fitted.at_bound:
         if name != "E":
             yield _note(
                 "at_bound", "serious", f"{name} sits on its bound: the runs do not determine it."
             )
-    if found.basins > 1 and not isinstance(found.problem, GeneralProblem):
+    if fitted.basins > 1 and not isinstance(fitted.problem, GeneralProblem):
         yield _note(
             "several_basins",
             "warning",
-            f"{found.basins} different solutions fit within 5% of the best: believe the interval "
+            f"{fitted.basins} different solutions fit within 5% of the best: believe the interval "
             "of the loss inside the range, not single parameters.",
         )
     clusters = len(np.unique(table.cluster))
@@ -183,9 +183,9 @@ def _solution(table: RunTable, found: Estimate) -> Iterator[Note]:
         )
 
 
-def _entropy(found: Estimate, without_e: Estimate | None) -> Iterator[Note]:
+def _entropy(fitted: Estimate, without_e: Estimate | None) -> Iterator[Note]:
     """Is there an irreducible loss in the data at all?"""
-    if "E" in found.at_bound:
+    if "E" in fitted.at_bound:
         yield _note(
             "e_at_zero",
             "warning",
@@ -193,8 +193,8 @@ def _entropy(found: Estimate, without_e: Estimate | None) -> Iterator[Note]:
             "see it. Extrapolation to large budgets is too optimistic; train longer runs.",
         )
     elif without_e is not None:
-        statistic = e_is_needed(found, without_e)
-        dof = len(found.residual) - found.family.free
+        statistic = e_is_needed(fitted, without_e)
+        dof = len(fitted.residual) - fitted.family.free
         if statistic < _f_quantile(dof):
             yield _note(
                 "e_not_needed",

@@ -172,15 +172,15 @@ def _serious(code: str, message: str) -> Note:
     return Note(code=code, severity="serious", message=message)
 
 
-def replicates(table: RunTable, found: Estimate) -> Replicates | None:
+def replicates(table: RunTable, fitted: Estimate) -> Replicates | None:
     """Noise between replicates and the test of lack of fit; None without replicates.
 
     Args:
         table: The runs.
-        found: The law fitted to them; weights are kept, so the noise is of a run of mean weight.
+        fitted: The law fitted to them; weights are kept, so the noise is of a run of mean weight.
     """
-    residual = np.sqrt(found.weights) * found.residual
-    near = np.abs(residual) <= FAR * max(found.noise, 1e-300)
+    residual = np.sqrt(fitted.weights) * fitted.residual
+    near = np.abs(residual) <= FAR * max(fitted.noise, 1e-300)
     cells = _cells(table)[near]
     residual = residual[near]
     _, cells, counts = np.unique(cells, return_inverse=True, return_counts=True)
@@ -189,10 +189,10 @@ def replicates(table: RunTable, found: Estimate) -> Replicates | None:
         return None
     gap = residual - (np.bincount(cells, residual) / counts)[cells]
     several = counts[cells] > 1
-    between = len(counts) - found.family.free
+    between = len(counts) - fitted.family.free
     pure = float(gap @ gap)
     statistic = probability = None
-    if between > 0 and pure > 0 and found.loss.name != "asymmetric":  # which misses means by design
+    if between > 0 and pure > 0 and fitted.loss.family.symmetric:  # others miss means by design
         lack = max(float(residual @ residual) - pure, 0.0)
         statistic = lack / between / (pure / within)
         probability = float(stats.f.sf(statistic, between, within))
@@ -213,43 +213,43 @@ def _cells(table: RunTable) -> NDArray[np.int64]:
     return np.asarray(codes, dtype=np.int64).reshape(-1)
 
 
-def lack_of_fit(found: Replicates | None) -> tuple[Note, ...]:
+def lack_of_fit(between: Replicates | None) -> tuple[Note, ...]:
     """A warning where replicates agree better with each other than with the law."""
-    if found is None or found.probability is None or found.probability >= UNLIKELY:
+    if between is None or between.probability is None or between.probability >= UNLIKELY:
         return ()
     message = (
-        f"runs that differ in their seed alone agree to {found.noise:.2%}, but the law misses "
-        f"their means by more than that allows (lack of fit, p = {found.probability:.1g}): the "
+        f"runs that differ in their seed alone agree to {between.noise:.2%}, but the law misses "
+        f"their means by more than that allows (lack of fit, p = {between.probability:.1g}): the "
         "surface is not exactly this law. Fit a narrower range and compare: --where."
     )
     return (Note(code="lack_of_fit", severity="warning", message=message),)
 
 
-def residual_notes(table: RunTable, found: Estimate) -> Iterator[Note]:
+def residual_notes(table: RunTable, fitted: Estimate) -> Iterator[Note]:
     """Notes on the residuals of a fit."""
-    yield from _noise(found)
-    yield from _outliers(table, found)
-    yield from _trends(table, found)
-    if not isinstance(found.problem, GeneralProblem):
-        yield from _interaction(found)
-    yield from _trajectories(table, found)
+    yield from _noise(fitted)
+    yield from _outliers(table, fitted)
+    yield from _trends(table, fitted)
+    if not isinstance(fitted.problem, GeneralProblem):
+        yield from _interaction(fitted)
+    yield from _trajectories(table, fitted)
 
 
-def _noise(found: Estimate) -> Iterator[Note]:
+def _noise(fitted: Estimate) -> Iterator[Note]:
     """Do the runs scatter more than training does?"""
-    if found.noise > HIGH_NOISE:
+    if fitted.noise > HIGH_NOISE:
         yield Note(
             code="noise",
             severity="warning",
-            message=f"one run lies {found.noise:.1%} off the law, where seeds differ by less than "
+            message=f"one run lies {fitted.noise:.1%} off the law, where seeds differ by less than "
             "1%: the runs are of different kinds, or the law is not theirs. Look at the largest "
             "residuals, and fit one kind at a time: --where.",
         )
 
 
-def _outliers(table: RunTable, found: Estimate) -> Iterator[Note]:
+def _outliers(table: RunTable, fitted: Estimate) -> Iterator[Note]:
     """Runs that lie far from the law."""
-    units = np.sqrt(found.weights) * found.residual / max(found.noise, 1e-12)
+    units = np.sqrt(fitted.weights) * fitted.residual / max(fitted.noise, 1e-12)
     far = np.flatnonzero(np.abs(units) > OUTLIER)
     for i in far[np.argsort(-np.abs(units[far]))][:LISTED]:
         side = "above" if units[i] > 0 else "below"
@@ -265,7 +265,7 @@ def _outliers(table: RunTable, found: Estimate) -> Iterator[Note]:
         yield Note(code="outliers", severity="warning", message=text)
 
 
-def _trends(table: RunTable, found: Estimate) -> Iterator[Note]:
+def _trends(table: RunTable, fitted: Estimate) -> Iterator[Note]:
     """Structure that the law leaves in the residuals, the clearest of each family."""
     log_n, log_d = np.log(table.params), np.log(table.tokens)
     sizes = {"ln N": log_n, "ln D": log_d, "ln C": np.log(table.flops), "ln(D/N)": log_d - log_n}
@@ -289,7 +289,7 @@ def _trends(table: RunTable, found: Estimate) -> Iterator[Note]:
         ),
     )
     for code, variables, cure in families:
-        tried = ((_trend(v, found.residual), name) for name, v in variables.items())
+        tried = ((_trend(v, fitted.residual), name) for name, v in variables.items())
         chance, name = min(tried, default=(1.0, ""))
         if chance < TREND:
             text = f"residuals bend with {name} (p = {chance:.1g}): {cure}"
@@ -316,11 +316,11 @@ def _tuning(table: RunTable) -> Mapping[str, Floats]:
     return out
 
 
-def _interaction(found: Estimate) -> Iterator[Note]:
+def _interaction(fitted: Estimate) -> Iterator[Note]:
     """Do larger models gain more, or less, from tokens than the law has it?"""
-    joint = found.problem.x * found.problem.z
-    if _explained(np.stack([np.ones_like(joint), joint], axis=1), found.residual) < TREND:
-        slope = float(np.polyfit(joint, found.residual, 1)[0])
+    joint = fitted.problem.x * fitted.problem.z
+    if _explained(np.stack([np.ones_like(joint), joint], axis=1), fitted.residual) < TREND:
+        slope = float(np.polyfit(joint, fitted.residual, 1)[0])
         yield Note(
             code="interaction",
             severity="warning",
@@ -352,7 +352,7 @@ def _explained(design: Floats, residual: Floats) -> float:
     return float(stats.f.sf((all_ - rest) / more / (rest / dof), more, dof))
 
 
-def _trajectories(table: RunTable, found: Estimate) -> Iterator[Note]:
+def _trajectories(table: RunTable, fitted: Estimate) -> Iterator[Note]:
     """Are runs that count as independent checkpoints of one another?"""
     if len(np.unique(table.cluster)) < len(table):
         return
@@ -366,7 +366,7 @@ def _trajectories(table: RunTable, found: Estimate) -> Iterator[Note]:
             "belong together: --cluster run.",
         )
         return
-    together, pairs = _together(table, found.residual)
+    together, pairs = _together(table, fitted.residual)
     if together > TOGETHER and together * pairs**0.5 > 3:
         yield Note(
             code="trajectory",

@@ -151,7 +151,7 @@ def holdout(
     if not _enough(kept, max(LEAST_RUNS, _free(whole)) + 1):
         return None
     left = table.take(out)
-    small = _fitted(kept, whole, law=law, loss=loss, delta=delta)
+    small = _refit(kept, whole, law=law, loss=loss, delta=delta)
     predicted, inside = _predict(small, kept, left, level)
     ratio = predicted / left.loss - 1
     return Holdout(
@@ -193,7 +193,7 @@ def rolling(
         kept, left = table.take(codes < code), table.take(codes == code)
         if len(out) == MOST_ROLLED or not _enough(kept, max(LEAST_BELOW, 2 * _free(whole))):
             break
-        small = _fitted(kept, whole, law=law, loss=loss, delta=delta)
+        small = _refit(kept, whole, law=law, loss=loss, delta=delta)
         predicted, inside = _predict(small, kept, left, level)
         ratio = predicted / left.loss - 1
         out.append(
@@ -220,7 +220,7 @@ def _free(whole: Estimate | None) -> int:
     return 5 if whole is None else whole.family.free
 
 
-def _fitted(
+def _refit(
     kept: RunTable, whole: Estimate | None, *, law: str, loss: str, delta: float | None
 ) -> Estimate:
     """The law by the runs kept; a declared one from where all runs have it."""
@@ -256,20 +256,20 @@ def _predict(
     return left.loss * np.exp(-gap), inside
 
 
-def influence(table: RunTable, found: Estimate) -> tuple[Influence, ...]:
+def influence(table: RunTable, fitted: Estimate) -> tuple[Influence, ...]:
     """What leaving out each run, and each cluster of several, does to N*.
 
     Args:
         table: The fitted runs.
-        found: Their point fit; the refits keep its loss.
+        fitted: Their point fit; the refits keep its loss.
 
     Returns:
         The runs that move ln N* at ten times the largest budget most, then the clusters.
     """
-    out = _ranked(table, found, np.arange(len(table)), "run")
+    out = _ranked(table, fitted, np.arange(len(table)), "run")
     codes = np.unique(table.cluster, return_inverse=True)[1]
     if 2 < codes.max() + 1 < len(table):
-        out += _ranked(table, found, codes, "cluster")
+        out += _ranked(table, fitted, codes, "cluster")
     return tuple(out)
 
 
@@ -287,13 +287,13 @@ def log_optimum(table: RunTable, raw: Floats) -> Floats:
 
 
 def _ranked(
-    table: RunTable, found: Estimate, codes: NDArray[np.int64], kind: str
+    table: RunTable, fitted: Estimate, codes: NDArray[np.int64], kind: str
 ) -> list[Influence]:
     """The groups of runs that move ln N* most when they are left out."""
-    shifts = _first_order(table, found, codes)
+    shifts = _first_order(table, fitted, codes)
     tried = np.argsort(-np.abs(shifts), kind="stable")[: max(KEPT, WORK // len(codes))]
-    exact = log_optimum(table, _without(found, codes, tried))
-    shifts[tried] = exact - float(log_optimum(table, found.raw))
+    exact = log_optimum(table, _without(fitted, codes, tried))
+    shifts[tried] = exact - float(log_optimum(table, fitted.raw))
     shifts[~np.isfinite(shifts)] = 0.0
     total = max(float((shifts**2).sum()), 1e-300)
     out = []
@@ -312,78 +312,78 @@ def _ranked(
     return out
 
 
-def _without(found: Estimate, codes: NDArray[np.int64], tried: NDArray[np.int64]) -> Floats:
+def _without(fitted: Estimate, codes: NDArray[np.int64], tried: NDArray[np.int64]) -> Floats:
     """Parameters on raw counts refitted without each of some groups, (groups tried, 5)."""
     out = np.empty((len(tried), 5))
     size = max(1, BATCH // len(codes))
     for start in range(0, len(tried), size):
         part = tried[start : start + size]
-        weights = (codes[None, :] != part[:, None]) * found.weights
-        starts = np.repeat(found.theta[None], len(part), axis=0)
+        weights = (codes[None, :] != part[:, None]) * fitted.weights
+        starts = np.repeat(fitted.theta[None], len(part), axis=0)
         out[start : start + size] = solve(
-            found.problem, starts, weights, found.loss, found.family
+            fitted.problem, starts, weights, fitted.loss, fitted.family
         ).theta
-    return found.problem.raw(out)
+    return fitted.problem.raw(out)
 
 
-def _first_order(table: RunTable, found: Estimate, codes: NDArray[np.int64]) -> Floats:
+def _first_order(table: RunTable, fitted: Estimate, codes: NDArray[np.int64]) -> Floats:
     """Change of ln N* when each group is left out, by one Newton step with leverage, (groups,)."""
-    basis, groups = found.family.basis, int(codes.max()) + 1
-    jacobian = found.problem.jacobian(found.theta) @ basis
-    m = found.problem.y - found.residual
-    _, psi, curve = (found.weights * v for v in found.loss.terms(found.residual, m))
-    exact = derivatives(found.problem, found.theta[None], found.weights[None], found.loss)[2][0]
+    basis, groups = fitted.family.basis, int(codes.max()) + 1
+    jacobian = fitted.problem.jacobian(fitted.theta) @ basis
+    m = fitted.problem.y - fitted.residual
+    _, psi, curve = (fitted.weights * v for v in fitted.loss.terms(fitted.residual, m))
+    exact = derivatives(fitted.problem, fitted.theta[None], fitted.weights[None], fitted.loss)[2][0]
     inverse = np.linalg.pinv(basis.T @ exact @ basis, hermitian=True)
     leverage = np.einsum("ni,ij,nj->n", jacobian, inverse, jacobian) * np.maximum(curve, 0.0)
     scores = jacobian * (psi / np.maximum(1 - leverage, 0.05))[:, None]
     sums = np.stack([np.bincount(codes, s, minlength=groups) for s in scores.T], axis=1)
-    return np.asarray(-sums @ inverse @ basis.T @ _slope(table, found))
+    return np.asarray(-sums @ inverse @ basis.T @ _slope(table, fitted))
 
 
-def _slope(table: RunTable, found: Estimate) -> Floats:
+def _slope(table: RunTable, fitted: Estimate) -> Floats:
     """Derivative of ln N* with respect to the internal parameters, (5,)."""
     step = 1e-5
-    ends = found.problem.raw(found.theta + step * np.concatenate([np.eye(5), -np.eye(5)]))
+    ends = fitted.problem.raw(fitted.theta + step * np.concatenate([np.eye(5), -np.eye(5)]))
     values = log_optimum(table, ends)
     return np.asarray((values[:5] - values[5:]) / (2 * step))
 
 
-def rival_notes(found: Estimate, bounds: Mapping[str, tuple[float, float]]) -> Iterator[Note]:
+def rival_notes(fitted: Estimate, bounds: Mapping[str, tuple[float, float]]) -> Iterator[Note]:
     """Notes on a declared law; none on the fast ones, whose minima `judge` counts.
 
     Args:
-        found: The point fit, with the minima that its search ended in.
+        fitted: The point fit, with the minima that its search ended in.
         bounds: Intervals of the parameters.
     """
-    if not isinstance(found.problem, GeneralProblem):
+    if not isinstance(fitted.problem, GeneralProblem):
         return
-    yield from _ridge(found, found.problem)
-    yield from _simpler(found, found.problem.law, bounds)
+    yield from _ridge(fitted, fitted.problem)
+    yield from _simpler(fitted, fitted.problem.law, bounds)
 
 
-def near_minima(found: Estimate) -> tuple[Floats, float]:
+def near_minima(fitted: Estimate) -> tuple[Floats, float]:
     """Minima that the runs cannot rule out, (k, p) on raw counts, and how far they lie above.
 
     A rise of the objective by 1/dof of itself is one standard error of a parameter, for any loss
     whose sum goes as the noise: exact for least squares, near enough for the robust ones.
     """
-    assert found.minima is not None
-    dof = max(1, len(found.residual) - found.family.free)
-    rise = found.minima.value / max(found.value, 1e-300) - 1
+    assert fitted.minima is not None
+    dof = max(1, len(fitted.residual) - fitted.family.free)
+    rise = fitted.minima.value / max(fitted.value, 1e-300) - 1
     near = rise <= 1 / dof
-    return found.problem.raw(found.minima.theta[near]), float(rise[near].max())
+    return fitted.problem.raw(fitted.minima.theta[near]), float(rise[near].max())
 
 
-def _ridge(found: Estimate, problem: GeneralProblem) -> Iterator[Note]:
+def _ridge(fitted: Estimate, problem: GeneralProblem) -> Iterator[Note]:
     """Do quite different parameters fit as well?"""
-    if found.minima is None:
+    if fitted.minima is None:
         return
-    raw, rise = near_minima(found)
+    raw, rise = near_minima(fitted)
     spans = []
     for i in problem.telling:
         low, high = float(raw[:, i].min()), float(raw[:, i].max())
         scale = problem.law.declared[i].scale
-        apart = np.log(high / low) if scale else (high - low) / max(abs(found.raw[i]), 1e-300)
+        apart = np.log(high / low) if scale else (high - low) / max(abs(fitted.raw[i]), 1e-300)
         if apart > APART:
             spans.append(f"{problem.names[i]} from {low:.3g} to {high:.3g}")
     if spans:
@@ -397,12 +397,12 @@ def _ridge(found: Estimate, problem: GeneralProblem) -> Iterator[Note]:
 
 
 def _simpler(
-    found: Estimate, law: Law, bounds: Mapping[str, tuple[float, float]]
+    fitted: Estimate, law: Law, bounds: Mapping[str, tuple[float, float]]
 ) -> Iterator[Note]:
     """Is the simpler law inside this one excluded?"""
     for name, (null, meaning) in law.null.items():
         low, high = bounds[name]
-        value = float(found.raw[law.parameters.index(name)])
+        value = float(fitted.raw[law.parameters.index(name)])
         own = f"parameter {name} is {value:.3g} [{low:.3g}, {high:.3g}]"
         if low <= null <= high:
             text = f"{own} and may be {null:g}: these runs do not tell the law from {meaning}."

@@ -117,13 +117,13 @@ class GeneralProblem(FitProblem):
             for i, n in enumerate(self.names)
         }
         with np.errstate(all="ignore"):
-            found = self.law.log_law(named, self.columns)
+            tangent = self.law.log_law(named, self.columns)
         slopes = np.zeros((shape[0], len(self.names), shape[1]))
-        for i, slope in slopes_of(found).items():
+        for i, slope in slopes_of(tangent).items():
             slopes[:, i] = slope
         if not np.isfinite(slopes).all():
             slopes = np.nan_to_num(slopes, nan=0.0, posinf=0.0, neginf=0.0)
-        return np.broadcast_to(value_of(found), shape), slopes
+        return np.broadcast_to(value_of(tangent), shape), slopes
 
     def sums(self, theta: Floats) -> tuple[Floats, DerivativeSums]:
         """The ln of the law m (S, n) at theta (S, p), and its sums over runs."""
@@ -324,12 +324,12 @@ def project(
         index = np.array(active)
         block = gram[:, index[:, None], index]
         ridge = 1e-13 * np.trace(block, axis1=1, axis2=2)[:, None, None] * np.eye(len(index))
-        found = np.linalg.solve(block + ridge, right[:, index, None])[..., 0]
-        cost = weights.sum() - (found * right[:, index]).sum(axis=1)
-        better = (found >= 0).all(axis=1) & (cost < best)
+        solution = np.linalg.solve(block + ridge, right[:, index, None])[..., 0]
+        cost = weights.sum() - (solution * right[:, index]).sum(axis=1)
+        better = (solution >= 0).all(axis=1) & (cost < best)
         best[better] = cost[better]
         scales[better] = 0.0
-        scales[np.ix_(better, index)] = found[better]
+        scales[np.ix_(better, index)] = solution[better]
     return scales, best
 
 

@@ -49,6 +49,8 @@ BASINS = 8
 """Minima of least squares that are followed to a declared law's robust loss."""
 NO_E = -80.0
 """The ln of E where a law has none: beside any loss it is nothing, to the last digit."""
+DELTA = 1e-3
+"""Huber's threshold on ln loss where none is given: Hoffmann et al. 2022, sec. 3.3."""
 STEPS = 200
 TOLERANCE = 1e-13
 """Relative fall of the objective in one step that counts as none."""
@@ -181,27 +183,27 @@ def estimate(
     basins = squares.theta if cloud is None else _distinct(squares)[:BASINS]
     scale = _scale(problem, squares.theta[np.argmin(squares.value)], w[0], family)
     chosen = _final_loss(problem, basins, scale, loss, delta, w, family)
-    found = _continue(problem, basins, scale, chosen, w, family)
+    minima = _continue(problem, basins, scale, chosen, w, family)
     if cloud is not None:  # a loss near L1 has minima of its own, which least squares cannot see
         more = lowest(problem, cloud, w, chosen)
-        found = _polished(problem, np.concatenate([found.theta, more]), chosen, w, family)
-    order = np.argsort(found.value, kind="stable")
-    theta = found.theta[order[0]]
+        minima = _polished(problem, np.concatenate([minima.theta, more]), chosen, w, family)
+    order = np.argsort(minima.value, kind="stable")
+    theta = minima.theta[order[0]]
     residual = problem.residual(theta)
     return Estimate(
         problem=problem,
         family=family,
         loss=chosen,
         theta=theta,
-        value=float(found.value[order[0]]),
-        converged=bool(found.converged[order[0]]),
+        value=float(minima.value[order[0]]),
+        converged=bool(minima.converged[order[0]]),
         at_bound=at_bound(problem, theta, family),
         residual=residual,
         noise=robust_scale(np.sqrt(w[0]) * residual, family.free),
         weights=w[0],
-        basins=_basins(problem, found),
+        basins=_basins(problem, minima),
         minima=Solution(
-            theta=found.theta[order], value=found.value[order], converged=found.converged[order]
+            theta=minima.theta[order], value=minima.value[order], converged=minima.converged[order]
         ),
     )
 
@@ -226,24 +228,23 @@ def _final_loss(
     problem: FitProblem,
     starts: Floats,
     scale: float,
-    loss: str,
+    name: str,
     delta: float | None,
     weights: Floats,
     family: LinearRestriction,
 ) -> Loss:
-    """The loss to end with; an adaptive scale is measured about a robust fit."""
-    if loss == "huber":
-        return Loss(name="huber", scale=1e-3 if delta is None else delta)
-    if loss in ("l2", "l2-levels"):
-        return Loss(name=loss)
+    """The loss to end with; a scale in standard deviations is measured about a robust fit."""
+    plain = Loss(name=name)
+    if plain.family.takes_delta:
+        return Loss(name=name, scale=DELTA if delta is None else delta)
+    if plain.family.deviations is None:
+        return plain
     for _ in range(3):  # the scale and the fit settle together; the third round moves it below 1%
         rough = Loss(name="huber", scale=HUBER_EFFICIENCY * scale)
-        found = solve(problem, starts, np.repeat(weights, len(starts), axis=0), rough, family)
-        starts = found.theta
-        scale = _scale(problem, starts[np.argmin(found.value)], weights[0], family)
-    if loss == "student":
-        return Loss(name="student", scale=scale)
-    return Loss(name=loss, scale=HUBER_EFFICIENCY * scale)
+        minima = solve(problem, starts, np.repeat(weights, len(starts), axis=0), rough, family)
+        starts = minima.theta
+        scale = _scale(problem, starts[np.argmin(minima.value)], weights[0], family)
+    return Loss(name=name, scale=plain.family.deviations * scale)
 
 
 def _continue(
@@ -256,7 +257,7 @@ def _continue(
 ) -> Solution:
     """Lower Huber's threshold in steps to the wanted one, following every basin."""
     w = np.repeat(weights, len(starts), axis=0)
-    if last.name in ("huber", "adaptive"):
+    if last.family.continued:
         for factor in (4.0, 1.0, 0.25):
             if factor * scale > last.scale:
                 step = Loss(name="huber", scale=factor * scale)
@@ -274,16 +275,16 @@ def _polished(
     return solve(problem, distinct, w, loss, family, exact=True)
 
 
-def _distinct(found: Solution) -> Floats:
+def _distinct(minima: Solution) -> Floats:
     """Minima that differ, the best first, (k, p)."""
-    order = np.argsort(found.value, kind="stable")
-    _, first = np.unique(np.round(found.theta[order], 4), axis=0, return_index=True)
-    return np.asarray(found.theta[order[np.sort(first)]])
+    order = np.argsort(minima.value, kind="stable")
+    _, first = np.unique(np.round(minima.theta[order], 4), axis=0, return_index=True)
+    return np.asarray(minima.theta[order[np.sort(first)]])
 
 
-def _basins(problem: FitProblem, found: Solution) -> int:
+def _basins(problem: FitProblem, minima: Solution) -> int:
     """Distinct minima whose objective is within 5% of the best."""
-    near = found.theta[found.value <= 1.05 * found.value.min() + 1e-300]
+    near = minima.theta[minima.value <= 1.05 * minima.value.min() + 1e-300]
     return len({tuple(np.round(t[problem.telling], 2)) for t in near})
 
 

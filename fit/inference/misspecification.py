@@ -56,18 +56,18 @@ class Misfit:
     where that is too far for the runs to say."""
 
 
-def detect_misfit(found: Estimate, codes: NDArray[np.int64]) -> Misfit | None:
+def detect_misfit(fitted: Estimate, codes: NDArray[np.int64]) -> Misfit | None:
     """Ask whether the runs want a further term; None where they do not.
 
     Args:
-        found: The point fit; only the two-term law with an E of its own, off its bounds, is asked.
+        fitted: The point fit; only the two-term law with an E of its own, off its bounds, is asked.
         codes: Cluster of each run, (n,).
     """
-    if found.at_bound or found.family.free < 5 or isinstance(found.problem, GeneralProblem):
+    if fitted.at_bound or fitted.family.free < 5 or isinstance(fitted.problem, GeneralProblem):
         return None
-    problem = found.problem
-    jacobian = problem.jacobian(found.theta)
-    _, (_, a, b) = problem.shares(found.theta[None])
+    problem = fitted.problem
+    jacobian = problem.jacobian(fitted.theta)
+    _, (_, a, b) = problem.shares(fitted.theta[None])
     directions = {
         "size": a[0] * problem.x**2,
         "length": b[0] * problem.z**2,
@@ -75,7 +75,7 @@ def detect_misfit(found: Estimate, codes: NDArray[np.int64]) -> Misfit | None:
     }
     tried = {}
     for name, direction in directions.items():
-        result = _let_in(np.column_stack([jacobian, direction]), found, clusters(codes))
+        result = _let_in(np.column_stack([jacobian, direction]), fitted, clusters(codes))
         if result is not None:
             tried[name] = result
     dof = max(1, min(int(clusters(codes).max()), len(problem.y) - 6))
@@ -83,20 +83,20 @@ def detect_misfit(found: Estimate, codes: NDArray[np.int64]) -> Misfit | None:
     wanted = {k: v for k, v in tried.items() if abs(v[1]) > limit}
     if not wanted:
         return None
-    near = {k: v for k, v in wanted.items() if _credible(v[0], found)}
+    near = {k: v for k, v in wanted.items() if _credible(v[0], fitted)}
     term, (shift, statistic) = max((near or wanted).items(), key=lambda item: abs(item[1][1]))
     raw = problem.log_raw_jacobian() @ shift if near else np.zeros(5)
     return Misfit(term=term, statistic=statistic, shift=raw)
 
 
-def _credible(shift: Floats, found: Estimate) -> bool:
+def _credible(shift: Floats, fitted: Estimate) -> bool:
     """Whether first order can be believed this far."""
-    exponents = np.abs(shift[3:]) <= LARGEST_SHIFT * found.raw[3:]
+    exponents = np.abs(shift[3:]) <= LARGEST_SHIFT * fitted.raw[3:]
     return bool(exponents.all() and abs(shift[0]) <= LARGEST_SHIFT)
 
 
 def _let_in(
-    design: Floats, found: Estimate, codes: NDArray[np.int64]
+    design: Floats, fitted: Estimate, codes: NDArray[np.int64]
 ) -> tuple[Floats, float] | None:
     """Shift of the parameters with the last column let in, and its coefficient in errors.
 
@@ -106,10 +106,10 @@ def _let_in(
     """
     if not np.linalg.cond(design / np.linalg.norm(design, axis=0)) < KAPPA_LET_IN:
         return None
-    root = np.sqrt(found.weights)[:, None]
+    root = np.sqrt(fitted.weights)[:, None]
     factor = np.asarray(np.linalg.qr(root * design)[1])
     z = np.linalg.solve(factor.T, design.T).T  # orthonormal columns, under the weights
-    moved, psi, weight = _robust(z, found)
+    moved, psi, weight = _robust(z, fitted)
     values, vectors = np.linalg.eigh(np.eye(z.shape[1]) - grams(root * z, codes))
     if values.min() < LEAST_LEFT:
         return None
@@ -119,21 +119,21 @@ def _let_in(
     return np.linalg.solve(factor, moved)[:-1], float(moved[-1]) / max(error, 1e-300)
 
 
-def _robust(z: Floats, found: Estimate) -> tuple[Floats, Floats, float]:
+def _robust(z: Floats, fitted: Estimate) -> tuple[Floats, Floats, float]:
     """Coefficients of a linear robust fit to the residuals, its psi and its mean curvature.
 
     Weights of the runs are in psi and in the mean.
     """
-    weights = found.weights
+    weights = fitted.weights
     moved = np.zeros(z.shape[1])
-    m = found.problem.y - found.residual
+    m = fitted.problem.y - fitted.residual
     for _ in range(100):  # reweighted least squares: the loss is convex, so there is one minimum
-        r = found.residual - z @ moved
-        _, psi, curve = (weights * v for v in found.loss.terms(r, m + z @ moved))
+        r = fitted.residual - z @ moved
+        _, psi, curve = (weights * v for v in fitted.loss.terms(r, m + z @ moved))
         ratio = np.divide(psi, r, out=weights.copy(), where=np.abs(r) > 1e-300)
         step = np.linalg.solve(z.T @ (ratio[:, None] * z), z.T @ psi)
         moved = moved + step
-        if np.abs(step).max() <= 1e-6 * found.noise:
+        if np.abs(step).max() <= 1e-6 * fitted.noise:
             break
     return moved, psi, float(curve.mean())
 

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fit.data.records import Floats
-from fit.estimation.objective import LN_E, FitProblem, Loss, derivatives, majorant, value
+from fit.estimation.objective import LN_E, LOSSES, FitProblem, Loss, derivatives, majorant, value
 from fit.laws.families import law
 from fit.laws.law import TWO_TERMS
 from fit.results import IntervalInputs
@@ -101,7 +101,7 @@ def _climb(surface: DevianceSurface, quantity: Quantity, ends: _Ends) -> NDArray
     metric = surface.slopes(np.zeros((1, ends.u.shape[1])))[1][0] / 2
     error = np.sqrt(np.diag(surface.covariance))
     ends.u[:], open_ = _to_border(surface, metric, ends.u, ends.limit)
-    found = _values(surface, quantity, ends, ends.u)
+    values = _values(surface, quantity, ends, ends.u)
     going = np.flatnonzero(~open_)
     for _ in range(STEPS):
         if not len(going):
@@ -112,8 +112,8 @@ def _climb(surface: DevianceSurface, quantity: Quantity, ends: _Ends) -> NDArray
         step = _step(surface, some, slope)
         longest = np.abs(step / error).max(axis=1, keepdims=True)
         step *= np.minimum(1.0, 1.0 / np.maximum(longest, 1e-300))
-        gain, lost = _advance(surface, quantity, metric, some, found[going], step)
-        ends.u[going], found[going], open_[going] = some.u, found[going] + gain, lost
+        gain, lost = _advance(surface, quantity, metric, some, values[going], step)
+        ends.u[going], values[going], open_[going] = some.u, values[going] + gain, lost
         going = going[(gain > SETTLED * scale) & ~open_[going]]
     return open_
 
@@ -123,11 +123,11 @@ def _advance(
     quantity: Quantity,
     metric: Floats,
     ends: _Ends,
-    found: Floats,
+    values: Floats,
     step: Floats,
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """Move ends by a step, halved until it gains; the gains, and which have lost the border."""
-    gain, open_ = np.zeros(len(found)), np.zeros(len(found), dtype=bool)
+    gain, open_ = np.zeros(len(values)), np.zeros(len(values), dtype=bool)
     for half in range(HALVINGS):
         worse = np.flatnonzero(gain <= 0)
         if not len(worse):
@@ -136,9 +136,9 @@ def _advance(
         trial = surface.clipped(part.u + step[worse] / 2**half)
         trial, lost = _to_border(surface, metric, trial, part.limit)
         after = _values(surface, quantity, part, trial)
-        better = after > found[worse]
+        better = after > values[worse]
         rows = worse[better]
-        gain[rows] = after[better] - found[rows]
+        gain[rows] = after[better] - values[rows]
         ends.u[rows], open_[rows] = trial[better], lost[better]
     return gain, open_
 
@@ -266,7 +266,8 @@ class DevianceSurface:
         covariance = unit[:, None] * (back @ inputs.covariance @ back.T) * unit
         free = np.diag(covariance) > 0
         objective = inputs.objective
-        loss = objective.name.replace("log-huber", "huber")
+        known = {family.document: name for name, family in LOSSES.items()}
+        loss = known.get(objective.name, objective.name)
         scale = np.inf if objective.delta is None else objective.delta
         return cls(
             problem=problem,
@@ -309,8 +310,8 @@ class DevianceSurface:
     def deviance(self, u: Floats) -> Floats:
         """Twice the rise of the objective at clipped moves, (S,)."""
         home = value(self.problem, self.theta[None], self.weights[None], self.loss)[0]
-        found = value(self.problem, self.at(u), self._all(len(u)), self.loss)
-        return np.asarray(2 * (found - home))
+        objective = value(self.problem, self.at(u), self._all(len(u)), self.loss)
+        return np.asarray(2 * (objective - home))
 
     def slopes(self, u: Floats) -> tuple[Floats, Floats]:
         """Gradient (S, f) and a positive Hessian (S, f, f) of the deviance at clipped moves."""
