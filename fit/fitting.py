@@ -297,7 +297,7 @@ def fit(runs: Path | str | RunTable, *, name: str | None = None, **options: Any)
             `seed`; and for a path `where`, `cluster`, `column`, `unit`, `params`, `flops`.
 
     Returns:
-        The fit, with its intervals and every note on whether to believe it.
+        The fit, with its intervals and the notes of every check.
 
     Raises:
         RecordError: The runs cannot be read.

@@ -1,17 +1,16 @@
-"""Approach 2: at each budget the best size along a curve in ln N, then a line through them.
+"""Approaches 1 and 2 of Hoffmann et al. 2022, as cross-checks of the fitted law.
 
-The curve is the smoothest that the runs allow: a parabola, which is right near the minimum; a
-cubic, where it is asymmetric; Akima's interpolation, where neither fits within the runs' noise.
-One kind serves all budgets, so that its bias does not drift with them.
+Approach 2, `isoflop_check`: at each budget the best size along a curve in ln N, then a line through
+these sizes. The curve is the smoothest that the runs allow: a parabola, which is right near the
+minimum; a cubic, where it is asymmetric; Akima's interpolation, where neither fits within the runs'
+noise. One kind serves all budgets, so that its bias does not drift with them.
 
-Source: Hoffmann et al. 2022, arXiv:2203.15556, sec. 3.2; interpolation and weights by noise: Porian
-et al. 2024, arXiv:2406.19146, sec. 3; biases: Czech et al. 2026, arXiv:2603.22339.
+Approach 1, `envelope_check`: the size with the least loss at each compute along annealed curves,
+then a line. One point per winning size, at the mean ln C of the interval it wins; the smallest and
+the largest size are dropped, because they win only for want of others.
 
-Approach 1: which size is best at each compute along annealed curves, then a line through them.
-
-Source: Hoffmann et al. 2022, arXiv:2203.15556, sec. 3.1. One point per winning size, at the mean
-ln C of the interval it wins; the smallest and the largest size win only for want of others and are
-dropped.
+Source: Hoffmann et al. 2022, arXiv:2203.15556, secs. 3.1 and 3.2; interpolation and weights by
+noise: Porian et al. 2024, arXiv:2406.19146, sec. 3; biases: Czech et al. 2026, arXiv:2603.22339.
 """
 
 from __future__ import annotations
@@ -198,7 +197,7 @@ def _valley(curve: IsoflopCurve, kind: str, noise: float, seed: int) -> IsoflopM
     if not inner[0]:
         return f"the minimum at {curve.flops:.2g} FLOP lies outside the sizes"
     if inner.mean() < 1 - AT_EDGE:
-        return f"the minimum at {curve.flops:.2g} FLOP is not told from the outermost sizes"
+        return f"the minimum at {curve.flops:.2g} FLOP may lie outside the sizes, within the noise"
     return IsoflopMinimum(
         flops=curve.flops,
         log_params=float(at[place[0]]),
@@ -319,7 +318,7 @@ def _points(
         return f"fewer than 4 sizes have {LEAST_POINTS} lengths or more"
     x = np.linspace(np.log(flops.min()), np.log(flops.max()), ENVELOPE_GRID)
     curves = np.stack(
-        [_interpolated_loss(np.log(flops[own]), np.log(loss[own]), x) for _, own in sizes]
+        [_interpolated_loss(np.log(flops[rows]), np.log(loss[rows]), x) for _, rows in sizes]
     )
     winner, lowest = np.argmin(curves, axis=0), curves.min(axis=0)
     points = [

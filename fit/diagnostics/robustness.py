@@ -1,15 +1,13 @@
-"""Fit the small, predict the large: the one test of a law that costs nothing extra.
+"""Refits that test a law: held-out budgets, runs left out, other minima, other conventions.
 
-Which run decides the answer: N* far beyond the runs, with and without each of them.
-
-Every refit is exact and all are solved at once. Where there are too many runs for that, those are
-left out that a first-order step (with its leverage) says matter most.
-
-Source: Cook 1977; the first-order step is that of the HC3 sandwich in `uncertainty`.
-
-What else fits as well: other parameters along a flat ridge, and simpler laws inside this one.
-
-The same runs under every way of counting: what the choice alone does to the answer.
+- `holdout`, `rolling`: fit the small runs and predict the large ones, the one test of a law that
+  costs no further runs.
+- `influence`: N* far beyond the runs, with and without each of them. Every refit is exact and all
+  are solved at once; where there are too many runs for that, those are left out that a first-order
+  step (with its leverage, that of the HC3 sandwich in `inference.resampling`) says matter most.
+  Source: Cook 1977.
+- `rival_notes`: other parameters along a flat ridge, and simpler laws inside this one.
+- `conventions`: the same runs under every way of counting N and C.
 """
 
 from __future__ import annotations
@@ -48,8 +46,8 @@ KEPT = 5
 WORK = 2_000_000
 """Weights (refits x runs) solved at most: all of 1400 runs, 20 of 100,000."""
 BATCH = 250_000
-APART = 0.3
-"""Natural logarithm (of a scale) or share of itself (of an exponent) that makes minima differ."""
+DISTINCT = 0.3
+"""Natural logarithm (of a scale) or share of itself (of an exponent) beyond which minima differ."""
 
 
 def conventions(
@@ -228,7 +226,7 @@ def _refit(
     if whole is None:
         problem = FitProblem.of(kept.params, kept.tokens, kept.loss)
         return estimate(problem, law=law, loss=loss, delta=delta, weights=weights)
-    problem = whole.problem.anew(kept)
+    problem = whole.problem.with_runs(kept)
     return estimate(problem, law=law, loss=loss, delta=delta, weights=weights, near=whole.raw)
 
 
@@ -237,10 +235,10 @@ def _predict(
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """Loss of the runs left out, and whether it lies in its prediction interval (hc3).
 
-    Widened by the misfit that the smaller runs show: it is what they would have answered.
+    The interval is widened by the misfit that the smaller runs show, as their own fit would be.
     """
     problem = small.problem
-    far = problem.elsewhere(left)
+    far = problem.at_runs(left)
     # The covariance is of raw-count logarithms; map it back to the internal parameters.
     spread = sandwich(small, kept.cluster, level)
     spread = widen_by_misfit(spread, detect_misfit(small, kept.cluster))
@@ -291,13 +289,13 @@ def _ranked(
 ) -> list[Influence]:
     """The groups of runs that move ln N* most when they are left out."""
     shifts = _first_order(table, fitted, codes)
-    tried = np.argsort(-np.abs(shifts), kind="stable")[: max(KEPT, WORK // len(codes))]
-    exact = log_optimum(table, _without(fitted, codes, tried))
-    shifts[tried] = exact - float(log_optimum(table, fitted.raw))
+    chosen = np.argsort(-np.abs(shifts), kind="stable")[: max(KEPT, WORK // len(codes))]
+    exact = log_optimum(table, _without(fitted, codes, chosen))
+    shifts[chosen] = exact - float(log_optimum(table, fitted.raw))
     shifts[~np.isfinite(shifts)] = 0.0
     total = max(float((shifts**2).sum()), 1e-300)
     out = []
-    for i in tried[np.argsort(-np.abs(shifts[tried]), kind="stable")][:KEPT]:
+    for i in chosen[np.argsort(-np.abs(shifts[chosen]), kind="stable")][:KEPT]:
         inside = np.flatnonzero(codes == i)
         out.append(
             Influence(
@@ -312,12 +310,12 @@ def _ranked(
     return out
 
 
-def _without(fitted: Estimate, codes: NDArray[np.int64], tried: NDArray[np.int64]) -> Floats:
-    """Parameters on raw counts refitted without each of some groups, (groups tried, 5)."""
-    out = np.empty((len(tried), 5))
+def _without(fitted: Estimate, codes: NDArray[np.int64], chosen: NDArray[np.int64]) -> Floats:
+    """Parameters on raw counts refitted without each of some groups, (chosen, 5)."""
+    out = np.empty((len(chosen), 5))
     size = max(1, BATCH // len(codes))
-    for start in range(0, len(tried), size):
-        part = tried[start : start + size]
+    for start in range(0, len(chosen), size):
+        part = chosen[start : start + size]
         weights = (codes[None, :] != part[:, None]) * fitted.weights
         starts = np.repeat(fitted.theta[None], len(part), axis=0)
         out[start : start + size] = solve(
@@ -349,7 +347,7 @@ def _slope(table: RunTable, fitted: Estimate) -> Floats:
 
 
 def rival_notes(fitted: Estimate, bounds: Mapping[str, tuple[float, float]]) -> Iterator[Note]:
-    """Notes on a declared law; none on the fast ones, whose minima `judge` counts.
+    """Notes on a declared law; none on the fast ones, whose minima `notes.fit_notes` counts.
 
     Args:
         fitted: The point fit, with the minima that its search ended in.
@@ -375,16 +373,16 @@ def near_minima(fitted: Estimate) -> tuple[Floats, float]:
 
 
 def _ridge(fitted: Estimate, problem: GeneralProblem) -> Iterator[Note]:
-    """Do quite different parameters fit as well?"""
+    """Note a flat ridge: quite different parameters fit as well."""
     if fitted.minima is None:
         return
     raw, rise = near_minima(fitted)
     spans = []
-    for i in problem.telling:
+    for i in problem.identifying:
         low, high = float(raw[:, i].min()), float(raw[:, i].max())
         scale = problem.law.declared[i].scale
-        apart = np.log(high / low) if scale else (high - low) / max(abs(fitted.raw[i]), 1e-300)
-        if apart > APART:
+        distance = np.log(high / low) if scale else (high - low) / max(abs(fitted.raw[i]), 1e-300)
+        if distance > DISTINCT:
             spans.append(f"{problem.names[i]} from {low:.3g} to {high:.3g}")
     if spans:
         yield Note(
@@ -392,24 +390,27 @@ def _ridge(fitted: Estimate, problem: GeneralProblem) -> Iterator[Note]:
             severity="warning",
             message=f"the objective is a flat ridge: {' with '.join(spans)} fit within {rise:.2g} "
             f"of the best ({len(raw)} minima, shares of the objective), less than the runs can "
-            "tell. Believe predictions near the runs, not these parameters.",
+            "resolve. Rely on predictions near the runs, not on these parameters.",
         )
 
 
 def _simpler(
     fitted: Estimate, law: Law, bounds: Mapping[str, tuple[float, float]]
 ) -> Iterator[Note]:
-    """Is the simpler law inside this one excluded?"""
+    """Note whether the interval of a parameter excludes the simpler law inside this one."""
     for name, (null, meaning) in law.null.items():
         low, high = bounds[name]
         value = float(fitted.raw[law.parameters.index(name)])
-        own = f"parameter {name} is {value:.3g} [{low:.3g}, {high:.3g}]"
+        shown = f"parameter {name} is {value:.3g} [{low:.3g}, {high:.3g}]"
         if low <= null <= high:
-            text = f"{own} and may be {null:g}: these runs do not tell the law from {meaning}."
+            text = (
+                f"{shown}, which includes {null:g}: these runs do not distinguish the law from "
+                f"{meaning}."
+            )
             yield Note(code="simpler_law", severity="info", message=text)
         else:
             text = (
-                f"{own}, and {null:g} is outside: {meaning} (where it is {null:g}) is not what "
+                f"{shown}, which excludes {null:g}: {meaning} (where it is {null:g}) is not what "
                 "these runs follow, however well it fits."
             )
             yield Note(code="simpler_law_excluded", severity="warning", message=text)

@@ -82,11 +82,11 @@ class FitProblem:
         centre = (float(n.mean()), float(d.mean()))
         return cls(x=n - centre[0], z=d - centre[1], y=np.log(loss), centre=centre)
 
-    def anew(self, table: RunTable) -> FitProblem:
+    def with_runs(self, table: RunTable) -> FitProblem:
         """The same law for other runs, about centres of their own."""
         return FitProblem.of(table.params, table.tokens, table.loss)
 
-    def elsewhere(self, table: RunTable) -> FitProblem:
+    def at_runs(self, table: RunTable) -> FitProblem:
         """Other runs about the same centres."""
         return FitProblem(
             x=np.log(table.params) - self.centre[0],
@@ -95,7 +95,7 @@ class FitProblem:
             centre=self.centre,
         )
 
-    def among(self, rows: NDArray[np.int64]) -> FitProblem:
+    def subset(self, rows: NDArray[np.int64]) -> FitProblem:
         """The problems of these rows, where each has losses of its own."""
         return self if self.y.ndim == 1 else dataclasses.replace(self, y=self.y[rows])
 
@@ -134,8 +134,8 @@ class FitProblem:
         return TWO_TERMS
 
     @property
-    def telling(self) -> list[int]:
-        """Places of the parameters by which two minima are told apart: the exponents."""
+    def identifying(self) -> list[int]:
+        """Places of the parameters by which two minima are distinguished: the exponents."""
         return [ALPHA, BETA]
 
     def bounds(self) -> tuple[Floats, Floats]:
@@ -272,7 +272,8 @@ def derivatives(
 ) -> tuple[Floats, Floats, Floats]:
     """Objective (S,), gradient (S, p) and Hessian (S, p, p).
 
-    The Hessian is exact, or without the law's own curvature where that is dear and not asked for.
+    The Hessian is exact, or without the law's own curvature where that is expensive and `exact`
+    is not set.
     """
     m, sums = problem.sums(theta)
     rho, psi, curve = loss.terms(problem.y - m, m)
@@ -354,11 +355,11 @@ class _Moments:
 
 
 def robust_scale(residuals: Floats, free: int) -> float:
-    """Standard deviation of residuals, deaf to outliers.
+    """Robust standard deviation of residuals.
 
-    Huber's proposal 2: residuals are clipped at 1.345 deviations until the clipped squares say the
+    Huber's proposal 2: residuals are clipped at 1.345 deviations until the clipped squares give the
     same deviation again. On 25 clean runs it scatters by 17% where the median absolute deviation,
-    from which it starts, scatters by 23%: that decides whether good runs look like outliers.
+    from which it starts, scatters by 23%: enough to make good runs look like outliers.
 
     Args:
         residuals: About a robust fit, (n,).

@@ -1,15 +1,15 @@
-"""How sure: a leave-a-cluster-out sandwich, and a bootstrap of whole clusters.
+"""Covariance by leaving out clusters, and bootstraps of whole clusters: pairs and wild.
 
 Runs that share a trunk, a shape's checkpoints or a seed have correlated errors, so clusters, not
-runs, are what is left out and what is drawn. The sandwich is HC3 (MacKinnon & White 1985) carried
-over to robust losses and clusters: cluster g moves the estimate by (H - H_g)^-1 s_g when it is left
-out, and the covariance is the sum of these moves' squares. Its reference is Student's t.
+runs, are left out and drawn. The sandwich is HC3 (MacKinnon & White 1985) carried over to robust
+losses and clusters: cluster g moves the estimate by (H - H_g)^-1 s_g when it is left out, and the
+covariance is the sum of these moves' squares. Its reference is Student's t.
 
-The wild cluster bootstrap: the runs stay, their residuals change sign, a cluster at a time.
-
-Every run keeps its size and length, so a resample never loses a corner of the sweep, as pairs can.
-Residuals are those of the law fitted without their own cluster: plain ones are too small, and the
-draws from them as well. With least squares the draws' covariance is then that of HC3.
+The pairs bootstrap draws clusters with replacement. In the wild bootstrap the runs stay and their
+residuals change sign, a cluster at a time: every run keeps its size and length, so that a resample
+never loses a corner of the sweep, as pairs can. Its residuals are those of the law fitted without
+their own cluster, because plain ones are too small and so are the draws from them. With least
+squares the draws' covariance is then that of HC3.
 """
 
 from __future__ import annotations
@@ -334,7 +334,7 @@ def _refit_signs(fitted: Estimate, problem: FitProblem, guess: Floats) -> Floats
     lower = np.flatnonzero(value(problem, at_home, weights, fitted.loss) < near.value)
     if len(lower):
         again = solve(
-            problem.among(lower), at_home[lower], weights[lower], fitted.loss, fitted.family
+            problem.subset(lower), at_home[lower], weights[lower], fitted.loss, fitted.family
         )
         better = again.value < near.value[lower]
         near.theta[lower[better]] = again.theta[better]
