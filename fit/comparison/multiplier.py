@@ -32,7 +32,7 @@ from fit.estimation.objective import FitProblem
 from fit.estimation.solver import Estimate, estimate, solve
 from fit.inference.intervals import STEP, shifted
 from fit.inference.resampling import BATCH, left_out
-from fit.laws.families import law
+from fit.laws.families import law, two_term_laws
 from fit.results import Fit, Points
 
 PARAMETERS = ("E", "A", "B", "alpha", "beta")
@@ -90,7 +90,7 @@ def pair_runs(a: Fit, b: Fit) -> PairedRuns | None:
 
 def refit_from_points(fit: Fit) -> Estimate | None:
     """The fit's estimate made again from its own points; None where it cannot be."""
-    if law(fit.law).two_terms is None:
+    if fit.law not in two_term_laws():
         return None
     p, options = fit.points, fit.options
     try:
