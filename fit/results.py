@@ -395,9 +395,9 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def is_unidentified(fit: Fit) -> bool:
-    """Whether a fit cannot tell its parameters apart, so that its N* is no answer."""
-    return kappa_of(fit) > REFUSED_KAPPA or fit.status == "ill_conditioned"
+def is_identified(fit: Fit) -> bool:
+    """Whether the runs distinguish the law's parameters; if not, N* is refused."""
+    return kappa_of(fit) <= REFUSED_KAPPA and fit.status != "ill_conditioned"
 
 
 def is_doubtful(fit: Fit) -> bool:

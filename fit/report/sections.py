@@ -28,7 +28,7 @@ from fit.report.tables import (
     right,
     wide,
 )
-from fit.results import Fit, is_unidentified
+from fit.results import Fit, is_identified
 
 BASIS = (
     "The law is ${formula}$ by {objective}, N counted as {params} and C as {flops}; {used} runs "
@@ -165,7 +165,7 @@ def caption_words(source: ScalingLaw, further: str) -> dict[str, str]:
     fit = source.fit
     assert fit is not None
     level = percent(fit.interval.level)
-    shown = splits_budgets(source) and not is_unidentified(fit)
+    shown = splits_budgets(source) and is_identified(fit)
     basis = {k: v.replace("$", "") for k, v in tables.basis(fit).items()}
     return {
         **basis,

@@ -45,7 +45,7 @@ from fit.results import (
     Fit,
     Note,
     is_doubtful,
-    is_unidentified,
+    is_identified,
     kappa_of,
     kappa_text,
 )
@@ -79,9 +79,8 @@ def report_content(
     fit = source.fit
     assert fit is not None
     top = fit.range["flops"].high
-    budgets = (
-        () if is_unidentified(fit) or not splits_budgets(source) else (top, further_budget(source))
-    )
+    answerable = is_identified(fit) and splits_budgets(source)
+    budgets = (top, further_budget(source)) if answerable else ()
     answers = [answer(Question(source=source, flops=c)) for c in budgets]
     further = answers[-1] if answers else None
     times = three_digits(FURTHER).rstrip("0").rstrip(".")
@@ -94,7 +93,7 @@ def report_content(
     sections = chapters(source, drawn, words, further, costs, ledger)
     return {
         "name": tables.clean(fit.name),
-        "refused": is_unidentified(fit),
+        "refused": not is_identified(fit),
         "about": _about(words),
         "verdict": _verdict(source, further, times),
         "answers": _answers(answers, times),

@@ -21,7 +21,7 @@ from fit.forecasts.ledger import Ledger
 from fit.laws.families import law
 from fit.quantities import count_noun, power, short, three_digits
 from fit.query.warnings import cross_check_remark
-from fit.results import Fit, is_unidentified
+from fit.results import Fit, is_identified
 
 FORMS = ("text", "small", "number", "span", "raw", "symbol", "meaning")
 """How a cell is set: as text; small and grey; a number, `3.5e12` as a power; numbers joined by
@@ -139,7 +139,7 @@ def theta(fit: Fit) -> list[list[str]]:
 
 def checks(fit: Fit) -> list[list[str]]:
     """Exponent of N* by each approach: [approach, a, interval, remark]."""
-    own = "not told by these runs" if is_unidentified(fit) else "the answer's"
+    own = "the answer's" if is_identified(fit) else "not told by these runs"
     rows = [["3 (this law)", digits(fit.exponents.get("a")), _bounds(fit, "a"), own]]
     for c in fit.cross_checks:
         ends = DASH if c.a_interval is None else " to ".join(map(digits, c.a_interval))

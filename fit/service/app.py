@@ -24,7 +24,7 @@ from fit.errors import ScalingError
 from fit.files import csv_text
 from fit.laws.families import laws_document
 from fit.laws.published import PRESETS
-from fit.results import Fit, is_unidentified
+from fit.results import Fit, is_identified
 from fit.service.fits import FitRegistry, PageFiles, ServedLaw
 from fit.service.http import (
     GuardMiddleware,
@@ -467,7 +467,7 @@ def _entry(held: ServedLaw) -> dict[str, Any]:
         "name": held.name,
         "law": fit.law,
         "status": fit.status,
-        "answers": not is_unidentified(fit) and held.source.law.target == "loss",
+        "answers": is_identified(fit) and held.source.law.target == "loss",
         "runs_used": fit.runs_used,
         "theta": dict(fit.theta),
         "range": {k: [v.low, v.high] for k, v in fit.range.items()},
