@@ -74,7 +74,7 @@ class FitOptions:
             )
         if not 0 < self.level < 1:
             raise FitError(f"level is {self.level}; a share between 0 and 1 is needed, as 0.9.")
-        if self.delta is not None and self.loss != "huber":
+        if self.delta is not None and not LOSSES[self.loss].takes_delta:
             raise FitError(f"delta applies to --loss huber alone, not to '{self.loss}'. Add it.")
         if self.seed < 0:
             raise FitError(f"seed is {self.seed}; 0 or more is needed.")
@@ -208,7 +208,7 @@ def interval_inputs(
         moves=spread.moves[:, pick],
         points=points,
         objective=Objective(
-            name="log-huber" if loss.name in ("adaptive", "huber") else loss.name,
+            name=loss.family.document,
             delta=loss.scale if np.isfinite(loss.scale) else None,
             value=fitted.value,
         ),
@@ -297,7 +297,7 @@ def fit(runs: Path | str | RunTable, *, name: str | None = None, **options: Any)
             `seed`; and for a path `where`, `cluster`, `column`, `unit`, `params`, `flops`.
 
     Returns:
-        The fit, with its intervals and every note on whether to believe it.
+        The fit, with its intervals and the notes of every check.
 
     Raises:
         RecordError: The runs cannot be read.

@@ -1,4 +1,4 @@
-"""What a fit leaves behind: the `isoflop.fit/1` document, and nothing that computes."""
+"""The result of a fit: `Fit`, its parts, and the `isoflop.fit/1` document on disk."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FIT_NAME = "fit.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """A judgement on a fit or an answer, in plain words."""
+    """A remark on a fit or an answer that its reader should know, in plain words."""
 
     code: str
     """Short, stable name: `outlier`, `ill_conditioned`, `e_at_zero`, ..."""
@@ -75,7 +75,7 @@ class Intervals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holdout:
-    """The law fitted without the largest budgets, held against them."""
+    """Predictions of the largest budget by the law fitted without it."""
 
     budget: float
     """Smallest compute among the runs left out [FLOP]."""
@@ -147,7 +147,7 @@ class CrossCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Influence:
-    """What the answer owes to one run, or to one cluster of runs."""
+    """How far the answer moves without one run, or without one cluster of runs."""
 
     kind: str
     """`run` or `cluster`."""
@@ -160,7 +160,7 @@ class Influence:
     share: float
     """Of the squared shifts of all of its kind: how much of the uncertainty hangs on it."""
     flops: float
-    """What doing it again costs [FLOP]; a shared trunk is counted with each of its runs."""
+    """What repeating it costs [FLOP]; a shared trunk is counted with each of its runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +217,7 @@ class IntervalInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """A fitted law with everything needed to judge it and to ask it."""
+    """A fitted law with its uncertainty, the checks of it, and the runs it rests on."""
 
     name: str
     """Name of the report folder, or of the input where none was written."""
@@ -265,7 +265,7 @@ class Fit:
     source: Mapping[str, str] = field(default_factory=dict)
     """path and hash of the input."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """How the fit was asked for (loss, level, resamples, seed, where, ...)."""
+    """Options of the fit (loss, level, resamples, seed, where, ...)."""
     versions: Mapping[str, str] = field(default_factory=dict)
     schema: str = FIT_SCHEMA
 
@@ -333,15 +333,15 @@ _INTERVAL_FIELDS = {f.name for f in dataclasses.fields(Intervals)}
 
 def _decode(document: dict[str, Any]) -> dict[str, Any]:
     """Turn the parsed document into the arguments of `Fit`."""
-    known = {f.name for f in dataclasses.fields(Fit)}
-    d = {k: v for k, v in document.items() if k in known}
+    wanted = {f.name for f in dataclasses.fields(Fit)}
+    d = {k: v for k, v in document.items() if k in wanted}
     interval = d["interval"]
-    own = {k: interval[k] for k in ("level", "method", "quantile", "dof")}
+    fields = {k: interval[k] for k in ("level", "method", "quantile", "dof")}
     bounds = {k: _pair(v) for k, v in interval.items() if k not in _INTERVAL_FIELDS}
     points = dict(d["points"])
     columns = {k: read_only(v) for k, v in points.pop("columns").items()}
     names = tuple(points.pop("run"))
-    d["interval"] = Intervals(bounds=bounds, **own)
+    d["interval"] = Intervals(bounds=bounds, **fields)
     d["points"] = Points(run=names, columns=columns, **{k: read_only(v) for k, v in points.items()})
     d["objective"] = Objective(**d["objective"])
     d["covariance"] = read_only(d["covariance"])
@@ -395,9 +395,9 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def is_unidentified(fit: Fit) -> bool:
-    """Whether a fit cannot tell its parameters apart, so that its N* is no answer."""
-    return kappa_of(fit) > REFUSED_KAPPA or fit.status == "ill_conditioned"
+def is_identified(fit: Fit) -> bool:
+    """Whether the runs distinguish the law's parameters; if not, N* is refused."""
+    return kappa_of(fit) <= REFUSED_KAPPA and fit.status != "ill_conditioned"
 
 
 def is_doubtful(fit: Fit) -> bool:

@@ -35,7 +35,7 @@ from fit.quantities import duration, power, short
 from fit.query.answer import answer
 from fit.query.question import Question
 from fit.report.text import WIDTH, fit_text, hint_text, one_line, table_text, wrapped
-from fit.results import Fit, is_unidentified
+from fit.results import Fit, is_identified
 
 LISTED = ("run", "status", "params", "tokens", "flops", "loss", "loss_se")
 """Columns of the table that people see; --csv writes all."""
@@ -55,7 +55,7 @@ def summary(fit: Fit, folder: Path) -> str:
         parts.append(f"fit      {folder}/fit.json")
         parts.append(f"ask      isoflop predict --params N --tokens D {asked}--fit {folder}")
         return "\n".join(parts)
-    if is_unidentified(fit):
+    if not is_identified(fit):
         return "\n".join([*parts, "No recommendation: these runs cannot tell N from D.", "",
                           f"fit      {folder}/fit.json"])  # fmt: skip
     parts.append(hint_text(answer(Question(source=ScalingLaw.from_fit(fit), flops=10 * top))))

@@ -34,7 +34,7 @@ from fit.estimation.objective import FitProblem
 from fit.estimation.solver import Estimate, estimate, solve
 from fit.inference.intervals import STEP, shifted
 from fit.inference.resampling import BATCH, left_out
-from fit.laws.families import law
+from fit.laws.families import law, two_term_laws
 from fit.results import Fit, Points
 
 PARAMETERS = ("E", "A", "B", "alpha", "beta")
@@ -103,7 +103,7 @@ def refit_from_points(fit: Fit) -> Estimate | None:
         The estimate; None for a law without the two terms in N and D, or where it differs from the
         stored one.
     """
-    if law(fit.law).two_terms is None:
+    if fit.law not in two_term_laws():
         return None
     p, options = fit.points, fit.options
     try:

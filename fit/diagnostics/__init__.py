@@ -1,1 +1,5 @@
-"""Whether to believe a fit. Every check returns Notes or a typed result; none changes the fit."""
+"""Checks of a fit; each returns notes or a typed result, and none changes the fit.
+
+Notes on the runs and residuals (`notes`, `residuals`), refits (`robustness`), cross-checks by
+approaches 1 and 2 (`approaches`), and scans of the learning rate and of skills (`scans`).
+"""

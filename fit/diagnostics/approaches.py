@@ -1,17 +1,16 @@
-"""Approach 2: at each budget the best size along a curve in ln N, then a line through them.
+"""Approaches 1 and 2 of Hoffmann et al. 2022, as cross-checks of the fitted law.
 
-The curve is the smoothest that the runs allow: a parabola, which is right near the minimum; a
-cubic, where it is asymmetric; Akima's interpolation, where neither fits within the runs' noise.
-One kind serves all budgets, so that its bias does not drift with them.
+Approach 2, `isoflop_check`: at each budget the best size along a curve in ln N, then a line through
+these sizes. The curve is the smoothest that the runs allow: a parabola, which is right near the
+minimum; a cubic, where it is asymmetric; Akima's interpolation, where neither fits within the runs'
+noise. One kind serves all budgets, so that its bias does not drift with them.
 
-Source: Hoffmann et al. 2022, arXiv:2203.15556, sec. 3.2; interpolation and weights by noise: Porian
-et al. 2024, arXiv:2406.19146, sec. 3; biases: Czech et al. 2026, arXiv:2603.22339.
+Approach 1, `envelope_check`: the size with the least loss at each compute along annealed curves,
+then a line. One point per winning size, at the mean ln C of the interval it wins; the smallest and
+the largest size are dropped, because they win only for want of others.
 
-Approach 1: which size is best at each compute along annealed curves, then a line through them.
-
-Source: Hoffmann et al. 2022, arXiv:2203.15556, sec. 3.1. One point per winning size, at the mean
-ln C of the interval it wins; the smallest and the largest size win only for want of others and are
-dropped.
+Source: Hoffmann et al. 2022, arXiv:2203.15556, secs. 3.1 and 3.2; interpolation and weights by
+noise: Porian et al. 2024, arXiv:2406.19146, sec. 3; biases: Czech et al. 2026, arXiv:2603.22339.
 """
 
 from __future__ import annotations
@@ -112,9 +111,9 @@ def isoflop_check(table: RunTable, level: float) -> CrossCheck:
         return CrossCheck(name="isoflop", a=None, a_interval=None, coefficient=None, reason=why)
     noise = _noise(curves)
     kind = next((k for k in CURVES[:-1] if _fits(curves, k, noise)), CURVES[-1])
-    found = [_valley(c, kind, noise, i) for i, c in enumerate(curves)]
-    valleys = [v for v in found if isinstance(v, IsoflopMinimum)]
-    refused = _joined([v for v in found if isinstance(v, str)])
+    minima = [_valley(c, kind, noise, i) for i, c in enumerate(curves)]
+    valleys = [v for v in minima if isinstance(v, IsoflopMinimum)]
+    refused = _joined([v for v in minima if isinstance(v, str)])
     if len(valleys) < 2:
         return CrossCheck(name="isoflop", a=None, a_interval=None, coefficient=None, reason=refused)
     return _line(valleys, level, f"by {kind}" + (f"; {refused}" if refused else ""))
@@ -198,7 +197,7 @@ def _valley(curve: IsoflopCurve, kind: str, noise: float, seed: int) -> IsoflopM
     if not inner[0]:
         return f"the minimum at {curve.flops:.2g} FLOP lies outside the sizes"
     if inner.mean() < 1 - AT_EDGE:
-        return f"the minimum at {curve.flops:.2g} FLOP is not told from the outermost sizes"
+        return f"the minimum at {curve.flops:.2g} FLOP may lie outside the sizes, within the noise"
     return IsoflopMinimum(
         flops=curve.flops,
         log_params=float(at[place[0]]),
@@ -251,7 +250,7 @@ class EnvelopeModel:
     a: float
 
 
-def envelope_check(table: RunTable, fitted: EnvelopeModel, level: float) -> CrossCheck:
+def envelope_check(table: RunTable, model: EnvelopeModel, level: float) -> CrossCheck:
     """Exponent of N*(C) from the lower envelope of the sizes' loss curves.
 
     A coarse grid of sizes biases the envelope and leaves it few points. Its interval comes from the
@@ -259,7 +258,7 @@ def envelope_check(table: RunTable, fitted: EnvelopeModel, level: float) -> Cros
 
     Args:
         table: Runs of several sizes at several lengths each, every point annealed.
-        fitted: The law's losses for the same runs.
+        model: The law's losses for the same runs.
         level: Level of the interval.
 
     Returns:
@@ -273,8 +272,8 @@ def envelope_check(table: RunTable, fitted: EnvelopeModel, level: float) -> Cros
     random = np.random.default_rng(0)
     drawn = []
     for _ in range(ENVELOPE_DRAWS):
-        noise = fitted.noise * random.standard_normal(len(table))
-        drawn.append(_points(sizes, table.flops, fitted.loss * np.exp(noise)))
+        noise = model.noise * random.standard_normal(len(table))
+        drawn.append(_points(sizes, table.flops, model.loss * np.exp(noise)))
     slopes = [_slope(p) for p in drawn if not isinstance(p, str)]
     if len(slopes) < ENVELOPE_DRAWS / 2:
         reason = "the runs' noise hides which size wins where"
@@ -282,7 +281,7 @@ def envelope_check(table: RunTable, fitted: EnvelopeModel, level: float) -> Cros
     raw = _slope(points)
     tails = 50 * (1 - level)
     low, high = np.percentile(slopes, [tails, 100 - tails])
-    a = raw - (float(np.median(slopes)) - fitted.a)
+    a = raw - (float(np.median(slopes)) - model.a)
     return CrossCheck(
         name="envelope",
         a=a,
@@ -319,7 +318,7 @@ def _points(
         return f"fewer than 4 sizes have {LEAST_POINTS} lengths or more"
     x = np.linspace(np.log(flops.min()), np.log(flops.max()), ENVELOPE_GRID)
     curves = np.stack(
-        [_interpolated_loss(np.log(flops[own]), np.log(loss[own]), x) for _, own in sizes]
+        [_interpolated_loss(np.log(flops[rows]), np.log(loss[rows]), x) for _, rows in sizes]
     )
     winner, lowest = np.argmin(curves, axis=0), curves.min(axis=0)
     points = [

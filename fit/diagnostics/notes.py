@@ -1,4 +1,4 @@
-"""Whether to believe a fit: notes in plain words, each with what to do about it."""
+"""Notes on a fit: what may be wrong with it, in plain words, and what to do about it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from fit.results import (
 
 FEW_CLUSTERS = 8
 DECIDES = 0.6
-"""Share of the squared influence of all runs that makes one of them decide the answer; sweeps of 30
-clean runs reach 0.5 once in a hundred (100 isoFLOP sweeps of 5 x 6)."""
+"""Share of the squared influence of all runs above which one of them decides the answer; sweeps of
+30 clean runs reach 0.5 once in a hundred (100 isoFLOP sweeps of 5 x 6)."""
 LEAST_ROLLED, LEAST_COVERED = 3, 0.8
 """Budgets that make errors of one sign a bias, and the share of runs inside their prediction
 intervals below which the intervals do not make up for it."""
@@ -57,22 +57,22 @@ def check_runs(table: RunTable, free: int) -> None:
         if distinct < 2:
             raise FitError(
                 f"all {len(table)} runs have one value of {name}; at least 3 different {name} are "
-                "needed to tell the law's terms apart. Sweep over both."
+                "needed to distinguish the law's terms. Sweep over both."
             )
 
 
-def fit_status(found: Estimate, table: RunTable) -> str:
+def fit_status(fitted: Estimate, table: RunTable) -> str:
     """`converged`, `at_bound`, `ill_conditioned` or `max_iterations`."""
-    two_terms = not isinstance(found.problem, GeneralProblem)
-    if kappa(found) > REFUSED_KAPPA or (two_terms and singular(table)):
+    two_terms = not isinstance(fitted.problem, GeneralProblem)
+    if kappa(fitted) > REFUSED_KAPPA or (two_terms and singular(table)):
         return "ill_conditioned"
-    if not found.converged:
+    if not fitted.converged:
         return "max_iterations"
-    return "at_bound" if found.at_bound else "converged"
+    return "at_bound" if fitted.at_bound else "converged"
 
 
 def singular(table: RunTable) -> bool:
-    """Whether the runs cannot tell N from D, whatever was measured."""
+    """Whether the effects of N and D cannot be distinguished, whatever the losses are."""
     few = min(len(np.unique(table.params)), len(np.unique(table.tokens))) < 3
     return few or constant_ratio(table) or one_budget(table)
 
@@ -89,89 +89,94 @@ def one_budget(table: RunTable) -> bool:
 
 def fit_notes(
     table: RunTable,
-    found: Estimate,
+    fitted: Estimate,
     without_e: Estimate | None,
     holdout: Holdout | None,
     checks: tuple[CrossCheck, ...],
     rolling: tuple[Rolled, ...] = (),
     influence: tuple[Influence, ...] = (),
 ) -> tuple[Note, ...]:
-    """Everything that a reader should know before believing the fit."""
+    """Notes of every check, in the order in which they are shown."""
     return tuple(
         note
         for part in (
-            _condition(found),
+            _condition(fitted),
             _variety(table),
-            _solution(table, found),
-            _entropy(found, without_e),
-            residual_notes(table, found),
+            _solution(table, fitted),
+            _entropy(fitted, without_e),
+            residual_notes(table, fitted),
             tuning_notes(table),
             intake_notes(table),
             _checks(holdout, checks),
-            _rolling(rolling, found.noise),
+            _rolling(rolling, fitted.noise),
             _influence(table, influence),
         )
         for note in part
     )
 
 
-def _condition(found: Estimate) -> Iterator[Note]:
-    """Can the runs tell the terms apart?"""
-    condition = kappa(found)
+def _condition(fitted: Estimate) -> Iterator[Note]:
+    """Note a large condition number."""
+    condition = kappa(fitted)
     if condition > REFUSED_KAPPA:
         yield _note(
             "ill_conditioned",
             "serious",
-            f"condition number {condition:.3g} is above {REFUSED_KAPPA:g}: the runs cannot tell "
-            "the law's terms apart, and N* is refused. Add runs of other sizes and lengths.",
+            f"condition number {condition:.3g} is above {REFUSED_KAPPA:g}: the law's terms "
+            "cannot be distinguished, and N* is refused. Add runs of other sizes and lengths.",
         )
     elif condition > DOUBTFUL_KAPPA:
         yield _note(
             "ill_conditioned",
             "warning",
-            f"condition number {condition:.3g} (40-160 is healthy): widen the range of params or "
-            "tokens.",
+            f"condition number {condition:.3g} (40-160 is healthy): the law's terms are hardly "
+            "distinguished. Widen the range of params or tokens.",
         )
 
 
 def _variety(table: RunTable) -> Iterator[Note]:
-    """Do sizes, lengths and budgets differ at all?"""
+    """Note too few different sizes, lengths or budgets."""
     for name, values in (("params", table.params), ("tokens", table.tokens)):
         distinct = len(np.unique(values))
         if distinct < 3:
             yield _note(
                 f"few_{name}",
                 "serious",
-                f"only {distinct} different {name}: a term and its exponent need 3. Add more.",
+                f"only {distinct} different {name}: a term and its exponent need at least 3. "
+                "Add more.",
             )
     if constant_ratio(table):
         yield _note(
             "constant_ratio",
             "serious",
-            "tokens per parameter are the same in every run: N and D cannot be told apart. "
+            "tokens per parameter are the same in every run: the effects of N and D cannot be "
+            "distinguished. "
             "Vary one at a fixed value of the other.",
         )
     if one_budget(table):
         yield _note(
             "one_budget",
             "serious",
-            "all runs spent one budget: how loss falls with compute cannot be seen. Add budgets.",
+            "all runs have the same budget: how the loss falls with compute cannot be estimated. "
+            "Add budgets.",
         )
 
 
-def _solution(table: RunTable, found: Estimate) -> Iterator[Note]:
-    """Is the solution inside its bounds, the only one, and resting on enough trajectories?"""
-    for name in found.at_bound:
+def _solution(table: RunTable, fitted: Estimate) -> Iterator[Note]:
+    """Note parameters on a bound, several solutions, and few clusters."""
+    for name in fitted.at_bound:
         if name != "E":
             yield _note(
-                "at_bound", "serious", f"{name} sits on its bound: the runs do not determine it."
+                "at_bound",
+                "serious",
+                f"{name} lies on its bound: the runs do not determine it. Widen their range.",
             )
-    if found.basins > 1 and not isinstance(found.problem, GeneralProblem):
+    if fitted.basins > 1 and not isinstance(fitted.problem, GeneralProblem):
         yield _note(
             "several_basins",
             "warning",
-            f"{found.basins} different solutions fit within 5% of the best: believe the interval "
-            "of the loss inside the range, not single parameters.",
+            f"{fitted.basins} different solutions fit within 5% of the best: rely on the loss "
+            "inside the range of the runs, not on single parameters.",
         )
     clusters = len(np.unique(table.cluster))
     if clusters < min(FEW_CLUSTERS, len(table)):
@@ -179,22 +184,22 @@ def _solution(table: RunTable, found: Estimate) -> Iterator[Note]:
             "few_clusters",
             "info",
             f"intervals rest on {clusters} independent trajectories (runs of one trunk share their "
-            f"past), so they are wide; more sizes or seeds narrow them.",
+            "errors), so they are wide. More sizes or seeds narrow them.",
         )
 
 
-def _entropy(found: Estimate, without_e: Estimate | None) -> Iterator[Note]:
-    """Is there an irreducible loss in the data at all?"""
-    if "E" in found.at_bound:
+def _entropy(fitted: Estimate, without_e: Estimate | None) -> Iterator[Note]:
+    """Note an irreducible loss that is zero or that the runs do not need."""
+    if "E" in fitted.at_bound:
         yield _note(
             "e_at_zero",
             "warning",
             "the fitted irreducible loss E is zero, its bound: the runs are too far from it to "
-            "see it. Extrapolation to large budgets is too optimistic; train longer runs.",
+            "measure it. Extrapolation to large budgets is too optimistic. Train longer runs.",
         )
     elif without_e is not None:
-        statistic = e_is_needed(found, without_e)
-        dof = len(found.residual) - found.family.free
+        statistic = e_is_needed(fitted, without_e)
+        dof = len(fitted.residual) - fitted.family.free
         if statistic < _f_quantile(dof):
             yield _note(
                 "e_not_needed",
@@ -212,26 +217,26 @@ def _f_quantile(dof: int) -> float:
 
 
 def _checks(holdout: Holdout | None, checks: tuple[CrossCheck, ...]) -> Iterator[Note]:
-    """Do the other approaches and the held-out budget agree?"""
+    """Note a badly predicted held-out budget, and approaches 1 and 2 where they disagree."""
     if holdout is not None and holdout.max_relative_error > 0.02:
         yield _note(
             "holdout",
             "warning",
-            f"without the largest budget the law misses it by {holdout.max_relative_error:.1%}: "
-            "do not trust it much beyond the range.",
+            "fitted without the largest budget, the law misses it by up to "
+            f"{holdout.max_relative_error:.1%}. Do not rely on it far beyond the runs.",
         )
     for check in checks:
         if check.disagrees and check.a is not None and math.isfinite(check.a):
             yield _note(
                 "disagreement",
                 "warning",
-                f"approach '{check.name}' finds the exponent a = {check.a:.3f}, outside the joint "
-                "interval: read both before spending.",
+                f"approach '{check.name}' gives the exponent a = {check.a:.3f}, which differs from "
+                "the law's beyond their joint interval. Read both before spending.",
             )
 
 
 def _rolling(rolling: tuple[Rolled, ...], noise: float) -> Iterator[Note]:
-    """Do predictions of the next budget err to one side again and again?"""
+    """Note predictions of the next budget that all err to one side."""
     errors = [r.mean_relative_error for r in rolling]
     mean = sum(errors) / max(len(errors), 1)
     if len(errors) < LEAST_ROLLED or abs(mean) < noise or len({e > 0 for e in errors}) > 1:
@@ -248,7 +253,7 @@ def _rolling(rolling: tuple[Rolled, ...], noise: float) -> Iterator[Note]:
 
 
 def _influence(table: RunTable, influence: tuple[Influence, ...]) -> Iterator[Note]:
-    """Does one run decide the answer?"""
+    """Note a run whose removal changes N* far beyond the runs."""
     for i in influence:
         if i.kind == "run" and i.share > DECIDES and abs(math.expm1(i.shift)) > MATTERS:
             yield _note(
@@ -266,17 +271,17 @@ def misfit_note(
     before: Mapping[str, tuple[float, float]],
     after: Mapping[str, tuple[float, float]],
 ) -> Note:
-    """What the law's misfit does to the intervals; `before` and `after` are theirs, by name."""
+    """Note a misfit of the law; `before` and `after` are the intervals by name."""
     what = (
-        f"the runs are not quite the law's: {TERMS[misfit.term]} ({abs(misfit.statistic):.1f} "
+        f"the runs do not quite follow the law: {TERMS[misfit.term]} ({abs(misfit.statistic):.1f} "
         "standard errors). "
     )
     if not misfit.shift.any():
         return _note(
             "misfit",
             "warning",
-            what + "Over so short a range its effect cannot be told, and the intervals leave it "
-            "out: extrapolate with care, and widen the range of params and tokens.",
+            what + "Over so short a range its effect cannot be estimated, and the intervals leave "
+            "it out. Extrapolate with care, and widen the range of params and tokens.",
         )
     width = {k: max(before[k][1] - before[k][0], 1e-300) for k in ("E", "a")}
     wider = {k: (after[k][1] - after[k][0]) / w if w < math.inf else 1 for k, w in width.items()}

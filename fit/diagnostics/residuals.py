@@ -1,11 +1,8 @@
-"""What the residuals still say: outliers, noise, and trends that the law leaves behind.
+"""Notes on the runs and on the residuals of a fit: units, mixed data, outliers, noise, trends.
 
-What went in: units that cannot be raw counts or nats, data that do not belong together.
-
-What runs of one size and length say about each other: the noise without any law.
-
-Runs that differ in their seed alone scatter by noise and nothing else. Where the law's residuals
-scatter by more, the law does not fit (the F test of lack of fit: Draper & Smith 1998, sec. 2.1).
+Replicates, runs that differ in their seed alone, measure the noise without any law. Where the law's
+residuals scatter by more, the law does not fit (the F test of lack of fit: Draper & Smith 1998,
+sec. 2.1).
 """
 
 from __future__ import annotations
@@ -43,13 +40,13 @@ OUTLIER = 5.0
 """Noise units; a Gaussian does so once in two million runs."""
 LISTED = 5
 TREND = 1e-3
-"""Probability below which a trend of the residuals is no accident."""
+"""Probability below which a trend of the residuals is not taken for chance."""
 LEAST_EXPLAINED = 0.02
-"""Share of the residuals' variance below which a trend, however certain, is of no account."""
+"""Share of the residuals' variance below which a trend, however certain, does not matter."""
 HIGH_NOISE = 0.05
 """Of the loss: seeds of one configuration differ by a tenth of it."""
-TOGETHER = 0.5
-"""Correlation of neighbouring residuals of one size from which they look like one trajectory."""
+CORRELATED = 0.5
+"""Correlation of neighbouring residuals of one size above which they look like one trajectory."""
 LONG = 6
 """Lengths that a size needs for neighbours to be compared."""
 
@@ -67,7 +64,7 @@ def intake_notes(table: RunTable) -> Iterator[Note]:
 
 
 def _mixed(table: RunTable) -> Iterator[Note]:
-    """Do the runs share their data and their tokenizer?"""
+    """Note runs that differ in their data or their tokenizer."""
     for name in ONE_OF:
         if name not in table.columns:
             continue
@@ -77,13 +74,13 @@ def _mixed(table: RunTable) -> Iterator[Note]:
             yield _serious(
                 "mixed_data",
                 f"the runs have different {name} ({', '.join(values[:3])}{more}): losses of "
-                "different data or tokenizers lie on different laws. Fit them apart: --where.",
+                "different data or tokenizers lie on different laws. Fit them separately: --where.",
             )
             return
 
 
 def _counts(table: RunTable) -> Iterator[Note]:
-    """Are params and tokens raw counts, in every row?"""
+    """Note params and tokens that are not raw counts."""
     ratio = float(np.median(table.tokens / table.params))
     if table.params.max() < 1e3 or table.tokens.max() < 1e4 or not 1e-2 < ratio < 1e5:
         yield _serious(
@@ -99,42 +96,40 @@ def _counts(table: RunTable) -> Iterator[Note]:
             yield _serious(
                 "units",
                 f"{name} jump from {ordered[place]:.3g} to {ordered[place + 1]:.3g}: {place + 1} "
-                f"of {len(values)} rows seem to stand in another unit. Make all raw counts and fit "
+                f"of {len(values)} rows seem to be in another unit. Make all raw counts and fit "
                 "again.",
             )
 
 
 def _compute(table: RunTable) -> Iterator[Note]:
-    """Is the compute that of such models on so many tokens?"""
+    """Note compute that does not belong to such models and so many tokens."""
     cost = table.flops / (6 * table.params * table.tokens)
     if cost.max() > 20 or cost.min() < 0.05:
         yield _serious(
             "units",
             f"flops are {cost.min():.2g} to {cost.max():.2g} times 6 params tokens: one of the "
-            "three columns is in another unit. Mend it and fit again.",
+            "three columns is in another unit. Fix it and fit again.",
         )
 
 
 def _losses(table: RunTable) -> Iterator[Note]:
-    """Are the losses in nats per token?"""
-    untaught = _of_the_untaught(table)
-    above = int((table.loss > untaught).sum())
+    """Note losses that are not in nats per token."""
+    uniform = _uniform_loss(table)
+    above = int((table.loss > uniform).sum())
     if above > len(table) / 2:
         yield _serious(
             "loss_units",
-            f"most losses exceed {three_digits(untaught)} nats, what a model that has learnt "
-            "nothing "
-            "has: they may be perplexities (take the natural logarithm) or bits (multiply by "
-            "0.6931).",
+            f"most losses exceed {three_digits(uniform)} nats, the loss of equal probabilities "
+            "for all tokens: they may be perplexities (take the natural logarithm) or bits "
+            "(multiply by 0.6931).",
         )
     elif above:
         yield Note(
             code="loss_units",
             severity="warning",
-            message=f"{above} of {len(table)} losses exceed {three_digits(untaught)} nats, what a "
-            "model that has learnt nothing has: these runs diverged, or are in another unit. "
-            "Leave them "
-            "out: --where.",
+            message=f"{above} of {len(table)} losses exceed {three_digits(uniform)} nats, the "
+            "loss of equal probabilities for all tokens: these runs diverged, or are in another "
+            "unit. Leave them out: --where.",
         )
     for name in ("perplexity", "ppl"):
         values = _column(table, name)
@@ -146,7 +141,7 @@ def _losses(table: RunTable) -> Iterator[Note]:
             )
 
 
-def _of_the_untaught(table: RunTable) -> float:
+def _uniform_loss(table: RunTable) -> float:
     """Loss of equal probabilities for all tokens of the vocabulary, or of a million."""
     vocab = _column(table, "vocab")
     if vocab is None or not (vocab > 1).all():
@@ -168,19 +163,19 @@ def _same(one: Floats, other: Floats) -> bool:
 
 
 def _serious(code: str, message: str) -> Note:
-    """A note that says: do not spend money on this."""
+    """A note of severity `serious`: do not spend money on this."""
     return Note(code=code, severity="serious", message=message)
 
 
-def replicates(table: RunTable, found: Estimate) -> Replicates | None:
+def replicates(table: RunTable, fitted: Estimate) -> Replicates | None:
     """Noise between replicates and the test of lack of fit; None without replicates.
 
     Args:
         table: The runs.
-        found: The law fitted to them; weights are kept, so the noise is of a run of mean weight.
+        fitted: The law fitted to them; weights are kept, so the noise is of a run of mean weight.
     """
-    residual = np.sqrt(found.weights) * found.residual
-    near = np.abs(residual) <= FAR * max(found.noise, 1e-300)
+    residual = np.sqrt(fitted.weights) * fitted.residual
+    near = np.abs(residual) <= FAR * max(fitted.noise, 1e-300)
     cells = _cells(table)[near]
     residual = residual[near]
     _, cells, counts = np.unique(cells, return_inverse=True, return_counts=True)
@@ -189,10 +184,10 @@ def replicates(table: RunTable, found: Estimate) -> Replicates | None:
         return None
     gap = residual - (np.bincount(cells, residual) / counts)[cells]
     several = counts[cells] > 1
-    between = len(counts) - found.family.free
+    between = len(counts) - fitted.family.free
     pure = float(gap @ gap)
     statistic = probability = None
-    if between > 0 and pure > 0 and found.loss.name != "asymmetric":  # which misses means by design
+    if between > 0 and pure > 0 and fitted.loss.family.symmetric:  # others miss means by design
         lack = max(float(residual @ residual) - pure, 0.0)
         statistic = lack / between / (pure / within)
         probability = float(stats.f.sf(statistic, between, within))
@@ -213,43 +208,43 @@ def _cells(table: RunTable) -> NDArray[np.int64]:
     return np.asarray(codes, dtype=np.int64).reshape(-1)
 
 
-def lack_of_fit(found: Replicates | None) -> tuple[Note, ...]:
+def lack_of_fit(between: Replicates | None) -> tuple[Note, ...]:
     """A warning where replicates agree better with each other than with the law."""
-    if found is None or found.probability is None or found.probability >= UNLIKELY:
+    if between is None or between.probability is None or between.probability >= UNLIKELY:
         return ()
     message = (
-        f"runs that differ in their seed alone agree to {found.noise:.2%}, but the law misses "
-        f"their means by more than that allows (lack of fit, p = {found.probability:.1g}): the "
-        "surface is not exactly this law. Fit a narrower range and compare: --where."
+        f"runs that differ in their seed alone agree to {between.noise:.2%}, but the law misses "
+        f"their means by more than that allows (lack of fit, p = {between.probability:.1g}): the "
+        "loss surface is not exactly this law. Fit a narrower range and compare: --where."
     )
     return (Note(code="lack_of_fit", severity="warning", message=message),)
 
 
-def residual_notes(table: RunTable, found: Estimate) -> Iterator[Note]:
+def residual_notes(table: RunTable, fitted: Estimate) -> Iterator[Note]:
     """Notes on the residuals of a fit."""
-    yield from _noise(found)
-    yield from _outliers(table, found)
-    yield from _trends(table, found)
-    if not isinstance(found.problem, GeneralProblem):
-        yield from _interaction(found)
-    yield from _trajectories(table, found)
+    yield from _noise(fitted)
+    yield from _outliers(table, fitted)
+    yield from _trends(table, fitted)
+    if not isinstance(fitted.problem, GeneralProblem):
+        yield from _interaction(fitted)
+    yield from _trajectories(table, fitted)
 
 
-def _noise(found: Estimate) -> Iterator[Note]:
-    """Do the runs scatter more than training does?"""
-    if found.noise > HIGH_NOISE:
+def _noise(fitted: Estimate) -> Iterator[Note]:
+    """Note runs that scatter by more than training does."""
+    if fitted.noise > HIGH_NOISE:
         yield Note(
             code="noise",
             severity="warning",
-            message=f"one run lies {found.noise:.1%} off the law, where seeds differ by less than "
-            "1%: the runs are of different kinds, or the law is not theirs. Look at the largest "
+            message=f"one run lies {fitted.noise:.1%} off the law, where seeds differ by less than "
+            "1%: the runs are of different kinds, or do not follow the law. Look at the largest "
             "residuals, and fit one kind at a time: --where.",
         )
 
 
-def _outliers(table: RunTable, found: Estimate) -> Iterator[Note]:
+def _outliers(table: RunTable, fitted: Estimate) -> Iterator[Note]:
     """Runs that lie far from the law."""
-    units = np.sqrt(found.weights) * found.residual / max(found.noise, 1e-12)
+    units = np.sqrt(fitted.weights) * fitted.residual / max(fitted.noise, 1e-12)
     far = np.flatnonzero(np.abs(units) > OUTLIER)
     for i in far[np.argsort(-np.abs(units[far]))][:LISTED]:
         side = "above" if units[i] > 0 else "below"
@@ -257,24 +252,24 @@ def _outliers(table: RunTable, found: Estimate) -> Iterator[Note]:
             code="outlier",
             severity="warning",
             message=f"run {table.run[i]} ({short(table.params[i])} on {short(table.tokens[i])}) "
-            f"lies {abs(units[i]):.0f} noise units {side} the law: look at its curve, or run it "
-            "again.",
+            f"lies {abs(units[i]):.0f} noise units {side} the law: look at its loss curve, or "
+            "run it again.",
         )
     if len(far) > LISTED:
-        text = f"{len(far)} runs lie beyond {OUTLIER:g} noise units of the law."
+        text = f"{len(far)} runs lie more than {OUTLIER:g} noise units off the law."
         yield Note(code="outliers", severity="warning", message=text)
 
 
-def _trends(table: RunTable, found: Estimate) -> Iterator[Note]:
-    """Structure that the law leaves in the residuals, the clearest of each family."""
+def _trends(table: RunTable, fitted: Estimate) -> Iterator[Note]:
+    """Note trends that the law leaves in the residuals, the clearest of each family."""
     log_n, log_d = np.log(table.params), np.log(table.tokens)
     sizes = {"ln N": log_n, "ln D": log_d, "ln C": np.log(table.flops), "ln(D/N)": log_d - log_n}
-    families = (
+    kinds = (
         (
             "trend",
             sizes,
-            "the runs are not exactly the law over this range. Fit a narrower range and compare: "
-            "--where.",
+            "the runs do not exactly follow the law over this range. Fit a narrower range and "
+            "compare: --where.",
         ),
         (
             "trend_shape",
@@ -288,11 +283,11 @@ def _trends(table: RunTable, found: Estimate) -> Iterator[Note]:
             "size and length, or fit one rule at a time: --where.",
         ),
     )
-    for code, variables, cure in families:
-        tried = ((_trend(v, found.residual), name) for name, v in variables.items())
-        chance, name = min(tried, default=(1.0, ""))
+    for code, variables, advice in kinds:
+        trends = ((_trend(v, fitted.residual), name) for name, v in variables.items())
+        chance, name = min(trends, default=(1.0, ""))
         if chance < TREND:
-            text = f"residuals bend with {name} (p = {chance:.1g}): {cure}"
+            text = f"residuals bend with {name} (p = {chance:.1g}): {advice}"
             yield Note(code=code, severity="warning", message=text)
 
 
@@ -316,11 +311,11 @@ def _tuning(table: RunTable) -> Mapping[str, Floats]:
     return out
 
 
-def _interaction(found: Estimate) -> Iterator[Note]:
-    """Do larger models gain more, or less, from tokens than the law has it?"""
-    joint = found.problem.x * found.problem.z
-    if _explained(np.stack([np.ones_like(joint), joint], axis=1), found.residual) < TREND:
-        slope = float(np.polyfit(joint, found.residual, 1)[0])
+def _interaction(fitted: Estimate) -> Iterator[Note]:
+    """Note an interaction: larger models gain more, or less, from tokens than the law allows."""
+    joint = fitted.problem.x * fitted.problem.z
+    if _explained(np.stack([np.ones_like(joint), joint], axis=1), fitted.residual) < TREND:
+        slope = float(np.polyfit(joint, fitted.residual, 1)[0])
         yield Note(
             code="interaction",
             severity="warning",
@@ -331,7 +326,7 @@ def _interaction(found: Estimate) -> Iterator[Note]:
 
 
 def _trend(variable: Floats, residual: Floats) -> float:
-    """Probability of a cubic trend at least this strong by accident (F test)."""
+    """Probability of a cubic trend at least this strong by chance (F test)."""
     if len(np.unique(variable.round(9))) < 5 or len(residual) < 12:
         return 1.0
     x = (variable - variable.mean()) / variable.std()
@@ -339,7 +334,7 @@ def _trend(variable: Floats, residual: Floats) -> float:
 
 
 def _explained(design: Floats, residual: Floats) -> float:
-    """Probability that columns, one of them constant, explain this much by accident (F test)."""
+    """Probability that columns, one of them constant, explain this much by chance (F test)."""
     from scipy import stats
 
     fitted = design @ np.linalg.lstsq(design, residual, rcond=None)[0]
@@ -352,8 +347,8 @@ def _explained(design: Floats, residual: Floats) -> float:
     return float(stats.f.sf((all_ - rest) / more / (rest / dof), more, dof))
 
 
-def _trajectories(table: RunTable, found: Estimate) -> Iterator[Note]:
-    """Are runs that count as independent checkpoints of one another?"""
+def _trajectories(table: RunTable, fitted: Estimate) -> Iterator[Note]:
+    """Note rows that count as independent but look like checkpoints of one run."""
     if len(np.unique(table.cluster)) < len(table):
         return
     names = len(set(table.run))
@@ -366,18 +361,18 @@ def _trajectories(table: RunTable, found: Estimate) -> Iterator[Note]:
             "belong together: --cluster run.",
         )
         return
-    together, pairs = _together(table, found.residual)
-    if together > TOGETHER and together * pairs**0.5 > 3:
+    correlation, pairs = _neighbour_correlation(table, fitted.residual)
+    if correlation > CORRELATED and correlation * pairs**0.5 > 3:
         yield Note(
             code="trajectory",
             severity="warning",
-            message=f"residuals of one size go together along its lengths (correlation "
-            f"{together:.2f}), as checkpoints of one run do. If they are, the intervals are too "
+            message=f"residuals of one size are correlated along its lengths (correlation "
+            f"{correlation:.2f}), as checkpoints of one run do. If they are, the intervals are too "
             "narrow: say which rows belong together, such as --cluster params.",
         )
 
 
-def _together(table: RunTable, residual: Floats) -> tuple[float, int]:
+def _neighbour_correlation(table: RunTable, residual: Floats) -> tuple[float, int]:
     """Correlation of residuals next to each other in tokens, sizes of many lengths pooled."""
     order = np.lexsort((table.tokens, table.params))
     same = np.diff(table.params[order]) == 0

@@ -1,15 +1,13 @@
-"""Fit the small, predict the large: the one test of a law that costs nothing extra.
+"""Refits that test a law: held-out budgets, runs left out, other minima, other conventions.
 
-Which run decides the answer: N* far beyond the runs, with and without each of them.
-
-Every refit is exact and all are solved at once. Where there are too many runs for that, those are
-left out that a first-order step (with its leverage) says matter most.
-
-Source: Cook 1977; the first-order step is that of the HC3 sandwich in `uncertainty`.
-
-What else fits as well: other parameters along a flat ridge, and simpler laws inside this one.
-
-The same runs under every way of counting: what the choice alone does to the answer.
+- `holdout`, `rolling`: fit the small runs and predict the large ones, the one test of a law that
+  costs no further runs.
+- `influence`: N* far beyond the runs, with and without each of them. Every refit is exact and all
+  are solved at once; where there are too many runs for that, those are left out that a first-order
+  step (with its leverage, that of the HC3 sandwich in `inference.resampling`) says matter most.
+  Source: Cook 1977.
+- `rival_notes`: other parameters along a flat ridge, and simpler laws inside this one.
+- `conventions`: the same runs under every way of counting N and C.
 """
 
 from __future__ import annotations
@@ -48,8 +46,8 @@ KEPT = 5
 WORK = 2_000_000
 """Weights (refits x runs) solved at most: all of 1400 runs, 20 of 100,000."""
 BATCH = 250_000
-APART = 0.3
-"""Natural logarithm (of a scale) or share of itself (of an exponent) that makes minima differ."""
+DISTINCT = 0.3
+"""Natural logarithm (of a scale) or share of itself (of an exponent) beyond which minima differ."""
 
 
 def conventions(
@@ -151,7 +149,7 @@ def holdout(
     if not _enough(kept, max(LEAST_RUNS, _free(whole)) + 1):
         return None
     left = table.take(out)
-    small = _fitted(kept, whole, law=law, loss=loss, delta=delta)
+    small = _refit(kept, whole, law=law, loss=loss, delta=delta)
     predicted, inside = _predict(small, kept, left, level)
     ratio = predicted / left.loss - 1
     return Holdout(
@@ -193,7 +191,7 @@ def rolling(
         kept, left = table.take(codes < code), table.take(codes == code)
         if len(out) == MOST_ROLLED or not _enough(kept, max(LEAST_BELOW, 2 * _free(whole))):
             break
-        small = _fitted(kept, whole, law=law, loss=loss, delta=delta)
+        small = _refit(kept, whole, law=law, loss=loss, delta=delta)
         predicted, inside = _predict(small, kept, left, level)
         ratio = predicted / left.loss - 1
         out.append(
@@ -220,7 +218,7 @@ def _free(whole: Estimate | None) -> int:
     return 5 if whole is None else whole.family.free
 
 
-def _fitted(
+def _refit(
     kept: RunTable, whole: Estimate | None, *, law: str, loss: str, delta: float | None
 ) -> Estimate:
     """The law by the runs kept; a declared one from where all runs have it."""
@@ -228,7 +226,7 @@ def _fitted(
     if whole is None:
         problem = FitProblem.of(kept.params, kept.tokens, kept.loss)
         return estimate(problem, law=law, loss=loss, delta=delta, weights=weights)
-    problem = whole.problem.anew(kept)
+    problem = whole.problem.with_runs(kept)
     return estimate(problem, law=law, loss=loss, delta=delta, weights=weights, near=whole.raw)
 
 
@@ -237,10 +235,10 @@ def _predict(
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """Loss of the runs left out, and whether it lies in its prediction interval (hc3).
 
-    Widened by the misfit that the smaller runs show: it is what they would have answered.
+    The interval is widened by the misfit that the smaller runs show, as their own fit would be.
     """
     problem = small.problem
-    far = problem.elsewhere(left)
+    far = problem.at_runs(left)
     # The covariance is of raw-count logarithms; map it back to the internal parameters.
     spread = sandwich(small, kept.cluster, level)
     spread = widen_by_misfit(spread, detect_misfit(small, kept.cluster))
@@ -256,20 +254,20 @@ def _predict(
     return left.loss * np.exp(-gap), inside
 
 
-def influence(table: RunTable, found: Estimate) -> tuple[Influence, ...]:
+def influence(table: RunTable, fitted: Estimate) -> tuple[Influence, ...]:
     """What leaving out each run, and each cluster of several, does to N*.
 
     Args:
         table: The fitted runs.
-        found: Their point fit; the refits keep its loss.
+        fitted: Their point fit; the refits keep its loss.
 
     Returns:
         The runs that move ln N* at ten times the largest budget most, then the clusters.
     """
-    out = _ranked(table, found, np.arange(len(table)), "run")
+    out = _ranked(table, fitted, np.arange(len(table)), "run")
     codes = np.unique(table.cluster, return_inverse=True)[1]
     if 2 < codes.max() + 1 < len(table):
-        out += _ranked(table, found, codes, "cluster")
+        out += _ranked(table, fitted, codes, "cluster")
     return tuple(out)
 
 
@@ -287,17 +285,17 @@ def log_optimum(table: RunTable, raw: Floats) -> Floats:
 
 
 def _ranked(
-    table: RunTable, found: Estimate, codes: NDArray[np.int64], kind: str
+    table: RunTable, fitted: Estimate, codes: NDArray[np.int64], kind: str
 ) -> list[Influence]:
     """The groups of runs that move ln N* most when they are left out."""
-    shifts = _first_order(table, found, codes)
-    tried = np.argsort(-np.abs(shifts), kind="stable")[: max(KEPT, WORK // len(codes))]
-    exact = log_optimum(table, _without(found, codes, tried))
-    shifts[tried] = exact - float(log_optimum(table, found.raw))
+    shifts = _first_order(table, fitted, codes)
+    chosen = np.argsort(-np.abs(shifts), kind="stable")[: max(KEPT, WORK // len(codes))]
+    exact = log_optimum(table, _without(fitted, codes, chosen))
+    shifts[chosen] = exact - float(log_optimum(table, fitted.raw))
     shifts[~np.isfinite(shifts)] = 0.0
     total = max(float((shifts**2).sum()), 1e-300)
     out = []
-    for i in tried[np.argsort(-np.abs(shifts[tried]), kind="stable")][:KEPT]:
+    for i in chosen[np.argsort(-np.abs(shifts[chosen]), kind="stable")][:KEPT]:
         inside = np.flatnonzero(codes == i)
         out.append(
             Influence(
@@ -312,79 +310,79 @@ def _ranked(
     return out
 
 
-def _without(found: Estimate, codes: NDArray[np.int64], tried: NDArray[np.int64]) -> Floats:
-    """Parameters on raw counts refitted without each of some groups, (groups tried, 5)."""
-    out = np.empty((len(tried), 5))
+def _without(fitted: Estimate, codes: NDArray[np.int64], chosen: NDArray[np.int64]) -> Floats:
+    """Parameters on raw counts refitted without each of some groups, (chosen, 5)."""
+    out = np.empty((len(chosen), 5))
     size = max(1, BATCH // len(codes))
-    for start in range(0, len(tried), size):
-        part = tried[start : start + size]
-        weights = (codes[None, :] != part[:, None]) * found.weights
-        starts = np.repeat(found.theta[None], len(part), axis=0)
+    for start in range(0, len(chosen), size):
+        part = chosen[start : start + size]
+        weights = (codes[None, :] != part[:, None]) * fitted.weights
+        starts = np.repeat(fitted.theta[None], len(part), axis=0)
         out[start : start + size] = solve(
-            found.problem, starts, weights, found.loss, found.family
+            fitted.problem, starts, weights, fitted.loss, fitted.family
         ).theta
-    return found.problem.raw(out)
+    return fitted.problem.raw(out)
 
 
-def _first_order(table: RunTable, found: Estimate, codes: NDArray[np.int64]) -> Floats:
+def _first_order(table: RunTable, fitted: Estimate, codes: NDArray[np.int64]) -> Floats:
     """Change of ln N* when each group is left out, by one Newton step with leverage, (groups,)."""
-    basis, groups = found.family.basis, int(codes.max()) + 1
-    jacobian = found.problem.jacobian(found.theta) @ basis
-    m = found.problem.y - found.residual
-    _, psi, curve = (found.weights * v for v in found.loss.terms(found.residual, m))
-    exact = derivatives(found.problem, found.theta[None], found.weights[None], found.loss)[2][0]
+    basis, groups = fitted.family.basis, int(codes.max()) + 1
+    jacobian = fitted.problem.jacobian(fitted.theta) @ basis
+    m = fitted.problem.y - fitted.residual
+    _, psi, curve = (fitted.weights * v for v in fitted.loss.terms(fitted.residual, m))
+    exact = derivatives(fitted.problem, fitted.theta[None], fitted.weights[None], fitted.loss)[2][0]
     inverse = np.linalg.pinv(basis.T @ exact @ basis, hermitian=True)
     leverage = np.einsum("ni,ij,nj->n", jacobian, inverse, jacobian) * np.maximum(curve, 0.0)
     scores = jacobian * (psi / np.maximum(1 - leverage, 0.05))[:, None]
     sums = np.stack([np.bincount(codes, s, minlength=groups) for s in scores.T], axis=1)
-    return np.asarray(-sums @ inverse @ basis.T @ _slope(table, found))
+    return np.asarray(-sums @ inverse @ basis.T @ _slope(table, fitted))
 
 
-def _slope(table: RunTable, found: Estimate) -> Floats:
+def _slope(table: RunTable, fitted: Estimate) -> Floats:
     """Derivative of ln N* with respect to the internal parameters, (5,)."""
     step = 1e-5
-    ends = found.problem.raw(found.theta + step * np.concatenate([np.eye(5), -np.eye(5)]))
+    ends = fitted.problem.raw(fitted.theta + step * np.concatenate([np.eye(5), -np.eye(5)]))
     values = log_optimum(table, ends)
     return np.asarray((values[:5] - values[5:]) / (2 * step))
 
 
-def rival_notes(found: Estimate, bounds: Mapping[str, tuple[float, float]]) -> Iterator[Note]:
-    """Notes on a declared law; none on the fast ones, whose minima `judge` counts.
+def rival_notes(fitted: Estimate, bounds: Mapping[str, tuple[float, float]]) -> Iterator[Note]:
+    """Notes on a declared law; none on the fast ones, whose minima `notes.fit_notes` counts.
 
     Args:
-        found: The point fit, with the minima that its search ended in.
+        fitted: The point fit, with the minima that its search ended in.
         bounds: Intervals of the parameters.
     """
-    if not isinstance(found.problem, GeneralProblem):
+    if not isinstance(fitted.problem, GeneralProblem):
         return
-    yield from _ridge(found, found.problem)
-    yield from _simpler(found, found.problem.law, bounds)
+    yield from _ridge(fitted, fitted.problem)
+    yield from _simpler(fitted, fitted.problem.law, bounds)
 
 
-def near_minima(found: Estimate) -> tuple[Floats, float]:
+def near_minima(fitted: Estimate) -> tuple[Floats, float]:
     """Minima that the runs cannot rule out, (k, p) on raw counts, and how far they lie above.
 
     A rise of the objective by 1/dof of itself is one standard error of a parameter, for any loss
     whose sum goes as the noise: exact for least squares, near enough for the robust ones.
     """
-    assert found.minima is not None
-    dof = max(1, len(found.residual) - found.family.free)
-    rise = found.minima.value / max(found.value, 1e-300) - 1
+    assert fitted.minima is not None
+    dof = max(1, len(fitted.residual) - fitted.family.free)
+    rise = fitted.minima.value / max(fitted.value, 1e-300) - 1
     near = rise <= 1 / dof
-    return found.problem.raw(found.minima.theta[near]), float(rise[near].max())
+    return fitted.problem.raw(fitted.minima.theta[near]), float(rise[near].max())
 
 
-def _ridge(found: Estimate, problem: GeneralProblem) -> Iterator[Note]:
-    """Do quite different parameters fit as well?"""
-    if found.minima is None:
+def _ridge(fitted: Estimate, problem: GeneralProblem) -> Iterator[Note]:
+    """Note a flat ridge: quite different parameters fit as well."""
+    if fitted.minima is None:
         return
-    raw, rise = near_minima(found)
+    raw, rise = near_minima(fitted)
     spans = []
-    for i in problem.telling:
+    for i in problem.identifying:
         low, high = float(raw[:, i].min()), float(raw[:, i].max())
         scale = problem.law.declared[i].scale
-        apart = np.log(high / low) if scale else (high - low) / max(abs(found.raw[i]), 1e-300)
-        if apart > APART:
+        distance = np.log(high / low) if scale else (high - low) / max(abs(fitted.raw[i]), 1e-300)
+        if distance > DISTINCT:
             spans.append(f"{problem.names[i]} from {low:.3g} to {high:.3g}")
     if spans:
         yield Note(
@@ -392,24 +390,27 @@ def _ridge(found: Estimate, problem: GeneralProblem) -> Iterator[Note]:
             severity="warning",
             message=f"the objective is a flat ridge: {' with '.join(spans)} fit within {rise:.2g} "
             f"of the best ({len(raw)} minima, shares of the objective), less than the runs can "
-            "tell. Believe predictions near the runs, not these parameters.",
+            "resolve. Rely on predictions near the runs, not on these parameters.",
         )
 
 
 def _simpler(
-    found: Estimate, law: Law, bounds: Mapping[str, tuple[float, float]]
+    fitted: Estimate, law: Law, bounds: Mapping[str, tuple[float, float]]
 ) -> Iterator[Note]:
-    """Is the simpler law inside this one excluded?"""
+    """Note whether the interval of a parameter excludes the simpler law inside this one."""
     for name, (null, meaning) in law.null.items():
         low, high = bounds[name]
-        value = float(found.raw[law.parameters.index(name)])
-        own = f"parameter {name} is {value:.3g} [{low:.3g}, {high:.3g}]"
+        value = float(fitted.raw[law.parameters.index(name)])
+        shown = f"parameter {name} is {value:.3g} [{low:.3g}, {high:.3g}]"
         if low <= null <= high:
-            text = f"{own} and may be {null:g}: these runs do not tell the law from {meaning}."
+            text = (
+                f"{shown}, which includes {null:g}: these runs do not distinguish the law from "
+                f"{meaning}."
+            )
             yield Note(code="simpler_law", severity="info", message=text)
         else:
             text = (
-                f"{own}, and {null:g} is outside: {meaning} (where it is {null:g}) is not what "
+                f"{shown}, which excludes {null:g}: {meaning} (where it is {null:g}) is not what "
                 "these runs follow, however well it fits."
             )
             yield Note(code="simpler_law_excluded", severity="warning", message=text)

@@ -1,10 +1,10 @@
-"""Where the best learning rate lies at each size, from a scan, and what one rule for all costs.
+"""Learning rate scans and losses by skill: is every size tuned alike, and what width and depth buy.
 
 A law is about size only if every size is tuned alike. Near its minimum the loss is a parabola in
-ln(rate). The rate that is best for the smallest size, in the rule's own unit, is taken to the
-others; what it costs there is read off their parabolas. Costs that grow with size bend exponents.
+ln(rate). The rate that is best for the smallest size, in the rule's own unit, is taken to the other
+sizes; what it costs there is read off their parabolas. Costs that grow with size bend exponents.
 
-Loss by skill and shape: what width buys and what depth buys, with intervals over seeds.
+Losses by skill are averaged over the seeds of each shape, with Student's intervals.
 """
 
 from __future__ import annotations
@@ -268,8 +268,8 @@ def skills_by_shape(table: RunTable) -> tuple[ShapeSkills, ...]:
     Raises:
         FitError: The runs have no losses by skill, differ in their data, or have no shapes.
     """
-    known = None if table.data is None else table.data.entropy_by_skill
-    rows = () if known is None else by_shape(table.columns, table.tokens, table.params, known)
+    entropy = None if table.data is None else table.data.entropy_by_skill
+    rows = () if entropy is None else by_shape(table.columns, table.tokens, table.params, entropy)
     if not rows:
         raise FitError(
             f"{table.source or 'the table'} has no losses by skill over shapes on one data set; "
@@ -279,7 +279,7 @@ def skills_by_shape(table: RunTable) -> tuple[ShapeSkills, ...]:
 
 
 def by_shape(
-    columns: Mapping[str, Any], tokens: Floats, params: Floats, known: Mapping[str, float]
+    columns: Mapping[str, Any], tokens: Floats, params: Floats, entropy: Mapping[str, float]
 ) -> tuple[ShapeSkills, ...]:
     """The same from columns; empty where there are no losses by skill or no shapes.
 
@@ -287,13 +287,13 @@ def by_shape(
         columns: width, depth and `loss_<skill>`, each (runs,).
         tokens: (runs,).
         params: (runs,).
-        known: Entropy by skill [nats/token].
+        entropy: By skill [nats/token].
     """
     names = [c for c in columns if c.startswith(PREFIX) and c not in NOT_SKILLS]
     if not names or not {"width", "depth"} <= set(columns):
         return ()
     bare = {n: n.removeprefix(PREFIX) for n in names}
-    values = {bare[n]: np.asarray(columns[n], float) - known.get(bare[n], 0.0) for n in names}
+    values = {bare[n]: np.asarray(columns[n], float) - entropy.get(bare[n], 0.0) for n in names}
     kept = {name: v for name, v in values.items() if (np.abs(v) > 1e-12).any()}
     keys = np.stack([tokens, columns["depth"], columns["width"], params], 1).astype(float)
     shapes, group = np.unique(keys, axis=0, return_inverse=True)

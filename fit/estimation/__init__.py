@@ -1,1 +1,5 @@
-"""Point fit: objective and solver. Takes a RunTable and a Law, returns an Estimate."""
+"""The point fit: takes a RunTable and a Law, returns an Estimate.
+
+Losses and their derivatives (`objective`), any declared law as a problem for the solver
+(`general`), and the solver (`solver`).
+"""

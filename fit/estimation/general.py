@@ -1,13 +1,11 @@
-"""The general engine: any declared law as a problem that the solver, intervals and checks take.
+"""Any declared law as a problem for the solver, and the starting points of the search.
 
-Derivatives are those of the law's own function, carried along by `tangent`. The fast laws have a
-kernel of their own in `objective`; both give the same fit.
+Derivatives are those of the law's own function (`laws.law.Tangent`). The two-term laws have a
+faster kernel, `objective.FitProblem`; both give the same fit.
 
-Where the search for a law's minimum begins.
-
-For fixed (alpha, beta) the two-term law is linear in (E, A, B): a grid over the exponents with
-non-negative least squares at each point finds every basin (Golub & Pereyra 1973). Any other law is
-tried at points spread evenly over its parameters.
+Starting points. For fixed (alpha, beta) the two-term law is linear in (E, A, B): a grid over the
+exponents with non-negative least squares at each point finds every basin (Golub & Pereyra 1973).
+Any other law is tried at points spread evenly over its parameters.
 """
 
 from __future__ import annotations
@@ -26,13 +24,13 @@ from fit.estimation.objective import LN_E, DerivativeSums, FitProblem, Loss, val
 from fit.laws.law import LEAST_SHARE, Law, Tangent, slopes_of, value_of
 
 DIFFERENCE = 1e-5
-"""Step of central differences of the exact gradient, for the law's own curvature."""
+"""Step of the central differences of the exact gradient that give the law's own curvature."""
 EXPONENTS = np.geomspace(0.03, 2.5, 21)
 """Grid of alpha and beta; published exponents lie in 0.1-0.75, tiny models reach 1.5."""
 CELLS = 200_000
 """Exponents times runs projected at once: 5 MB an array, whatever the number of runs."""
 CANDIDATES, KEPT = 4096, 48
-"""Points tried for a declared law, and how many of the best it goes down from."""
+"""Starting points tried for a declared law, and how many of the best are minimised from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +56,8 @@ class GeneralProblem(FitProblem):
         return np.array([i for i, n in enumerate(self.names) if n not in self.held], dtype=np.int64)
 
     @property
-    def telling(self) -> list[int]:
-        """Places of the parameters by which two minima are told apart: all but terms in nats."""
+    def identifying(self) -> list[int]:
+        """Places of the parameters by which two minima are distinguished: all but terms in nats."""
         return [int(i) for i in self.free if not self.law.declared[i].nats]
 
     def raw(self, theta: Floats) -> Floats:
@@ -117,13 +115,13 @@ class GeneralProblem(FitProblem):
             for i, n in enumerate(self.names)
         }
         with np.errstate(all="ignore"):
-            found = self.law.log_law(named, self.columns)
+            tangent = self.law.log_law(named, self.columns)
         slopes = np.zeros((shape[0], len(self.names), shape[1]))
-        for i, slope in slopes_of(found).items():
+        for i, slope in slopes_of(tangent).items():
             slopes[:, i] = slope
         if not np.isfinite(slopes).all():
             slopes = np.nan_to_num(slopes, nan=0.0, posinf=0.0, neginf=0.0)
-        return np.broadcast_to(value_of(found), shape), slopes
+        return np.broadcast_to(value_of(tangent), shape), slopes
 
     def sums(self, theta: Floats) -> tuple[Floats, DerivativeSums]:
         """The ln of the law m (S, n) at theta (S, p), and its sums over runs."""
@@ -134,11 +132,11 @@ class GeneralProblem(FitProblem):
         """dm/dtheta at one theta (p,), shape (n, p)."""
         return np.asarray(self.tangents(theta[None])[1][0].T)
 
-    def anew(self, table: RunTable) -> GeneralProblem:
+    def with_runs(self, table: RunTable) -> GeneralProblem:
         """The same law for other runs, about centres of their own."""
         return general_problem(table, self.law, self.held)
 
-    def elsewhere(self, table: RunTable) -> GeneralProblem:
+    def at_runs(self, table: RunTable) -> GeneralProblem:
         """Other runs about the same centres."""
         return _declared(table, self.law, self.held, self.centres)
 
@@ -197,7 +195,7 @@ def general_problem(
     """Runs for the general engine, whatever the law.
 
     Raises:
-        FitError: As `problem_of`.
+        FitError: As `fit_problem`.
     """
     check_held(law, held or {})
     check_columns(table, law)
@@ -214,10 +212,10 @@ def check_columns(table: RunTable, law: Law) -> None:
     core = ("params", "tokens", "flops", "loss")
     missing = [c for c in law.columns if c not in core and c not in table.columns]
     if missing:
-        known = ", ".join([*core, *table.columns])
+        names = ", ".join([*core, *table.columns])
         raise FitError(
             f"law '{law.name}' needs a column {', '.join(missing)}; {table.source or 'the table'} "
-            f"has {known}. Name yours: --column {missing[0]}=YOURS"
+            f"has {names}. Name yours: --column {missing[0]}=YOURS"
         )
     for name in law.columns:
         try:
@@ -229,12 +227,12 @@ def check_columns(table: RunTable, law: Law) -> None:
             row = table.run[int(np.argmax(bad))]
             raise FitError(
                 f"law '{law.name}' needs positive numbers in column {name}; {row} has none "
-                f"({int(bad.sum())} such runs). Mend them or leave them out: --where '{name} > 0'"
+                f"({int(bad.sum())} such runs). Fix them or leave them out: --where '{name} > 0'"
             )
 
 
 def check_held(law: Law, held: Mapping[str, float]) -> None:
-    """Refuse to hold what cannot be.
+    """Refuse to hold a parameter that cannot be held.
 
     Raises:
         FitError: Not a parameter, a scale that is not positive, a coefficient without its exponent,
@@ -249,8 +247,8 @@ def check_held(law: Law, held: Mapping[str, float]) -> None:
         parameter = law.declared[law.parameters.index(name)]
         if not np.isfinite(fixed) or (parameter.scale and fixed <= 0):
             raise FitError(f"cannot hold {name} at {fixed}; a positive finite number is needed.")
-        own = [v.lstrip("-") for v in parameter.per.values() if isinstance(v, str)]
-        loose = [v for v in own if v not in held]
+        exponents = [v.lstrip("-") for v in parameter.per.values() if isinstance(v, str)]
+        loose = [v for v in exponents if v not in held]
         if loose:
             raise FitError(
                 f"cannot hold {name} while {loose[0]} is fitted: its unit depends on it. "
@@ -263,7 +261,7 @@ def check_held(law: Law, held: Mapping[str, float]) -> None:
 def _declared(
     table: RunTable, law: Law, held: Mapping[str, float], centres: Mapping[str, float]
 ) -> GeneralProblem:
-    """Runs about given centres."""
+    """The runs as a problem about these centres."""
     n, d = np.log(table.params), np.log(table.tokens)
     middle = (float(n.mean()), float(d.mean()))
     columns = {c: np.log(table.column(c)) - centres[u] for c, u in law.columns.items()}
@@ -324,12 +322,12 @@ def project(
         index = np.array(active)
         block = gram[:, index[:, None], index]
         ridge = 1e-13 * np.trace(block, axis1=1, axis2=2)[:, None, None] * np.eye(len(index))
-        found = np.linalg.solve(block + ridge, right[:, index, None])[..., 0]
-        cost = weights.sum() - (found * right[:, index]).sum(axis=1)
-        better = (found >= 0).all(axis=1) & (cost < best)
+        solution = np.linalg.solve(block + ridge, right[:, index, None])[..., 0]
+        cost = weights.sum() - (solution * right[:, index]).sum(axis=1)
+        better = (solution >= 0).all(axis=1) & (cost < best)
         best[better] = cost[better]
         scales[better] = 0.0
-        scales[np.ix_(better, index)] = found[better]
+        scales[np.ix_(better, index)] = solution[better]
     return scales, best
 
 

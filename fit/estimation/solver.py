@@ -1,13 +1,12 @@
-"""The point fit: where to start, and Newton for where to stop.
+"""The point fit: Newton's method from every basin, and the weights of the runs.
 
-`starts` finds points in every basin. From each, a damped Newton
-method with the exact Hessian runs down the robust loss, whose threshold is lowered in steps.
-Bounds are held by freezing a variable that sits on one with its gradient pointing outwards.
+From the starting points of `general`, a damped Newton method with the exact Hessian minimises the
+robust loss, whose threshold is lowered in steps. Bounds are kept by freezing a variable that sits
+on one while its gradient points outwards. A law without a fast kernel starts from the best of many
+points spread over its parameters, and its curvature is left out (Gauss-Newton) until the last,
+exact steps.
 
-Any other law starts from the best of points spread over its parameters, and goes down without its
-own curvature (Gauss-Newton) until the last, exact steps.
-
-How much each run counts: a column of the table, or the errors of its losses.
+Weights say how much each run counts: a column of the table, or the standard errors of its losses.
 """
 
 from __future__ import annotations
@@ -49,6 +48,8 @@ BASINS = 8
 """Minima of least squares that are followed to a declared law's robust loss."""
 NO_E = -80.0
 """The ln of E where a law has none: beside any loss it is nothing, to the last digit."""
+DELTA = 1e-3
+"""Huber's threshold on ln loss where none is given: Hoffmann et al. 2022, sec. 3.3."""
 STEPS = 200
 TOLERANCE = 1e-13
 """Relative fall of the objective in one step that counts as none."""
@@ -158,7 +159,7 @@ def estimate(
 
     Args:
         problem: The runs.
-        law: `chinchilla`, `tied` or `no-e`; a declared problem has its own.
+        law: Name of a two-term law; ignored where the problem holds its law.
         loss: One of `objective.LOSSES`; `adaptive` is Huber's at 1.345 robust deviations.
         delta: Huber's threshold on ln loss for `huber`; 1e-3 is the papers' choice.
         weights: Weight per run, positive, (n,); only their ratios count.
@@ -181,27 +182,27 @@ def estimate(
     basins = squares.theta if cloud is None else _distinct(squares)[:BASINS]
     scale = _scale(problem, squares.theta[np.argmin(squares.value)], w[0], family)
     chosen = _final_loss(problem, basins, scale, loss, delta, w, family)
-    found = _continue(problem, basins, scale, chosen, w, family)
+    minima = _continue(problem, basins, scale, chosen, w, family)
     if cloud is not None:  # a loss near L1 has minima of its own, which least squares cannot see
         more = lowest(problem, cloud, w, chosen)
-        found = _polished(problem, np.concatenate([found.theta, more]), chosen, w, family)
-    order = np.argsort(found.value, kind="stable")
-    theta = found.theta[order[0]]
+        minima = _polished(problem, np.concatenate([minima.theta, more]), chosen, w, family)
+    order = np.argsort(minima.value, kind="stable")
+    theta = minima.theta[order[0]]
     residual = problem.residual(theta)
     return Estimate(
         problem=problem,
         family=family,
         loss=chosen,
         theta=theta,
-        value=float(found.value[order[0]]),
-        converged=bool(found.converged[order[0]]),
+        value=float(minima.value[order[0]]),
+        converged=bool(minima.converged[order[0]]),
         at_bound=at_bound(problem, theta, family),
         residual=residual,
         noise=robust_scale(np.sqrt(w[0]) * residual, family.free),
         weights=w[0],
-        basins=_basins(problem, found),
+        basins=_basins(problem, minima),
         minima=Solution(
-            theta=found.theta[order], value=found.value[order], converged=found.converged[order]
+            theta=minima.theta[order], value=minima.value[order], converged=minima.converged[order]
         ),
     )
 
@@ -226,24 +227,23 @@ def _final_loss(
     problem: FitProblem,
     starts: Floats,
     scale: float,
-    loss: str,
+    name: str,
     delta: float | None,
     weights: Floats,
     family: LinearRestriction,
 ) -> Loss:
-    """The loss to end with; an adaptive scale is measured about a robust fit."""
-    if loss == "huber":
-        return Loss(name="huber", scale=1e-3 if delta is None else delta)
-    if loss in ("l2", "l2-levels"):
-        return Loss(name=loss)
+    """The loss to end with; a scale in standard deviations is measured about a robust fit."""
+    plain = Loss(name=name)
+    if plain.family.takes_delta:
+        return Loss(name=name, scale=DELTA if delta is None else delta)
+    if plain.family.deviations is None:
+        return plain
     for _ in range(3):  # the scale and the fit settle together; the third round moves it below 1%
         rough = Loss(name="huber", scale=HUBER_EFFICIENCY * scale)
-        found = solve(problem, starts, np.repeat(weights, len(starts), axis=0), rough, family)
-        starts = found.theta
-        scale = _scale(problem, starts[np.argmin(found.value)], weights[0], family)
-    if loss == "student":
-        return Loss(name="student", scale=scale)
-    return Loss(name=loss, scale=HUBER_EFFICIENCY * scale)
+        minima = solve(problem, starts, np.repeat(weights, len(starts), axis=0), rough, family)
+        starts = minima.theta
+        scale = _scale(problem, starts[np.argmin(minima.value)], weights[0], family)
+    return Loss(name=name, scale=plain.family.deviations * scale)
 
 
 def _continue(
@@ -256,7 +256,7 @@ def _continue(
 ) -> Solution:
     """Lower Huber's threshold in steps to the wanted one, following every basin."""
     w = np.repeat(weights, len(starts), axis=0)
-    if last.name in ("huber", "adaptive"):
+    if last.family.continued:
         for factor in (4.0, 1.0, 0.25):
             if factor * scale > last.scale:
                 step = Loss(name="huber", scale=factor * scale)
@@ -274,17 +274,17 @@ def _polished(
     return solve(problem, distinct, w, loss, family, exact=True)
 
 
-def _distinct(found: Solution) -> Floats:
+def _distinct(minima: Solution) -> Floats:
     """Minima that differ, the best first, (k, p)."""
-    order = np.argsort(found.value, kind="stable")
-    _, first = np.unique(np.round(found.theta[order], 4), axis=0, return_index=True)
-    return np.asarray(found.theta[order[np.sort(first)]])
+    order = np.argsort(minima.value, kind="stable")
+    _, first = np.unique(np.round(minima.theta[order], 4), axis=0, return_index=True)
+    return np.asarray(minima.theta[order[np.sort(first)]])
 
 
-def _basins(problem: FitProblem, found: Solution) -> int:
+def _basins(problem: FitProblem, minima: Solution) -> int:
     """Distinct minima whose objective is within 5% of the best."""
-    near = found.theta[found.value <= 1.05 * found.value.min() + 1e-300]
-    return len({tuple(np.round(t[problem.telling], 2)) for t in near})
+    near = minima.theta[minima.value <= 1.05 * minima.value.min() + 1e-300]
+    return len({tuple(np.round(t[problem.identifying], 2)) for t in near})
 
 
 def solve(
@@ -312,7 +312,7 @@ def solve(
     damping = np.full(len(theta), 1e-4)
     open_ = np.arange(len(theta))
     for _ in range(STEPS):
-        t, w, some = theta[open_], weights[open_], problem.among(open_)
+        t, w, some = theta[open_], weights[open_], problem.subset(open_)
         slopes = (gradient[open_], hessian[open_], damping[open_])
         step, size = _step(some, t, w, loss, family, slopes)
         trial = np.clip(t + step, low, high)
@@ -356,7 +356,7 @@ def _step(
     h = _held(basis.T @ hessian @ basis, held)
     bent = np.flatnonzero(~_positive(h))
     if len(bent):
-        major = majorant(problem.among(bent), theta[bent], weights[bent], loss)
+        major = majorant(problem.subset(bent), theta[bent], weights[bent], loss)
         h[bent] = _held(basis.T @ major @ basis, held[bent])
     index = np.arange(len(basis.T))
     h[:, index, index] += np.maximum(damping[:, None] * h[:, index, index], 1e-300)
@@ -392,28 +392,28 @@ def _starts(problem: FitProblem, family: LinearRestriction, weights: Floats) -> 
     return starts
 
 
-def weighted(table: RunTable, asked: str | None, law: str = "chinchilla") -> RunTable:
+def weighted(table: RunTable, column: str | None, law: str = "chinchilla") -> RunTable:
     """The table with a column `weight` of mean 1, or with none.
 
     Args:
         table: The runs.
-        asked: Name of the column; `none` for no weights; None for the column `weight` where there
+        column: Name of the column; `none` for no weights; None for the column `weight` where there
             is one. `loss_se` holds standard errors: the weight is the inverse of their square plus
-            the variance that the runs have beyond them, so that no run counts for ever more.
-        law: The law whose residuals tell that variance.
+            the variance that the runs have beyond them, so that the weight of a run is bounded.
+        law: The law whose residuals give that variance.
 
     Raises:
         FitError: No such column, or weights that are not finite and at least zero.
     """
-    name = asked or (COLUMN if COLUMN in table.columns else NONE)
+    name = column or (COLUMN if COLUMN in table.columns else NONE)
     bare = dataclasses.replace(
         table, columns={k: v for k, v in table.columns.items() if k != COLUMN}
     )
     if name == NONE:
         return bare
     if name not in table.columns:
-        known = ", ".join(sorted(table.columns)) or "no others"
-        raise FitError(f"no column '{name}' to weigh by; there are {known}. Name one: --weight")
+        others = ", ".join(sorted(table.columns)) or "no others"
+        raise FitError(f"no column '{name}' to weight by; there are {others}. Name one: --weight")
     values = _numbers(table, name)
     if name == STANDARD_ERROR:
         values = _from_errors(bare, values, law)
@@ -421,7 +421,7 @@ def weighted(table: RunTable, asked: str | None, law: str = "chinchilla") -> Run
     bare = bare.take(values > 0, reason=f"{name} is 0")
     kept = bare.column(COLUMN)
     if not len(kept):
-        raise FitError(f"every {name} is 0: positive weights are needed. Mend the column.")
+        raise FitError(f"every {name} is 0: positive weights are needed. Fix the column.")
     scaled = read_only(kept / kept.mean())
     return dataclasses.replace(bare, columns={**bare.columns, COLUMN: scaled})
 
@@ -436,19 +436,19 @@ def _numbers(table: RunTable, name: str) -> Floats:
     try:
         values = table.column(name)
     except (TypeError, ValueError) as error:
-        raise FitError(f"column '{name}' holds no numbers to weigh by. Name another.") from error
+        raise FitError(f"column '{name}' holds no numbers to weight by. Name another.") from error
     bad = ~(np.isfinite(values) & (values >= 0))
     if bad.any():
         run, value = table.run[int(np.argmax(bad))], values[int(np.argmax(bad))]
         raise FitError(
-            f"{name} of run {run} is {value:g}; finite weights of 0 or more are needed. Mend the "
+            f"{name} of run {run} is {value:g}; finite weights of 0 or more are needed. Fix the "
             "column, or leave it out: --weight none."
         )
     return values
 
 
 def _from_errors(table: RunTable, errors: Floats, law: str) -> Floats:
-    """Inverse variances: each loss's own error and what the runs scatter beyond it."""
+    """Inverse variances: each loss's own error, and the scatter of the runs beyond it."""
     relative = (errors / table.loss) ** 2
     noise = estimate(fit_problem(table, law_named(law)), law=law).noise
     beyond = max(noise**2 - float(np.median(relative)), LEAST_SHARE * noise**2, 1e-30)

@@ -1,1 +1,5 @@
-"""How sure: covariance, bootstrap, profile, and intervals of any function of theta."""
+"""Uncertainty of an estimate, and intervals of any function of the parameters.
+
+Covariance and bootstrap (`resampling`), a test of misfit (`misspecification`), and intervals
+(`intervals`, `profile`).
+"""

@@ -91,10 +91,10 @@ def check_interval(method: str, *, law: str, level: float, resamples: int) -> No
             f"found {resamples}. Ask for more: --resamples {least}."
         )
     if entry.two_term_only and law_named(law).two_terms is None:
-        others = ", ".join(n for n, other in METHODS.items() if not other.two_term_only)
+        *others, last = (n for n, other in METHODS.items() if not other.two_term_only)
         raise FitError(
             f"interval '{method}' is made for {', '.join(two_term_laws())}, not for '{law}'. "
-            f"Use one of {others}."
+            f"Use {', '.join(others)} or {last}."
         )
 
 

@@ -28,12 +28,12 @@ from fit.laws.law import EXPONENT_BOUNDS
 
 LEVEL = 0.95
 """Of the test on all terms together."""
-KAPPA_LET_IN = 1e6
-"""Condition number up to which a term is a column of its own at all."""
+LARGEST_KAPPA = 1e6
+"""Condition number above which a term cannot be distinguished from the law's own."""
 LARGEST_SHIFT = 0.5
 """A shift may move an exponent by this share of itself, and ln E by this much: first order ends
 there. Over a range of 8 in tokens a wiggle of 0.06% in the losses would move beta from 0.5 by 1.7;
-such a shift is said and not added."""
+such a shift is reported and not added."""
 LEAST_LEFT = 1e-6
 """Share of its information that every combination of parameters keeps without any one cluster."""
 TERMS: Mapping[str, str] = {
@@ -45,71 +45,71 @@ TERMS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Misfit:
-    """The further term that the runs ask for, and what it does to the law."""
+    """The further term that the runs need, and how it moves the law's parameters."""
 
     term: str
     """One of `TERMS`."""
     statistic: float
     """Its coefficient in standard errors."""
     shift: Floats
-    """(5,): how far (ln E, ln A, ln B, alpha, beta) on raw counts move when it is let in; zero
-    where that is too far for the runs to say."""
+    """(5,): how far (ln E, ln A, ln B, alpha, beta) on raw counts move when it is added; zero
+    where that is beyond first order."""
 
 
-def detect_misfit(found: Estimate, codes: NDArray[np.int64]) -> Misfit | None:
-    """Ask whether the runs want a further term; None where they do not.
+def detect_misfit(fitted: Estimate, codes: NDArray[np.int64]) -> Misfit | None:
+    """Test whether the runs need a further term; None where they do not.
 
     Args:
-        found: The point fit; only the two-term law with an E of its own, off its bounds, is asked.
+        fitted: The point fit; only the two-term law with E, off its bounds, is tested.
         codes: Cluster of each run, (n,).
     """
-    if found.at_bound or found.family.free < 5 or isinstance(found.problem, GeneralProblem):
+    if fitted.at_bound or fitted.family.free < 5 or isinstance(fitted.problem, GeneralProblem):
         return None
-    problem = found.problem
-    jacobian = problem.jacobian(found.theta)
-    _, (_, a, b) = problem.shares(found.theta[None])
+    problem = fitted.problem
+    jacobian = problem.jacobian(fitted.theta)
+    _, (_, a, b) = problem.shares(fitted.theta[None])
     directions = {
         "size": a[0] * problem.x**2,
         "length": b[0] * problem.z**2,
         "start": np.exp(-np.exp(problem.z - problem.z.min())),
     }
-    tried = {}
+    results = {}
     for name, direction in directions.items():
-        result = _let_in(np.column_stack([jacobian, direction]), found, clusters(codes))
+        result = _add_term(np.column_stack([jacobian, direction]), fitted, clusters(codes))
         if result is not None:
-            tried[name] = result
+            results[name] = result
     dof = max(1, min(int(clusters(codes).max()), len(problem.y) - 6))
-    limit = stats.t.ppf(1 - (1 - LEVEL) / max(len(tried), 1) / 2, dof)
-    wanted = {k: v for k, v in tried.items() if abs(v[1]) > limit}
+    limit = stats.t.ppf(1 - (1 - LEVEL) / max(len(results), 1) / 2, dof)
+    wanted = {k: v for k, v in results.items() if abs(v[1]) > limit}
     if not wanted:
         return None
-    near = {k: v for k, v in wanted.items() if _credible(v[0], found)}
+    near = {k: v for k, v in wanted.items() if _credible(v[0], fitted)}
     term, (shift, statistic) = max((near or wanted).items(), key=lambda item: abs(item[1][1]))
     raw = problem.log_raw_jacobian() @ shift if near else np.zeros(5)
     return Misfit(term=term, statistic=statistic, shift=raw)
 
 
-def _credible(shift: Floats, found: Estimate) -> bool:
-    """Whether first order can be believed this far."""
-    exponents = np.abs(shift[3:]) <= LARGEST_SHIFT * found.raw[3:]
+def _credible(shift: Floats, fitted: Estimate) -> bool:
+    """Whether a shift is within first order."""
+    exponents = np.abs(shift[3:]) <= LARGEST_SHIFT * fitted.raw[3:]
     return bool(exponents.all() and abs(shift[0]) <= LARGEST_SHIFT)
 
 
-def _let_in(
-    design: Floats, found: Estimate, codes: NDArray[np.int64]
+def _add_term(
+    design: Floats, fitted: Estimate, codes: NDArray[np.int64]
 ) -> tuple[Floats, float] | None:
-    """Shift of the parameters with the last column let in, and its coefficient in errors.
+    """Shift of the parameters when the last column is added, and its coefficient in errors.
 
     The robust fit is made again with the column: a misfit shows in the corners of a sweep, where
     the fit without it takes the runs for outliers. Errors are by cluster, each score divided by
     the root of what leaving it out leaves (HC2, Bell & McCaffrey 2002); None where that is nothing.
     """
-    if not np.linalg.cond(design / np.linalg.norm(design, axis=0)) < KAPPA_LET_IN:
+    if not np.linalg.cond(design / np.linalg.norm(design, axis=0)) < LARGEST_KAPPA:
         return None
-    root = np.sqrt(found.weights)[:, None]
+    root = np.sqrt(fitted.weights)[:, None]
     factor = np.asarray(np.linalg.qr(root * design)[1])
     z = np.linalg.solve(factor.T, design.T).T  # orthonormal columns, under the weights
-    moved, psi, weight = _robust(z, found)
+    moved, psi, weight = _robust(z, fitted)
     values, vectors = np.linalg.eigh(np.eye(z.shape[1]) - grams(root * z, codes))
     if values.min() < LEAST_LEFT:
         return None
@@ -119,21 +119,21 @@ def _let_in(
     return np.linalg.solve(factor, moved)[:-1], float(moved[-1]) / max(error, 1e-300)
 
 
-def _robust(z: Floats, found: Estimate) -> tuple[Floats, Floats, float]:
+def _robust(z: Floats, fitted: Estimate) -> tuple[Floats, Floats, float]:
     """Coefficients of a linear robust fit to the residuals, its psi and its mean curvature.
 
     Weights of the runs are in psi and in the mean.
     """
-    weights = found.weights
+    weights = fitted.weights
     moved = np.zeros(z.shape[1])
-    m = found.problem.y - found.residual
+    m = fitted.problem.y - fitted.residual
     for _ in range(100):  # reweighted least squares: the loss is convex, so there is one minimum
-        r = found.residual - z @ moved
-        _, psi, curve = (weights * v for v in found.loss.terms(r, m + z @ moved))
+        r = fitted.residual - z @ moved
+        _, psi, curve = (weights * v for v in fitted.loss.terms(r, m + z @ moved))
         ratio = np.divide(psi, r, out=weights.copy(), where=np.abs(r) > 1e-300)
         step = np.linalg.solve(z.T @ (ratio[:, None] * z), z.T @ psi)
         moved = moved + step
-        if np.abs(step).max() <= 1e-6 * found.noise:
+        if np.abs(step).max() <= 1e-6 * fitted.noise:
             break
     return moved, psi, float(curve.mean())
 
@@ -143,7 +143,7 @@ def widen_by_misfit(spread: Uncertainty, misfit: Misfit | None, seed: int = 0) -
 
     Args:
         spread: Covariance, and draws and moves where there are any.
-        misfit: The term that the runs ask for; None leaves everything as it is.
+        misfit: The term that the runs need; None leaves everything as it is.
         seed: Seed of how far each draw is moved along the direction.
     """
     if misfit is None:

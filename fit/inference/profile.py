@@ -1,18 +1,18 @@
-"""Profile likelihood: an interval ends where the law, held to a value, fits the runs too badly.
+"""Profile likelihood intervals, and the deviance of a fit that they follow.
 
-For a quantity g of the law, the deviance at c is twice the rise of the objective when the law is
-fitted again under g = c. The interval holds every c whose deviance stays below s t^2: t is
-Student's quantile, s the ratio of g's variance by the sandwich (by cluster, widened by the misfit)
-to that by the Hessian alone. A robust loss is no likelihood, and errors come in clusters; s brings
-the deviance to the scale of the errors there are (Heritier & Ronchetti 1994). To first order the
-interval is then the sandwich's; what the profile adds is its asymmetry.
+An interval ends where the law, held to a value of the quantity, fits the runs too badly. For a
+quantity g of the law, the deviance at c is twice the rise of the objective when the law is fitted
+again under g = c. The interval holds every c whose deviance stays below s t^2: t is Student's
+quantile, s the ratio of g's variance by the sandwich (by cluster, widened by the misfit) to that by
+the Hessian alone. A robust loss is no likelihood, and errors come in clusters; s brings the
+deviance to the scale of the actual errors (Heritier & Ronchetti 1994). To first order the interval
+is then the sandwich's; what the profile adds is its asymmetry.
 
-The ends are the least and the greatest g in the region where the deviance is that small, found for
+The ends are the least and the greatest g in the region where the deviance is that small, solved for
 all quantities at once by Newton steps along its border (after Venzon & Moolgavkar 1988).
 
-The objective about its minimum, as a fit document holds it: what a profile is taken along.
-
-Numpy only: a query under a fit with profile intervals reads this from the runs in the document.
+Numpy only: a query under a fit with profile intervals reads the deviance from the runs in the fit's
+document.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fit.data.records import Floats
-from fit.estimation.objective import LN_E, FitProblem, Loss, derivatives, majorant, value
+from fit.estimation.objective import LN_E, LOSSES, FitProblem, Loss, derivatives, majorant, value
 from fit.laws.families import law
 from fit.laws.law import TWO_TERMS
 from fit.results import IntervalInputs
 
 STEPS = 30
-"""3 to 6 are needed; more only where the runs hardly tell the parameters apart."""
+"""3 to 6 are needed; more only where the runs hardly distinguish the parameters."""
 HALVINGS = 6
 SETTLED = 1e-5
 """Gain of an end in one step, in standard errors, that counts as none."""
@@ -49,7 +49,7 @@ Quantity = Callable[[Floats], Floats]
 
 @dataclass(slots=True)
 class _Ends:
-    """Ends on their way: each has a quantity, a side, a limit of the deviance, and a place."""
+    """Ends of intervals while they are solved for: quantity, side, limit of the deviance, place."""
 
     column: NDArray[np.int64]
     side: Floats
@@ -76,9 +76,11 @@ def profile(surface: DevianceSurface, quantity: Quantity, quantile: float) -> tu
     centre = quantity(surface.raw(home))[0]
     slope = _gradients(surface, quantity, home)[0]
     bread = np.linalg.pinv(surface.slopes(home)[1][0] / 2, hermitian=True)
-    own, plain = (np.einsum("qi,ij,qj->q", slope, v, slope) for v in (surface.covariance, bread))
+    variance, plain = (
+        np.einsum("qi,ij,qj->q", slope, v, slope) for v in (surface.covariance, bread)
+    )
     moves = np.asarray(plain > 1e-300)
-    limit = quantile**2 * np.divide(own, plain, out=np.zeros_like(own), where=moves)
+    limit = quantile**2 * np.divide(variance, plain, out=np.zeros_like(variance), where=moves)
     columns = np.flatnonzero(moves & (limit > 0))
     if not len(columns):
         return centre.copy(), centre.copy()
@@ -101,7 +103,7 @@ def _climb(surface: DevianceSurface, quantity: Quantity, ends: _Ends) -> NDArray
     metric = surface.slopes(np.zeros((1, ends.u.shape[1])))[1][0] / 2
     error = np.sqrt(np.diag(surface.covariance))
     ends.u[:], open_ = _to_border(surface, metric, ends.u, ends.limit)
-    found = _values(surface, quantity, ends, ends.u)
+    values = _values(surface, quantity, ends, ends.u)
     going = np.flatnonzero(~open_)
     for _ in range(STEPS):
         if not len(going):
@@ -112,8 +114,8 @@ def _climb(surface: DevianceSurface, quantity: Quantity, ends: _Ends) -> NDArray
         step = _step(surface, some, slope)
         longest = np.abs(step / error).max(axis=1, keepdims=True)
         step *= np.minimum(1.0, 1.0 / np.maximum(longest, 1e-300))
-        gain, lost = _advance(surface, quantity, metric, some, found[going], step)
-        ends.u[going], found[going], open_[going] = some.u, found[going] + gain, lost
+        gain, lost = _advance(surface, quantity, metric, some, values[going], step)
+        ends.u[going], values[going], open_[going] = some.u, values[going] + gain, lost
         going = going[(gain > SETTLED * scale) & ~open_[going]]
     return open_
 
@@ -123,11 +125,11 @@ def _advance(
     quantity: Quantity,
     metric: Floats,
     ends: _Ends,
-    found: Floats,
+    values: Floats,
     step: Floats,
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """Move ends by a step, halved until it gains; the gains, and which have lost the border."""
-    gain, open_ = np.zeros(len(found)), np.zeros(len(found), dtype=bool)
+    gain, open_ = np.zeros(len(values)), np.zeros(len(values), dtype=bool)
     for half in range(HALVINGS):
         worse = np.flatnonzero(gain <= 0)
         if not len(worse):
@@ -136,9 +138,9 @@ def _advance(
         trial = surface.clipped(part.u + step[worse] / 2**half)
         trial, lost = _to_border(surface, metric, trial, part.limit)
         after = _values(surface, quantity, part, trial)
-        better = after > found[worse]
+        better = after > values[worse]
         rows = worse[better]
-        gain[rows] = after[better] - found[rows]
+        gain[rows] = after[better] - values[rows]
         ends.u[rows], open_[rows] = trial[better], lost[better]
     return gain, open_
 
@@ -216,9 +218,9 @@ def _gradients(surface: DevianceSurface, quantity: Quantity, u: Floats) -> Float
     free = u.shape[1]
     steps = DIFFERENCE * np.diag(np.sqrt(np.diag(surface.covariance)))
     ends = [surface.clipped((u[:, None] + s * steps).reshape(-1, free)) for s in (1, -1)]
-    apart = (ends[0] - ends[1]).reshape(len(u), free, free)
+    distance = (ends[0] - ends[1]).reshape(len(u), free, free)
     values = [quantity(surface.raw(e)).reshape(len(u), free, -1) for e in ends]
-    width = np.einsum("sff->sf", apart)[..., None]
+    width = np.einsum("sff->sf", distance)[..., None]
     slopes = np.divide(values[0] - values[1], width, out=np.zeros_like(values[0]), where=width > 0)
     return np.asarray(np.nan_to_num(slopes).transpose(0, 2, 1))
 
@@ -241,7 +243,7 @@ class DevianceSurface:
     """(5, f): how each free direction moves E, ln A, ln B, alpha, beta."""
     covariance: Floats
     """(f, f), of the free directions, by the sandwich."""
-    own: tuple[int, ...]
+    places: tuple[int, ...]
     """Places of the law's own parameters among E, A, B, alpha, beta."""
 
     @classmethod
@@ -253,10 +255,10 @@ class DevianceSurface:
         p, names = inputs.points, inputs.parameters()
         problem = FitProblem.of(p.params, p.tokens, p.loss)
         weights = p.columns.get("weight", np.ones(len(p.loss)))
-        places = law(inputs.law).two_terms or TWO_TERMS
-        own = tuple(places.index(name) for name in names)
-        expand = np.eye(5)[:, list(own)]
-        for i, name in enumerate(places):
+        two_terms = law(inputs.law).two_terms or TWO_TERMS
+        places = tuple(two_terms.index(name) for name in names)
+        expand = np.eye(5)[:, list(places)]
+        for i, name in enumerate(two_terms):
             if name is not None:
                 expand[i, names.index(name)] = 1.0
         to_raw = np.linalg.pinv(expand) @ problem.log_raw_jacobian() @ expand
@@ -266,7 +268,8 @@ class DevianceSurface:
         covariance = unit[:, None] * (back @ inputs.covariance @ back.T) * unit
         free = np.diag(covariance) > 0
         objective = inputs.objective
-        loss = objective.name.replace("log-huber", "huber")
+        names_of = {family.document: name for name, family in LOSSES.items()}
+        loss = names_of.get(objective.name, objective.name)
         scale = np.inf if objective.delta is None else objective.delta
         return cls(
             problem=problem,
@@ -275,7 +278,7 @@ class DevianceSurface:
             theta=_internal(problem, expand @ inputs.vector()),
             basis=expand[:, free],
             covariance=covariance[np.ix_(free, free)],
-            own=own,
+            places=places,
         )
 
     def clipped(self, u: Floats) -> Floats:
@@ -304,13 +307,13 @@ class DevianceSurface:
 
     def raw(self, u: Floats) -> Floats:
         """The law's own parameters on raw counts, (S, p), at clipped moves."""
-        return self.problem.raw(self.at(u))[:, list(self.own)]
+        return self.problem.raw(self.at(u))[:, list(self.places)]
 
     def deviance(self, u: Floats) -> Floats:
         """Twice the rise of the objective at clipped moves, (S,)."""
         home = value(self.problem, self.theta[None], self.weights[None], self.loss)[0]
-        found = value(self.problem, self.at(u), self._all(len(u)), self.loss)
-        return np.asarray(2 * (found - home))
+        objective = value(self.problem, self.at(u), self._all(len(u)), self.loss)
+        return np.asarray(2 * (objective - home))
 
     def slopes(self, u: Floats) -> tuple[Floats, Floats]:
         """Gradient (S, f) and a positive Hessian (S, f, f) of the deviance at clipped moves."""

@@ -1,15 +1,15 @@
-"""How sure: a leave-a-cluster-out sandwich, and a bootstrap of whole clusters.
+"""Covariance by leaving out clusters, and bootstraps of whole clusters: pairs and wild.
 
 Runs that share a trunk, a shape's checkpoints or a seed have correlated errors, so clusters, not
-runs, are what is left out and what is drawn. The sandwich is HC3 (MacKinnon & White 1985) carried
-over to robust losses and clusters: cluster g moves the estimate by (H - H_g)^-1 s_g when it is left
-out, and the covariance is the sum of these moves' squares. Its reference is Student's t.
+runs, are left out and drawn. The sandwich is HC3 (MacKinnon & White 1985) carried over to robust
+losses and clusters: cluster g moves the estimate by (H - H_g)^-1 s_g when it is left out, and the
+covariance is the sum of these moves' squares. Its reference is Student's t.
 
-The wild cluster bootstrap: the runs stay, their residuals change sign, a cluster at a time.
-
-Every run keeps its size and length, so a resample never loses a corner of the sweep, as pairs can.
-Residuals are those of the law fitted without their own cluster: plain ones are too small, and the
-draws from them as well. With least squares the draws' covariance is then that of HC3.
+The pairs bootstrap draws clusters with replacement. In the wild bootstrap the runs stay and their
+residuals change sign, a cluster at a time: every run keeps its size and length, so that a resample
+never loses a corner of the sweep, as pairs can. Its residuals are those of the law fitted without
+their own cluster, because plain ones are too small and so are the draws from them. With least
+squares the draws' covariance is then that of HC3.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from scipy import stats
 
 from fit.data.records import Floats
 from fit.errors import FitError
-from fit.estimation.objective import LN_E, FitProblem, Loss, derivatives, value
+from fit.estimation.objective import LN_E, FitProblem, derivatives, value
 from fit.estimation.solver import Estimate, Solution, solve
 from fit.inference.intervals import METHODS
 
@@ -103,16 +103,16 @@ def clusters(codes: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.unique(codes, return_inverse=True)[1].astype(np.int64)
 
 
-def sandwich(found: Estimate, codes: NDArray[np.int64], level: float) -> Uncertainty:
+def sandwich(fitted: Estimate, codes: NDArray[np.int64], level: float) -> Uncertainty:
     """HC3 by cluster.
 
     Args:
-        found: The point fit.
+        fitted: The point fit.
         codes: Cluster of each run, (n,).
         level: Confidence level, such as 0.9.
     """
-    moves = left_out(found, clusters(codes))
-    dof = max(1, min(len(moves) - 1, len(codes) - _free_basis(found).shape[1]))
+    moves = left_out(fitted, clusters(codes))
+    dof = max(1, min(len(moves) - 1, len(codes) - _free_basis(fitted).shape[1]))
     return Uncertainty(
         covariance=moves.T @ moves,
         dof=dof,
@@ -120,11 +120,11 @@ def sandwich(found: Estimate, codes: NDArray[np.int64], level: float) -> Uncerta
     )
 
 
-def left_out(found: Estimate, codes: NDArray[np.int64]) -> Floats:
+def left_out(fitted: Estimate, codes: NDArray[np.int64]) -> Floats:
     """How far the estimate moves when each cluster is left out, scaled so that squares add up.
 
     Args:
-        found: The point fit.
+        fitted: The point fit.
         codes: Cluster of each run, 0 to groups - 1, (n,).
 
     Returns:
@@ -133,17 +133,17 @@ def left_out(found: Estimate, codes: NDArray[np.int64]) -> Floats:
     Raises:
         FitError: No parameter is free to move.
     """
-    basis = _free_basis(found)
+    basis = _free_basis(fitted)
     if not basis.shape[1]:
         raise FitError(
-            f"every parameter that is not held lies on a bound ({', '.join(found.at_bound)}): "
+            f"every parameter that is not held lies on a bound ({', '.join(fitted.at_bound)}): "
             "these runs say nothing about them. Hold fewer, or fit runs that depend on them."
         )
     groups = int(codes.max()) + 1
-    jacobian = found.problem.jacobian(found.theta) @ basis
-    m = found.problem.values(found.theta[None])[0]
-    _, psi, curve = (found.weights * v for v in found.loss.terms(found.residual, m))
-    exact = derivatives(found.problem, found.theta[None], found.weights[None], found.loss)[2][0]
+    jacobian = fitted.problem.jacobian(fitted.theta) @ basis
+    m = fitted.problem.values(fitted.theta[None])[0]
+    _, psi, curve = (fitted.weights * v for v in fitted.loss.terms(fitted.residual, m))
+    exact = derivatives(fitted.problem, fitted.theta[None], fitted.weights[None], fitted.loss)[2][0]
     bread = basis.T @ exact @ basis
     if np.linalg.eigvalsh(bread).min() <= 0:
         bread = jacobian.T @ (np.maximum(curve, 0.0)[:, None] * jacobian)
@@ -153,7 +153,7 @@ def left_out(found: Estimate, codes: NDArray[np.int64]) -> Floats:
     for some in np.array_split(np.arange(groups), groups // GROUPS + 1):
         without = np.linalg.pinv(bread - parts[some], rcond=1e-12, hermitian=True)
         moves[some] = np.einsum("gij,gj->gi", without, scores[some])
-    to_raw = found.problem.log_raw_jacobian() @ basis
+    to_raw = fitted.problem.log_raw_jacobian() @ basis
     return np.asarray(np.sqrt((groups - 1) / groups) * moves @ to_raw.T)
 
 
@@ -170,23 +170,23 @@ def grams(rows: Floats, codes: NDArray[np.int64]) -> Floats:
     return np.stack(columns, axis=1)
 
 
-def _free_basis(found: Estimate) -> Floats:
+def _free_basis(fitted: Estimate) -> Floats:
     """Columns of the family's basis that are not on a bound."""
-    basis = found.family.basis
-    held = np.array([n in found.at_bound for n in found.problem.names])
-    held[LN_E] |= found.family.without_e
+    basis = fitted.family.basis
+    held = np.array([n in fitted.at_bound for n in fitted.problem.names])
+    held[LN_E] |= fitted.family.without_e
     keep = ~((held @ np.abs(basis)) > 0)
     return np.asarray(basis[:, keep])
 
 
-def bootstrap(found: Estimate, codes: NDArray[np.int64], resamples: int, seed: int) -> Floats:
+def bootstrap(fitted: Estimate, codes: NDArray[np.int64], resamples: int, seed: int) -> Floats:
     """Refit resamples of whole clusters, all at once.
 
     Each starts at the best of a cloud of candidates, chosen by one matrix product; afterwards every
     resample is tried at the solutions of others, and what is beaten is polished from there.
 
     Args:
-        found: The point fit; its loss is kept.
+        fitted: The point fit; its loss is kept.
         codes: Cluster of each run, (n,).
         resamples: How many.
         seed: Seed of the draws.
@@ -197,32 +197,32 @@ def bootstrap(found: Estimate, codes: NDArray[np.int64], resamples: int, seed: i
     codes = clusters(codes)
     groups = int(codes.max()) + 1
     random = np.random.default_rng(seed)
-    out = np.empty((resamples, len(found.theta)))
-    cloud = _cloud(found, random)
-    costs = _candidates(found, cloud)
+    out = np.empty((resamples, len(fitted.theta)))
+    cloud = _cloud(fitted, random)
+    costs = _candidates(fitted, cloud)
     size = max(LEAST_BATCH, BATCH // len(codes))
     for start in range(0, resamples, size):
         count = min(size, resamples - start)
         drawn = random.multinomial(groups, np.full(groups, 1 / groups), size=count)
-        weights = drawn[:, codes] * found.weights
-        out[start : start + count] = _refit_resamples(found, weights, cloud, costs).theta
-    raw = found.problem.raw(out)
-    if found.family.without_e:
+        weights = drawn[:, codes] * fitted.weights
+        out[start : start + count] = _refit_resamples(fitted, weights, cloud, costs).theta
+    raw = fitted.problem.raw(out)
+    if fitted.family.without_e:
         raw[:, LN_E] = 0.0
     return raw
 
 
-def _refit_resamples(found: Estimate, weights: Floats, cloud: Floats, costs: Floats) -> Solution:
+def _refit_resamples(fitted: Estimate, weights: Floats, cloud: Floats, costs: Floats) -> Solution:
     """Solve the resamples, then cross-check them against one another."""
     starts = cloud[np.argmin(costs @ weights.T, axis=0)]
-    solved = solve(found.problem, starts, weights, found.loss, found.family)
+    solved = solve(fitted.problem, starts, weights, fitted.loss, fitted.family)
     others = solved.theta[:: max(1, len(weights) // 200)]
-    costs = _candidates(found, others) @ weights.T
+    costs = _candidates(fitted, others) @ weights.T
     best = np.argmin(costs, axis=0)
     beaten = np.flatnonzero(costs[best, np.arange(len(weights))] < solved.value * (1 - 1e-9))
     if len(beaten):
         again = solve(
-            found.problem, others[best[beaten]], weights[beaten], found.loss, found.family
+            fitted.problem, others[best[beaten]], weights[beaten], fitted.loss, fitted.family
         )
         better = again.value < solved.value[beaten]
         solved.theta[beaten[better]] = again.theta[better]
@@ -230,25 +230,25 @@ def _refit_resamples(found: Estimate, weights: Floats, cloud: Floats, costs: Flo
     return solved
 
 
-def _candidates(found: Estimate, thetas: Floats) -> Floats:
+def _candidates(fitted: Estimate, thetas: Floats) -> Floats:
     """Loss of every run at every candidate, (candidates, n)."""
-    out = np.empty((len(thetas), len(found.residual)))
+    out = np.empty((len(thetas), len(fitted.residual)))
     size = max(1, BATCH // out.shape[1])
     for start in range(0, len(thetas), size):
-        m = found.problem.values(thetas[start : start + size])
-        out[start : start + size] = found.loss.terms(found.problem.y - m, m)[0]
+        m = fitted.problem.values(thetas[start : start + size])
+        out[start : start + size] = fitted.loss.terms(fitted.problem.y - m, m)[0]
     return out
 
 
-def _cloud(found: Estimate, random: np.random.Generator) -> Floats:
+def _cloud(fitted: Estimate, random: np.random.Generator) -> Floats:
     """Candidates around the estimate along its own uncertainty, and the estimate itself."""
-    size = max(LEAST_BATCH, min(CLOUD, CLOUD_CELLS // len(found.residual)))
-    basis = _free_basis(found)
-    jacobian = np.sqrt(found.weights)[:, None] * (found.problem.jacobian(found.theta) @ basis)
+    size = max(LEAST_BATCH, min(CLOUD, CLOUD_CELLS // len(fitted.residual)))
+    basis = _free_basis(fitted)
+    jacobian = np.sqrt(fitted.weights)[:, None] * (fitted.problem.jacobian(fitted.theta) @ basis)
     information = jacobian.T @ jacobian + 1e-9 * np.eye(basis.shape[1])
-    spread = np.linalg.cholesky(np.linalg.inv(information)) * max(found.noise, 1e-9) * 1.5
-    moved = found.theta + (random.standard_normal((size, basis.shape[1])) @ spread.T) @ basis.T
-    moved[0] = found.theta
+    spread = np.linalg.cholesky(np.linalg.inv(information)) * max(fitted.noise, 1e-9) * 1.5
+    moved = fitted.theta + (random.standard_normal((size, basis.shape[1])) @ spread.T) @ basis.T
+    moved[0] = fitted.theta
     return np.asarray(moved)
 
 
@@ -259,37 +259,34 @@ def percentiles(draws: Floats, level: float) -> tuple[Floats, Floats]:
     return low, high
 
 
-def kappa(found: Estimate) -> float:
+def kappa(fitted: Estimate) -> float:
     """Condition number of the centred Jacobian with unit columns; an E of zero is left out."""
-    keep = np.array([n != "E" or n not in found.at_bound for n in found.problem.names])
-    keep[LN_E] &= not found.family.without_e
-    basis = found.family.basis[:, (keep @ np.abs(found.family.basis)) > 0]
-    jacobian = np.sqrt(found.weights)[:, None] * (found.problem.jacobian(found.theta) @ basis)
+    keep = np.array([n != "E" or n not in fitted.at_bound for n in fitted.problem.names])
+    keep[LN_E] &= not fitted.family.without_e
+    basis = fitted.family.basis[:, (keep @ np.abs(fitted.family.basis)) > 0]
+    jacobian = np.sqrt(fitted.weights)[:, None] * (fitted.problem.jacobian(fitted.theta) @ basis)
     norms = np.linalg.norm(jacobian, axis=0)
     if (norms == 0).any():
         return float("inf")
     return float(np.linalg.cond(jacobian / norms))
 
 
-def e_is_needed(found: Estimate, without: Estimate) -> float:
+def e_is_needed(fitted: Estimate, without: Estimate) -> float:
     """F statistic of E = 0: loss given up by leaving E out, in units of the noise."""
-    weights = found.weights[None]
-    base = (
-        Loss(name="huber", scale=found.loss.scale) if found.loss.name == "adaptive" else found.loss
-    )
-    full = float(value(found.problem, found.theta[None], weights, base)[0])
-    less = float(value(found.problem, without.theta[None], weights, base)[0])
-    dof = len(found.residual) - found.family.free
+    weights = fitted.weights[None]
+    full = float(value(fitted.problem, fitted.theta[None], weights, fitted.loss)[0])
+    less = float(value(fitted.problem, without.theta[None], weights, fitted.loss)[0])
+    dof = len(fitted.residual) - fitted.family.free
     return (less - full) / max(full, 1e-300) * dof
 
 
 def wild_bootstrap(
-    found: Estimate, codes: NDArray[np.int64], resamples: int, seed: int, stretch: float = 1.0
+    fitted: Estimate, codes: NDArray[np.int64], resamples: int, seed: int, stretch: float = 1.0
 ) -> Floats:
     """Refit losses whose residuals are multiplied by random weights of mean 0 and variance 1.
 
     Args:
-        found: The point fit; its loss and weights are kept.
+        fitted: The point fit; its loss and weights are kept.
         codes: Cluster of each run, (n,).
         resamples: How many.
         seed: Seed of the draws.
@@ -305,19 +302,19 @@ def wild_bootstrap(
     groups = int(codes.max()) + 1
     random = np.random.default_rng([seed, 2])
     shrink = np.sqrt((groups - 1) / groups)  # which `left_out` has already taken
-    internal = left_out(found, codes) @ np.linalg.inv(found.problem.log_raw_jacobian()).T
-    shifts = np.einsum("nj,nj->n", found.problem.jacobian(found.theta), internal[codes])
-    outside = stretch * (shrink * found.residual + shifts)
-    out = np.empty((resamples, len(found.theta)))
+    internal = left_out(fitted, codes) @ np.linalg.inv(fitted.problem.log_raw_jacobian()).T
+    shifts = np.einsum("nj,nj->n", fitted.problem.jacobian(fitted.theta), internal[codes])
+    outside = stretch * (shrink * fitted.residual + shifts)
+    out = np.empty((resamples, len(fitted.theta)))
     size = max(LEAST_BATCH, BATCH // len(codes))
     for start in range(0, resamples, size):
         signs = _signs(random, min(size, resamples - start), groups)
-        y = found.problem.y - found.residual + signs[:, codes] * outside
-        problem = dataclasses.replace(found.problem, y=y)
-        guess = found.theta + stretch * signs @ internal
-        out[start : start + size] = _refit_signs(found, problem, guess)
-    raw = found.problem.raw(out)
-    if found.family.without_e:
+        y = fitted.problem.y - fitted.residual + signs[:, codes] * outside
+        problem = dataclasses.replace(fitted.problem, y=y)
+        guess = fitted.theta + stretch * signs @ internal
+        out[start : start + size] = _refit_signs(fitted, problem, guess)
+    raw = fitted.problem.raw(out)
+    if fitted.family.without_e:
         raw[:, LN_E] = 0.0
     return raw
 
@@ -329,15 +326,15 @@ def _signs(random: np.random.Generator, count: int, groups: int) -> Floats:
     return signs if groups > FEW_CLUSTERS else signs * random.choice(WEBB, size=shape)
 
 
-def _refit_signs(found: Estimate, problem: FitProblem, guess: Floats) -> Floats:
+def _refit_signs(fitted: Estimate, problem: FitProblem, guess: Floats) -> Floats:
     """The better minimum from the estimate and from the linear prediction, (S, 5)."""
-    weights = np.broadcast_to(found.weights, problem.y.shape)
-    near = solve(problem, guess, weights, found.loss, found.family)
-    at_home = np.broadcast_to(found.theta, guess.shape)
-    lower = np.flatnonzero(value(problem, at_home, weights, found.loss) < near.value)
+    weights = np.broadcast_to(fitted.weights, problem.y.shape)
+    near = solve(problem, guess, weights, fitted.loss, fitted.family)
+    at_home = np.broadcast_to(fitted.theta, guess.shape)
+    lower = np.flatnonzero(value(problem, at_home, weights, fitted.loss) < near.value)
     if len(lower):
         again = solve(
-            problem.among(lower), at_home[lower], weights[lower], found.loss, found.family
+            problem.subset(lower), at_home[lower], weights[lower], fitted.loss, fitted.family
         )
         better = again.value < near.value[lower]
         near.theta[lower[better]] = again.theta[better]

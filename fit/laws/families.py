@@ -1,13 +1,14 @@
-"""The families of laws, each one declaration. Numpy only: every query imports this.
+"""The families of laws, each one declaration, and the law of repeated tokens.
 
-To add one, declare it here: its parameters, the columns it needs and the ln of the law. Fits,
-intervals, bootstrap, notes and predictions follow.
+To add a law, add an entry to `LAWS`: its parameters, the columns that it needs and the ln of what
+it predicts. Fits, intervals, bootstrap, notes and predictions follow. A variant of the two-term law
+also says in `two_terms` which of its parameters stands for each of E, A, B, alpha and beta, and is
+then solved by the fast kernel.
 
-What repeated tokens are worth, for the law of repeats and, borrowed, for any other.
-
-A run over more tokens than there are unique ones repeats them. D' counts what they are worth: up
-to U as many as they are, beyond it U R_D* (1 - e^(-R / R_D*)) for R repeats. Parameters beyond what
-U tokens can feed are discounted likewise (Muennighoff et al. 2023, arXiv:2305.16264, eqs. 5-11).
+A run over more tokens than there are unique ones repeats them. D' counts the fresh tokens that have
+the same effect: up to U tokens D' = D, beyond it U + U R_D* (1 - e^(-R / R_D*)) for R repeats.
+Parameters beyond what U tokens can feed are discounted likewise (Muennighoff et al. 2023,
+arXiv:2305.16264, eqs. 5-11). Numpy only: every query imports this module.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
-"""What a law is: one small declaration, and everything that is asked of it.
+"""The declaration of a law, its predictions, and arrays that carry derivatives.
 
 A law gives the ln of what it predicts from its parameters and the ln of the columns that it needs.
-Its function is written with numpy's operators and those of `tangent`, so that the solver has exact
-derivatives of any law. Numpy only: every query imports this.
+Its function is written with numpy's operators and those of `RULES` below, so that the solver has
+exact derivatives of any law.
 
-Arrays that carry their derivatives: how a declared law is differentiated.
-
-Forward accumulation (Wengert 1964) with the derivatives by parameter kept apart and each in the
-least shape that holds it. A sum of power laws costs what its hand-written derivatives would, about
-a tenth of complex steps or differences, and is exact.
+Derivatives are carried by forward accumulation (Wengert 1964), those by each parameter kept apart
+and in the smallest shape that holds them. A sum of power laws then costs what hand-written
+derivatives would, about a tenth of complex steps or differences. Numpy only: every query imports
+this module.
 """
 
 from __future__ import annotations
@@ -143,10 +142,10 @@ class Law:
         """
         for name in columns:
             if name not in self.columns or name in COUNTS:
-                known = ", ".join(c for c in self.columns if c not in COUNTS)
+                columns_left = ", ".join(c for c in self.columns if c not in COUNTS)
                 raise QueryError(
                     f"law '{self.name}' does not depend on {name}; beside params and tokens it "
-                    f"takes {known or 'nothing'}. Leave {option(name)} out."
+                    f"takes {columns_left or 'nothing'}. Leave {option(name)} out."
                 )
         return dataclasses.replace(self, held={**self.held, **columns})
 
@@ -189,9 +188,9 @@ class Law:
         """
         self._check_further()
         t = np.asarray(theta, dtype=np.float64)
-        given = {"params": params, "tokens": tokens, **self.held}
+        values = {"params": params, "tokens": tokens, **self.held}
         with np.errstate(divide="ignore", over="ignore"):
-            logs = {c: np.log(np.asarray(given[c], dtype=np.float64)) for c in self.columns}
+            logs = {c: np.log(np.asarray(values[c], dtype=np.float64)) for c in self.columns}
             return np.asarray(np.exp(self.log_law(self.named(t), logs)))
 
     def parts(self, theta: Floats) -> tuple[Floats, ...]:
@@ -250,7 +249,7 @@ def slopes_of(x: Any) -> Slopes:
     return x.slopes if isinstance(x, Tangent) else {}
 
 
-def weighted(terms: list[tuple[Any, Any]]) -> dict[int, Any]:
+def _combine(terms: list[tuple[Any, Any]]) -> dict[int, Any]:
     """Derivatives of a function of several terms from its derivative by each: [(by it, term)]."""
     out: dict[int, Any] = {}
     for factor, term in terms:
@@ -267,7 +266,7 @@ def _two(
     def rule(a: Any, b: Any) -> Tangent:
         x, y = value_of(a), value_of(b)
         left, right = by(x, y)
-        return Tangent(function(x, y), weighted([(left, a), (right, b)]))
+        return Tangent(function(x, y), _combine([(left, a), (right, b)]))
 
     return rule
 
@@ -278,7 +277,7 @@ def _one(function: Callable[[Any], Any], by: Callable[[Any, Any], Any]) -> Calla
     def rule(a: Any) -> Tangent:
         x = value_of(a)
         y = function(x)
-        return Tangent(y, weighted([(by(x, y), a)]))
+        return Tangent(y, _combine([(by(x, y), a)]))
 
     return rule
 
@@ -311,7 +310,7 @@ def log_sum(*terms: Any) -> Any:
     if not any(isinstance(t, Tangent) for t in terms):
         return result
     inverse = 1 / total
-    return Tangent(result, weighted([(p * inverse, t) for p, t in zip(parts, terms, strict=True)]))
+    return Tangent(result, _combine([(p * inverse, t) for p, t in zip(parts, terms, strict=True)]))
 
 
 def lesser(first: Any, second: Any) -> Any:
@@ -321,4 +320,4 @@ def lesser(first: Any, second: Any) -> Any:
     result = np.where(inside, a, b)
     if not (isinstance(first, Tangent) or isinstance(second, Tangent)):
         return result
-    return Tangent(result, weighted([(inside, first), (~inside, second)]))
+    return Tangent(result, _combine([(inside, first), (~inside, second)]))

@@ -1,9 +1,9 @@
-"""The catalogue of published laws, each with its source, convention and range.
+"""Published scaling laws, and language models whose size and training tokens were published.
 
-Language models whose size and training tokens were published, to stand beside a law.
-
-Counts are their authors': parameters in all, of experts those that are active per token. Nothing
-here is an estimate; tokens that follow from published steps and batches are marked `derived`.
+Each law has its source, its counting convention and the range of its authors' runs. Counts of the
+models are their authors': all parameters, or those that are active per token where there are
+experts. Nothing here is an estimate; tokens that follow from published steps and batches are marked
+`derived`.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from fit.results import (
     Fit,
     Note,
     Span,
-    is_unidentified,
+    is_identified,
     kappa_of,
     kappa_text,
 )
@@ -48,7 +48,7 @@ def refuse_unidentified(fit: Fit | None, *, force: bool) -> None:
     Raises:
         QueryError: The runs cannot tell N from D, and the answer is not forced.
     """
-    if fit is not None and is_unidentified(fit) and not force:
+    if fit is not None and not is_identified(fit) and not force:
         raise QueryError(
             f"the fit '{fit.name}' cannot tell its parameters apart ({_why_refused(fit)}), so its "
             "N* means nothing. Add runs at other budgets and D/N ratios and fit again, or insist "
@@ -62,7 +62,7 @@ def cross_check_remark(fit: Fit, check: CrossCheck) -> str:
         return "DISAGREES with the fit"
     ends = [fit.interval.bounds.get("a"), check.a_interval]
     halves = [(high - low) / 2 for low, high in (e for e in ends if e is not None)]
-    if is_unidentified(fit) or not math.hypot(*halves) < UNTOLD:
+    if not is_identified(fit) or not math.hypot(*halves) < UNTOLD:
         return UNCOMPARED
     return "agrees with the fit"
 

@@ -40,7 +40,7 @@ from fit.results import (
     Fit,
     Note,
     is_doubtful,
-    is_unidentified,
+    is_identified,
     kappa_of,
     kappa_text,
 )
@@ -77,7 +77,7 @@ def report_content(
     sections = report_sections(inputs, drawn, recommendation, ledger)
     return {
         "name": tables.clean(fit.name),
-        "refused": is_unidentified(fit),
+        "refused": not is_identified(fit),
         "about": _about(source),
         "summary": _recommendation(fit, recommendation)
         if recommendation

@@ -220,7 +220,7 @@ def one(runs: int, resamples: int) -> None:
             theta=found.theta,
             basis=np.eye(5),
             covariance=_internal(found, made.covariance),
-            own=(0, 1, 2, 3, 4),
+            places=(0, 1, 2, 3, 4),
         )
         work = (
             lambda: estimate(problem),

@@ -37,7 +37,7 @@ def asked(tmp_path, monkeypatch):
 
     def fit_table(table, options, reading):
         kept.update(table=table, options=options)
-        return make_fit(name=options.name)
+        return make_fit(name=options.name, options={**make_fit().options, **reading})
 
     monkeypatch.setattr("fit.fitting.FitOptions", Options)
     monkeypatch.setattr("fit.fitting.fit_table", fit_table)

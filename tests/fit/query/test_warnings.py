@@ -14,7 +14,7 @@ from fit.cli.runs import summary
 from fit.query.warnings import cross_check_remark
 from fit.report.summary_page import report_content
 from fit.report.text import fit_text
-from fit.results import CrossCheck, Note, is_doubtful, is_unidentified, kappa_text, write_fit
+from fit.results import CrossCheck, Note, is_doubtful, is_identified, kappa_text, write_fit
 from tests.fit.builders import make_fit
 
 REFUSED = [{"kappa": 1500.0}, {"kappa": float("inf")}, {"status": "ill_conditioned"}]
@@ -23,7 +23,7 @@ REFUSED = [{"kappa": 1500.0}, {"kappa": float("inf")}, {"status": "ill_condition
 @pytest.mark.parametrize("changes", REFUSED)
 def test_a_refused_fit_shows_no_optimum_anywhere(tmp_path, changes):
     fit = make_fit(**changes)
-    assert is_unidentified(fit) and is_doubtful(fit)
+    assert not is_identified(fit) and is_doubtful(fit)
     shown = summary(fit, tmp_path)
     assert "No recommendation" in shown
     assert "ask " not in shown and "parameters on" not in shown
@@ -56,7 +56,7 @@ def test_a_doubtful_fit_says_so_in_its_first_line(changes, expected):
     assert first.startswith("  status")
     assert ("DOUBTFUL" in first) is expected is is_doubtful(fit)
     assert len(first) <= 80
-    assert not is_unidentified(fit)
+    assert is_identified(fit)
 
 
 def test_condition_numbers_are_short():
