@@ -82,7 +82,7 @@ class NumberCommand(click.Command):
 @click.group(cls=CommandGroup, context_settings=HELP)
 @click.version_option(package_name="isoflop")
 def main() -> None:
-    """Fit scaling laws to runs and query them: given a budget, what N and D, and how sure are we?"""
+    """Fit scaling laws to runs. Given a budget: what N and D, at what loss, and how sure are we?"""
 
 
 @main.command("score")
