@@ -103,9 +103,9 @@ def score_command(name: str | None, runs: Path | None, loss: float | None, as_js
 
     if loss is not None and (name is None or runs is not None):
         raise click.UsageError("--loss goes with the NAME of a forecast, and without --runs.")
-    folder = Path("runs") if runs is None else runs
+    folder = runs or Path("runs")
     if name is None:
-        search = folder.is_dir() or runs is not None  # the default folder need not exist
+        search = runs or folder.is_dir()  # the default folder need not exist
         ledger = score_open(LEDGER, records_below(folder) if search else ())
         text = ledger_text(ledger)
     else:
@@ -165,11 +165,9 @@ def query_command(
     sealed_line = seal_answer(sealed, asked, reply)
     if config or trainer:
         click.echo(launch_text(asked, reply, trainer))
-    elif as_json:
-        click.echo(_dump(reply.document()))
     else:
         command = launch_command(asked, fields, path if law is None else law)
-        click.echo(answer_text(reply, command, limit_rows(reply)))
+        _print(reply.document(), answer_text(reply, command, limit_rows(reply)), as_json=as_json)
     if sealed_line:
         click.echo(sealed_line, err=bool(trainer or config or as_json))
 
@@ -220,8 +218,8 @@ def compare_command(
     from fit.comparison.compare import ComparisonOptions, compare
     from fit.report.listings import comparison_text
 
-    laws = {"a": _fit_or_law(a), "b": _fit_or_law(b)}
-    comparison = compare(ComparisonOptions(**laws, flops=budgets, **options))
+    asked = ComparisonOptions(a=_fit_or_law(a), b=_fit_or_law(b), flops=budgets, **options)
+    comparison = compare(asked)
     _print(comparison.document(), comparison_text(comparison), as_json=as_json)
 
 
