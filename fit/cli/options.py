@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fit.errors import FieldError, QueryError
+from fit.laws.law import option
 from fit.quantities import parse_count, parse_flops
 from fit.query.question import FIELDS, LAW_COLUMNS
 
@@ -92,18 +93,25 @@ def count_type(what: str) -> AmountType:
     return AmountType(what, parse_count)
 
 
-def column_options(*columns: str) -> Callable[[Command], Command]:
-    """Add an option for each column that a law may need beside params and tokens."""
+def option_group(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """One decorator that adds several options, in the order in which --help lists them."""
 
     def add(command: Command) -> Command:
-        for name in reversed(columns):
-            option = f"--{name.replace('_', '-')}"
-            command = click.option(
-                option, name, type=count_type(name), metavar="X", help=LAW_COLUMNS[name]
-            )(command)
+        for decorate in reversed(options):
+            command = decorate(command)
         return command
 
     return add
+
+
+def column_options(*columns: str) -> Callable[[Command], Command]:
+    """Add an option for each column that a law may need beside params and tokens."""
+    return option_group(
+        *(
+            click.option(option(c), c, type=count_type(c), metavar="X", help=LAW_COLUMNS[c])
+            for c in columns
+        )
+    )
 
 
 json_option = click.option(
@@ -135,32 +143,28 @@ def interval_option(methods: str, about: str) -> Callable[[Command], Command]:
     )
 
 
-def source_options(command: Command) -> Command:
-    """Add --fit and --law, of which at most one may be given."""
-    for option in (
-        click.option(
-            "--law", type=NameType("fit.laws.published:PRESETS"), metavar="NAME",
-            help="A published law; see: isoflop laws",
-        ),
-        click.option(
-            "--fit", "folder", type=click.Path(path_type=Path), metavar="reports/NAME",
-            help="A fit; without it or --law, the newest below reports/.",
-        ),
-    ):  # fmt: skip
-        command = option(command)
-    return command
+source_options = option_group(
+    click.option(
+        "--fit", "folder", type=click.Path(path_type=Path), metavar="reports/NAME",
+        help="A fit; without it or --law, the newest below reports/.",
+    ),
+    click.option(
+        "--law", type=NameType("fit.laws.published:PRESETS"), metavar="NAME",
+        help="A published law; see: isoflop laws",
+    ),
+)  # fmt: skip
+"""Add --fit and --law, of which at most one may be given."""
 
 
 def question_options(command: Command) -> Command:
     """Add an option for each field of a question, as text that `read_question` parses."""
     for name, entry in reversed(list(FIELDS.items())):
-        word = f"--{name.replace('_', '-')}"
         if not entry.metavar:
-            add = click.option(word, name, is_flag=True, default=None, help=entry.about)
+            add = click.option(option(name), name, is_flag=True, default=None, help=entry.about)
         elif name == "flops":
             add = click.argument(name, metavar="[FLOPS]", required=False)
         else:
-            add = click.option(word, name, metavar=entry.metavar, help=entry.about)
+            add = click.option(option(name), name, metavar=entry.metavar, help=entry.about)
         command = add(command)
     return command
 
@@ -187,154 +191,129 @@ def launch_command(asked: Question, fields: Mapping[str, Any], source: Path | st
         fields: Its fields as they were typed.
         source: Path of the fit, or name of the published law.
     """
-    budget = "" if asked.flops is None else f"{asked.flops:.12g}".replace("e+", "e")
-    name = f"--law {source}" if isinstance(source, str) else f"--fit {shlex.quote(str(source))}"
-    words = " ".join(word for word in (budget, name, _typed_options(fields)) if word)
-    return f"isoflop query {words} --config | xargs -r python -m sweep"
+    words = [] if asked.flops is None else [f"{asked.flops:.12g}".replace("e+", "e")]
+    words.append(
+        f"--law {source}" if isinstance(source, str) else f"--fit {shlex.quote(str(source))}"
+    )
+    for name, value in fields.items():
+        if value is not None and name not in ("flops", "force"):
+            text = "" if value is True else f" {shlex.quote(str(value).strip())}"
+            words.append(f"{option(name)}{text}")
+    return f"isoflop query {' '.join(words)} --config | xargs -r python -m sweep"
 
 
-def _typed_options(fields: Mapping[str, Any]) -> str:
-    """The options of a question as they are typed."""
-    options = {k: v for k, v in fields.items() if v is not None and k not in ("flops", "force")}
-    words = [
-        f"--{k.replace('_', '-')}" + ("" if v is True else f" {shlex.quote(str(v).strip())}")
-        for k, v in options.items()
-    ]
-    return " ".join(words)
+report_options = option_group(
+    click.option(
+        "--format", "form", type=NameType("fit.report.render:FORMATS"), default="pdf",
+        show_default=True, help="pdf, or html: one self-contained file.",
+    ),
+    click.option(
+        "--out", type=click.Path(path_type=Path),
+        help="Folder of a report on runs.  [reports/<FOLDER>]",
+    ),
+    click.option(
+        "--serve-tokens", type=count_type("serve_tokens"), metavar="S",
+        help="Plot the cost of training and serving S tokens.",
+    ),
+    click.option(
+        "--unique-tokens", type=count_type("unique_tokens"), metavar="U",
+        help="Plot the cost of having only U unique tokens.",
+    ),
+    click.option("--price", type=POSITIVE, metavar="$", help="Dollars per device-hour."),
+    click.option(
+        "--device",
+        type=NameType("fit.allocation.costs:DEVICES"),
+        help="Device that the price is for.",
+    ),
+    click.option("--mfu", type=SHARE, help="Share of the peak FLOP/s reached.  [0.4]"),
+)  # fmt: skip
+"""Add the options of `isoflop report`."""
 
 
-def report_options(command: Command) -> Command:
-    """Add the options of `isoflop report`."""
-    for option in reversed(
-        [
-            click.option(
-                "--format", "form", type=NameType("fit.report.render:FORMATS"), default="pdf",
-                show_default=True, help="pdf, or html: one self-contained file.",
-            ),
-            click.option(
-                "--out", type=click.Path(path_type=Path),
-                help="Folder of a report on runs.  [reports/<FOLDER>]",
-            ),
-            click.option(
-                "--serve-tokens", type=count_type("serve_tokens"), metavar="S",
-                help="Plot the cost of training and serving S tokens.",
-            ),
-            click.option(
-                "--unique-tokens", type=count_type("unique_tokens"), metavar="U",
-                help="Plot the cost of having only U unique tokens.",
-            ),
-            click.option("--price", type=POSITIVE, metavar="$", help="Dollars per device-hour."),
-            click.option(
-                "--device",
-                type=NameType("fit.allocation.costs:DEVICES"),
-                help="Device that the price is for.",
-            ),
-            click.option("--mfu", type=SHARE, help="Share of the peak FLOP/s reached.  [0.4]"),
-        ]
-    ):  # fmt: skip
-        command = option(command)
-    return command
+fit_options = option_group(
+    click.option(
+        "--law", type=NameType("fit.laws.families:LAWS"), default="chinchilla",
+        show_default=True, help="Law family.",
+    ),
+    click.option("--base", metavar="LAW|FOLDER", help="Law whose E, A, ... are fixed."),
+    click.option(
+        "--hold", type=AssignmentType("E=1.87"), multiple=True, metavar="NAME=VALUE",
+        help="Keep a parameter fixed.",
+    ),
+    click.option(
+        "--params", type=NameType("fit.data.accounting:PARAMS_CONVENTIONS"),
+        show_default="matmul", help="How N of records is counted.",
+    ),
+    click.option(
+        "--flops", type=NameType("fit.data.accounting:FLOPS_CONVENTIONS"),
+        show_default="exact", help="How C of records is counted.",
+    ),
+    where_option,
+    click.option(
+        "--loss", type=NameType("fit.estimation.objective:LOSSES"), default="adaptive",
+        show_default=True, help="adaptive, huber, l2, l2-levels, student, asymmetric.",
+    ),
+    click.option("--delta", type=POSITIVE, help="Fixed threshold of the Huber loss."),
+    interval_option("fit.inference.intervals:METHODS", "hc3, pairs, wild, bca, profile."),
+    level_option,
+    click.option("--resamples", type=NATURAL, default=4000, show_default=True),
+    click.option("--cluster", metavar="COLUMN", help="Equal values: correlated errors."),
+    click.option("--weight", metavar="COLUMN", help="Weights; loss_se: errors.  [weight]"),
+    column_option("params=n_params", "OURS=YOURS", "Rename a column of a table."),
+    unit_option,
+    click.option("--seed", type=NATURAL, default=0, show_default=True),
+)  # fmt: skip
+"""Add the options of `isoflop fit`; docs/method.md explains the methods."""
 
 
-def fit_options(command: Command) -> Command:
-    """Add the options of `isoflop fit`; docs/method.md explains the methods."""
-    for option in reversed(
-        [
-            click.option(
-                "--law", type=NameType("fit.laws.families:LAWS"), default="chinchilla",
-                show_default=True, help="Law family.",
-            ),
-            click.option("--base", metavar="LAW|FOLDER", help="Law whose E, A, ... are fixed."),
-            click.option(
-                "--hold", type=AssignmentType("E=1.87"), multiple=True, metavar="NAME=VALUE",
-                help="Keep a parameter fixed.",
-            ),
-            click.option(
-                "--params", type=NameType("fit.data.accounting:PARAMS_CONVENTIONS"),
-                show_default="matmul", help="How N of records is counted.",
-            ),
-            click.option(
-                "--flops", type=NameType("fit.data.accounting:FLOPS_CONVENTIONS"),
-                show_default="exact", help="How C of records is counted.",
-            ),
-            where_option,
-            click.option(
-                "--loss", type=NameType("fit.estimation.objective:LOSSES"), default="adaptive",
-                show_default=True, help="adaptive, huber, l2, l2-levels, student, asymmetric.",
-            ),
-            click.option("--delta", type=POSITIVE, help="Fixed threshold of the Huber loss."),
-            interval_option("fit.inference.intervals:METHODS", "hc3, pairs, wild, bca, profile."),
-            level_option,
-            click.option("--resamples", type=NATURAL, default=4000, show_default=True),
-            click.option("--cluster", metavar="COLUMN", help="Equal values: correlated errors."),
-            click.option("--weight", metavar="COLUMN", help="Weights; loss_se: errors.  [weight]"),
-            column_option("params=n_params", "OURS=YOURS", "Rename a column of a table."),
-            unit_option,
-            click.option("--seed", type=NATURAL, default=0, show_default=True),
-        ]
-    ):  # fmt: skip
-        command = option(command)
-    return command
+output_options = option_group(
+    click.option(
+        "--config", is_flag=True, help="Print the overrides that launch the run, for xargs."
+    ),
+    click.option(
+        "--export", "trainer", type=NameType("fit.query.exports:TARGETS"),
+        metavar="TRAINER", help="Print the run for nanogpt, nanochat, litgpt or hf.",
+    ),
+    click.option(
+        "--seal", "sealed", metavar="NAME", help="Store the forecast: isoflop score."
+    ),
+)  # fmt: skip
+"""Add --config, --export and --seal, of which the first two replace the table."""
 
 
-def output_options(command: Command) -> Command:
-    """Add --config, --export and --seal, of which the first two replace the table."""
-    for option in reversed(
-        [
-            click.option(
-                "--config", is_flag=True, help="Print the overrides that launch the run, for xargs."
-            ),
-            click.option(
-                "--export", "trainer", type=NameType("fit.query.exports:TARGETS"),
-                metavar="TRAINER", help="Print the run for nanogpt, nanochat, litgpt or hf.",
-            ),
-            click.option(
-                "--seal", "sealed", metavar="NAME", help="Store the forecast: isoflop score."
-            ),
-        ]
-    ):  # fmt: skip
-        command = option(command)
-    return command
-
-
-def suggest_options(command: Command) -> Command:
-    """Add the options of `isoflop suggest`; `design.candidates` reads those that are text."""
-    for option in reversed(
-        [
-            click.option("--flops", required=True, metavar="C", help="Budget of interest."),
-            click.option("--spend", required=True, metavar="C2", help="FLOP of all the runs."),
-            click.option("--law", metavar="NAME", help="A published law instead of a fit."),
-            click.option(
-                "--runs", "most_runs", type=click.IntRange(1, 200), default=24, show_default=True,
-                help="Most runs.",
-            ),
-            click.option(
-                "--replicates", type=click.IntRange(1, 10), default=3, show_default=True,
-                help="Most runs of one size and length.",
-            ),
-            click.option(
-                "--max-run", metavar="C", help="Most FLOP of one run.  [a quarter of the spend]"
-            ),
-            click.option("--min-run", metavar="C", help="Least FLOP of one run."),
-            click.option("--ratio", metavar="LOW:HIGH", help="Tokens per parameter.  [as fitted]"),
-            click.option(
-                "--params", metavar="LOW:HIGH", help="Sizes.  [from the smallest fitted]"
-            ),
-            click.option(
-                "--tokens", metavar="LOW:HIGH", help="Lengths.  [from the shortest fitted]"
-            ),
-            click.option("--widths", metavar="W,W,...", help="Widths allowed.  [the ladder's]"),
-            click.option(
-                "--noise", type=click.FloatRange(0, 1, min_open=True),
-                help="Standard deviation of ln loss of one run.",
-            ),
-            click.option(
-                "--out", type=click.Path(path_type=Path), help="Folder of the plan."
-            ),
-        ]
-    ):  # fmt: skip
-        command = option(command)
-    return command
+suggest_options = option_group(
+    click.option("--flops", required=True, metavar="C", help="Budget of interest."),
+    click.option("--spend", required=True, metavar="C2", help="FLOP of all the runs."),
+    click.option("--law", metavar="NAME", help="A published law instead of a fit."),
+    click.option(
+        "--runs", "most_runs", type=click.IntRange(1, 200), default=24, show_default=True,
+        help="Most runs.",
+    ),
+    click.option(
+        "--replicates", type=click.IntRange(1, 10), default=3, show_default=True,
+        help="Most runs of one size and length.",
+    ),
+    click.option(
+        "--max-run", metavar="C", help="Most FLOP of one run.  [a quarter of the spend]"
+    ),
+    click.option("--min-run", metavar="C", help="Least FLOP of one run."),
+    click.option("--ratio", metavar="LOW:HIGH", help="Tokens per parameter.  [as fitted]"),
+    click.option(
+        "--params", metavar="LOW:HIGH", help="Sizes.  [from the smallest fitted]"
+    ),
+    click.option(
+        "--tokens", metavar="LOW:HIGH", help="Lengths.  [from the shortest fitted]"
+    ),
+    click.option("--widths", metavar="W,W,...", help="Widths allowed.  [the ladder's]"),
+    click.option(
+        "--noise", type=click.FloatRange(0, 1, min_open=True),
+        help="Standard deviation of ln loss of one run.",
+    ),
+    click.option(
+        "--out", type=click.Path(path_type=Path), help="Folder of the plan."
+    ),
+)  # fmt: skip
+"""Add the options of `isoflop suggest`; `design.candidates` reads those that are text."""
 
 
 def check_output_options(*, config: bool, trainer: str | None, as_json: bool) -> None:
