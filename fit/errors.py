@@ -1,11 +1,11 @@
 """The exception tree of isoflop.
 
-    ScalingError            anything a user can cause and mend; shown as one line, exit code 1
+    ScalingError            anything a user can cause and fix; shown as one line, exit code 1
     ├── RecordError         a run record, a run folder or a table is not what it should be
-    ├── FitError            the runs cannot carry the fit that was asked for
-    ├── QueryError          a question that has no answer as posed
-    │   └── FieldError      a field of it cannot be read, is unknown, missing or one too many
-    ├── PlanError           a configuration that cannot be trained or planned
+    ├── FitError            the requested fit cannot be made from these runs
+    ├── QueryError          a question has no answer, or has none as it is posed
+    │   └── FieldError      a field of it is unreadable, unknown, missing or one too many
+    ├── PlanError           a configuration cannot be planned or trained
     ├── ReportError         a report could not be written
     └── ServeError          the service cannot start
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 
 class ScalingError(Exception):
-    """Base of every error that a user can cause and mend."""
+    """Base of every error that a user can cause and fix."""
 
 
 class RecordError(ScalingError):
@@ -24,15 +24,15 @@ class RecordError(ScalingError):
 
 
 class FitError(ScalingError):
-    """The runs cannot carry the fit that was asked for."""
+    """The requested fit cannot be made from these runs."""
 
 
 class QueryError(ScalingError):
-    """A question that has no answer as posed."""
+    """A question has no answer, or has none as it is posed."""
 
 
 class FieldError(QueryError):
-    """A field of a question that cannot be read, is unknown, missing or one too many.
+    """A field of a question is unreadable, unknown, missing or one too many.
 
     Attributes:
         field: Its name.
@@ -44,11 +44,11 @@ class FieldError(QueryError):
 
 
 class PlanError(ScalingError):
-    """A configuration that cannot be planned or trained."""
+    """A configuration cannot be planned or trained."""
 
 
 class ReportError(ScalingError):
-    """A report could not be made or written."""
+    """A report could not be written."""
 
 
 class ServeError(ScalingError):

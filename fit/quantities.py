@@ -1,6 +1,8 @@
-"""Numbers as people write and read them: 7B, 1.4T, 1e21 FLOP.
+"""Parse and format quantities: counts (7B, 1.4T), FLOP, memory, shares, times, units of columns.
 
-Units of table columns: `params=M`, `loss=bits`, `tokens=1e6`.
+- `parse_*` reads what people type. An error names the quantity and shows what may be typed.
+- `short`, `power`, `gigabytes`, `duration`, `percent` and `three_digits` print numbers.
+- `parse_units` reads the units of table columns, such as `params=M` or `loss=bits`.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from fit.errors import QueryError
 
 UNITS: Mapping[str, float] = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
-"""Factors that may follow a number; `P` and `E` are left out, 1E21 being a number already."""
+"""Factors that may follow a number; no `P` and `E`, since 1E21 is a number already."""
 _NUMBER = re.compile(r"\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKMmBbGgTt]?)\s*")
 EXAMPLES = "1e21, 2.5e9, 7B or 1.4T"
 BYTES: Mapping[str, float] = {
@@ -20,11 +22,11 @@ BYTES: Mapping[str, float] = {
     **{f"{u}b": 1000.0**i for i, u in enumerate("kmgt", 1)},
     **{f"{u}ib": 1024.0**i for i, u in enumerate("kmgt", 1)},
 }
-"""Units of memory: 8GB are 8e9 bytes, 8GiB 8 * 2^30."""
+"""Bytes per unit of memory: 8GB are 8e9 bytes and 8GiB are 8 * 2^30."""
 SCALED = ("params", "tokens", "flops", "loss")
-"""Columns whose unit matters."""
+"""Columns that can have a unit."""
 LOSS_UNITS: Mapping[str, float] = {"nats": 1.0, "bits": math.log(2)}
-"""Of a loss per token, in nats."""
+"""Nats per unit of loss."""
 
 
 def parse_count(text: str, what: str = "budget", *, examples: str = EXAMPLES) -> float:
@@ -49,7 +51,7 @@ def parse_count(text: str, what: str = "budget", *, examples: str = EXAMPLES) ->
 
 
 def parse_flops(text: str, what: str = "budget") -> float:
-    """Read a budget in FLOP such as `1e21`; a unit marks a count of something else.
+    """Read a budget in FLOP such as `1e21`; a suffix such as B marks a count, and is refused.
 
     Args:
         text: What the user typed.
@@ -112,10 +114,10 @@ def parse_flag(text: str, what: str) -> bool:
     Raises:
         QueryError: It is neither.
     """
-    value = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-    if text.strip().lower() not in value:
+    word = text.strip().lower()
+    if word not in ("1", "true", "yes", "0", "false", "no"):
         raise QueryError(f"{what} is '{text.strip()}'; true or false is needed.")
-    return value[text.strip().lower()]
+    return word in ("1", "true", "yes")
 
 
 def parse_name(text: str, what: str) -> str:
@@ -141,7 +143,7 @@ def check_count(value: float, what: str = "budget") -> float:
 
 
 def short(count: float) -> str:
-    """A count with three significant digits and a unit: 9.47e7 -> 94.7M; a power from 1e15 on."""
+    """A count with three significant digits and a suffix, 94.7M; as a power from 1e15 on."""
     if not math.isfinite(count):
         return "unbounded" if count > 0 else "none"
     for unit in ("T", "B", "M", "k"):
@@ -159,7 +161,7 @@ def duration(seconds: float) -> str:
 
 
 def gigabytes(size: float) -> str:
-    """Memory in units of 1000: 8e9 -> 8.00GB."""
+    """Bytes with three significant digits and a decimal unit: 8e9 -> 8.00GB."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= 0.9995 * factor:
             return f"{three_digits(size / factor)}{unit}"
@@ -172,7 +174,7 @@ def count_noun(number: int, noun: str) -> str:
 
 
 def three_digits(value: float) -> str:
-    """Three significant digits, without an exponent between 0.001 and 10,000."""
+    """Three significant digits; with an exponent only below 0.001 and from 10,000 on."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     if not 1e-3 <= abs(value) < 1e4:
@@ -182,26 +184,26 @@ def three_digits(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in percent with the digits it was given, 99.9%."""
+    """A share in percent, without rounding: 0.999 -> 99.9%."""
     return f"{100 * share:.10g}%"
 
 
 def power(value: float) -> str:
-    """A large number in three digits at most: 1e18, 5.76e23."""
+    """Three significant digits at most, with an exponent: 1e18, 5.76e23."""
     mantissa, exponent = f"{value:.2e}".split("e")
     trimmed = mantissa.rstrip("0").rstrip(".")
     return f"{trimmed}e{int(exponent)}"
 
 
 def _refusal(text: str, what: str, examples: str) -> QueryError:
-    """What is wrong with a count."""
+    """The error for what is not a positive finite number."""
     return QueryError(
         f"{what} is '{text.strip()}'; a positive finite number is needed, such as {examples}."
     )
 
 
 def parse_units(texts: Iterable[str]) -> dict[str, float]:
-    """Factors that bring columns to raw counts, FLOP and nats per token.
+    """Factors that convert columns to raw counts, FLOP and nats per token.
 
     Args:
         texts: `column=unit` each; a unit is k, M, B, T or a number, for a loss nats or bits.
@@ -214,24 +216,24 @@ def parse_units(texts: Iterable[str]) -> dict[str, float]:
         column, _, unit = (part.strip() for part in text.partition("="))
         if column not in SCALED:
             raise QueryError(
-                f"--unit is '{text}'; a unit is known of {', '.join(SCALED)}. Name one of them."
+                f"--unit is '{text}'; only {', '.join(SCALED)} have units. Name one of them."
             )
         if column in factors:
-            raise QueryError(f"--unit names {column} twice; one unit is needed. Leave one out.")
+            raise QueryError(f"--unit names {column} twice; one unit is needed. Remove the other.")
         factors[column] = _factor(column, unit, text)
     return factors
 
 
 def _factor(column: str, unit: str, text: str) -> float:
-    """What one unit is worth."""
-    named = LOSS_UNITS if column == "loss" else UNITS
-    if unit in named and unit:
-        return named[unit]
+    """Raw counts or nats per unit."""
+    table = LOSS_UNITS if column == "loss" else UNITS
+    if unit and unit in table:
+        return table[unit]
     try:
         factor = float(unit)
     except ValueError:
         factor = math.nan
     if not (math.isfinite(factor) and factor > 0):
-        known = ", ".join(u for u in named if u)
-        raise QueryError(f"--unit is '{text}'; {known} or a positive number is needed, as 1e6.")
+        names = ", ".join(u for u in table if u)
+        raise QueryError(f"--unit is '{text}'; {names} or a positive number such as 1e6 is needed.")
     return factor

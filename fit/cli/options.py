@@ -1,23 +1,25 @@
-"""Kinds of arguments on the command line: what cannot be meant is wrong usage, exit code 2.
+"""Types and groups of command-line options, and what `isoflop query` can print beside its table.
 
-What `query` gives out beside its table: overrides, another trainer's words, a forecast.
+A value that its type refuses is wrong usage, exit code 2.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fit.errors import QueryError
+from fit.errors import FieldError, QueryError
+from fit.laws.law import option
 from fit.quantities import parse_count, parse_flops
 from fit.query.question import FIELDS, LAW_COLUMNS
 
 if TYPE_CHECKING:
+    from fit.allocation.scaling_law import ScalingLaw
     from fit.query.question import Answer, Question
 
 SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
@@ -25,10 +27,11 @@ POSITIVE = click.FloatRange(0, min_open=True)
 NATURAL = click.IntRange(0)
 Command = TypeVar("Command", bound=Callable[..., Any])
 LEDGER = Path("reports/ledger")
+"""Folder of sealed forecasts."""
 
 
 class NameType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
-    """One of the names of a table; the module that holds it is loaded when a value is checked."""
+    """One of the keys of a table, whose module is only imported when a value is checked."""
 
     name = "name"
 
@@ -37,7 +40,7 @@ class NameType(click.ParamType):  # type: ignore[type-arg]  # generic from click
         self.module, self.table = home.split(":")
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the name, if it is there."""
+        """Return the name if the table has it."""
         names = list(getattr(import_module(self.module), self.table))
         if value not in names:
             self.fail(f"'{value}' is not known; choose one of {', '.join(names)}.", param, ctx)
@@ -64,7 +67,7 @@ class AmountType(click.ParamType):  # type: ignore[type-arg]  # generic from cli
 
 
 class AssignmentType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
-    """`left=right`, both of them there."""
+    """`left=right`, neither side empty."""
 
     name = "assignment"
 
@@ -75,7 +78,8 @@ class AssignmentType(click.ParamType):  # type: ignore[type-arg]  # generic from
         """Return the text as it is."""
         left, sign, right = str(value).partition("=")
         if not (left.strip() and sign and right.strip()):
-            self.fail(f"'{value}' is no assignment; such as {self.example} is needed.", param, ctx)
+            text = f"'{value}' is no assignment; NAME=VALUE is needed, such as {self.example}."
+            self.fail(text, param, ctx)
         return value
 
 
@@ -89,152 +93,234 @@ def count_type(what: str) -> AmountType:
     return AmountType(what, parse_count)
 
 
-def column_options(*columns: str) -> Callable[[Command], Command]:
-    """Add an option for each column beside params and tokens that a law may need."""
+def option_group(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """One decorator that adds several options, in the order in which --help lists them."""
 
     def add(command: Command) -> Command:
-        for name in reversed(columns):
-            option = f"--{name.replace('_', '-')}"
-            command = click.option(
-                option, name, type=count_type(name), metavar="X", help=LAW_COLUMNS[name]
-            )(command)
+        for decorate in reversed(options):
+            command = decorate(command)
         return command
 
     return add
 
 
+def column_options(*columns: str) -> Callable[[Command], Command]:
+    """Add an option for each column that a law may need beside params and tokens."""
+    return option_group(
+        *(
+            click.option(option(c), c, type=count_type(c), metavar="X", help=LAW_COLUMNS[c])
+            for c in columns
+        )
+    )
+
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print the JSON document and nothing else."
+)
+level_option = click.option(
+    "--level", type=SHARE, default=0.9, show_default=True, help="Level of the intervals."
+)
+where_option = click.option(
+    "--where", metavar="CONDITION", help='Runs to use, such as "depth == 2".'
+)
+unit_option = click.option(
+    "--unit", type=AssignmentType("params=M"), multiple=True, metavar="OURS=UNIT",
+    help="Unit of a table's column: params=M, tokens=1e9, loss=bits.",
+)  # fmt: skip
+
+
+def column_option(example: str, metavar: str, about: str) -> Callable[[Command], Command]:
+    """Add --column, which says under which name a table has one of our columns."""
+    return click.option(
+        "--column", type=AssignmentType(example), multiple=True, metavar=metavar, help=about
+    )
+
+
+def interval_option(methods: str, about: str) -> Callable[[Command], Command]:
+    """Add --interval, one of the keys of the table `module:TABLE`."""
+    return click.option(
+        "--interval", type=NameType(methods), default="hc3", show_default=True, help=about
+    )
+
+
+source_options = option_group(
+    click.option(
+        "--fit", "folder", type=click.Path(path_type=Path), metavar="reports/NAME",
+        help="A fit; without it or --law, the newest below reports/.",
+    ),
+    click.option(
+        "--law", type=NameType("fit.laws.published:PRESETS"), metavar="NAME",
+        help="A published law; see: isoflop laws",
+    ),
+)  # fmt: skip
+"""Add --fit and --law, of which at most one may be given."""
+
+
 def question_options(command: Command) -> Command:
-    """Add an option for each field of a question; its text is read by `asking.question`."""
+    """Add an option for each field of a question, as text that `read_question` parses."""
     for name, entry in reversed(list(FIELDS.items())):
-        word = f"--{name.replace('_', '-')}"
         if not entry.metavar:
-            add = click.option(word, name, is_flag=True, default=None, help=entry.about)
+            add = click.option(option(name), name, is_flag=True, default=None, help=entry.about)
         elif name == "flops":
             add = click.argument(name, metavar="[FLOPS]", required=False)
         else:
-            add = click.option(word, name, metavar=entry.metavar, help=entry.about)
+            add = click.option(option(name), name, metavar=entry.metavar, help=entry.about)
         command = add(command)
     return command
 
 
-def options_again(fields: dict[str, Any]) -> str:
-    """The options that ask the same question again."""
-    given = {k: v for k, v in fields.items() if v is not None and k not in ("flops", "force")}
-    words = [
-        f"--{k.replace('_', '-')}" + ("" if v is True else f" {shlex.quote(str(v).strip())}")
-        for k, v in given.items()
-    ]
-    return " ".join(words)
+def read_question(source: ScalingLaw, fields: Mapping[str, Any]) -> Question:
+    """Parse the options of a question.
+
+    Raises:
+        UsageError: One is missing, one too many or cannot be read.
+    """
+    from fit.query.question import question
+
+    try:
+        return question(source, fields)
+    except FieldError as error:
+        raise click.UsageError(str(error)) from error
 
 
-def report_options(command: Command) -> Command:
-    """Add the options of a report beside its fit."""
-    for option in reversed(
-        [
-            click.option(
-                "--format", "form", type=NameType("fit.report.render:FORMATS"), default="pdf",
-                show_default=True, help="pdf, or html: one file that needs nothing else.",
-            ),
-            click.option(
-                "--out", type=click.Path(path_type=Path),
-                help="Where a report on runs goes.  [reports/<FOLDER>]",
-            ),
-            click.option(
-                "--serve-tokens", type=count_type("serve_tokens"), metavar="S",
-                help="Chart what serving S tokens costs at each size.",
-            ),
-            click.option(
-                "--unique-tokens", type=count_type("unique_tokens"), metavar="U",
-                help="Chart what repeating U unique tokens costs.",
-            ),
-            click.option("--price", type=POSITIVE, metavar="$", help="Dollars per device-hour."),
-            click.option(
-                "--device",
-                type=NameType("fit.allocation.costs:DEVICES"),
-                help="That the price is of.",
-            ),
-            click.option("--mfu", type=SHARE, help="Share of its peak that is reached.  [0.4]"),
-        ]
-    ):  # fmt: skip
-        command = option(command)
-    return command
+def launch_command(asked: Question, fields: Mapping[str, Any], source: Path | str) -> str:
+    """The command that launches the run of an answer.
+
+    Args:
+        asked: The question.
+        fields: Its fields as they were typed.
+        source: Path of the fit, or name of the published law.
+    """
+    words = [] if asked.flops is None else [f"{asked.flops:.12g}".replace("e+", "e")]
+    words.append(
+        f"--law {source}" if isinstance(source, str) else f"--fit {shlex.quote(str(source))}"
+    )
+    for name, value in fields.items():
+        if value is not None and name not in ("flops", "force"):
+            text = "" if value is True else f" {shlex.quote(str(value).strip())}"
+            words.append(f"{option(name)}{text}")
+    return f"isoflop query {' '.join(words)} --config | xargs -r python -m sweep"
 
 
-def fit_options(command: Command) -> Command:
-    """Add the options of a fit; their meanings stand in docs/method.md."""
-    for option in reversed(
-        [
-            click.option(
-                "--law", type=NameType("fit.laws.families:LAWS"), default="chinchilla",
-                show_default=True, help="Law family.",
-            ),
-            click.option("--base", metavar="LAW|FOLDER", help="Law whose E, A, ... are held."),
-            click.option(
-                "--hold", type=AssignmentType("E=1.87"), multiple=True, metavar="NAME=VALUE",
-                help="Not to be fitted.",
-            ),
-            click.option(
-                "--params", type=NameType("fit.data.accounting:PARAMS_CONVENTIONS"),
-                show_default="matmul", help="How N of records is counted.",
-            ),
-            click.option(
-                "--flops", type=NameType("fit.data.accounting:FLOPS_CONVENTIONS"),
-                show_default="exact", help="How C of records is counted.",
-            ),
-            click.option("--where", metavar="COND", help="Runs to use, such as 'loss < 5'."),
-            click.option(
-                "--loss", type=NameType("fit.estimation.objective:LOSSES"), default="adaptive",
-                show_default=True, help="adaptive, huber, l2, l2-levels, student, asymmetric.",
-            ),
-            click.option("--delta", type=POSITIVE, help="Fixed threshold of the Huber loss."),
-            click.option(
-                "--interval", type=NameType("fit.inference.intervals:METHODS"), default="hc3",
-                show_default=True, help="hc3, pairs, wild, bca, profile.",
-            ),
-            click.option("--level", type=SHARE, default=0.9, show_default=True),
-            click.option("--resamples", type=NATURAL, default=4000, show_default=True),
-            click.option("--cluster", metavar="COLUMN", help="Equal values: correlated errors."),
-            click.option("--weight", metavar="COLUMN", help="Weights; loss_se: errors.  [weight]"),
-            click.option(
-                "--column", type=AssignmentType("params=n_params"), multiple=True,
-                metavar="OURS=YOURS", help="Rename a column.",
-            ),
-            click.option(
-                "--unit", type=AssignmentType("params=M"), multiple=True, metavar="OURS=UNIT",
-                help="Unit of a table's column: params=M, tokens=1e9, loss=bits.",
-            ),
-            click.option("--seed", type=NATURAL, default=0, show_default=True),
-        ]
-    ):  # fmt: skip
-        command = option(command)
-    return command
+report_options = option_group(
+    click.option(
+        "--format", "form", type=NameType("fit.report.render:FORMATS"), default="pdf",
+        show_default=True, help="pdf, or html: one self-contained file.",
+    ),
+    click.option(
+        "--out", type=click.Path(path_type=Path),
+        help="Folder of a report on runs.  [reports/<FOLDER>]",
+    ),
+    click.option(
+        "--serve-tokens", type=count_type("serve_tokens"), metavar="S",
+        help="Plot the cost of training and serving S tokens.",
+    ),
+    click.option(
+        "--unique-tokens", type=count_type("unique_tokens"), metavar="U",
+        help="Plot the cost of having only U unique tokens.",
+    ),
+    click.option("--price", type=POSITIVE, metavar="$", help="Dollars per device-hour."),
+    click.option(
+        "--device",
+        type=NameType("fit.allocation.costs:DEVICES"),
+        help="Device that the price is for.",
+    ),
+    click.option("--mfu", type=SHARE, help="Share of the peak FLOP/s reached.  [0.4]"),
+)  # fmt: skip
+"""Add the options of `isoflop report`."""
 
 
-def output_options(command: Command) -> Command:
-    """Add --config, --export and --seal."""
-    for option in reversed(
-        [
-            click.option(
-                "--config", is_flag=True, help="Print the overrides that launch it, for xargs."
-            ),
-            click.option(
-                "--export", "trainer", type=NameType("fit.query.exports:TARGETS"),
-                metavar="TRAINER", help="Print it for nanogpt, nanochat, litgpt or hf.",
-            ),
-            click.option(
-                "--seal", "sealed", metavar="NAME", help="Freeze it as a forecast: isoflop score."
-            ),
-        ]
-    ):  # fmt: skip
-        command = option(command)
-    return command
+fit_options = option_group(
+    click.option(
+        "--law", type=NameType("fit.laws.families:LAWS"), default="chinchilla",
+        show_default=True, help="Law family.",
+    ),
+    click.option("--base", metavar="LAW|FOLDER", help="Law whose E, A, ... are fixed."),
+    click.option(
+        "--hold", type=AssignmentType("E=1.87"), multiple=True, metavar="NAME=VALUE",
+        help="Keep a parameter fixed.",
+    ),
+    click.option(
+        "--params", type=NameType("fit.data.accounting:PARAMS_CONVENTIONS"),
+        show_default="matmul", help="How N of records is counted.",
+    ),
+    click.option(
+        "--flops", type=NameType("fit.data.accounting:FLOPS_CONVENTIONS"),
+        show_default="exact", help="How C of records is counted.",
+    ),
+    where_option,
+    click.option(
+        "--loss", type=NameType("fit.estimation.objective:LOSSES"), default="adaptive",
+        show_default=True, help="adaptive, huber, l2, l2-levels, student, asymmetric.",
+    ),
+    click.option("--delta", type=POSITIVE, help="Fixed threshold of the Huber loss."),
+    interval_option("fit.inference.intervals:METHODS", "hc3, pairs, wild, bca, profile."),
+    level_option,
+    click.option("--resamples", type=NATURAL, default=4000, show_default=True),
+    click.option("--cluster", metavar="COLUMN", help="Equal values: correlated errors."),
+    click.option("--weight", metavar="COLUMN", help="Weights; loss_se: errors.  [weight]"),
+    column_option("params=n_params", "OURS=YOURS", "Rename a column of a table."),
+    unit_option,
+    click.option("--seed", type=NATURAL, default=0, show_default=True),
+)  # fmt: skip
+"""Add the options of `isoflop fit`; docs/method.md explains the methods."""
+
+
+output_options = option_group(
+    click.option(
+        "--config", is_flag=True, help="Print the overrides that launch the run, for xargs."
+    ),
+    click.option(
+        "--export", "trainer", type=NameType("fit.query.exports:TARGETS"),
+        metavar="TRAINER", help="Print the run for nanogpt, nanochat, litgpt or hf.",
+    ),
+    click.option(
+        "--seal", "sealed", metavar="NAME", help="Store the forecast: isoflop score."
+    ),
+)  # fmt: skip
+"""Add --config, --export and --seal, of which the first two replace the table."""
+
+
+suggest_options = option_group(
+    click.option("--flops", required=True, metavar="C", help="Budget of interest."),
+    click.option("--spend", required=True, metavar="C2", help="FLOP of all the runs."),
+    click.option("--law", metavar="NAME", help="A published law instead of a fit."),
+    click.option(
+        "--runs", "most_runs", type=click.IntRange(1, 200), default=24, show_default=True,
+        help="Most runs.",
+    ),
+    click.option(
+        "--replicates", type=click.IntRange(1, 10), default=3, show_default=True,
+        help="Most runs of one size and length.",
+    ),
+    click.option(
+        "--max-run", metavar="C", help="Most FLOP of one run.  [a quarter of the spend]"
+    ),
+    click.option("--min-run", metavar="C", help="Least FLOP of one run."),
+    click.option("--ratio", metavar="LOW:HIGH", help="Tokens per parameter.  [as fitted]"),
+    click.option(
+        "--params", metavar="LOW:HIGH", help="Sizes.  [from the smallest fitted]"
+    ),
+    click.option(
+        "--tokens", metavar="LOW:HIGH", help="Lengths.  [from the shortest fitted]"
+    ),
+    click.option("--widths", metavar="W,W,...", help="Widths allowed.  [the ladder's]"),
+    click.option(
+        "--noise", type=click.FloatRange(0, 1, min_open=True),
+        help="Standard deviation of ln loss of one run.",
+    ),
+    click.option(
+        "--out", type=click.Path(path_type=Path), help="Folder of the plan."
+    ),
+)  # fmt: skip
+"""Add the options of `isoflop suggest`; `design.candidates` reads those that are text."""
 
 
 def check_output_options(*, config: bool, trainer: str | None, as_json: bool) -> None:
-    """At most one of them prints.
+    """Check that at most one of the options that print is given.
 
     Raises:
-        UsageError: Two were asked for.
+        UsageError: Two are given.
     """
     if config and as_json:
         raise click.UsageError("give --config or --json, not both: the JSON has the overrides too.")
@@ -242,27 +328,27 @@ def check_output_options(*, config: bool, trainer: str | None, as_json: bool) ->
         raise click.UsageError("give --export, --config or --json, one of them.")
 
 
-def launch_text(asked: Question, found: Answer, trainer: str | None) -> str:
+def launch_text(asked: Question, reply: Answer, trainer: str | None) -> str:
     """The overrides that launch an answer in one line, or its export for another trainer.
 
     Raises:
         QueryError: The answer may not be launched, see `fit.query.launch.launch_refusal`.
     """
-    if found.launch_refusal is not None:
-        raise QueryError(found.launch_refusal)
+    if reply.launch_refusal is not None:
+        raise QueryError(reply.launch_refusal)
     if trainer is None:
-        return " ".join(shlex.quote(c) for c in found.config)
+        return " ".join(shlex.quote(c) for c in reply.config)
     from fit.query.exports import export
 
     assert asked.source.fit is not None
-    return export(found, asked.source.fit, trainer)
+    return export(reply, asked.source.fit, trainer)
 
 
-def seal_answer(name: str | None, asked: Question, found: Answer) -> str:
-    """Seal an answer under a name, if one was given; says where."""
+def seal_answer(name: str | None, asked: Question, reply: Answer) -> str:
+    """Seal an answer as a forecast if a name is given; the line that says where."""
     if name is None:
         return ""
     from fit.forecasts.ledger import seal
 
-    forecast = seal(LEDGER, name, asked, found)
+    forecast = seal(LEDGER, name, asked, reply)
     return f"sealed   {LEDGER / name}.json ({forecast.hash[:19]})"

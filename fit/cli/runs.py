@@ -1,6 +1,6 @@
-"""What the commands do between reading their arguments and printing.
+"""Text of `isoflop fit`, and `isoflop runs`: the list of runs and the progress of a sweep.
 
-`isoflop runs --watch`: a sweep at a glance, for a terminal of 80 columns.
+All text fits a terminal of 80 columns.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import dataclasses
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from fit.data.records import (
 )
 from fit.data.table import RunTable
 from fit.errors import RecordError
-from fit.files import csv_text, write_atomically
 from fit.laws.families import law
 from fit.laws.law import option
 from fit.quantities import duration, power, short
@@ -38,25 +37,25 @@ from fit.report.text import WIDTH, fit_text, hint_text, one_line, table_text, wr
 from fit.results import Fit, is_identified
 
 LISTED = ("run", "status", "params", "tokens", "flops", "loss", "loss_se")
-"""Columns of the table that people see; --csv writes all."""
+"""Columns of the printed table; --csv writes all of them."""
 WATCH_SCHEMA = "isoflop.watch/1"
-NAMED = 5
+MOST_MISSING = 5
 """Most missing runs that are named."""
-LOOK_SECONDS = 2.0
+REFRESH_SECONDS = 2.0
 
 
 def summary(fit: Fit, folder: Path) -> str:
-    """A fit in full, with a first answer at ten times its largest budget."""
+    """A fit as text, with a first answer at ten times its largest budget."""
     parts = [fit_text(fit), ""]
     top = fit.range["flops"].high
     family = law(fit.law)
     if family.target != "loss" or family.further:
-        asked = "".join(f"{option(c)} X " for c in family.further)
+        columns = "".join(f"{option(c)} X " for c in family.further)
         parts.append(f"fit      {folder}/fit.json")
-        parts.append(f"ask      isoflop predict --params N --tokens D {asked}--fit {folder}")
+        parts.append(f"ask      isoflop predict --params N --tokens D {columns}--fit {folder}")
         return "\n".join(parts)
     if not is_identified(fit):
-        return "\n".join([*parts, "No recommendation: these runs cannot tell N from D.", "",
+        return "\n".join([*parts, "No recommendation: these runs cannot distinguish N from D.", "",
                           f"fit      {folder}/fit.json"])  # fmt: skip
     parts.append(hint_text(answer(Question(source=ScalingLaw.from_fit(fit), flops=10 * top))))
     parts.append(f"\nfit      {folder}/fit.json")
@@ -65,23 +64,23 @@ def summary(fit: Fit, folder: Path) -> str:
 
 
 def runs_document(runs: Path) -> dict[str, Any]:
-    """The `isoflop.runs/1` document: how each run ended, its columns, what was unreadable."""
+    """The document `isoflop.runs/1`: how each run ended, its columns, and unreadable records."""
     if runs.is_dir():
-        found = read_runs(runs)
-        rows = [flat_record(r) for r in found.records]
-        skipped = [dataclasses.asdict(s) for s in found.skipped]
+        folder = read_runs(runs)
+        rows = [flat_record(r) for r in folder.records]
+        skipped = [dataclasses.asdict(s) for s in folder.skipped]
         if not rows and not skipped:
-            raise RecordError(f"no run records in {runs}. Launch a sweep: python -m sweep -m ...")
+            raise _no_records(runs)
     else:
         rows, skipped = _table_rows(load(runs)), []
-    found_statuses = Counter(row["status"] for row in rows)
-    counts = {s: found_statuses[s] for s in STATUSES} | {"unreadable": len(skipped)}
+    statuses = Counter(row["status"] for row in rows)
+    counts = {s: statuses[s] for s in STATUSES} | {"unreadable": len(skipped)}
     document = {"schema": "isoflop.runs/1", "counts": counts, "runs": rows, "skipped": skipped}
     return dict(finite_or_null(document))
 
 
 def runs_listing(document: Mapping[str, Any]) -> str:
-    """The table of runs, and the counts beneath."""
+    """The table of runs, why some did not finish, and how many ended how."""
     rows = [[_cell(name, row.get(name)) for name in LISTED] for row in document["runs"]]
     lines = [table_text(LISTED, rows), ""]
     ended = [r for r in document["runs"] if r["status"] != "done"]
@@ -91,17 +90,13 @@ def runs_listing(document: Mapping[str, Any]) -> str:
     return "\n".join([lines[0], *map(wrapped, lines[1:]), ", ".join(counts)])
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write all columns of the runs, atomically.
-
-    Raises:
-        RecordError: The folder cannot be written to.
-    """
-    write_atomically(path, csv_text(rows))
+def _no_records(folder: Path) -> RecordError:
+    """A folder without runs."""
+    return RecordError(f"no run records in {folder}. Launch a sweep: python -m sweep -m ...")
 
 
 def flat_record(record: RunRecord) -> dict[str, Any]:
-    """A record as one row: nested fields joined by a dot, `params` and `loss_<skill>` added."""
+    """A record as one row: nested names joined by dots, with `params` and `loss_<skill>` added."""
     row: dict[str, Any] = {}
     for name, value in dataclasses.asdict(record).items():
         if name == "loss_by_skill":
@@ -114,7 +109,7 @@ def flat_record(record: RunRecord) -> dict[str, Any]:
 
 
 def _table_rows(table: RunTable) -> list[dict[str, Any]]:
-    """The rows of a table; a run without a loss has not finished."""
+    """The rows of a table, in which a run without a loss counts as failed."""
     core = ("params", "tokens", "flops", "loss")
     columns = {c: table.column(c).tolist() for c in core}
     columns |= {k: v.tolist() for k, v in table.columns.items()}
@@ -129,7 +124,7 @@ def _table_rows(table: RunTable) -> list[dict[str, Any]]:
 
 
 def _cell(name: str, value: Any) -> str:
-    """One cell of the listing."""
+    """A cell of the printed table."""
     if value is None:
         return "-"
     if name in ("params", "tokens"):
@@ -141,7 +136,7 @@ def _cell(name: str, value: Any) -> str:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SweepSnapshot:
-    """A sweep at one moment."""
+    """A sweep at one moment: its records, and its progress by plan and heartbeats."""
 
     folder: Path
     records: tuple[RunRecord, ...]
@@ -161,43 +156,41 @@ class SweepSnapshot:
 
 
 def take_snapshot(folder: Path, *, now: float | None = None) -> SweepSnapshot:
-    """See how a sweep stands.
+    """Read the records, the plan and the heartbeats of a sweep.
+
+    Args:
+        folder: Folder of the sweep.
+        now: Time against which heartbeats are judged [s since 1970]; the present unless given.
 
     Raises:
-        RecordError: No such folder, or nothing of a sweep in it.
+        RecordError: There is no such folder, or no record, plan or heartbeat in it.
     """
     records = read_runs(folder).records
     progress = find_progress(folder, records, now=now)
     if not records and not progress.planned and not progress.running:
-        raise RecordError(f"no run records in {folder}. Launch a sweep: python -m sweep -m ...")
+        raise _no_records(folder)
     return SweepSnapshot(folder=folder, records=records, progress=progress)
 
 
-def snapshots(folder: Path) -> Iterator[SweepSnapshot]:
-    """See how a sweep stands every few seconds, until it is over."""
-    while True:
-        found = take_snapshot(folder)
-        yield found
-        if found.over:
-            return
-        time.sleep(LOOK_SECONDS)
-
-
 def watch_sweep(folder: Path, *, as_json: bool) -> None:
-    """Print a sweep until it is over; a JSON document a line, or a screen of text."""
-    for found in snapshots(folder):
+    """Print the progress of a sweep until it is over: a screen of text, or a line of JSON, each."""
+    while True:
+        snapshot = take_snapshot(folder)
         if as_json:
-            click.echo(json.dumps({"schema": WATCH_SCHEMA, **snapshot_document(found)}))
+            click.echo(json.dumps({"schema": WATCH_SCHEMA, **snapshot_document(snapshot)}))
         else:
             click.clear()
-            click.echo(snapshot_text(found))
+            click.echo(snapshot_text(snapshot))
+        if snapshot.over:
+            return
+        time.sleep(REFRESH_SECONDS)
 
 
-def snapshot_document(found: SweepSnapshot) -> dict[str, Any]:
-    """What the `isoflop.watch/1` document says."""
-    progress = found.progress
+def snapshot_document(snapshot: SweepSnapshot) -> dict[str, Any]:
+    """The fields of the document `isoflop.watch/1`."""
+    progress = snapshot.progress
     document = {
-        "counts": found.counts(),
+        "counts": snapshot.counts(),
         "planned": progress.planned,
         "running": [
             {**dataclasses.asdict(r), "alive": r.alive, "seconds_left": r.seconds_left}
@@ -213,22 +206,22 @@ def snapshot_document(found: SweepSnapshot) -> dict[str, Any]:
     return dict(finite_or_null(document))
 
 
-def snapshot_text(found: SweepSnapshot) -> str:
-    """A look as people read it."""
-    progress = found.progress
-    counts = [f"{n} {state}" for state, n in found.counts().items() if n]
+def snapshot_text(snapshot: SweepSnapshot) -> str:
+    """A snapshot as text."""
+    progress = snapshot.progress
+    counts = [f"{n} {state}" for state, n in snapshot.counts().items() if n]
     of = f" of {progress.planned} planned" if progress.planned else ""
-    lines = [str(found.folder), f"{', '.join(counts)}{of}"]
+    lines = [str(snapshot.folder), f"{', '.join(counts)}{of}"]
     alive = [r for r in progress.running if r.alive]
     if alive:
         header = ("running", "tokens", "of", "", "loss", "tokens/s", "left")
         lines += ["", table_text(header, map(_running_row, alive))]
-    lines += ["", *_cost_rows(progress), *_trouble(found)]
+    lines += ["", *_cost_rows(progress), *_problem_rows(snapshot)]
     return "\n".join(_cut(line) for line in "\n".join(lines).splitlines())
 
 
 def _running_row(run: RunningTrajectory) -> tuple[str, ...]:
-    """One trajectory."""
+    """A run in progress."""
     left, rate = run.seconds_left, run.tokens_per_second
     return (
         run.run,
@@ -242,7 +235,7 @@ def _running_row(run: RunningTrajectory) -> tuple[str, ...]:
 
 
 def _cost_rows(progress: SweepProgress) -> list[str]:
-    """What was spent, and what is left."""
+    """Compute and time spent and left."""
     spent = f"spent  {power(progress.flops_spent)} FLOP, {duration(progress.hours_spent * 3600)}"
     rows = [f"{spent} of workers"]
     if progress.hours_left is None or not progress.flops_left:
@@ -254,25 +247,25 @@ def _cost_rows(progress: SweepProgress) -> list[str]:
     return [*rows, left]
 
 
-def _trouble(found: SweepSnapshot) -> list[str]:
-    """Runs that did not go well, a line each."""
+def _problem_rows(snapshot: SweepSnapshot) -> list[str]:
+    """Runs that failed, stopped or are missing, a line each."""
     rows = [
         f"{r.status:8}  {r.run}: {one_line(r.reason or 'no reason given')}"
-        for r in found.records
+        for r in snapshot.records
         if r.status != "done"
     ]
     rows += [
         f"silent    {r.run}: nothing from {r.host} for {duration(r.silent_seconds)}"
-        for r in found.progress.running
+        for r in snapshot.progress.running
         if not r.alive
     ]
-    missing = found.progress.missing
-    rows += [f"missing   {p.run}" for p in missing[:NAMED]]
-    if len(missing) > NAMED:
-        rows.append(f"missing   and {len(missing) - NAMED} more")
+    missing = snapshot.progress.missing
+    rows += [f"missing   {p.run}" for p in missing[:MOST_MISSING]]
+    if len(missing) > MOST_MISSING:
+        rows.append(f"missing   and {len(missing) - MOST_MISSING} more")
     return ["", *rows] if rows else []
 
 
 def _cut(line: str) -> str:
-    """A line of at most 80 columns."""
+    """A line cut to 80 columns."""
     return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"

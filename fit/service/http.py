@@ -21,7 +21,7 @@ import time
 import traceback
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -236,25 +236,22 @@ class RequestMetrics:
         row[bisect_left(EDGES, seconds)] += 1
 
     def text(self, gauges: Mapping[str, float]) -> str:
-        """All counts and the given gauges in Prometheus's text form."""
-        return "\n".join([*self._requests(), *self._latencies(), *_gauges(gauges)]) + "\n"
-
-    def _requests(self) -> Iterator[str]:
-        """Requests by route and status."""
-        yield "# TYPE isoflop_requests_total counter"
+        """All counts and the present gauges; a gauge whose name ends in `_total` is a counter."""
+        lines = ["# TYPE isoflop_requests_total counter"]
         for (route, status), n in sorted(self.requests.items()):
-            yield f'isoflop_requests_total{{route="{route}",status="{status}"}} {n}'
-
-    def _latencies(self) -> Iterator[str]:
-        """Cumulative latency histogram of each route."""
-        yield "# TYPE isoflop_request_seconds histogram"
+            lines.append(f'isoflop_requests_total{{route="{route}",status="{status}"}} {n}')
+        lines.append("# TYPE isoflop_request_seconds histogram")
         for route, row in sorted(self.histograms.items()):
-            total = 0
+            name, total = "isoflop_request_seconds", 0
             for edge, n in zip((*EDGES, "+Inf"), row, strict=True):
-                total += n
-                yield f'isoflop_request_seconds_bucket{{route="{route}",le="{edge}"}} {total}'
-            yield f'isoflop_request_seconds_sum{{route="{route}"}} {self.seconds[route]:.6f}'
-            yield f'isoflop_request_seconds_count{{route="{route}"}} {total}'
+                total += n  # buckets are cumulative
+                lines.append(f'{name}_bucket{{route="{route}",le="{edge}"}} {total}')
+            lines.append(f'{name}_sum{{route="{route}"}} {self.seconds[route]:.6f}')
+            lines.append(f'{name}_count{{route="{route}"}} {total}')
+        for name, value in gauges.items():
+            kind = "counter" if name.endswith("_total") else "gauge"
+            lines += [f"# TYPE isoflop_{name} {kind}", f"isoflop_{name} {value:.12g}"]
+        return "\n".join(lines) + "\n"
 
 
 def resident_bytes() -> float:
@@ -264,13 +261,6 @@ def resident_bytes() -> float:
     except (OSError, IndexError, ValueError):
         return 0.0
     return float(pages * os.sysconf("SC_PAGE_SIZE"))
-
-
-def _gauges(values: Mapping[str, float]) -> Iterator[str]:
-    """Present values; a name that ends in `_total` is a counter."""
-    for name, value in values.items():
-        yield f"# TYPE isoflop_{name} {'counter' if name.endswith('_total') else 'gauge'}"
-        yield f"isoflop_{name} {value:.12g}"
 
 
 class TimeoutProtocol(H11Protocol):

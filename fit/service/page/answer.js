@@ -1,10 +1,10 @@
-// An answer in words and numbers.
+// Show an answer: sentence, table, notes, limits that bind, and the command that launches it.
 
 import { datum, find, make, table } from "./elements.js";
 import { four, percent, power, short, three } from "./format.js";
-import { LABELS } from "./limits.js";
+import { LABELS, pageWords } from "./limits.js";
 
-/** Everything that one answer says. */
+/** Show all parts of an answer. */
 export function show(answer) {
   find("#words").replaceChildren(
     "Train ", strong(answer.params, "params", short, " parameters"), " on ",
@@ -16,7 +16,7 @@ export function show(answer) {
     make("tr", {}, make("th", { scope: "row" }, label), make("td", {}, make("b", {}, value), make("span", { class: "more" }, more ?? "")))));
   find("#notes").replaceChildren(...answer.warnings
     .toSorted((a, b) => RANK.indexOf(a.severity) - RANK.indexOf(b.severity))
-    .map((w) => make("li", { class: w.severity }, make("b", {}, w.severity), " ", w.message)));
+    .map((w) => make("li", { class: w.severity }, make("b", {}, w.severity), " ", pageWords(w.message))));
   binding(answer);
   launch(answer);
 }
@@ -24,7 +24,7 @@ export function show(answer) {
 const RANK = ["serious", "warning", "info"];
 const MONEY = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
-/** The answer as a sentence to be heard. */
+/** The answer as a sentence for screen readers. */
 export function spoken(answer) {
   const range = answer.loss.low == null ? "" : `, ${four(answer.loss.low)} to ${four(answer.loss.high)}`;
   return `Train ${short(answer.params.value)} parameters on ${short(answer.tokens.value)} tokens: ` +
@@ -35,7 +35,7 @@ function strong(number, name, form, unit) {
   return make("strong", {}, datum(number.value, form(number.value), name), unit);
 }
 
-/** Both ends in brackets; nothing where they are the value itself, as of a fixed size. */
+/** An interval in brackets; nothing if it has no width, as for a fixed size. */
 function interval(number, form) {
   const range = ends(number, form);
   return range && make("span", { class: "interval" }, range);
@@ -49,11 +49,11 @@ function ends({ value, low, high }, form) {
 
 function basis(answer) {
   const { params, flops } = answer.convention;
-  const said = `${power(answer.flops.value)} FLOP, by ${answer.source} (${answer.law}; N ${params}, C ${flops}).`;
-  if (answer.reach == null) return said;
+  const text = `${power(answer.flops.value)} FLOP, by ${answer.source} (${answer.law}; N ${params}, C ${flops}).`;
+  if (answer.reach == null) return text;
   const below = answer.warnings.some((w) => w.code === "below_range");
-  const where = below ? "below the smallest" : answer.reach > 1 ? "extrapolates" : "inside the runs";
-  return `${said} ×${three(answer.reach)} the largest budget fitted: ${where}.`;
+  const where = below ? "below the smallest" : answer.reach > 1 ? "extrapolates" : "inside the range of the runs";
+  return `${text} ×${three(answer.reach)} the largest budget fitted: ${where}.`;
 }
 
 function facts(answer) {
@@ -65,10 +65,10 @@ function facts(answer) {
     ["Loss", datum(answer.loss.value, four(answer.loss.value), "loss"), joined(interval(answer.loss, four), level && " confidence", level)],
   ];
   if (answer.loss_next_run.low != null) {
-    rows.push(["One run there", four(answer.loss_next_run.value), joined(interval(answer.loss_next_run, four), " prediction", level)]);
+    rows.push(["Loss of one run", four(answer.loss_next_run.value), joined(interval(answer.loss_next_run, four), " prediction", level)]);
   }
   const band = answer.regret_band;
-  if (band) rows.push(["Just as good", `${short(band.low)} to ${short(band.high)}`, "parameters: within one run’s noise"]);
+  if (band) rows.push(["Equally good sizes", `${short(band.low)} to ${short(band.high)}`, "parameters: loss within the noise of one run"]);
   if (answer.epochs != null) rows.push(["Epochs", three(answer.epochs), "of the unique tokens"]);
   return [...rows, ...shape(answer), ...bill(answer.cost)];
 }
@@ -89,7 +89,7 @@ function shape(answer) {
   ];
 }
 
-/** What it costs, where that was asked. */
+/** Rows of the cost, if the question asks for it. */
 function bill(cost) {
   if (!cost) return [];
   const rows = [["Training", `${power(cost.training_flops.value)} FLOP`, interval(cost.training_flops, power)]];
@@ -100,7 +100,7 @@ function bill(cost) {
   return rows;
 }
 
-/** Which limits bind, what relaxing them is worth, and what other sizes would cost. */
+/** Limits that bind, what relaxing them gains, and what other sizes cost. */
 function binding(answer) {
   const place = find("#binding");
   const bound = (answer.constraints ?? []).filter((c) => c.binds && c.worth);
@@ -109,13 +109,13 @@ function binding(answer) {
   const rows = bound.map((c) => [LABELS[c.name]?.[0] ?? "Budget [FLOP]", c.name in LABELS ? short(c.limit) : power(c.limit), gain(c.worth.lifted), gain(c.worth.doubled)]);
   const others = sizes.map((r) => [
     `×${three(r.size)}`, short(r.params), signed(r.loss_up.value, four(Math.abs(r.loss_up.value))),
-    r.compute_up.value == null ? "at none" : share(r.compute_up.value),
+    r.compute_up.value == null ? "impossible" : share(r.compute_up.value),
     share(-r.serving_saved), r.break_even_tokens?.value == null ? "–" : `${short(r.break_even_tokens.value)} tokens`,
   ]);
-  const heads = ["Limit", "at", "lifted", "relaxed twofold"];
-  const columns = ["Size", "N", "loss, same budget", "compute, same loss", "cost of serving", "even after"];
+  const heads = ["Limit", "value", "without it", "twice as wide"];
+  const columns = ["Size", "N", "loss, same budget", "compute, same loss", "cost of serving", "pays off after"];
   place.replaceChildren(
-    ...(bound.length ? [make("h2", {}, "What binds"), scroll(table("Limits that bind", heads, rows))] : []),
+    ...(bound.length ? [make("h2", {}, "Limits that bind"), scroll(table("Limits that bind", heads, rows))] : []),
     ...(sizes.length ? [make("h2", {}, "Other sizes"), scroll(table("Other sizes", columns, others))] : []),
   );
 }
@@ -134,11 +134,11 @@ function scroll(content) {
   return make("div", { class: "scroll" }, content);
 }
 
-/** What a relaxed limit gains, in words. */
+/** The gain of relaxing a limit. */
 function gain(worth) {
   if (!worth) return "–";
   const { value } = worth.loss;
-  const times = worth.multiplier?.value == null ? "" : `, as ×${three(worth.multiplier.value)} the budget`;
+  const times = worth.multiplier?.value == null ? "" : `, like ×${three(worth.multiplier.value)} the budget`;
   return `loss ${signed(-value, four(Math.abs(value)))}${ends(worth.loss, four)}${times}`;
 }
 

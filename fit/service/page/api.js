@@ -1,6 +1,6 @@
-// The service, asked with the token where it needs one; a fault is an Error with kind and field.
+// Requests to the service, with the token if it needs one; errors have the service's kind and field.
 
-export class Fault extends Error {
+export class ServiceError extends Error {
   constructor({ kind, message, field }) {
     super(message);
     this.kind = kind;
@@ -8,27 +8,27 @@ export class Fault extends Error {
   }
 }
 
-let asked = null;
+let tokenPrompt = null;
 
 function token() {
   return sessionStorage.getItem("isoflop-token");
 }
 
-/** Ask for the token, once however many requests wait for it. */
-function door() {
-  asked ??= new Promise((resolve) => {
-    const dialog = document.querySelector("#door");
+/** Ask the user for the token; all requests that wait for it share one dialog. */
+function askForToken() {
+  tokenPrompt ??= new Promise((resolve) => {
+    const dialog = document.querySelector("#token-dialog");
     dialog.addEventListener("close", () => {
       sessionStorage.setItem("isoflop-token", document.querySelector("#token").value.trim());
-      asked = null;
+      tokenPrompt = null;
       resolve();
     }, { once: true });
     dialog.showModal();
   });
-  return asked;
+  return tokenPrompt;
 }
 
-/** A response; what is refused is thrown. */
+/** Fetch a response; a refusal is thrown as a ServiceError. */
 export async function request(path, options = {}) {
   const headers = { ...options.headers };
   if (token()) headers.authorization = `Bearer ${token()}`;
@@ -37,36 +37,36 @@ export async function request(path, options = {}) {
     response = await fetch(path, { ...options, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Fault({ kind: "network", message: "The service does not answer. Is it still running?" });
+    throw new ServiceError({ kind: "network", message: "The service does not answer. Is it still running?" });
   }
   if (response.status === 401) {
-    await door();
+    await askForToken();
     return request(path, options);
   }
   if (response.ok) return response;
   const body = await response.json().catch(() => null);
-  throw new Fault(body?.error ?? { kind: "unknown", message: `The service said ${response.status}.` });
+  throw new ServiceError(body?.error ?? { kind: "unknown", message: `The service answered with status ${response.status}.` });
 }
 
-/** A document. */
-export async function document_(path, fields = {}, options = {}) {
+/** Fetch a JSON document. */
+export async function getDocument(path, fields = {}, options = {}) {
   const query = new URLSearchParams(Object.entries(fields).filter(([, v]) => v !== null && v !== ""));
   const response = await request(query.size ? `${path}?${query}` : path, options);
   return response.json();
 }
 
-/** A function of which at most one call runs, and of those that come meanwhile the last. */
+/** Wrap a function so that one call runs at a time; of calls made meanwhile, only the last runs. */
 export function latest(work) {
   let running = false;
   let waiting = null;
-  return async function call(...given) {
+  return async function call(...args) {
     if (running) {
-      waiting = given;
+      waiting = args;
       return;
     }
     running = true;
     try {
-      await work(...given);
+      await work(...args);
     } finally {
       running = false;
       if (waiting) {

@@ -1,41 +1,41 @@
-// The page: what is asked goes into the address, the answer comes from the service.
+// The page: the question is kept in the address, the answer comes from the service.
 
 import { command, show, spoken } from "./answer.js";
-import { document_, latest, request } from "./api.js";
+import { getDocument, latest, request } from "./api.js";
 import { lossChart, optimumChart, palette, saveChart, valleyChart } from "./charts.js";
 import { compare } from "./compare.js";
 import { fault, find, make, save } from "./elements.js";
 import { power, read, typed } from "./format.js";
-import { blame, build, choose, fill } from "./limits.js";
-import { asked, keep, restore, source, state } from "./state.js";
+import { build, fill, pageWords, setBudgetKind, showFieldError } from "./limits.js";
+import { askedFields, readAddress, saveToAddress, source, state } from "./state.js";
 import { show as showTables } from "./tables.js";
-import { wire } from "./upload.js";
+import { listenToUpload } from "./upload.js";
 
 let answer = null;
 let curves = null;
 let rival = null;
 let span = [1e18, 1e24];
-let hush = 0;
+let announceTimer = 0;
 
-/** Ask what the form says, and show it. */
+/** Send the question of the form and show the answer. */
 const ask = latest(async () => {
-  keep();
+  saveToAddress();
   try {
-    answer = await document_("v1/query", { ...source(), ...asked() });
+    answer = await getDocument("v1/query", { ...source(), ...askedFields() });
     fault(find("#fault"), null);
-    blame(null);
+    showFieldError(null);
     show(answer);
     find("#answer").classList.remove("stale");
-    settle();
+    showBudget();
     draw();
   } catch (error) {
     if (!("kind" in error)) throw error;
     find("#answer").classList.add("stale");
-    fault(find("#fault"), blame(error) ? null : error.message);
+    fault(find("#fault"), showFieldError(error) ? null : pageWords(error.message));
   }
 });
 
-/** Draw every chart of the fit and the answer in force. */
+/** Draw all charts for the present law and answer. */
 function draw() {
   if (!curves) return;
   const colours = palette();
@@ -45,11 +45,11 @@ function draw() {
   valleyChart(curves, colours);
 }
 
-/** The slider at the answer's budget, the live region a while after the last change. */
-function settle() {
-  if (state.kind !== "flops") slide(answer.flops.value);
-  clearTimeout(hush);
-  hush = setTimeout(() => { find("#live").textContent = spoken(answer); }, 600);
+/** Move the slider to the answer's budget; announce the answer once changes have stopped. */
+function showBudget() {
+  if (state.kind !== "flops") moveSlider(answer.flops.value);
+  clearTimeout(announceTimer);
+  announceTimer = setTimeout(() => { find("#live").textContent = spoken(answer); }, 600);
 }
 
 const [near, far] = [3, 3000];
@@ -59,15 +59,15 @@ function ends() {
   return [Math.log(span[0] / near), Math.log(span[1] * far)];
 }
 
-function slide(flops) {
+function moveSlider(flops) {
   const [low, high] = ends();
   const slider = find("#slider");
   slider.value = String((Math.log(flops) - low) / (high - low));
   slider.setAttribute("aria-valuetext", `${power(flops)} FLOP`);
 }
 
-/** Mark on the slider's scale where the runs are. */
-function scale() {
+/** Mark the range of the fitted runs on the slider. */
+function labelSlider() {
   const [low, high] = ends();
   const share = (flops) => `${(100 * (Math.log(flops) - low)) / (high - low)}%`;
   const bar = find("#inside").style;
@@ -78,38 +78,38 @@ function scale() {
   }
 }
 
-/** Load a law: its curves, its range, then the answer. */
+/** Load a law: its curves and range, then the answer. */
 async function load() {
   find("#source").value = state.law ? `law:${state.law}` : `fit:${state.fit}`;
   for (const id of ["#get-report", "#get-runs"]) find(id).hidden = Boolean(state.law);
   try {
-    curves = await document_("v1/curves", source());
+    curves = await getDocument("v1/curves", source());
     span = curves.range.flops ?? span;
     showTables(curves);
   } catch (error) {
     curves = null;
     fault(find("#fault"), error.message);
   }
-  scale();
-  if (!Object.keys(asked()).some((n) => n === state.kind)) {
-    choose("flops");
+  labelSlider();
+  if (!Object.keys(askedFields()).some((n) => n === state.kind)) {
+    setBudgetKind("flops");
     state.fields.flops = typed(10 * span[1]);
   }
   fill();
   find("#amount").value = state.fields[state.kind];
-  if (state.kind === "flops") slide(read(state.fields.flops));
-  await against();
+  if (state.kind === "flops") moveSlider(read(state.fields.flops));
+  await loadComparison();
   await ask();
 }
 
-/** The law that is compared. */
-async function against() {
+/** Load the law to compare with, and the comparison. */
+async function loadComparison() {
   find("#rival").value = state.vs ?? "";
   rival = null;
   const own = state.law ?? state.fit;
   if (state.vs && curves) {
     const fit = fits.some((f) => f.name === state.vs);
-    rival = await document_("v1/curves", { [fit ? "fit" : "law"]: state.vs }).catch(() => null);
+    rival = await getDocument("v1/curves", { [fit ? "fit" : "law"]: state.vs }).catch(() => null);
   }
   draw();
   await compare(own, state.vs);
@@ -119,9 +119,9 @@ let fits = [];
 let laws = [];
 let families = [];
 
-/** The lists of laws to choose from. */
-async function lists() {
-  [{ fits }, { laws, families }] = await Promise.all([document_("v1/fits"), document_("v1/laws")]);
+/** Load the lists of fits, published laws and families. */
+async function loadLists() {
+  [{ fits }, { laws, families }] = await Promise.all([getDocument("v1/fits"), getDocument("v1/laws")]);
   const answering = fits.filter((f) => f.answers || f.name === state.fit);
   const option = (value) => (name) => make("option", { value: value(name) }, name);
   const groups = (value) => [
@@ -136,14 +136,14 @@ async function lists() {
   }
 }
 
-function wireQuestion() {
+function listenToQuestion() {
   find("#source").addEventListener("change", (event) => {
     const [kind, name] = event.target.value.split(/:(.*)/);
     Object.assign(state, { fit: null, law: null, [kind]: name, fields: {}, kind: "flops" });
     load();
   });
   find("#kind").addEventListener("change", (event) => {
-    choose(event.target.value);
+    setBudgetKind(event.target.value);
     if (state.kind === "flops" && answer) state.fields.flops = typed(answer.flops.value);
     if (state.kind === "loss" && answer) state.fields.loss = answer.loss.value.toPrecision(5);
     fill();
@@ -152,13 +152,13 @@ function wireQuestion() {
   });
   find("#amount").addEventListener("input", (event) => {
     state.fields[state.kind] = event.target.value.trim();
-    if (state.kind === "flops" && read(event.target.value) > 0) slide(read(event.target.value));
+    if (state.kind === "flops" && read(event.target.value) > 0) moveSlider(read(event.target.value));
     ask();
   });
   find("#slider").addEventListener("input", (event) => {
     const [low, high] = ends();
     if (state.kind !== "flops") {
-      choose("flops");
+      setBudgetKind("flops");
       fill();
     }
     state.fields.flops = typed(Math.exp(low + Number(event.target.value) * (high - low)));
@@ -169,13 +169,13 @@ function wireQuestion() {
   find("#slider").step = "0.0025";
   find("#rival").addEventListener("change", (event) => {
     state.vs = event.target.value || null;
-    keep();
-    against();
+    saveToAddress();
+    loadComparison();
   });
   find("#ask").addEventListener("submit", (event) => event.preventDefault());
 }
 
-function wireTheme() {
+function listenToTheme() {
   const root = document.documentElement;
   const stored = localStorage.getItem("isoflop-theme");
   if (stored) root.dataset.theme = stored;
@@ -193,19 +193,19 @@ function wireTheme() {
   });
 }
 
-/** Say for a while that something was done. */
-function said(id, words) {
+/** Show a message for a few seconds. */
+function showStatus(id, words) {
   find(id).textContent = words;
   setTimeout(() => { find(id).textContent = ""; }, 4000);
 }
 
-function wireTaking() {
+function listenToDownloads() {
   find("#share").addEventListener("click", async () => {
     try {
       await navigator.clipboard.writeText(location.href);
-      said("#shared", "Copied.");
+      showStatus("#share-status", "Link copied.");
     } catch {
-      said("#shared", "Copy it from the address bar.");
+      showStatus("#share-status", "Please copy the link from the address bar.");
     }
   });
   for (const button of document.querySelectorAll("figure .svg")) {
@@ -213,36 +213,36 @@ function wireTaking() {
   }
   find("#get-json").addEventListener("click", () => save("answer.json", JSON.stringify(answer, null, 1), "application/json"));
   find("#get-config").addEventListener("click", () => save("launch.sh", `${command(answer)}\n`, "text/x-shellscript"));
-  find("#get-runs").addEventListener("click", () => fetched(`v1/fits/${state.fit}/runs.csv`, `${state.fit}-runs.csv`));
-  find("#get-report").addEventListener("click", () => fetched(`v1/report/${state.fit}.pdf`, `${state.fit}.pdf`));
+  find("#get-runs").addEventListener("click", () => download(`v1/fits/${state.fit}/runs.csv`, `${state.fit}-runs.csv`));
+  find("#get-report").addEventListener("click", () => download(`v1/report/${state.fit}.pdf`, `${state.fit}.pdf`));
 }
 
-/** A file of the service, saved. */
-async function fetched(path, name) {
-  find("#taken").textContent = "Making it …";
+/** Save a file of the service. */
+async function download(path, name) {
+  find("#download-status").textContent = "Preparing the file …";
   try {
     save(name, await (await request(path)).blob());
-    said("#taken", "Saved.");
+    showStatus("#download-status", "Saved.");
   } catch (error) {
-    find("#taken").textContent = error.message;
+    find("#download-status").textContent = error.message;
   }
 }
 
-async function begin() {
-  restore();
-  wireTheme();
-  wireQuestion();
-  wireTaking();
-  const description = await document_("openapi.json");
+async function start() {
+  readAddress();
+  listenToTheme();
+  listenToQuestion();
+  listenToDownloads();
+  const description = await getDocument("openapi.json");
   build(description.paths["/v1/query"].get.parameters, ask);
-  await lists();
-  wire(families, async (name) => {
+  await loadLists();
+  listenToUpload(families, async (name) => {
     Object.assign(state, { fit: name, law: null, fields: {}, kind: "flops" });
-    await lists();
+    await loadLists();
     await load();
   });
   await load();
   document.body.dataset.ready = "true";
 }
 
-begin().catch((error) => fault(find("#fault"), error.message));
+start().catch((error) => fault(find("#fault"), error.message));

@@ -6,7 +6,7 @@ import { four, percent, power, short, tick } from "./format.js";
 
 const WORDS = { params: "Best parameters N*", tokens: "Best training tokens D*" };
 
-/** Colours of the theme in force, from the style sheet. */
+/** Colours of the present theme, from the style sheet. */
 export function palette() {
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(`--${name}`).trim();
@@ -53,7 +53,7 @@ const axes = {
   },
 };
 
-/** Draw into a figure, in place of what was there. */
+/** Draw a chart into a figure, replacing the one before. */
 function draw(id, words, height, colours, x, y, marks, marginRight = 18) {
   const place = find(`#${id} .plot`);
   const width = Math.max(280, place.clientWidth);
@@ -124,25 +124,25 @@ function dots(runs, x, y, shade, colours) {
   return Plot.dot(runs, { x, y, r: 3.2, fill: (r) => shade(r.flops), stroke: colours.paper, strokeWidth: 0.6, clip: true });
 }
 
-/** What stands under the pointer: the nearest run, or the law there. */
+/** The tip at the pointer: the nearest run, or the law. */
 function tip(rows, x, y, colours) {
   return Plot.tip(rows, Plot.pointer({
     x, y, title: "words", maxRadius: 28, fill: colours.paper, stroke: colours.rule, textPadding: 10, fontSize: 12.5, lineHeight: 1.35,
   }));
 }
 
-/** A run in words. */
-function told(run) {
+/** Text of the tip of a run. */
+function runText(run) {
   const off = 100 * Math.expm1(run.residual);
   return `${run.run.slice(0, 60)}\nN ${short(run.params)}, D ${short(run.tokens)}, C ${power(run.flops)} FLOP\n` +
     `loss ${four(run.loss)}, ${off < 0 ? "−" : "+"}${Math.abs(off).toFixed(2)}% of the law`;
 }
 
-/** Budgets to show: the runs and what is asked, with room. */
+/** Range of budgets to show: that of the runs and the question, with a margin. */
 export function reach(curves, answer) {
   const span = curves.range.flops ?? [curves.flops[1], curves.flops.at(-1) / 1e4];
-  const asked = answer ? answer.flops.value : span[1];
-  return [Math.min(span[0], asked) / 1.8, Math.max(span[1] * 12, asked * 2.5)];
+  const budget = answer ? answer.flops.value : span[1];
+  return [Math.min(span[0], budget) / 1.8, Math.max(span[1] * 12, budget * 2.5)];
 }
 
 /** Extent with some room on a log axis. */
@@ -161,7 +161,7 @@ export function lossChart(curves, answer, rival, colours) {
   const y = around([...shown, ...curves.runs.map((r) => r.loss), ...(answer ? [answer.loss.value] : [])], 0.06);
   const shade = shades(curves.runs, colours);
   const near = [
-    ...curves.runs.map((r) => ({ flops: r.flops, y: r.loss, words: told(r) })),
+    ...curves.runs.map((r) => ({ flops: r.flops, y: r.loss, words: runText(r) })),
     ...rows.map((p) => ({ flops: p.flops, y: p.value, words: `law at ${power(p.flops)} FLOP\nloss ${four(p.value)}${ends(p, four)}` })),
   ];
   draw("figure-loss", "Loss against compute: runs, frontier with its band, your budget", innerWidth < 640 ? 320 : 400, colours,
@@ -184,7 +184,7 @@ export function optimumChart(name, curves, answer, rival, colours) {
   const shown = rows.filter((p) => p.flops >= x[0] && p.flops <= x[1]).map((p) => p.value);
   const y = around([...shown, ...curves.runs.map((r) => r[name]), ...(answer ? [answer[name].value] : [])], 0.05);
   const near = [
-    ...curves.runs.map((r) => ({ flops: r.flops, y: r[name], words: told(r) })),
+    ...curves.runs.map((r) => ({ flops: r.flops, y: r[name], words: runText(r) })),
     ...rows.map((p) => ({ flops: p.flops, y: p.value, words: `best at ${power(p.flops)} FLOP\n${short(p.value)} ${name === "params" ? "parameters" : "tokens"}${ends(p, short)}` })),
   ];
   draw(`figure-${name}`, `${WORDS[name]} against compute`, 320, colours,
@@ -210,41 +210,41 @@ export function valleyChart(curves, colours) {
   const within = lines.filter((p) => p.n >= small && p.n <= large);
   const labels = curves.valleys.map((v) => ({ n: v.params.at(-1), loss: v.loss.at(-1), flops: v.flops }));
   const stroke = (p) => shade(p.flops);
-  draw("figure-valleys", "Loss against parameters at equal budgets: valleys whose bottoms are the best sizes", innerWidth < 640 ? 320 : 400, colours,
+  draw("figure-valleys", "Loss against parameters at equal budgets: the lowest point of each curve is the best size", innerWidth < 640 ? 320 : 400, colours,
     axes.counts(x, "Parameters N"), axes.loss(y), [
       Plot.line(lines, { x: "n", y: "loss", z: "flops", stroke, strokeDasharray: "4 4", clip: true }),
       Plot.line(within, { x: "n", y: "loss", z: "flops", stroke, strokeWidth: 1.8, clip: true }),
       Plot.text(labels.filter((l) => l.loss < y[1]), { x: "n", y: "loss", text: (l) => `${power(l.flops)} FLOP`, textAnchor: "start", dx: 5, fill: colours.soft, fontSize: 11.5 }),
       dots(curves.runs, "params", "loss", shade, colours),
       Plot.dot(curves.valleys.map((v) => v.best), { x: "params", y: "loss", symbol: "diamond", r: 4.6, fill: colours.paper, stroke: colours.ink, strokeWidth: 1.4, clip: true }),
-      tip(curves.runs.map((r) => ({ x: r.params, y: r.loss, words: told(r) })), "x", "y", colours),
+      tip(curves.runs.map((r) => ({ x: r.params, y: r.loss, words: runText(r) })), "x", "y", colours),
     ], 84);
   legend("figure-valleys", curves, { valleys: true });
 }
 
-/** An interval in brackets, where there is one. */
+/** An interval in brackets, if there is one. */
 function ends(p, form) {
   return p.low == null || p.high == null ? "" : ` [${form(p.low)}, ${form(p.high)}]`;
 }
 
-/** What the marks of a chart mean. */
+/** The legend of a chart. */
 function legend(id, curves, { answer, rival, valleys }) {
   const level = curves.level == null ? null : `${percent(curves.level)} confidence`;
   const keys = [
     curves.runs.length ? ["run", valleys ? "runs, colour by compute" : "runs"] : null,
     ["law", valleys ? "law at one budget" : rival ? `law (${curves.source})` : "law"],
-    ["dash", valleys ? "beyond the sizes run" : "extrapolation"],
+    ["dash", valleys ? "beyond the fitted sizes" : "extrapolation"],
     level && !valleys ? ["band", level] : null,
-    valleys ? ["best", "best size at each"] : null,
+    valleys ? ["best", "best size at each budget"] : null,
     rival ? ["rival", rival.source] : null,
-    answer ? ["answer", "your question"] : null,
+    answer ? ["answer", "your answer"] : null,
   ];
   find(`#${id} .legend`).replaceChildren(
     ...keys.filter(Boolean).map(([kind, words]) => make("span", { class: "key" }, make("i", { class: kind }), words)),
   );
 }
 
-/** Save the chart of a figure as it stands, without what is under the pointer. */
+/** Save the chart of a figure as an SVG, without the tip at the pointer. */
 export function saveChart(figure) {
   const chart = figure.querySelector("svg.chart").cloneNode(true);
   chart.setAttribute("xmlns", "http://www.w3.org/2000/svg");

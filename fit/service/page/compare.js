@@ -1,10 +1,10 @@
-// Two laws: how much compute the one needs to reach the other's loss.
+// Compare two laws: how much compute one needs to reach the loss of the other.
 
-import { document_ } from "./api.js";
+import { getDocument } from "./api.js";
 import { find, make, table } from "./elements.js";
 import { four, power, three } from "./format.js";
 
-/** Compare and show the multipliers. */
+/** Fetch a comparison and show its compute multipliers. */
 export async function compare(a, b, flops) {
   const place = find("#comparison");
   if (!b) {
@@ -12,22 +12,22 @@ export async function compare(a, b, flops) {
     return;
   }
   try {
-    show(place, await document_("v1/compare", { a, b, ...(flops ? { flops } : {}) }), a, b);
-  } catch (fault) {
-    const insist = make("button", { type: "button", class: "small" }, "Compare all the same");
+    show(place, await getDocument("v1/compare", { a, b, ...(flops ? { flops } : {}) }), a, b);
+  } catch (error) {
+    const insist = make("button", { type: "button", class: "small" }, "Compare anyway");
     insist.addEventListener("click", async () => {
       try {
-        show(place, await document_("v1/compare", { a, b, force: true, ...(flops ? { flops } : {}) }), a, b);
+        show(place, await getDocument("v1/compare", { a, b, force: true, ...(flops ? { flops } : {}) }), a, b);
       } catch (again) {
         place.replaceChildren(make("p", { class: "fault" }, again.message));
       }
     });
-    place.replaceChildren(make("p", { class: "fault" }, fault.message), ...(fault.kind === "question" ? [insist] : []));
+    place.replaceChildren(make("p", { class: "fault" }, error.message), ...(error.kind === "question" ? [insist] : []));
   }
 }
 
-function show(place, found, a, b) {
-  const rows = found.rows.map((r) => [
+function show(place, comparison, a, b) {
+  const rows = comparison.rows.map((r) => [
     power(r.flops),
     r.multiplier.value == null ? "never" : `×${three(r.multiplier.value)}`,
     r.multiplier.low == null && r.multiplier.high == null ? "–"
@@ -38,7 +38,7 @@ function show(place, found, a, b) {
   ]);
   const head = [`Budget of ${b}`, `${a} needs`, "interval", `loss of ${a}`, `loss of ${b}`, ""];
   place.replaceChildren(
-    make("div", { class: "scroll" }, table(`Compute multiplier of ${a} against ${b} [${found.unit}]`, head, rows)),
-    make("ul", { class: "notes" }, found.warnings.map((w) => make("li", { class: w.severity }, make("b", {}, w.severity), " ", w.message))),
+    make("div", { class: "scroll" }, table(`Compute multiplier of ${a} against ${b} [${comparison.unit}]`, head, rows)),
+    make("ul", { class: "notes" }, comparison.warnings.map((w) => make("li", { class: w.severity }, make("b", {}, w.severity), " ", w.message))),
   );
 }

@@ -1,4 +1,4 @@
-// Elements from values: text is always text, never markup.
+// Build elements from values; text is inserted as text, never as markup.
 
 export const find = (selector) => document.querySelector(selector);
 
@@ -12,20 +12,20 @@ export function make(name, attributes = {}, ...children) {
   return element;
 }
 
-/** A number that people read, with the exact one behind it. */
+/** A formatted number with its exact value as an attribute. */
 export function datum(value, text, name) {
   return make("data", { value: String(value), "data-name": name }, text);
 }
 
-/** A table of rows under a head. */
+/** A table with a caption for screen readers. */
 export function table(caption, head, rows) {
   return make("table", {},
-    make("caption", { class: "unseen" }, caption),
+    make("caption", { class: "visually-hidden" }, caption),
     make("thead", {}, make("tr", {}, head.map((h) => make("th", { scope: "col" }, h)))),
     make("tbody", {}, rows.map((row) => make("tr", {}, row.map((c) => make("td", {}, c))))));
 }
 
-/** Give a file to the reader. */
+/** Let the browser save a file. */
 export function save(name, content, type) {
   const url = URL.createObjectURL(content instanceof Blob ? content : new Blob([content], { type }));
   const link = make("a", { href: url, download: name });
@@ -33,7 +33,7 @@ export function save(name, content, type) {
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 
-/** Show an error where it belongs, or take it away. */
+/** Show an error in an element, or hide it. */
 export function fault(element, message) {
   element.hidden = !message;
   element.textContent = message ?? "";

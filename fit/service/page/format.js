@@ -1,4 +1,4 @@
-// Numbers as the command line and the report write them.
+// Format numbers as the command line and the report do.
 
 const UNITS = [["T", 1e12], ["B", 1e9], ["M", 1e6], ["k", 1e3]];
 const SUPERSCRIPT = "⁰¹²³⁴⁵⁶⁷⁸⁹";
@@ -44,15 +44,15 @@ export function tick(value) {
   return `10${exponent < 0 ? "⁻" : ""}${digits}`;
 }
 
-/** A budget as it is typed and stands in addresses. */
+/** A budget as it is written in the form and in addresses. */
 export function typed(flops) {
   return flops.toExponential(3).replace(/\.?0+e/, "e").replace("e+", "e");
 }
 
-/** A count as people type it, as a number; NaN where it is none. */
+/** Parse a count as people type it; NaN if it is none. */
 export function read(text) {
-  const found = /^\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKMmBbGgTt]?)\s*$/.exec(text);
-  if (!found) return NaN;
-  const factor = { k: 1e3, m: 1e6, b: 1e9, g: 1e9, t: 1e12 }[found[2].toLowerCase()] ?? 1;
-  return Number(found[1].replaceAll("_", "")) * factor;
+  const match = /^\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKMmBbGgTt]?)\s*$/.exec(text);
+  if (!match) return NaN;
+  const factor = { k: 1e3, m: 1e6, b: 1e9, g: 1e9, t: 1e12 }[match[2].toLowerCase()] ?? 1;
+  return Number(match[1].replaceAll("_", "")) * factor;
 }

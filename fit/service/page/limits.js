@@ -1,23 +1,23 @@
-// The question's form: the budget in its units, and what the model is held to.
+// The form of the question: the budget in its units, and the limits.
 
 import { find, make } from "./elements.js";
 import { BUDGETS, state } from "./state.js";
 
-const KINDS = { flops: "FLOP", dollars: "dollars", hours: "device-hours", deadline: "hours until done", loss: "target loss" };
+const KINDS = { flops: "FLOP", dollars: "dollars", hours: "device-hours", deadline: "hours until the deadline", loss: "target loss" };
 const MONEY = { dollars: ["price", "device", "mfu"], hours: ["device", "mfu"], deadline: ["devices", "device", "mfu"] };
-/** Each field's words, and an example. */
+/** Label and example of each field. */
 export const LABELS = {
   price: ["Dollars per device-hour", "2.50"],
   device: ["Device", "h100"],
-  devices: ["Devices at once", "64"],
-  mfu: ["Share of the peak reached", "40%"],
+  devices: ["Number of devices", "64"],
+  mfu: ["Share of peak FLOP/s reached", "40%"],
   max_params: ["Parameters at most", "7B"],
   min_params: ["Parameters at least", "1B"],
   params: ["Parameters, fixed", "7B"],
   max_tokens: ["Tokens at most", "1T"],
   tokens: ["Tokens, fixed", "300B"],
-  unique_tokens: ["Unique tokens there are", "100B"],
-  serve_tokens: ["Tokens served in its life", "1T"],
+  unique_tokens: ["Unique tokens available", "100B"],
+  serve_tokens: ["Tokens served over its lifetime", "1T"],
   min_ratio: ["Tokens per parameter at least", "20"],
   max_ratio: ["Tokens per parameter at most", "200"],
   memory: ["Memory for weights at serving", "8GB"],
@@ -25,7 +25,7 @@ export const LABELS = {
 };
 const PAYING = new Set(["price", "device", "devices", "mfu"]);
 
-/** Make the form of the fields that this service knows; call back when one changes. */
+/** Build the form from the fields that the service describes; `changed` is called on input. */
 export function build(parameters, changed) {
   const known = new Map(parameters.map((p) => [p.name, p.description]));
   const kinds = BUDGETS.filter((k) => known.has(k));
@@ -63,6 +63,15 @@ function field(name, about, changed) {
     make("label", { for: input.id }, label), input, make("p", { class: "field-fault", id: `field-${name}-fault` }));
 }
 
+/** A message of the service in the words of the page: labels of fields instead of options. */
+export function pageWords(message) {
+  if (/isoflop \w/.test(message)) return message; // it quotes a command, whose options must stay
+  return message.replace(/--([a-z]+(?:-[a-z]+)*)/g, (option, name) => {
+    const label = KINDS[name] ?? LABELS[name.replaceAll("-", "_")]?.[0];
+    return label ? `“${label}”` : option;
+  });
+}
+
 /** Put the state into the form. */
 export function fill() {
   for (const input of document.querySelectorAll("#ask .field input")) input.value = state.fields[input.name] ?? "";
@@ -74,8 +83,8 @@ export function fill() {
   if (limitsSet()) find("#limits").open = true;
 }
 
-/** Change what the budget is counted in. */
-export function choose(kind) {
+/** Change the unit of the budget. */
+export function setBudgetKind(kind) {
   for (const name of [...BUDGETS, ...PAYING]) if (!(MONEY[kind] ?? []).includes(name)) delete state.fields[name];
   state.kind = kind;
 }
@@ -89,8 +98,8 @@ function count() {
   find("#limits-set").textContent = set ? `${set} set` : "";
 }
 
-/** Show a fault at its field; true where there is one to show it at. */
-export function blame(fault) {
+/** Show an error at its field; false if no visible field is wrong. */
+export function showFieldError(fault) {
   for (const place of document.querySelectorAll("#ask .field-fault")) place.textContent = "";
   for (const input of document.querySelectorAll("#ask [aria-invalid]")) input.removeAttribute("aria-invalid");
   if (!fault?.field) return false;
@@ -98,6 +107,6 @@ export function blame(fault) {
   const input = own ? find("#amount") : find(`#field-${CSS.escape(fault.field)}`);
   if (!input || input.closest("[hidden]")) return false;
   input.setAttribute("aria-invalid", "true");
-  find(own ? "#amount-fault" : `#${input.id}-fault`).textContent = fault.message;
+  find(own ? "#amount-fault" : `#${input.id}-fault`).textContent = pageWords(fault.message);
   return true;
 }

@@ -1,4 +1,4 @@
-// What is asked, kept in the address so that a link asks it again.
+// The question, kept in the address so that a link asks it again.
 
 export const state = { fit: null, law: null, vs: null, kind: "flops", fields: {} };
 
@@ -6,25 +6,25 @@ const OWN = new Set(["fit", "law", "vs"]);
 export const BUDGETS = ["flops", "dollars", "hours", "deadline", "loss"];
 
 /** Take the state from the address. */
-export function restore() {
-  const given = new URLSearchParams(location.search);
-  for (const name of OWN) state[name] = given.get(name);
-  state.fields = Object.fromEntries([...given].filter(([name]) => !OWN.has(name)));
+export function readAddress() {
+  const query = new URLSearchParams(location.search);
+  for (const name of OWN) state[name] = query.get(name);
+  state.fields = Object.fromEntries([...query].filter(([name]) => !OWN.has(name)));
   state.kind = BUDGETS.find((name) => name in state.fields) ?? "flops";
 }
 
 /** Put the state into the address, without a step in the history. */
-export function keep() {
-  const fields = { ...source(), ...(state.vs ? { vs: state.vs } : {}), ...asked() };
+export function saveToAddress() {
+  const fields = { ...source(), ...(state.vs ? { vs: state.vs } : {}), ...askedFields() };
   history.replaceState(null, "", `?${new URLSearchParams(fields)}`);
 }
 
-/** The law that is asked. */
+/** The fit or law of the question. */
 export function source() {
   return state.law ? { law: state.law } : state.fit ? { fit: state.fit } : {};
 }
 
 /** The fields of the question that are filled in. */
-export function asked() {
+export function askedFields() {
   return Object.fromEntries(Object.entries(state.fields).filter(([, v]) => v !== "" && v != null));
 }

@@ -1,4 +1,4 @@
-// What the charts show, as tables: for screen readers, and for copying.
+// The data of the charts as tables, for screen readers and for copying.
 
 import { find, make, table } from "./elements.js";
 import { four, power, short } from "./format.js";
@@ -12,13 +12,13 @@ export function show(curves) {
     ranged(curves.params, i, short),
     ranged(curves.tokens, i, short),
     ranged(curves.loss, i, four),
-    curves.inside[i] ? "inside the runs" : "extrapolates",
+    curves.inside[i] ? "inside the range of the runs" : "extrapolates",
   ]);
   place("#table-frontier", table("The best split of each budget", ["Compute [FLOP]", "Parameters", "Tokens", "Loss [nats/token]", ""], rows));
   const runs = curves.runs.slice(0, MOST).map((r) => [r.run, power(r.flops), short(r.params), short(r.tokens), four(r.loss), `${(100 * Math.expm1(r.residual)).toFixed(2)}%`]);
   find("#table-runs").hidden = !runs.length;
   const more = curves.runs.length > MOST ? make("p", { class: "hint" }, `The first ${MOST} of ${curves.runs.length}; all are in the CSV.`) : null;
-  place("#table-runs", table("The fitted runs", ["Run", "Compute [FLOP]", "Parameters", "Tokens", "Loss", "off the law"], runs), more);
+  place("#table-runs", table("The fitted runs", ["Run", "Compute [FLOP]", "Parameters", "Tokens", "Loss", "residual"], runs), more);
 }
 
 function place(id, ...content) {

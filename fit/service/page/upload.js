@@ -1,12 +1,12 @@
-// A table of runs, sent in and fitted beside the service.
+// The dialog that uploads a table of runs and has it fitted.
 
 import { request } from "./api.js";
 import { fault, find, make } from "./elements.js";
 
 const TYPES = { csv: "text/csv", jsonl: "application/jsonl", parquet: "application/vnd.apache.parquet" };
 
-/** Wire the dialog; call back with the name of the new fit. */
-export function wire(families, done) {
+/** Set up the dialog; `done` is called with the name of the new fit. */
+export function listenToUpload(families, done) {
   const dialog = find("#upload");
   find("#family").replaceChildren(...families
     .filter((f) => f.target === "loss")
@@ -26,17 +26,17 @@ async function send(dialog, done) {
   for (const column of find("#columns").value.split(/[\s,;]+/).filter(Boolean)) query.append("column", column);
   fault(find("#upload-fault"), null);
   find("#send").disabled = true;
-  find("#upload-said").textContent = `Fitting ${file.name} …`;
+  find("#upload-status").textContent = `Fitting ${file.name} …`;
   try {
     const headers = { "content-type": TYPES[kind] ?? "application/octet-stream" };
     const response = await request(`v1/fits?${query}`, { method: "POST", body: file, headers });
-    const made = await response.json();
+    const fit = await response.json();
     dialog.close();
-    await done(made.name);
+    await done(fit.name);
   } catch (error) {
     fault(find("#upload-fault"), error.message);
   } finally {
     find("#send").disabled = false;
-    find("#upload-said").textContent = "";
+    find("#upload-status").textContent = "";
   }
 }

@@ -208,8 +208,8 @@ def test_a_table_becomes_a_fit_and_an_answer(folder, interval):
     options = ["--no-report", "--interval", interval, "--resamples", "200"]
     fitted = run("fit", "good.csv", *options)
     assert fitted.exit_code == 0, fitted.output
-    found = read_fit(folder / "reports" / "good")
-    assert found.theta["alpha"] == pytest.approx(0.34, abs=0.05)
+    result = read_fit(folder / "reports" / "good")
+    assert result.theta["alpha"] == pytest.approx(0.34, abs=0.05)
     asked = json.loads(run("query", "1e19", "--fit", "reports/good", "--json").stdout)
     # the optimum of the law that the runs were made from, under C = 6 N D
     assert asked["params"]["value"] == pytest.approx(3.880e8, rel=0.1)
@@ -225,7 +225,7 @@ def test_units_of_a_table_make_the_same_fit(folder):
     units = ["--unit", "params=M", "--unit", "tokens=1e9"]
     raw, scaled = run("fit", "good.csv", *options), run("fit", "small.csv", *units, *options)
     assert scaled.exit_code == 0, scaled.output
-    theta = [json.loads(found.stdout)["theta"] for found in (raw, scaled)]
+    theta = [json.loads(result.stdout)["theta"] for result in (raw, scaled)]
     assert theta[1] == pytest.approx(theta[0], rel=1e-6)
     assert json.loads(scaled.stdout)["range"]["flops"] == pytest.approx(
         json.loads(raw.stdout)["range"]["flops"]
@@ -238,8 +238,8 @@ def test_a_loss_in_bits_is_taken_with_its_unit(folder):
     (folder / "bits.csv").write_text("params,tokens,loss_bits\n" + text + "\n")
     options = ["--no-report", "--resamples", "0", "--json", "--column", "loss=loss_bits"]
     assert "in bits" in run("fit", "bits.csv", *options).stderr
-    found = json.loads(run("fit", "bits.csv", *options, "--unit", "loss=bits").stdout)
-    assert found["theta"]["E"] == pytest.approx(1.7, rel=0.05)
+    result = json.loads(run("fit", "bits.csv", *options, "--unit", "loss=bits").stdout)
+    assert result["theta"]["E"] == pytest.approx(1.7, rel=0.05)
 
 
 def test_two_fits_are_compared_in_text_and_json(folder):
@@ -346,6 +346,31 @@ def test_all_columns_of_the_runs_go_to_a_table(folder):
     assert float(rows[2]["loss"]) == record(width=32).loss
 
 
+def test_names_that_a_spreadsheet_would_compute_are_escaped_in_the_csv_of_runs(folder):
+    names = ["=cmd(1)", "+1", "-x", "@a"]
+    rows = [f"{name},{i + 1}e6,2e7,3.5" for i, name in enumerate(names)]
+    (folder / "table.csv").write_text("\n".join(["run,params,tokens,loss", *rows]) + "\n")
+    assert run("runs", "table.csv", "--csv", "out.csv").exit_code == 0
+    written = [line.split(",")[0] for line in Path("out.csv").read_text().splitlines()[1:]]
+    assert written == [f"'{name}" for name in names]
+    listed = json.loads(run("runs", "out.csv", "--json").stdout)["runs"]
+    assert [row["run"] for row in listed] == names
+
+
+def test_a_worker_reports_errors_as_json(folder):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    environment["ISOFLOP_WORKER_BYTES"] = str(4 << 30)
+    for arguments, field, message in (
+        (["fit", "short.csv"], None, "no column tokens"),
+        (["fit", "good.csv", "--law", "cubic"], "law", "'cubic' is not known"),
+    ):
+        command = [sys.executable, "-m", "fit", *arguments]
+        out = subprocess.run(command, capture_output=True, text=True, env=environment)
+        error = json.loads(out.stderr)
+        assert out.returncode == 1 and error["field"] == field
+        assert message in error["message"] and "--help" not in error["message"]
+
+
 def test_a_table_of_runs_is_listed_too(folder):
     (folder / "table.csv").write_text("run,params,tokens,loss\na,1e6,2e7,3.5\nb,2e6,2e7,\n")
     result = run("runs", "table.csv")
@@ -402,7 +427,7 @@ def test_a_full_disk_leaves_the_old_report_whole(folder, monkeypatch, target):
     assert before == after
 
 
-def test_python_m_fit_is_the_same_door(folder):
+def test_python_m_fit_is_the_same_command(folder):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     command = [sys.executable, "-m", "fit", "query", "zero"]
     out = subprocess.run(command, capture_output=True, text=True, env=environment)

@@ -35,8 +35,8 @@ def test_a_table_is_fitted_by_every_law_and_asked(tmp_path, name):
     assert list(fit["theta"]) == list(law(name).parameters)
     options = [v for c in law(name).further for v in (f"--{c.replace('_', '-')}", "1e9")]
     ask = ("predict", "--params", "1e8", "--tokens", "1e10", *options, "--fit", folder, "--json")
-    found = json.loads(run(*ask).output)
-    assert found["loss"]["low"] < found["loss"]["value"] < found["loss"]["high"]
+    result = json.loads(run(*ask).output)
+    assert result["loss"]["low"] < result["loss"]["value"] < result["loss"]["high"]
 
 
 @pytest.mark.parametrize("name", [n for n in LOSSES if LAWS[n].further])
@@ -45,15 +45,15 @@ def test_what_a_law_needs_is_said_in_one_line(tmp_path, name):
     folder = tmp_path / "fit"
     run("fit", table, "--law", name, "--out", folder, "--resamples", 0, "--no-report")
     for ask in (("query", "1e20"), ("predict", "--params", "1e8", "--tokens", "1e10")):
-        found = run(*ask, "--fit", folder)
-        assert found.exit_code == 1
-        assert f"depends on {law(name).further[0]}" in found.output
-        assert found.output.count("\n") == 1
+        result = run(*ask, "--fit", folder)
+        assert result.exit_code == 1
+        assert f"depends on {law(name).further[0]}" in result.output
+        assert result.output.count("\n") == 1
     pd.read_csv(table)[["params", "tokens", "loss"]].to_csv(table, index=False)
-    found = run("fit", table, "--law", name, "--out", folder)
-    assert found.exit_code == 1
-    assert f"needs a column {', '.join(law(name).further)}" in found.output
-    assert found.output.count("\n") == 1
+    result = run("fit", table, "--law", name, "--out", folder)
+    assert result.exit_code == 1
+    assert f"needs a column {', '.join(law(name).further)}" in result.output
+    assert result.output.count("\n") == 1
 
 
 def test_a_base_law_is_held(tmp_path):
@@ -62,9 +62,9 @@ def test_a_base_law_is_held(tmp_path):
     run("fit", base, "--out", tmp_path / "base", "--resamples", 0, "--no-report")
     args = ("fit", table, "--law", "data-constrained", "--resamples", 0, "--no-report", "--out")
     for named in ("muennighoff2023", tmp_path / "base"):
-        found = run(*args, tmp_path / "fit", "--base", named)
-        assert found.exit_code == 0, found.output
-        assert found.output.count("  held") == 5
+        result = run(*args, tmp_path / "fit", "--base", named)
+        assert result.exit_code == 0, result.output
+        assert result.output.count("  held") == 5
     fit = json.loads((tmp_path / "fit" / "fit.json").read_text())
     assert (
         fit["theta"]["E"] == json.loads((tmp_path / "base" / "fit.json").read_text())["theta"]["E"]
@@ -82,17 +82,17 @@ def test_a_base_law_is_held(tmp_path):
     ],
 )
 def test_what_cannot_be_held_is_one_line(tmp_path, args, words):
-    found = run("fit", written(tmp_path / "t.csv", "chinchilla"), *args)
-    assert found.exit_code == 1
-    assert words in found.output
-    assert found.output.count("\n") == 1
+    result = run("fit", written(tmp_path / "t.csv", "chinchilla"), *args)
+    assert result.exit_code == 1
+    assert words in result.output
+    assert result.output.count("\n") == 1
 
 
 def test_a_query_over_repeats_names_its_options_again():
-    found = run("query", "1e22", "--law", "muennighoff2023-repeated", "--unique-tokens", "25B")
-    assert found.exit_code == 0
-    assert "237B" in found.output
-    assert "9.49 epochs" in found.output
+    result = run("query", "1e22", "--law", "muennighoff2023-repeated", "--unique-tokens", "25B")
+    assert result.exit_code == 0
+    assert "237B" in result.output
+    assert "9.49 epochs" in result.output
     borrowed = run("query", "1e22", "--law", "besiroglu2024", "--unique-tokens", "25B")
     assert "borrowed from C4" in " ".join(borrowed.output.split())
     refused = run("query", "1e22", "--law", "kaplan2020", "--unique-tokens", "25B")
@@ -109,10 +109,10 @@ def test_laws_lists_the_families_with_what_they_need():
 
 def test_every_law_has_a_report(tmp_path):
     table, folder = written(tmp_path / "t.csv", "outer"), tmp_path / "fit"
-    found = run("fit", table, "--law", "outer", "--out", folder, "--resamples", 20)
-    assert found.exit_code == 0, found.output
+    result = run("fit", table, "--law", "outer", "--out", folder, "--resamples", 20)
+    assert result.exit_code == 0, result.output
     assert (folder / "report.pdf").read_bytes().startswith(b"%PDF")
     moe = written(tmp_path / "moe.csv", "moe")
-    found = run("fit", moe, "--law", "moe", "--out", tmp_path / "moe", "--resamples", 0)
-    assert found.exit_code == 0, found.output
+    result = run("fit", moe, "--law", "moe", "--out", tmp_path / "moe", "--resamples", 0)
+    assert result.exit_code == 0, result.output
     assert (tmp_path / "moe" / "report.pdf").read_bytes().startswith(b"%PDF")

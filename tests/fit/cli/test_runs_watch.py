@@ -61,10 +61,10 @@ def beat(folder, run, *, age):
 
 
 def test_runs_are_counted_by_state(sweep):
-    found = runs.take_snapshot(sweep, now=NOW)
-    assert found.counts() == {"done": 1, "failed": 1, "diverged": 1, "running": 1, "missing": 2}
-    assert not found.over
-    assert runs.take_snapshot(sweep.parent, now=NOW).counts() == found.counts()
+    result = runs.take_snapshot(sweep, now=NOW)
+    assert result.counts() == {"done": 1, "failed": 1, "diverged": 1, "running": 1, "missing": 2}
+    assert not result.over
+    assert runs.take_snapshot(sweep.parent, now=NOW).counts() == result.counts()
 
 
 def test_what_is_spent_and_left_follows_from_records_and_plan(sweep):
@@ -98,25 +98,25 @@ def test_an_unreadable_plan_or_sign_of_life_is_passed_over(sweep):
     (sweep / PLAN_NAME).write_text("{")
     for path in sweep.glob(f".work-*/{HEARTBEAT_NAME}"):
         path.write_text('{"schema": "isoflop.progress/1"}')
-    found = runs.take_snapshot(sweep, now=NOW)
-    assert found.counts() == {"done": 1, "failed": 1, "diverged": 1, "running": 0, "missing": 0}
-    assert found.progress.hours_left is None
+    result = runs.take_snapshot(sweep, now=NOW)
+    assert result.counts() == {"done": 1, "failed": 1, "diverged": 1, "running": 0, "missing": 0}
+    assert result.progress.hours_left is None
 
 
 def test_a_folder_without_a_sweep_is_one_line(tmp_path):
     with pytest.raises(RecordError, match="no run records"):
         runs.take_snapshot(tmp_path)
-    found = CliRunner().invoke(main, ["runs", str(tmp_path / "nowhere"), "--watch"])
-    assert found.exit_code == 1 and len(found.output.splitlines()) == 1
+    result = CliRunner().invoke(main, ["runs", str(tmp_path / "nowhere"), "--watch"])
+    assert result.exit_code == 1 and len(result.output.splitlines()) == 1
 
 
 def test_watching_ends_when_the_sweep_is_over(tmp_path):
     one = record(16, 300_000)
     write_record(tmp_path / one.run, one)
-    found = CliRunner().invoke(main, ["runs", str(tmp_path), "--watch"])
-    assert found.exit_code == 0
-    assert found.output.startswith(str(tmp_path)[:40]) and "1 done" in found.output
-    found = CliRunner().invoke(main, ["runs", str(tmp_path), "--watch", "--json"])
-    (line,) = found.output.splitlines()
+    result = CliRunner().invoke(main, ["runs", str(tmp_path), "--watch"])
+    assert result.exit_code == 0
+    assert result.output.startswith(str(tmp_path)[:40]) and "1 done" in result.output
+    result = CliRunner().invoke(main, ["runs", str(tmp_path), "--watch", "--json"])
+    (line,) = result.output.splitlines()
     document = json.loads(line)
     assert document["schema"] == "isoflop.watch/1" and document["counts"]["done"] == 1

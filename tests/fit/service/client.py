@@ -32,8 +32,8 @@ def ask(served: Service, *paths: str, token: str | None = None, **given):
             method = given.pop("method", "GET")
             return [await client.request(method, path, **given) for path in paths]
 
-    found = asyncio.run(run())
-    return found[0] if len(found) == 1 else found
+    result = asyncio.run(run())
+    return result[0] if len(result) == 1 else result
 
 
 def table(rows: int = 36) -> bytes:

@@ -97,10 +97,10 @@ def test_whatever_is_refused_is_refused_in_one_shape(tmp_path):
     for (path, status, field), reply in zip(REFUSED, replies, strict=True):
         assert reply.status_code == status, (path, reply.text)
         assert list(reply.json()) == ["error"]
-        found = reply.json()["error"]
-        assert list(found) == ["kind", "message", "field"]
-        assert found["kind"] and "\n" not in found["message"], path
-        assert field is None or found["field"] == field, (path, found)
+        result = reply.json()["error"]
+        assert list(result) == ["kind", "message", "field"]
+        assert result["kind"] and "\n" not in result["message"], path
+        assert field is None or result["field"] == field, (path, result)
 
 
 @pytest.mark.parametrize("name", ["../secret", "..", ".", "a/b", "a\\b", "", "/etc", ".work", "-x"])
@@ -123,7 +123,7 @@ def test_methods_that_are_not_taken_are_refused_in_the_same_shape(tmp_path):
     assert (reply.status_code, reply.json()["error"]["kind"]) == (405, "method_not_allowed")
 
 
-def test_an_error_of_our_own_is_an_answer_and_one_line_of_log(tmp_path, capsys, monkeypatch):
+def test_an_unexpected_error_is_a_response_and_one_line_of_log(tmp_path, capsys, monkeypatch):
     served = service(pilot(tmp_path))
     monkeypatch.setattr(served.registry, "names", lambda: 1 / 0)
     reply = ask(served, "/v1/fits")
@@ -146,10 +146,10 @@ def test_curves_pass_through_the_answers(tmp_path):
     curves = ask(served, "/v1/curves?fit=pilot").json()
     assert len(curves["runs"]) == 25
     for i in (3, 30, 50):
-        found = ask(served, f"/v1/query?fit=pilot&flops={curves['flops'][i]!r}").json()
+        result = ask(served, f"/v1/query?fit=pilot&flops={curves['flops'][i]!r}").json()
         for name in ("params", "tokens", "loss"):
             for end in ("value", "low", "high"):
-                assert curves[name][end][i] == pytest.approx(found[name][end], rel=1e-6)
+                assert curves[name][end][i] == pytest.approx(result[name][end], rel=1e-6)
     assert not any(ask(served, "/v1/curves?law=hoffmann2022").json()["loss"]["low"])
 
 
@@ -165,7 +165,7 @@ def test_an_answer_is_remembered_until_its_fit_changes(tmp_path):
     assert changed.json()["loss_next_run"] != first.json()["loss_next_run"]
 
 
-def test_health_and_counts_are_told(tmp_path):
+def test_health_and_counts_are_reported(tmp_path):
     health, _, metrics = ask(service(pilot(tmp_path)), "/healthz", "/nope", "/metrics")
     assert health.json()["status"] == "ok"
     assert 'isoflop_requests_total{route="GET /healthz",status="200"} 1' in metrics.text

@@ -69,8 +69,8 @@ def test_the_described_interface_never_fails(tmp_path):
     few = {"flops", "fit", "max_params", "name"}
     seen = {}
     for schema in (described(served), described(served, few)):
-        for found in schema.get_all_operations():
-            operation = found.ok()
+        for result in schema.get_all_operations():
+            operation = result.ok()
             if operation.method == "post" and "POST /v1/fits" in seen:
                 continue
             statuses = seen.setdefault(f"{operation.method.upper()} {operation.path}", [])

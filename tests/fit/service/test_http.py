@@ -9,7 +9,7 @@ from tests.fit.service.client import ask, pilot, service
 TOKEN = "a-token-of-twenty-chars"
 
 
-def test_a_token_is_asked_for_everywhere_but_at_the_door(tmp_path):
+def test_a_token_is_required_everywhere_but_for_health_and_the_page(tmp_path):
     served = service(pilot(tmp_path))
     paths = ["/v1/fits", "/metrics", "/openapi.json", "/nope", "/healthz", "/"]
     without = ask(served, *paths, token=TOKEN)

@@ -53,10 +53,10 @@ async def run_command(pool, folder):
 )
 def test_what_is_no_table_is_refused_in_one_line(tmp_path, body, kind, status, said):
     served = service(pilot(tmp_path))
-    found = send(served, body, headers={"content-type": kind})
-    assert found.status_code == status
-    assert said in found.json()["error"]["message"]
-    assert str(served.jobs.folder) not in found.text
+    result = send(served, body, headers={"content-type": kind})
+    assert result.status_code == status
+    assert said in result.json()["error"]["message"]
+    assert str(served.jobs.folder) not in result.text
     assert served.registry.uploads == {}
 
 
@@ -65,12 +65,12 @@ def test_fifty_megabytes_are_refused_and_not_kept(tmp_path):
         for _ in range(50):
             yield bytes(1 << 20)
 
-    with pytest.raises(RequestError) as found:
+    with pytest.raises(RequestError) as caught:
         asyncio.run(read_body(parts(), None))
-    assert found.value.status == 413
-    with pytest.raises(RequestError) as found:
+    assert caught.value.status == 413
+    with pytest.raises(RequestError) as caught:
         asyncio.run(read_body(parts(), str(10**12)))
-    assert found.value.status == 413
+    assert caught.value.status == 413
     assert MOST_BYTES < 50 << 20
 
 
@@ -80,9 +80,9 @@ def test_a_slow_sender_is_not_waited_for(monkeypatch):
         await asyncio.sleep(60)
 
     monkeypatch.setattr("fit.service.jobs.READ_SECONDS", 0.05)
-    with pytest.raises(RequestError) as found:
+    with pytest.raises(RequestError) as caught:
         asyncio.run(read_body(parts(), None))
-    assert found.value.status == 408
+    assert caught.value.status == 408
 
 
 def test_options_become_arguments_and_unknown_ones_are_named():
@@ -101,8 +101,8 @@ def test_options_become_arguments_and_unknown_ones_are_named():
 
 
 def test_a_wrong_option_is_named(tmp_path):
-    found = send(service(pilot(tmp_path)), table(), query="?law=--help").json()["error"]
-    assert found["field"] == "law" and "is not known" in found["message"]
+    result = send(service(pilot(tmp_path)), table(), query="?law=--help").json()["error"]
+    assert result["field"] == "law" and "is not known" in result["message"]
 
 
 def test_a_worker_that_ends_without_an_error_of_its_own_is_one_error(tmp_path, monkeypatch):
@@ -125,9 +125,9 @@ def test_more_requests_than_can_wait_are_told_to_come_back():
         async with pool.place():
             pass
 
-    with pytest.raises(RequestError) as found:
+    with pytest.raises(RequestError) as caught:
         asyncio.run(run())
-    assert (found.value.status, found.value.kind) == (503, "busy")
+    assert (caught.value.status, caught.value.kind) == (503, "busy")
 
 
 def test_the_oldest_upload_goes_when_there_are_too_many(tmp_path):

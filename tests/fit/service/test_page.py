@@ -24,8 +24,8 @@ FLAGS = (
 
 def test_the_page_asks_nobody_but_its_own_service():
     for path in OWN:
-        found = re.findall(r"(?:https?:)?//[\w.-]+\.\w+", path.read_text())
-        assert set(found) <= {"http://www.w3.org"}, path.name
+        result = re.findall(r"(?:https?:)?//[\w.-]+\.\w+", path.read_text())
+        assert set(result) <= {"http://www.w3.org"}, path.name
 
 
 def test_nothing_on_the_page_is_inline():
@@ -210,7 +210,7 @@ def test_a_table_that_is_sent_in_becomes_the_law(site, tmp_path):
 
 
 @pytest.mark.browser
-def test_a_wrong_entry_is_told_beside_its_field_and_the_page_goes_on(site):
+def test_a_wrong_entry_is_reported_beside_its_field_and_the_page_goes_on(site):
     with opened(site, "?fit=pilot&flops=1e13") as page:
         page.fill("#amount", "lots")
         page.wait_for_selector("#amount[aria-invalid]")
@@ -222,7 +222,7 @@ def test_a_wrong_entry_is_told_beside_its_field_and_the_page_goes_on(site):
 
 
 @pytest.mark.browser
-def test_a_limit_binds_and_says_what_it_is_worth(site):
+def test_a_limit_that_binds_shows_what_relaxing_it_gains(site):
     with opened(site, "?fit=pilot&flops=1e14") as page:
         free = shown(page)["params"]
         page.locator("#limits summary").click()
@@ -249,9 +249,9 @@ def test_charts_answer_to_the_pointer_and_can_be_saved(site):
         page.mouse.move(dot["x"] + 2, dot["y"] + 2)
         page.wait_for_selector("#figure-valleys [aria-label=tip] text")
         assert "FLOP" in page.locator("#figure-valleys [aria-label=tip]").text_content()
-        with page.expect_download() as found:
+        with page.expect_download() as caught:
             page.locator("#figure-loss .svg").click()
-        text = found.value.path().read_text()
+        text = caught.value.path().read_text()
         assert text.startswith("<svg") and "tip" not in text
 
 

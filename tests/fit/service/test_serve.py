@@ -21,9 +21,9 @@ ROOT = Path(__file__).parents[3]
 
 
 def refusal(*args):
-    found = CliRunner().invoke(main, ["serve", *map(str, args)])
-    assert found.exit_code == 1 and found.stderr.count("\n") == 1
-    return found.stderr
+    result = CliRunner().invoke(main, ["serve", *map(str, args)])
+    assert result.exit_code == 1 and result.stderr.count("\n") == 1
+    return result.stderr
 
 
 def test_what_cannot_be_served_is_one_line(tmp_path, monkeypatch):
@@ -58,7 +58,7 @@ def serving(folder, *args, code="from fit.cli.main import main; main()"):
         process.communicate()
 
 
-def test_a_service_bears_with_bad_clients_and_ends_on_a_signal(tmp_path):
+def test_a_service_survives_bad_clients_and_ends_on_a_signal(tmp_path):
     pilot(tmp_path / "reports")
     code = (
         "import fit.service.http\nfit.service.http.HEAD_SECONDS = 0.3\n"
