@@ -262,6 +262,8 @@ def _launch_rows(answer: Answer, launch: str) -> list[str]:
         rows.append(_row("learning rate", f"{answer.lr:.3g}, peak of the hidden matrices"))
     if answer.batch_tokens is not None:
         rows.append(_row("batch", f"{answer.batch_tokens} tokens a step at the end"))
+    if answer.launch_refusal is not None:
+        return [*rows, _row("launch", "refused, see the notes; --force launches it all the same")]
     return [*rows, "", *_command_rows(launch)]
 
 
