@@ -126,7 +126,7 @@ class Ladder:
         return smooth_cost(log_params, log_flops - log_params)
 
     def along(self, counted: Callable[[Shape], tuple[int, int]]) -> Floats:
-        """Two counts of its shapes, ascending, (shapes, 2), of real depth: counts are linear in it."""
+        """Two counts of its shapes, ascending, (shapes, 2); counts are linear in a real depth."""
         head_dim = self.template.head_dim
         widths = np.unique(np.geomspace(1, LARGEST_WIDTH // head_dim, 150).astype(int)) * head_dim
         counts = np.empty((len(widths), 2))
