@@ -1,8 +1,8 @@
-"""The ladder of shapes behind a fit, and what a token costs on it.
+"""The ladder of shapes behind a fit, and the FLOP of a token as a function of N.
 
-A law knows N and D; a budget buys FLOPs. Between the two stands the shape: with exact counting a
-token costs more than 6 N, by attention, and by how much depends on width, depth and context. The
-ladder continues the shapes that were fitted: depth as in the runs inside their range of widths,
+A law is a function of N and D, a budget is in FLOP. The shape connects the two: with exact counting
+a token costs more than 6 N FLOP, because of attention, and by how much depends on width, depth and
+context. The ladder continues the fitted shapes: depth as in the runs inside their range of widths,
 width / depth of the largest run beyond it.
 """
 
@@ -31,10 +31,11 @@ from fit.results import Fit, Points
 GRID_STEP = 0.1
 """Spacing of the cost table in ln N."""
 SMOOTHING = 0.25
-"""Width in ln N of the kernel over the cost table. The ladder bends where the runs end, and at a
-bend N* would stick; smoothed so, the cost moves by less than 0.3% and its slope is continuous."""
+"""Width in ln N of the kernel over the cost table. The ladder has a kink where the runs end, at
+which N* would stay over a range of budgets; the smoothing moves the cost by less than 0.3% and
+makes its slope continuous."""
 MARGIN = 2.0
-"""How far in ln N the cost's trend goes on beyond the ends of a table, before it stays constant."""
+"""How far in ln N the trend of the cost continues beyond a table, before it stays constant."""
 LARGEST_WIDTH = 1 << 20
 STRAIGHT = 0.02
 """Tables whose C / (N D) varies by less than this in ln are taken as C = k N D."""
@@ -78,10 +79,10 @@ class TokenCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ladder:
-    """One shape for every size, as in the fitted runs."""
+    """One shape for every width, by the rules of the fitted runs."""
 
     template: Shape
-    """The largest run's shape; width, depth and heads of a rung replace its own."""
+    """The largest run's shape; every shape has its other fields."""
     mlp_ratio: float
     widths: Floats
     """Widths of the runs, ascending."""
@@ -120,12 +121,12 @@ class Ladder:
         return n, flops_per_token_in(self.convention["flops"], flops=count_flops(shape), params=n)
 
     def cost(self) -> TokenCost:
-        """What a token costs along the ladder."""
+        """FLOP per token along the ladder as a function of N."""
         log_params, log_flops = np.log(self.along(self.count)).T
         return smooth_cost(log_params, log_flops - log_params)
 
     def along(self, counted: Callable[[Shape], tuple[int, int]]) -> Floats:
-        """Two counts of the rungs, ascending, (rungs, 2); of real depth, as counts are linear."""
+        """Two counts of its shapes, ascending, (shapes, 2); counts are linear in a real depth."""
         head_dim = self.template.head_dim
         widths = np.unique(np.geomspace(1, LARGEST_WIDTH // head_dim, 150).astype(int)) * head_dim
         counts = np.empty((len(widths), 2))
@@ -141,8 +142,8 @@ class Ladder:
 
         Its width is a multiple of a head's.
 
-        Among depths within one of the ladder's own, nearness of N counts ten times more than
-        nearness of the depth.
+        Of the two depths around that of the ladder, a difference in ln N counts ten times more than
+        one in ln depth.
         """
         best, least = None, np.inf
         for width in self._near_widths(params):
@@ -150,13 +151,13 @@ class Ladder:
             for depth in {max(1, int(ideal)), max(1, int(ideal) + 1)}:
                 shape = self.shape(width, depth)
                 n, _ = self.count(shape)
-                off = abs(np.log(n / params)) + 0.1 * abs(np.log(depth / ideal))
-                if off < least and allowed(shape):
-                    best, least = shape, off
+                distance = abs(np.log(n / params)) + 0.1 * abs(np.log(depth / ideal))
+                if distance < least and allowed(shape):
+                    best, least = shape, distance
         return best
 
     def _near_widths(self, params: float) -> range:
-        """Widths whose N lies around the one asked for."""
+        """Widths whose N lies around a size."""
         head_dim = self.template.head_dim
         low, high = 1, LARGEST_WIDTH // head_dim
         while high - low > 1:
@@ -185,10 +186,11 @@ def constant_cost(flops_per_param_token: float = FLOPS_PER_PARAM_TOKEN) -> Token
 
 
 def token_cost(fit: Fit, ladder: Ladder | None) -> TokenCost:
-    """What a token costs in the fit's convention.
+    """FLOP per token in the convention of a fit, as a function of N.
 
     With a ladder it is counted from the shapes. Without one, as for a plain table of runs, it is
-    the runs' own C / (N D): constant, or linear in ln N inside their range and constant beyond.
+    N times C / (N D) of the runs: constant, or linear in ln N inside their range and constant
+    beyond.
     """
     if fit.convention.get("flops") == "6nd":
         return constant_cost()
@@ -204,9 +206,9 @@ def token_cost(fit: Fit, ladder: Ladder | None) -> TokenCost:
 
 
 def ladder_of(fit: Fit) -> Ladder | None:
-    """The ladder of the fitted runs; None where their shapes are not known in full.
+    """The ladder of the fitted runs; None where their shapes are not recorded in full.
 
-    It is believed only if it gives back the N of every run to 0.5%.
+    It is used only if it reproduces the N of every run to 0.5%.
     """
     p = fit.points
     needed = ("width", "depth", "heads", "head_dim", "vocab", "seq_len")
@@ -229,10 +231,10 @@ def ladder_of(fit: Fit) -> Ladder | None:
 def _template(points: Points, row: int, ratio: float, recipe: Mapping[str, Any]) -> Shape:
     """The shape of one run."""
     names = ("width", "depth", "heads", "head_dim", "vocab", "seq_len")
-    own = {name: int(points.columns[name][row]) for name in names}
+    sizes = {name: int(points.columns[name][row]) for name in names}
     return Shape(
-        **own,
-        d_ff=max(1, round(ratio * own["width"])),
+        **sizes,
+        d_ff=max(1, round(ratio * sizes["width"])),
         gated=bool(recipe.get("model.gated", False)),
         tied=bool(recipe.get("model.tied", True)),
         conv=int(recipe.get("model.conv", 0)),
@@ -242,7 +244,7 @@ def _template(points: Points, row: int, ratio: float, recipe: Mapping[str, Any])
 
 
 def _agrees(ladder: Ladder, points: Points) -> bool:
-    """Whether counting each run's own shape by the ladder's rules gives the run's own N.
+    """Whether counting the shape of each run by the rules of the ladder gives the N of the run.
 
     Head sizes may differ among the runs, as long as heads fill the same share of the width.
     """
@@ -250,10 +252,13 @@ def _agrees(ladder: Ladder, points: Points) -> bool:
     share = ladder.template.heads * ladder.template.head_dim / ladder.template.width
     try:
         for width, depth, heads, head_dim, n in zip(*columns, points.params, strict=True):
-            own = dataclasses.replace(
+            of_run = dataclasses.replace(
                 ladder.shape(int(width), int(depth)), heads=int(heads), head_dim=int(head_dim)
             )
-            if abs(np.log(ladder.count(own)[0] / n)) > 0.005 or heads * head_dim != share * width:
+            if (
+                abs(np.log(ladder.count(of_run)[0] / n)) > 0.005
+                or heads * head_dim != share * width
+            ):
                 return False
     except PlanError:
         return False

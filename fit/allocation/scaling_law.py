@@ -1,4 +1,4 @@
-"""A law that can be asked: a fit, with intervals and a ladder of shapes, or a published law.
+"""A law that answers questions: a fit, with intervals and a ladder of shapes, or a published law.
 
 `ScalingLaw` splits budgets at one theta or many. `Frontier` is the loss of its best splits as a
 function of the budget, and the inverse; `frontier_band` is the best split along budgets with

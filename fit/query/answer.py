@@ -94,7 +94,9 @@ def answer(question: Question) -> Answer:
     regret = question.regret or question.constrained
 
     def log_quantities(theta: Floats) -> Floats:
-        best = least_loss(problem, theta, log_flops)
+        # An interval computes the point estimate's quantities again.
+        same = np.array_equal(theta, rows)
+        best = place if same else least_loss(problem, theta, log_flops)
         columns = [best.log_params, best.log_tokens, best.log_tokens - best.log_params]
         columns.append(best.log_loss)
         if limited:
@@ -131,7 +133,7 @@ def answer(question: Question) -> Answer:
     reach, band = source.reach(training.value), None
     # Beyond a thousandfold the band of a bent frontier runs to sizes of no use.
     if fit is not None and (reach is None or reach <= warnings.LOUD_REACH):
-        band = sizes_within_tolerance(problem, source.theta, log_flops, fit.noise)
+        band = sizes_within_tolerance(problem, source.theta, log_flops, fit.noise, place)
         notes += warnings.shape_warnings(band, None if config is None else config.params)
     if config is None and source.ladder is not None:
         notes.append(warnings.NO_SHAPE)

@@ -261,7 +261,11 @@ def least_cost(problem: ConstrainedProblem, theta: Floats, target: Floats) -> Op
 
 
 def sizes_within_tolerance(
-    problem: ConstrainedProblem, theta: Floats, log_flops: float, tolerance: float
+    problem: ConstrainedProblem,
+    theta: Floats,
+    log_flops: float,
+    tolerance: float,
+    best: Optimum | None = None,
 ) -> RegretBand:
     """The range of N within the limits whose loss at a budget is within a tolerance of the best.
 
@@ -270,12 +274,13 @@ def sizes_within_tolerance(
         theta: One theta, (p,).
         log_flops: The ln of the budget [FLOP].
         tolerance: How far above the least loss, in ln; one run's noise, say.
+        best: The model of least loss, one, where it is computed already.
 
     Returns:
         Smallest and largest N; where even one parameter, one token or a limit is within the
         tolerance, that is the end.
     """
-    best = least_loss(problem, theta[None], log_flops)
+    best = best or least_loss(problem, theta[None], log_flops)
     centre, most = float(best.log_params[0]), float(best.log_loss[0]) + tolerance
     low, high = problem.sizes()[0], max(reachable(problem, log_flops)[1], centre)
     side = np.array([-1.0, 1.0])

@@ -1,15 +1,13 @@
-"""An answer in other trainers' own words: nanoGPT, nanochat, litgpt, Hugging Face.
+"""An answer as a config of another trainer: nanoGPT, nanochat, litgpt, Hugging Face.
 
 Option names are those of copies of each repository read in November 2026, no pinned release:
 karpathy/nanoGPT `train.py` and `configurator.py`; karpathy/nanochat `scripts/base_train.py`;
 Lightning-AI/litgpt `litgpt/config.py`, `litgpt/args.py` and `config_hub/pretrain`;
 huggingface/transformers `LlamaConfig`, `TrainingArguments` and `optimization.get_wsd_schedule`.
-Each export says in comments what of the answer that trainer cannot express.
 
-An answer's run as a trainer with one batch size would train it, and shapes it can build.
-
-The runs double their batch at fixed token counts, cool down as 1 - sqrt and count tokens; trainers
-elsewhere hold one batch and count steps. What is lost on the way is said in the export.
+The runs double their batch at fixed token counts, cool down as 1 - sqrt and count tokens; other
+trainers have one batch size and count steps, and some build other shapes. Each export lists in
+comments what of the answer its trainer cannot express.
 """
 
 from __future__ import annotations
@@ -32,15 +30,16 @@ from fit.results import Fit
 CLOSE = 0.05
 """Largest relative difference between the answer's N and the exported one."""
 MOST_ROWS = 64
-"""Sequences in one forward pass of an export; the rest is accumulated."""
+"""Sequences in one forward pass at most; the rest of a batch is accumulated."""
 NEAR = 4
 """Widths tried on either side, in heads, where a trainer fixes the ratio of its MLP."""
 WIDTH = 80
+"""Characters of a line of comments."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerConfig:
-    """What a trainer is told: sizes in its own architecture, and its optimiser's steps."""
+    """A run in the architecture of another trainer: shape, batch, steps and learning rate."""
 
     shape: Shape
     """In the trainer's architecture."""
@@ -58,7 +57,7 @@ class TrainerConfig:
     settings: Mapping[str, Any]
     """weight_decay, beta1, beta2 and clip, where the runs share them."""
     changed: tuple[str, ...]
-    """What of the runs' recipe no one-batch trainer has."""
+    """Rules of the runs' recipe that no trainer with one batch size has."""
 
     @property
     def micro(self) -> int:
@@ -67,7 +66,7 @@ class TrainerConfig:
 
     @property
     def tokens(self) -> int:
-        """Tokens that the steps make up."""
+        """Tokens of all steps."""
         return self.steps * self.rows * self.shape.seq_len
 
 
@@ -75,19 +74,18 @@ def trainer_config(answer: Answer, fit: Fit, shape: Shape) -> TrainerConfig:
     """An answer's run in a trainer's architecture.
 
     Args:
-        answer: With a shape, as `launchable` has it.
-        fit: The fit that was asked; its recipe is that of its runs.
+        answer: An answer that may be launched.
+        fit: The fit that answered; its recipe is that of its runs.
         shape: The trainer's shape for the answer.
 
     Raises:
         QueryError: The runs share no learning rate or batch, or N is off by more than 5%.
     """
-    wanted, found = launchable(answer), count_params(shape).matmul
-    n = count_params(wanted).matmul
-    if abs(found / n - 1) > CLOSE:
+    n, exported = count_params(launchable(answer)).matmul, count_params(shape).matmul
+    if abs(exported / n - 1) > CLOSE:
         raise QueryError(
-            f"this trainer's nearest shape has {found} parameters, the answer's has {n}; within 5% "
-            "is needed. Export to hf, which sets the MLP freely."
+            f"this trainer's nearest shape has {exported} parameters, the answer's has {n}; within "
+            "5% is needed. Export to hf, which sets the MLP freely."
         )
     if answer.lr is None or answer.batch_tokens is None or answer.shape_tokens is None:
         raise QueryError(
@@ -97,15 +95,15 @@ def trainer_config(answer: Answer, fit: Fit, shape: Shape) -> TrainerConfig:
     recipe, tokens = fit.recipe, answer.shape_tokens
     rows = max(1, round(answer.batch_tokens / shape.seq_len))
     steps = max(1, round(tokens / (rows * shape.seq_len)))
-    warm = recipe.get("train.warmup_tokens")
+    warmup = recipe.get("train.warmup_tokens")
     cosine = recipe.get("train.schedule") == "cosine"
     names = ("weight_decay", "beta1", "beta2", "clip")
     return TrainerConfig(
         shape=shape,
-        params=found,
+        params=exported,
         rows=rows,
         steps=steps,
-        warmup=round(steps * (min(n, 0.1 * tokens) if warm is None else float(warm)) / tokens),
+        warmup=round(steps * (min(n, 0.1 * tokens) if warmup is None else float(warmup)) / tokens),
         cooldown=0 if cosine else round(steps * float(recipe.get("train.cooldown", 0.2))),
         lr=answer.lr,
         settings={k: v for k in names if (v := recipe.get(f"train.{k}")) is not None},
@@ -132,29 +130,32 @@ def launchable(answer: Answer) -> Shape:
 def plain_shape(answer: Answer) -> Shape:
     """The nearest shape with a plain MLP of four times the width, its heads filling the width.
 
-    Of the widths near the answer's, each at the depth that meets N best, the one nearest in N;
-    nearness of N counts ten times more than nearness of the depth.
+    Of the widths near the answer's, each at the depth that meets N best, the one nearest in N. A
+    difference in ln N counts ten times more than one in ln depth.
     """
     old = launchable(answer)
-    wanted = count_params(old).matmul
+    n = count_params(old).matmul
+    heads_near = max(1, old.width // old.head_dim)
+    # The answer's own width comes first and wins a tie.
+    steps = [0, *(sign * step for step in range(1, NEAR + 1) for sign in (-1, 1))]
     best, least = None, math.inf
-    for heads in _near(old.width // old.head_dim):
+    for heads in (heads_near + step for step in steps if heads_near + step >= 1):
         width = heads * old.head_dim
         one = dataclasses.replace(
             old, width=width, depth=1, heads=heads, d_ff=4 * width, gated=False
         )
-        blocks = (wanted - one.vocab * width) / count_params(one).body
+        blocks = (n - one.vocab * width) / count_params(one).body
         shape = dataclasses.replace(one, depth=max(1, round(blocks)))
-        off = abs(math.log(count_params(shape).matmul / wanted))
-        off += 0.1 * abs(math.log(shape.depth / old.depth))
-        if off < least:
-            best, least = shape, off
+        distance = abs(math.log(count_params(shape).matmul / n))
+        distance += 0.1 * abs(math.log(shape.depth / old.depth))
+        if distance < least:
+            best, least = shape, distance
     assert best is not None
     return best
 
 
 def gated_shape(answer: Answer) -> Shape:
-    """The same with a gated MLP, whose hidden units are chosen so that N agrees.
+    """The answer's shape with a gated MLP, whose hidden units are chosen so that N agrees.
 
     Three matrices in place of two take two thirds of the units; from 400 units up they are a
     multiple of 8, which moves N by less than 1%.
@@ -162,17 +163,9 @@ def gated_shape(answer: Answer) -> Shape:
     old = launchable(answer)
     if old.gated:
         return old
-    units, step = old.d_ff * 2 / 3, 1
-    if units >= 400:
-        step = 8
+    units = old.d_ff * 2 / 3
+    step = 8 if units >= 400 else 1
     return dataclasses.replace(old, gated=True, d_ff=max(1, round(units / step) * step))
-
-
-def _near(heads: int) -> Iterable[int]:
-    """Counts of heads around one, itself first."""
-    yield max(1, heads)
-    for step in range(1, NEAR + 1):
-        yield from (h for h in (heads - step, heads + step) if h >= 1)
 
 
 def _changed(recipe: Mapping[str, Any]) -> Iterable[str]:
@@ -181,7 +174,7 @@ def _changed(recipe: Mapping[str, Any]) -> Iterable[str]:
         first = recipe.get("train.batch_tokens")
         yield f"the runs' batch, which doubles along the run from {first} tokens: here its last one"
     if recipe.get("train.embedding_lr"):
-        yield "a learning rate of its own for embedding and head"
+        yield "a separate learning rate for embedding and head"
     if recipe.get("train.z_loss"):
         yield f"z-loss {recipe['train.z_loss']}"
     if recipe.get("model.conv"):
@@ -192,12 +185,12 @@ def export(answer: Answer, fit: Fit, target: str) -> str:
     """An answer as a file or command of another trainer.
 
     Args:
-        answer: From `query.answer`, with a shape.
-        fit: The fit that was asked.
+        answer: An answer that may be launched.
+        fit: The fit that answered.
         target: One of `TARGETS`.
 
     Raises:
-        QueryError: There is no shape to export, or the trainer builds none within 5% of its N.
+        QueryError: Launching is refused, or the trainer builds no shape within 5% of its N.
     """
     return TARGETS[target](answer, fit)
 
@@ -239,7 +232,7 @@ def nanochat(answer: Answer, fit: Fit) -> str:
     s = job.shape
     lost = [
         f"learning rate {job.lr:.3g}: nanochat's hidden matrices are Muon's, whose rate is another "
-        "quantity; its own stand",
+        "quantity; nanochat's defaults stay",
         f"a vocabulary: nanochat takes its tokenizer's; train one of {s.vocab} tokens",
         "the shape of the schedule's descent: nanochat's is linear",
         "value embeddings and other parts that nanochat adds are not in N",
@@ -351,11 +344,11 @@ TARGETS: Mapping[str, Callable[[Answer, Fit], str]] = {
     "litgpt": litgpt,
     "hf": hf,
 }
-"""Trainers by the name that asks for them."""
+"""Functions that export to each trainer, by its name."""
 
 
 def _head(answer: Answer, job: TrainerConfig, lost: Sequence[str]) -> list[str]:
-    """What is exported, what it should reach, and what is left out."""
+    """Lines that say what is exported, its expected loss, and what is left out."""
     n, loss = count_params(launchable(answer)).matmul, answer.shape_loss
     assert loss is not None
     return [
@@ -369,7 +362,7 @@ def _head(answer: Answer, job: TrainerConfig, lost: Sequence[str]) -> list[str]:
 
 
 def _schedule_lost(job: TrainerConfig) -> Iterable[str]:
-    """What a trainer that knows a cosine alone says of the runs' schedule."""
+    """The loss of the runs' schedule in a trainer that has a cosine alone."""
     if job.cooldown:
         yield f"the schedule, constant with a 1 - sqrt cooldown over {job.cooldown} steps: a cosine"
 
@@ -386,18 +379,18 @@ def _aspect(shape: Shape) -> tuple[Shape, int]:
 
 
 def _named(job: TrainerConfig, **names: str) -> dict[str, Any]:
-    """Settings that the runs share, under the trainer's names."""
+    """Settings that the runs share, under the names of the trainer."""
     return {theirs: job.settings[ours] for ours, theirs in names.items() if ours in job.settings}
 
 
 def _betas(job: TrainerConfig) -> dict[str, list[float]]:
-    """Adam's betas as a pair, where both are known."""
+    """Adam's betas as a pair, where the runs share both."""
     pair = [job.settings[b] for b in ("beta1", "beta2") if b in job.settings]
     return {"betas": pair} if len(pair) == 2 else {}
 
 
 def _tidy(value: Any) -> Any:
-    """A number without the last digits of its arithmetic."""
+    """A number rounded to ten digits, without the rounding errors of its arithmetic."""
     return float(f"{value:.10g}") if isinstance(value, float) else value
 
 
@@ -411,7 +404,7 @@ def _comment(lines: Iterable[str]) -> list[str]:
 
 
 def _yaml(document: Mapping[str, Any], indent: str = "") -> list[str]:
-    """Plain yaml of nested mappings, lists and scalars."""
+    """Lines of yaml of nested mappings, lists and scalars."""
     rows = []
     for key, value in document.items():
         if isinstance(value, Mapping) and value:
@@ -424,7 +417,7 @@ def _yaml(document: Mapping[str, Any], indent: str = "") -> list[str]:
 
 
 def _scalar(value: Any) -> str:
-    """A scalar or a list as yaml reads it; a float keeps its point, or yaml 1.1 takes a string."""
+    """A scalar or list in yaml; a float keeps its point, which yaml 1.1 needs to read no string."""
     if isinstance(value, list):
         return f"[{', '.join(_scalar(v) for v in value)}]"
     text = hydra_value(_tidy(value))

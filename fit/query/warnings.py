@@ -1,4 +1,4 @@
-"""What may be wrong with an answer: each doubt a note in plain words."""
+"""Warnings of an answer: reach, doubts of the fit, ratios, repeats, and what limits leave out."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from fit.results import (
 NOTED_REACH, LOUD_REACH = 30.0, 1000.0
 """Budget over the largest fitted: a note above the one, a loud warning above the other."""
 UNCOMPARED = "too uncertain to compare"
-UNTOLD = 0.25
-"""Half-width of the difference of two exponents from which agreement says nothing."""
+WIDEST_COMPARISON = 0.25
+"""Half-width of the interval of a difference of exponents from which agreement says nothing."""
 FRESH_EPOCHS, STALE_EPOCHS = 4.0, 16.0
 """Muennighoff et al. 2023, arXiv:2305.16264: up to 4 epochs are nearly as good as fresh data."""
 OF_THE_LAW = frozenset(
@@ -43,41 +43,37 @@ NO_SHAPE = Note(
 
 
 def refuse_unidentified(fit: Fit | None, *, force: bool) -> None:
-    """Refuse N* from a fit that cannot tell its parameters apart.
+    """Refuse N* from a fit whose parameters are not identified.
 
     Raises:
-        QueryError: The runs cannot tell N from D, and the answer is not forced.
+        QueryError: The parameters are not identified, and the answer is not forced.
     """
     if fit is not None and not is_identified(fit) and not force:
+        reason = "too few different sizes, lengths, budgets or D/N ratios"
+        if kappa_of(fit) > REFUSED_KAPPA:
+            reason = f"kappa {kappa_text(fit)}; at most {REFUSED_KAPPA:g} is needed"
         raise QueryError(
-            f"the fit '{fit.name}' cannot tell its parameters apart ({_why_refused(fit)}), so its "
-            "N* means nothing. Add runs at other budgets and D/N ratios and fit again, or insist "
-            "with --force."
+            f"the parameters of the fit '{fit.name}' are not identified ({reason}), so its N* "
+            "means nothing. Add runs at other budgets and D/N ratios and fit again, or insist with "
+            "--force."
         )
 
 
 def cross_check_remark(fit: Fit, check: CrossCheck) -> str:
-    """What another approach says to the fit's exponent."""
+    """Whether another approach agrees with the exponent of the fit, in words."""
     if check.disagrees:
         return "DISAGREES with the fit"
     ends = [fit.interval.bounds.get("a"), check.a_interval]
     halves = [(high - low) / 2 for low, high in (e for e in ends if e is not None)]
-    if not is_identified(fit) or not math.hypot(*halves) < UNTOLD:
+    if not is_identified(fit) or not math.hypot(*halves) < WIDEST_COMPARISON:
         return UNCOMPARED
     return "agrees with the fit"
-
-
-def _why_refused(fit: Fit) -> str:
-    """What is wrong with the runs, in a few words."""
-    if kappa_of(fit) > REFUSED_KAPPA:
-        return f"kappa {kappa_text(fit)}; at most {REFUSED_KAPPA:g} is needed"
-    return "too few different sizes, lengths, budgets or D/N ratios"
 
 
 def answer_warnings(
     source: ScalingLaw, *, flops: float, params: float, tokens: float
 ) -> tuple[Note, ...]:
-    """Doubts about an answer at N parameters and D tokens that cost a budget."""
+    """Warnings of an answer of N parameters and D tokens at a budget."""
     reach = source.reach(flops)
     notes = [*_origin(source), *_reach(reach, source), *_below(source.range, flops)]
     notes += _ratio(source.range, tokens / params)
@@ -87,7 +83,7 @@ def answer_warnings(
 
 
 def shape_warnings(band: RegretBand, params: float | None) -> list[Note]:
-    """A launchable shape outside the regret band."""
+    """A note where the shape to be launched lies outside the regret band."""
     if params is None or band.low <= params <= band.high:
         return []
     text = (
@@ -98,7 +94,7 @@ def shape_warnings(band: RegretBand, params: float | None) -> list[Note]:
 
 
 def limit_warnings(question: Question, source: ScalingLaw) -> list[Note]:
-    """What the limits of a question count, and what they leave out."""
+    """Notes on what a memory limit and served tokens count, and what they leave out."""
     notes = []
     if question.memory is not None:
         each = question.bytes_per_param or BYTES_PER_PARAM
@@ -119,7 +115,7 @@ def limit_warnings(question: Question, source: ScalingLaw) -> list[Note]:
 
 
 def _origin(source: ScalingLaw) -> list[Note]:
-    """Doubts about the law itself, whatever is asked."""
+    """Doubts about the law itself, whatever the question."""
     preset, fit = source.preset, source.fit
     if preset is not None:
         c = preset.convention
@@ -132,10 +128,10 @@ def _origin(source: ScalingLaw) -> list[Note]:
             text += f" Also: {preset.note}."
         return [_note("preset", "info", text)]
     assert fit is not None
-    own = _status(fit)
-    told = {n.code for n in own}
-    travels = (n for n in fit.notes if n.severity == "serious" or n.code in OF_THE_LAW)
-    return [*own, *(n for n in travels if n.code not in told)]
+    status = _status(fit)
+    codes = {n.code for n in status}
+    of_fit = (n for n in fit.notes if n.severity == "serious" or n.code in OF_THE_LAW)
+    return [*status, *(n for n in of_fit if n.code not in codes)]
 
 
 def _status(fit: Fit) -> list[Note]:
@@ -147,8 +143,8 @@ def _status(fit: Fit) -> list[Note]:
         notes.append(_note("fit_status", "serious", text))
     if kappa_of(fit) > DOUBTFUL_KAPPA:
         text = (
-            f"the runs barely tell the law's parameters apart (kappa {kappa_text(fit)}; healthy "
-            "is 40-160). Add budgets or D/N ratios."
+            f"the law's parameters are barely identified (kappa {kappa_text(fit)}; healthy is "
+            "40-160). Add budgets or D/N ratios."
         )
         notes.append(_note("ill_conditioned", "serious", text))
     if fit.theta.get("E", 1.0) <= 1e-6:
@@ -158,14 +154,14 @@ def _status(fit: Fit) -> list[Note]:
 
 
 def _reach(reach: float | None, source: ScalingLaw) -> list[Note]:
-    """How far the budget lies beyond the runs."""
+    """A warning where the budget lies far beyond the runs."""
     if reach is None or reach <= NOTED_REACH:
         return []
     times = "\N{MULTIPLICATION SIGN}"
     text = f"extrapolates {times}{three_digits(reach)} beyond the largest budget fitted"
     if reach <= LOUD_REACH:
-        what = "This" if source.fit is None else "The interval"
-        text += f". {what} assumes that the law itself holds out there."
+        subject = "This" if source.fit is None else "The interval"
+        text += f". {subject} assumes that the law itself holds out there."
         return [_note("extrapolates", "warning", text)]
     text += ": far too far to spend money on. Run a budget in between first"
     if source.fit is not None:
@@ -175,7 +171,7 @@ def _reach(reach: float | None, source: ScalingLaw) -> list[Note]:
 
 
 def _below(ranges: Mapping[str, Span], flops: float) -> list[Note]:
-    """A budget smaller than every run's."""
+    """A warning where the budget is smaller than that of every run."""
     span = ranges.get("flops")
     if span is None or flops >= span.low:
         return []
@@ -187,7 +183,7 @@ def _below(ranges: Mapping[str, Span], flops: float) -> list[Note]:
 
 
 def _ratio(ranges: Mapping[str, Span], ratio: float) -> list[Note]:
-    """D/N outside what was swept."""
+    """A warning where D/N lies outside the swept range."""
     span = ranges.get("tokens_per_param")
     if span is None or span.low <= ratio <= span.high:
         return []
@@ -199,21 +195,20 @@ def _ratio(ranges: Mapping[str, Span], ratio: float) -> list[Note]:
 
 
 def _repeats(fit: Fit | None, tokens: float) -> list[Note]:
-    """More tokens than the data set has."""
+    """A warning where there are more tokens than unique ones, which the law does not know."""
     unique = None if fit is None else fit.data.get("unique_tokens")
     if not unique or tokens / unique <= FRESH_EPOCHS:
         return []
     epochs = tokens / unique
     text = (
         f"{short(tokens)} tokens are {three_digits(epochs)} epochs of the {short(unique)} there "
-        "are; "
-        "the law takes repeats as fresh, which holds up to about 4."
+        "are; the law takes repeats as fresh, which holds up to about 4."
     )
     return [_note("repeats", "serious" if epochs > STALE_EPOCHS else "warning", text)]
 
 
 def _epochs(source: ScalingLaw, tokens: float) -> list[Note]:
-    """Repeats that the law itself takes into account."""
+    """A note on the repeats that the law itself takes into account."""
     unique = source.law.held["unique_tokens"]
     epochs = tokens / unique
     if epochs <= 1:

@@ -267,14 +267,15 @@ def _launch_rows(answer: Answer, launch: str) -> list[str]:
     s = answer.shape
     if s is None or answer.shape_params is None or answer.shape_tokens is None:
         return []
-    rows = ["", row("shape", f"width {s.width}, depth {s.depth}, heads {s.heads}")]
     counts = f"{short(answer.shape_params)} parameters on {short(answer.shape_tokens)} tokens"
-    rows.append(row("", counts))
+    shape = f"width {s.width}, depth {s.depth}, heads {s.heads}"
+    rows = ["", row("shape", shape), row("", counts)]
     if answer.lr is not None:
         rows.append(row("learning rate", f"{answer.lr:.3g}, peak of the hidden matrices"))
     if answer.batch_tokens is not None:
         rows.append(row("batch", f"{answer.batch_tokens} tokens a step at the end"))
-    return [*rows, "", *_command_rows(launch)]
+    refused = [row("launch", "refused, see the notes; --force launches it all the same")]
+    return [*rows, *(["", *_command_rows(launch)] if answer.launch_refusal is None else refused)]
 
 
 def _command_rows(command: str) -> list[str]:
