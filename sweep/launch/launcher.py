@@ -72,12 +72,12 @@ def launch_cells(cells: Sequence[Cell], overrides: Sequence[str]) -> None:
         idle = 0
         while batch := next_batch(pending, one_pool=launcher.one_pool):
             error = launcher.launch(batch)
-            idle = idle + 1 if error is not None and not any(t.has_begun() for t in batch) else 0
+            idle = idle + 1 if error is not None and not any(c.has_begun() for c in batch) else 0
             if idle > 1:  # a single time, a worker may have been killed before it began
                 raise PlanError(f"the launcher {launcher.name} started no run: {error}")
             for cell in batch:
                 cell.count_try(whole=error is None)
-            missing = sum(len(t.missing()) for t in pending)
+            missing = sum(len(c.missing()) for c in pending)
             if error is not None and missing:
                 say(f"the launch broke off with {missing} runs missing: {error}")
     for cell in pending:
@@ -92,12 +92,12 @@ def next_batch(pending: Sequence[PendingCell], *, one_pool: bool) -> list[Pendin
         one_pool: Whether workers share a pool that ends when any of them dies. A cell that may have
             killed its worker then has its last try alone, so that no other cell is lost with it.
     """
-    left = [t for t in pending if t.missing() and t.tries <= t.retries]
-    suspects = [t for t in left if one_pool and t.lost and t.tries == t.retries]
-    together = [t for t in left if t not in suspects]
+    left = [c for c in pending if c.missing() and c.tries <= c.retries]
+    suspects = [c for c in left if one_pool and c.lost and c.tries == c.retries]
+    together = [c for c in left if c not in suspects]
     if not together:
         return suspects[:1]
-    return sorted(together, key=lambda t: (t.tries, -t.cost()))
+    return sorted(together, key=lambda c: (c.tries, -c.cost()))
 
 
 class HydraLauncher:
@@ -133,7 +133,7 @@ class HydraLauncher:
         """Let Hydra's launcher run a batch."""
         launcher = make_launcher(self._config, train_cell)
         first, self._jobs = self._jobs, self._jobs + len(batch)
-        return launcher.launch([t.cell.overrides for t in batch], initial_job_idx=first)
+        return launcher.launch([c.cell.overrides for c in batch], initial_job_idx=first)
 
 
 def wait_for_jobs(name: str, launch: Callable[[], T]) -> T | None:

@@ -1,12 +1,7 @@
 """What a grid of runs costs: time of workers and in total, money, memory, what shared trunks save.
 
-Also the options of `python -m sweep.plan`, which stand among Hydra's overrides:
-
-measure=off          keep the formula; else a few steps of every shape are timed, once
-price=2.5            dollars of one device-hour
-workers=8            runs at a time, where the launcher does not say it
-spend.hours=2        device-hours, spend.dollars=5 or spend.flops=1e13: thin the grid to that
-spend.prior=NAME     law or fit that the thinned grid is chosen for, spend.target=1e15 its budget
+Also the options of `python -m sweep.plan`, which stand among Hydra's overrides; what each of them
+means is in `sweep.plan.USAGE`.
 """
 
 from __future__ import annotations
