@@ -47,7 +47,7 @@ def measure(cells: Sequence[Cell], terms: PlanOptions) -> list[str]:
     left = unmeasured([t for cell in cells for t in cell.trajectories]) if terms.measure else []
     if not left:
         return []
-    from sweep.training.evaluate import measure_timings
+    from sweep.training.timing import measure_timings
 
     failed = measure_timings(left, say)
     if not failed:

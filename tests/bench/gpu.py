@@ -22,8 +22,8 @@ from sweep.planning.grid import compose_config
 from sweep.planning.trajectory import Trajectory, trajectories
 from sweep.training.devices import device_name
 from sweep.training.ensemble import Pack
-from sweep.training.evaluate import RandomTokens
 from sweep.training.session import Session
+from sweep.training.timing import RandomTokens
 from tests.bench.ours import INFO
 from tests.bench.packing import Endless
 from tests.bench.plain import GPT
@@ -121,9 +121,9 @@ def packing_table(setting: Setting, device: torch.device) -> list[str]:
         t = planned(setting.tiny, cell, device, f"train.graphs={graphs}", "train.compile=off")
         sessions = [Session.open(t, source=RandomTokens(t)) for _ in range(together)]
         pack = Pack([Endless(session) for session in sessions])
-        pack.begin()
+        pack.start()
         batch = rows * length * together
-        found[name] = rate(pack.round, batch, setting.seconds, device)
+        found[name] = rate(pack.train_step, batch, setting.seconds, device)
     first = next(iter(found.values()))
     width, depth, _ = setting.tiny
     head = said(f"{members} runs of width {width}, depth {depth}, batch {rows}x{length}")

@@ -13,7 +13,7 @@ import pytest
 from fit.errors import PlanError
 from sweep.data.corpus import Bytes
 from sweep.data.registry import describe, open_source
-from sweep.data.text import find
+from sweep.data.text import find_files
 from tests.sweep.data.builders import data_config
 
 T = 32
@@ -138,7 +138,7 @@ def test_globs_mean_what_a_shell_means(tmp_path, pattern, expected):
     for name in ("a.txt", "b/c.txt", "b/d/e.txt", "b/f.MD", ".git/x.txt", "b/.x.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
-    assert [f.relative_to(tmp_path).as_posix() for f in find(tmp_path, pattern)] == expected
+    assert [f.relative_to(tmp_path).as_posix() for f in find_files(tmp_path, pattern)] == expected
 
 
 def test_the_second_opening_tokenises_nothing(folder, monkeypatch):
