@@ -4,16 +4,15 @@ Pre-RMSNorm, rotary positions, QK-norm, no biases, no dropout, zero output proje
 a plain squared-ReLU or a gated MLP, tied or untied head, and a short causal convolution on the
 embeddings (Wortsman et al. 2023, arXiv:2309.14322; So et al. 2021, arXiv:2109.08668).
 
-Shape letters, lowercase so that N, D and C always mean the law's: b rows, t positions, d width,
-h heads, k head size, f MLP units, v vocabulary.
+The MLP may be a mixture of experts: a router sends every token to its top k experts, and no token
+is dropped. Gates are the router's probabilities, normalised over the chosen experts if there are
+several (Fedus et al. 2021, arXiv:2101.03961, for one; Jiang et al. 2024, arXiv:2401.04088, for
+more). Each expert multiplies exactly the tokens sent to it, so the FLOPs are those of k MLPs and
+the router.
 
-A mixture-of-experts MLP: a router sends every token to its top k experts, and none is dropped.
-
-Gates are the router's probabilities, among the chosen ones where there are several (Fedus et al.
-2021, arXiv:2101.03961, for one; Jiang et al. 2024, arXiv:2401.04088, for more). Each expert
-multiplies exactly the tokens sent to it, so FLOPs are those of k MLPs and the router.
-
-Shape letters: n tokens, d width, e experts, k chosen, f MLP units.
+Shape letters, lowercase so that N, D and C always mean the law's: b rows, t positions, d width, h
+heads, k head size, f MLP units, v vocabulary, l lags of the convolution. In `mixture` and where
+rows and positions are flattened: n tokens, e experts, k chosen experts.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ from fit.data.accounting import Shape
 ROPE_BASE = 10_000.0
 EPS = 1e-6
 SMALLEST = 1e-38
-"""Least probability of a target whose logarithm is taken, so that a lost token costs 87 nats."""
+"""Lower bound of a target's probability before the logarithm: its loss is at most 87 nats."""
 EMBEDDING_STD = 0.02
 LARGEST_OWN_LOGIT = 1.28
-"""Of an input token under a tied head at the start: the normed stream times its own embedding is
-std width. So the loss at step 0 is ln(vocab) to 1% at every width; at 1024 a std of .02 throughout
-began at 20 nats."""
+"""Bound on the logit of the input token itself at the start under a tied head: std * width, the
+normalised stream times the token's own embedding. It keeps the loss at step 0 within 1% of
+ln(vocab) at every width; with a std of 0.02 at width 1024 it was 20 nats."""
 
 
 Mlp = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -47,16 +46,17 @@ def mixture(
     """Send tokens through their experts.
 
     Args:
-        x_nd: Tokens.
-        router_ed: One row per expert.
-        up_efd: First matrices of the experts (twice f rows where gated).
-        down_edf: Second matrices.
+        x_nd: Hidden states of the tokens.
+        router_ed: Weights of the router, one row per expert.
+        up_efd: First matrices of the experts (2 f rows if gated).
+        down_edf: Second matrices of the experts.
         top_k: Experts per token.
         mlp: One expert: (tokens, up, down) -> tokens.
 
     Returns:
-        The gated sum over each token's experts (n, d), and the balance: experts x sum over experts
-        of (share of tokens) x (mean probability), 1 where all are used alike, up to e / k.
+        The gated sum over each token's experts (n, d), and the load balance: e times the sum over
+        experts of (share of tokens) x (mean probability). It is 1 if all experts are used alike,
+        and at most e / k.
 
     Source: Fedus et al. 2021, arXiv:2101.03961, eq. 4.
     """
@@ -69,15 +69,16 @@ def mixture(
     token = order // top_k
     sent_e = torch.bincount(chosen_nk.flatten(), minlength=experts)
     parts = x_nd.index_select(0, token).split(sent_e.tolist())
-    made = [mlp(part, up, down) for part, up, down in zip(parts, up_efd, down_edf, strict=True)]
-    y = torch.cat(made) * gate_nk.flatten()[order, None].to(x_nd.dtype)
+    outputs = [mlp(part, up, down) for part, up, down in zip(parts, up_efd, down_edf, strict=True)]
+    # Sorted by expert above, so that each multiplies one contiguous block of tokens.
+    y = torch.cat(outputs) * gate_nk.flatten()[order, None].to(x_nd.dtype)
     y_nd = torch.zeros_like(x_nd, dtype=y.dtype).index_add(0, token, y)
     share_e = sent_e / (count * top_k)
     return y_nd, experts * (share_e * probability_ne.mean(0)).sum()
 
 
 class Transformer(nn.Module):
-    """Tokens in, loss out: `forward` to train, `token_losses` to measure."""
+    """The transformer: `forward` gives the loss to train on, `token_losses` those to measure."""
 
     cos_tk: Tensor
     sin_tk: Tensor
@@ -86,9 +87,9 @@ class Transformer(nn.Module):
         """Build the modules.
 
         Args:
-            shape: Of the transformer.
+            shape: Sizes of the transformer.
             residual: Factor of every residual branch.
-            balance: Weight of the experts' balance in the gradient.
+            balance: Weight of the experts' load balance in the gradient.
         """
         super().__init__()
         self.shape, self.balance = shape, balance
@@ -115,16 +116,17 @@ class Transformer(nn.Module):
                 block.init_weights(generator)
 
     def forward(self, tokens_bt: Tensor, target_bt: Tensor, z_loss: float) -> Tensor:
-        """Mean cross-entropy [nats/token], whose gradient has those of z-loss and balance."""
-        x_btd, unbalance = self.states(tokens_bt)
+        """Mean cross-entropy [nats/token]; its gradient includes z-loss and load balance."""
+        x_btd, load_balance = self.states(tokens_bt)
         loss = self._cross_entropy(x_btd, target_bt, z_loss)
-        if unbalance is None:
+        if load_balance is None:
             return loss
-        penalty = self.balance * unbalance
+        penalty = self.balance * load_balance
+        # Adds a gradient and leaves the value unchanged, so that losses can be compared.
         return loss + penalty - penalty.detach()
 
     def _cross_entropy(self, x_btd: Tensor, target_bt: Tensor, z_loss: float) -> Tensor:
-        """Of the next tokens, with the gradient of the z-loss."""
+        """Mean cross-entropy of the next tokens, with the gradient of the z-loss."""
         if x_btd.device.type == "cpu":
             x_nd = x_btd.reshape(-1, x_btd.shape[-1])
             return HeadLoss.apply(x_nd, self.head, target_bt.reshape(-1), z_loss)
@@ -138,7 +140,7 @@ class Transformer(nn.Module):
         return self.states(tokens_bt)[0]
 
     def states(self, tokens_bt: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Hidden states after the last norm, and the mean balance of the blocks' experts."""
+        """Hidden states after the last norm, and the mean load balance over the blocks."""
         x_btd = F.embedding(tokens_bt, self.embedding)
         if self.conv is not None:
             x_btd = CausalConv.apply(x_btd, self.conv)
@@ -160,7 +162,7 @@ class Transformer(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each on a normed copy of the residual stream."""
+    """Attention and MLP, each on a normalised copy of the residual stream."""
 
     def __init__(self, shape: Shape, residual: float = 1.0) -> None:
         super().__init__()
@@ -177,7 +179,7 @@ class Block(nn.Module):
         self.down = nn.Parameter(torch.empty(*many, d, f))
 
     def init_weights(self, generator: torch.Generator) -> None:
-        """Inputs at 1/sqrt(fan-in), outputs at zero, so that every block begins as the identity."""
+        """Fill inputs at 1/sqrt(fan-in) and outputs with 0: each block starts as the identity."""
         self.q_gain.fill_(1.0)
         for weight in (self.qkv, self.up):
             fill_normal(weight, 1 / math.sqrt(weight.shape[-1]), generator)
@@ -189,7 +191,7 @@ class Block(nn.Module):
     def forward(
         self, x_btd: Tensor, cos_tk: Tensor, sin_tk: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """One block; and the balance of its experts, if it has any."""
+        """Output of the block, and the load balance of its experts if it has any."""
         branch_btd = self.attention(rms_norm(x_btd), cos_tk, sin_tk)
         x_btd = torch.add(x_btd, branch_btd, alpha=self.residual)
         branch_btd, balance = self.mlp(rms_norm(x_btd))
@@ -198,8 +200,8 @@ class Block(nn.Module):
     def attention(self, x_btd: Tensor, cos_tk: Tensor, sin_tk: Tensor) -> Tensor:
         """Causal self-attention with QK-norm and rotary positions.
 
-        Queries and keys are normed and rotated together. The gain of the queries (normed vectors of
-        16 numbers could not attend sharply without) is folded into their half of the tables.
+        Queries and keys are normalised and rotated together. The gain of the queries (without it,
+        normalised vectors of 16 numbers cannot attend sharply) is part of their half of the tables.
         """
         b, t, _ = x_btd.shape
         qkv = F.linear(x_btd, self.qkv).view(b, t, 3, self.heads, self.head_dim)
@@ -213,7 +215,7 @@ class Block(nn.Module):
         return F.linear(y_bhtk.transpose(1, 2).reshape(b, t, -1), self.out)
 
     def mlp(self, x_btd: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The MLP, or a mixture of them with its balance."""
+        """The MLP, or a mixture of experts with its load balance."""
         if self.router is None:
             return self.expert(x_btd, self.up, self.down), None
         x_nd = x_btd.flatten(0, 1)
@@ -230,7 +232,7 @@ class Block(nn.Module):
 
 
 def fill_normal(weight: Tensor, std: float, generator: torch.Generator) -> None:
-    """Fill a weight on any device, of any precision, with the generator's float32 numbers."""
+    """Fill a weight of any device and precision with float32 numbers of a CPU generator."""
     weight.copy_(torch.empty(weight.shape).normal_(std=std, generator=generator))
 
 
@@ -247,17 +249,17 @@ def rotary_table(length: int, head_dim: int) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (i, i + half) of the last axis by its angle."""
-    turned: Tensor = torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
-    return turned
+    """Rotate each pair (i, i + half) of the last axis by its angle."""
+    rotated: Tensor = torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+    return rotated
 
 
 class RMSNorm(torch.autograd.Function):
-    """x / rms(x) over the last axis, without a gain, with its gradient in five operations."""
+    """x / rms(x) over the last axis, without a gain; the gradient takes five operations."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:  # type: ignore
-        """Normed copy of x."""
+        """Normalised copy of x."""
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         scale = torch.rsqrt(norm.square_().div_(x.shape[-1]).add_(EPS))
         y = x * scale
@@ -266,7 +268,7 @@ class RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore
-        """The part of the gradient across y, scaled."""
+        """The part of the gradient orthogonal to y, scaled."""
         y, scale = ctx.saved_tensors
         along = (grad * y).mean(-1, keepdim=True)
         return torch.addcmul(grad, y, along, value=-1) * scale
@@ -278,7 +280,7 @@ def rms_norm(x: Tensor) -> Tensor:
 
 
 class SquaredReLU(torch.autograd.Function):
-    """max(x, 0)^2, keeping one buffer instead of two."""
+    """max(x, 0)^2; it keeps one buffer for the gradient instead of two."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:  # type: ignore
@@ -308,7 +310,7 @@ class CausalConv(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_btd: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore
-        """The same taps, backwards."""
+        """The same taps applied backwards in time."""
         x_btd, taps_ld = ctx.saved_tensors
         grad_x_btd = grad_btd.clone()
         grad_taps = []
@@ -319,10 +321,10 @@ class CausalConv(torch.autograd.Function):
 
 
 class HeadLoss(torch.autograd.Function):
-    """Output head, cross-entropy and z-loss in one call, with their gradients made on the way.
+    """Output head, cross-entropy and z-loss in one call, gradients computed in the forward pass.
 
-    Writing the gradient over the logits' own buffer saves two passes and two buffers of
-    (rows, vocab): the largest arrays of a small model's step.
+    Writing the gradient over the probabilities saves two passes and two buffers of
+    (rows, vocab), the largest arrays of a small model's step.
     """
 
     @staticmethod
@@ -340,6 +342,6 @@ class HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore
-        """Scale the gradients made in `forward`."""
+        """Scale the gradients computed in `forward`."""
         grad_x_nd, grad_head_vd = ctx.saved_tensors
         return grad_x_nd * grad, grad_head_vd * grad, None, None

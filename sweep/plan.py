@@ -72,7 +72,7 @@ def measure_shapes(cells: Sequence[Cell], options: PlanOptions) -> list[str]:
     )
     if not missing:
         return []
-    from sweep.training.evaluate import measure_timings
+    from sweep.training.timing import measure_timings
 
     failed = measure_timings(missing, say)
     if not failed:

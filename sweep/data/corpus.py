@@ -1,18 +1,18 @@
-"""Documents tokenised once: shards, the documents' ends, the tokenizer, in one cached folder.
+"""Text to a tokenised corpus: tokenizers, the cached folder of shards, and the held-out split.
 
-The corpus is the same for every held-out split and cap, which only choose intervals of it. A
-document that occurs again is left out. Each document ends with the tokenizer's last token.
+`open_corpus` tokenises documents once into a cached folder of shards, the ends of the documents and
+the tokenizer, and splits them. A document that occurs again is left out. Each document ends with
+the tokenizer's last token, which no text can contain.
 
-From text to tokens: its UTF-8 bytes, or a byte-level bpe trained on the text itself.
+`bytes` takes the UTF-8 bytes of the text as tokens; `bpe` is a byte-level byte-pair encoding
+trained on the text itself. Both can be decoded without loss. A bpe is a function of its training
+text and its size alone: merges are chosen by count and then by token, whatever the number of
+threads.
 
-Both lose nothing, and both keep their last token for the end of a text, which no text can contain.
-A bpe is a function of its training text and size alone: merges are chosen by count and then by
-token, whatever the number of threads.
-
-Which stretches of a tokenised corpus are held out: by document, and no more than needed.
-
-A document's place in the draw is a keyed hash of its content, so that neither file names nor order
-matter, and a text that occurs twice cannot be on both sides.
+`split` chooses the documents that are held out, no more than needed. The folder is the same for
+every split and cap, which only choose intervals of it. A document's place in the draw is a keyed
+hash of its content, so that neither file names nor order matter, and a text that occurs twice
+cannot be on both sides.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from sweep.config import DataConfig
 from sweep.data.rows import Ints, TokenizedCorpus, Words, heldout_count, key_of, mixed, stream_of
 from sweep.data.shards import check_share, open_shard
 
-LONGEST = 4
-"""A document above 1/4 of the held-out sample is never held out: it would be most of it."""
+LONGEST_SHARE = 4
+"""A document above 1/4 of the held-out sample is never held out: it would dominate it."""
 BLOCKS = 16
-"""Blocks that the sample is made of where documents are too long to be held out whole."""
+"""Number of blocks in the sample where documents are too long to be held out whole."""
 BYTES = 256
 BPE_FILE = "tokenizer.json"
 MAX_TOKEN_BYTES = 24
-"""Longer runs, such as rulers of '=', would take up places of a small vocabulary."""
+"""Longer runs, such as rulers of '=', would waste tokens of a small vocabulary."""
 VERSION = 1
-"""Goes up when the code changes what the same documents give."""
+"""Part of the cache's key; raised when the same documents would give other tokens."""
 TOKENIZERS = ("bytes", "bpe")
 BPE_SAMPLE_BYTES = 16_000_000
 """Text that a bpe is trained on. Bytes per token of 2048 tokens trained on 4, 8, 16 and 24 MB of
@@ -57,7 +57,7 @@ PIECE_CHARACTERS = 1 << 18
 BATCH_CHARACTERS = 4_000_000
 SHARD_TOKENS = 1 << 27
 NOTICE = 10.0
-"""Seconds between two lines of progress."""
+"""Time between two lines of progress [s]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,29 +69,29 @@ class CorpusSplit:
 
 
 def split(ends: Ints, keys: Words, *, heldout_tokens: int, seed: int) -> CorpusSplit:
-    """Hold out at least so many tokens.
+    """Split a corpus, holding out at least so many tokens.
 
     Args:
-        ends: (documents,) where each document ends in the corpus, ascending [tokens].
+        ends: (documents,) end of each document in the corpus, ascending [tokens].
         keys: (documents,) hash of each document's content.
         heldout_tokens: Tokens needed, at most half of the corpus.
-        seed: Another seed holds out other documents.
+        seed: Chooses the documents that are held out.
 
     Returns:
-        Whole documents where those short enough make up half of the text, else blocks of documents.
+        Whole documents if those short enough make up half of the text, else blocks of documents.
     """
     starts = np.concatenate([[0], ends[:-1]])
-    short = ends - starts <= heldout_tokens // LONGEST
+    short = ends - starts <= heldout_tokens // LONGEST_SHARE
     if 2 * (ends - starts)[short].sum() < ends[-1]:
         starts, ends, keys = _blocks(starts, ends, keys, max(1, heldout_tokens // BLOCKS))
         short = np.ones(len(ends), dtype=bool)
     draw = np.where(short, mixed(keys ^ key_of(seed)), np.uint64(2**64 - 1))
     order = np.argsort(draw, kind="stable")
-    reached = np.cumsum((ends - starts)[order])
+    total = np.cumsum((ends - starts)[order])
     chosen = np.zeros(len(ends), dtype=bool)
-    chosen[order[: np.searchsorted(reached, heldout_tokens) + 1]] = True
+    chosen[order[: np.searchsorted(total, heldout_tokens) + 1]] = True
     return CorpusSplit(
-        train=_joined(starts, ends, ~chosen), heldout=np.stack([starts, ends], axis=1)[chosen]
+        train=_join(starts, ends, ~chosen), heldout=np.stack([starts, ends], axis=1)[chosen]
     )
 
 
@@ -105,8 +105,8 @@ def _blocks(starts: Ints, ends: Ints, keys: Words, size: int) -> tuple[Ints, Int
     return begin, end, mixed(keys[owner] ^ mixed(number.astype(np.uint64)))
 
 
-def _joined(starts: Ints, ends: Ints, chosen: NDArray[np.bool_]) -> Ints:
-    """Runs of chosen neighbours as one interval each."""
+def _join(starts: Ints, ends: Ints, chosen: NDArray[np.bool_]) -> Ints:
+    """Join chosen neighbours to one interval each."""
     edge = np.diff(np.concatenate([[False], chosen, [False]]).astype(np.int8))
     first, last = np.flatnonzero(edge == 1), np.flatnonzero(edge == -1) - 1
     return np.stack([starts[first], ends[last]], axis=1)
@@ -116,10 +116,10 @@ Encoded = NDArray[np.uint32]
 
 
 class Tokenizer(Protocol):
-    """Pieces of text to arrays of tokens."""
+    """Encodes pieces of text to arrays of tokens."""
 
     vocab: int
-    """Tokens, the end of a text included; that is the last."""
+    """Number of tokens; the last one is the end of a text."""
     token_bytes: Ints
     """(vocab,) bytes of text that each token stands for."""
 
@@ -130,7 +130,7 @@ class Tokenizer(Protocol):
         """The bytes that tokens stand for."""
 
     def save(self, folder: Path) -> None:
-        """Keep what is needed to load it again."""
+        """Write to a folder what is needed to load it again."""
 
 
 class Bytes:
@@ -146,7 +146,7 @@ class Bytes:
         return bytes(t for t in tokens if t < BYTES)
 
     def save(self, folder: Path) -> None:
-        """Nothing to keep."""
+        """Write nothing: there is nothing to load."""
 
 
 class Bpe:
@@ -163,8 +163,8 @@ class Bpe:
 
     def encode(self, pieces: Sequence[str]) -> list[Encoded]:
         encode = getattr(self._model, "encode_batch_fast", self._model.encode_batch)
-        found = encode(list(pieces), add_special_tokens=False)
-        return [np.array(e.ids, dtype=np.uint32) for e in found]
+        encodings = encode(list(pieces), add_special_tokens=False)
+        return [np.array(e.ids, dtype=np.uint32) for e in encodings]
 
     def decode(self, tokens: Sequence[int]) -> bytes:
         return b"".join(self._bytes[t] for t in tokens)
@@ -174,19 +174,20 @@ class Bpe:
 
 
 def train_bpe(pieces: Iterable[str], vocab: int) -> Bpe:
-    """Train a bpe.
+    """Train a byte-pair encoding.
 
     Args:
-        pieces: Text to count in.
-        vocab: Tokens wanted, with the 256 bytes and the end of a text; a short text gives fewer.
+        pieces: Text to train on.
+        vocab: Number of tokens, 256 bytes and the end of a text included; a short text gives fewer.
 
     Raises:
-        PlanError: Too small for the bytes, or too large for the shards.
+        PlanError: The vocabulary is too small for the bytes, or too large for the shards.
     """
     if not BYTES + 1 < vocab <= 1 << 24:
         raise PlanError(
-            f"data.vocab={vocab}; a bpe needs at least {BYTES + 2} tokens (its bytes, the end of a "
-            f"text and a merge) and at most {1 << 24}. For plain bytes: data.tokenizer=bytes."
+            f"data.vocab={vocab} is out of range; a bpe needs at least {BYTES + 2} tokens (its "
+            f"bytes, the end of a text and a merge) and at most {1 << 24}. For plain bytes: "
+            "data.tokenizer=bytes."
         )
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
@@ -203,14 +204,14 @@ def train_bpe(pieces: Iterable[str], vocab: int) -> Bpe:
 
 
 def load_bpe(folder: Path) -> Bpe:
-    """Load the bpe that a folder keeps."""
+    """Load the bpe that `save` wrote to a folder."""
     from tokenizers import Tokenizer
 
     return Bpe(Tokenizer.from_file(str(folder / BPE_FILE)))
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The character by which GPT-2's byte-level bpe writes each byte, and the byte.
+    """The byte that each character of GPT-2's byte-level bpe stands for.
 
     Source: Radford et al. 2019, `bytes_to_unicode` of their encoder: printable Latin-1 stands for
     itself, the rest follows from U+0100 on.
@@ -222,7 +223,7 @@ def _byte_alphabet() -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """A text."""
+    """A text, in pieces."""
 
     key: int
     """Hash of the content, 64 bits."""
@@ -231,13 +232,13 @@ class Document:
 
 
 def document_of(text: str) -> Document:
-    """A text that is in memory; halves of surrogate pairs, which have no UTF-8, become `?`."""
+    """A document of a text in memory; lone surrogates, which have no UTF-8 form, become `?`."""
     content = text.encode(errors="replace")
     return Document(key=content_key(content), pieces=pieces_of(io.StringIO(content.decode(), "")))
 
 
 def pieces_of(stream: IO[str]) -> Iterator[str]:
-    """Whole lines joined up to a piece; a longer line is cut."""
+    """Pieces of whole lines; a line longer than four pieces is cut."""
     while lines := stream.readlines(PIECE_CHARACTERS):
         text = "".join(lines)
         for start in range(0, len(text), 4 * PIECE_CHARACTERS):
@@ -245,15 +246,15 @@ def pieces_of(stream: IO[str]) -> Iterator[str]:
 
 
 class Documents(Protocol):
-    """Where texts come from."""
+    """An iterable of documents with a name and an identity for the cache."""
 
     @property
     def name(self) -> str:
-        """For people, as `text:novels`."""
+        """Name of the data in records, such as `text:novels`."""
 
     @property
     def identity(self) -> Any:
-        """JSON of what decides the content, known without reading it all again."""
+        """JSON of what decides the content, available without reading all of it again."""
 
     @property
     def limit(self) -> int | None:
@@ -267,25 +268,25 @@ class Documents(Protocol):
 
 
 def content_key(content: bytes) -> int:
-    """64 bits of a text's hash."""
+    """The first 64 bits of a hash of a text."""
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
 
 
 def open_corpus(documents: Documents, config: DataConfig, seq_len: int) -> TokenizedCorpus:
-    """Tokenise documents, or find them tokenised, and split them.
+    """Open the tokenised corpus of some documents, tokenising them unless the cache has it.
 
     Raises:
-        PlanError: An unknown tokenizer, no text, or too little of it.
+        PlanError: The tokenizer is unknown, or there is no text or too little of it.
     """
     if config.tokenizer not in TOKENIZERS:
         raise PlanError(
             f"data.tokenizer='{config.tokenizer}' is unknown; known are {', '.join(TOKENIZERS)}."
         )
-    wanted = {"tokenizer": config.tokenizer, "version": VERSION, "documents": documents.identity}
+    identity = {"tokenizer": config.tokenizer, "version": VERSION, "documents": documents.identity}
     if config.tokenizer == "bpe":
-        wanted["vocab"] = config.vocab
+        identity["vocab"] = config.vocab
     folder = build_once(
-        cache_folder(config.cache) / "corpora" / digest(wanted),
+        cache_folder(config.cache) / "corpora" / digest(identity),
         lambda empty: _build(empty, documents, config),
     )
     meta = json.loads((folder / META).read_text())
@@ -294,7 +295,10 @@ def open_corpus(documents: Documents, config: DataConfig, seq_len: int) -> Token
     files = [folder / name for name in meta["shards"]]
     shards = [open_shard(file, meta["dtype"]) for file in files]
     if sum(len(s) for s in shards) != meta["tokens"]:
-        raise PlanError(f"{folder} lacks some of its tokens; delete it and it is made again.")
+        raise PlanError(
+            f"{folder} lacks some of the {meta['tokens']} tokens that its {META} lists; delete the "
+            "folder, and the corpus is tokenised again."
+        )
     parts = split(
         np.load(folder / "ends.npy"),
         np.load(folder / "keys.npy"),
@@ -312,40 +316,42 @@ def open_corpus(documents: Documents, config: DataConfig, seq_len: int) -> Token
 
 
 def _build(folder: Path, documents: Documents, config: DataConfig) -> None:
-    """Fill a folder with a tokenised corpus."""
-    notice = _Notice()
-    notice.say(f"tokenising {documents.name} once, into {folder.parent}")
+    """Write a tokenised corpus to an empty folder."""
+    progress = _ProgressLines()
+    progress.write(f"tokenising {documents.name} once, into {folder.parent}")
     tokenizer: Tokenizer = Bytes()
     if config.tokenizer == "bpe":
         tokenizer = train_bpe(_bounded(documents.sample(), BPE_SAMPLE_BYTES), config.vocab)
         assert isinstance(tokenizer, Bpe)
     tokenizer.save(folder)
-    writer = _Writer(folder=folder, tokenizer=tokenizer)
+    writer = _CorpusWriter(folder=folder, tokenizer=tokenizer)
     limit = math.inf if documents.limit is None else documents.limit
-    wanted = itertools.takewhile(lambda _: writer.tokens < limit, _distinct(documents))
-    for batch in _batches(wanted):
+    selected = itertools.takewhile(lambda _: writer.tokens < limit, _distinct(documents))
+    for batch in _batches(selected):
         writer.add(batch)
-        notice.say(f"{writer.tokens / 1e6:.1f} M tokens of {len(writer.ends)} documents", NOTICE)
+        progress.write(
+            f"{writer.tokens / 1e6:.1f} M tokens of {len(writer.ends)} documents", NOTICE
+        )
     writer.close()
-    notice.say(f"{writer.tokens / 1e6:.1f} M tokens of {len(writer.ends)} documents, done")
+    progress.write(f"{writer.tokens / 1e6:.1f} M tokens of {len(writer.ends)} documents, done")
 
 
-class _Notice:
-    """Lines on stderr for what takes minutes, once, before anything else is seen."""
+class _ProgressLines:
+    """Lines on stderr: tokenising may take minutes, before a run shows any progress."""
 
     def __init__(self) -> None:
-        self.said = 0.0
+        self.last = 0.0
 
-    def say(self, line: str, after: float = 0.0) -> None:
-        """Print a line, unless the last one was less than `after` seconds ago."""
-        if time.monotonic() - self.said >= after:
+    def write(self, line: str, after: float = 0.0) -> None:
+        """Print a line unless the last one was printed less than `after` seconds ago."""
+        if time.monotonic() - self.last >= after:
             print(line, file=sys.stderr, flush=True)
-            self.said = time.monotonic()
+            self.last = time.monotonic()
 
 
 @dataclass(slots=True, kw_only=True)
-class _Writer:
-    """Appends documents to shards."""
+class _CorpusWriter:
+    """Tokenises documents and appends them to shards."""
 
     folder: Path
     tokenizer: Tokenizer
@@ -358,11 +364,11 @@ class _Writer:
 
     @property
     def dtype(self) -> str:
-        """The narrowest type of a shard that holds the vocabulary."""
+        """The narrowest integer type that can hold the vocabulary."""
         return "uint16" if self.tokenizer.vocab <= 1 << 16 else "uint32"
 
     def add(self, batch: list[tuple[str, int | None]]) -> None:
-        """Append pieces of text, each with its document's key if it is the last one of it."""
+        """Append pieces of text; the last piece of a document comes with the document's key."""
         encoded = self.tokenizer.encode([piece for piece, _ in batch])
         end = np.array([self.tokenizer.vocab - 1], dtype=np.uint32)
         parts: list[Encoded] = []
@@ -378,7 +384,7 @@ class _Writer:
         self._append(np.concatenate(parts).astype(np.dtype(self.dtype).newbyteorder("<")))
 
     def _append(self, tokens: Any) -> None:
-        """Write tokens behind the last shard, or begin another one."""
+        """Append tokens to the last shard, or to a new one if it is full."""
         path = self.folder / self.shards[-1] if self.shards else None
         if path is None or path.stat().st_size >= SHARD_TOKENS * tokens.itemsize:
             path = self.folder / f"{len(self.shards):05d}.bin"
@@ -388,9 +394,12 @@ class _Writer:
         self.hash.update(tokens.tobytes())
 
     def close(self) -> None:
-        """Write what describes the shards."""
+        """Write the ends and keys of the documents and `meta.json`."""
         if not self.ends:
-            raise PlanError("no text in the documents; bring some, or look at data.column.")
+            raise PlanError(
+                "the documents contain no text; at least one document with text is needed. Check "
+                "data.path and data.column."
+            )
         np.save(self.folder / "ends.npy", np.array(self.ends, dtype=np.int64))
         np.save(self.folder / "keys.npy", np.array(self.keys, dtype=np.uint64))
         self.hash.update(self.tokenizer.token_bytes.astype("<i8").tobytes())
@@ -407,7 +416,7 @@ class _Writer:
 
 
 def _distinct(documents: Iterable[Document]) -> Iterator[Document]:
-    """Documents, each content once; takes about 100 bytes of memory a document."""
+    """Documents without repetitions of a content; takes about 100 bytes of memory a document."""
     seen: set[int] = set()
     for document in documents:
         if document.key not in seen:
@@ -416,7 +425,7 @@ def _distinct(documents: Iterable[Document]) -> Iterator[Document]:
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[tuple[str, int | None]]]:
-    """Pieces in batches, each with its document's key if it is the document's last."""
+    """Batches of pieces; an empty piece with the document's key follows a document's last one."""
     batch: list[tuple[str, int | None]] = []
     size = 0
     for document in documents:
@@ -431,7 +440,7 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[tuple[str, int | No
 
 
 def _bounded(pieces: Iterable[str], size: int) -> Iterator[str]:
-    """Pieces until so many bytes have passed."""
+    """The first pieces, up to a number of bytes."""
     for piece in pieces:
         yield piece
         size -= len(piece.encode())

@@ -1,17 +1,15 @@
-"""The grammar of `stories`: a small English-like language whose entropy is known exactly.
+"""Random languages whose entropy is known exactly, and rows of their text by index.
 
-A language is a machine of states. In each state one of a few segments is chosen, each with a known
-probability and each beginning with another token, so that the first token reveals the choice. A
-segment is a fixed number of slots: a fixed word, a fresh draw from a known distribution, or a word
-that follows from draws made before. Nothing else is random, so the ideal loss of every token is
-known as it is made, and the expected loss of a perfect predictor is a sum over positions.
+A `Language` is a machine of states. In each state one of a few segments is chosen, each with a
+known probability and each beginning with another token, so that the first token reveals the choice.
+A segment is a fixed number of slots: a fixed word, a random draw from a known distribution, or a
+word that earlier draws determine. Nothing else is random, so the ideal loss of every token is known
+when it is generated, and the expected loss of a perfect predictor is a sum over positions. Every
+probability is a count out of 65,536, drawn by one 16-bit number: exact, not approximate.
 
-Every probability is a count out of 65,536, drawn by one 16-bit lane: exact, not approximate.
-
-Rows of a language by index: random access, vectorised over rows, one 16-bit lane per draw.
-
-Row i of a stream depends on (language, stream, seed, i) only, through a keyed counter hash, so that
-training resumes anywhere and evaluation, another stream, cannot overlap it.
+`sample` generates any rows at once, vectorised over rows. Row i of a stream depends only on
+(language, stream, seed, i), through a keyed counter hash, so that training resumes anywhere, and
+the rows of evaluation, which are another stream, cannot overlap it.
 """
 
 from __future__ import annotations
@@ -24,20 +22,21 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from sweep.data.rows import GOLDEN_GAMMA, Ints, finalised
+
 LANE = 65_536
+"""Values of a lane, the 16-bit number behind one draw."""
 SKILLS = ("grammar", "novel", "facts", "consistency", "reasoning")
-"""Fixed words; fresh choices; the language's table of facts; this story's names and objects again;
-answers that take steps (Eldan & Li 2023, arXiv:2305.07759)."""
+"""What a token asks of a model: fixed words; random choices; the language's table of facts; names
+and objects of the same story; answers that take steps (Eldan & Li 2023, arXiv:2305.07759)."""
 U64 = np.uint64
 
-
-Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Word:
-    """A fixed token: costs a perfect predictor nothing."""
+    """A fixed token, which has no loss under a perfect predictor."""
 
     token: int
     skill: str = "grammar"
@@ -45,7 +44,7 @@ class Word:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Draw:
-    """A fresh draw of variable `var`, whose distribution may depend on an earlier variable.
+    """A random draw of variable `var`, whose distribution may depend on earlier variables.
 
     `counts` is (contexts, options) and sums to 65,536 along options; `tokens` has one per option.
     """
@@ -54,7 +53,10 @@ class Draw:
     counts: Ints
     tokens: Ints
     given: tuple[str, ...] = ()
-    """Variables that pick the row of `counts`, most significant first, each of `options` values."""
+    """Variables whose values select the row of `counts`, most significant first.
+
+    The names of slot fields are part of the language's hash.
+    """
     skill: str = "novel"
 
     def entropy(self) -> Floats:
@@ -65,17 +67,17 @@ class Draw:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Recall:
-    """A token that follows from variables: costs a perfect predictor nothing."""
+    """A token that variables determine, which has no loss under a perfect predictor."""
 
     table: Ints
-    """Token by the variables' values, one axis per variable."""
+    """Token by the values of the variables, one axis per variable."""
     given: tuple[str, ...]
     skill: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Update:
-    """Not a token: sets a variable from others, between two slots."""
+    """Sets a variable from others between two slots; it is not a token."""
 
     var: str
     table: Ints
@@ -87,7 +89,7 @@ Slot = Word | Draw | Recall | Update
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """Slots in a row, chosen with probability count / 65,536; then the machine is in `then`."""
+    """A sequence of slots, chosen with probability count / 65,536; `then` is the next state."""
 
     count: int
     slots: tuple[Slot, ...]
@@ -103,7 +105,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Language:
-    """A machine with its vocabulary. Stories begin in `start`, where every row begins too."""
+    """A machine of states with its vocabulary; every row begins in the state `start`."""
 
     name: str
     seed: int
@@ -126,7 +128,7 @@ class Language:
         """Expected loss of a perfect predictor on rows of `seq_len` tokens [nats/token], by skill.
 
         A dynamic programme over positions: the probability that a segment of each state starts at
-        position t, times what its tokens cost, those past the row's end left out.
+        position t, times the loss of its tokens, without those beyond the end of the row.
         """
         costs = {
             name: [self._costs(s, segments) for s in segments]
@@ -173,13 +175,13 @@ class Language:
         return costs
 
     def choice(self, segment: Segment) -> int:
-        """Number of the skill of a segment's first token when it reveals a choice."""
+        """Index of the skill of a segment's first token where it reveals a choice."""
         return self.skills.index(segment.skill or self.choice_skill)
 
 
-def _joint(weights: Mapping[str, Floats], given: tuple[str, ...]) -> Floats:
+def _joint(weights: Mapping[str, Floats], variables: tuple[str, ...]) -> Floats:
     """Joint distribution of the variables that a draw depends on, flattened."""
-    return weights["/".join(given)] if given else np.ones(1)
+    return weights["/".join(variables)] if variables else np.ones(1)
 
 
 def counts_from(weights: NDArray[np.float64]) -> Ints:
@@ -194,7 +196,7 @@ def counts_from(weights: NDArray[np.float64]) -> Ints:
 
 
 def _content_hash(language: Language) -> str:
-    """Hash of everything that generates the text."""
+    """Hash of everything that decides the text."""
     digest = hashlib.sha256(repr((language.vocab, language.start, language.choice_skill)).encode())
     for name, segments in language.states.items():
         digest.update(name.encode())
@@ -211,7 +213,7 @@ def _content_hash(language: Language) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """Rows with the ideal loss of every token."""
+    """Rows with the ideal loss and the skill of every token."""
 
     tokens: NDArray[np.int32]
     """(rows, seq_len + 1), beginning with `<bos>`."""
@@ -234,12 +236,12 @@ def sample(
     language: Language, *, stream: str, seed: int, start: int, count: int, seq_len: int
 ) -> Sample:
     """Rows [start, start + count) of a stream with the ideal loss and skill of every token."""
-    writer = _Writer(language, _lanes(stream, seed, start, count, seq_len), seq_len)
+    writer = _RowWriter(language, _lanes(stream, seed, start, count, seq_len), seq_len)
     return writer.write()
 
 
 def text(language: Language, tokens: NDArray[np.int32]) -> str:
-    """Readable stories: tokens joined, syllables (`-`) glued to what follows, one row a line."""
+    """Readable text, one row a line; a syllable that ends in `-` is joined to the next one."""
     lines = []
     for row in np.atleast_2d(tokens):
         words = " ".join(language.vocab[t] for t in row)
@@ -255,26 +257,19 @@ def bytes_per_token(language: Language, seq_len: int, count: int = 512) -> float
 
 
 def _lanes(stream: str, seed: int, start: int, count: int, seq_len: int) -> Ints:
-    """Independent 16-bit numbers (count, lanes): more than a row of seq_len tokens can use."""
+    """Independent 16-bit numbers (count, lanes), more than a row of seq_len tokens can use."""
     per_row = (seq_len + 64 + 3) // 4
     key = hashlib.sha256(f"{stream}/{seed}".encode()).digest()
     key0, key1 = np.frombuffer(key[:16], dtype=U64)
     index = np.arange(start, start + count, dtype=U64)[:, None] * U64(1 << 20)
     counter = index + np.arange(per_row, dtype=U64)
     with np.errstate(over="ignore"):
-        mixed = _mix(_mix(counter * U64(0x9E3779B97F4A7C15) + key0) ^ key1)
-    return mixed.view(np.uint16).reshape(count, 4 * per_row).astype(np.int64)
+        words = finalised(finalised(counter * GOLDEN_GAMMA + key0) ^ key1)
+    return words.view(np.uint16).reshape(count, 4 * per_row).astype(np.int64)
 
 
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele et al. 2014): every input bit moves every output bit."""
-    x = (x ^ (x >> U64(30))) * U64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> U64(27))) * U64(0x94D049BB133111EB)
-    return x ^ (x >> U64(31))
-
-
-class _Writer:
-    """All rows at once, a segment per round."""
+class _RowWriter:
+    """Generates all rows at once, one segment of each row per round."""
 
     def __init__(self, language: Language, lanes: Ints, seq_len: int) -> None:
         count = len(lanes)
@@ -341,7 +336,7 @@ class _Writer:
         self.state[here] = self.names.index(segment.then)
 
     def _draw(self, here: Ints, at: Ints, slot: Draw) -> None:
-        """A fresh draw: the option whose cumulative counts hold the lane."""
+        """Write a random draw: the option whose cumulative counts contain the lane."""
         lane = self._lane(here)
         options = slot.counts.shape[1]
         if slot.given:
@@ -359,7 +354,7 @@ class _Writer:
         self.ideal[here, at] = self.log[count]
 
     def _lane(self, here: Ints) -> Ints:
-        """The next unused lane of each row."""
+        """Take the next unused lane of each row."""
         lane = self.lanes[here, self.cursor[here]]
         self.cursor[here] += 1
         return lane

@@ -1,19 +1,17 @@
-"""What every token source gives: rows in a seeded order, a held-out sample, facts.
+"""Rows of tokens: the interface of every data source, and sources of tokens on disk.
 
-A source of packed tokens is two streams, one to train on and one held out; the user's text, shards
-and data sets all end here.
+`TokenSource` is what a source offers: rows in a seeded order, a held-out sample, facts of the data.
+Text, shards and data sets all become a `TokenizedCorpus`, two streams of tokens of which one is
+held out, and `CorpusSource` serves its rows.
 
-Token streams: stretches of memory-mapped shards, read as one sequence, in rows.
+A `TokenStream` reads intervals of memory-mapped shards as one sequence; splitting a corpus copies
+nothing. Row i holds tokens i*T to i*T + T of the stream, so that every token but the first is
+predicted exactly once an epoch.
 
-Nothing is copied when a corpus is split: the training stream is the shards with the held-out
-stretches left out. Row i holds tokens i*T to i*T + T of the stream, so that every token but the
-first is predicted exactly once an epoch.
-
-Seeded orders without memory: a keyed permutation that gives any position at once.
-
-A balanced Feistel network permutes the smallest square domain of 4^k values that holds n; a value
-that falls outside n is sent through again until it lands inside (cycle walking), which leaves a
-permutation of n. The domain is below 4n, so a value takes fewer than four walks on average.
+`permuted` gives seeded orders without memory: a keyed permutation, computed at any position. A
+balanced Feistel network permutes the smallest square domain of 4^k values that holds n; a value
+outside n is sent through again until it lies inside (cycle walking), which leaves a permutation of
+n. The domain is below 4n, so a value takes fewer than four passes on average.
 
 Source: Black & Rogaway 2002, "Ciphers with arbitrary finite domains", section 4.
 """
@@ -34,11 +32,13 @@ from fit.errors import PlanError
 from sweep.config import DataConfig
 
 ROUNDS = 6
-"""Luby and Rackoff need 4; six leave no visible structure in domains of a few values either."""
+"""Luby and Rackoff need 4; with 6 there is no visible structure even in domains of a few values."""
 UNIGRAM_TOKENS = 4_000_000
 """Training tokens counted for the unigram loss: its error is below 0.001 nats at any vocabulary."""
+GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+"""Increment of SplitMix64: 2^64 over the golden ratio, odd."""
 SUBSET, HELDOUT = -1, -2
-"""Epochs are numbered from 0; these take their place in keys of other permutations."""
+"""Used instead of an epoch, which is at least 0, in the keys of other permutations."""
 
 
 Ints = NDArray[np.int64]
@@ -46,11 +46,15 @@ Words = NDArray[np.uint64]
 
 
 def mixed(values: Words) -> Words:
-    """Scramble 64-bit words, one to one.
+    """Hash 64-bit words, one to one: a step of SplitMix64."""
+    return finalised(values + GOLDEN_GAMMA)
 
-    Source: the finaliser of SplitMix64, Steele et al. 2014.
+
+def finalised(x: Words) -> Words:
+    """The finaliser of SplitMix64: every input bit affects every output bit.
+
+    Source: Steele et al. 2014, "Fast splittable pseudorandom number generators".
     """
-    x = values + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(x ^ (x >> np.uint64(31)), dtype=np.uint64)
@@ -65,11 +69,11 @@ def key_of(*parts: int) -> Words:
 
 
 def permuted(positions: Ints, size: int, *key: int) -> Ints:
-    """Where a keyed permutation of range(size) sends some positions.
+    """Values of a keyed permutation of range(size) at some positions.
 
     Args:
         positions: (n,), each in [0, size).
-        size: Number of things permuted, positive.
+        size: Number of values that are permuted, positive.
         key: Integers that choose the permutation, such as a seed and an epoch.
 
     Returns:
@@ -103,15 +107,15 @@ Rows = NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenStream:
-    """Stretches of shards, one after the other."""
+    """Intervals of shards, read as one sequence of tokens."""
 
     shards: tuple[Tokens, ...]
     shard: Ints
-    """(stretches,) number of each stretch's shard."""
+    """(intervals,) number of the shard of each interval."""
     begin: Ints
-    """(stretches,) where each begins in its shard."""
+    """(intervals,) where each begins in its shard."""
     place: Ints
-    """(stretches + 1,) where each begins in the stream, and the stream's end."""
+    """(intervals + 1,) where each begins in the stream, and the end of the stream."""
 
     def __len__(self) -> int:
         return int(self.place[-1])
@@ -132,51 +136,52 @@ class TokenStream:
         """
         out = np.empty((len(index), seq_len + 1), dtype=np.int32)
         start = index * seq_len
-        stretch = self._stretch(start)
-        whole = start + seq_len < self.place[stretch + 1]
-        address = self.begin[stretch] + start - self.place[stretch]
-        for number in np.unique(self.shard[stretch[whole]]):
-            chosen = np.flatnonzero(whole & (self.shard[stretch] == number))
+        interval = self._interval(start)
+        whole = start + seq_len < self.place[interval + 1]
+        address = self.begin[interval] + start - self.place[interval]
+        for number in np.unique(self.shard[interval[whole]]):
+            chosen = np.flatnonzero(whole & (self.shard[interval] == number))
             windows = sliding_window_view(self.shards[number], seq_len + 1)
             out[chosen] = windows[address[chosen]]
-        broken = np.flatnonzero(~whole)
-        out[broken] = self._tokens(start[broken, None] + np.arange(seq_len + 1))
+        split = np.flatnonzero(~whole)  # rows across a border, token by token
+        out[split] = self._tokens(start[split, None] + np.arange(seq_len + 1))
         return out
 
     def _tokens(self, positions: Ints) -> Rows:
         """Tokens at any positions of the stream, same shape."""
-        stretch = self._stretch(positions)
-        address = self.begin[stretch] + positions - self.place[stretch]
+        interval = self._interval(positions)
+        address = self.begin[interval] + positions - self.place[interval]
         out = np.empty(positions.shape, dtype=np.int32)
-        for number in np.unique(self.shard[stretch]):
-            chosen = self.shard[stretch] == number
+        for number in np.unique(self.shard[interval]):
+            chosen = self.shard[interval] == number
             out[chosen] = self.shards[number][address[chosen]]
         return out
 
-    def _stretch(self, positions: Ints) -> Ints:
-        """The stretch that each position lies in."""
-        found = np.searchsorted(self.place, positions, side="right") - 1
-        return np.asarray(found, dtype=np.int64)
+    def _interval(self, positions: Ints) -> Ints:
+        """The interval that contains each position."""
+        after = np.searchsorted(self.place, positions, side="right")
+        return np.asarray(after - 1, dtype=np.int64)
 
 
 def stream_of(shards: Sequence[Tokens], intervals: Ints | None = None) -> TokenStream:
-    """A stream of some intervals of the shards put end to end.
+    """Make a stream of intervals of the concatenated shards.
 
     Args:
         shards: Each (n,) of an integer type.
         intervals: (m, 2) begin and end, ascending and disjoint; None takes everything.
     """
-    plain = tuple(np.asarray(shard) for shard in shards)
-    borders = np.concatenate([[0], np.cumsum([len(s) for s in plain], dtype=np.int64)])
+    arrays = tuple(np.asarray(shard) for shard in shards)
+    borders = np.concatenate([[0], np.cumsum([len(s) for s in arrays], dtype=np.int64)])
     if intervals is None:
         intervals = np.array([[0, borders[-1]]])
+    # Cut at the borders of intervals and shards, then keep the parts inside an interval.
     cut = np.unique(np.concatenate([intervals.ravel(), borders]))
     owner = np.searchsorted(intervals[:, 0], cut[:-1], side="right") - 1
     inside = (owner >= 0) & (cut[:-1] < intervals[owner, 1])
     begin, end = cut[:-1][inside], cut[1:][inside]
     shard = np.searchsorted(borders, begin, side="right") - 1
     return TokenStream(
-        shards=plain,
+        shards=arrays,
         shard=shard.astype(np.int64),
         begin=begin - borders[shard],
         place=np.concatenate([[0], np.cumsum(end - begin, dtype=np.int64)]),
@@ -197,15 +202,19 @@ class Heldout:
 
 
 class TokenSource(Protocol):
-    """Rows of tokens by index."""
+    """A data source: rows of tokens by index, and a held-out sample."""
 
     info: DataInfo
     vocab: int
     seq_len: int
 
     @property
+    def available_tokens(self) -> int | None:
+        """Distinct training tokens before any cap; None: endless."""
+
+    @property
     def unigram_loss(self) -> float:
-        """Loss of the training tokens' frequencies on the held-out sample [nats/token]."""
+        """Loss of the token frequencies of training on the held-out sample [nats/token]."""
 
     def train(self, start: int, count: int) -> Rows:
         """Rows [start, start + count) of the seeded training order, (count, seq_len + 1)."""
@@ -216,7 +225,7 @@ class TokenSource(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizedCorpus:
-    """Tokens on disk, split."""
+    """Tokens on disk, split into training and held-out streams."""
 
     name: str
     hash: str
@@ -227,49 +236,51 @@ class TokenizedCorpus:
     token_bytes: Ints | None = None
     """(vocab,) bytes of text that each token stands for."""
     bytes_per_token: float | None = None
-    """Where the bytes of single tokens are not known."""
+    """Given where the bytes of single tokens are not known."""
 
 
 class CorpusSource:
-    """Rows of packed tokens: an honest epoch is every row of the chosen subset once."""
+    """A source of tokens on disk: an epoch has every row of the chosen subset exactly once."""
 
     def __init__(
-        self, packed: TokenizedCorpus, config: DataConfig, *, seq_len: int, seed: int
+        self, corpus: TokenizedCorpus, config: DataConfig, seq_len: int, seed: int
     ) -> None:
-        self._packed, self._config, self._seed = packed, config, seed
-        self.vocab, self.seq_len = packed.vocab, seq_len
-        self.available = packed.train.row_count(seq_len)
-        self.unique = capped_rows(config.unique_tokens, seq_len, self.available)
-        self._heldout = Heldout(rows=heldout_rows(packed.heldout, config, seq_len))
+        self._corpus, self._config, self._seed = corpus, config, seed
+        self.vocab, self.seq_len = corpus.vocab, seq_len
+        available = corpus.train.row_count(seq_len)
+        self.available_tokens: int | None = available * seq_len
+        self._available_rows = available
+        self.unique = capped_rows(config.unique_tokens, seq_len, available)
+        self._heldout = Heldout(rows=heldout_rows(corpus.heldout, config, seq_len))
         self.info = DataInfo(
-            name=packed.name,
-            hash=packed.hash,
+            name=corpus.name,
+            hash=corpus.hash,
             unique_tokens=self.unique * seq_len,
-            bytes_per_token=bytes_per_token(packed, self._heldout.rows),
+            bytes_per_token=mean_token_bytes(corpus, self._heldout.rows),
         )
 
     @cached_property
     def unigram_loss(self) -> float:
-        """Counted on a part of the subset, the same for every seed of a run."""
+        """Loss of the frequencies in a part of the subset, the same for every seed of a run."""
         count = min(self.unique, max(1, UNIGRAM_TOKENS // self.seq_len))
-        rows = self._packed.train.rows(self._subset(np.arange(count)), self.seq_len)
+        rows = self._corpus.train.rows(self._subset(np.arange(count)), self.seq_len)
         return unigram_loss(rows, self._heldout.rows, self.vocab)
 
     def train(self, start: int, count: int) -> Rows:
         number = np.arange(start, start + count, dtype=np.int64)
         rows = in_epochs(number, self.unique, self._seed)
-        return self._packed.train.rows(self._subset(rows), self.seq_len)
+        return self._corpus.train.rows(self._subset(rows), self.seq_len)
 
     def heldout(self) -> Heldout:
         return self._heldout
 
     def _subset(self, rows: Ints) -> Ints:
-        """Rows of the stream: a larger cap keeps the rows of a smaller one and adds to them."""
-        return permuted(rows, self.available, self._config.seed, SUBSET)
+        """Rows of the stream: a larger cap adds rows to those of a smaller one."""
+        return permuted(rows, self._available_rows, self._config.seed, SUBSET)
 
 
 def in_epochs(number: Ints, size: int, seed: int) -> Ints:
-    """Which of `size` rows comes at each place of the training order: a fresh order every epoch."""
+    """Row number at each place of the training order, with another order in every epoch."""
     epoch, place = np.divmod(number, size)
     out = np.empty_like(place)
     for value in np.unique(epoch):
@@ -308,18 +319,19 @@ def heldout_rows(stream: TokenStream, config: DataConfig, seq_len: int) -> Rows:
     count, available = heldout_count(config, seq_len), stream.row_count(seq_len)
     if count > available:
         raise PlanError(
-            f"{len(stream)} held-out tokens where data.heldout_tokens={config.heldout_tokens} are "
-            f"asked for in rows of {seq_len}; set data.heldout_tokens={available * seq_len}."
+            f"the held-out part has {len(stream)} tokens; data.heldout_tokens="
+            f"{config.heldout_tokens} in rows of {seq_len} needs more. Set "
+            f"data.heldout_tokens={available * seq_len}."
         )
     places = np.arange(count, dtype=np.int64)
     return stream.rows(np.sort(permuted(places, available, config.seed, HELDOUT)), seq_len)
 
 
-def bytes_per_token(packed: TokenizedCorpus, rows: Rows) -> float | None:
+def mean_token_bytes(corpus: TokenizedCorpus, rows: Rows) -> float | None:
     """Bytes of text per predicted token of the held-out rows."""
-    if packed.token_bytes is None:
-        return packed.bytes_per_token
-    return float(packed.token_bytes[rows[:, 1:]].mean())
+    if corpus.token_bytes is None:
+        return corpus.bytes_per_token
+    return float(corpus.token_bytes[rows[:, 1:]].mean())
 
 
 def unigram_loss(train: Rows, heldout: Rows, vocab: int) -> float:

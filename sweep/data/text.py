@@ -1,11 +1,13 @@
-"""The user's text: a file or a folder of .txt, .md, .rst, .jsonl and .parquet, plain or as .gz.
+"""The data sources `text` and `hf`: documents of files and of Hugging Face data sets.
 
-A plain file is one document; a line of .jsonl and a row of .parquet are one each.
+`text` reads a file or a folder of .txt, .md, .rst, .jsonl and .parquet, plain or as .gz. A plain
+file is one document; a line of .jsonl and a row of .parquet are one each.
 
-Hugging Face data sets: by their name on the hub, or a folder; a row is a document.
+`hf` reads a data set by its name on the hub, or from a folder that `save_to_disk` wrote or that
+holds files `load_dataset` reads. A row is a document.
 
-A folder may be one that `save_to_disk` wrote, or hold files that `load_dataset` reads. Tokenised
-once into the cache, a data set of the hub needs the network no more.
+Both are tokenised once into the cache (`sweep.data.corpus`); afterwards a data set of the hub can
+be used without a network.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from sweep.cache import cache_folder, compute_once, digest, stamp
 from sweep.config import DataConfig
 from sweep.data.corpus import Document, document_of, open_corpus, pieces_of
 from sweep.data.rows import TokenizedCorpus
-from sweep.data.shards import existing
+from sweep.data.shards import existing_path
 
 BLOCK_BYTES = 1 << 20
 ARCHIVES = (".tar", ".tgz", ".zip", ".bz2", ".xz", ".zst", ".7z")
@@ -38,17 +40,17 @@ TABLES = (".jsonl", ".parquet")
 DEFAULT = "roneneldan/TinyStories"
 ROWS = 1000
 STREAMED_TOKENS = 1 << 25
-"""Least tokens read of a stream: caps below share one corpus, and so one held-out sample."""
+"""Least tokens read from a stream: smaller caps share one corpus, and so one held-out sample."""
 
 
 def open_text(config: DataConfig, seq_len: int) -> TokenizedCorpus:
     """Open the user's text.
 
     Raises:
-        PlanError: Nothing there, no file fits the pattern, or a file cannot be read as text.
+        PlanError: The path does not exist, no file matches the pattern, or a file cannot be read.
     """
-    root = existing(config)
-    files = [root] if root.is_file() else find(root, config.pattern)
+    root = existing_path(config)
+    files = [root] if root.is_file() else find_files(root, config.pattern)
     cache = cache_folder(config.cache)
     hashes = compute_once(cache, ["files", stamp(files)], lambda: [hash_of(f) for f in files])
     return open_corpus(
@@ -65,12 +67,12 @@ def open_text(config: DataConfig, seq_len: int) -> TokenizedCorpus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextFiles:
-    """Documents of files, by path."""
+    """Documents of files, ordered by path."""
 
     name: str
     files: tuple[Path, ...]
     hashes: tuple[str, ...]
-    """Of what each file holds, decompressed."""
+    """Hash of the decompressed content of each file."""
     column: str
     limit: int | None = None
 
@@ -85,47 +87,48 @@ class TextFiles:
             yield from _documents(file, int(content[:16], 16), self.column)
 
     def sample(self) -> Iterator[str]:
-        """Files in an order that their names do not decide."""
+        """Text of all files in the order of their hashes, independent of their names."""
         for content, file in sorted(zip(self.hashes, self.files, strict=True)):
             for document in _documents(file, int(content[:16], 16), self.column):
                 yield from document.pieces
 
 
-def find(root: Path, pattern: str) -> list[Path]:
-    """Files below a folder that fit one of the globs; hidden ones are left out.
+def find_files(root: Path, pattern: str) -> list[Path]:
+    """Find the files below a folder that match one of the globs; hidden files are left out.
 
     Args:
         root: The folder.
         pattern: Globs, separated by commas, semicolons, bars or spaces; `!glob` leaves files out.
 
     Raises:
-        PlanError: No file fits, or there is none to leave out.
+        PlanError: No file matches, or an exclusion matches none.
     """
     globs = [g for g in re.split(r"[,;|\s]+", pattern) if g]
-    present = sorted(_walk(root))
-    fits = {g: {n for n in present if _regex(g.lstrip("!")).fullmatch(n)} for g in globs}
+    names = sorted(_list_files(root))
+    matches = {g: {n for n in names if _regex(g.lstrip("!")).fullmatch(n)} for g in globs}
     for glob in globs:
-        if glob[0] == "!" and not fits[glob]:
+        if glob[0] == "!" and not matches[glob]:
             raise PlanError(
-                f"data.pattern leaves out '{glob[1:]}', which no file below {root} fits; correct "
-                "it ('!**/' in front looks at any depth) or drop it."
+                f"data.pattern excludes '{glob[1:]}', which no file below {root} matches; correct "
+                "it ('!**/' in front matches at any depth) or remove it."
             )
-    chosen = set[str]().union(*(fits[g] for g in globs if g[0] != "!"))
-    chosen -= set[str]().union(*(fits[g] for g in globs if g[0] == "!"))
-    found = [root / name for name in present if name in chosen]
-    if not found:
-        kinds = Counter(os.path.splitext(name)[1] or "no suffix" for name in present)
+    chosen = set[str]().union(*(matches[g] for g in globs if g[0] != "!"))
+    chosen -= set[str]().union(*(matches[g] for g in globs if g[0] == "!"))
+    files = [root / name for name in names if name in chosen]
+    if not files:
+        kinds = Counter(os.path.splitext(name)[1] or "no suffix" for name in names)
         common = ", ".join(f"{n} of {kind}" for kind, n in kinds.most_common(4))
         raise PlanError(
-            f"no file below {root} fits data.pattern='{pattern}'; there are {common or 'no files'}."
+            f"no file below {root} matches data.pattern='{pattern}'; it holds "
+            f"{common or 'no files'}. Correct data.pattern or data.path."
         )
-    return found
+    return files
 
 
-def _walk(root: Path) -> Iterator[str]:
-    """Relative paths of the files below a folder, hidden ones left out.
+def _list_files(root: Path) -> Iterator[str]:
+    """Relative paths of the files below a folder, without hidden ones.
 
-    Three times as fast as `Path.glob` on 3,000 files, and a plan asks once a cell of a grid.
+    Three times as fast as `Path.glob` on 3,000 files; a plan lists them for every cell of a grid.
     """
     for folder, folders, names in os.walk(root):
         folders[:] = [f for f in folders if f[0] != "."]
@@ -135,14 +138,14 @@ def _walk(root: Path) -> Iterator[str]:
 
 
 def _regex(glob: str) -> re.Pattern[str]:
-    """A glob as an expression; capitals do not matter, `**` is any number of folders."""
+    """A glob as a regular expression; case is ignored, `**` is any number of folders."""
     meaning = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     parts = re.split(r"(\*\*/|\*\*|\*|\?)", glob.removeprefix("./"))
     return re.compile("".join(meaning.get(p, re.escape(p)) for p in parts), re.IGNORECASE)
 
 
 def hash_of(path: Path) -> str:
-    """Hash of a file's content, decompressed."""
+    """Hash of the decompressed content of a file."""
     digest = hashlib.blake2b(digest_size=8)
     with _reading(path), _open(path) as stream:
         while block := stream.read(BLOCK_BYTES):
@@ -151,14 +154,14 @@ def hash_of(path: Path) -> str:
 
 
 def table_suffix(path: Path) -> str | None:
-    """`.jsonl` or `.parquet` where a file holds many documents, a `.gz` behind it or not."""
+    """`.jsonl` or `.parquet` if a file holds many documents, also before `.gz`; else None."""
     names = [s.lower() for s in path.suffixes]
     name = names[-2] if names[-1:] == [".gz"] and len(names) > 1 else (names or [""])[-1]
     return name if name in TABLES else None
 
 
 def _documents(path: Path, key: int, column: str) -> Iterator[Document]:
-    """What one file holds."""
+    """Documents of one file."""
     kind = table_suffix(path)
     if kind is None:
         yield Document(key=key, pieces=_pieces(path))
@@ -169,11 +172,12 @@ def _documents(path: Path, key: int, column: str) -> Iterator[Document]:
 
 
 def _pieces(path: Path) -> Iterator[str]:
-    """A plain file in pieces."""
+    """Text of a plain file in pieces."""
     suffixes = [s.lower() for s in path.suffixes]
     if set(suffixes) & set(ARCHIVES):
         raise PlanError(
-            f"{path} is an archive; unpack it, or leave it out: data.pattern='... !**/{path.name}'."
+            f"{path} is an archive, which is not read; unpack it, or exclude it: "
+            f"data.pattern='... !**/{path.name}'."
         )
     with _reading(path), _open(path) as raw:
         head = raw.read(4)
@@ -185,7 +189,7 @@ def _pieces(path: Path) -> Iterator[str]:
 
 
 def _json_lines(path: Path, column: str) -> Iterator[str]:
-    """The text of each line."""
+    """Text of each line of a .jsonl file."""
     with _reading(path), _open(path) as raw:
         for number, line in enumerate(raw, start=1):
             if not line.strip():
@@ -195,14 +199,15 @@ def _json_lines(path: Path, column: str) -> Iterator[str]:
                 assert isinstance(text, str)
             except (ValueError, KeyError, TypeError, AssertionError):
                 raise PlanError(
-                    f"line {number} of {path} is not a JSON object with a text in '{column}': "
-                    f"{line[:60].decode(errors='replace')!r}. Name it by data.column."
+                    f"line {number} of {path} is not a JSON object with text in '{column}': "
+                    f"{line[:60].decode(errors='replace')!r}. Name the column of "
+                    "text by data.column."
                 ) from None
             yield text
 
 
 def _parquet(path: Path, column: str) -> Iterator[str]:
-    """The text of each row."""
+    """Text of each row of a .parquet file."""
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
@@ -217,11 +222,13 @@ def _parquet(path: Path, column: str) -> Iterator[str]:
             for batch in table.iter_batches(columns=[column]):
                 yield from texts_of(batch.column(0).to_pylist(), column, str(path))
     except (ArrowException, OSError) as error:
-        raise PlanError(f"{path} is not readable parquet: {error}.") from error
+        raise PlanError(
+            f"{path} is not a readable parquet file: {error}. Replace or exclude it."
+        ) from error
 
 
 def texts_of(values: Iterable[Any], column: str, place: str) -> Iterator[str]:
-    """The values that are texts; missing ones are left out.
+    """Values that are texts; missing values are left out.
 
     Raises:
         PlanError: A value of another type.
@@ -237,7 +244,7 @@ def texts_of(values: Iterable[Any], column: str, place: str) -> Iterator[str]:
 
 
 def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
-    """The file's bytes, decompressed."""
+    """Open a file for its decompressed bytes."""
     if path.suffix.lower() == ".gz":
         return gzip.open(path)
     return path.open("rb")
@@ -245,28 +252,28 @@ def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn what can go wrong with a file into one line that names it."""
+    """Turn errors of reading a file into a PlanError that names it."""
     try:
         yield
     except UnicodeError as error:
         raise PlanError(
-            f"{path} is not UTF-8 text ({str(error)[:70]}); convert it (iconv -t utf-8), or leave "
-            f"it out: data.pattern='... !**/{path.name}'."
+            f"{path} is not UTF-8 text ({str(error)[:70]}); convert it (iconv -t utf-8), or "
+            f"exclude it: data.pattern='... !**/{path.name}'."
         ) from error
     except (EOFError, zlib.error, OSError) as error:
-        raise PlanError(f"{path} cannot be read: {error}.") from error
+        raise PlanError(f"{path} cannot be read: {error}. Repair or exclude it.") from error
 
 
 _unreachable: dict[str, str] = {}
-"""Why a data set of the hub could not be reached: the library tries for 23 s before it gives up,
-and a plan asks once a cell."""
+"""Errors of data sets of the hub that could not be reached: the library tries for 23 s before it
+gives up, and a plan would try again for every cell."""
 
 
 def open_hub(config: DataConfig, seq_len: int) -> TokenizedCorpus:
-    """Open a data set.
+    """Open a data set of the Hugging Face hub or of a folder.
 
     Raises:
-        PlanError: It cannot be loaded, or has no such split or column of text.
+        PlanError: It cannot be loaded, or lacks the split or the column of text.
     """
     path = config.path or DEFAULT
     local = Path(path).expanduser().exists()
@@ -287,7 +294,7 @@ def open_hub(config: DataConfig, seq_len: int) -> TokenizedCorpus:
 
 
 def stream_limit(config: DataConfig) -> int | None:
-    """Tokens to read of a stream: a power of two above the cap and twice the held-out sample."""
+    """Tokens to read from a stream: a power of two above the cap and twice the held-out sample."""
     if not config.streaming or config.unique_tokens is None:
         return None
     needed = int(config.unique_tokens) + 2 * config.heldout_tokens
@@ -296,7 +303,7 @@ def stream_limit(config: DataConfig) -> int | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubDocuments:
-    """Rows of a data set, in its order."""
+    """Documents of a data set, in its order."""
 
     name: str
     path: str
@@ -324,18 +331,18 @@ class HubDocuments:
                 f"data set '{self.path}' has no column '{self.column}'; it has "
                 f"{', '.join(names)}. Choose one by data.column."
             )
-        with self._named("read"):
+        with self._name_errors("read"):
             for batch in data.iter(batch_size=ROWS):
                 for text in texts_of(batch[self.column], self.column, f"'{self.path}'"):
                     yield document_of(text)
 
     def sample(self) -> Iterator[str]:
-        """The first documents."""
+        """Text of the documents in order."""
         for document in self:
             yield from document.pieces
 
     def _load(self) -> Any:
-        """The data set, by whichever way it was kept."""
+        """Load the data set from the hub or from a folder of either kind."""
         try:
             import datasets
         except ImportError as error:
@@ -345,15 +352,15 @@ class HubDocuments:
         if self.path in _unreachable:
             raise PlanError(_unreachable[self.path])
         root = Path(self.path)
-        with self._named("loaded"):
+        with self._name_errors("loaded"):
             if self.local and (root / "dataset_dict.json").exists():
-                found = datasets.load_from_disk(self.path)
-                if self.split not in found:
+                splits = datasets.load_from_disk(self.path)
+                if self.split not in splits:
                     raise PlanError(
                         f"data set '{self.path}' has no split '{self.split}'; it has "
-                        f"{', '.join(found)}. Choose one by data.split."
+                        f"{', '.join(splits)}. Choose one by data.split."
                     )
-                return found[self.split]
+                return splits[self.split]
             if self.local and (root / "state.json").exists():
                 return datasets.load_from_disk(self.path)
             return datasets.load_dataset(
@@ -361,8 +368,8 @@ class HubDocuments:
             )
 
     @contextmanager
-    def _named(self, verb: str) -> Iterator[None]:
-        """One line for whatever goes wrong: the library raises dozens of unrelated types."""
+    def _name_errors(self, verb: str) -> Iterator[None]:
+        """Turn any error into a PlanError: the library raises dozens of unrelated types."""
         try:
             yield
         except (PlanError, GeneratorExit):
@@ -371,8 +378,8 @@ class HubDocuments:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             message = (
                 f"data set '{self.path}' could not be {verb}: {reason.rstrip('.')}. Check "
-                "data.path, data.subset and data.split. Without a network, load it where one is, "
-                "save_to_disk it, and give that folder by data.path=FOLDER; or take data=text."
+                "data.path, data.subset and data.split. Without a network, load it on a machine "
+                "that has one, save_to_disk it and set data.path=FOLDER; or use data=text."
             )
             if isinstance(error, ConnectionError) and not self.local:
                 _unreachable[self.path] = message

@@ -2,7 +2,7 @@
 
 What to use when: `known_timing` gives what was measured of a shape on this machine; `estimate`
 takes it, or falls back on a formula for one CPU thread, good to a factor of two; `unmeasured`
-lists the shapes that `sweep.training.evaluate.measure_timings` can still time.
+lists the shapes that `sweep.training.timing.measure_timings` can still time.
 
 An optimiser step takes a fixed time and a time per token: two batches, the first and the last of
 the batch rule, give both. Timings are kept in the cache folder by shape, batches, device, version

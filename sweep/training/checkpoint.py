@@ -1,14 +1,13 @@
-"""The newest state of an unfinished trajectory on disk, so that an interruption costs seconds.
+"""Checkpoints of an unfinished trajectory, and signals deferred until one is saved.
 
 A state holds the model, the optimiser, the position and the curve; inside a branch it also holds
 the trunk's state at the branching point. Nothing else is needed: data are addressed by position and
-the training itself draws no random numbers.
+training itself draws no random numbers.
 
-Signals that ask a process to end, kept until the training loop is between two steps.
-
-Slurm sends USR2 (as submitit asks it to) before a time limit or a preemption, and TERM before it
-kills. An optimiser step that is cut in half cannot be saved; after it the state is saved first, and
-then the signal does what it would have done: under submitit, requeue the job and leave.
+Slurm sends USR2 (as submitit configures it) before a time limit or a preemption, and TERM before it
+kills. A state cannot be saved in the middle of an optimiser step, so `DeferredSignals` keeps a
+signal until the step is over; the loop then saves the state and delivers the signal, which under
+submitit requeues the job and leaves the process.
 """
 
 from __future__ import annotations
@@ -31,25 +30,25 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 
 @dataclass(slots=True, kw_only=True)
 class TrainState:
-    """Where a trajectory is."""
+    """State of a trajectory in training."""
 
     position: int = 0
-    """Tokens seen on the current path."""
+    """Tokens trained on along the current path."""
     branch: int | None = None
     """Index of the branch that is cooling down; None on the trunk."""
     model: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     curve: list[tuple[float, ...]] = field(default_factory=list)
     seconds: float = 0.0
-    """Training time behind this state."""
+    """Training time up to this state."""
     losses: list[tuple[Any, int]] = field(default_factory=list)
-    """Losses since the curve's last row, as tensors, with their rows."""
+    """Losses since the last row of the curve, as tensors, each with its number of rows."""
     trunk: TrainState | None = None
-    """The trunk where the branch left it."""
+    """State of the trunk at the position where the branch left it."""
 
 
 def save(path: Path, state: TrainState) -> None:
-    """Write a state beside its place, flush, rename.
+    """Write a state atomically: to a temporary file, flushed, then renamed.
 
     Raises:
         RecordError: The folder cannot be written to, or the disk is full.
@@ -65,17 +64,18 @@ def save(path: Path, state: TrainState) -> None:
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         temporary.unlink(missing_ok=True)
         raise RecordError(
-            f"cannot write the checkpoint {path}: {error}. Free some space."
+            f"cannot write the checkpoint {path}: {error}. The folder must be writable and have "
+            "space: free some space, or set another runs_dir."
         ) from error
 
 
 def load(path: Path) -> TrainState | None:
-    """Read a state; None where there is none or it cannot be read (the run then starts afresh)."""
+    """Read a state; None if it is missing or unreadable (the run then starts from step 0)."""
     try:
         return _from_dict(torch.load(path, map_location="cpu", weights_only=True))
     except FileNotFoundError:
         return None
-    except Exception:  # a damaged archive raises whatever its first bad byte leads to
+    except Exception:  # a damaged archive raises many unrelated types of error
         return None
 
 
@@ -93,7 +93,7 @@ def _from_dict(document: dict[str, Any]) -> TrainState:
 
 
 class DeferredSignals:
-    """A context in which the signals wait; `pending` names the first that came."""
+    """A context that defers signals; `pending` is the one to deliver, if any came."""
 
     def __init__(self) -> None:
         self.pending: signal.Signals | None = None
@@ -105,7 +105,7 @@ class DeferredSignals:
                 earlier = signal.getsignal(number)
                 if callable(earlier) or (earlier is signal.SIG_DFL and number == signal.SIGTERM):
                     self._earlier[number] = earlier
-                    signal.signal(number, self._note)
+                    signal.signal(number, self._remember)
         return self
 
     def __exit__(
@@ -116,8 +116,8 @@ class DeferredSignals:
     ) -> None:
         self._restore()
 
-    def obey(self) -> None:
-        """Let the signal do what it would have done; returns where that is nothing."""
+    def deliver(self) -> None:
+        """Hand the pending signal, if any, to its earlier handler, which may end the process."""
         number, self.pending = self.pending, None
         if number is None:
             return
@@ -128,14 +128,14 @@ class DeferredSignals:
         self._restore()
         os.kill(os.getpid(), number)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        """Remember the signal; USR2 outranks TERM, which Slurm sends together with it."""
-        found = signal.Signals(number)
-        if self.pending is None or found == signal.SIGUSR2:
-            self.pending = found
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        """Remember a signal; USR2 outranks TERM, which Slurm sends together with it."""
+        received = signal.Signals(number)
+        if self.pending is None or received == signal.SIGUSR2:
+            self.pending = received
 
     def _restore(self) -> None:
-        """Give the signals back."""
+        """Restore the earlier handlers."""
         for number, earlier in self._earlier.items():
             signal.signal(number, earlier)
         self._earlier = {}

@@ -1,17 +1,14 @@
-"""One run on several devices of a machine: a process per device, started and watched here.
+"""Devices: set-up of a process, memory and peak speed, and one run on several devices.
 
-Fabric's own launchers run the whole script again, or take DDP alone; inside a Hydra job, which is
-itself one of many in a worker, neither serves. So the ranks are spawned here, meet through a file
-(no port to be taken) and run the same function. If one of them stops, all are stopped, and what it
-said is raised in the parent: ranks that wait for a lost one would wait for ever.
+One run on several devices has one process, or rank, per device. DDP keeps the model on every
+device; FSDP shards weights, gradients and moments (PyTorch's `fully_shard`, one group per block and
+one for the rest). A state on disk is always whole and the same under either, so that a run begun on
+two devices can be finished on one.
 
-Several devices as one: strategies, sums over ranks, and states that are whole.
-
-DDP keeps the model on every device; FSDP shards weights, gradients and moments (PyTorch's
-`fully_shard`, one group per block and one for the rest). A state on disk is always whole and the
-same under either, so that a run begun on two devices can be finished on one.
-
-What a machine is and can do: threads, allocator, measured and published peaks.
+`run_in_ranks` starts the ranks and watches them. Fabric's own launchers run the whole script again,
+or support DDP alone; neither works inside a Hydra job, which is itself one of many in a worker. The
+ranks meet through a file, so that no port is needed. If one of them stops, all are stopped, since
+they would wait for the lost one for ever, and its error is raised in the parent.
 """
 
 from __future__ import annotations
@@ -52,18 +49,18 @@ DENSE_BF16_PEAK = {
     "B200": 2.25e15,
     "MI300X": 1.3e15,
 }
-"""Dense bf16 FLOP/s by vendors' data sheets (they print twice that for sparse matrices); the first
-name that a device's holds counts."""
+"""Dense bf16 FLOP/s by vendors' data sheets (they print twice that for sparse matrices). The first
+key contained in a device's name counts, so longer names stand before shorter ones."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 INTERRUPTED = 130
 PR_SET_PDEATHSIG = 1
 PATIENCE_SECONDS = 10.0
-"""Given to a rank between SIGTERM and SIGKILL."""
+"""Time between SIGTERM and SIGKILL for a rank."""
 
 
 @functools.cache
 def prepare_process(threads: int) -> None:
-    """Set up a worker process once: threads of a run, and an allocator that keeps its pages.
+    """Set up a worker process once: its number of threads, and an allocator that keeps pages.
 
     glibc returns every buffer above 128 kB to the system and faults its pages in again at the next
     step; keeping them saves a quarter of a small model's step on CPU (measured, docs/log.md).
@@ -76,19 +73,19 @@ def prepare_process(threads: int) -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: a GPU's, or, told by the message alone, the machine's."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: of a GPU, or of the host, which only the message shows."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def free_cache(device: torch.device) -> None:
-    """Give cached blocks back, so that smaller ones can be cut from them."""
+    """Release cached blocks of a GPU, so that smaller ones can be allocated from them."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin to watch the most memory that this process holds; Linux and CUDA alone can."""
+    """Reset the peak of memory of this process; only Linux and CUDA support it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -97,7 +94,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most that this process held since: of the device, or resident on the machine [bytes]."""
+    """Peak memory of this process since the reset: of the GPU, or resident on the host [bytes]."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_reserved(device))
     with suppress(OSError):
@@ -113,9 +110,9 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def gpu_context_lost() -> bool:
-    """Whether a failed kernel has made this process's GPU context useless, as after an assert.
+    """Whether a failed kernel has made the GPU context of this process unusable.
 
-    Every later call in the process would fail like the first; a fresh process would not.
+    Every later call in the process would fail too; a new process would not.
     """
     if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return False
@@ -127,7 +124,7 @@ def gpu_context_lost() -> bool:
 
 
 def device_name(device: torch.device) -> str:
-    """A device as it stands in a record."""
+    """Name of a device, as records hold it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({torch.get_num_threads()} of {os.cpu_count()} threads)"
@@ -135,17 +132,17 @@ def device_name(device: torch.device) -> str:
 
 @functools.cache
 def peak_flops_per_second(device: torch.device, precision: str = "32-true") -> float | None:
-    """Matrix-multiply ceiling: the data sheet's on known GPUs in bf16, measured on CPU; or None."""
+    """Peak of matrix products: from data sheets for GPUs in bf16, measured on CPU; else None."""
     if device.type == "cuda":
         if not precision.startswith("bf16"):
             return None
         name = torch.cuda.get_device_name(device)
         return next((peak for key, peak in DENSE_BF16_PEAK.items() if key in name), None)
-    return _measured_peak() if device.type == "cpu" else None
+    return _measure_peak() if device.type == "cpu" else None
 
 
-def _measured_peak(size: int = 768, repeats: int = 5) -> float:
-    """Best of a few fp32 products with the threads of a run (10 ms each)."""
+def _measure_peak(size: int = 768, repeats: int = 5) -> float:
+    """Time a few fp32 products with the threads of a run (10 ms each); the best counts."""
     a, b = torch.randn(size, size), torch.randn(size, size)
     best = float("inf")
     for _ in range(repeats + 1):
@@ -156,7 +153,7 @@ def _measured_peak(size: int = 768, repeats: int = 5) -> float:
 
 
 def open_fabric(train: TrainConfig) -> Any:
-    """Fabric as the recipe asks for it; on several devices, for one rank of a group.
+    """Open Fabric as configured; with several devices, for one rank of the group.
 
     Returns:
         A launched `lightning.fabric.Fabric`.
@@ -169,14 +166,14 @@ def open_fabric(train: TrainConfig) -> Any:
         devices=train.devices,
         strategy=_strategy(train) if train.devices > 1 else "auto",
         precision=train.precision,  # type: ignore[arg-type]
-        plugins=[LightningEnvironment()],  # Slurm's mere presence is no matter: the ranks are ours
+        plugins=[LightningEnvironment()],  # not Slurm's: `run_in_ranks` starts the ranks
     )
     fabric.launch()
     return fabric
 
 
 def _strategy(train: TrainConfig) -> Any:
-    """Fabric's strategy by name."""
+    """The strategy of several devices: ddp unless fsdp is configured."""
     from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
 
     if train.strategy != "fsdp":
@@ -187,7 +184,7 @@ def _strategy(train: TrainConfig) -> Any:
 
 
 def _shard(model: nn.Module, mesh: Any) -> nn.Module:
-    """Shard a model's blocks, then the rest of it."""
+    """Shard the blocks of a model, then the rest of it."""
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     ranks = mesh["data_parallel"]
@@ -198,39 +195,39 @@ def _shard(model: nn.Module, mesh: Any) -> nn.Module:
     return model
 
 
-def mean(fabric: Any, value: Tensor) -> Tensor:
-    """Mean of a tensor over the ranks."""
+def mean_over_ranks(fabric: Any, value: Tensor) -> Tensor:
+    """Mean of a tensor over all ranks."""
     if fabric.world_size == 1:
         return value
     return cast(Tensor, fabric.all_reduce(value.clone(), reduce_op="mean"))
 
 
 def broadcast_choice(fabric: Any, choice: bool) -> bool:
-    """What rank 0 chose: clocks differ between ranks, and whatever is done together is chosen once.
+    """The choice of rank 0, broadcast to all: every rank calls it.
 
-    Every rank calls it.
+    Clocks differ between ranks, and what all must do together can be decided only once.
     """
     return choice if fabric.world_size == 1 else bool(fabric.broadcast(choice))
 
 
-def gather_rows(fabric: Any, own: Tensor, count: int) -> Tensor:
-    """Rows that the ranks computed in turn, back in order.
+def gather_rows(fabric: Any, local: Tensor, count: int) -> Tensor:
+    """Gather rows that were distributed over the ranks, in their original order.
 
     Args:
-        fabric: The ranks.
-        own: What rank r has of rows r, r + ranks, ..., padded to the same number on every rank.
+        fabric: Group of the ranks.
+        local: Rows r, r + ranks, ... of rank r, padded to the same number on every rank.
         count: Rows in all.
     """
     if fabric.world_size == 1:
-        return own
-    own = own.to(fabric.device)
-    parts = [torch.empty_like(own) for _ in range(fabric.world_size)]
-    torch.distributed.all_gather(parts, own)
+        return local
+    local = local.to(fabric.device)
+    parts = [torch.empty_like(local) for _ in range(fabric.world_size)]
+    torch.distributed.all_gather(parts, local)
     return torch.stack(parts, 1).flatten(0, 1)[:count].cpu()
 
 
 def gather_state(value: Any) -> Any:
-    """A state with every sharded tensor gathered; every rank calls it."""
+    """Gather every sharded tensor of a nested state; every rank calls it."""
     if isinstance(value, DTensor):
         return value.full_tensor()
     if isinstance(value, Mapping):
@@ -239,7 +236,7 @@ def gather_state(value: Any) -> Any:
 
 
 def gather_train_state(state: TrainState) -> TrainState:
-    """A state to be written, every sharded tensor gathered; every rank calls it."""
+    """Gather every sharded tensor of a training state; every rank calls it."""
     return dataclasses.replace(
         state,
         model=gather_state(state.model),
@@ -250,34 +247,34 @@ def gather_train_state(state: TrainState) -> TrainState:
 
 def load_model(module: nn.Module, state: Mapping[str, Any]) -> None:
     """Load weights, whole or sharded, into a module of any strategy."""
-    own = module.state_dict()
-    module.load_state_dict({k: _placed(v, own[k]) for k, v in state.items()})
+    present = module.state_dict()
+    module.load_state_dict({k: _shard_like(v, present[k]) for k, v in state.items()})
 
 
 def load_optimizer(optimizer: Any, state: Mapping[str, Any]) -> None:
-    """Load an optimiser's state, whole or sharded; moments lie as their parameters do."""
+    """Load the state of an optimiser, whole or sharded; moments are sharded as their parameters."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     moments = {
         index: {
-            name: _placed(value, parameters[index])
+            name: _shard_like(value, parameters[index])
             if isinstance(value, Tensor) and value.shape == parameters[index].shape
             else value
-            for name, value in own.items()
+            for name, value in values.items()
         }
-        for index, own in state["state"].items()
+        for index, values in state["state"].items()
     }
     optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
 
 
-def _placed(value: Tensor, like: Tensor) -> Tensor:
-    """A tensor sharded as another one is."""
+def _shard_like(value: Tensor, like: Tensor) -> Tensor:
+    """Shard a tensor as another one is."""
     if not isinstance(like, DTensor) or isinstance(value, DTensor):
         return value
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
 
 
-def in_ranks(work: Callable[[], None], *, devices: int, accelerator: str) -> None:
-    """Run a function in one process per device, each a rank of one group; return when all have.
+def run_in_ranks(work: Callable[[], None], *, devices: int, accelerator: str) -> None:
+    """Run a function in one process per device, each a rank of one group; wait for all.
 
     Args:
         work: Can be pickled; called without arguments in every rank.
@@ -285,9 +282,9 @@ def in_ranks(work: Callable[[], None], *, devices: int, accelerator: str) -> Non
         accelerator: Fabric's name; decides the group's backend.
 
     Raises:
-        PlanError: The machine has fewer devices, or of a kind that cannot work together.
+        PlanError: The machine has fewer devices, or they cannot form a group.
         KeyboardInterrupt: A rank, or this process, was interrupted.
-        Exception: What the first rank to fail raised, its traceback added as a note.
+        Exception: The error of the first rank that failed, with its traceback as a note.
     """
     backend = _backend(devices, accelerator)
     with tempfile.TemporaryDirectory(prefix="isoflop-") as name:
@@ -299,26 +296,26 @@ def in_ranks(work: Callable[[], None], *, devices: int, accelerator: str) -> Non
         try:
             for process in ranks:
                 process.start()
-            _watch(ranks)
+            _wait_for_ranks(ranks)
         finally:
-            _stop(ranks)
+            _stop_ranks(ranks)
         _raise_first(folder, ranks)
 
 
 def _backend(devices: int, accelerator: str) -> str:
-    """Gloo between CPU processes, nccl between GPUs."""
+    """The communication backend: gloo between CPU processes, nccl between GPUs."""
     if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
         return "gloo"
     if accelerator not in ("auto", "cuda", "gpu"):
         raise PlanError(
-            f"train.devices={devices} with train.accelerator={accelerator}; several devices work "
-            "together on cpu and cuda. Set train.devices=1."
+            f"train.devices={devices} with train.accelerator={accelerator}; one run on several "
+            "devices needs cpu or cuda. Set train.devices=1."
         )
-    there = torch.cuda.device_count()
-    if there < devices:
+    available = torch.cuda.device_count()
+    if available < devices:
         raise PlanError(
-            f"train.devices={devices}, and this machine shows {there} CUDA device"
-            f"{'' if there == 1 else 's'}. Set train.devices to at most that, or "
+            f"train.devices={devices}, and this machine shows {available} CUDA device"
+            f"{'' if available == 1 else 's'}. Set train.devices to at most that, or "
             "train.accelerator=cpu."
         )
     return "nccl"
@@ -339,33 +336,33 @@ def _rank(
         code = 0
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except Exception as error:  # crosses to the parent, which makes it a record
-        _leave_word(folder / f"error-{rank}", error, rank)
+    except Exception as error:  # is raised in the parent, which makes a record of it
+        _write_error(folder / f"error-{rank}", error, rank)
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
     if code:
-        os._exit(code)  # a group in disorder can block an ordinary exit
+        os._exit(code)  # an ordinary exit can hang in a group that lost a rank
 
 
 def _end_with_parent() -> None:
-    """Linux: be killed when the parent is, so that no orphan goes on writing."""
+    """Have Linux kill this process with its parent, so that no orphan goes on writing."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _leave_word(path: Path, error: Exception, rank: int) -> None:
-    """Put an error where the parent finds it, with the time at which it came."""
+def _write_error(path: Path, error: Exception, rank: int) -> None:
+    """Write an error to a file that the parent reads, with its time."""
     trace = f"in rank {rank}:\n{traceback.format_exc()}"
     try:
         raw = pickle.dumps((time.time(), error, trace))
         pickle.loads(raw)
-    except Exception:  # an error that cannot be pickled goes as its words
+    except Exception:  # errors that cannot be pickled are passed as text
         raw = pickle.dumps((time.time(), RuntimeError(f"{type(error).__name__}: {error}"), trace))
     path.write_bytes(raw)
 
 
-def _watch(ranks: Sequence[BaseProcess]) -> None:
+def _wait_for_ranks(ranks: Sequence[BaseProcess]) -> None:
     """Wait until every rank is done, or one has failed."""
     while running := [p for p in ranks if p.exitcode is None]:
         multiprocessing.connection.wait([p.sentinel for p in running])
@@ -373,11 +370,11 @@ def _watch(ranks: Sequence[BaseProcess]) -> None:
             return
 
 
-def _stop(ranks: Sequence[BaseProcess]) -> None:
-    """End whatever still runs; the first to fail keeps its exit code."""
+def _stop_ranks(ranks: Sequence[BaseProcess]) -> None:
+    """End the ranks that still run; the first to fail keeps its exit code."""
     running = [p for p in ranks if p.pid is not None and p.exitcode is None]
     if running:
-        time.sleep(0.2)  # whoever failed at the same moment leaves its own word
+        time.sleep(0.2)  # lets ranks that fail at the same moment write their errors
     for process in running:
         process.terminate()
     for process in running:
@@ -388,16 +385,16 @@ def _stop(ranks: Sequence[BaseProcess]) -> None:
 
 
 def _raise_first(folder: Path, ranks: Sequence[BaseProcess]) -> None:
-    """Raise what stopped the ranks, if anything did."""
+    """Raise the error that stopped the ranks, if there is one."""
     codes = [p.exitcode for p in ranks]
     if INTERRUPTED in codes:
         raise KeyboardInterrupt
     for rank, code in enumerate(codes):
         if code is not None and code < 0 and -code != signal.SIGTERM:
             raise RuntimeError(f"rank {rank} of {len(ranks)} was killed by signal {-code}")
-    words = [pickle.loads(path.read_bytes()) for path in folder.glob("error-*")]
-    if words:
-        _, error, trace = min(words, key=lambda word: word[0])
+    errors = [pickle.loads(path.read_bytes()) for path in folder.glob("error-*")]
+    if errors:
+        _, error, trace = min(errors, key=lambda entry: entry[0])
         error.add_note(trace)
         raise error
     if any(codes):

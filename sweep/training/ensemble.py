@@ -1,18 +1,16 @@
-"""Several transformers of one shape as one: every weight has a leading axis of members.
+"""Training of several models of one shape at once on one device.
 
-The same arithmetic as `sweep.model`, member by member: products become batched products, and
-nothing crosses from one member to another, so that one that diverges spoils none. A member's own
-`Transformer` shares its storage: its parameters are slices of those here.
+`Ensemble` stacks the weights of its members along a leading axis and does the arithmetic of
+`sweep.model` for all of them: products become batched products, and nothing crosses from one member
+to another, so that a member that diverges affects no other. The parameters of a member's own
+`Transformer` are slices of the stacked weights and share their storage.
+
+`Pack` trains several trajectories in one process. Each keeps its own data order, clipping,
+optimiser, curve, checkpoint and record, so that a run leaves the files that it leaves alone. Only
+the forward and backward passes of members at the same position are computed at once. A member that
+diverges or fails leaves the others; one that was interrupted starts behind and catches up.
 
 Shape letters as in `sweep.model`, and m members.
-
-Several trajectories walked together in one process, those in step sharing their gradients' work.
-
-Every member is a walk of its own, with its own data order, clipping, optimiser, curve, checkpoint
-and record: what a run leaves is what it leaves alone. Only the forward and backward pass of members
-that stand at the same place of their paths is done at once (`sweep.training.ensemble`). One that
-diverges,
-fails or is ahead goes its own way; one that was interrupted starts behind and catches up.
 """
 
 from __future__ import annotations
@@ -27,47 +25,48 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sweep.model import SMALLEST, Block, SquaredReLU, Transformer, rms_norm, rotate
-from sweep.training.devices import free_cache, out_of_memory
-from sweep.training.session import Session, Way
+from sweep.training.devices import free_cache, is_out_of_memory
+from sweep.training.session import BatchSteps, Session
 
 
 class Ensemble:
-    """Members trained together; holds no state but stacked weights."""
+    """Stacked weights of several transformers, with their losses and gradients."""
 
     def __init__(self, members: Sequence[Transformer]) -> None:
-        """Take over the members' weights.
+        """Stack the weights of the members.
 
         Args:
-            members: Of one shape without experts, on one device; from now on slices of one tensor.
+            members: Models of one shape without experts, on one device. Their parameters become
+                slices of the stacked tensors.
         """
         self.first, self.members = members[0], len(members)
         self.weights: dict[str, Tensor] = {}
         self._slices: list[list[nn.Parameter]] = []
         named = [dict(member.named_parameters()) for member in members]
         for name in named[0]:
-            own = [parameters[name] for parameters in named]
-            stacked = torch.stack([p.detach() for p in own]).requires_grad_()
-            for parameter, piece in zip(own, stacked.detach().unbind(0), strict=True):
+            parameters = [parameters_of[name] for parameters_of in named]
+            stacked = torch.stack([p.detach() for p in parameters]).requires_grad_()
+            for parameter, piece in zip(parameters, stacked.detach().unbind(0), strict=True):
                 parameter.data = piece
             self.weights[name] = stacked
-            self._slices.append(own)
+            self._slices.append(parameters)
 
-    def hand_out_gradients(self) -> None:
-        """Give every member its slices of the gradients, and forget them here."""
-        for stacked, own in zip(self.weights.values(), self._slices, strict=True):
+    def assign_gradients(self) -> None:
+        """Assign every member its slices of the gradients, and clear the stacked ones."""
+        for stacked, parameters in zip(self.weights.values(), self._slices, strict=True):
             assert stacked.grad is not None
-            for parameter, gradient in zip(own, stacked.grad.unbind(0), strict=True):
+            for parameter, gradient in zip(parameters, stacked.grad.unbind(0), strict=True):
                 parameter.grad = gradient
             stacked.grad = None
 
-    def forget_gradients(self) -> None:
-        """Drop what a pass that was broken off has left."""
+    def clear_gradients(self) -> None:
+        """Clear the gradients of a pass that was not completed."""
         for stacked in self.weights.values():
             stacked.grad = None
 
     def losses(self, tokens_mbt: Tensor, target_mbt: Tensor, z_loss: float) -> Tensor:
-        """Mean cross-entropy of each member, (m,), whose gradient has that of the z-loss."""
-        x_mbtd = self._embedded(tokens_mbt)
+        """Mean cross-entropy of each member, (m,), whose gradient includes that of the z-loss."""
+        x_mbtd = self._embed(tokens_mbt)
         length = tokens_mbt.shape[-1]
         cos_tk, sin_tk = self.first.cos_tk[:length], self.first.sin_tk[:length]
         for number in range(self.first.shape.depth):
@@ -78,8 +77,8 @@ class Ensemble:
         head_mvd = self.weights.get("head", self.weights["embedding"])
         return cross_entropies(x_mnd, head_mvd, target_mbt.flatten(1), z_loss)
 
-    def _embedded(self, tokens_mbt: Tensor) -> Tensor:
-        """Normed embeddings of tokens, after the convolution."""
+    def _embed(self, tokens_mbt: Tensor) -> Tensor:
+        """Normalised embeddings of tokens, after the convolution."""
         embedding_mvd = self.weights["embedding"]
         m, v, d = embedding_mvd.shape
         offset_m11 = torch.arange(0, m * v, v, device=tokens_mbt.device).view(m, 1, 1)
@@ -91,7 +90,7 @@ class Ensemble:
     def _block(
         self, x_mbtd: Tensor, w: dict[str, Tensor], gain_mk: Tensor, cos_tk: Tensor, sin_tk: Tensor
     ) -> Tensor:
-        """Attention and MLP, each on a normed copy of the residual stream."""
+        """Attention and MLP, each on a normalised copy of the residual stream."""
         first = self.first.blocks[0]
         assert isinstance(first, Block)
         branch = self._attention(rms_norm(x_mbtd), w, gain_mk, cos_tk, sin_tk)
@@ -112,9 +111,9 @@ class Ensemble:
         heads, size = self.first.shape.heads, self.first.shape.head_dim
         qkv = linear(x_mbtd, w["qkv"]).view(m, b, t, 3, heads, size)
         gains_m2k = torch.stack([gain_mk, torch.ones_like(gain_mk)], 1)
-        turned_m2k = gains_m2k.roll(size // 2, -1)
+        rotated_gains_m2k = gains_m2k.roll(size // 2, -1)
         cos = (cos_tk[:, None] * gains_m2k[:, None])[:, None, :, :, None]
-        sin = (sin_tk[:, None] * turned_m2k[:, None])[:, None, :, :, None]
+        sin = (sin_tk[:, None] * rotated_gains_m2k[:, None])[:, None, :, :, None]
         qk = rotate(rms_norm(qkv[:, :, :, :2]), cos, sin).flatten(0, 1)
         q_nhtk, k_nhtk = qk.permute(2, 0, 3, 1, 4).unbind(0)
         v_nhtk = qkv[:, :, :, 2].flatten(0, 1).transpose(1, 2)
@@ -133,13 +132,13 @@ def cross_entropies(x_mnd: Tensor, head_mvd: Tensor, target_mn: Tensor, z_loss: 
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """Each member's rows (m, ..., in) by its own matrix (m, out, in)."""
+    """Multiply the rows of each member (m, ..., in) by its own matrix (m, out, in)."""
     y = torch.bmm(x.flatten(1, -2), weight.transpose(1, 2))
     return y.view(*x.shape[:-1], weight.shape[1])
 
 
 class CausalConvs(torch.autograd.Function):
-    """`sweep.model.CausalConv` with taps (m, l, d) of every member."""
+    """`sweep.model.CausalConv` for every member: taps (m, l, d)."""
 
     @staticmethod
     def forward(ctx, x_mbtd: Tensor, taps_mld: Tensor) -> Tensor:  # type: ignore
@@ -152,7 +151,7 @@ class CausalConvs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore
-        """The same taps, backwards."""
+        """The same taps applied backwards in time."""
         x_mbtd, taps_mld = ctx.saved_tensors
         grad_x = grad.clone()
         grad_taps = []
@@ -163,7 +162,7 @@ class CausalConvs(torch.autograd.Function):
 
 
 class HeadLosses(torch.autograd.Function):
-    """`sweep.model.HeadLoss` of every member."""
+    """`sweep.model.HeadLoss` for every member."""
 
     @staticmethod
     def forward(ctx, x_mnd: Tensor, head_mvd: Tensor, target_mn: Tensor, z_loss: float):  # type: ignore
@@ -182,121 +181,122 @@ class HeadLosses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_m: Tensor):  # type: ignore
-        """Scale the gradients made in `forward`."""
+        """Scale the gradients computed in `forward`."""
         grad_x, grad_head = ctx.saved_tensors
         return grad_x * grad_m[:, None, None], grad_head * grad_m[:, None, None], None, None
 
 
 class Member(Protocol):
-    """A walk along a trajectory."""
+    """What a pack trains: a `sweep.training.loop.TrajectoryTrainer`."""
 
     @property
-    def place(self) -> tuple[int, int]:
-        """The run that it is on its way to, and its position [tokens]."""
+    def path_position(self) -> tuple[int, int]:
+        """Index of the run in training and the position on its path [tokens]."""
 
-    def way(self) -> Way:
-        """Yields the rows of each step, whose gradients are wanted before it goes on."""
+    def train_steps(self) -> BatchSteps:
+        """Yield the rows of each step, whose gradients are computed before it continues."""
 
-    def at(self) -> Session:
-        """Its session, once it has begun."""
+    @property
+    def active_session(self) -> Session:
+        """The open session."""
 
 
 class Pack:
-    """Members on their way."""
+    """Trains several members, those at the same position at once."""
 
     def __init__(self, members: Sequence[Member]) -> None:
-        self._ways = {number: member.way() for number, member in enumerate(members)}
+        self._steps = {number: member.train_steps() for number, member in enumerate(members)}
         self._members = dict(enumerate(members))
-        self._wanted: dict[int, Tensor] = {}
+        self._batches: dict[int, Tensor] = {}
         self._ensemble: tuple[tuple[int, ...], Ensemble] | None = None
 
-    def walk(self) -> None:
-        """Walk all members to their ends; what stops one of them stops them all, but for its own.
+    def train(self) -> None:
+        """Train all members to their ends.
 
         Raises:
-            BaseException: An interruption; every member has then noted it.
+            BaseException: An interruption; every member has then recorded it.
         """
         try:
-            self.begin()
-            while self._wanted:
-                self.round()
+            self.start()
+            while self._batches:
+                self.train_step()
         except BaseException as error:
-            for number in list(self._ways):
+            for number in list(self._steps):
                 self._throw(number, error)
             raise
 
-    def begin(self) -> None:
-        """Bring every member to its first step."""
-        self._resume(list(self._ways))
+    def start(self) -> None:
+        """Bring every member to its first batch."""
+        self._resume(list(self._steps))
 
-    def round(self) -> None:
-        """One step of the members that are least far."""
+    def train_step(self) -> None:
+        """Train one step of the members that are furthest behind."""
         together = self._next()
         self._gradients(together)
-        self._resume([n for n in together if n in self._ways])
+        self._resume([n for n in together if n in self._steps])
 
     def _next(self) -> list[int]:
-        """Members that are least far and ask for the same number of rows."""
-        if len(self._wanted) == 1:
-            return list(self._wanted)
-        first = min(self._wanted, key=lambda n: self._members[n].place)
-        place, rows = self._members[first].place, self._wanted[first].shape
+        """The members that are furthest behind and have the same number of rows in their batch."""
+        if len(self._batches) == 1:
+            return list(self._batches)
+        first = min(self._batches, key=lambda n: self._members[n].path_position)
+        position, rows = self._members[first].path_position, self._batches[first].shape
         return [
             n
-            for n, wanted in self._wanted.items()
-            if self._members[n].place == place and wanted.shape == rows
+            for n, batch in self._batches.items()
+            if self._members[n].path_position == position and batch.shape == rows
         ]
 
     def _resume(self, numbers: Sequence[int]) -> None:
-        """Let members take their step and ask for the next; those that are at their end leave."""
+        """Let members apply their gradients and go to the next batch; those at their end leave."""
         for number in numbers:
-            self._wanted.pop(number, None)
+            self._batches.pop(number, None)
             try:
-                self._wanted[number] = next(self._ways[number])
+                self._batches[number] = next(self._steps[number])
             except StopIteration:
-                del self._ways[number]
+                del self._steps[number]
 
     def _throw(self, number: int, error: BaseException) -> None:
-        """Tell a member what has stopped it."""
-        way = self._ways.pop(number)
-        self._wanted.pop(number, None)
+        """Raise an error inside a member and remove it."""
+        steps = self._steps.pop(number)
+        self._batches.pop(number, None)
         with suppress(StopIteration, type(error)):
-            way.throw(error)
+            steps.throw(error)
 
     def _gradients(self, numbers: Sequence[int]) -> None:
-        """Make the gradients of members at one place; an error of the kernels is theirs alone."""
+        """Compute the gradients of members at one position; an error stops these members alone."""
         try:
             if len(numbers) == 1:
                 (number,) = numbers
-                self._members[number].at().backward(self._wanted[number])
+                self._members[number].active_session.backward(self._batches[number])
             else:
-                self._together(tuple(numbers))
+                self._ensemble_gradients(tuple(numbers))
         except Exception as error:
             for number in list(numbers):
                 self._throw(number, error)
 
-    def _together(self, numbers: tuple[int, ...]) -> None:
-        """Gradients of several members by one ensemble, in smaller pieces if memory runs out."""
-        sessions = [self._members[n].at() for n in numbers]
+    def _ensemble_gradients(self, numbers: tuple[int, ...]) -> None:
+        """Compute the gradients of several members at once, halving pieces if memory runs out."""
+        sessions = [self._members[n].active_session for n in numbers]
         if self._ensemble is None or self._ensemble[0] != numbers:
             self._ensemble = numbers, Ensemble([s.module for s in sessions])
-        rows = torch.stack([self._wanted[n] for n in numbers])
+        rows = torch.stack([self._batches[n] for n in numbers])
         started = time.perf_counter()
-        while not gradients(self._ensemble[1], sessions, rows):
+        while not try_gradients(self._ensemble[1], sessions, rows):
             pass
         spent = time.perf_counter() - started
         for session in sessions:
             session.seconds += spent / len(sessions)
 
 
-def gradients(ensemble: Ensemble, sessions: Sequence[Session], rows_mbt: Tensor) -> bool:
-    """Gradients of every member's batch; False where memory ran out, the pieces now halved.
+def try_gradients(ensemble: Ensemble, sessions: Sequence[Session], rows_mbt: Tensor) -> bool:
+    """Compute the gradients of all batches; False if memory ran out, after halving the pieces.
 
     Raises:
-        torch.OutOfMemoryError: One row of each does not fit either.
+        torch.OutOfMemoryError: One row of each member does not fit either.
     """
     first, count = sessions[0], rows_mbt.shape[1]
-    most, z_loss = first.micro(count), first.trajectory.config.train.z_loss
+    most, z_loss = first.rows_per_pass(count), first.trajectory.config.train.z_loss
     try:
         for piece in rows_mbt.split(most, dim=1):
             with first.stepper.context():
@@ -304,16 +304,16 @@ def gradients(ensemble: Ensemble, sessions: Sequence[Session], rows_mbt: Tensor)
             share = piece.shape[1] / count
             (losses_m.sum() * share).backward()
             for session, loss in zip(sessions, losses_m.detach().unbind(0), strict=True):
-                session.made.append((loss, piece.shape[1]))
-        ensemble.hand_out_gradients()
+                session.pending.append((loss, piece.shape[1]))
+        ensemble.assign_gradients()
     except RuntimeError as error:
-        if not out_of_memory(error) or most == 1:
+        if not is_out_of_memory(error) or most == 1:
             raise
     else:
         return True
-    ensemble.forget_gradients()
+    ensemble.clear_gradients()
     for session in sessions:
-        session.made.clear()
+        session.pending.clear()
         session.micro_rows = most // 2
     free_cache(first.fabric.device)
     return False

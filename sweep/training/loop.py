@@ -1,11 +1,12 @@
-"""A trajectory into run records: the visible loop.
+"""The training loop: a trajectory in, one run record per run out.
 
     for each run of the trajectory, by ascending tokens:
-        train the trunk up to where the run leaves it
-        remember the trunk, cool down to the run's end, measure, write the record
+        train the trunk up to the position where the run leaves it
+        keep the trunk's state, cool down to the run's end, measure, write the record
         return to the trunk
 
-The newest state on disk is at most `checkpoint_seconds` old: a killed process loses no more.
+`train` takes one trajectory, `train_together` several of one shape. The newest checkpoint is at
+most `train.checkpoint_seconds` old, so a killed process loses no more than that.
 """
 
 from __future__ import annotations
@@ -25,19 +26,24 @@ from fit.files import now
 from sweep.cache import locked
 from sweep.planning.trajectory import RunSpec, Trajectory, finished_record, work_folder
 from sweep.training.checkpoint import DeferredSignals, load, save
-from sweep.training.devices import broadcast_choice, gather_train_state, in_ranks
+from sweep.training.devices import broadcast_choice, gather_train_state, run_in_ranks
 from sweep.training.ensemble import Pack
-from sweep.training.evaluate import measure
-from sweep.training.outcome import Heartbeat, RunFacts, diverged_record, done_record, failed_record
-from sweep.training.session import Diverged, Session, Way
-from sweep.training.tracking import Attempt, Tracker, begin, end, say
+from sweep.training.outcome import (
+    RunFacts,
+    diverged_record,
+    done_record,
+    failed_record,
+    measure,
+)
+from sweep.training.session import BatchSteps, Diverged, Session
+from sweep.training.tracking import Attempt, Heartbeat, Tracker, end_attempt, say, start_attempt
 
 SAVING_SHARE = 20
-"""Time between two checkpoints, at least, in units of the time that one takes."""
+"""Least time between two checkpoints, in units of the time that writing one takes."""
 
 
 def train(trajectory: Trajectory, runs_dir: Path, tracker: Tracker) -> tuple[RunRecord, ...]:
-    """Train what is missing of a trajectory; every run ends as a record on disk.
+    """Train the missing runs of a trajectory; every run ends as a record on disk.
 
     Args:
         trajectory: What to train, from `sweep.planning.trajectory`.
@@ -60,29 +66,33 @@ def train_together(
     """Train several trajectories of one shape in this process; see `train`.
 
     Args:
-        trajectories: That differ in seed and rates alone, or a single one.
+        trajectories: One, or several that differ only in seed and learning rates.
         runs_dir: Folder of sweeps.
-        trackers: One for each.
+        trackers: One per trajectory.
 
     Returns:
-        The records of each.
+        The records of each trajectory.
     """
-    walks = [
+    trainers = [
         TrajectoryTrainer(trajectory=t, folder=runs_dir / t.sweep, tracker=tracker)
         for t, tracker in zip(trajectories, trackers, strict=True)
     ]
     interruption = DeferredSignals()
-    for walk in walks:
-        walk.company, walk.interruption = walks, interruption
-    in_order = sorted(walks, key=lambda walk: str(walk.checkpoint))  # two processes lock alike
+    for trainer in trainers:
+        trainer.members, trainer.interruption = trainers, interruption
+    in_order = sorted(
+        trainers, key=lambda trainer: str(trainer.checkpoint)
+    )  # one order of locks: no deadlock between processes
     with interruption if all(t.config.train.devices == 1 for t in trajectories) else nullcontext():
-        Pack(in_order).walk()
-    return [tuple(w.records[run.run] for run in w.trajectory.runs) for w in walks]
+        Pack(in_order).train()
+    return [
+        tuple(trainer.records[run.run] for run in trainer.trajectory.runs) for trainer in trainers
+    ]
 
 
 @dataclass(slots=True, kw_only=True)
 class TrajectoryTrainer:
-    """The way of one process along a trajectory; of several ranks, number 0 alone writes."""
+    """Trains one trajectory in this process; of several ranks, rank 0 alone writes files."""
 
     trajectory: Trajectory
     folder: Path
@@ -90,11 +100,11 @@ class TrajectoryTrainer:
     records: dict[str, RunRecord] = field(default_factory=dict)
     started: str = field(default_factory=now)
     earlier: tuple[Attempt, ...] = ()
-    """Attempts before this one."""
+    """Attempts at the trajectory before the present one."""
     session: Session | None = None
     interruption: DeferredSignals = field(default_factory=DeferredSignals)
-    company: list[TrajectoryTrainer] = field(default_factory=list)
-    """The walks of this process, itself among them: a signal has all of them saved."""
+    members: list[TrajectoryTrainer] = field(default_factory=list)
+    """All trainers of this process, this one included: a signal makes all of them save."""
     heartbeat: Heartbeat = field(init=False)
     _index: int = 0
     _next_save: float = field(init=False)
@@ -106,83 +116,84 @@ class TrajectoryTrainer:
 
     @property
     def work(self) -> Path:
-        """Folder of what an unfinished trajectory needs."""
+        """Folder of the checkpoint, the attempts and the heartbeat while runs are missing."""
         return self.folder / work_folder(self.trajectory)
 
     @property
     def checkpoint(self) -> Path:
-        """The newest state."""
+        """File of the newest state."""
         return self.work / "state.pt"
 
     @property
     def writes(self) -> bool:
-        """Whether records and checkpoints are this process's to write."""
+        """Whether this process writes records and checkpoints (rank 0 does)."""
         return self.session is None or bool(self.session.fabric.is_global_zero)
 
     def missing(self) -> list[RunSpec]:
         """Runs without a record."""
         return [run for run in self.trajectory.runs if run.run not in self.records]
 
-    def look(self) -> None:
-        """Take up what records there are by now."""
+    def read_records(self) -> None:
+        """Read the records of finished runs from disk."""
         for run in self.trajectory.runs:
             record = finished_record(self.folder / run.run)
             if record is not None:
                 self.records[run.run] = record
 
     @property
-    def place(self) -> tuple[int, int]:
-        """The run that it is on its way to, and its position [tokens]."""
-        return self._index, self.at().position
+    def path_position(self) -> tuple[int, int]:
+        """Index of the run in training and the position on its path [tokens]."""
+        return self._index, self.active_session.position
 
-    def at(self) -> Session:
-        """The session, once it has begun."""
+    @property
+    def active_session(self) -> Session:
+        """The session, which must be open."""
         assert self.session is not None
         return self.session
 
-    def way(self) -> Way:
-        """Train what is missing; yields the rows whose gradients the caller makes, step by step."""
-        self.look()
+    def train_steps(self) -> BatchSteps:
+        """Train the missing runs; yields batches, whose gradients the caller computes."""
+        self.read_records()
         if not self.missing():
-            self.clear()
+            self.remove_work_folder()
             return
-        with locked(self.checkpoint):  # another process at the same cell is waited for
-            self.look()
-            yield from self.settle()
+        with locked(self.checkpoint):  # waits for another process that trains the same cell
+            self.read_records()
+            yield from self.train_and_record()
 
-    def settle(self) -> Way:
-        """Train what is missing; whatever stops that becomes a record, and the sweep goes on."""
+    def train_and_record(self) -> BatchSteps:
+        """Train the missing runs; write failed records on an error, so that the sweep goes on."""
         try:
             if self.missing():
-                self.earlier = begin(self.work)
-                yield from self._go_on_all_devices()
-            self.clear()
+                self.earlier = start_attempt(self.work)
+                yield from self._train_on_devices()
+            self.remove_work_folder()
         except Exception as error:
             trace = traceback.format_exc()
-            self.look()  # where locks do nothing, another process may have got there
+            self.read_records()  # on file systems without locks another process may have finished
             for run in self.missing():
-                self.keep(run, failed_record(self.facts(run), error, trace))
-            self._close("failed", f"{type(error).__name__}: {error}")
+                self.write_result(run, failed_record(self.facts(run), error, trace))
+            self._record_end("failed", f"{type(error).__name__}: {error}")
         except BaseException as error:
-            self._close("stopped", self._signal or type(error).__name__)
+            self._record_end("stopped", self._signal or type(error).__name__)
             raise
 
-    def _go_on_all_devices(self) -> Way:
-        """Train in this process, or in a rank per device; what the ranks did is read from disk."""
-        asked = self.trajectory.config.train
-        if asked.devices == 1:
-            yield from self.go()
+    def _train_on_devices(self) -> BatchSteps:
+        """Train in this process, or in one rank per device, whose records are read from disk."""
+        config = self.trajectory.config.train
+        if config.devices == 1:
+            yield from self.train_missing()
         else:
-            in_ranks(self.go_alone, devices=asked.devices, accelerator=asked.accelerator)
-            self.look()
+            run_in_ranks(self.train_in_rank, devices=config.devices, accelerator=config.accelerator)
+            self.read_records()
 
-    def go_alone(self) -> None:
-        """Train every missing run in this process."""
-        for rows in self.go():
-            self.at().backward(rows)
+    def train_in_rank(self) -> None:
+        """Train the missing runs in this process, each gradient computed alone."""
+        for rows in self.train_missing():
+            self.active_session.backward(rows)
 
     def facts(self, run: RunSpec) -> RunFacts:
-        """What is known of a run so far."""
+        """What a record of the run is made from."""
         return RunFacts(
             trajectory=self.trajectory,
             run=run,
@@ -191,22 +202,22 @@ class TrajectoryTrainer:
             earlier=self.earlier,
         )
 
-    def _close(self, outcome: str, reason: str) -> None:
-        """Note how this attempt ended; a full disk must not hide why."""
+    def _record_end(self, outcome: str, reason: str) -> None:
+        """Write how this attempt ended; a full disk must not hide the original error."""
         position = None if self.session is None else self.session.position
         with suppress(RecordError):
-            end(self.work, outcome, reason, position)
+            end_attempt(self.work, outcome, reason, position)
 
-    def keep(self, run: RunSpec, record: RunRecord) -> None:
-        """A run has ended: write what belongs to it, the record last."""
+    def write_result(self, run: RunSpec, record: RunRecord) -> None:
+        """Write the files of an ended run; the record is last, since it marks the run as done."""
         curve = self.session.curve if self.session is not None else []
         if self.writes:
-            self.tracker.finished(self.folder / run.run, record, curve)
+            self.tracker.finish_run(self.folder / run.run, record, curve)
             write_record(self.folder / run.run, record)
         self.records[run.run] = record
 
-    def go(self) -> Way:
-        """Train every missing run; yields as `way` does."""
+    def train_missing(self) -> BatchSteps:
+        """Open a session and train every missing run; yields as `train_steps` does."""
         session = self.session = Session.open(self.trajectory)
         self._restore(session)
         for index, run in enumerate(self.trajectory.runs):
@@ -214,42 +225,45 @@ class TrajectoryTrainer:
                 continue
             if session.branch is not None and session.branch != index:
                 session.return_to_trunk()
-            session.between = partial(self._between, run)
+            session.after_step = partial(self._after_step, run)
             self._index = index
             try:
                 yield from self._train(session, index, run)
-                self._measure(session, run)
+                self._finish_run(session, run)
             except Diverged as error:
                 for stopped in self.missing() if session.branch is None else [run]:
-                    self._measure(session, stopped, reason=str(error))
+                    self._finish_run(session, stopped, reason=str(error))
 
     def _restore(self, session: Session) -> None:
-        """Go to the newest state on disk, or to the start where there is none that fits."""
+        """Restore the newest state on disk; start at step 0 where there is none that fits."""
         state = load(self.checkpoint)
         if state is None:
             return
         try:
             session.restore(state)
         except (RuntimeError, KeyError, ValueError) as error:
-            say(f"{self.checkpoint} is not of this model ({error}); training starts afresh")
+            say(
+                f"the checkpoint {self.checkpoint} does not fit this model ({error}); "
+                "training starts again from step 0"
+            )
             session.rewind()
 
-    def clear(self) -> None:
-        """Remove the working folder: nothing is missing any more."""
+    def remove_work_folder(self) -> None:
+        """Remove the working folder once no run is missing."""
         shutil.rmtree(self.checkpoint.parent, ignore_errors=True)
 
-    def _train(self, session: Session, index: int, run: RunSpec) -> Way:
-        """Along the trunk to where the run leaves it, then down its branch."""
+    def _train(self, session: Session, index: int, run: RunSpec) -> BatchSteps:
+        """Train along the trunk to the position where the run leaves it, then along its branch."""
         if session.branch is None:
             if session.position > run.cooldown_start:
                 session.rewind()
-            yield from session.path(run.rate, run.cooldown_start, lambda: self._tick(run))
+            yield from session.train_steps(run.rate, run.cooldown_start, lambda: self._report(run))
             session.leave_trunk(index, come_back=len(self.missing()) > 1)
             self._save()
-        yield from session.path(run.rate, run.tokens, lambda: self._tick(run))
+        yield from session.train_steps(run.rate, run.tokens, lambda: self._report(run))
 
-    def _measure(self, session: Session, run: RunSpec, reason: str | None = None) -> None:
-        """Held-out loss and record of a run that came to its end, or was stopped for a reason."""
+    def _finish_run(self, session: Session, run: RunSpec, reason: str | None = None) -> None:
+        """Measure a run that ended, or was stopped for a reason, and write its record."""
         source = session.source
         measured = measure(session.module, source.heldout(), self.trajectory.data, session.fabric)
         if reason is None and not measured.loss <= source.unigram_loss:
@@ -259,41 +273,41 @@ class TrajectoryTrainer:
             )
         facts = self.facts(run)
         if reason is None:
-            self.keep(run, done_record(facts, measured))
+            self.write_result(run, done_record(facts, measured))
         else:
-            self.keep(run, diverged_record(facts, measured, reason))
+            self.write_result(run, diverged_record(facts, measured, reason))
 
-    def _tick(self, run: RunSpec) -> None:
-        """Report progress; save when it is time."""
-        assert self.session is not None
-        loss = self.session.curve[-1][1]
+    def _report(self, run: RunSpec) -> None:
+        """Show the progress of a run; save a checkpoint when it is due."""
+        session = self.active_session
         if self.writes:
-            self.tracker.progress(run.run, self.session.position, run.tokens, loss)
-        if broadcast_choice(self.session.fabric, time.monotonic() >= self._next_save):
+            loss = session.curve[-1][1]
+            self.tracker.show_progress(run.run, session.position, run.tokens, loss)
+        if broadcast_choice(session.fabric, time.monotonic() >= self._next_save):
             self._save()
 
-    def _between(self, run: RunSpec) -> None:
-        """Between two steps: a sign of life; and where a signal asks to end, save, then obey."""
-        assert self.session is not None
+    def _after_step(self, run: RunSpec) -> None:
+        """Write the heartbeat; if a signal is pending, save all trainers and deliver it."""
+        session = self.active_session
         if self.writes:
-            self.heartbeat.beat(run.run, run.tokens, self.session)
+            loss = session.curve[-1][1] if session.curve else None
+            self.heartbeat.write(run.run, run.tokens, session.position, loss)
         if self.interruption.pending is not None:
-            for walk in self.company:
-                walk.save_for(self.interruption.pending.name)
-            self.interruption.obey()
+            for trainer in self.members:
+                trainer.save_on_signal(self.interruption.pending.name)
+            self.interruption.deliver()
 
-    def save_for(self, signal: str) -> None:
-        """Save, if there is anything to save, since a signal asks to end."""
+    def save_on_signal(self, signal: str) -> None:
+        """Save a checkpoint before a signal ends the process, unless nothing is in training."""
         if self.session is not None and self.missing():
             self._signal = signal
             self._save()
-            self._close("stopped", signal)
+            self._record_end("stopped", signal)
 
     def _save(self) -> None:
-        """Put the present state on disk; the next time is such that saving takes 5% at most."""
-        assert self.session is not None
+        """Write a checkpoint, and set when the next is due so that saving takes 5% at most."""
         started = time.monotonic()
-        state = gather_train_state(self.session.state())
+        state = gather_train_state(self.active_session.state())
         if self.writes:
             save(self.checkpoint, state)
         now = time.monotonic()

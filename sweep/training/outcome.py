@@ -1,78 +1,118 @@
-"""Run records from what happened.
+"""Held-out loss of a trained model, and the record of a run that is done, diverged or failed.
 
-A sign of life of a running trajectory: a small file for `isoflop runs --watch`.
+`measure` gives the loss, its standard error, its split over skills, and bits per byte.
+`done_record`, `diverged_record` and `failed_record` make the run record; `recipe` gives the
+settings it keeps.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import os
-import platform
-import time
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from fit.data.records import HEARTBEAT_NAME, HEARTBEAT_SCHEMA, RunRecord, finite_or_null
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fit.data.records import DataInfo, RunRecord
 from fit.files import commit, now, versions
+from sweep.data.rows import Heldout
+from sweep.model import Transformer
 from sweep.planning.trajectory import RunSpec, Trajectory
-from sweep.training.devices import device_name, peak_flops_per_second
-from sweep.training.evaluate import Measurement
+from sweep.training.devices import device_name, gather_rows, peak_flops_per_second
 from sweep.training.session import Session
 from sweep.training.tracking import Attempt
 
-BEAT_SECONDS = 2.0
-"""Least time between two beats."""
+CHUNK_TOKENS = 4096
+"""Tokens per forward pass: the logits of a vocabulary of 500 stay inside an 8 MB cache."""
 LIBRARIES = ("isoflop", "torch", "lightning", "numpy")
 
 
-class Heartbeat:
-    """Writes where a trajectory is, every few seconds at most."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """Held-out loss of a model [nats/token]."""
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / HEARTBEAT_NAME
-        self._next = 0.0
-        self._run, self._tokens, self._began = "", 0, 0.0
+    loss: float
+    """Entropy of the data plus the mean excess over it where it is known, else the plain mean."""
+    loss_se: float
+    """Standard error over held-out rows; of the paired excess where the entropy is known."""
+    loss_plain: float
+    loss_bpb: float | None
+    loss_by_skill: Mapping[str, float] | None
 
-    def beat(self, run: str, total: int, session: Session) -> None:
-        """A run of `total` tokens goes on; trouble with the disk is left to the records."""
-        now = time.time()
-        if now < self._next and run == self._run:
-            return
-        self._next = now + BEAT_SECONDS
-        if run != self._run:
-            self._run, self._tokens, self._began = run, session.position, now
-        trained, passed = session.position - self._tokens, now - self._began
-        document = {
-            "schema": HEARTBEAT_SCHEMA,
-            "run": run,
-            "tokens": session.position,
-            "total": total,
-            "loss": session.curve[-1][1] if session.curve else None,
-            "tokens_per_second": trained / passed if trained > 0 and passed > 0 else None,
-            "time": now,
-            "host": platform.node(),
-            "pid": os.getpid(),
-        }
-        with suppress(OSError):  # without fsync: a beat that is lost is followed by the next
-            temporary = self._path.with_name(f".{self._path.name}-{os.getpid()}")
-            temporary.write_text(json.dumps(finite_or_null(document)))
-            temporary.replace(self._path)
+
+def measure(model: Transformer, heldout: Heldout, info: DataInfo, fabric: Any) -> Measurement:
+    """Measure the loss of a model on the whole held-out sample.
+
+    Where the ideal loss of every token is known, the entropy noise of the sample cancels in the
+    paired difference to it, and the exact expectation is added back.
+    """
+    losses = token_losses(model, heldout.rows, fabric)
+    plain = float(losses.mean())
+    excess = losses if heldout.ideal is None else losses - heldout.ideal
+    base = 0.0
+    if heldout.ideal is not None:
+        assert info.entropy is not None, "a source with ideal losses knows its entropy"
+        base = info.entropy
+    rows = excess.mean(axis=1)
+    loss = base + float(rows.mean())
+    per_byte = info.bytes_per_token
+    return Measurement(
+        loss=loss,
+        loss_se=float(rows.std(ddof=1) / math.sqrt(len(rows))) if len(rows) > 1 else math.nan,
+        loss_plain=plain,
+        loss_bpb=None if per_byte is None else loss / math.log(2) / per_byte,
+        loss_by_skill=_by_skill(excess, heldout, info),
+    )
+
+
+def token_losses(model: Transformer, rows: NDArray[np.int32], fabric: Any) -> NDArray[np.float64]:
+    """Negative log-likelihood of every target token, (rows, seq_len) [nats], shared by the ranks.
+
+    All ranks run a sharded model together, so each rank must take equally many chunks: `np.resize`
+    repeats rows where they do not divide evenly, and `gather_rows` drops the repeated ones.
+    """
+    ranks, length = fabric.world_size, rows.shape[1] - 1
+    step = max(1, CHUNK_TOKENS // length)
+    most = -(-len(rows) // ranks)
+    padded = np.resize(rows[fabric.global_rank :: ranks], (most, length + 1))
+    out = torch.empty(most, length, dtype=torch.float64)
+    with torch.no_grad():
+        for start in range(0, most, step):
+            chunk = torch.from_numpy(padded[start : start + step].astype(np.int64)).to(
+                fabric.device
+            )
+            out[start : start + step] = model.token_losses(chunk[:, :-1], chunk[:, 1:]).cpu()
+    return gather_rows(fabric, out, len(rows)).numpy()
+
+
+def _by_skill(
+    excess: NDArray[np.float64], heldout: Heldout, info: DataInfo
+) -> dict[str, float] | None:
+    """Contribution of each skill to the loss; the contributions sum to it."""
+    if heldout.skill is None:
+        return None
+    sums = np.bincount(heldout.skill.ravel(), excess.ravel(), minlength=len(heldout.skills))
+    entropy = info.entropy_by_skill or {}
+    return {
+        name: entropy.get(name, 0.0) + float(total) / excess.size
+        for name, total in zip(heldout.skills, sums, strict=True)
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
-    """What is known of a run however it ended."""
+    """A run, its attempts and its session, however it ended."""
 
     trajectory: Trajectory
     run: RunSpec
     started: str | None
     session: Session | None = None
     earlier: tuple[Attempt, ...] = ()
-    """Attempts at the trajectory before this one."""
+    """Attempts at the trajectory before the present one."""
 
 
 def done_record(facts: RunFacts, measured: Measurement) -> RunRecord:
@@ -85,26 +125,27 @@ def done_record(facts: RunFacts, measured: Measurement) -> RunRecord:
         status="done",
         tokens_per_second=rate,
         mfu=_mfu(session, rate),
-        **_measured(measured),
+        **dataclasses.asdict(measured),
     )
 
 
 def diverged_record(facts: RunFacts, measured: Measurement, reason: str) -> RunRecord:
-    """The record of a run that was stopped; it keeps what loss it has, and fits leave it out."""
-    kept = {k: v for k, v in _measured(measured).items() if _finite(v)}
+    """The record of a run that diverged, with its finite losses; fits leave it out."""
+    losses = dataclasses.asdict(measured).items()  # a record holds finite numbers only
+    kept = {k: v for k, v in losses if not isinstance(v, float) or math.isfinite(v)}
     return _record(facts, status="diverged", reason=reason, **kept)
 
 
 def failed_record(facts: RunFacts, error: BaseException, trace: str) -> RunRecord:
-    """The record of a run that was stopped by an error."""
+    """The record of a run that an error ended."""
     reason = f"{type(error).__name__}: {error}".strip()
     return _record(facts, status="failed", reason=reason, traceback=trace)
 
 
 def _record(facts: RunFacts, **outcome: Any) -> RunRecord:
-    """Everything that the plan knows, and the outcome.
+    """A record of what the plan says of a run and of the given outcome.
 
-    The time is that of the run's whole path, shared trunk included, however it ended.
+    `wall_seconds` is the time of the run's whole path, the shared trunk included.
     """
     t, run, session = facts.trajectory, facts.run, facts.session
     if session is not None:
@@ -154,7 +195,11 @@ def _record(facts: RunFacts, **outcome: Any) -> RunRecord:
 
 
 def recipe(trajectory: Trajectory) -> dict[str, Any]:
-    """Settings that launch the run again, as overrides of the config."""
+    """Settings that launch the run again, as overrides of the config.
+
+    Settings of the machine (devices, threads, compilation) and of the sweep are left out: they do
+    not belong to the experiment.
+    """
     model, data = trajectory.config.model, trajectory.config.data
     train = trajectory.config.train
     kept: dict[str, Any] = {"data": data.name}
@@ -184,24 +229,8 @@ def recipe(trajectory: Trajectory) -> dict[str, Any]:
     return kept
 
 
-def _measured(measured: Measurement) -> dict[str, Any]:
-    """The measurement's fields as a record's."""
-    return {
-        "loss": measured.loss,
-        "loss_se": measured.loss_se,
-        "loss_plain": measured.loss_plain,
-        "loss_bpb": measured.loss_bpb,
-        "loss_by_skill": measured.loss_by_skill,
-    }
-
-
-def _finite(value: Any) -> bool:
-    """Whether a value can stand in a record."""
-    return not isinstance(value, float) or math.isfinite(value)
-
-
 def _mfu(session: Session, tokens_per_second: float | None) -> float | None:
-    """Model FLOP utilisation: exact FLOP per second over the device's ceiling."""
+    """Model FLOP utilisation: exact FLOP per second over the peak of the devices."""
     fabric = session.fabric
     devices = int(fabric.world_size)
     peak = peak_flops_per_second(fabric.device, session.trajectory.config.train.precision)

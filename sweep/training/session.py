@@ -1,4 +1,10 @@
-"""One model in training: device, data, optimiser, and where it is on its path."""
+"""One model in training: its device, data, optimiser, learning curve and position.
+
+`Session.open` builds it at step 0. `train_steps` trains to a position and leaves the gradients of
+each step to its caller, so that several sessions can compute theirs at once
+(`sweep.training.ensemble`); `advance` computes them alone. `leave_trunk` and `return_to_trunk` move
+between the trunk of a trajectory and its branches.
+"""
 
 from __future__ import annotations
 
@@ -22,71 +28,71 @@ from sweep.training.devices import (
     free_cache,
     free_memory,
     gather_state,
+    is_out_of_memory,
     load_model,
     load_optimizer,
-    mean,
+    mean_over_ranks,
     open_fabric,
-    out_of_memory,
     prepare_process,
 )
 from sweep.training.step import BatchFeed, GraphStepper, MultiDeviceStepper, SingleDeviceStepper
 
 WHOLE_DEPTH = 2
-"""Blocks up to which a model is compiled whole on CPU: 15% faster steps at width 32."""
+"""Most blocks of a model that is compiled as a whole on CPU: 15% faster steps at width 32."""
 
 
-Way = Generator[Tensor, None, None]
-"""Rows of step after step: their gradients are made before it goes on."""
+BatchSteps = Generator[Tensor, None, None]
+"""Rows of one step after the other; the caller computes their gradients before it continues."""
 
 
 class Diverged(Exception):
-    """The loss is not finite, or worse than the unigram loss after warm-up."""
+    """The loss is not finite, or above the unigram loss after warm-up."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Session:
-    """A trajectory in progress. Opened once, walked by `sweep.training.loop`."""
+    """A trajectory in training, opened and driven by `sweep.training.loop`."""
 
     trajectory: Trajectory
     fabric: Any
     source: TokenSource
     module: Transformer
     model: Any
-    """The module as Fabric (and torch.compile) wrapped it."""
+    """The module, wrapped by Fabric and, where it is compiled, by torch.compile."""
     optimizer: Any
     stepper: SingleDeviceStepper | MultiDeviceStepper
     compiled: bool
     position: int = 0
-    """Tokens seen on the present path."""
+    """Tokens trained on along the present path."""
     branch: int | None = None
     """Index of the run that is cooling down; None on the trunk."""
     curve: list[tuple[float, ...]] = field(default_factory=list)
-    """(tokens, train loss, lr, gradient norm) per row."""
+    """Rows of (tokens, training loss, learning rate, gradient norm)."""
     seconds: float = 0.0
     """Training time on the present path."""
     trunk: TrainState | None = None
-    """Where the branch left the trunk, if it is needed again."""
+    """State of the trunk at the branching point, if more runs need it."""
     feed: BatchFeed | None = None
-    made: list[tuple[Tensor, int]] = field(default_factory=list)
-    """Losses of the step whose gradients are made and not yet used."""
+    pending: list[tuple[Tensor, int]] = field(default_factory=list)
+    """Losses of the step whose gradients are computed but not yet applied."""
     losses: list[tuple[Tensor, int]] = field(default_factory=list)
-    """Losses since the last row, on the device, with their rows."""
-    fitting: int | None = None
-    """Rows of one pass that a GPU's free memory takes; None where it is not asked."""
+    """Losses since the last row of the curve, on the device, each with its number of rows."""
+    memory_rows: int | None = None
+    """Rows of one forward pass that fit a GPU's free memory; None on other devices."""
     micro_rows: int | None = None
-    """Most rows in one forward pass, once memory has run out with more."""
-    between: Callable[[], None] = lambda: None
-    """Called after every step: here alone the state can be saved."""
+    """Most rows of one forward pass, set after memory ran out with more."""
+    after_step: Callable[[], None] = lambda: None
+    """Called after every step, the only place where the state can be saved."""
 
     @classmethod
     def open(cls, trajectory: Trajectory, *, source: TokenSource | None = None) -> Session:
-        """Build model, optimiser and data source at step 0; a given source stands in for data."""
+        """Build model, optimiser and data source at step 0; `source` replaces that of the data."""
         config, train = trajectory.config, trajectory.config.train
         fabric = open_fabric(train)
         prepare_process(train.threads)
-        fitting = None
+        memory_rows = None
         if (free := free_memory(fabric.device)) is not None:
-            fitting = rows_that_fit(trajectory.shape, trajectory.params, free)
+            memory_rows = rows_that_fit(trajectory.shape, trajectory.params, free)
         source = source or open_source(
             config.data, seq_len=trajectory.shape.seq_len, seed=config.seed
         )
@@ -96,7 +102,7 @@ class Session:
         module.init_weights(torch.Generator().manual_seed(config.seed))
         compiled = wants_compile(train, trajectory, fabric.device.type)
         wrapped = compile_module(module, fabric.device) if compiled else module
-        model = fabric.setup_module(wrapped)  # first: sharding puts other parameters in place
+        model = fabric.setup_module(wrapped)  # first: sharding replaces the parameters
         inner = build_optimizer(module, trajectory, fabric.device)
         optimizer = fabric.setup_optimizers(inner)
         stepper: SingleDeviceStepper | MultiDeviceStepper = MultiDeviceStepper(
@@ -115,29 +121,29 @@ class Session:
             model=model,
             optimizer=optimizer,
             stepper=stepper,
-            fitting=fitting,
+            memory_rows=memory_rows,
             compiled=compiled,
         )
 
-    def advance(self, rate: LearningRate, until: int, tick: Callable[[], None]) -> None:
-        """Train from the present position to another; see `path`."""
-        for rows in self.path(rate, until, tick):
+    def advance(self, rate: LearningRate, until: int, on_row: Callable[[], None]) -> None:
+        """Train from the present position to another on its own; see `train_steps`."""
+        for rows in self.train_steps(rate, until, on_row):
             self.backward(rows)
 
-    def path(self, rate: LearningRate, until: int, tick: Callable[[], None]) -> Way:
-        """Walk from the present position to another, step by step.
+    def train_steps(self, rate: LearningRate, until: int, on_row: Callable[[], None]) -> BatchSteps:
+        """Train from the present position to another, step by step.
 
         Args:
             rate: Learning rate by position.
             until: A position of the batch rule's sequence [tokens].
-            tick: Called after every row of the curve.
+            on_row: Called after every row of the curve.
 
         Yields:
-            The rows of the next step, whose gradients the caller makes (`backward`) before it goes
-            on: with others at once, as in `sweep.training.ensemble`, or alone.
+            The rows of the next step. The caller computes their gradients before it continues:
+            alone by `backward`, or with other sessions at once as in `sweep.training.ensemble`.
 
         Raises:
-            Diverged: The loss is not finite, or worse than the unigram loss after warm-up.
+            Diverged: The loss is not finite, or above the unigram loss after warm-up.
         """
         started = time.perf_counter()
         for position, batch in self.trajectory.rule.steps(self.position, until):
@@ -147,46 +153,50 @@ class Session:
             self.seconds += time.perf_counter() - started
             yield rows
             started = time.perf_counter()
-            norm = self.finish()
+            norm = self.update()
             self.position = position + batch
             if self.position >= self._next_row() or self.position == until:
                 row = self._add_row(factor, norm)
                 self._check(row, rate.warmup)
-                tick()
-            self.between()
+                on_row()
+            self.after_step()
         self.seconds += time.perf_counter() - started
 
     def step(self, position: int, batch: int, factor: float) -> Tensor:
-        """One optimiser step on the rows at a position; returns the gradient's norm."""
+        """Take one optimiser step on the rows at a position; returns the norm of the gradient."""
         self.stepper.set_rate(factor)
         self.backward(self._rows(position, batch))
-        return self.finish()
+        return self.update()
 
     def backward(self, rows: Tensor) -> None:
-        """Make the gradients of a batch, piece by piece, in smaller pieces if memory runs out."""
+        """Compute the gradients of a batch in pieces, in smaller ones if memory runs out."""
         started = time.perf_counter()
-        while not self._gradients(rows):
+        while not self._try_gradients(rows):
             self.optimizer.zero_grad(set_to_none=True)
         self.seconds += time.perf_counter() - started
 
-    def finish(self) -> Tensor:
-        """Take the step whose gradients are made; returns their norm."""
-        self.losses += self.made
-        self.made = []
+    def update(self) -> Tensor:
+        """Apply the computed gradients; returns their norm."""
+        self.losses += self.pending
+        self.pending = []
         return self.stepper.update()
 
-    def _gradients(self, rows: Tensor) -> bool:
-        """Gradients of a batch, piece by piece; False where memory ran out, the pieces now halved.
+    def _try_gradients(self, rows: Tensor) -> bool:
+        """Compute the gradients of a batch; False if memory ran out, after halving the pieces.
 
         Raises:
             torch.OutOfMemoryError: One row does not fit either.
         """
-        most, z_loss = self.micro(len(rows)), self.trajectory.config.train.z_loss
+        most, z_loss = self.rows_per_pass(len(rows)), self.trajectory.config.train.z_loss
         try:
             replayed = self.stepper.replay(rows, most, z_loss)
-            self.made = self.stepper.made(rows, most, z_loss) if replayed is None else replayed
-        except RuntimeError as error:  # ranks of one run would wait for each other's pieces
-            if not out_of_memory(error) or most == 1 or self.fabric.world_size > 1:
+            self.pending = (
+                self.stepper.accumulate_gradients(rows, most, z_loss)
+                if replayed is None
+                else replayed
+            )
+        except RuntimeError as error:  # ranks with pieces of unequal size would deadlock
+            if not is_out_of_memory(error) or most == 1 or self.fabric.world_size > 1:
                 raise
         else:
             return True
@@ -195,34 +205,38 @@ class Session:
         return False
 
     def _rows(self, position: int, batch: int) -> Tensor:
-        """This process's rows of a batch, on the device."""
+        """The rows of a batch that this rank trains on, on its device."""
         length = self.trajectory.shape.seq_len
         if self.feed is None:
             self.feed = BatchFeed(source=self.source, device=self.fabric.device)
         rows = self.feed.rows(position // length, batch // length)
         return rows[self.fabric.global_rank :: self.fabric.world_size]
 
-    def micro(self, rows: int) -> int:
-        """Rows per forward pass: the base batch on CPU (one graph, and it stays in cache)."""
+    def rows_per_pass(self, rows: int) -> int:
+        """Rows per forward pass: the configured number, else what fits.
+
+        On CPU it is the base batch at any batch size: one compiled graph, and it stays in cache.
+        """
         train = self.trajectory.config.train
-        given = train.micro_batch_tokens
-        if given is None and self.fabric.device.type == "cpu":
-            given = train.batch_tokens
-        per_pass = self.fitting or rows
-        if given is not None:
-            per_pass = given // self.trajectory.shape.seq_len // self.fabric.world_size
+        requested = train.micro_batch_tokens
+        if requested is None and self.fabric.device.type == "cpu":
+            requested = train.batch_tokens
+        per_pass = self.memory_rows or rows
+        if requested is not None:
+            per_pass = requested // self.trajectory.shape.seq_len // self.fabric.world_size
         return int(max(1, min(rows, per_pass, self.micro_rows or rows)))
 
     def _next_row(self) -> int:
-        """Position of the curve's next row: dense at first, then every 1% of the way."""
+        """Position of the next row of the curve: dense at first, then every 1% of the tokens."""
         last = int(self.curve[-1][0]) if self.curve else 0
         return last + max(16 * self.trajectory.rule.batch_tokens, last // 100)
 
     def _add_row(self, factor: float, norm: Tensor) -> tuple[float, ...]:
-        """Append (tokens, loss, lr, gradient norm); here alone the device is waited for."""
+        """Append a row to the curve; reading the loss here is the only wait for the device."""
         weights = sum(count for _, count in self.losses)
-        own = torch.stack([x * n for x, n in self.losses]).sum() / weights
-        loss = float(mean(self.fabric, own))  # so that every rank sees the same and decides alike
+        local = torch.stack([x * n for x, n in self.losses]).sum() / weights
+        # The mean over ranks: all must decide alike whether the run has diverged.
+        loss = float(mean_over_ranks(self.fabric, local))
         self.losses = []
         row = (
             float(self.position),
@@ -234,7 +248,7 @@ class Session:
         return row
 
     def _check(self, row: tuple[float, ...], warmup: int) -> None:
-        """See whether the run still makes sense.
+        """Raise `Diverged` if the last row of the curve says so.
 
         The mean of a row's steps is compared with the unigram loss once 2 warm-ups and 100 steps
         are over, by which every healthy run measured so far was far below it.
@@ -251,7 +265,7 @@ class Session:
             )
 
     def state(self) -> TrainState:
-        """The present state; its tensors are those in use, sharded where the model is."""
+        """The present state, whose tensors are those in use (sharded where the model is)."""
         return TrainState(
             position=self.position,
             branch=self.branch,
@@ -264,7 +278,7 @@ class Session:
         )
 
     def restore(self, state: TrainState) -> None:
-        """Go to a state, which is copied."""
+        """Go to a copy of a state."""
         load_model(self.module, state.model)
         load_optimizer(self.optimizer, copy.deepcopy(state.optimizer))
         self.stepper.reset()
@@ -274,12 +288,12 @@ class Session:
         self.losses = [(loss.to(self.fabric.device), n) for loss, n in state.losses]
 
     def leave_trunk(self, branch: int, *, come_back: bool) -> None:
-        """Begin a branch; remember the trunk if there are more to come."""
+        """Begin a branch; keep the state of the trunk if more runs need it."""
         self.trunk = copy.deepcopy(self.state()) if come_back else None
         self.branch = branch
 
     def return_to_trunk(self) -> None:
-        """Go back to where the branch left, or to the start if that was not kept."""
+        """Go back to the branching point, or to step 0 if its state was not kept."""
         if self.trunk is None:
             self.rewind()
         else:
@@ -287,9 +301,9 @@ class Session:
 
     def rewind(self) -> None:
         """Go back to step 0."""
-        fresh = Transformer(self.trajectory.shape)
-        fresh.init_weights(torch.Generator().manual_seed(self.trajectory.seed))
-        load_model(self.module, fresh.state_dict())
+        initial = Transformer(self.trajectory.shape)
+        initial.init_weights(torch.Generator().manual_seed(self.trajectory.seed))
+        load_model(self.module, initial.state_dict())
         empty = {"state": {}, "param_groups": self.optimizer.state_dict()["param_groups"]}
         self.optimizer.load_state_dict(empty)
         self.stepper.reset()
@@ -300,16 +314,16 @@ class Session:
 def build_optimizer(
     module: Transformer, trajectory: Trajectory, device: torch.device
 ) -> torch.optim.AdamW:
-    """AdamW with one group per rule: hidden matrices, embedding and head, gains and taps.
+    """Build AdamW with one group per rule: hidden matrices, embedding and head, gains, taps.
 
-    Hidden matrices alone decay; rates and epsilons are those of `sweep.planning.trajectory`.
+    Only hidden matrices decay; rates and epsilons are those of `sweep.planning.trajectory`.
     """
     train, scaled = trajectory.config.train, trajectory.scaled
     groups: dict[str, list[Tensor]] = {"hidden": [], "embedding": [], "gains": [], "taps": []}
     for name, parameter in module.named_parameters():
         inside = "gains" if parameter.ndim < 2 else "hidden"
-        known = {"embedding": "embedding", "head": "embedding", "conv": "taps"}
-        groups[known.get(name, inside)].append(parameter)
+        group_of = {"embedding": "embedding", "head": "embedding", "conv": "taps"}
+        groups[group_of.get(name, inside)].append(parameter)
     rules = {
         "hidden": (scaled.lr, scaled.weight_decay, scaled.hidden_epsilon),
         "embedding": (scaled.embedding_lr, 0.0, scaled.epsilon),
@@ -335,7 +349,7 @@ def build_optimizer(
 
 
 def compile_module(module: Transformer, device: torch.device) -> Any:
-    """The module compiled, with static shapes.
+    """Compile a module, with static shapes.
 
     On CPU a deep model is compiled block by block: every block reuses the first one's code. At
     width 128 and depth 4 that takes 18 s of 33 and trains as fast (docs/log.md). Dynamo keeps 8

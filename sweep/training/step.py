@@ -1,15 +1,16 @@
-"""The parts of an optimiser step: on one device in plain torch, on several through Fabric.
+"""The parts of an optimiser step: rows on the device, gradients, clipping and update.
 
-Fabric's wrappers around a module's call, `backward`, clipping and `Optimizer.step` cost 1-4% of a
-small model's step; on one device they do nothing else, and are left out.
+`BatchFeed` fetches rows of a source in blocks. The steppers compute gradients and apply them:
 
-Whole optimiser steps captured as CUDA graphs: one launch instead of hundreds.
-
-A tiny model's step is hundreds of kernels of microseconds each, and the GPU waits for the host. The
-first steps of every batch size run as usual; then forward, backward, clipping and AdamW are
-captured once, without running, and every later step copies its rows and rates in and replays.
-
-Rows of a source, fetched in blocks and kept on the device.
+    SingleDeviceStepper   one device, plain torch. Fabric's wrappers around the call of a module,
+                          `backward`, clipping and `Optimizer.step` cost 1-4% of a small step
+                          and do nothing else on one device, so they are left out.
+    MultiDeviceStepper    one rank of several devices, through Fabric.
+    GraphStepper          one GPU, whole steps captured as CUDA graphs: one launch instead of
+                          hundreds of kernels of microseconds each, for which a tiny model's GPU
+                          waits. The first steps of every batch size run as usual; then forward,
+                          backward, clipping and AdamW are captured once, without running, and every
+                          later step copies its rows and rates in and replays the capture.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from torch import Tensor
 from sweep.data.rows import TokenSource
 
 FEED_ROWS = 2048
-"""Rows fetched at once: one call to the source per hundreds of steps."""
+"""Rows of a block: one call to the source per hundreds of steps."""
 FULL_PRECISIONS = ("32-true", "64-true")
 WARM_STEPS = 3
-"""Steps of a batch size before it is captured: compilation, workspaces and the optimiser's state
-must be there; they are real steps of the run."""
+"""Ordinary steps of a batch size before its capture, which needs compiled code, workspaces and the
+optimiser's state to exist. They are real steps of the run."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,19 +43,19 @@ class BatchFeed:
     block: Tensor | None = None
     start: int = 0
     ahead: tuple[int, int, Future[Tensor]] | None = None
-    """On a GPU: first row, count and tensor of the next block, fetched while this one trains."""
+    """On a GPU: first row, count and tensor of the next block, read while this one trains."""
     worker: ThreadPoolExecutor | None = None
 
     def rows(self, start: int, count: int) -> Tensor:
         """Rows [start, start + count) of the training order, (count, seq_len + 1) int64."""
         begin = start - self.start
         if self.block is None or begin < 0 or begin + count > len(self.block):
-            self.block = self._fetched(start, max(count, FEED_ROWS))
+            self.block = self._fetch(start, max(count, FEED_ROWS))
             self.start, begin = start, 0
         return self.block[begin : begin + count]
 
-    def _fetched(self, start: int, count: int) -> Tensor:
-        """A block on the device; on a GPU the one after it is asked for at once."""
+    def _fetch(self, start: int, count: int) -> Tensor:
+        """Fetch a block to the device; on a GPU also start to read the block after it."""
         if self.device.type != "cuda":
             return self._read(start, count).long().to(self.device)
         if self.ahead is not None and self.ahead[:2] == (start, count):
@@ -67,35 +68,35 @@ class BatchFeed:
         return block.to(self.device, non_blocking=True).long()
 
     def _read(self, start: int, count: int) -> Tensor:
-        """A block on the host, int32; in pinned memory where a GPU will fetch it."""
+        """Read a block on the host, int32, in pinned memory if it goes to a GPU."""
         rows = torch.from_numpy(self.source.train(start, count))
         return rows.pin_memory() if self.device.type == "cuda" else rows
 
 
-Made = list[tuple[Tensor, int]]
-"""Mean losses of pieces, on the device, with their rows."""
+PieceLosses = list[tuple[Tensor, int]]
+"""Mean losses of pieces of a batch, on the device, each with its number of rows."""
 
 
 class Stepper:
-    """What steps have in common, on however many devices."""
+    """Base of the steppers."""
 
     optimizer: Any
 
     def reset(self) -> None:
-        """The optimiser's state has been replaced."""
+        """Drop what depends on the optimiser's tensors, after its state was replaced."""
 
     def set_rate(self, factor: float) -> None:
-        """Set the learning rates to a share of their peaks."""
+        """Set the learning rates to `factor` times their peaks."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
 
-    def replay(self, rows: Tensor, most: int, z_loss: float) -> Made | None:
-        """A whole step at once, where there is such a thing."""
+    def replay(self, rows: Tensor, most: int, z_loss: float) -> PieceLosses | None:
+        """Replay a captured step; None where there is no capture, as here."""
         return None
 
 
 class SingleDeviceStepper(Stepper):
-    """One device."""
+    """Steps on one device, in plain torch."""
 
     def __init__(
         self,
@@ -104,12 +105,12 @@ class SingleDeviceStepper(Stepper):
         fabric: Any,
         clip: float,
     ) -> None:
-        """Take what makes a step.
+        """Keep what a step needs.
 
         Args:
             forward: The module, compiled or not, on its device.
-            optimizer: Of its parameters.
-            fabric: For the precision's context.
+            optimizer: Optimiser of the module's parameters.
+            fabric: Gives the context of mixed precision.
             clip: Largest norm of the gradient.
         """
         self.forward, self.optimizer, self.clip = forward, optimizer, clip
@@ -118,23 +119,19 @@ class SingleDeviceStepper(Stepper):
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.reset()
 
-    def made(self, rows: Tensor, most: int, z_loss: float) -> Made:
-        """Make the gradients of a batch, `most` rows at a time; losses with their rows."""
-        made, pieces = [], rows.split(most)
+    def accumulate_gradients(self, rows: Tensor, most: int, z_loss: float) -> PieceLosses:
+        """Compute the gradients of a batch, `most` rows at a time; returns the losses."""
+        losses, pieces = [], rows.split(most)
         for piece in pieces:
             with self.context():
                 loss = self.forward(piece[:, :-1], piece[:, 1:], z_loss)
             share = len(piece) / len(rows)
             (loss if share == 1 else loss * share).backward()
-            made.append((loss.detach().float(), len(piece)))
-        return made
+            losses.append((loss.detach().float(), len(piece)))
+        return losses
 
     def update(self) -> Tensor:
-        """Clip and step; returns the gradient's norm."""
-        return self.clip_and_step()
-
-    def clip_and_step(self) -> Tensor:
-        """The gradient's norm before it is clipped; it is used up."""
+        """Clip the gradient, step and clear it; returns its norm before clipping."""
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -142,25 +139,25 @@ class SingleDeviceStepper(Stepper):
 
 
 class MultiDeviceStepper(Stepper):
-    """Several devices, one of which this process has."""
+    """Steps of one rank of several devices, through Fabric."""
 
     context = nullcontext
 
     def __init__(self, model: Any, optimizer: Any, fabric: Any, clip: float) -> None:
         self.model, self.optimizer, self.fabric, self.clip = model, optimizer, fabric, clip
 
-    def made(self, rows: Tensor, most: int, z_loss: float) -> Made:
-        """Make the gradients of a batch; they are exchanged with its last piece."""
-        made, pieces = [], rows.split(most)
+    def accumulate_gradients(self, rows: Tensor, most: int, z_loss: float) -> PieceLosses:
+        """Compute the gradients of a batch, exchanged between ranks with its last piece."""
+        losses, pieces = [], rows.split(most)
         for number, piece in enumerate(pieces, start=1):
             with self.fabric.no_backward_sync(self.model, enabled=number < len(pieces)):
                 loss = self.model(piece[:, :-1], piece[:, 1:], z_loss)
                 self.fabric.backward(loss * (len(piece) / len(rows)))
-            made.append((loss.detach(), len(piece)))
-        return made
+            losses.append((loss.detach(), len(piece)))
+        return losses
 
     def update(self) -> Tensor:
-        """Clip and step; returns the gradient's norm over all ranks."""
+        """Clip, step and clear the gradient; returns its norm over all ranks."""
         norm: Tensor = self.fabric.clip_gradients(
             self.model, self.optimizer, max_norm=self.clip, error_if_nonfinite=False
         )
@@ -171,20 +168,23 @@ class MultiDeviceStepper(Stepper):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapturedStep:
-    """A step of one batch size."""
+    """A captured step of one batch size."""
 
     graph: torch.cuda.CUDAGraph
     rows: Tensor
-    """Where the batch is copied to."""
+    """Input of the capture: each batch is copied into it."""
     losses: list[tuple[Tensor, int]]
     norm: Tensor
 
 
 class GraphStepper(SingleDeviceStepper):
-    """One GPU. Rates are tensors, which a replay reads; restoring a state drops the captures."""
+    """Steps on one GPU, captured as CUDA graphs.
+
+    Learning rates are tensors, which a replay reads; restoring a state drops the captures.
+    """
 
     def reset(self) -> None:
-        """Forget the captures: the optimiser's tensors are other ones now."""
+        """Drop the captures, which read the tensors of the earlier optimiser state."""
         self._captured: dict[tuple[int, int], CapturedStep] = {}
         self._seen: dict[tuple[int, int], int] = {}
         self._norm: Tensor | None = None
@@ -193,35 +193,35 @@ class GraphStepper(SingleDeviceStepper):
             group["lr"] = torch.tensor(rate, device=self.parameters[0].device)
 
     def set_rate(self, factor: float) -> None:
-        """Set the rates to a share of their peaks, in place."""
+        """Set the rates to `factor` times their peaks, in place."""
         for group in self.optimizer.param_groups:
             group["lr"].fill_(group["peak"] * factor)
 
-    def replay(self, rows: Tensor, most: int, z_loss: float) -> Made | None:
-        """Take a whole step by its capture; None where the batch size is not captured yet."""
+    def replay(self, rows: Tensor, most: int, z_loss: float) -> PieceLosses | None:
+        """Replay a whole step; None for the first steps of a batch size."""
         key = (len(rows), most)
         self._seen[key] = self._seen.get(key, 0) + 1
         if self._seen[key] <= WARM_STEPS:
             return None
         if key not in self._captured:
             self._captured[key] = self._capture(rows, most, z_loss)
-        found = self._captured[key]
-        found.rows.copy_(rows)
-        found.graph.replay()
-        self._norm = found.norm
-        return [(loss.clone(), count) for loss, count in found.losses]
+        captured = self._captured[key]
+        captured.rows.copy_(rows)
+        captured.graph.replay()
+        self._norm = captured.norm
+        return [(loss.clone(), count) for loss, count in captured.losses]
 
     def update(self) -> Tensor:
-        """The norm of the step that was replayed, else as on any device."""
+        """Return the norm of the replayed step; without a replay, step as usual."""
         norm, self._norm = self._norm, None
         return super().update() if norm is None else norm
 
     def _capture(self, rows: Tensor, most: int, z_loss: float) -> CapturedStep:
-        """Record a step without running it."""
-        graph, held = torch.cuda.CUDAGraph(), rows.clone()
+        """Capture a step without running it."""
+        graph, static_rows = torch.cuda.CUDAGraph(), rows.clone()
         self.optimizer.zero_grad(set_to_none=True)
         with torch.cuda.graph(graph):
-            losses = self.made(held, most, z_loss)
-            norm = self.clip_and_step()
+            losses = self.accumulate_gradients(static_rows, most, z_loss)
+            norm = super().update()
         self.optimizer.zero_grad(set_to_none=True)  # the capture keeps its own gradients
-        return CapturedStep(graph=graph, rows=held, losses=losses, norm=norm)
+        return CapturedStep(graph=graph, rows=static_rows, losses=losses, norm=norm)

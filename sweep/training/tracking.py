@@ -1,6 +1,9 @@
-"""Where a run's curve and result go beside its record: progress, curve.csv, wandb.
+"""Progress of runs outside the record: attempts, heartbeat, terminal, curve.csv and wandb.
 
-What was tried on a trajectory: every start is noted, so that a lost worker is known.
+Files in a trajectory's working folder: `attempts.json` lists every start of a worker, so that a
+worker that was lost is known; the heartbeat says where a running trajectory is. `Tracker` is the
+interface that the training loop reports to; `CommandLineTracker` draws a bar or prints lines and
+writes the curve and the configuration beside the record. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -12,17 +15,20 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from omegaconf import OmegaConf
 
-from fit.data.records import RunRecord
+from fit.data.records import HEARTBEAT_NAME, HEARTBEAT_SCHEMA, RunRecord, finite_or_null
 from fit.files import now, write_atomically
 from sweep.config import Config, Tracking
 
 ATTEMPTS_NAME = "attempts.json"
+BEAT_SECONDS = 2.0
+"""Least time between two writes of the heartbeat."""
 COLUMNS = ("tokens", "train_loss", "lr", "grad_norm")
 
 
@@ -34,10 +40,10 @@ class Attempt:
     host: str
     pid: int
     outcome: str = "lost"
-    """`lost` until the worker says how it ended: `failed`, or `stopped` by a signal."""
+    """`lost` until the worker notes how it ended: `failed`, or `stopped` by a signal."""
     reason: str | None = None
     tokens: int | None = None
-    """Where on its path it ended, if it could say."""
+    """Position at which it ended, where it is known [tokens]."""
 
 
 def read_attempts(folder: Path) -> tuple[Attempt, ...]:
@@ -49,19 +55,21 @@ def read_attempts(folder: Path) -> tuple[Attempt, ...]:
         return ()
 
 
-def begin(folder: Path) -> tuple[Attempt, ...]:
-    """Note a start; returns the earlier attempts.
+def start_attempt(folder: Path) -> tuple[Attempt, ...]:
+    """Append an attempt of this process; returns the earlier attempts.
 
     Raises:
         RecordError: The folder cannot be written to.
     """
     earlier = read_attempts(folder)
-    _write(folder, (*earlier, Attempt(started=now(), host=platform.node(), pid=os.getpid())))
+    _write_attempts(
+        folder, (*earlier, Attempt(started=now(), host=platform.node(), pid=os.getpid()))
+    )
     return earlier
 
 
-def end(folder: Path, outcome: str, reason: str, tokens: int | None) -> None:
-    """Note how the newest attempt ended.
+def end_attempt(folder: Path, outcome: str, reason: str, tokens: int | None) -> None:
+    """Write how the newest attempt ended.
 
     Raises:
         RecordError: The folder cannot be written to.
@@ -69,53 +77,90 @@ def end(folder: Path, outcome: str, reason: str, tokens: int | None) -> None:
     attempts = read_attempts(folder)
     if attempts:
         last = dataclasses.replace(attempts[-1], outcome=outcome, reason=reason, tokens=tokens)
-        _write(folder, (*attempts[:-1], last))
+        _write_attempts(folder, (*attempts[:-1], last))
 
 
-def _write(folder: Path, attempts: Sequence[Attempt]) -> None:
-    """Replace the list."""
+def _write_attempts(folder: Path, attempts: Sequence[Attempt]) -> None:
+    """Replace the list of attempts."""
     rows = [dataclasses.asdict(a) for a in attempts]
     write_atomically(folder / ATTEMPTS_NAME, json.dumps(rows, indent=1) + "\n")
+
+
+class Heartbeat:
+    """A small file that says where a running trajectory is, for `isoflop runs --watch`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / HEARTBEAT_NAME
+        self._next = 0.0
+        self._run, self._first_tokens, self._first_time = "", 0, 0.0
+
+    def write(self, run: str, total: int, position: int, loss: float | None) -> None:
+        """Write the position of a run of `total` tokens, every `BEAT_SECONDS` at most.
+
+        Errors of the disk are ignored here: writing a checkpoint or a record reports them.
+        """
+        time_now = time.time()
+        if time_now < self._next and run == self._run:
+            return
+        self._next = time_now + BEAT_SECONDS
+        if run != self._run:
+            self._run, self._first_tokens, self._first_time = run, position, time_now
+        trained, seconds = position - self._first_tokens, time_now - self._first_time
+        document = {
+            "schema": HEARTBEAT_SCHEMA,
+            "run": run,
+            "tokens": position,
+            "total": total,
+            "loss": loss,
+            "tokens_per_second": trained / seconds if trained > 0 and seconds > 0 else None,
+            "time": time_now,
+            "host": platform.node(),
+            "pid": os.getpid(),
+        }
+        with suppress(OSError):  # without fsync: a lost write is followed by the next
+            temporary = self._path.with_name(f".{self._path.name}-{os.getpid()}")
+            temporary.write_text(json.dumps(finite_or_null(document)))
+            temporary.replace(self._path)
 
 
 Curve = Sequence[tuple[float, ...]]
 
 
 class Tracker(Protocol):
-    """What the training loop reports to."""
+    """Interface that the training loop reports progress and ended runs to."""
 
-    def progress(self, run: str, tokens: int, total: int, loss: float) -> None:
-        """A run is at `tokens` of `total`."""
+    def show_progress(self, run: str, tokens: int, total: int, loss: float) -> None:
+        """Show that a run is at `tokens` of `total`."""
 
-    def finished(self, folder: Path, record: RunRecord, curve: Curve) -> None:
-        """A run ended; its record is about to be written."""
+    def finish_run(self, folder: Path, record: RunRecord, curve: Curve) -> None:
+        """Write what belongs to an ended run; its record is written right after."""
 
 
 class CommandLineTracker:
-    """The tracker of the command line."""
+    """Tracker of the command line: a bar or lines, `config.yaml`, `curve.csv`, wandb."""
 
     def __init__(self, config: Config, *, quiet_seconds: float = 15.0, shown: bool = True) -> None:
         self.config = config
         self.quiet_seconds, self.shown = quiet_seconds, shown
         self._bar: Any = None
-        self._said = time.monotonic()
+        self._last_line = time.monotonic()
         self._started: dict[str, float] = {}
 
-    def progress(self, run: str, tokens: int, total: int, loss: float) -> None:
-        """A bar on a terminal, a line every quarter of a minute elsewhere."""
-        if not self.shown:  # members of a pack are where its first one is
+    def show_progress(self, run: str, tokens: int, total: int, loss: float) -> None:
+        """Draw a bar on a terminal; elsewhere print a line every `quiet_seconds`."""
+        if not self.shown:  # the members of a pack are all at the position of its first
             return
         if sys.stderr.isatty() and not _parallel():
             self._draw(run, tokens, total, loss)
             return
         began = self._started.setdefault(run, time.monotonic())
-        if time.monotonic() - self._said < self.quiet_seconds:
+        if time.monotonic() - self._last_line < self.quiet_seconds:
             return
-        self._said = time.monotonic()
-        say(f"{run}  {tokens / total:4.0%}  loss {loss:.3f}  {self._said - began:.0f} s")
+        self._last_line = time.monotonic()
+        say(f"{run}  {tokens / total:4.0%}  loss {loss:.3f}  {self._last_line - began:.0f} s")
 
-    def finished(self, folder: Path, record: RunRecord, curve: Curve) -> None:
-        """Write what was asked for, and one line."""
+    def finish_run(self, folder: Path, record: RunRecord, curve: Curve) -> None:
+        """Write the curve and the configuration, log to wandb if configured, print one line."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -130,7 +175,7 @@ class CommandLineTracker:
         say(summary(record))
 
     def _draw(self, run: str, tokens: int, total: int, loss: float) -> None:
-        """Advance the bar; tqdm adds the rate and the time left."""
+        """Advance the progress bar; tqdm adds the rate and the time left."""
         from tqdm import tqdm
 
         if self._bar is None or self._bar.desc != run:
@@ -144,13 +189,13 @@ class CommandLineTracker:
 
 
 def say(line: str) -> None:
-    """One line on stderr, written whole, so that parallel workers do not mix theirs."""
+    """Write one line to stderr in one call, so that lines of parallel workers do not mix."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
 
 
 def summary(record: RunRecord) -> str:
-    """One line on how a run ended."""
+    """One line that says how a run ended."""
     if record.status != "done":
         return f"{record.run}  {record.status}: {record.reason}"
     rate = record.tokens_per_second or 0.0
@@ -161,7 +206,7 @@ def summary(record: RunRecord) -> str:
 
 
 def log_to_wandb(config: Config, record: RunRecord, curve: Curve) -> None:
-    """Log a finished run; offline unless WANDB_MODE says otherwise. Trouble is said, not raised."""
+    """Log a finished run, offline unless WANDB_MODE is set; errors are printed, not raised."""
     import wandb
 
     folder = Path(config.runs_dir) / config.name

@@ -22,8 +22,8 @@ from sweep.planning.grid import compose_config
 from sweep.planning.trajectory import Trajectory, trajectories
 from sweep.training.devices import device_name
 from sweep.training.ensemble import Pack
-from sweep.training.evaluate import RandomTokens
 from sweep.training.session import Session
+from sweep.training.timing import RandomTokens
 from tests.bench.ours import INFO
 from tests.bench.packing import Endless
 from tests.bench.plain import GPT
@@ -74,24 +74,30 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
-    if not given.small and not torch.cuda.is_available():
+    arguments = parser.parse_args()
+    if not arguments.small and not torch.cuda.is_available():
         raise SystemExit("no CUDA device here; --small runs the same on a CPU")
-    setting = SMALL if given.small else GPU
-    device = torch.device("cpu" if given.small else "cuda")
+    setting = SMALL if arguments.small else GPU
+    device = torch.device("cpu" if arguments.small else "cuda")
     torch.set_num_threads(1)
     lines = [*mfu_table(setting, device), "", *packing_table(setting, device)]
-    if given.out:
-        given.out.write_text("\n".join(lines) + "\n")
+    if arguments.out:
+        arguments.out.write_text("\n".join(lines) + "\n")
 
 
 def mfu_table(setting: Setting, device: torch.device) -> list[str]:
     """Tokens/s and share of the ceiling by size."""
     ceiling = matmul_ceiling(setting, device)
     lines = [
-        said(f"{device_name(device)}; {setting.precision}, batch {setting.rows}x{setting.length}"),
-        said(f"best of matrix products of side {setting.matmul}: {ceiling / 1e12:.3g} TFLOP/s"),
-        said(f"{'N':>8} {'ours tok/s':>12} {'MFU':>6} {'plain tok/s':>12} {'MFU':>6} {'ratio':>6}"),
+        print_line(
+            f"{device_name(device)}; {setting.precision}, batch {setting.rows}x{setting.length}"
+        ),
+        print_line(
+            f"best of matrix products of side {setting.matmul}: {ceiling / 1e12:.3g} TFLOP/s"
+        ),
+        print_line(
+            f"{'N':>8} {'ours tok/s':>12} {'MFU':>6} {'plain tok/s':>12} {'MFU':>6} {'ratio':>6}"
+        ),
     ]
     for shape in setting.shapes:
         t = planned(shape, setting, device)
@@ -100,7 +106,7 @@ def mfu_table(setting: Setting, device: torch.device) -> list[str]:
         per_token = t.flops_per_token.exact  # the plain GPT is counted by the same shape
         shares = (mine * per_token / ceiling, theirs * per_token / ceiling)
         lines.append(
-            said(
+            print_line(
                 f"{t.params.matmul / 1e6:7.2f}M {mine:12.0f} {shares[0]:6.1%} "
                 f"{theirs:12.0f} {shares[1]:6.1%} {mine / theirs:6.2f}"
             )
@@ -112,7 +118,7 @@ def packing_table(setting: Setting, device: torch.device) -> list[str]:
     """Tokens/s of tiny runs one after the other, with and without graphs, and as a pack."""
     rows, length, members = 4, 128, setting.members
     cell = dataclasses.replace(setting, rows=rows, length=length)
-    found = {}
+    rates = {}
     for name, graphs, together in (
         ("one after the other, no graphs", "off", 1),
         ("one after the other", "auto", 1),
@@ -121,15 +127,15 @@ def packing_table(setting: Setting, device: torch.device) -> list[str]:
         t = planned(setting.tiny, cell, device, f"train.graphs={graphs}", "train.compile=off")
         sessions = [Session.open(t, source=RandomTokens(t)) for _ in range(together)]
         pack = Pack([Endless(session) for session in sessions])
-        pack.begin()
+        pack.start()
         batch = rows * length * together
-        found[name] = rate(pack.round, batch, setting.seconds, device)
-    first = next(iter(found.values()))
+        rates[name] = rate(pack.train_step, batch, setting.seconds, device)
+    first = next(iter(rates.values()))
     width, depth, _ = setting.tiny
-    head = said(f"{members} runs of width {width}, depth {depth}, batch {rows}x{length}")
+    head = print_line(f"{members} runs of width {width}, depth {depth}, batch {rows}x{length}")
     return [head] + [
-        said(f"{name:32} {value:10.0f} tokens/s {value / first:6.2f}x")
-        for name, value in found.items()
+        print_line(f"{name:32} {value:10.0f} tokens/s {value / first:6.2f}x")
+        for name, value in rates.items()
     ]
 
 
@@ -183,8 +189,8 @@ def planned(
             *more,
         ]
     )
-    (found,) = trajectories(config, vocab=VOCAB, info=INFO)
-    return found
+    (trajectory,) = trajectories(config, vocab=VOCAB, info=INFO)
+    return trajectory
 
 
 def rate(step: Callable[[], object], tokens: int, seconds: float, device: torch.device) -> float:
@@ -222,7 +228,7 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def said(line: str) -> str:
+def print_line(line: str) -> str:
     """Print a line as soon as it is there."""
     print(line, flush=True)
     return line

@@ -19,8 +19,8 @@ from sweep.config import Compile
 from sweep.planning.grid import compose_config
 from sweep.planning.trajectory import Trajectory, trajectories
 from sweep.training.devices import peak_flops_per_second
-from sweep.training.evaluate import RandomTokens
 from sweep.training.session import Session
+from sweep.training.timing import RandomTokens
 
 VOCAB = 500
 INFO = DataInfo(name="random", hash="random")

@@ -30,14 +30,15 @@ class Endless:
         self.session = session
 
     @property
-    def place(self) -> tuple[int, int]:
+    def path_position(self) -> tuple[int, int]:
         return 0, self.session.position
 
-    def at(self) -> Session:
+    @property
+    def active_session(self) -> Session:
         return self.session
 
-    def way(self):
-        yield from self.session.path(rate(self.session.trajectory), 2**40, lambda: None)
+    def train_steps(self):
+        yield from self.session.train_steps(rate(self.session.trajectory), 2**40, lambda: None)
 
 
 class Group:
@@ -47,14 +48,14 @@ class Group:
         self.members = members
         sessions = [open_session(*shape, compiled, 1e12) for _ in range(members)]
         self.pack = Pack([Endless(session) for session in sessions])
-        self.pack.begin()
+        self.pack.start()
         self.advance()
 
     def advance(self, steps: int = STEPS) -> float:
         """Processor seconds per step of one member."""
         started = time.process_time()
         for _ in range(steps):
-            self.pack.round()
+            self.pack.train_step()
         return (time.process_time() - started) / steps / self.members
 
 

@@ -6,8 +6,17 @@ import math
 import numpy as np
 import pytest
 
-from sweep.data.grammars import SIZES, language
-from sweep.data.language import LANE, SKILLS, _lanes, _Writer, bytes_per_token, rows, sample, text
+from sweep.data.language import (
+    LANE,
+    SKILLS,
+    _lanes,
+    _RowWriter,
+    bytes_per_token,
+    rows,
+    sample,
+    text,
+)
+from sweep.data.stories import SIZES, language
 from tests.sweep.data.test_language import tiny
 
 LENGTH = 128
@@ -48,7 +57,7 @@ def scores(tongue, *, stream, seed, count, block=1 << 13):
 def test_each_option_is_drawn_by_exactly_its_count_of_the_lanes_65536_values(at, counts):
     lanes = np.zeros((LANE, 8), np.int64)
     lanes[:, at] = np.arange(LANE)
-    found = _Writer(tiny(), lanes, 3).write()
+    found = _RowWriter(tiny(), lanes, 3).write()
     token, ideal = found.tokens[:, at + 1], found.ideal[:, at]
     for word, count in counts.items():
         chosen = token == tiny().vocab.index(word)

@@ -17,7 +17,7 @@ from sweep.launch.launcher import PendingCell, launch_cells, next_batch
 from sweep.planning.compose import one_line
 from sweep.planning.grid import grid
 from sweep.training.outcome import RunFacts, failed_record
-from sweep.training.tracking import begin, end
+from sweep.training.tracking import end_attempt, start_attempt
 
 TINY = [
     "model.depth=1",
@@ -40,16 +40,18 @@ def cells(tmp_path):
 def die(cell):
     """What a worker that is killed leaves behind."""
     for folder in cell.work:
-        begin(folder)
+        start_attempt(folder)
 
 
 def fail(cell):
     """What a worker whose run raises leaves behind."""
     ((trajectory, spec),) = cell.runs()
-    facts = RunFacts(trajectory=trajectory, run=spec, started=None, earlier=begin(cell.work[0]))
+    facts = RunFacts(
+        trajectory=trajectory, run=spec, started=None, earlier=start_attempt(cell.work[0])
+    )
     folder = cell.work[0].parent / spec.run
     write_record(folder, failed_record(facts, RuntimeError("no"), "Traceback"))
-    end(cell.work[0], "failed", "RuntimeError: no", None)
+    end_attempt(cell.work[0], "failed", "RuntimeError: no", None)
 
 
 def play(monkeypatch, body, *, one_pool=True):

@@ -20,7 +20,7 @@ from sweep.planning.timing import (
     unmeasured,
 )
 from sweep.planning.trajectory import BatchRule
-from sweep.training import evaluate
+from sweep.training import timing as training_timing
 from tests.sweep.test_app import TINY, run
 
 TIMING = ShapeTiming(
@@ -120,8 +120,9 @@ def test_the_wall_waits_for_the_longest_job():
 
 
 def test_a_trial_times_a_step_and_a_token(monkeypatch):
-    monkeypatch.setattr(evaluate, "SECONDS", 0.05)
-    timing = evaluate.measure_timing(trajectory("train.tokens=8e3", "train.batch_doublings=[2e3]"))
+    monkeypatch.setattr(training_timing, "SECONDS", 0.05)
+    cell = trajectory("train.tokens=8e3", "train.batch_doublings=[2e3]")
+    timing = training_timing.measure_timing(cell)
     assert 0 < timing.token_seconds < 0.1 and 0 <= timing.step_seconds < 1
     assert 0 < timing.heldout_seconds < 0.1 and timing.start_seconds > 0
     assert 5e7 < timing.memory_bytes < 1e11
@@ -141,9 +142,9 @@ def test_trials_run_in_a_process_of_their_own_and_are_remembered(tmp_path):
 
 
 def test_a_shape_that_kills_its_trial_stands_by_the_formula(monkeypatch):
-    monkeypatch.setattr(evaluate, "_measure_all", die)
+    monkeypatch.setattr(training_timing, "_measure_all", die)
     t = trajectory("train.tokens=8e3")
-    assert evaluate.measure_timings([t, t], lambda _: None) == [t, t]
+    assert training_timing.measure_timings([t, t], lambda _: None) == [t, t]
 
 
 def die(_trajectories, _sender):

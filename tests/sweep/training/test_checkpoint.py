@@ -24,8 +24,8 @@ class Signalling(Quiet):
         super().__init__()
         self.number, self.at = number, at
 
-    def progress(self, run, tokens, total, loss):
-        super().progress(run, tokens, total, loss)
+    def show_progress(self, run, tokens, total, loss):
+        super().show_progress(run, tokens, total, loss)
         if self.calls == self.at:
             os.kill(os.getpid(), self.number)
 
@@ -81,7 +81,7 @@ def test_requeueing_outranks_the_notice_of_termination(requeue):
         os.kill(os.getpid(), signal.SIGUSR2)
         assert interruption.pending == signal.SIGUSR2
         with pytest.raises(SystemExit):
-            interruption.obey()
+            interruption.deliver()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 

@@ -26,12 +26,12 @@ class Diary:
     def __init__(self, path, stop_at=None):
         self.path, self.stop_at, self.calls = path, stop_at, 0
 
-    def progress(self, run, tokens, total, loss):
+    def show_progress(self, run, tokens, total, loss):
         self.calls += 1
         if self.calls == self.stop_at:
             raise KeyboardInterrupt
 
-    def finished(self, folder, record, curve):
+    def finish_run(self, folder, record, curve):
         with self.path.open("a") as file:
             file.write(json.dumps([record.run, curve]) + "\n")
 
@@ -98,7 +98,7 @@ def die_in_rank_one():
 )
 def test_a_lost_rank_stops_the_others_and_is_named(work, words):
     with pytest.raises(RuntimeError, match=words) as caught:
-        devices.in_ranks(work, devices=2, accelerator="cpu")
+        devices.run_in_ranks(work, devices=2, accelerator="cpu")
     if work is fail_in_rank_one:
         assert "in rank 1" in "".join(caught.value.__notes__)
 
@@ -107,7 +107,7 @@ def test_a_failure_in_the_ranks_becomes_a_record(tmp_path, monkeypatch):
     def lost(*_, **__):
         raise RuntimeError("rank 1 of 2 was killed by signal 9")
 
-    monkeypatch.setattr("sweep.training.loop.in_ranks", lost)
+    monkeypatch.setattr("sweep.training.loop.run_in_ranks", lost)
     (record,) = train(trajectory("train.tokens=4e3", *TWO), tmp_path, Quiet())
     assert (record.status, record.loss) == ("failed", None)
     assert "signal 9" in record.reason

@@ -52,13 +52,13 @@ def alone(tmp_path_factory):
 def together(monkeypatch):
     """How many members every shared pass had."""
     sizes = []
-    whole = pack_module.gradients
+    whole = pack_module.try_gradients
 
     def counted(ensemble, sessions, rows):
         sizes.append(len(sessions))
         return whole(ensemble, sessions, rows)
 
-    monkeypatch.setattr(pack_module, "gradients", counted)
+    monkeypatch.setattr(pack_module, "try_gradients", counted)
     return sizes
 
 
@@ -86,7 +86,7 @@ def test_an_ensemble_has_the_losses_and_gradients_of_its_members(shape):
     ensemble = Ensemble(models)
     found = ensemble.losses(rows[..., :-1], rows[..., 1:], 1e-2)
     found.sum().backward()
-    ensemble.hand_out_gradients()
+    ensemble.assign_gradients()
     assert found.tolist() == pytest.approx([loss.item() for loss in losses], rel=1e-6)
     for model, gradients in zip(models, wanted, strict=True):
         for weight, gradient in zip(model.parameters(), gradients, strict=True):

@@ -40,12 +40,12 @@ class Quiet:
     def __init__(self, stop_at: int | None = None) -> None:
         self.calls, self.stop_at, self.curves = 0, stop_at, {}
 
-    def progress(self, run, tokens, total, loss) -> None:
+    def show_progress(self, run, tokens, total, loss) -> None:
         self.calls += 1
         if self.calls == self.stop_at:
             raise KeyboardInterrupt
 
-    def finished(self, folder, record, curve) -> None:
+    def finish_run(self, folder, record, curve) -> None:
         self.curves[record.run] = list(curve)
 
 
@@ -128,8 +128,8 @@ def test_a_failure_never_replaces_a_record_that_another_process_finished(tmp_pat
         other = train_module.TrajectoryTrainer(
             trajectory=planned, folder=tmp_path / "tiny", tracker=Quiet()
         )
-        for rows in other.settle():
-            other.at().backward(rows)
+        for rows in other.train_and_record():
+            other.active_session.backward(rows)
         raise RuntimeError("too late")
 
     monkeypatch.setattr(train_module, "measure", overtaken)

@@ -1,29 +1,50 @@
-"""The sizes of `stories`: which sentences there are, and how often.
+"""The data source `stories`: a generated language of short stories, its entropy known exactly.
 
 | size   | holds                                                                              |
 | ------ | ---------------------------------------------------------------------------------- |
 | demo   | stories around a long tail of facts: a clean power law in minutes of training      |
 | small  | demo with names and objects that come back (consistency)                           |
 | full   | small with the counting game (reasoning) at a few percent of sentences             |
-| skills | facts and mostly the counting game, 1 to 4 moves: what width and what depth buys    |
+| skills | facts and mostly the counting game, 1 to 4 moves: the effect of width and of depth  |
 
-Facts: `{act} {place} {thing}`, where the thing is a fixed random function of activity and place. A
-place is its rank, spelled by three syllables; its probability falls as (rank + 4)^-1.5, so that the
-excess loss of a model that knows the k commonest places falls as a power of k.
+A fact is `{act} {place} {thing}`, where the thing is a fixed random function of activity and place.
+A place is its rank, spelled by three syllables; its probability falls as (rank + 4)^-1.5, so that
+the excess loss of a model that knows the k commonest places falls as a power of k.
 
-The words of `stories`.
+`language` builds the grammar of a size with `sweep.data.language`; `StoriesSource` serves its rows.
+The words and the order in which they are drawn decide the hash of the language and every record
+trained on it: change neither.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import numpy as np
 
+from fit.data.records import DataInfo
 from fit.errors import PlanError
-from sweep.data.language import Draw, Language, Recall, Segment, Slot, Update, Word, counts_from
+from sweep.config import DataConfig
+from sweep.data.language import (
+    Draw,
+    Language,
+    Recall,
+    Segment,
+    Slot,
+    Update,
+    Word,
+    bytes_per_token,
+    counts_from,
+    sample,
+)
+from sweep.data.rows import Heldout, Rows, capped_rows, heldout_count, in_epochs, unigram_loss
 
 SIZES = ("demo", "small", "full", "skills")
+UNIGRAM_ROWS = 1024
+"""Training rows whose token frequencies give the unigram loss."""
+REPEATED_TOKENS = 1 << 30
+"""Most tokens that can be repeated: they stay in memory, 2 bytes each."""
 PLACE_POWER, PLACE_SHIFT = 1.5, 4.0
 ACTIVITY_POWER = 1.0
 LONGEST_GAME = 4
@@ -34,9 +55,9 @@ BODY_WEIGHTS = {
              "end": 12},
     "skills": {"people": 22, "they": 8, "we": 3, "mom": 55, "end": 12},
 }  # fmt: skip
-"""Sentences of a story's body in proportion."""
+"""Relative frequencies of the sentences in the body of a story."""
 FIRST_SKILLS = {"gave": "consistency", "answer": "reasoning"}
-"""Choices revealed by a token that is itself recalled: it counts for the skill of recalling it."""
+"""Segments whose first token both reveals the choice and is recalled: the skill it counts for."""
 GIRLS = "Lily Mia Anna Sue Lucy Ella Rose Amy".split()
 BOYS = "Tom Ben Max Tim Sam Jack Leo Dan".split()
 FRIENDS = "fox owl bear cat dog frog duck mouse rabbit horse pig bird turtle cow bee hen".split()
@@ -57,7 +78,7 @@ ACTIVITIES = (
     ("cook", "food"), ("feed", "beasts"), ("sew", "clothes"), ("hear", "music"),
     ("pick", "plants"), ("carve", "crafts"), ("draw", "scenes"), ("buy", "goods"),
 )  # fmt: skip
-"""Verb and the list of products that it goes with."""
+"""Each verb with the list of products that it takes."""
 PRODUCTS = {
     "food": "plums figs buns pies beans nuts soup rice corn peas jam bread cakes eggs fish cheese "
     "leeks dates limes pears honey oats yams tarts stew grapes melons olives pasta carrots "
@@ -88,7 +109,7 @@ ONSETS = tuple("b d f g h k l m".split())
 FIRST = tuple(o + v for o in ONSETS for v in "aeiu")
 SECOND = tuple(o + v for o in "n p r s t v w z".split() for v in "aeio")
 THIRD = tuple(o + v for o in "ch sh th br dr gl st tr".split() for v in "aeou")
-"""Syllables of place names, 32 for each position."""
+"""Syllables of place names; each of the three positions has 32."""
 FEELINGS = tuple("glad sad calm cross proud shy bold tired".split())
 """The eight states of the counting game."""
 MOVES = tuple("hop spin clap wave".split())
@@ -97,24 +118,28 @@ MOVES = tuple("hop spin clap wave".split())
 
 @functools.lru_cache(maxsize=4)
 def language(size: str, seed: int) -> Language:
-    """Build a language.
+    """Build the language of a size and seed.
 
     Args:
         size: One of `SIZES`.
-        seed: Which words, places and facts go together.
+        seed: Decides which words, places and facts go together.
 
     Raises:
         PlanError: The size is unknown, or the seed is not in [0, 2^63).
     """
     if size not in SIZES:
-        raise PlanError(f"data.size={size}; known sizes of stories are {', '.join(SIZES)}.")
+        raise PlanError(
+            f"data.size={size} is unknown; known sizes of stories are {', '.join(SIZES)}."
+        )
     if not 0 <= seed < 1 << 63:
-        raise PlanError(f"data.seed={seed}; a seed of stories is at least 0 and below 2^63.")
+        raise PlanError(
+            f"data.seed={seed} is out of range; stories needs a seed of at least 0 and below 2^63."
+        )
     return _Builder(size, seed).build()
 
 
 class _Builder:
-    """Collects the vocabulary while the sentences are written down."""
+    """Builds a language: collects the vocabulary while it defines the sentences."""
 
     def __init__(self, size: str, seed: int) -> None:
         self.size, self.seed = size, seed
@@ -148,7 +173,7 @@ class _Builder:
         )
 
     def token(self, word: str) -> int:
-        """Number of a word."""
+        """The token of a word, added to the vocabulary if it is new."""
         return self.words.setdefault(word, len(self.words))
 
     def word(self, word: str) -> Word:
@@ -167,12 +192,12 @@ class _Builder:
         return Draw(var=var, counts=counts_from(weights), tokens=tokens)
 
     def recall(self, var: str, words: list[str]) -> Recall:
-        """A word that follows from one variable."""
+        """A word that one variable determines."""
         table = np.array([self.token(w) for w in words])
         return Recall(table=table, given=(var,), skill="consistency")
 
     def _intro(self) -> tuple[Slot, ...]:
-        """Who the story is about."""
+        """The opening sentences: who the story is about."""
         people = [*GIRLS, *BOYS]
         self.people = np.array([self.token(w) for w in people])
         hero_counts = np.zeros((2, 16), np.int64)
@@ -224,9 +249,9 @@ class _Builder:
                 )
                 for i in range(3)
             ]
-        given: tuple[tuple[str, ...], ...] = ((), ("p0",), ("p0", "p1"))
+        context: tuple[tuple[str, ...], ...] = ((), ("p0",), ("p0", "p1"))
         return tuple(
-            Draw(var=f"p{i}", counts=counts_from(w), tokens=self.syllables[i], given=given[i])
+            Draw(var=f"p{i}", counts=counts_from(w), tokens=self.syllables[i], given=context[i])
             for i, w in enumerate(tables)
         )
 
@@ -296,13 +321,13 @@ class _Builder:
         return self._choice(BODY_WEIGHTS[self.size], sentences)
 
     def _name(self, token: int) -> str:
-        """Word of a token."""
+        """The word of a token."""
         return list(self.words)[int(token)]
 
     def _choice(
         self, weights: dict[str, int], sentences: dict[str, tuple[tuple[Slot, ...], str]]
     ) -> tuple[Segment, ...]:
-        """Segments in proportion to weights."""
+        """Segments with probabilities in proportion to weights."""
         counts = counts_from(np.array(list(weights.values()), float))[0]
         return tuple(
             Segment(
@@ -312,27 +337,27 @@ class _Builder:
         )
 
     def _game_start(self) -> tuple[Slot, ...]:
-        """`mom counts {feeling}`: the state that the moves will change."""
+        """`mom counts {feeling}`: the first state, which the moves change."""
         feelings = list(FEELINGS)
         self.feelings = np.array([self.token(w) for w in feelings])
         drawn = Draw(var="feeling", counts=counts_from(np.ones(8)), tokens=self.feelings)
         return (*self.phrase("mom counts"), drawn)
 
     def _game(self) -> dict[str, tuple[Segment, ...]]:
-        """Moves follow until the answer: a chain of 1 to 4 random permutations of 8 states."""
+        """The counting game: 1 to 4 moves, each a permutation of 8 states, then the final state."""
         moves = {m: self.random.permutation(8) for m in MOVES}
         answer = Recall(table=self.feelings, given=("feeling",), skill="reasoning")
         lengths = {1: 22, 2: 16, 3: 10, 4: 7}
         states = {}
         for k in range(1, LONGEST_GAME + 2):
-            going = sum(w for length, w in lengths.items() if length >= k)
+            moving = sum(w for length, w in lengths.items() if length >= k)
             stopping = lengths.get(k - 1, 0)
             then = f"game{k + 1}"
             options: dict[str, tuple[tuple[Slot, ...], str]] = {
                 m: ((self.word(m), Update(var="feeling", table=p, given=("feeling",))), then)
                 for m, p in moves.items()
             }
-            weights = dict.fromkeys(moves, going)
+            weights = dict.fromkeys(moves, moving)
             if k > LONGEST_GAME:
                 options, weights = {}, {}
             if k > 1:
@@ -340,3 +365,90 @@ class _Builder:
                 weights["answer"] = stopping * len(moves) if weights else 1
             states[f"game{k}"] = self._choice(weights, options)
         return states
+
+
+class StoriesSource:
+    """The data source `stories`, endless unless `unique_tokens` caps it.
+
+    Under a cap the first epoch is the beginning of the endless stream; later epochs repeat its rows
+    in other orders. The held-out sample is a stream of its own.
+    """
+
+    available_tokens = None
+
+    def __init__(self, config: DataConfig, seq_len: int, seed: int) -> None:
+        self._language, self._config, self._seed = language(config.size, config.seed), config, seed
+        self.vocab, self.seq_len = len(self._language.vocab), seq_len
+        self._unique = _unique_rows(config.unique_tokens, seq_len)
+        self._kept: Rows | None = None
+        self.info = _describe_language(config.size, config.seed, seq_len)
+        if self._unique is not None:
+            self.info = dataclasses.replace(self.info, unique_tokens=self._unique * seq_len)
+
+    @functools.cached_property
+    def unigram_loss(self) -> float:
+        """Loss of the token frequencies of the first `UNIGRAM_ROWS` rows."""
+        first = self._rows(0, min(UNIGRAM_ROWS, self._unique or UNIGRAM_ROWS))
+        return unigram_loss(first, self.heldout().rows, self.vocab)
+
+    def train(self, start: int, count: int) -> Rows:
+        unique = self._unique
+        if unique is None or start + count <= unique:
+            return self._rows(start, count)
+        if self._kept is None:
+            self._kept = self._rows(0, unique).astype(np.uint16)
+        number = np.arange(start, start + count, dtype=np.int64)
+        repeated = number >= unique
+        number[repeated] = in_epochs(number[repeated], unique, self._seed)
+        return np.asarray(self._kept[number], dtype=np.int32)
+
+    def heldout(self) -> Heldout:
+        return self._heldout
+
+    @functools.cached_property
+    def _heldout(self) -> Heldout:
+        """The held-out sample, drawn only where it is needed: a plan does without."""
+        count = heldout_count(self._config, self.seq_len)
+        drawn = sample(
+            self._language, stream="heldout", seed=0, start=0, count=count, seq_len=self.seq_len
+        )
+        return Heldout(
+            rows=drawn.tokens, ideal=drawn.ideal, skill=drawn.skill, skills=self._language.skills
+        )
+
+    def _rows(self, start: int, count: int) -> Rows:
+        """Rows of the endless stream."""
+        return sample(
+            self._language,
+            stream="train",
+            seed=self._seed,
+            start=start,
+            count=count,
+            seq_len=self.seq_len,
+        ).tokens
+
+
+def _unique_rows(unique_tokens: int | None, seq_len: int) -> int | None:
+    """Distinct rows of a capped language; None is endless."""
+    if unique_tokens is None:
+        return None
+    if unique_tokens > REPEATED_TOKENS:
+        raise PlanError(
+            f"data.unique_tokens={unique_tokens} is too large; stories can repeat at most "
+            f"{REPEATED_TOKENS} tokens. Set it to null: the language is endless."
+        )
+    return capped_rows(unique_tokens, seq_len, REPEATED_TOKENS)
+
+
+@functools.lru_cache(maxsize=32)
+def _describe_language(size: str, seed: int, seq_len: int) -> DataInfo:
+    """Facts of the uncapped language, kept because the sums over positions take time."""
+    grammar = language(size, seed)
+    return DataInfo(
+        name="stories",
+        hash=grammar.hash,
+        unique_tokens=None,
+        bytes_per_token=bytes_per_token(grammar, seq_len),
+        entropy=grammar.entropy(seq_len),
+        entropy_by_skill=grammar.entropy_by_skill(seq_len),
+    )

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fit.errors import PlanError
-from sweep.data.grammars import BODY_WEIGHTS, SIZES, language
 from sweep.data.language import SKILLS, Draw, Update, Word, rows, sample, text
+from sweep.data.stories import BODY_WEIGHTS, SIZES, language
 
 LENGTH = 128
 
