@@ -85,7 +85,7 @@ def test_the_fit_is_printed_with_what_it_rests_on(asked):
         "approach 2        isoFLOP: a = 0.49 [0.4, 0.58], agrees with the fit",
         "approach 1        envelope: no value: too few sizes",
         "holdout",
-        "counted as        N total, C 6nd: a = 0.44, D/N = 14.0",
+        "counted as        N total, C 6nd: a = 0.440, D/N = 14.0",
         "warning           run w16-d2 lies off the law",
         "At 8.46e13 FLOP (×10.0 the largest budget): 581k [",
     ):
