@@ -13,6 +13,9 @@ from collections.abc import Iterable, Mapping
 
 from fit.errors import QueryError
 
+DEFAULT_MFU = 0.4
+"""Share of a device's peak that training is taken to reach where nothing was measured."""
+
 UNITS: Mapping[str, float] = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 """Factors that may follow a number; no `P` and `E`, since 1E21 is a number already."""
 _NUMBER = re.compile(r"\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKMmBbGgTt]?)\s*")
@@ -237,3 +240,8 @@ def _factor(column: str, unit: str, text: str) -> float:
         names = ", ".join(u for u in table if u)
         raise QueryError(f"--unit is '{text}'; {names} or a positive number such as 1e6 is needed.")
     return factor
+
+
+def option_name(column: str) -> str:
+    """The command line's option for a column: `--unique-tokens` for `unique_tokens`."""
+    return f"--{column.replace('_', '-')}"

@@ -145,7 +145,7 @@ def offline(folder: Path) -> Iterator[LoggedRun]:
             f"no offline runs below {folder}; a folder with wandb/offline-run-*/run-*.wandb is "
             "needed. Check the path."
         )
-    return (read_offline_run(p) for p in paths)
+    return (read_wandb_file(p) for p in paths)
 
 
 def _describe_error(project: str, error: Exception) -> str:
@@ -188,7 +188,7 @@ def parse_filters(texts: Iterable[str]) -> dict[str, Any]:
     return filters
 
 
-def read_offline_run(path: Path) -> LoggedRun:
+def read_wandb_file(path: Path) -> LoggedRun:
     """Read one offline run: its config, and the summary with what was logged last.
 
     Raises:

@@ -118,7 +118,7 @@ def rehearse(file: str, words: Sequence[str]) -> Rehearsal:
     options = dict(w.partition("=")[::2] for w in words if w.startswith(("fraction=", "fit=")))
     overrides = [w for w in words if not w.startswith(("fraction=", "fit="))]
     document = read_answer(file)
-    check_without_limits(document)
+    refuse_binding_limits(document)
     flops = answer_budget(document, file)
     fraction = parse_fraction(options.get("fraction"))
     source = answer_source(document, options.get("fit"))
@@ -142,7 +142,7 @@ def rehearse(file: str, words: Sequence[str]) -> Rehearsal:
     )
 
 
-def check_without_limits(document: Mapping[str, Any]) -> None:
+def refuse_binding_limits(document: Mapping[str, Any]) -> None:
     """Refuse an answer that a limit has moved: at a smaller budget the limit means something else.
 
     Raises:

@@ -18,7 +18,7 @@ from fit.allocation.scaling_law import IntervalCurve, ScalingLaw, fit_of
 from fit.data.records import Floats
 from fit.errors import QueryError
 from fit.inference.intervals import derived_interval
-from fit.quantities import check_count
+from fit.quantities import DEFAULT_MFU, check_count
 
 TRAINING_OVER_SERVING = 3.0
 """FLOP of training on a token over those of serving it: a backward pass costs two forward ones."""
@@ -31,9 +31,6 @@ SPACING = 0.05
 below 2e-5 nats for the published laws: 0.2% of the step."""
 SIZES = 400
 """Points of the table of serving costs."""
-DEFAULT_MFU = 0.4
-"""Of large runs 38-46% are published (Chowdhery et al. 2022, arXiv:2204.02311, table 3, and
-after); tiny models reach 1-15%."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

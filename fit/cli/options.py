@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fit.errors import FieldError, QueryError
-from fit.laws.law import option
-from fit.quantities import parse_count, parse_flops
+from fit.quantities import option_name, parse_count, parse_flops
 from fit.query.question import FIELDS, LAW_COLUMNS
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ def column_options(*columns: str) -> Callable[[Command], Command]:
     """Add an option for each column that a law may need beside params and tokens."""
     return option_group(
         *(
-            click.option(option(c), c, type=count_type(c), metavar="X", help=LAW_COLUMNS[c])
+            click.option(option_name(c), c, type=count_type(c), metavar="X", help=LAW_COLUMNS[c])
             for c in columns
         )
     )
@@ -160,11 +159,13 @@ def question_options(command: Command) -> Command:
     """Add an option for each field of a question, as text that `read_question` parses."""
     for name, entry in reversed(list(FIELDS.items())):
         if not entry.metavar:
-            add = click.option(option(name), name, is_flag=True, default=None, help=entry.about)
+            add = click.option(
+                option_name(name), name, is_flag=True, default=None, help=entry.about
+            )
         elif name == "flops":
             add = click.argument(name, metavar="[FLOPS]", required=False)
         else:
-            add = click.option(option(name), name, metavar=entry.metavar, help=entry.about)
+            add = click.option(option_name(name), name, metavar=entry.metavar, help=entry.about)
         command = add(command)
     return command
 
@@ -198,7 +199,7 @@ def launch_command(asked: Question, fields: Mapping[str, Any], source: Path | st
     for name, value in fields.items():
         if value is not None and name not in ("flops", "force"):
             text = "" if value is True else f" {shlex.quote(str(value).strip())}"
-            words.append(f"{option(name)}{text}")
+            words.append(f"{option_name(name)}{text}")
     return f"isoflop query {' '.join(words)} --config | xargs -r python -m sweep"
 
 

@@ -29,8 +29,7 @@ from fit.data.records import (
 from fit.data.table import RunTable
 from fit.errors import RecordError
 from fit.laws.families import law
-from fit.laws.law import option
-from fit.quantities import duration, power, short
+from fit.quantities import duration, option_name, power, short
 from fit.query.answer import answer
 from fit.query.question import Question
 from fit.report.text import WIDTH, fit_text, hint_text, one_line, table_text, wrapped
@@ -50,7 +49,7 @@ def summary(fit: Fit, folder: Path) -> str:
     top = fit.range["flops"].high
     family = law(fit.law)
     if family.target != "loss" or family.further:
-        columns = "".join(f"{option(c)} X " for c in family.further)
+        columns = "".join(f"{option_name(c)} X " for c in family.further)
         parts.append(f"fit      {folder}/fit.json")
         parts.append(f"ask      isoflop predict --params N --tokens D {columns}--fit {folder}")
         return "\n".join(parts)

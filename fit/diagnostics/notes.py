@@ -74,15 +74,15 @@ def fit_status(fitted: Estimate, table: RunTable) -> str:
 def singular(table: RunTable) -> bool:
     """Whether the effects of N and D cannot be distinguished, whatever the losses are."""
     few = min(len(np.unique(table.params)), len(np.unique(table.tokens))) < 3
-    return few or constant_ratio(table) or one_budget(table)
+    return few or has_constant_ratio(table) or has_one_budget(table)
 
 
-def constant_ratio(table: RunTable) -> bool:
+def has_constant_ratio(table: RunTable) -> bool:
     """Whether tokens per parameter are the same in every run, to 5%."""
     return float(np.log(table.tokens / table.params).std()) < 0.05
 
 
-def one_budget(table: RunTable) -> bool:
+def has_one_budget(table: RunTable) -> bool:
     """Whether all runs spent the same compute, to 10%."""
     return float(table.flops.max() / table.flops.min()) < 1.1
 
@@ -145,7 +145,7 @@ def _variety(table: RunTable) -> Iterator[Note]:
                 f"only {distinct} different {name}: a term and its exponent need at least 3. "
                 "Add more.",
             )
-    if constant_ratio(table):
+    if has_constant_ratio(table):
         yield _note(
             "constant_ratio",
             "serious",
@@ -153,7 +153,7 @@ def _variety(table: RunTable) -> Iterator[Note]:
             "distinguished. "
             "Vary one at a fixed value of the other.",
         )
-    if one_budget(table):
+    if has_one_budget(table):
         yield _note(
             "one_budget",
             "serious",

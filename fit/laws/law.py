@@ -24,6 +24,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from fit.data.records import Floats
 from fit.errors import QueryError
+from fit.quantities import option_name
 
 EXPONENT_BOUNDS = (1e-3, 5.0)
 LEAST_SHARE = 1e-6
@@ -145,7 +146,7 @@ class Law:
                 columns_left = ", ".join(c for c in self.columns if c not in COUNTS)
                 raise QueryError(
                     f"law '{self.name}' does not depend on {name}; beside params and tokens it "
-                    f"takes {columns_left or 'nothing'}. Leave {option(name)} out."
+                    f"takes {columns_left or 'nothing'}. Leave {option_name(name)} out."
                 )
         return dataclasses.replace(self, held={**self.held, **columns})
 
@@ -166,7 +167,7 @@ class Law:
         """Refuse to predict without the columns needed."""
         if self.further:
             needed = " and ".join(self.further)
-            options = " ".join(f"{option(c)} X" for c in self.further)
+            options = " ".join(f"{option_name(c)} X" for c in self.further)
             raise QueryError(
                 f"law '{self.name}' depends on {needed} beside params and tokens. Give {options} "
                 "(predict takes them all, query --unique-tokens alone)."
@@ -213,11 +214,6 @@ class Law:
                 p.name: np.log(theta[..., i]) if p.scale else theta[..., i]
                 for i, p in enumerate(self.declared)
             }
-
-
-def option(column: str) -> str:
-    """The command line's word for a column."""
-    return f"--{column.replace('_', '-')}"
 
 
 Slopes = Mapping[int, Any]

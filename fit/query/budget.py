@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fit.allocation.costs import DEFAULT_MFU, DEVICES, flops_of_hours
+from fit.allocation.costs import DEVICES, flops_of_hours
 from fit.errors import FieldError, QueryError
-from fit.quantities import check_count, parse_number, power, three_digits
+from fit.quantities import DEFAULT_MFU, check_count, parse_number, power, three_digits
 from fit.query.question import AnswerCost, Number, Question, mapped
 from fit.results import Fit, Note
 

@@ -13,15 +13,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fit.allocation.costs import DEFAULT_MFU
-from fit.allocation.scaling_law import ScalingLaw
-from fit.data.accounting import Shape
-from fit.data.records import finite_or_null
 from fit.errors import FieldError, QueryError
-from fit.laws.law import option
 from fit.quantities import (
+    DEFAULT_MFU,
+    option_name,
     parse_bytes,
     parse_count,
     parse_flag,
@@ -30,7 +27,11 @@ from fit.quantities import (
     parse_number,
     parse_share,
 )
-from fit.results import Note
+
+if TYPE_CHECKING:
+    from fit.allocation.scaling_law import ScalingLaw
+    from fit.data.accounting import Shape
+    from fit.results import Note
 
 LAW_COLUMNS = {
     "width": "Width, for a law of shapes.",
@@ -214,7 +215,7 @@ def _check_positive(name: str, value: float) -> None:
 
 def _refuse_budgets(names: list[str]) -> None:
     """Refuse a question with no budget, or with more than one."""
-    words = [option(name) for name in names]
+    words = [option_name(name) for name in names]
     ways = "FLOPS (flops), --dollars, --hours (device-hours), --deadline and --loss"
     if not names:
         raise FieldError(f"no budget was given; exactly one of {ways} is needed.", "flops")
@@ -232,12 +233,15 @@ def _check_together(q: Question) -> None:
             continue
         missing = [other for other in row.needs if getattr(q, other) is None]
         if missing:
-            words = " and ".join(option(other) for other in missing)
-            raise FieldError(f"{option(name)} was given without {words}; give both.", missing[0])
+            words = " and ".join(option_name(other) for other in missing)
+            raise FieldError(
+                f"{option_name(name)} was given without {words}; give both.", missing[0]
+            )
         excluded = [other for other in row.excludes if getattr(q, other) is not None]
         if excluded:
             raise FieldError(
-                f"{option(name)} fixes what {option(excluded[0])} limits; leave one of them out.",
+                f"{option_name(name)} fixes what "
+                f"{option_name(excluded[0])} limits; leave one of them out.",
                 excluded[0],
             )
     if q.params is not None and q.tokens is not None:
@@ -476,5 +480,7 @@ def _document(fields: dict[str, Any]) -> dict[str, Any]:
         if name in plain:
             plain[name] = [dataclasses.asdict(row) for row in fields[name]]
     plain["warnings"] = [dataclasses.asdict(w) for w in fields["warnings"]]
+    from fit.data.records import finite_or_null  # imports numpy, which `--help` can do without
+
     ordered = {"schema": plain.pop("schema"), **plain}
     return dict(finite_or_null(ordered))

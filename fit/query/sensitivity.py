@@ -20,8 +20,7 @@ from fit.allocation.scaling_law import ScalingLaw
 from fit.data.records import Floats
 from fit.errors import QueryError
 from fit.laws.families import ENDLESS, borrows_repeat_constants
-from fit.laws.law import option
-from fit.quantities import gigabytes, power, short, three_digits
+from fit.quantities import gigabytes, option_name, power, short, three_digits
 from fit.query.constraints import (
     TOUCH,
     ConstrainedProblem,
@@ -119,7 +118,7 @@ def active(problem: ConstrainedProblem, log_params: float, log_tokens: float) ->
 
 def option_text(limit: Limit) -> str:
     """A limit as an option of the command line."""
-    return f"{option(limit.name)} {limit_text(limit.name, limit.value)}"
+    return f"{option_name(limit.name)} {limit_text(limit.name, limit.value)}"
 
 
 def limit_text(name: str, value: float) -> str:

@@ -169,7 +169,7 @@ def caption_words(source: ScalingLaw) -> dict[str, str]:
     level = percent(fit.interval.level)
     identified = splits_budgets(source) and is_identified(fit)
     return {
-        **tables.basis(fit),
+        **tables.basis_words(fit),
         "formula": source.law.formula,
         "level": level,
         "noise": f"{100 * fit.noise:.2g}%",

@@ -11,13 +11,13 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from fit.allocation.costs import DEFAULT_MFU, next_price
+from fit.allocation.costs import next_price
 from fit.allocation.scaling_law import ScalingLaw, fit_of, further_budget, splits_budgets
 from fit.forecasts.ledger import Ledger
 from fit.forecasts.scoring import calibration
 from fit.inference.intervals import METHODS
 from fit.laws.families import law
-from fit.quantities import percent, power, short, three_digits
+from fit.quantities import DEFAULT_MFU, percent, power, short, three_digits
 from fit.query.answer import answer
 from fit.query.question import Answer, Question, Regret
 from fit.report import figures, tables
@@ -261,7 +261,7 @@ def _runs(fit: Fit) -> tuple[Block, ...]:
 def _method(source: ScalingLaw) -> tuple[Block, ...]:
     """How the law, its intervals and the best split were obtained, with sources."""
     fit = fit_of(source)
-    basis = tables.basis(fit)
+    basis = tables.basis_words(fit)
     what = tables.target_name(source.law.name)
     of_loss = (
         "$L$ the held-out loss in nats per token, fitted to $ln L$"

@@ -23,8 +23,7 @@ from fit.allocation.scaling_law import (
 from fit.data.table import RunTable
 from fit.diagnostics.scans import SKILL_LEVEL, ShapeSkills, SkillExcess
 from fit.forecasts.ledger import Ledger
-from fit.laws.law import option
-from fit.quantities import count_noun, percent, power, short, three_digits
+from fit.quantities import count_noun, option_name, percent, power, short, three_digits
 from fit.query.answer import answer
 from fit.query.question import Answer, Number, Question
 from fit.query.warnings import UNCOMPARED, cross_check_remark
@@ -93,7 +92,7 @@ def report_content(
 
 def _about(source: ScalingLaw) -> str:
     """The line under the name: law, runs and counting conventions."""
-    basis = tables.basis(fit_of(source))
+    basis = tables.basis_words(fit_of(source))
     return (
         "${formula}$ fitted to {used} runs, {dropped} dropped. $N$ is counted as {params}, $C$ as "
         "{flops}."
@@ -145,7 +144,7 @@ def _no_recommendation(source: ScalingLaw) -> list[list[str]]:
             *doubt,
         ]
     if law.further:
-        options = " ".join(f"{option(c)} X" for c in law.further)
+        options = " ".join(f"{option_name(c)} X" for c in law.further)
         return [
             ["loud", "This law predicts a loss"],
             ["", f" from {', '.join(law.columns)}; on its own it splits no budget. "],

@@ -269,7 +269,7 @@ def facts(fit: Fit) -> list[list[str]]:
     return rows
 
 
-def basis(fit: Fit) -> dict[str, str]:
+def basis_words(fit: Fit) -> dict[str, str]:
     """Counting conventions, objective and numbers of runs, clusters and draws.
 
     Conventions come from the input, so dollar signs are removed: they would start mathematics.

@@ -35,7 +35,7 @@ from fit.service.http import (
     request_error_of,
     resident_bytes,
 )
-from fit.service.jobs import FitJobs, WorkerPool, fit_arguments, read_body, table_suffix
+from fit.service.jobs import FitJobs, WorkerPool, fit_arguments, read_body, suffix_of_content_type
 from fit.service.openapi import openapi_document
 from fit.service.routes import COMPARE, CURVES, PREDICT, QUERY, QueryRoute, checked_fields
 
@@ -216,7 +216,7 @@ def _add_fit_routes(app: FastAPI, service: Service) -> None:
     async def upload(request: Request) -> Response:
         """Fit a table of runs, sent as the body."""
         arguments = fit_arguments(request.query_params.multi_items())
-        suffix = table_suffix(request.headers.get("content-type", ""))
+        suffix = suffix_of_content_type(request.headers.get("content-type", ""))
         table = await read_body(request.stream(), request.headers.get("content-length"))
         law = await service.jobs.fit_table(table, suffix, arguments)
         return _json(_dump(_fit_document(law)), 201, {"location": f"/v1/fits/{law.name}"})

@@ -124,7 +124,7 @@ async def read_body(stream: AsyncIterator[bytes], length: str | None) -> bytes:
     return b"".join(parts)
 
 
-def table_suffix(content_type: str) -> str:
+def suffix_of_content_type(content_type: str) -> str:
     """The suffix of a table's file by its content type.
 
     Raises:

@@ -22,7 +22,7 @@ from sweep.imports import (
     main,
     offline,
     parse_filters,
-    read_offline_run,
+    read_wandb_file,
 )
 
 wandb = pytest.importorskip("wandb")
@@ -174,7 +174,7 @@ def logbook(path, *, padding=0, exit_code=0):
 
 @pytest.mark.parametrize("padding", [0, 32_640, 100_000])
 def test_an_offline_file_is_read_whole_across_its_blocks(tmp_path, padding):
-    found = read_offline_run(logbook(tmp_path / "run-a1.wandb", padding=padding))
+    found = read_wandb_file(logbook(tmp_path / "run-a1.wandb", padding=padding))
     assert (found.name, found.source, found.state) == ("sun", "demo/a1", "finished")
     assert found.config["n"] == 1e6
     assert len(found.config["note"]) == padding
@@ -183,18 +183,18 @@ def test_an_offline_file_is_read_whole_across_its_blocks(tmp_path, padding):
 
 @pytest.mark.parametrize("exit_code", [1, 255])
 def test_a_run_that_ended_badly_is_failed(tmp_path, exit_code):
-    assert read_offline_run(logbook(tmp_path / "r.wandb", exit_code=exit_code)).state == "failed"
+    assert read_wandb_file(logbook(tmp_path / "r.wandb", exit_code=exit_code)).state == "failed"
 
 
 def test_a_file_cut_short_is_read_as_far_as_it_goes(tmp_path):
     path = logbook(tmp_path / "run-a1.wandb", padding=50_000)
     data = path.read_bytes()
     path.write_bytes(data[:-5])  # into the record that says how the run ended
-    assert read_offline_run(path).state == "running"
-    assert read_offline_run(path).summary["loss"] == 3.0
+    assert read_wandb_file(path).state == "running"
+    assert read_wandb_file(path).summary["loss"] == 3.0
     path.write_bytes(data[:1000])
     with pytest.raises(RecordError, match="holds no run"):
-        read_offline_run(path)
+        read_wandb_file(path)
 
 
 def test_what_is_no_offline_run_is_named(tmp_path):
