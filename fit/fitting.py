@@ -7,6 +7,7 @@ The steps live in the packages that they are named after; this is the only place
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,10 @@ from fit.results import (
     read_fit,
 )
 
+READING_OPTIONS = frozenset(
+    ("column", "unit", "where", "cluster", "params", "flops", "base", "hold")
+)
+"""Options of `fit_runs` beside those of `FitOptions`: how the runs are read and what is held."""
 LIBRARIES = ("isoflop", "numpy", "scipy")
 
 
@@ -287,14 +292,16 @@ def _points(table: RunTable, fitted: Estimate) -> Points:
     )
 
 
-def fit(runs: Path | str | RunTable, *, name: str | None = None, **options: Any) -> Fit:
+def fit(runs: object, *, name: str | None = None, **options: Any) -> Fit:
     """Fit a law to runs: `isoflop fit` as a function, without a report.
 
     Args:
-        runs: Folder of run records, a table's file, or what `fit.load` has read.
+        runs: Path of a folder of run records or of a table; a data frame (pandas, polars, arrow);
+            a list of `RunRecord`; or what `load` has read.
         name: Name of the fit; the input's own unless given.
         **options: Those of the command, such as `law`, `loss`, `interval`, `level`, `resamples`,
-            `seed`; and for a path `where`, `cluster`, `column`, `unit`, `params`, `flops`.
+            `seed`; and, unless `load` has read the runs, `where`, `cluster`, `column`, `unit`,
+            `params`, `flops`.
 
     Returns:
         The fit, with its intervals and the notes of every check.
@@ -303,21 +310,21 @@ def fit(runs: Path | str | RunTable, *, name: str | None = None, **options: Any)
         RecordError: The runs cannot be read.
         FitError: They cannot carry the fit, or an option is not known.
     """
-    source = runs.source if isinstance(runs, RunTable) else str(runs)
-    label = name or Path(source).stem or "fit"
-    try:
-        if isinstance(runs, RunTable):
-            return fit_table(runs, FitOptions(name=label, **options))
-        return fit_runs(Path(runs), name=label, **options)
-    except TypeError as error:
-        if "unexpected keyword" not in str(error):
-            raise
-        raise FitError(f"{str(error).split('() got ')[-1]}; options are those of: isoflop fit "
-                       "--help") from error  # fmt: skip
+    names = {field.name for field in dataclasses.fields(FitOptions)} - {"name"}
+    if not isinstance(runs, RunTable):
+        names |= READING_OPTIONS
+    if unknown := sorted(options.keys() - names):
+        raise FitError(
+            f"unknown option '{unknown[0]}'; known are {', '.join(sorted(names))}. Choose one."
+        )
+    if isinstance(runs, RunTable):
+        return fit_table(runs, FitOptions(name=name or Path(runs.source).stem or "fit", **options))
+    stem = Path(runs).stem if isinstance(runs, str | os.PathLike) else ""
+    return fit_runs(runs, name=name or stem or "fit", **options)
 
 
 def fit_runs(
-    runs: Path,
+    runs: object,
     *,
     name: str,
     column: Sequence[str] = (),
@@ -333,7 +340,7 @@ def fit_runs(
     """Read runs and fit a law to them.
 
     Args:
-        runs: Folder of run records, or a table.
+        runs: Folder of run records, or a table; see `load`.
         name: Name of the fit.
         column: Renamings `ours=yours`.
         unit: Units of a table's columns, `column=unit`; see `quantities.parse_units`.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import isoflop
 from fit.allocation.scaling_law import ScalingLaw
+from fit.data.records import read_runs
 from fit.errors import FitError, QueryError, RecordError
 from fit.query.answer import answer
 from fit.query.question import Question
@@ -56,3 +58,35 @@ def test_mistakes_are_scaling_errors():
 def test_the_three_have_docstrings_with_arguments_and_errors(name):
     text = getattr(isoflop, name).__doc__
     assert "Args:" in text and "Raises:" in text
+
+
+def test_a_data_frame_gives_the_fit_of_its_table(tmp_path):
+    frame = pd.DataFrame(
+        [
+            {"size": n, "tokens": d, "loss": 1.7 + 120 / n**0.34 + 400 / d**0.36}
+            for n in (1e6, 3e6, 1e7, 3e7)
+            for d in (2e7, 6e7, 2e8, 6e8)
+        ]
+    )
+    frame.to_csv(tmp_path / "runs.csv", index=False)
+    options = {"column": ["params=size"], "resamples": 0, "where": "tokens > 2e7"}
+    by_frame = isoflop.fit(frame, **options)
+    by_path = isoflop.fit(tmp_path / "runs.csv", **options)
+    assert by_frame.theta == by_path.theta
+    assert by_frame.runs_used == 12
+    assert by_frame.name == "fit"
+    arrow = pytest.importorskip("pyarrow").Table.from_pandas(frame)
+    assert isoflop.fit(arrow, **options).theta == by_path.theta
+    assert "size" in frame  # the caller's frame is left as it was
+
+
+def test_run_records_give_the_fit_of_their_folder():
+    folder = ROOT / "runs" / "reference"
+    records = list(read_runs(folder).records)
+    assert isoflop.fit(records, resamples=0).theta == isoflop.fit(folder, resamples=0).theta
+
+
+@pytest.mark.parametrize("runs", [3, [], [1, 2], None])
+def test_what_is_neither_path_nor_table_is_refused_in_one_line(runs):
+    with pytest.raises(RecordError, match="a data frame or a list of run records"):
+        isoflop.fit(runs)

@@ -18,17 +18,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from fit.data.accounting import FLOPS_PER_PARAM_TOKEN
-from fit.data.records import STATUSES, Floats, read_runs
-from fit.data.table import RunTable, read_only
+from fit.data.records import STATUSES, Floats, RunFolder, RunRecord, read_runs
+from fit.data.table import RunTable, filter_rows, read_only, recluster, without_copies
 from fit.errors import RecordError
 from fit.files import content_hash, unescape_formula
 from fit.quantities import count_noun
@@ -36,6 +37,8 @@ from fit.quantities import count_noun
 if TYPE_CHECKING:
     import pandas as pd
 
+FRAME = "the data frame"
+"""Name of a table that came without a path."""
 REQUIRED = ("params", "tokens", "loss")
 OURS = (*REQUIRED, "flops", "run", "status")
 """Columns with a meaning of their own; all others are kept by their names in `RunTable.columns`."""
@@ -50,7 +53,7 @@ LISTED_COLUMNS = 12
 
 
 def load(
-    source: Path | str,
+    source: object,
     *,
     params: str | None = None,
     flops: str | None = None,
@@ -60,10 +63,12 @@ def load(
     units: Mapping[str, float] | None = None,
     target: str = "loss",
 ) -> RunTable:
-    """Read a folder of run records or a table into a `RunTable`.
+    """Read run records or a table into a `RunTable`.
 
     Args:
-        source: Folder of runs, or a table with a suffix of `TABLE_READERS`; see `read_table`.
+        source: Path of a folder of runs, or of a table with a suffix of `TABLE_READERS` (see
+            `read_table`); a data frame (pandas, or anything with `to_pandas` or `__dataframe__`);
+            or a sequence of `RunRecord`.
         params: Counting convention of N for records, `matmul` unless given; a table has its own.
         flops: Counting convention of C for records, `exact` unless given; a table has its own.
         rename: Our column name -> the table's column name; records have ours.
@@ -77,34 +82,62 @@ def load(
         RecordError: Nothing is there, a column is missing, cells are not positive finite numbers,
             or an argument has no meaning for this source.
     """
-    source, rename, units = Path(source), rename or {}, units or {}
-    if source.is_dir():
-        if units:
+    rename, units = rename or {}, units or {}
+    path = Path(source) if isinstance(source, str | os.PathLike) else None
+    records = None if path is not None else _as_records(source)
+    if records is not None or (path is not None and path.is_dir()):
+        if units or rename:
+            option = f"--unit ({', '.join(units)})" if units else f"--column ({', '.join(rename)})"
             raise RecordError(
-                f"--unit is for tables; the records of {source} hold raw counts. Leave it out."
+                f"{option} is for tables; the records of {path or 'the list'} hold raw counts "
+                "under our names. Leave it out."
             )
-        if rename:
-            raise RecordError(
-                f"{source} is a folder of run records, whose columns need no --column "
-                f"({', '.join(rename)}). Leave it out."
-            )
-        table = _read_records(source, params or "matmul", flops or "exact", where)
+        runs = records or read_runs(cast(Path, path))
+        table = _read_records(runs, str(path or "records"), params, flops, where)
         if cluster is not None:
-            table = _recluster(table, cluster)
+            table = recluster(table, cluster)
         return table if target == "loss" else _best_of_scan(table, target)
-    if source.suffix.lower() not in TABLE_READERS:
+    if path is not None and path.suffix.lower() not in TABLE_READERS:
         raise RecordError(
-            f"{source} is neither a folder of runs nor a table ({', '.join(TABLE_READERS)}). "
+            f"{path} is neither a folder of runs nor a table ({', '.join(TABLE_READERS)}). "
             "Check the path."
         )
     options = [f"--{k} {v}" for k, v in (("params", params), ("flops", flops)) if v is not None]
     if options:
         raise RecordError(
-            f"{' and '.join(options)} recount run records; {source} is a table, whose columns "
-            "are taken as they are counted. Leave it out, or choose columns: --column."
+            f"{' and '.join(options)} recount run records; {path or 'this'} is a table, whose "
+            "columns are taken as they are counted. Leave it out, or choose columns: --column."
         )
-    return read_table(
-        source, rename=rename, cluster=cluster, units=units, where=where, target=target
+    about: dict[str, Any] = {"rename": rename, "cluster": cluster, "units": units}
+    about |= {"where": where, "target": target}
+    if path is not None:
+        return read_table(path, **about)
+    frame = _as_frame(source)
+    return _table_of(frame, Path(FRAME), frame.to_csv(index=False).encode(), **about)
+
+
+def _as_records(source: object) -> RunFolder | None:
+    """A sequence of run records as if read from a folder; None for anything else."""
+    records = tuple(source) if isinstance(source, list | tuple) else ()
+    if not records or not all(isinstance(record, RunRecord) for record in records):
+        return None
+    text = "\n".join(record.to_json() for record in records)
+    return RunFolder(records=records, skipped=(), hash=content_hash(text.encode()))
+
+
+def _as_frame(source: object) -> pd.DataFrame:
+    """A data frame of any library as one of pandas."""
+    import pandas as pd
+
+    if isinstance(source, pd.DataFrame):
+        return source.copy()
+    if hasattr(source, "to_pandas"):
+        return pd.DataFrame(source.to_pandas())
+    if hasattr(source, "__dataframe__"):
+        return pd.api.interchange.from_dataframe(source)
+    raise RecordError(
+        f"runs are given as {type(source).__name__}; a path, a data frame or a list of run records "
+        "is needed. Convert them: pandas.DataFrame(...)."
     )
 
 
@@ -137,7 +170,23 @@ def read_table(
         raise RecordError(f"no file {path}; a table of runs is needed. Check the path.") from error
     except OSError as error:
         raise RecordError(f"cannot read {path}: {error.strerror or error}.") from error
-    frame = _rename_columns(_read_frame(path), rename, path, units)
+    about: dict[str, Any] = {"rename": rename, "cluster": cluster, "units": units}
+    return _table_of(_read_frame(path), path, data, where=where, target=target, **about)
+
+
+def _table_of(
+    frame: pd.DataFrame,
+    path: Path,
+    data: bytes,
+    *,
+    rename: Mapping[str, str],
+    cluster: str | None,
+    units: Mapping[str, float],
+    where: str | None,
+    target: str,
+) -> RunTable:
+    """Check a data frame of runs; `path` names it in messages, `data` is what its hash is of."""
+    frame = _rename_columns(frame, rename, path, units)
     scan = target != "loss" and "loss" in frame
     frame = _require_columns(frame, path, target)
     names = _run_names(frame)
@@ -160,9 +209,9 @@ def read_table(
         hash=content_hash(data),
         **_complete_counts(core),
     )
-    table = _without_copies(_without_unfinished(table, frame, path))
+    table = without_copies(_without_unfinished(table, frame, path))
     if where is not None:
-        table = _filter(table, where)
+        table = filter_rows(table, where)
     return _best_of_scan(table, target) if scan else table
 
 
@@ -364,15 +413,6 @@ def _without_unfinished(table: RunTable, frame: pd.DataFrame, path: Path) -> Run
     return table
 
 
-def _without_copies(table: RunTable) -> RunTable:
-    """The table without rows that equal an earlier one: a copy is no evidence."""
-    import pandas as pd
-
-    cells = pd.DataFrame({c: table.column(c) for c in ("params", "tokens", "flops", "loss")})
-    keep = ~cells.duplicated().to_numpy(dtype=bool) | np.isnan(table.loss)
-    return table if keep.all() else table.take(keep, reason="copy of an earlier row")
-
-
 def _run_names(frame: pd.DataFrame) -> tuple[str, ...]:
     """The column `run`, or row numbers counted from 1."""
     if "run" in frame:
@@ -435,54 +475,26 @@ def _best_of_scan(table: RunTable, target: str) -> RunTable:
     return dataclasses.replace(best, loss=values)
 
 
-def _read_records(folder: Path, params: str, flops: str, where: str | None) -> RunTable:
+def _read_records(
+    runs: RunFolder, folder: str, params: str | None, flops: str | None, where: str | None
+) -> RunTable:
     """The records of a folder that meet a condition, as a table.
 
     With a condition the table is built a second time, from the records that meet it: what all of
     its runs share, such as their data, depends on which they are.
     """
-    runs = read_runs(folder)
     if runs.skipped and not runs.records:
         first = runs.skipped[0]
         raise RecordError(
             f"{folder} has {count_noun(len(runs.skipped), 'record')} and none can be read: "
             f"{first.run}: {first.reason} Launch the sweep again, or check the folder."
         )
-    about: dict[str, Any] = {"params": params, "flops": flops}
-    about |= {"source": str(folder), "hash": runs.hash}
+    about: dict[str, Any] = {"params": params or "matmul", "flops": flops or "exact"}
+    about |= {"source": folder, "hash": runs.hash}
     table = RunTable.from_records(runs.records, **about)
     if where is not None:
-        met = _filter(table, where)
+        met = filter_rows(table, where)
         kept = [r for r in runs.records if r.status == "done" and r.run in set(met.run)]
         table = RunTable.from_records(kept, **about) if kept else met
         table = dataclasses.replace(table, dropped=met.dropped)
     return dataclasses.replace(table, dropped=(*table.dropped, *runs.skipped))
-
-
-def _recluster(table: RunTable, column: str) -> RunTable:
-    """The table clustered by a column's values."""
-    values = table.columns[column] if column in table.columns else table.column(column)
-    _, codes = np.unique(values, return_inverse=True)
-    return dataclasses.replace(table, cluster=codes)
-
-
-def _filter(table: RunTable, where: str) -> RunTable:
-    """The runs that meet a condition; the others are listed as dropped."""
-    import pandas as pd
-
-    frame = pd.DataFrame(
-        {
-            "run": table.run,
-            **{c: table.column(c) for c in ("params", "tokens", "flops", "loss")},
-            **table.columns,
-        }
-    )
-    try:
-        keep = np.asarray(frame.eval(where, engine="python"))
-        if keep.dtype != np.bool_ or keep.shape != (len(table),):
-            raise ValueError("it is not true or false for each run")
-    except Exception as error:  # pandas raises many kinds for one bad expression
-        raise RecordError(
-            f"cannot use --where '{where}': {error}. Columns are {', '.join(map(str, frame))}."
-        ) from error
-    return table.take(keep, reason=f"not {where}")

@@ -274,3 +274,41 @@ def _shares(counts: NDArray[np.int64], most: int) -> NDArray[np.int64]:
         shares[i] = min(counts[i], left // bins)
         left, bins = left - shares[i], bins - 1
     return shares
+
+
+def filter_rows(table: RunTable, where: str) -> RunTable:
+    """The runs that meet a condition; the others are listed as dropped."""
+    import pandas as pd
+
+    frame = pd.DataFrame(
+        {
+            "run": table.run,
+            **{c: table.column(c) for c in ("params", "tokens", "flops", "loss")},
+            **table.columns,
+        }
+    )
+    try:
+        keep = np.asarray(frame.eval(where, engine="python"))
+        if keep.dtype != np.bool_ or keep.shape != (len(table),):
+            raise ValueError("it is not true or false for each run")
+    except Exception as error:  # pandas raises many kinds for one bad expression
+        raise RecordError(
+            f"cannot use --where '{where}': {error}. Columns are {', '.join(map(str, frame))}."
+        ) from error
+    return table.take(keep, reason=f"not {where}")
+
+
+def recluster(table: RunTable, column: str) -> RunTable:
+    """The table clustered by a column's values."""
+    values = table.columns[column] if column in table.columns else table.column(column)
+    _, codes = np.unique(values, return_inverse=True)
+    return dataclasses.replace(table, cluster=codes)
+
+
+def without_copies(table: RunTable) -> RunTable:
+    """The table without rows that equal an earlier one: a copy is no evidence."""
+    import pandas as pd
+
+    cells = pd.DataFrame({c: table.column(c) for c in ("params", "tokens", "flops", "loss")})
+    keep = ~cells.duplicated().to_numpy(dtype=bool) | np.isnan(table.loss)
+    return table if keep.all() else table.take(keep, reason="copy of an earlier row")

@@ -104,7 +104,7 @@ def test_conventions_and_renamings_that_mean_nothing_are_refused(tmp_path):
     records.write_record(tmp_path / "runs" / "a", record())
     with pytest.raises(RecordError, match="--params total recount run records"):
         read(tmp_path, cells(), params="total")
-    with pytest.raises(RecordError, match="need no --column"):
+    with pytest.raises(RecordError, match="is for tables"):
         readers.load(tmp_path / "runs", rename={"params": "n"})
 
 
