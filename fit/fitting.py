@@ -1,7 +1,8 @@
-"""From a table of runs to a fit: estimate, intervals, checks and notes, in this order.
+"""From a table of runs to a fit: the only place that knows the order of the steps.
 
-The steps live in the packages that they are named after; this is the only place that orders them. A
-`Fit` is built once, at the end, from what the steps return.
+`fit_table` estimates the law (`fit.estimation`), its uncertainty, widened where the runs deviate
+from the law, and its intervals (`fit.inference`), runs the checks and collects the notes
+(`fit.diagnostics`). The `Fit` is built once, at the end, from what these return.
 """
 
 from __future__ import annotations

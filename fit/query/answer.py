@@ -1,9 +1,10 @@
 """From a question to an answer: the same for the command line, HTTP, the page, Python and reports.
 
-A published law answers in its own counting convention with point values alone; a fit adds
-intervals, the regret band, a shape of its ladder and the overrides that launch it. Every number
-with an interval is a function of the law's parameters, and one call of `derived_interval` computes
-all intervals together, by the fit's own method.
+A published law answers in its own counting convention with point values alone. A fit adds
+intervals, the regret band (the sizes whose loss is within one run's noise of the best), a trainable
+shape near N*, and the overrides that launch a run of that shape. Every number but the next run's
+loss is a function of the law's parameters, and one call of `derived_interval` computes all their
+intervals together, by the fit's own method.
 """
 
 from __future__ import annotations

@@ -5,8 +5,10 @@
         keep the trunk's state, cool down to the run's end, measure, write the record
         return to the trunk
 
-`train` takes one trajectory, `train_together` several of one shape. The newest checkpoint is at
-most `train.checkpoint_seconds` old, so a killed process loses no more than that.
+A trajectory is a trunk and its runs: each run is a branch that leaves the trunk and cools down.
+`train` takes one trajectory, `train_together` several of one shape. A checkpoint is written every
+`train.checkpoint_seconds`, or less often where writing one takes more than 5% of that time; a
+killed process loses what it trained since the last one.
 """
 
 from __future__ import annotations
