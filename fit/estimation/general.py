@@ -80,7 +80,8 @@ class GeneralProblem(FitProblem):
             for unit, power in parameter.per.items():
                 if isinstance(power, str):
                     sign = -1.0 if power.startswith("-") else 1.0
-                    jacobian[i, self.names.index(power.lstrip("-"))] = sign * self.centres[unit]
+                    # Added: two units of one scale may have the same exponent.
+                    jacobian[i, self.names.index(power.lstrip("-"))] += sign * self.centres[unit]
         return jacobian
 
     def _offsets(self) -> Floats:

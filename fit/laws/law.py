@@ -98,12 +98,18 @@ class Law:
     """Values at which the law is a simpler one, and which: an interval says for or against it."""
     two_terms: tuple[str | None, ...] | None = None
     """The law as E + A / N^alpha + B / D^beta: which of its parameters stands for each of
-    `TWO_TERMS`, a name twice where two are one, None for an E that is zero. Such a law is solved by
-    the fast kernel; every other by the general engine."""
+    `TWO_TERMS`, an exponent twice where both are one, None for an E that is zero. Such a law is
+    solved by the fast kernel; every other by the general engine. A scale cannot stand twice: the
+    kernel works in centred coordinates, in which A and B are equal where they are not on raw
+    counts."""
     without_e: str | None = None
     """Name of the law that this one is where E is zero; a note says whether it fits as well."""
     held: Mapping[str, float] = field(default_factory=dict)
     """Columns fixed by the question, such as the unique tokens there are."""
+
+    def __post_init__(self) -> None:
+        scales = [name for name in (self.two_terms or ())[:3] if name is not None]
+        assert len(set(scales)) == len(scales), f"{self.name}: a scale stands twice in two_terms"
 
     @property
     def parameters(self) -> tuple[str, ...]:

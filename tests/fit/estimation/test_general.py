@@ -12,7 +12,7 @@ from fit.estimation.solver import estimate, solve
 from fit.fitting import FitOptions, fit_table
 from fit.inference.resampling import bootstrap, kappa, sandwich
 from fit.laws.families import LAWS, law
-from fit.laws.law import Law, Parameter, coefficient, exponent, floor, log_sum
+from fit.laws.law import Law, coefficient, exponent, floor, log_sum
 from tests.fit.laws.builders import TRUTH, lawful
 
 FAST = ("chinchilla", "tied", "no-e")
@@ -23,6 +23,33 @@ def test_every_law_is_recovered_from_runs_without_noise(name):
     found = estimate(general_problem(lawful(law(name), TRUTH[name]), law(name)))
     assert found.converged
     assert found.raw == pytest.approx(TRUTH[name], rel=1e-5)
+
+
+def test_a_scale_of_two_units_with_one_exponent_is_recovered():
+    product = Law(
+        name="product",
+        formula="L = E + A/N^alpha + K/(N D)^gamma",
+        declared=(
+            floor(),
+            coefficient("A", params="alpha"),
+            coefficient("K", params="gamma", tokens="gamma"),
+            exponent("alpha"),
+            exponent("gamma"),
+        ),
+        log_law=lambda t, c: log_sum(
+            t["E"],
+            t["A"] - t["alpha"] * c["params"],
+            t["K"] - t["gamma"] * (c["params"] + c["tokens"]),
+        ),
+    )
+    truth = (1.8, 480.0, 3e4, 0.35, 0.2)
+    found = estimate(general_problem(lawful(product, truth), product))
+    assert found.raw == pytest.approx(truth, rel=1e-4)
+
+
+def test_a_variant_that_joins_the_scales_is_refused():
+    with pytest.raises(AssertionError, match="a scale stands twice"):
+        dataclasses.replace(law("tied"), two_terms=("E", "A", "A", "alpha", "alpha"))
 
 
 def test_every_declared_law_is_under_test():
