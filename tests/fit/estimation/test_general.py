@@ -12,7 +12,7 @@ from fit.estimation.solver import estimate, solve
 from fit.fitting import FitOptions, fit_table
 from fit.inference.resampling import bootstrap, kappa, sandwich
 from fit.laws.families import LAWS, law
-from fit.laws.law import Law, coefficient, exponent, floor, log_sum
+from fit.laws.law import Law, Parameter, coefficient, exponent, floor, log_sum
 from tests.fit.laws.builders import TRUTH, lawful
 
 FAST = ("chinchilla", "tied", "no-e")
