@@ -4,22 +4,18 @@
 - `csv_text` is the only CSV writer. It escapes cells that a spreadsheet would run as a formula, and
   `unescape_formula` restores them, so that a table written here reads back as it was.
 - `versions`, `commit` and `now` say which libraries, code and time a result comes from.
+
+What only a writer needs is imported where it is used: every query imports this module.
 """
 
 from __future__ import annotations
 
-import csv
 import functools
 import hashlib
-import io
-import numbers
 import os
 import re
-import subprocess
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +53,10 @@ def csv_text(
         columns: Order of the columns; all that occur, in order of first occurrence, unless given.
         number_format: Format specification of numbers, such as `.9g`; full precision unless given.
     """
+    import csv
+    import io
+    import numbers
+
     table = list(rows)
     names = list(dict.fromkeys(n for row in table for n in row)) if columns is None else columns
 
@@ -74,6 +74,8 @@ def csv_text(
 
 def versions(libraries: Iterable[str]) -> dict[str, str]:
     """Installed version of each library; those that are absent are left out."""
+    from importlib import metadata
+
     installed = {}
     for name in libraries:
         try:
@@ -100,6 +102,8 @@ def commit() -> str | None:
 
 def _git(*arguments: str) -> str | None:
     """Output of git in this file's folder; None if it fails or is not installed."""
+    import subprocess
+
     here = Path(__file__).resolve().parent
     try:
         out = subprocess.run(
@@ -116,6 +120,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     Raises:
         RecordError: The folder is not writable or the disk is full; nothing was changed.
     """
+    import tempfile
+
     data = content.encode() if isinstance(content, str) else content
     temporary = None
     try:
