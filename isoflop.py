@@ -20,14 +20,15 @@ if TYPE_CHECKING:
     from fit.errors import ScalingError
     from fit.fitting import FitOptions, fit
     from fit.query.answer import predict, query
-    from fit.query.question import Answer, Prediction, Question
+    from fit.query.documents import Answer, Prediction
+    from fit.query.question import Question
     from fit.results import Fit, read_fit
 
 _MODULES = {
-    "Answer": "fit.query.question",
+    "Answer": "fit.query.documents",
     "Fit": "fit.results",
     "FitOptions": "fit.fitting",
-    "Prediction": "fit.query.question",
+    "Prediction": "fit.query.documents",
     "Question": "fit.query.question",
     "ScalingError": "fit.errors",
     "ScalingLaw": "fit.allocation.scaling_law",

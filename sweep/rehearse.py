@@ -24,7 +24,8 @@ from fit.errors import PlanError, RecordError, ScalingError
 from fit.forecasts.ledger import ExpectedLoss, ForecastScore, expected_loss, score_forecast
 from fit.quantities import percent, power, short
 from fit.query.answer import answer
-from fit.query.question import ANSWER_SCHEMA, Answer, Question
+from fit.query.documents import ANSWER_SCHEMA, Answer
+from fit.query.question import Question
 from fit.report.text import wrapped
 from sweep import search_working_folder_last
 

@@ -19,7 +19,8 @@ from fit.query.question import FIELDS, LAW_COLUMNS
 
 if TYPE_CHECKING:
     from fit.allocation.scaling_law import ScalingLaw
-    from fit.query.question import Answer, Question
+    from fit.query.documents import Answer
+    from fit.query.question import Question
 
 SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 POSITIVE = click.FloatRange(0, min_open=True)

@@ -25,7 +25,7 @@ from fit.data.records import Floats, finite_or_null
 from fit.errors import QueryError
 from fit.quantities import check_count, power
 from fit.query.budget import MOST_FLOPS
-from fit.query.question import Number
+from fit.query.documents import Number
 from fit.query.warnings import OF_THE_LAW, refuse_unidentified
 from fit.results import DOUBTFUL_KAPPA, Note, Span, kappa_of, kappa_text
 

@@ -27,7 +27,8 @@ from fit.data.records import finite_or_null, parse_document
 from fit.errors import QueryError, RecordError
 from fit.files import commit, content_hash, now, versions, write_once
 from fit.query.answer import predict
-from fit.query.question import Answer, Question
+from fit.query.documents import Answer
+from fit.query.question import Question
 from fit.results import Fit
 
 FORECAST_SCHEMA = "isoflop.forecast/1"

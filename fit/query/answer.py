@@ -31,8 +31,9 @@ from fit.query.constraints import (
     least_loss,
     sizes_within_tolerance,
 )
+from fit.query.documents import Answer, Number, Prediction, mapped
 from fit.query.launch import launch_config, launch_refusal
-from fit.query.question import Answer, Number, Prediction, Question, mapped
+from fit.query.question import Question
 from fit.query.question import question as question_of
 from fit.query.sensitivity import (
     LimitRow,

@@ -9,7 +9,8 @@ import numpy as np
 from fit.allocation.costs import DEVICES, flops_of_hours
 from fit.errors import FieldError, QueryError
 from fit.quantities import DEFAULT_MFU, check_count, parse_number, power, three_digits
-from fit.query.question import AnswerCost, Number, Question, mapped
+from fit.query.documents import AnswerCost, Number, mapped
+from fit.query.question import Question
 from fit.results import Fit, Note
 
 MOST_FLOPS = 1e40

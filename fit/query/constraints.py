@@ -33,7 +33,8 @@ from fit.allocation.scaling_law import ScalingLaw
 from fit.data.accounting import count_params
 from fit.data.records import Floats
 from fit.laws.law import Law
-from fit.query.question import BYTES_PER_PARAM, FIELDS, LIMITS, Question, RegretBand
+from fit.query.documents import RegretBand
+from fit.query.question import BYTES_PER_PARAM, FIELDS, LIMITS, Question
 
 TOUCH = 1e-7
 """Limits nearer than this in ln are one."""

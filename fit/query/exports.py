@@ -23,8 +23,8 @@ from typing import Any
 from fit.data.accounting import Shape, count_params
 from fit.errors import QueryError
 from fit.quantities import power, short
+from fit.query.documents import Answer
 from fit.query.launch import hydra_value
-from fit.query.question import Answer
 from fit.results import Fit
 
 CLOSE = 0.05

@@ -29,7 +29,7 @@ from fit.query.constraints import (
     least_cost,
     least_loss,
 )
-from fit.query.question import Constraint, Gain, Number, Regret, ShadowPrice, mapped
+from fit.query.documents import Constraint, Gain, Number, Regret, ShadowPrice, mapped
 
 SIZES = (0.5, 0.7, 1.0, 1.5, 2.0)
 """Sizes of the table of regrets, over the answer's parameters."""

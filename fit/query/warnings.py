@@ -9,7 +9,8 @@ from fit.allocation.scaling_law import ScalingLaw
 from fit.errors import QueryError
 from fit.laws.families import DECAY_PARAMS, DECAY_TOKENS, borrows_repeat_constants
 from fit.quantities import power, short, three_digits
-from fit.query.question import BYTES_PER_PARAM, Question, RegretBand
+from fit.query.documents import RegretBand
+from fit.query.question import BYTES_PER_PARAM, Question
 from fit.results import (
     DOUBTFUL_KAPPA,
     REFUSED_KAPPA,

@@ -19,7 +19,8 @@ from fit.inference.intervals import METHODS
 from fit.laws.families import law
 from fit.quantities import DEFAULT_MFU, percent, power, short, three_digits
 from fit.query.answer import answer
-from fit.query.question import Answer, Question, Regret
+from fit.query.documents import Answer, Regret
+from fit.query.question import Question
 from fit.report import figures, tables
 from fit.report.figures import FigureInputs
 from fit.report.listings import calibration_lines

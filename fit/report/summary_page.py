@@ -25,7 +25,8 @@ from fit.diagnostics.scans import SKILL_LEVEL, ShapeSkills, SkillExcess
 from fit.forecasts.ledger import Ledger
 from fit.quantities import count_noun, option_name, percent, power, short, three_digits
 from fit.query.answer import answer
-from fit.query.question import Answer, Number, Question
+from fit.query.documents import Answer, Number
+from fit.query.question import Question
 from fit.query.warnings import UNCOMPARED, cross_check_remark
 from fit.report import tables
 from fit.report.context_plots import TOTAL, shapes_shown, skills_caption, skills_shown

@@ -15,7 +15,7 @@ from fit.laws.families import law
 from fit.laws.law import Law
 from fit.laws.published import Preset
 from fit.quantities import count_noun, percent, power, short, three_digits
-from fit.query.question import (
+from fit.query.documents import (
     Answer,
     AnswerCost,
     Constraint,
