@@ -144,7 +144,7 @@ def test_good_commands_print_the_answer_and_end_well(folder, args, expected):
         (["fit", "unfinished.csv"], "needs 6 distinct"),
         (["fit", "runs/pilot", "--where", "loss <"], "--where"),
         (["fit", "runs/pilot", "--cluster", "moon"], "no column 'moon'"),
-        (["fit", "runs/pilot", "--unit", "params=M"], "--unit is for tables"),
+        (["fit", "runs/pilot", "--unit", "params=M"], "is for tables"),
         (["fit", "good.csv", "--unit", "width=M"], "--unit is 'width=M'"),
         (["compare", "reports/none", "reports/pilot"], "cannot read the fit reports/none"),
         (["compare", "reports/pilot", "reports/blind"], "--force"),
