@@ -24,7 +24,7 @@ TRAINING_OVER_SERVING = 3.0
 """FLOP of training on a token over those of serving it: a backward pass costs two forward ones."""
 STEP = 0.01
 """Nats per token."""
-FARTHEST = 1e5
+LARGEST_REACH = 1e5
 """Largest budget at which the lower loss is looked for, over the largest budget of the question."""
 SPACING = 0.05
 """Spacing of the table in ln C. Linear interpolation is off by gamma^2 (L - E) SPACING^2 / 8,
@@ -163,7 +163,7 @@ def next_price(source: ScalingLaw, flops: Floats, step: float = STEP) -> Interva
     Returns:
         FLOP beyond each budget, (k,), with intervals; infinite where E is nearer than the step.
     """
-    first, last = float(np.log(flops[0])), float(np.log(FARTHEST * flops[-1]))
+    first, last = float(np.log(flops[0])), float(np.log(LARGEST_REACH * flops[-1]))
     table = np.linspace(first, last, int((last - first) / SPACING) + 2)
     at = source.splits(np.exp(table))
     log_flops = np.log(flops)

@@ -40,7 +40,7 @@ from fit.results import Fit, Points
 PARAMETERS = ("E", "A", "B", "alpha", "beta")
 SAME_ESTIMATE = 1e-3
 """Largest difference in ln E, ln A, ln B and the exponents between a repeated and a stored fit."""
-FARTHEST = math.log(1e6)
+LARGEST_LOG_MULTIPLIER = math.log(1e6)
 """ln of the largest multiplier followed: beyond a million either way it counts as unbounded."""
 SPACING = 0.05
 """Step of the grid in ln C on which A's loss is computed. Straight lines between its points change
@@ -239,8 +239,8 @@ class MultiplierProblem:
     @property
     def grid(self) -> Floats:
         """Logarithms ln C of the budgets at which A's loss is computed, (k,)."""
-        low = max(float(self.log_flops.min()) - FARTHEST, math.log(LEAST_FLOPS))
-        return np.arange(low, float(self.log_flops.max()) + FARTHEST, SPACING)
+        low = max(float(self.log_flops.min()) - LARGEST_LOG_MULTIPLIER, math.log(LEAST_FLOPS))
+        return np.arange(low, float(self.log_flops.max()) + LARGEST_LOG_MULTIPLIER, SPACING)
 
     def curves(self, theta_a: Floats, theta_b: Floats) -> tuple[Floats, Floats]:
         """Loss curves of both laws for m parameter vectors each, (m, p) and (m, q).
@@ -376,7 +376,7 @@ def _crossing_at(grid: Floats, falling: Floats, level: float) -> float:
 
 
 def _multiplier(log_ratio: float) -> float:
-    """A multiplier from its logarithm; 0 or infinite beyond `FARTHEST`."""
-    if abs(log_ratio) < FARTHEST:
+    """A multiplier from its logarithm; 0 or infinite beyond `LARGEST_LOG_MULTIPLIER`."""
+    if abs(log_ratio) < LARGEST_LOG_MULTIPLIER:
         return float(np.exp(log_ratio))
     return math.inf if log_ratio > 0 else 0.0

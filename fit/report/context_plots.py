@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 REFERENCE_LAW = "besiroglu2024"
 """The published law that is drawn beside a fit whose budgets are far below the published models."""
-FARTHEST = 3.0
+LARGEST_BUDGET_RATIO = 3.0
 """Models up to this many times beyond the frontier's end are still shown against compute."""
 MOST_TIMES = 300.0
 """Prices above this many times the budget are not drawn: E is almost reached."""
@@ -62,7 +62,7 @@ LEAST_SHARE = 1e-3
 
 def within(best: FrontierBand) -> tuple[PublishedModel, ...]:
     """Published models whose compute lies in the range of a frontier."""
-    low, high = best.flops[0], FARTHEST * best.flops[-1]
+    low, high = best.flops[0], LARGEST_BUDGET_RATIO * best.flops[-1]
     return tuple(m for m in PUBLISHED_MODELS if low <= m.flops <= high)
 
 
