@@ -55,7 +55,7 @@ class Compile(Enum):
     """Whether the model is compiled."""
 
     auto = "auto"
-    """Always on CUDA; on a CPU where the run is long enough for compiling to pay."""
+    """On CUDA, and on a CPU where the run is long enough for it to pay; never for experts."""
     on = "on"
     off = "off"
 
@@ -141,7 +141,10 @@ class TrainConfig:
     batch_doublings: list[float] = MISSING
     """Token counts at which the batch doubles, the same at every model size."""
     micro_batch_tokens: int | None = MISSING
-    """Most tokens in one forward pass; null is the whole batch. Affects memory, not the result."""
+    """Most tokens in one forward pass: memory, not the result, depends on it.
+
+    Null: on a CPU the recipe's first batch, on CUDA what fits into its memory.
+    """
     schedule: Schedule = MISSING
     cooldown: float = MISSING
     """Share of the run in which a WSD branch cools down."""
