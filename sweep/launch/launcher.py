@@ -117,7 +117,8 @@ class HydraLauncher:
         if "submitit_folder" in self._config.hydra.launcher:
             with open_dict(self._config):
                 self._config.hydra.launcher.name = name
-        isolate_child_interpreters()
+        if self.name != "ray":  # whose own processes need their script's folder on the path
+            isolate_child_interpreters()
         try:
             if self._slurm:
                 returned = wait_for_jobs(name, lambda: self._run(batch))
