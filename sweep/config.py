@@ -213,6 +213,8 @@ class Config:
     tracking: Tracking = MISSING
     also: list[str] = MISSING
     """Further cells of a job, by the settings that differ; written by `sweep.launch.jobs`."""
+    data_hash: str | None = MISSING
+    """Content hash of the data that the job was planned on; written by `sweep.launch.jobs`."""
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
     train: TrainConfig = MISSING

@@ -18,6 +18,7 @@ import pickle
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -27,7 +28,14 @@ from fit.errors import PlanError
 from fit.quantities import count_noun
 from sweep.cache import META, cache_folder, compute_once, digest, stamp
 from sweep.config import DataConfig
-from sweep.data.rows import TokenizedCorpus, Tokens, TokenStream, heldout_count, stream_of
+from sweep.data.rows import (
+    TokenizedCorpus,
+    Tokens,
+    TokenStream,
+    heldout_count,
+    moved_data,
+    stream_of,
+)
 from sweep.data.splits import split_of
 from sweep.data.token_bytes import LARGEST_VOCAB
 from sweep.data.token_files import DTYPES, Layout, TokenFile, identify
@@ -88,14 +96,35 @@ def open_shards(config: DataConfig, seq_len: int) -> TokenizedCorpus:
         train=train,
         heldout=heldout,
         bytes_per_token=bytes_per_token,
-        files=tuple(files),
-        stamps=tuple(stamp(files)),
+        verify=partial(_verify, config, found, shards, stamps, facts["hash"]),
         facts=(
             ("files", _files_in_words(found, root)),
             ("vocabulary", f"{vocab:,}, {reason}"),
             ("tokens", f"{len(train):,} to train on, {len(heldout):,} {split_words}"),
         ),
     )
+
+
+def _verify(
+    config: DataConfig,
+    files: Sequence[TokenFile],
+    shards: Sequence[Tokens],
+    stamps: Sequence[Any],
+    content: str,
+) -> None:
+    """Refuse files that were written to while they were mapped, unless they hold the same.
+
+    A file that was deleted or replaced stays mapped as it was.
+    """
+    before = {path: (size, mtime, ctime) for path, size, mtime, ctime in stamps}
+    now = {path: times for path, *times in stamp([f.path for f in files if f.path.exists()])}
+    changed = [path for path, times in now.items() if tuple(times) != before[path]]
+    if not changed:
+        return
+    # Reading beyond the end of a file that was cut would end the process.
+    cut = any(now[path][0] < before[path][0] for path in changed)
+    if cut or (found := scan(shards)["hash"]) != content:
+        raise moved_data(config, "of a file that was cut" if cut else found, content)
 
 
 def existing_path(config: DataConfig) -> Path:
