@@ -148,6 +148,8 @@ def _identify_file(path: Path, layout: Layout, sample: Bytes8) -> TokenFile:
     if (header := _llmc_file(path, layout, head, sample, size)) is not None:
         return header
     index = path.with_suffix(".idx")
+    if path == index:
+        raise PlanError(f"{path} is an index; give what it describes: {path.with_suffix('.bin')}.")
     if index.exists():
         return _megatron_file(path, index, layout, sample, size)
     if layout.dtype != "uint8":
