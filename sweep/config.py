@@ -113,8 +113,14 @@ class DataConfig:
     """stories: demo, small, full or skills."""
     tokenizer: str = MISSING
     """text and hf: bytes or bpe."""
-    vocab: int = MISSING
-    """Vocabulary size of a BPE tokenizer that is trained here."""
+    vocab: int | None = MISSING
+    """Vocabulary size: of a BPE tokenizer that is trained here; tokens: null is found out."""
+    dtype: str | None = MISSING
+    """tokens: type of the integers in raw files; null is found by content."""
+    byte_order: str | None = MISSING
+    """tokens: little or big; null is found by content."""
+    header_bytes: int | None = MISSING
+    """tokens: bytes before the first token; null is found by content."""
     pattern: str = MISSING
     """text: glob patterns of the files, separated by commas."""
     bytes_per_token: float | None = MISSING

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -237,6 +238,12 @@ class TokenizedCorpus:
     """(vocab,) bytes of text that each token stands for."""
     bytes_per_token: float | None = None
     """Given where the bytes of single tokens are not known."""
+    files: tuple[Path, ...] = ()
+    """Files that the streams map, where they are not the cache's own."""
+    stamps: tuple[Any, ...] = ()
+    """`sweep.cache.stamp` of the files before they were read."""
+    facts: tuple[tuple[str, str], ...] = ()
+    """What was found in the data, for the plan: a name of at most 10 letters and a text each."""
 
 
 class CorpusSource:
