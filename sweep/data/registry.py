@@ -61,7 +61,9 @@ SOURCES: Mapping[str, SourceKind] = MappingProxyType(
     {
         "stories": source_kind(StoriesSource, "size"),
         "text": source_kind(corpus_opener(open_text), "path pattern column tokenizer vocab"),
-        "tokens": source_kind(corpus_opener(open_shards), "path bytes_per_token"),
+        "tokens": source_kind(
+            corpus_opener(open_shards), "path vocab dtype byte_order header_bytes bytes_per_token"
+        ),
         "hf": source_kind(
             corpus_opener(open_hub), "path subset split column streaming tokenizer vocab"
         ),
@@ -83,6 +85,14 @@ def open_source(config: DataConfig, *, seq_len: int, seed: int) -> TokenSource:
     """
     if config.name not in SOURCES:
         raise PlanError(f"data.name='{config.name}' is unknown; known are {', '.join(SOURCES)}.")
+    if (
+        config.vocab is None
+        and config.tokenizer == "bpe"
+        and "tokenizer" in SOURCES[config.name].reads
+    ):
+        raise PlanError(
+            "data.vocab=null; a byte-pair tokenizer needs a size: data.vocab=4096, say."
+        )
     return SOURCES[config.name].open(config, seq_len, seed)
 
 

@@ -208,6 +208,8 @@ class TokenSource(Protocol):
     info: DataInfo
     vocab: int
     seq_len: int
+    facts: tuple[tuple[str, str], ...]
+    """What was found in the data, for the plan."""
 
     @property
     def available_tokens(self) -> int | None:
@@ -259,6 +261,7 @@ class CorpusSource:
         self._available_rows = available
         self.unique = capped_rows(config.unique_tokens, seq_len, available)
         self._heldout = Heldout(rows=heldout_rows(corpus.heldout, config, seq_len))
+        self.facts = corpus.facts
         self.info = DataInfo(
             name=corpus.name,
             hash=corpus.hash,
