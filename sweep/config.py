@@ -258,6 +258,8 @@ class Config:
             return ()
         several = isinstance(tokens, Sequence) and not isinstance(tokens, str)
         values = list(tokens) if several else [tokens]
+        if not values:
+            raise PlanError("train.tokens=[] is empty; a length is needed: train.tokens=[1e6,2e6].")
         return tuple(sorted({_positive("train.tokens", v) for v in values}))
 
 
