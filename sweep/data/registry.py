@@ -85,15 +85,10 @@ def open_source(config: DataConfig, *, seq_len: int, seed: int) -> TokenSource:
     """
     if config.name not in SOURCES:
         raise PlanError(f"data.name='{config.name}' is unknown; known are {', '.join(SOURCES)}.")
-    if (
-        config.vocab is None
-        and config.tokenizer == "bpe"
-        and "tokenizer" in SOURCES[config.name].reads
-    ):
-        raise PlanError(
-            "data.vocab=null; a byte-pair tokenizer needs a size: data.vocab=4096, say."
-        )
-    return SOURCES[config.name].open(config, seq_len, seed)
+    kind = SOURCES[config.name]
+    if "tokenizer" in kind.reads and config.tokenizer == "bpe" and config.vocab is None:
+        raise PlanError("data.vocab=null; byte pairs need a size: data.vocab=4096, say.")
+    return kind.open(config, seq_len, seed)
 
 
 def describe(config: DataConfig, seq_len: int) -> tuple[int, int | None, DataInfo]:
