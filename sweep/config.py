@@ -27,6 +27,11 @@ PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
 STRATEGIES = ("auto", "ddp", "fsdp")
 """auto means ddp; on one device all are the same."""
+NOT_NEGATIVE = (
+    *("z_loss", "balance_loss", "weight_decay", "embedding_lr_power"),
+    *("threads", "retries", "checkpoint_seconds"),
+)
+"""Settings of `train` that may be 0."""
 SEED_LIMIT = 2**63
 
 
@@ -138,6 +143,8 @@ class DataConfig:
             self.unique_tokens = int(_positive("data.unique_tokens", self.unique_tokens))
         if self.max_epochs is not None:
             self.max_epochs = _positive("data.max_epochs", self.max_epochs)
+        if self.bytes_per_token is not None:
+            _positive("data.bytes_per_token", self.bytes_per_token)
 
 
 @dataclass(kw_only=True)
@@ -230,14 +237,20 @@ class Config:
         _check_known("train.strategy", self.train.strategy, STRATEGIES)
         _check_positive("model", self.model, "head_dim", "mlp_ratio", "seq_len")
         _check_positive("train", self.train, "batch_tokens", "lr", "base_width", "embedding_lr")
-        _check_positive("train", self.train, "clip", "devices", "base_depth", "pack")
+        _check_positive(
+            "train", self.train, "clip", "devices", "base_depth", "pack", "runs_per_gpu"
+        )
         train, model = self.train, self.model
         _check("train.cooldown", train.cooldown, 0 < train.cooldown < 1, "a number between 0 and 1")
         for name in ("beta1", "beta2"):
             beta = getattr(train, name)
             _check(f"train.{name}", beta, 0 <= beta < 1, "a number from 0 to below 1")
         _check("model.experts", model.experts, model.experts >= 0, "0 or more")
-        for name in ("z_loss", "balance_loss", "weight_decay", "embedding_lr_power", "threads"):
+        if train.micro_batch_tokens is not None:
+            _positive("train.micro_batch_tokens", train.micro_batch_tokens)
+        for doubling in train.batch_doublings:
+            _positive("train.batch_doublings", doubling)
+        for name in NOT_NEGATIVE:
             value = getattr(train, name)
             _check(f"train.{name}", value, 0 <= value < math.inf, "0 or more")
         taps = f"0 to {model.seq_len}"
@@ -365,9 +378,11 @@ def unknown_setting(key: str) -> str:
         )
     inside = {k.rpartition(".")[2]: k for k in settings() if k.rpartition(".")[0] == section}
     anywhere = {k.rpartition(".")[2]: k for k in settings()} | {g: g for g in SECTIONS}
-    near = difflib.get_close_matches(name, inside, 1, 0.6)
-    far = difflib.get_close_matches(name, anywhere, 1, 0.7)
-    nearest = SYNONYMS.get(name) or (inside[near[0]] if near else anywhere[far[0]] if far else "")
+    near = difflib.get_close_matches(name.lower(), inside, 1, 0.6)
+    far = difflib.get_close_matches(name.lower(), anywhere, 1, 0.7)
+    nearest = SYNONYMS.get(name.lower()) or (
+        inside[near[0]] if near else anywhere[far[0]] if far else ""
+    )
     known = ", ".join(inside or [k for k in anywhere.values() if "." not in k])
     place = section if inside and section else "the configuration"
     advice = f"the nearest is {nearest}." if nearest else f"{place} has {known}."

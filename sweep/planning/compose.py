@@ -43,6 +43,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from fit.errors import PlanError
+from fit.query.launch import hydra_value
 from sweep import ROOT
 from sweep.config import Config, needed, refuse_undeclared, settings, unknown_setting
 
@@ -115,12 +116,19 @@ def command_overrides(arguments: Namespace) -> list[str]:
             "--config-name and --config-path replace the schema; add configs of your own by "
             "--config-dir FOLDER, such as FOLDER/experiment/mine.yaml with +experiment=mine."
         )
+    if arguments.experimental_rerun or arguments.package:
+        raise PlanError("--experimental-rerun and --package are not read here; leave them out.")
     if not arguments.config_dir:
         return list(arguments.overrides)
     folder = Path(arguments.config_dir).absolute()
     if not folder.is_dir():
         raise PlanError(f"--config-dir {arguments.config_dir} is no folder; give an existing one.")
-    return [*arguments.overrides, f"hydra.searchpath=[file://{folder}]"]
+    if any(word.lstrip("+~").startswith("hydra.searchpath") for word in arguments.overrides):
+        raise PlanError(
+            "--config-dir and hydra.searchpath are both given, of which one would be lost; give "
+            "all folders in one: 'hydra.searchpath=[file:///ONE,file:///OTHER]'."
+        )
+    return [*arguments.overrides, f"hydra.searchpath={hydra_value([f'file://{folder}'])}"]
 
 
 def refuse_repeated(overrides: Sequence[str]) -> None:
@@ -284,7 +292,8 @@ def one_line(error: BaseException) -> str:
     where = "" if file is None else f"in {file[1]}: "
     key = re.search(r"full_key: ([\w.]+)", text)
     if key and re.search(r"Key '.*' not in ", text):
-        return where + unknown_setting(key[1])
+        typed = re.search(r"Could not override '([^'=]+)'", text)
+        return where + unknown_setting(typed[1] if typed else key[1])
     missing = re.search(
         r"Could not find '(.+)/([^/']*)'\s+Available options in '.*':\s+((?:\w.*\s+)+)Config", text
     )

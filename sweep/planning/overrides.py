@@ -20,7 +20,7 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 
 from fit.errors import PlanError
-from sweep.config import Config, DepthRule, Schedule
+from sweep.config import SECTIONS, Config, DepthRule, Schedule
 from sweep.data.registry import SOURCES
 from sweep.planning.compose import is_group, parse_overrides, preset_axes, settings_of_file
 
@@ -195,6 +195,10 @@ def _check_choice(override: Override) -> None:
             f"{text}: an experiment may span a grid of its own, which a list of them would lose; "
             "run one experiment a command."
         )
+    if group in SECTIONS and text.startswith("+"):
+        raise PlanError(f"{text}: {group} has a choice already; write {text.lstrip('+')}.")
+    if group not in SECTIONS and not text.startswith("+"):
+        raise PlanError(f"{text}: {group} has no choice yet; write +{text}.")
     value = None if override.is_sweep_override() else override.value()
     if isinstance(value, list):
         several = ",".join(map(str, value))

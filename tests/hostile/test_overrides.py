@@ -226,6 +226,21 @@ def files() -> list[Case]:
     ]
 
 
+RANGES = (
+    ("train.retries=-1",),
+    ("train.checkpoint_seconds=-5",),
+    ("train.runs_per_gpu=0",),
+    ("train.micro_batch_tokens=0",),
+    ("train.batch_doublings=[-1]",),
+    ("train.batch_doublings=[nan]",),
+    ("data.bytes_per_token=-1", "data=tokens", "data.path=/x"),
+    ("train.tokens=[]",),
+    ("model.width=-64",),
+    ("seed=-1",),
+)
+"""Values of the right type that mean nothing, and what else the command says."""
+
+
 def choices() -> list[Case]:
     unknown = {
         "model=w999": "model=w96",
@@ -250,6 +265,19 @@ def choices() -> list[Case]:
         refused("deleted setting", plan("~train.z_loss"), "train.z_loss", "needs a value"),
         refused("deleted group", plan("~model"), "model", "needs a value"),
         refused("deleted value", sweep("~seed=0"), "seed", "needs a value"),
+        refused("plus before a choice", plan("+model=w16"), "write model=w16"),
+        refused("two pluses before a choice", plan("++data=text"), "write data=text"),
+        refused("no plus before an experiment", plan("experiment=demo"), "write +experiment=demo"),
+        refused("capitals", plan("Train.LR=0.1"), "Train.LR", "nearest is train.lr"),
+        refused("Hydra's rerun", plan("--experimental-rerun", "x"), "--experimental-rerun"),
+        refused("Hydra's package", plan("--package", "x"), "--package"),
+        refused(
+            "two search paths", plan("--config-dir", "/", "hydra.searchpath=[file:///]"), "be lost"
+        ),
+        *(
+            refused(f"range {word}", plan(*words, word), word.partition("=")[0])
+            for word, *words in RANGES
+        ),
         refused("no key", plan("=3"), "KEY=VALUE"),
         refused("twice", plan("train.lr=0.1", "train.lr=0.2"), "train.lr", "0.1", "0.2"),
         refused("twice with pluses", plan("train.lr=0.1", "++train.lr=0.2"), "train.lr", "twice"),
