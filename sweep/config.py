@@ -282,7 +282,6 @@ def parse(config: DictConfig) -> Config:
     Raises:
         PlanError: A key is not declared, or a value is missing, of the wrong type or breaks a rule.
     """
-    refuse_undeclared(config)
     try:
         parsed = OmegaConf.to_object(config)
     except MissingMandatoryValue as error:
@@ -291,6 +290,9 @@ def parse(config: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         raise PlanError(str(error).splitlines()[0]) from error
     assert isinstance(parsed, Config)
+    for section in (parsed, *(getattr(parsed, name) for name in SECTIONS)):
+        if vars(section).keys() != type(section).__dataclass_fields__.keys():
+            refuse_undeclared(config)  # names the key; by itself it would be slow for each cell
     return parsed
 
 

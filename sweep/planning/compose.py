@@ -251,6 +251,7 @@ class ConfigComposer:
         key = tuple(str(o.input_line) for o in rest)
         if key not in self._compositions:
             self._compositions[key] = compose("config", overrides=list(key))
+            refuse_undeclared(self._compositions[key])
         config = copy.deepcopy(self._compositions[key])
         ConfigLoaderImpl._apply_overrides_to_config(plain, config)
         return config

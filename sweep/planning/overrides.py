@@ -10,6 +10,7 @@ data=text` says that another source is meant.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 
 from fit.errors import PlanError
-from sweep.config import SECTIONS, Config, DepthRule, Schedule
+from sweep.config import SECTIONS, Config, DataConfig, DepthRule, Schedule
 from sweep.data.registry import SOURCES
 from sweep.planning.compose import is_group, parse_overrides, preset_axes, settings_of_file
 
@@ -92,17 +93,22 @@ RULES = (
 
 def unread_settings(config: Config) -> dict[str, UnreadRule]:
     """The settings that a configuration does not read, by their full names."""
-    rules = {r.setting: r for r in RULES if r.unread(config)}
-    for field in dataclasses.fields(config.data):
-        if field.name not in SOURCES[config.data.name].reads:
-            setting = f"data.{field.name}"
-            rules[setting] = UnreadRule(
-                setting=setting,
-                unread=lambda c: True,
-                because=f"data={config.data.name} does not read it",
-                deciders=("data", "data.name"),
-            )
-    return rules
+    return {r.setting: r for r in RULES if r.unread(config)} | _unread_data(config.data.name)
+
+
+@functools.cache
+def _unread_data(name: str) -> dict[str, UnreadRule]:
+    """The settings of the data that a source does not read."""
+    fields = [f.name for f in dataclasses.fields(DataConfig) if f.name not in SOURCES[name].reads]
+    return {
+        f"data.{field}": UnreadRule(
+            setting=f"data.{field}",
+            unread=lambda config: config.data.name == name,
+            because=f"data={name} does not read it",
+            deciders=("data", "data.name"),
+        )
+        for field in fields
+    }
 
 
 def value_of(config: Config, setting: str) -> Any:
