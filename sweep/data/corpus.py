@@ -25,7 +25,7 @@ import math
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -49,7 +49,8 @@ MAX_TOKEN_BYTES = 24
 """Longer runs, such as rulers of '=', would waste tokens of a small vocabulary."""
 VERSION = 1
 """Part of the cache's key; raised when the same documents would give other tokens."""
-TOKENIZERS = ("bytes", "bpe")
+TOKENIZERS = {"bytes": "bytes of UTF-8", "bpe": "byte pairs, trained on these documents"}
+"""Tokenizers by name, in words."""
 BPE_SAMPLE_BYTES = 16_000_000
 """Text that a bpe is trained on. Bytes per token of 2048 tokens trained on 4, 8, 16 and 24 MB of
 technical prose: 2.712, 2.735, 2.744, 2.738."""
@@ -314,7 +315,18 @@ def open_corpus(documents: Documents, config: DataConfig, seq_len: int) -> Token
         train=stream_of(shards, parts.train),
         heldout=stream_of(shards, parts.heldout),
         token_bytes=tokenizer.token_bytes,
+        facts=(
+            ("tokenizer", TOKENIZERS[config.tokenizer]),
+            ("documents", _documents_in_words(meta)),
+        ),
     )
+
+
+def _documents_in_words(meta: Mapping[str, Any]) -> str:
+    """How many documents a corpus has, and how many copies of others were left out."""
+    dropped = meta.get("duplicates")  # None: tokenised before copies were counted
+    copies = "copies of others not counted" if dropped is None else f"{dropped:,} copies dropped"
+    return f"{meta['documents']:,}, {copies}"
 
 
 def _build(folder: Path, documents: Documents, config: DataConfig) -> None:
@@ -329,7 +341,7 @@ def _build(folder: Path, documents: Documents, config: DataConfig) -> None:
     tokenizer.save(folder)
     writer = _CorpusWriter(folder=folder, tokenizer=tokenizer)
     limit = math.inf if documents.limit is None else documents.limit
-    selected = itertools.takewhile(lambda _: writer.tokens < limit, _distinct(documents))
+    selected = itertools.takewhile(lambda _: writer.tokens < limit, _distinct(documents, writer))
     for batch in _batches(selected):
         writer.add(batch)
         progress.write(
@@ -360,6 +372,8 @@ class _CorpusWriter:
     tokenizer: Tokenizer
     tokens: int = 0
     in_document: int = 0
+    duplicates: int = 0
+    """Documents left out, since they repeat the content of another."""
     ends: list[int] = field(default_factory=list)
     keys: list[int] = field(default_factory=list)
     shards: list[str] = field(default_factory=list)
@@ -412,19 +426,25 @@ class _CorpusWriter:
             "dtype": self.dtype,
             "tokens": self.tokens,
             "documents": len(self.ends),
+            "duplicates": self.duplicates,
             "shards": self.shards,
             "hash": self.hash.hexdigest()[:16],
         }
         (self.folder / META).write_text(json.dumps(meta, indent=1) + "\n")
 
 
-def _distinct(documents: Iterable[Document]) -> Iterator[Document]:
-    """Documents without repetitions of a content; takes about 100 bytes of memory a document."""
+def _distinct(documents: Iterable[Document], writer: _CorpusWriter) -> Iterator[Document]:
+    """Documents without repetitions of a content; takes about 100 bytes of memory a document.
+
+    The repetitions are counted in `writer.duplicates`.
+    """
     seen: set[int] = set()
     for document in documents:
         if document.key not in seen:
             seen.add(document.key)
             yield document
+        else:
+            writer.duplicates += 1
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[tuple[str, int | None]]]:
