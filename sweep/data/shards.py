@@ -98,8 +98,9 @@ def open_shards(config: DataConfig, seq_len: int) -> TokenizedCorpus:
         bytes_per_token=bytes_per_token,
         verify=partial(_verify, config, found, shards, stamps, facts["hash"]),
         facts=(
-            ("files", _files_in_words(found, root)),
+            ("files", _files_in_words(found)),
             ("vocabulary", f"{vocab:,}, {reason}"),
+            *_documents(found),
             ("tokens", f"{len(train):,} to train on, {len(heldout):,} {split_words}"),
         ),
     )
@@ -394,13 +395,18 @@ def _roles(names: list[str]) -> list[list[bool]]:
     return [[split == kind for split in splits] for kind in ("valid", "test")]
 
 
-def _files_in_words(files: Sequence[TokenFile], root: Path) -> str:
+def _files_in_words(files: Sequence[TokenFile]) -> str:
     """What was found, in words."""
-    documents = [f.documents for f in files if f.documents is not None]
     words = f"{count_noun(len(files), 'file')} of {files[0].words}"
-    if documents:
-        words += f", {sum(documents):,} documents"
+    if (looks := next((f.looks for f in files if f.looks), None)) is not None:
+        words += f" by data.dtype, although the bytes look like {looks}"
     return words
+
+
+def _documents(files: Sequence[TokenFile]) -> list[tuple[str, str]]:
+    """The number of documents, as a fact, where the files say it."""
+    counts = [f.documents for f in files if f.documents is not None]
+    return [("documents", f"{sum(counts):,} by the .idx")] if counts else []
 
 
 def check_share(config: DataConfig, seq_len: int, total: int) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,8 @@ class TokenFile:
     documents: int | None = None
     sure: bool = True
     """Whether the type is known; False where a small raw file does not show it."""
+    looks: str | None = None
+    """What its bytes look like, where the user says otherwise."""
 
     @property
     def words(self) -> str:
@@ -160,18 +162,20 @@ def _identify_file(path: Path, layout: Layout, sample: Bytes8) -> TokenFile:
 def _raw_file(path: Path, layout: Layout, sample: Bytes8, size: int, offset: int) -> TokenFile:
     """A file without a known header; its type is given, claimed or found."""
     said = layout.dtype or layout.claimed
-    sure, dtype = True, "<u2"
+    sure, dtype, looks = True, "<u2", None
     if said is not None:
         dtype = (">" if layout.byte_order == "big" else "<") + np.dtype(said).str[1:]
         if layout.dtype is None:
             _hold_against(path, dtype, sample, "meta.json")
+        looks = _contradiction(path, dtype, sample)
     else:
         if layout.header_bytes is None:
             refuse_unknown_header(path, sample)
         dtype, sure = dtype_of_bytes(path, sample)
         if layout.byte_order is not None:
             dtype = (">" if layout.byte_order == "big" else "<") + dtype[1:]
-    return _counted(path, "raw", dtype, size, offset, sure=sure)
+    file = _counted(path, "raw", dtype, size, offset, sure=sure)
+    return replace(file, looks=None if looks is None else _name(looks))
 
 
 def _counted(
@@ -332,16 +336,21 @@ def read_index(path: Path) -> tuple[int, int, int]:
 
 def _hold_against(path: Path, dtype: str, sample: Bytes8, who: str) -> None:
     """Refuse a stated type that the content contradicts."""
-    try:
-        found, sure = dtype_of_bytes(path, sample)
-    except PlanError:
-        return  # the content does not show it
-    width, order = np.dtype(found).itemsize, found[0]
-    if sure and (width != np.dtype(dtype).itemsize or (width > 1 and order != dtype[0])):
+    if (found := _contradiction(path, dtype, sample)) is not None:
         raise PlanError(
             f"{path} holds {_name(dtype)} by {who}, but its bytes are those of {_name(found)}: as "
             f"{_name(dtype)}, {_pattern(found, dtype)}. Correct {who}, or {SAID}"
         )
+
+
+def _contradiction(path: Path, dtype: str, sample: Bytes8) -> str | None:
+    """The type that the content shows, where it is plainly not the stated one."""
+    try:
+        found, sure = dtype_of_bytes(path, sample)
+    except PlanError:
+        return None  # the content does not show it
+    same = np.dtype(found).itemsize == np.dtype(dtype).itemsize and found[0] == dtype[0]
+    return None if same or not sure else found
 
 
 def _name(dtype: str) -> str:

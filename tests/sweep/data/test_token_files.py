@@ -42,7 +42,7 @@ def opened(tmp_path, files, **given):
         (CHARS, {"a.bin": CHARS.astype(">u2")}, "1 file of raw uint16, big-endian"),
         (LLAMA, {"part-0.npy": LLAMA.astype("<u4")}, "1 file of raw uint32"),
         (GPT2, {"a.bin": with_header(GPT2.astype("<u2"), 20240520, 1)}, "1 file of llm.c uint16"),
-        (LLAMA, megatron("a", LLAMA, "i4"), "1 file of Megatron int32, 200 documents"),
+        (LLAMA, megatron("a", LLAMA, "i4"), "1 file of Megatron int32"),
     ],
 )
 def test_width_order_and_header_are_found_by_content(tmp_path, ids, files, words):
@@ -76,6 +76,17 @@ def test_the_user_s_word_overrides_what_the_bytes_look_like(tmp_path):
     source = opened(tmp_path, files, dtype="uint16", byte_order="big", header_bytes=6)
     assert np.array_equal(np.concatenate(opened_tokens(source)), GPT2)
     assert dict(source.facts)["files"] == "1 file of raw uint16, big-endian after 6 bytes"
+
+
+def test_a_word_against_the_bytes_is_taken_and_said(tmp_path):
+    facts = dict(opened(tmp_path, {"a.bin": LLAMA.astype("<u4")}, dtype="uint16").facts)
+    assert facts["files"].endswith("raw uint16 by data.dtype, although the bytes look like uint32")
+
+
+def test_megatron_s_index_says_the_documents(tmp_path):
+    assert (
+        dict(opened(tmp_path, megatron("a", LLAMA, "i4")).facts)["documents"] == "200 by the .idx"
+    )
 
 
 def test_the_vocabulary_says_where_it_is_from(tmp_path):
