@@ -362,7 +362,7 @@ def _pattern(found: str, read: str) -> str:
     """What is wrong with bytes of one type when they are read as another."""
     if np.dtype(found).itemsize > np.dtype(read).itemsize:
         return "zeros or nearly so stand at every second place"
-    return "ids are far beyond any vocabulary"
+    return "ids are swapped or far beyond any vocabulary"
 
 
 def _refuse_copies(files: Sequence[TokenFile], samples: dict[Path, Bytes8]) -> None:
