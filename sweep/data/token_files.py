@@ -85,12 +85,12 @@ class TokenFile:
 
     @property
     def words(self) -> str:
-        """Kind and type in words, such as `raw uint16`."""
-        dtype = np.dtype(self.dtype)
-        order = ", big-endian" if self.dtype[0] == ">" else ""
-        known = (0, HEADER_BYTES if self.kind == "llm.c" else 0)
-        skipped = f" after {self.offset} bytes" if self.offset not in known else ""
-        return f"{self.kind} {dtype.newbyteorder('=').name}{order}{skipped * (self.kind == 'raw')}"
+        """Kind, type and header in words, such as `raw uint16, little-endian, no header`."""
+        order = {"<": ", little-endian", ">": ", big-endian"}.get(self.dtype[0], "")
+        header = f", header of {self.offset} bytes" if self.offset else ", no header"
+        known = self.kind in ("npy", "Megatron")  # whose headers have no fixed length, or none
+        name = np.dtype(self.dtype).newbyteorder("=").name
+        return f"{self.kind} {name}{order}{'' if known else header}"
 
     def open(self) -> NDArray[Any]:
         """Memory-map the tokens, (count,)."""
