@@ -81,7 +81,9 @@ def open_shards(config: DataConfig, seq_len: int) -> TokenizedCorpus:
         stamps = stamp([*files, *indices])
     except OSError as error:  # removed meanwhile
         raise PlanError(f"{error.filename} cannot be read: {error.strerror}.") from error
-    key = digest([dataclasses.asdict(config), seq_len, dataclasses.asdict(meta), stamps])
+    asked = [config.path, config.cache, config.heldout_tokens, config.vocab, config.bytes_per_token]
+    said = [dataclasses.asdict(layout), dataclasses.asdict(meta)]
+    key = digest([asked, said, seq_len, stamps])
     if key not in _opened:
         _opened.clear()
         _opened[key] = _map_files(config, seq_len, root, files, stamps, meta, layout)
