@@ -105,11 +105,12 @@ def identify(files: Sequence[Path], layout: Layout) -> list[TokenFile]:
         PlanError: A file holds no tokens, was cut, or does not show what its integers are; two
             files differ in kind or type, or hold the same tokens.
     """
-    found, refusals, samples = [], [], {}
+    found, refusals, contents = [], [], {}
     for path in files:
         try:
-            samples[path] = sample_of(path, layout.header_bytes or 0)
-            found.append(_identify_file(path, layout, samples[path]))
+            sample = sample_of(path, layout.header_bytes or 0)
+            found.append(_identify_file(path, layout, sample))
+            contents[path] = hashlib.blake2b(sample.tobytes()).hexdigest()
         except OSError as error:
             refusals.append(f"{path} cannot be read: {error.strerror or error}; correct that.")
         except PlanError as error:
@@ -131,7 +132,7 @@ def identify(files: Sequence[Path], layout: Layout) -> list[TokenFile]:
                 f"{found[0].path} holds {found[0].words} and {file.path} {file.words}; the files "
                 "of one data set are of one kind. Keep one of them below data.path."
             )
-    _refuse_copies(found, samples)
+    _refuse_copies(found, contents)
     return found
 
 
@@ -365,11 +366,11 @@ def _pattern(found: str, read: str) -> str:
     return "ids are swapped or far beyond any vocabulary"
 
 
-def _refuse_copies(files: Sequence[TokenFile], samples: dict[Path, Bytes8]) -> None:
+def _refuse_copies(files: Sequence[TokenFile], contents: dict[Path, str]) -> None:
     """Refuse two files of the same content: their tokens would count as different ones."""
     seen: dict[tuple[int, str], TokenFile] = {}
     for file in files:
-        key = (file.count, hashlib.blake2b(samples[file.path].tobytes()).hexdigest())
+        key = (file.count, contents[file.path])
         other = seen.setdefault(key, file)
         if other is not file and _same_tokens(file, other):
             raise PlanError(
