@@ -68,7 +68,9 @@ class CorpusSplit:
     heldout: Ints
 
 
-def split(ends: Ints, keys: Words, *, heldout_tokens: int, seed: int) -> CorpusSplit:
+def split(
+    ends: Ints, keys: Words, *, heldout_tokens: int, seed: int, named: int = 0
+) -> CorpusSplit:
     """Split a corpus, holding out at least so many tokens.
 
     Args:
@@ -76,10 +78,16 @@ def split(ends: Ints, keys: Words, *, heldout_tokens: int, seed: int) -> CorpusS
         keys: (documents,) hash of each document's content.
         heldout_tokens: Tokens needed, at most half of the corpus.
         seed: Chooses the documents that are held out.
+        named: Documents at the beginning that are held out by name: the sample is drawn from them,
+            and none of them is trained on.
 
     Returns:
         Whole documents if those short enough make up half of the text, else blocks of documents.
     """
+    if named:
+        cut = ends[named - 1]
+        sample = split(ends[:named], keys[:named], heldout_tokens=heldout_tokens, seed=seed)
+        return CorpusSplit(train=np.array([[cut, ends[-1]]]), heldout=sample.heldout)
     starts = np.concatenate([[0], ends[:-1]])
     short = ends - starts <= heldout_tokens // LONGEST_SHARE
     if 2 * (ends - starts)[short].sum() < ends[-1]:
@@ -260,8 +268,15 @@ class Documents(Protocol):
     def limit(self) -> int | None:
         """Tokens after which reading stops; None reads everything."""
 
+    @property
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """What was found, for the plan."""
+
     def __iter__(self) -> Iterator[Document]:
-        """Every document, in a fixed order."""
+        """Every document to train on, in a fixed order."""
+
+    def heldout(self) -> Iterator[Document]:
+        """Documents from which the held-out sample is drawn; none where a share of all is."""
 
     def sample(self) -> Iterable[str]:
         """Text to train a tokenizer on, in a fixed order, the most typical first."""
@@ -292,7 +307,9 @@ def open_corpus(documents: Documents, config: DataConfig, seq_len: int) -> Token
         lambda empty: _build(empty, documents, config),
     )
     meta = json.loads((folder / META).read_text())
-    check_share(config, seq_len, meta["tokens"])
+    named = meta.get("heldout_documents", 0)
+    if not named:
+        check_share(config, seq_len, meta["tokens"])
     tokenizer: Tokenizer = Bytes() if config.tokenizer == "bytes" else load_bpe(folder)
     files = [folder / name for name in meta["shards"]]
     shards = [open_shard(file, meta["dtype"]) for file in files]
@@ -306,10 +323,12 @@ def open_corpus(documents: Documents, config: DataConfig, seq_len: int) -> Token
         np.load(folder / "keys.npy"),
         heldout_tokens=heldout_count(config, seq_len) * seq_len + 1,
         seed=config.seed,
+        named=named,
     )
     return TokenizedCorpus(
         name=documents.name,
         hash=meta["hash"],
+        facts=documents.facts,
         vocab=tokenizer.vocab,
         train=stream_of(shards, parts.train),
         heldout=stream_of(shards, parts.heldout),
@@ -329,8 +348,9 @@ def _build(folder: Path, documents: Documents, config: DataConfig) -> None:
     tokenizer.save(folder)
     writer = _CorpusWriter(folder=folder, tokenizer=tokenizer)
     limit = math.inf if documents.limit is None else documents.limit
-    selected = itertools.takewhile(lambda _: writer.tokens < limit, _distinct(documents))
-    for batch in _batches(selected):
+    heldout = _with_keys(documents.heldout(), writer.heldout_keys)
+    distinct = _distinct(itertools.chain(heldout, documents))
+    for batch in _batches(itertools.takewhile(lambda _: writer.tokens < limit, distinct)):
         writer.add(batch)
         progress.write(
             f"{writer.tokens / 1e6:.1f} M tokens of {len(writer.ends)} documents", NOTICE
@@ -360,6 +380,8 @@ class _CorpusWriter:
     tokenizer: Tokenizer
     tokens: int = 0
     in_document: int = 0
+    heldout_keys: set[int] = field(default_factory=set)
+    """Keys of the documents that are held out by name."""
     ends: list[int] = field(default_factory=list)
     keys: list[int] = field(default_factory=list)
     shards: list[str] = field(default_factory=list)
@@ -412,10 +434,18 @@ class _CorpusWriter:
             "dtype": self.dtype,
             "tokens": self.tokens,
             "documents": len(self.ends),
+            "heldout_documents": sum(key in self.heldout_keys for key in self.keys),
             "shards": self.shards,
             "hash": self.hash.hexdigest()[:16],
         }
         (self.folder / META).write_text(json.dumps(meta, indent=1) + "\n")
+
+
+def _with_keys(documents: Iterable[Document], keys: set[int]) -> Iterator[Document]:
+    """The documents, their keys added to a set as they are read."""
+    for document in documents:
+        keys.add(document.key)
+        yield document
 
 
 def _distinct(documents: Iterable[Document]) -> Iterator[Document]:

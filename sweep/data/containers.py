@@ -1,0 +1,527 @@
+"""Documents in files: compression, encoding and container are found by content, or refused.
+
+    compression   gzip, bz2, xz, zstd, by their first bytes; archives (zip, tar, 7z) are refused
+    encoding      UTF-8, and UTF-16 and UTF-32 with or without a mark; others are to be named
+    container     .jsonl .ndjson .json .csv .tsv .parquet hold many documents, others are one each
+
+`examine_files` reads every file once, checks that it can be read as text throughout, and names all
+that cannot in one message. `documents_of` reads the documents of an examined file.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import csv
+import gzip
+import hashlib
+import io
+import json
+import lzma
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from fit.errors import PlanError
+from fit.quantities import count_noun
+from sweep.data.corpus import Document, content_key, document_of, pieces_of
+
+BLOCK_BYTES = 1 << 20
+HEAD_BYTES = 1 << 16
+COMPRESSIONS = {
+    ".gz": b"\x1f\x8b",
+    ".bz2": b"BZh",
+    ".xz": b"\xfd7zXZ\x00",
+    ".zst": b"\x28\xb5\x2f\xfd",
+}
+"""First bytes of each compression, by its suffix."""
+TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+"""Suffixes of containers of many documents."""
+ARCHIVES = (".tar", ".tgz", ".tbz2", ".txz", ".zip", ".7z", ".rar")
+FOREIGN = {
+    b"PK\x03\x04": "a zip archive (as are .docx, .epub and .npz files)",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"%PDF": "a PDF",
+    b"\x89PNG": "an image",
+    b"\xff\xd8\xff": "an image",
+    b"ARROW1": "an Arrow file (data=hf reads folders of them)",
+    b"PAR1": "a parquet file without its suffix .parquet",
+    b"SQLite format 3": "a SQLite database",
+    b"\x80\x04\x95": "a pickle, which is not opened",
+}
+"""What is no text, by its first bytes."""
+MOST_NAMED = 3
+"""Most bad files that a message names."""
+_HIGH_BYTES = "".join(bytes([b]).decode("cp1252", "ignore") or chr(b) for b in range(0x80, 0xC0))
+TWICE_ENCODED = re.compile(f"[\u00c3\u00c2][{re.escape(_HIGH_BYTES)}]|\u00e2\u20ac.")
+"""What UTF-8 of a letter with an accent, or of a typographic quote, looks like as cp1252."""
+LEAST_TWICE_ENCODED = 3
+csv.field_size_limit(1 << 30)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextFile:
+    """A file that was read once and can be read as documents."""
+
+    path: Path
+    hash: str
+    """Of the decompressed content."""
+    encoding: str
+    """As Python names it; empty for parquet."""
+
+
+@dataclass(slots=True, kw_only=True)
+class DocumentReader:
+    """Reads the documents of files, and counts rows without a text."""
+
+    column: str
+    """Name of the column of text; `a.b` is b within a."""
+    missing: int = 0
+    """Rows whose text is null or which lack the column, while others have it."""
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def documents(self, file: TextFile) -> Iterator[Document]:
+        """Documents of one file.
+
+        Raises:
+            PlanError: A row cannot be read or holds no text.
+        """
+        kind = container_of(file.path)
+        if kind is None:
+            yield Document(key=int(file.hash[:16], 16), pieces=_plain(file))
+            return
+        rows = _ROWS[kind](file, self.column)
+        texts = 0
+        for place, row in rows:
+            text = self._text(row, file.path, place)
+            if text is None:
+                self.missing += 1
+            else:
+                texts += 1
+                yield document_of(text)
+        if not texts:
+            raise PlanError(
+                f"{file.path} has no text in '{self.column}'. Choose a column or "
+                "exclude the file: data.column, data.pattern."
+            )
+
+    def _text(self, row: Any, path: Path, place: str) -> str | None:
+        """The text of a row; None where it is null."""
+        where = f"{place} of {path}"
+        if not isinstance(row, dict):
+            raise PlanError(
+                f"{where} is {_type_name(row)}, not an object with text in '{self.column}'. Fix or "
+                "exclude the file: data.pattern."
+            )
+        try:
+            value = field_of(row, self.column)
+        except KeyError:
+            raise PlanError(no_column(where, self.column, row)) from None
+        if value is None or isinstance(value, str):
+            return value
+        raise PlanError(not_text(where, self.column, value))
+
+
+def field_of(row: dict[str, Any], column: str) -> Any:
+    """The value of a column; a name that is no column is a path `a.b`.
+
+    Raises:
+        KeyError: There is no such column.
+    """
+    if column in row:
+        return row[column]
+    value: Any = row
+    for name in column.split("."):
+        if value is None:
+            return None
+        if not isinstance(value, dict) or name not in value:
+            raise KeyError(column)
+        value = value[name]
+    return value
+
+
+def no_column(where: str, column: str, row: dict[str, Any]) -> str:
+    """The message on a row without a column, with the columns that hold text."""
+    texts = list(text_columns(row))
+    if texts:
+        hint = f"text stands in {', '.join(texts[:6])}. Choose one: data.column={texts[0]}."
+    else:
+        hint = f"it has {', '.join(row) or 'none'}, and no text. Exclude the file: data.pattern."
+    return f"{where} has no column '{column}'; {hint}"
+
+
+def not_text(where: str, column: str, value: Any) -> str:
+    """The message on a value that is no text."""
+    inner = [f"{column}.{name}" for name in text_columns(value)] if isinstance(value, dict) else []
+    advice = (
+        f"Choose one: data.column={inner[0]}."
+        if inner
+        else "Join its texts to one, or choose another column: data.column."
+    )
+    return f"column '{column}' of {where} holds {_type_name(value)}, not text. {advice}"
+
+
+def text_columns(row: dict[str, Any], before: str = "") -> Iterator[str]:
+    """Columns that hold text, those within others as `a.b`."""
+    for name, value in row.items():
+        if isinstance(value, str):
+            yield f"{before}{name}"
+        elif isinstance(value, dict):
+            yield from text_columns(value, f"{before}{name}.")
+
+
+def _type_name(value: Any) -> str:
+    """A JSON value in words."""
+    if isinstance(value, list):
+        return f"a list of {count_noun(len(value), 'value')}"
+    words = {dict: "an object", type(None): "null", bool: "a truth value", str: "a string"}
+    return words.get(type(value), "a number")
+
+
+def container_of(path: Path) -> str | None:
+    """The container's suffix, also before that of a compression; None for a file of one text."""
+    names = [s.lower() for s in path.suffixes]
+    if names and names[-1] in COMPRESSIONS:
+        names.pop()
+    return names[-1] if names and names[-1] in TABLES else None
+
+
+def examine_files(files: Sequence[Path], encoding: str | None) -> list[TextFile]:
+    """Read files once: their hashes and encodings.
+
+    Args:
+        files: The files.
+        encoding: Of all of them; None is found by content.
+
+    Raises:
+        PlanError: Some cannot be read as text; the message names the first of them and the count.
+    """
+    if encoding is not None:
+        try:
+            codecs.lookup(encoding)
+        except LookupError:
+            raise PlanError(
+                f"data.encoding={encoding} is unknown; utf-8, utf-16-le, latin-1 or cp1252 are "
+                "known, for example."
+            ) from None
+    examined, bad = [], []
+    for path in files:
+        try:
+            examined.append(_examine(path, encoding))
+        except PlanError as error:
+            bad.append((path, str(error)))
+    if bad:
+        named = "; ".join(f"{path} {what}" for path, what in bad[:MOST_NAMED])
+        more = f"; and {len(bad) - MOST_NAMED} more" if len(bad) > MOST_NAMED else ""
+        raise PlanError(
+            f"{count_noun(len(bad), 'file')} of {len(files)} cannot be read as text: {named}"
+            f"{more}. Convert (iconv -t utf-8), name the encoding (data.encoding=cp1252, say), or "
+            f"exclude: data.pattern='... !**/{bad[0][0].name}'."
+        )
+    return examined
+
+
+def _examine(path: Path, encoding: str | None) -> TextFile:
+    """Read a file once; the message of a refusal goes on after the file's name."""
+    if any(s.lower() in ARCHIVES for s in path.suffixes):
+        raise PlanError("is an archive, which has to be unpacked first")
+    digest = hashlib.blake2b(digest_size=8)
+    try:
+        with open_decompressed(path) as stream:
+            head = stream.read(HEAD_BYTES)
+            if container_of(path) == ".parquet":
+                codec, decoder = "", None
+            else:
+                refuse_foreign(head)
+                codec = encoding or encoding_of(head)
+                decoder = codecs.getincrementaldecoder(codec)()
+            block = head
+            while block:
+                digest.update(block)
+                if decoder is not None:
+                    decoder.decode(block)
+                block = stream.read(BLOCK_BYTES)
+            if decoder is not None:
+                decoder.decode(b"", final=True)
+    except UnicodeError as error:
+        raise PlanError(f"is not {codec.upper()} ({str(error)[:60]})") from error
+    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
+        raise PlanError(f"cannot be read: {reason}") from error
+    return TextFile(path=path, hash=digest.hexdigest(), encoding=codec)
+
+
+def open_decompressed(path: Path) -> IO[bytes]:
+    """Open a file for its decompressed bytes, the compression found by content.
+
+    Raises:
+        PlanError: It has the suffix of a compression and another content.
+    """
+    with path.open("rb") as raw:
+        head = raw.read(8)
+    suffix = next((s for s, magic in COMPRESSIONS.items() if head.startswith(magic)), None)
+    named = path.suffix.lower()
+    if head and named in COMPRESSIONS and suffix != named:
+        raise PlanError(f"is named {named} and is not compressed so; rename it")
+    match suffix:
+        case ".gz":
+            return io.BufferedReader(gzip.open(path))
+        case ".bz2":
+            return bz2.open(path)
+        case ".xz":
+            return lzma.open(path)
+        case ".zst":
+            return _open_zstd(path)
+    return path.open("rb")
+
+
+def _open_zstd(path: Path) -> IO[bytes]:
+    """Open a zstd file; pyarrow reads it, which parquet needs anyway."""
+    import pyarrow
+
+    # Frames are counted by pyarrow: a stream that was cut ends in an error, not in less text.
+    stream = pyarrow.input_stream(str(path), compression="zstd")
+    return io.BufferedReader(_RawArrow(stream), BLOCK_BYTES)
+
+
+class _RawArrow(io.RawIOBase):
+    """A stream of pyarrow as one of Python."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+def refuse_foreign(head: bytes) -> None:
+    """Refuse what is known by its first bytes to be no text.
+
+    Raises:
+        PlanError: It is one of `FOREIGN`, or a tar archive.
+    """
+    foreign = next((what for magic, what in FOREIGN.items() if head.startswith(magic)), None)
+    if foreign is not None:
+        raise PlanError(f"is {foreign}")
+    if head[257:262] == b"ustar":
+        raise PlanError("is a tar archive, which has to be unpacked first")
+
+
+def encoding_of(head: bytes) -> str:
+    """The encoding of a text by its first bytes.
+
+    Raises:
+        PlanError: It is no text, or its encoding is not certain.
+    """
+    for mark, codec in (
+        (codecs.BOM_UTF32_LE, "utf-32"),
+        (codecs.BOM_UTF32_BE, "utf-32"),
+        (codecs.BOM_UTF16_LE, "utf-16"),
+        (codecs.BOM_UTF16_BE, "utf-16"),
+    ):
+        if head.startswith(mark):
+            return codec
+    if b"\x00" in head:
+        return _wide_encoding(head)
+    try:
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head)
+    except UnicodeDecodeError:
+        raise PlanError("is not UTF-8 text (Latin-1 or cp1252, perhaps)") from None
+    letters = sum(character > "\x7f" for character in text)
+    twice = sum(len(match[0]) for match in TWICE_ENCODED.finditer(text))
+    if twice >= 2 * LEAST_TWICE_ENCODED and twice > letters / 2:
+        raise PlanError(
+            "is UTF-8 that was encoded twice, as in 'Ã©' for an accented e (data.encoding=utf-8 "
+            "takes it as it is)"
+        )
+    return "utf-8-sig"
+
+
+def _wide_encoding(head: bytes) -> str:
+    """UTF-16 or UTF-32 without a mark, by where the zero bytes of its ASCII letters stand.
+
+    Raises:
+        PlanError: The zeros lie elsewhere: no text.
+    """
+    count = len(head) // 4 * 4
+    zeros = [head[i:count:4].count(0) / max(count // 4, 1) for i in range(4)]
+    # Of English text all high bytes are zero; half of them allow for other letters in between.
+    for codec, high in (
+        ("utf-32-le", (1, 2, 3)),
+        ("utf-32-be", (0, 1, 2)),
+        ("utf-16-le", (1, 3)),
+        ("utf-16-be", (0, 2)),
+    ):
+        low = [i for i in range(4) if i not in high]
+        if all(zeros[i] > 0.5 for i in high) and all(zeros[i] < 0.02 for i in low):
+            return codec
+    raise PlanError("holds zero bytes: a binary file, or a damaged one")
+
+
+def _text_stream(file: TextFile) -> io.TextIOWrapper:
+    """Open an examined file as text, its line ends kept."""
+    return io.TextIOWrapper(open_decompressed(file.path), encoding=file.encoding, newline="")
+
+
+def _plain(file: TextFile) -> Iterator[str]:
+    """Text of a plain file in pieces."""
+    with _name_errors(file.path), _text_stream(file) as stream:
+        yield from pieces_of(stream)
+
+
+Rows = Iterator[tuple[str, Any]]
+"""Where a row stands, in words, and its value."""
+
+
+def _json_lines(file: TextFile, column: str) -> Rows:
+    """Values of a file of one JSON value a line."""
+    with _name_errors(file.path), _text_stream(file) as stream:
+        for number, line in enumerate(stream, start=1):
+            if line.strip():
+                yield f"line {number}", _parse_json(line, file.path, f"line {number}")
+
+
+def _json(file: TextFile, column: str) -> Rows:
+    """Values of a JSON array, of one JSON value a line, or of a single object."""
+    with _name_errors(file.path), _text_stream(file) as stream:
+        first = next((line for line in stream if line.strip()), "")
+        lines = not first.lstrip().startswith("[") and _is_json(first)
+    if lines:
+        yield from _json_lines(file, column)
+        return
+    with _name_errors(file.path), _text_stream(file) as stream:
+        value = _parse_json(stream.read(), file.path, "the content")
+    for number, item in enumerate(value if isinstance(value, list) else [value], start=1):
+        yield f"item {number}", item
+
+
+def _is_json(line: str) -> bool:
+    """Whether a line is a whole JSON value."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _parse_json(text: str, path: Path, where: str) -> Any:
+    """Parse a JSON value.
+
+    Raises:
+        PlanError: It is none.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PlanError(
+            f"{where} of {path} is not JSON ({str(error)[:60]}): {text[:60]!r}. Repair or exclude "
+            "the file."
+        ) from None
+
+
+def _delimited(file: TextFile, column: str) -> Rows:
+    """Rows of a .csv or .tsv with a header; of the usual separators that which finds the column."""
+    with _name_errors(file.path), _text_stream(file) as stream:
+        head = stream.readline()
+    common = "\t" if container_of(file.path) == ".tsv" else ","
+    separators = dict.fromkeys((common, ",", ";", "\t", "|"))
+    name = column.split(".")[0]
+    split = {s: next(csv.reader([head], delimiter=s), []) for s in separators}
+    separator = next((s for s in separators if {column, name} & set(split[s])), common)
+    with _name_errors(file.path), _text_stream(file) as stream:
+        reader = csv.reader(stream, delimiter=separator)
+        header = next(reader, [])
+        if doubles := [n for n, count in Counter(header).items() if count > 1]:
+            raise PlanError(f"{file.path} has the column '{doubles[0]}' twice; rename one.")
+        for row in reader:
+            if len(row) == len(header):
+                yield f"line {reader.line_num}", dict(zip(header, row, strict=True))
+            elif row:
+                raise PlanError(
+                    f"line {reader.line_num} of {file.path} has {len(row)} fields and the header "
+                    f"{len(header)}. Repair or exclude the file."
+                )
+
+
+def _parquet(file: TextFile, column: str) -> Rows:
+    """Rows of a parquet file: the column of text alone."""
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        packed = file.path.suffix.lower() in COMPRESSIONS
+        # A footer at the end says where the columns lie, so that a packed file is unpacked first.
+        content = io.BytesIO(open_decompressed(file.path).read()) if packed else file.path
+        with ParquetFile(content) as table:
+            names = table.schema_arrow.names
+            top = column if column in names else column.split(".")[0]
+            chosen = [top] if top in names else names
+            number = 0
+            for batch in table.iter_batches(columns=chosen):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"row {number}", row
+    except (ArrowException, OSError) as error:
+        raise PlanError(
+            f"{file.path} is not a readable parquet file: {str(error)[:80]}. Replace or exclude it."
+        ) from error
+
+
+_ROWS: dict[str, Callable[[TextFile, str], Rows]] = {
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".json": _json,
+    ".csv": _delimited,
+    ".tsv": _delimited,
+    ".parquet": _parquet,
+}
+
+
+def texts_of(values: Iterable[Any], column: str, place: str) -> Iterator[str]:
+    """Values that are texts; missing values are left out.
+
+    Raises:
+        PlanError: A value of another type.
+    """
+    for value in values:
+        if isinstance(value, str):
+            yield value
+        elif value is not None:
+            raise PlanError(not_text(place, column, value))
+
+
+@contextmanager
+def _name_errors(path: Path) -> Iterator[None]:
+    """Turn errors of reading a file into a PlanError that names it."""
+    try:
+        yield
+    except (UnicodeError, EOFError, zlib.error, lzma.LZMAError, OSError, csv.Error) as error:
+        raise PlanError(
+            f"{path} cannot be read: {str(error)[:80]}. Repair or exclude it."
+        ) from error
+
+
+__all__ = [
+    "COMPRESSIONS",
+    "TABLES",
+    "DocumentReader",
+    "TextFile",
+    "container_of",
+    "content_key",
+    "examine_files",
+    "texts_of",
+]
