@@ -129,7 +129,7 @@ class DataConfig:
     pattern: str = MISSING
     """text: glob patterns of the files, separated by commas."""
     encoding: str | None = MISSING
-    """text: encoding of the files; null is found by content."""
+    """text: encoding of the files that are neither UTF-8 nor marked; null refuses those."""
     splits: Splits = MISSING
     """text and tokens: by `names`, files that are named validation or test are held out."""
     bytes_per_token: float | None = MISSING

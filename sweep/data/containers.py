@@ -196,7 +196,7 @@ def examine_files(files: Sequence[Path], encoding: str | None) -> list[TextFile]
 
     Args:
         files: The files.
-        encoding: Of all of them; None is found by content.
+        encoding: Of those that are not UTF-8 and carry no mark.
 
     Raises:
         PlanError: Some cannot be read as text; the message names the first of them and the count.
@@ -230,30 +230,42 @@ def _examine(path: Path, encoding: str | None) -> TextFile:
     """Read a file once; the message of a refusal goes on after the file's name."""
     if any(s.lower() in ARCHIVES for s in path.suffixes):
         raise PlanError("is an archive, which has to be unpacked first")
-    digest = hashlib.blake2b(digest_size=8)
     try:
         with open_decompressed(path) as stream:
             head = stream.read(HEAD_BYTES)
-            if container_of(path) == ".parquet":
-                codec, decoder = "", None
-            else:
-                refuse_foreign(head)
-                codec = encoding or encoding_of(head)
-                decoder = codecs.getincrementaldecoder(codec)()
-            block = head
-            while block:
-                digest.update(block)
-                if decoder is not None:
-                    decoder.decode(block)
-                block = stream.read(BLOCK_BYTES)
-            if decoder is not None:
-                decoder.decode(b"", final=True)
+        refuse_foreign(head if container_of(path) != ".parquet" else b"")
+        if container_of(path) == ".parquet":
+            return TextFile(path=path, hash=_hash(path, ""), encoding="")
+        try:
+            codec = encoding_of(head)
+            return TextFile(path=path, hash=_hash(path, codec), encoding=codec)
+        except (PlanError, UnicodeError):
+            if encoding is None:
+                raise
+        return TextFile(path=path, hash=_hash(path, encoding), encoding=encoding)
     except UnicodeError as error:
-        raise PlanError(f"is not {codec.upper()} ({str(error)[:60]})") from error
+        raise PlanError(f"cannot be decoded ({str(error)[:60]})") from error
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
         reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
         raise PlanError(f"cannot be read: {reason}") from error
-    return TextFile(path=path, hash=digest.hexdigest(), encoding=codec)
+
+
+def _hash(path: Path, encoding: str) -> str:
+    """Hash of the decompressed content of a file, decoded throughout if it has an encoding.
+
+    Raises:
+        UnicodeError: It cannot be decoded.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    decoder = codecs.getincrementaldecoder(encoding)() if encoding else None
+    with open_decompressed(path) as stream:
+        while block := stream.read(BLOCK_BYTES):
+            digest.update(block)
+            if decoder is not None:
+                decoder.decode(block)
+        if decoder is not None:
+            decoder.decode(b"", final=True)
+    return digest.hexdigest()
 
 
 def open_decompressed(path: Path) -> IO[bytes]:

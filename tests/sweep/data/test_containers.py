@@ -122,16 +122,27 @@ def test_wide_encodings_are_found_with_and_without_a_mark(tmp_path, codec):
     assert wide.info.hash == plain.info.hash  # of all tokens
 
 
-def test_a_named_encoding_is_taken(tmp_path):
-    text = "\n".join(tagged("tale", number) for number in range(40))
-    (tmp_path / "d").mkdir()
-    (tmp_path / "d" / "a.txt").write_bytes(text.encode("cp1252"))
-    with pytest.raises(PlanError, match="is not UTF-8 text.*data.encoding=cp1252"):
-        opened(tmp_path / "d", tmp_path)
-    source = opened(tmp_path / "d", tmp_path, encoding="cp1252")
-    row = source.train(0, 1)[0].tolist()
-    assert Bytes().decode(row).decode(errors="ignore")
-    assert source.info.unique_tokens > len(text.encode()) - 512 - 2 * T
+def test_a_named_encoding_is_that_of_the_files_which_are_not_utf8(tmp_path):
+    texts = [tagged("tale", number) for number in range(40)]
+    for name, codecs in (("plain", ["utf-8"]), ("mixed", ["utf-8", "cp1252"])):
+        (tmp_path / name).mkdir()
+        for number, text in enumerate(texts):
+            content = text.encode(codecs[number % len(codecs)])
+            (tmp_path / name / f"{number:02d}.txt").write_bytes(content)
+    with pytest.raises(PlanError, match="20 files of 40 .*not UTF-8 text.*data.encoding=cp1252"):
+        opened(tmp_path / "mixed", tmp_path)
+    mixed = opened(tmp_path / "mixed", tmp_path, encoding="cp1252")
+    assert mixed.info.hash == opened(tmp_path / "plain", tmp_path).info.hash
+
+
+def test_text_that_was_encoded_twice_is_refused_unless_it_is_meant(tmp_path):
+    text = (
+        "\n".join(tagged("tale", n) for n in range(40)).replace("”", "").encode().decode("cp1252")
+    )
+    (tmp_path / "a.txt").write_text(text)
+    with pytest.raises(PlanError, match="encoded twice"):
+        opened(tmp_path, tmp_path / "c")
+    assert opened(tmp_path, tmp_path / "c", encoding="utf-8").info.unique_tokens > 3000
 
 
 def test_all_bad_files_are_named_in_one_message(tmp_path):
