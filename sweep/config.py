@@ -100,6 +100,15 @@ class ModelConfig:
     seq_len: int = MISSING
 
 
+class Splits(Enum):
+    """How files are split into training and held-out data."""
+
+    names = "names"
+    """Files, and those in folders, that are named validation or test are not trained on."""
+    none = "none"
+    """Every file is trained on; the held-out sample is drawn from all."""
+
+
 @dataclass(kw_only=True)
 class DataConfig:
     """Where tokens come from; see `sweep.data.registry`."""
@@ -128,6 +137,10 @@ class DataConfig:
     """tokens: bytes before the first token; null is found by content."""
     pattern: str = MISSING
     """text: glob patterns of the files, separated by commas."""
+    encoding: str | None = MISSING
+    """text: encoding of the files that are neither UTF-8 nor marked; null refuses those."""
+    splits: Splits = MISSING
+    """text and tokens: by `names`, files that are named validation or test are held out."""
     bytes_per_token: float | None = MISSING
     """tokens: bytes of text per token, where it is known."""
     split: str = MISSING

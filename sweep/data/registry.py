@@ -60,9 +60,12 @@ def source_kind(open_rows: SourceOpener, reads: str) -> SourceKind:
 SOURCES: Mapping[str, SourceKind] = MappingProxyType(
     {
         "stories": source_kind(StoriesSource, "size"),
-        "text": source_kind(corpus_opener(open_text), "path pattern column tokenizer vocab"),
+        "text": source_kind(
+            corpus_opener(open_text), "path pattern column encoding splits tokenizer vocab"
+        ),
         "tokens": source_kind(
-            corpus_opener(open_shards), "path vocab dtype byte_order header_bytes bytes_per_token"
+            corpus_opener(open_shards),
+            "path vocab dtype byte_order header_bytes bytes_per_token splits",
         ),
         "hf": source_kind(
             corpus_opener(open_hub), "path subset split column streaming tokenizer vocab"

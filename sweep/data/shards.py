@@ -27,7 +27,7 @@ import numpy as np
 from fit.errors import PlanError
 from fit.quantities import count_noun
 from sweep.cache import META, cache_folder, compute_once, digest, stamp
-from sweep.config import DataConfig
+from sweep.config import DataConfig, Splits
 from sweep.data.rows import (
     TokenizedCorpus,
     Tokens,
@@ -113,7 +113,8 @@ def _map_files(
     found = [TokenFile(path=f, **row) for f, row in zip(files, facts["files"], strict=True)]
     shards = [file.open() for file in found]
     vocab, reason = _vocabulary(config, meta, facts, files)
-    relative = [file.relative_to(root).as_posix() if root.is_dir() else "" for file in files]
+    by_name = root.is_dir() and config.splits is Splits.names
+    relative = [file.relative_to(root).as_posix() if by_name else "" for file in files]
     train, heldout, split_words = _split(config, seq_len, shards, relative)
     bytes_per_token = config.bytes_per_token or meta.bytes_per_token
     return TokenizedCorpus(
@@ -407,8 +408,8 @@ def _split(
     if all(not_trained):
         raise PlanError(
             f"all {count_noun(len(names), 'file')} below {config.path} are validation or test data "
-            f"by their names ({names[0]}); nothing is left to train on. Give a single file as "
-            "data.path, or rename them."
+            f"by their names ({names[0]}); nothing is left to train on. Train "
+            "on all of them with data.splits=none, or give a single file as data.path."
         )
     if any(is_heldout):
         train = stream_of([s for s, out in zip(shards, not_trained, strict=True) if not out])
