@@ -7,6 +7,7 @@ planned by `sweep.planning.trajectory`. Nothing after `parse` sees a `DictConfig
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -16,7 +17,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fit.errors import PlanError, QueryError
-from fit.quantities import parse_count
+from fit.quantities import parse_count, parse_flops
 
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
 """Fabric's names; 16-mixed and 16-true are left out, since they need a loss scaler."""
@@ -24,6 +25,10 @@ ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
 STRATEGIES = ("auto", "ddp", "fsdp")
 """auto means ddp; on one device all are the same."""
 SEED_LIMIT = 2**63
+Count = Any
+"""A positive whole number as people write it, 8e3, 0.5M or 1B; an int once it is checked."""
+RELATIVE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*[xX]\s*", re.ASCII)
+"""A length relative to the model's size: 20x is twenty tokens per parameter."""
 
 
 class Schedule(Enum):
@@ -73,11 +78,13 @@ class Graphs(Enum):
 class ModelConfig:
     """Shape of the transformer; the vocabulary comes from the data."""
 
-    width: int = MISSING
-    depth: int = MISSING
-    heads: int | None = MISSING
+    params: Count = MISSING
+    """Matmul parameters in place of a shape: the nearest shape of the ladder, `planning.sizes`."""
+    width: Count = MISSING
+    depth: Count = MISSING
+    heads: Count = MISSING
     """Attention heads; null is width / head_dim."""
-    head_dim: int = MISSING
+    head_dim: Count = MISSING
     mlp_ratio: float = MISSING
     """Hidden units of the MLP per unit of width."""
     gated: bool = MISSING
@@ -88,7 +95,11 @@ class ModelConfig:
     """Experts per token."""
     conv: int = MISSING
     """Taps of the causal depthwise convolution on the embeddings; 0 is none."""
-    seq_len: int = MISSING
+    seq_len: Count = MISSING
+
+    def __post_init__(self) -> None:
+        _read_counts("model", self, "width", "depth", "head_dim", "seq_len")
+        _read_counts("model", self, "params", "heads", optional=True)
 
 
 @dataclass(kw_only=True)
@@ -109,7 +120,7 @@ class DataConfig:
     """stories: demo, small, full or skills."""
     tokenizer: str = MISSING
     """text and hf: bytes or bpe."""
-    vocab: int = MISSING
+    vocab: Count = MISSING
     """Vocabulary size of a BPE tokenizer that is trained here."""
     pattern: str = MISSING
     """text: glob patterns of the files, separated by commas."""
@@ -123,9 +134,8 @@ class DataConfig:
     """Folder of tokenised data; null is ~/.cache/isoflop."""
 
     def __post_init__(self) -> None:
-        self.heldout_tokens = int(_positive("data.heldout_tokens", self.heldout_tokens))
-        if self.unique_tokens is not None:
-            self.unique_tokens = int(_positive("data.unique_tokens", self.unique_tokens))
+        _read_counts("data", self, "heldout_tokens", "vocab")
+        _read_counts("data", self, "unique_tokens", optional=True)
         if self.max_epochs is not None:
             self.max_epochs = _positive("data.max_epochs", self.max_epochs)
 
@@ -135,12 +145,12 @@ class TrainConfig:
     """Training recipe and device settings; one recipe at every model size."""
 
     tokens: Any = MISSING
-    """D [tokens], or a list: one trunk with a branch and a record per value."""
-    batch_tokens: int = MISSING
-    """Tokens per optimiser step at the start."""
-    batch_doublings: list[float] = MISSING
+    """D [tokens], or 20x for 20 per matmul parameter; of a list, one trunk with a branch each."""
+    batch_tokens: Count = MISSING
+    """Tokens per optimiser step at the start; 0.5M is the nearest whole number of rows."""
+    batch_doublings: list[Any] = MISSING
     """Token counts at which the batch doubles, the same at every model size."""
-    micro_batch_tokens: int | None = MISSING
+    micro_batch_tokens: Count = MISSING
     """Most tokens in one forward pass: memory, not the result, depends on it.
 
     Null: on a CPU the recipe's first batch, on CUDA what fits into its memory.
@@ -148,7 +158,7 @@ class TrainConfig:
     schedule: Schedule = MISSING
     cooldown: float = MISSING
     """Share of the run in which a WSD branch cools down."""
-    warmup_tokens: float | None = MISSING
+    warmup_tokens: Any = MISSING
     """null: min(params, 10% of the shortest run of the trunk)."""
     lr: float = MISSING
     """Peak learning rate of hidden matrices at `base_width`; elsewhere base_width / width of it."""
@@ -187,12 +197,18 @@ class TrainConfig:
     pack: int = MISSING
     """Cells of one shape, different in seed or learning rates, that one process trains together."""
 
+    def __post_init__(self) -> None:
+        _read_counts("train", self, "micro_batch_tokens", optional=True)
+        self.batch_doublings = [_positive("train.batch_doublings", d) for d in self.batch_doublings]
+        if self.warmup_tokens:  # None chooses, 0 is none
+            self.warmup_tokens = _positive("train.warmup_tokens", self.warmup_tokens)
+
 
 @dataclass(kw_only=True)
 class SweepConfig:
     """Settings of the grid."""
 
-    flops: float | None = MISSING
+    flops: Any = MISSING
     """Budget C [FLOP]: D follows from C and the shape, in place of train.tokens."""
 
 
@@ -218,8 +234,9 @@ class Config:
         _check_known("train.precision", self.train.precision, PRECISIONS)
         _check_known("train.accelerator", self.train.accelerator, ACCELERATORS)
         _check_known("train.strategy", self.train.strategy, STRATEGIES)
-        _check_positive("model", self.model, "head_dim", "mlp_ratio", "seq_len")
-        _check_positive("train", self.train, "batch_tokens", "lr", "base_width", "embedding_lr")
+        self._read_batch()
+        _check_positive("model", self.model, "mlp_ratio")
+        _check_positive("train", self.train, "lr", "base_width", "embedding_lr")
         _check_positive("train", self.train, "clip", "devices", "base_depth", "pack")
         train, model = self.train, self.model
         _check("train.cooldown", train.cooldown, 0 < train.cooldown < 1, "a number between 0 and 1")
@@ -233,12 +250,23 @@ class Config:
         taps = f"0 to {model.seq_len}"
         _check("model.conv", model.conv, 0 <= model.conv <= model.seq_len, taps)
         if self.sweep.flops is not None:
-            _positive("sweep.flops", self.sweep.flops)
+            self.sweep.flops = _flops("sweep.flops", self.sweep.flops)
         elif self.train.tokens is None:
             raise PlanError("train.tokens and sweep.flops are both null; one sets a run's length.")
 
-    def targets(self) -> tuple[float, ...]:
+    def _read_batch(self) -> None:
+        """Read train.batch_tokens: an int as it is, 0.5M or 8e3 as the nearest whole rows."""
+        train, exact = self.train, isinstance(self.train.batch_tokens, int)
+        _read_counts("train", train, "batch_tokens")
+        if not exact and train.devices > 0:
+            rows = self.model.seq_len * train.devices
+            train.batch_tokens = max(1, round(train.batch_tokens / rows)) * rows
+
+    def targets(self, params: float) -> tuple[float, ...]:
         """The token counts of `train.tokens`, ascending; empty where a budget sets them.
+
+        Args:
+            params: Matmul parameters, which lengths such as 20x are multiples of.
 
         Raises:
             PlanError: A value is no positive number.
@@ -248,7 +276,7 @@ class Config:
             return ()
         several = isinstance(tokens, Sequence) and not isinstance(tokens, str)
         values = list(tokens) if several else [tokens]
-        return tuple(sorted({_positive("train.tokens", v) for v in values}))
+        return tuple(sorted({_length(v, params) for v in values}))
 
 
 def parse(config: DictConfig) -> Config:
@@ -289,12 +317,40 @@ def _check_known(name: str, value: str, known: Sequence[str]) -> None:
         raise PlanError(f"{name}={value}; known are {', '.join(known)}.")
 
 
-def _positive(name: str, value: Any) -> float:
+def _length(value: Any, params: float) -> float:
+    """A token count, given as such or as a multiple of the parameters."""
+    match = RELATIVE.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        return _positive("train.tokens", value, examples="4e6, 0.5M, 1B or 20x (per parameter)")
+    return params * _positive("train.tokens", match[1])
+
+
+def _read_counts(group: str, section: object, *fields: str, optional: bool = False) -> None:
+    """Turn counts as people write them into ints; None is kept where it is `optional`."""
+    for name in fields:
+        value = getattr(section, name)
+        if value is None and optional:
+            continue
+        number = _positive(f"{group}.{name}", value)
+        if number != int(number):
+            raise PlanError(f"{group}.{name}={value}; a whole number is needed.")
+        setattr(section, name, int(number))
+
+
+def _flops(name: str, value: Any) -> float:
+    """Read a budget [FLOP]; a PlanError names the setting."""
+    try:
+        return _positive(name, parse_flops(value, name) if isinstance(value, str) else value)
+    except QueryError as error:
+        raise PlanError(str(error)) from error
+
+
+def _positive(name: str, value: Any, *, examples: str = "8e3, 0.5M, 1B or 10000") -> float:
     """Read a positive finite number, units as in 4M allowed; a PlanError names the setting."""
     try:
         number = parse_count(value, name) if isinstance(value, str) else float(value)
-    except (TypeError, ValueError, QueryError):
+    except (TypeError, ValueError, OverflowError, QueryError):
         number = math.nan
     if isinstance(value, bool) or not (math.isfinite(number) and number > 0):
-        raise PlanError(f"{name}={value!r}; a positive number is needed.")
+        raise PlanError(f"{name}={value!r}; a positive number is needed, such as {examples}.")
     return number

@@ -14,6 +14,7 @@ from sweep.planning.bill import (
     cost_lines,
     plan_cost,
     planned_runs,
+    require_prices,
     split_plan_options,
 )
 from sweep.planning.compose import command_overrides, parse_command
@@ -28,6 +29,9 @@ Prints every run of a grid, what is left to do and what that costs; launches not
 Overrides are those of a sweep, such as +experiment=demo model=w16,w32. Options:
 
 measure=off          estimate by the formula; else a few steps of every shape are timed once
+device=h100          price the runs on this device, wherever the plan is made: a100, h100, h200,
+                     b200, mi300x, tpu-v5p, or its dense bf16 FLOP/s
+mfu=0.4              share of its peak that the runs reach (0.4 is assumed)
 price=2.5            dollars of one device-hour
 workers=8            runs at a time, where the launcher does not say it
 spend.hours=2        device-hours to spend at most (or spend.dollars=5, spend.flops=1e13):
@@ -53,7 +57,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep
         cells = grid(overrides, multirun=True)
         launcher = chosen_launcher(overrides)
         notes = measure_shapes(cells, options)
-        rows = planned_runs(cells, measured=options.measure)
+        rows = planned_runs(cells, options)
+        require_prices(rows, options)
         print("\n".join([*plan_table(cells, rows), *plan_totals(rows, options, launcher), *notes]))
         if options.limited:
             from sweep.planning.thinning import trim_lines
@@ -68,7 +73,9 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep
 def measure_shapes(cells: Sequence[Cell], options: PlanOptions) -> list[str]:
     """Time the shapes without a stored timing; returns notes on those that could not be timed."""
     missing = (
-        unmeasured([t for cell in cells for t in cell.trajectories]) if options.measure else []
+        unmeasured([t for cell in cells for t in cell.trajectories])
+        if options.measure and options.device is None
+        else []
     )
     if not missing:
         return []
@@ -83,18 +90,34 @@ def measure_shapes(cells: Sequence[Cell], options: PlanOptions) -> list[str]:
 
 def plan_table(cells: Sequence[Cell], rows: Sequence[PlannedCost]) -> list[str]:
     """A table of the plan's runs, at most 80 columns wide, and the cells that are refused."""
-    lines = [f"{'run':38} {'N':>6} {'D':>6} {'D/N':>6} {'FLOP':>8} {'about':>7}  "]
+    lines = [size_line(cell) for cell in cells if cell.config and cell.config.model.params]
+    lines = [line for line in dict.fromkeys(lines) if line]
+    lines += [f"{'run':29} {'N':>5} {'D':>5} {'D/N':>6} {'batch':>9} {'FLOP':>8} {'about':>7}"]
     for row in rows:
         n, run = row.trajectory.params.matmul, row.run
         state = "" if row.record is None else row.record.status
         ratio = run.tokens / n
         per_param = f"{ratio:.1f}" if ratio < 1e4 else f"{ratio:.0e}"
+        first, last = row.trajectory.rule.batch(0), row.trajectory.rule.batch(run.tokens - 1)
+        batch = "-".join(dict.fromkeys((compact_count(first), compact_count(last))))
+        time = compact_duration(row.estimate.seconds) if row.priced else "?"
         lines.append(
-            f"{run.run:38} {compact_count(n):>6} {compact_count(run.tokens):>6} {per_param:>6} "
-            f"{run.flops:8.2e} {compact_duration(row.estimate.seconds):>7}  {state}".rstrip()
+            f"{run.run:29} {compact_count(n):>5} {compact_count(run.tokens):>5} {per_param:>6} "
+            f"{batch:>9} {run.flops:8.2e} {time:>7} {state}".rstrip()
         )
     lines += [f"refused  {' '.join(c.overrides)}: {c.refusal}" for c in cells if c.refusal]
     return lines
+
+
+def size_line(cell: Cell) -> str:
+    """Which shape a size in parameters chose; empty where the cell is refused."""
+    if cell.config is None or not cell.trajectories:
+        return ""
+    shape, n = cell.trajectories[0].shape, cell.trajectories[0].params.matmul
+    return (
+        f"model.params={compact_count(cell.config.model.params)} is width {shape.width}, depth "
+        f"{shape.depth}: {compact_count(n)} matmul parameters"
+    )
 
 
 def plan_totals(

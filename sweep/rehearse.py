@@ -201,7 +201,9 @@ def train_rehearsal(small: Answer, overrides: Sequence[str]) -> RunRecord:
     """
     from sweep.app import train_grid
     from sweep.planning.grid import grid
+    from sweep.planning.words import read_overrides
 
+    overrides = read_overrides(overrides)
     prescribed = [*small.config, f"name={NAME}", "tracking=none"]
     requested = [*prescribed, *overrides]
     cells = grid(requested, multirun=False)

@@ -44,6 +44,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fit.errors import PlanError
 from sweep import ROOT
 from sweep.config import Config
+from sweep.planning.words import quote_text, read_overrides
 
 CONFIG_FOLDER = ROOT / "conf"
 VERSION_BASE = "1.3"
@@ -105,17 +106,18 @@ def command_overrides(arguments: Namespace) -> list[str]:
     """Overrides of a command line, with `--config-dir` as an addition to Hydra's search path.
 
     Raises:
-        PlanError: The options replace our root configuration.
+        PlanError: The options replace our root configuration, or an override cannot be read.
     """
     if arguments.config_name or arguments.config_path:
         raise PlanError(
             "--config-name and --config-path replace the schema; add configs of your own by "
             "--config-dir FOLDER, such as FOLDER/experiment/mine.yaml with +experiment=mine."
         )
+    overrides = read_overrides(arguments.overrides)
     if not arguments.config_dir:
-        return list(arguments.overrides)
+        return overrides
     folder = Path(arguments.config_dir).absolute()
-    return [*arguments.overrides, f"hydra.searchpath=[file://{folder}]"]
+    return [*overrides, f"hydra.searchpath=[{quote_text(f'file://{folder}')}]"]
 
 
 def expand_grid(overrides: Sequence[str]) -> list[list[str]]:
