@@ -1,8 +1,8 @@
 """What compute costs: devices, money and time in FLOP, serving, and the next step in loss.
 
 `machine` names devices, whose `Machine` converts FLOP to hours and dollars; `next_price` is the
-compute of a lower loss, `serving_costs` compares sizes of one loss over training and serving, and `with_unique_tokens`
-is a law whose tokens repeat.
+compute of a lower loss, `serving_costs` compares sizes of one loss over training and serving, and
+`with_unique_tokens` is a law whose tokens repeat.
 """
 
 from __future__ import annotations
