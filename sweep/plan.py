@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from fit.errors import ScalingError
-from sweep import search_working_folder_last
+from sweep import closed_output_ends_quietly, search_working_folder_last
 from sweep.planning.bill import (
     PlannedCost,
     PlanOptions,
@@ -17,7 +17,7 @@ from sweep.planning.bill import (
     require_prices,
     split_plan_options,
 )
-from sweep.planning.compose import command_overrides, parse_command
+from sweep.planning.compose import command_overrides, parse_command, show_information
 from sweep.planning.grid import Cell, LauncherChoice, chosen_launcher, grid
 from sweep.planning.timing import unmeasured
 from sweep.planning.trajectory import compact_count
@@ -40,6 +40,7 @@ spend.prior=NAME     published law or folder of a fit that the thinned grid is c
 spend.target=1e15    budget at which its answer is wanted [FLOP]"""
 
 
+@closed_output_ends_quietly()
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep.plan") -> None:
     """Print the plan of the given overrides; exit 1 where a cell cannot be trained.
 
@@ -51,6 +52,9 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep
     parsed = parse_command(arguments, prog)
     if parsed.help:
         print(USAGE.format(prog=prog))
+        return
+    if parsed.cfg or parsed.hydra_help or parsed.info:
+        show_information(parsed, prog)
         return
     try:
         options, overrides = split_plan_options(command_overrides(parsed))

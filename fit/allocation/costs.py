@@ -70,6 +70,15 @@ class Machine:
         """Price of compute [$]; None without a price."""
         return None if self.price is None else self.price * self.hours(flops)
 
+    def cost(self, flops: float) -> dict[str, float | str | None]:
+        """Device, utilisation, device-hours and dollars of compute, as documents hold them."""
+        return {
+            "device": self.name,
+            "mfu": self.mfu,
+            "device_hours": self.hours(flops),
+            "dollars": self.dollars(flops),
+        }
+
 
 def machine(
     device: str,

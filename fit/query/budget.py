@@ -91,6 +91,21 @@ def answer_cost(
     )
 
 
+def priced_machine(
+    fit: Fit | None, *, device: str | None, mfu: float | None, price: float | None
+) -> Machine | None:
+    """The devices that compute is priced on; None where none is named.
+
+    Raises:
+        QueryError: A utilisation or a price without a device, or out of range.
+    """
+    if device is not None:
+        return machine(device, mfu=mfu, price=price, measured=measured_mfu(fit))
+    if mfu is not None or price is not None:
+        raise QueryError("--price and --mfu are those of a device; name it, such as --device h100.")
+    return None
+
+
 def measured_mfu(fit: Fit | None) -> MeasuredMfu | None:
     """Median MFU of the largest fitted runs that recorded one, and the device that they ran on."""
     column = None if fit is None else fit.points.columns.get("mfu")

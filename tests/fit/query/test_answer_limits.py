@@ -207,7 +207,7 @@ def test_the_utilisation_is_the_largest_fitted_runs_or_assumed_and_said():
     mfu[-1] = np.nan
     columns = {**points.columns, "mfu": mfu}
     on_cpu = dataclasses.replace(points, columns=columns)
-    columns["device_flops_per_second"] = np.full(len(mfu), 989e12)
+    columns = {**columns, "device_flops_per_second": np.full(len(mfu), 989e12)}
     on_h100 = ScalingLaw.from_fit(make_fit(points=dataclasses.replace(points, columns=columns)))
     own = ask(on_h100, hours=1, device="h100")
     assert own.cost.mfu == pytest.approx(0.31)
