@@ -16,10 +16,10 @@ from hydra import compose
 from omegaconf import OmegaConf
 
 from fit.errors import PlanError
-from sweep.config import parse, settings
 from sweep.planning.compose import hydra_initialised
 from sweep.planning.overrides import unread_settings, value_of
 from sweep.planning.trajectory import plan
+from sweep.settings import parse, settings
 from sweep.training.outcome import recipe
 
 ROOT = Path(__file__).parents[3]
