@@ -170,7 +170,7 @@ def files() -> list[Case]:
         ),
         own("root key in a file", f"{root}sede: 3\n", "sede", "seed"),
         own("deep key in a file", f"{root}model:\n  a:\n    b: 3\n", "model.a"),
-        own("type in a file", f"{root}model:\n  width: wide\n", "model.width", "whole number"),
+        own("type in a file", f"{root}model:\n  width: wide\n", "model.width", "number"),
         own("file without a package", "seed: 3\n", "experiment", "@package _global_"),
         own(
             "unknown default", f"{root}defaults:\n  - override /model: w999\n", "model=w999", "w96"
