@@ -29,8 +29,8 @@ NO_RESULT = frozenset(
     "train.checkpoint_seconds train.runs_per_gpu train.pack".split()
 )
 """Where runs go, what is logged, on which device they run, and what is refused beforehand."""
-BY_LAUNCH = frozenset({"also"})
-"""Written by a launch, and refused where a command sets them."""
+BY_LAUNCH = frozenset({"also", "data_hash"})
+"""Written by a launch for its workers."""
 HUB_ONLY = frozenset({"data.subset", "data.streaming", "data.split"})
 """Read by the source `hf` alone, which needs a package of its own."""
 NULL_RULES = frozenset({"data.dtype", "data.byte_order", "data.header_bytes"})
