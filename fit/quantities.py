@@ -1,6 +1,7 @@
 """Parse and format quantities: counts (7B, 1.4T), FLOP, memory, shares, times, units of columns.
 
-- `parse_*` reads what people type. An error names the quantity and shows what may be typed.
+- `parse_*` reads what people type: 8e3, 0.5M, 1B, 10,000 or 10_000. An error names the quantity
+  and shows what may be typed.
 - `short`, `power`, `gigabytes`, `duration`, `percent` and `three_digits` print numbers.
 - `parse_units` reads the units of table columns, such as `params=M` or `loss=bits`.
 """
@@ -18,7 +19,12 @@ DEFAULT_MFU = 0.4
 
 UNITS: Mapping[str, float] = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 """Factors that may follow a number; no `P` and `E`, since 1E21 is a number already."""
-_NUMBER = re.compile(r"\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKMmBbGgTt]?)\s*")
+_NUMBER = re.compile(
+    r"\s*([+-]?(?:(?:\d{1,3}(?:,\d{3})+|\d+(?:_\d+)*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)"
+    r"\s*([kKMmBbGgTt]?)\s*",
+    re.ASCII,
+)
+"""A number, its thousands kept apart by commas or underscores if at all, and a factor."""
 EXAMPLES = "1e21, 2.5e9, 7B or 1.4T"
 BYTES: Mapping[str, float] = {
     "": 1.0,
@@ -47,7 +53,7 @@ def parse_count(text: str, what: str = "budget", *, examples: str = EXAMPLES) ->
     if match is None:
         raise _refusal(text, what, examples)
     unit = match[2] if match[2] in UNITS else match[2].swapcase()
-    value = float(match[1].replace("_", "")) * UNITS[unit]
+    value = _float(match[1]) * UNITS[unit]
     if not (math.isfinite(value) and value > 0):
         raise _refusal(text, what, examples)
     return value
@@ -92,7 +98,7 @@ def parse_share(text: str, what: str) -> float:
     """
     bare = text.strip()
     match = _NUMBER.fullmatch(bare.removesuffix("%"))
-    value = float(match[1]) / (100 if bare.endswith("%") else 1) if match and not match[2] else 0.0
+    value = _float(match[1]) / (100 if bare.endswith("%") else 1) if match and not match[2] else 0.0
     if not 0 < value <= 1:
         raise QueryError(f"{what} is '{bare}'; a share up to 1 is needed, such as 0.4 or 40%.")
     return value
@@ -104,7 +110,7 @@ def parse_bytes(text: str, what: str) -> float:
     Raises:
         QueryError: It is not.
     """
-    match = re.fullmatch(r"\s*([\d_.]+(?:[eE][+-]?\d+)?)\s*([A-Za-z]*)\s*", text)
+    match = re.fullmatch(r"\s*([\d_,.]+(?:[eE][+-]?\d+)?)\s*([A-Za-z]*)\s*", text)
     factor = None if match is None else BYTES.get(match[2].lower())
     if match is None or factor is None:
         raise _refusal(text, what, "8GB, 80GiB or 8e9 (bytes)")
@@ -196,6 +202,11 @@ def power(value: float) -> str:
     mantissa, exponent = f"{value:.2e}".split("e")
     trimmed = mantissa.rstrip("0").rstrip(".")
     return f"{trimmed}e{int(exponent)}"
+
+
+def _float(digits: str) -> float:
+    """The value of digits whose thousands may be kept apart."""
+    return float(digits.replace("_", "").replace(",", ""))
 
 
 def _refusal(text: str, what: str, examples: str) -> QueryError:

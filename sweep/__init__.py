@@ -6,6 +6,8 @@ sweep.rehearse` trains a recommendation in small, and `python -m sweep.imports` 
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,6 +28,22 @@ def search_working_folder_last() -> None:
     for path in (str(ROOT), folder):
         if path not in sys.path:
             sys.path.append(path)
+
+
+@contextmanager
+def closed_output_ends_quietly() -> Iterator[None]:
+    """End with code 1 and without a word where the reader of the output has gone, as `| head`."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        with suppress(
+            OSError, ValueError
+        ):  # what is left in the buffer must not be written at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 # `python -m sweep.plan` puts the working folder first and imports this package before the module

@@ -24,7 +24,7 @@ from fit.data.records import (
 )
 from fit.errors import PlanError, RecordError
 from fit.files import write_atomically
-from sweep import search_working_folder_last
+from sweep import closed_output_ends_quietly, search_working_folder_last
 from sweep.cache import locked
 from sweep.planning.bill import refuse_plan_options
 from sweep.planning.compose import command_overrides, parse_command, show_information
@@ -58,6 +58,7 @@ def write_plan(cells: Sequence[Cell]) -> None:
             write_atomically(path, json.dumps({"schema": PLAN_SCHEMA, "runs": rows}, indent=1))
 
 
+@closed_output_ends_quietly()
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep") -> None:
     """Train a run or, with -m, a sweep; exit 1 where any run has failed.
 

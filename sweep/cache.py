@@ -16,6 +16,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -32,11 +33,25 @@ may still be building a younger one."""
 
 
 def cache_folder(setting: str | None) -> Path:
-    """The folder of tokenised data: the one that is set, or ~/.cache/isoflop."""
+    """The folder of tokenised data: the one that is set, or ~/.cache/isoflop.
+
+    A user without a home, as in a container under a foreign uid, has one in the temporary folder.
+
+    Raises:
+        PlanError: That one belongs to another user.
+    """
     if setting is not None:
-        return Path(setting).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "isoflop"
+        return Path(os.path.expanduser(setting))
+    home = os.path.expanduser("~")
+    base = os.environ.get("XDG_CACHE_HOME") or ("" if home == "~" else f"{home}/.cache")
+    if base:
+        return Path(base) / "isoflop"
+    folder = Path(tempfile.gettempdir()) / f"isoflop-{os.getuid()}"
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    if not folder.is_dir() or folder.stat().st_uid != os.getuid():
+        raise PlanError(f"there is no home, and {folder} is not ours; set XDG_CACHE_HOME.")
+    return folder
 
 
 def digest(document: Any) -> str:

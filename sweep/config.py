@@ -1,26 +1,22 @@
 """Types and rules of the configuration; its values are in `conf/*.yaml`, each in one place.
 
-YAML files and overrides are composed by Hydra, turned into `Config` and checked here (`parse`), and
-planned by `sweep.planning.trajectory`. Nothing after `parse` sees a `DictConfig`.
+YAML files and overrides are composed by Hydra, turned into `Config` (`sweep.settings.parse`), whose
+rules are checked here, and planned by `sweep.planning.trajectory`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import functools
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from types import MappingProxyType
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf import MISSING
 
 from fit.errors import PlanError, QueryError
-from fit.quantities import parse_count
+from fit.quantities import parse_count, parse_flops
 
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
 """Fabric's names; 16-mixed and 16-true are left out, since they need a loss scaler."""
@@ -33,6 +29,10 @@ NOT_NEGATIVE = (
 )
 """Settings of `train` that may be 0."""
 SEED_LIMIT = 2**63
+Count = Any
+"""A positive whole number as people write it, 8e3, 0.5M or 1B; an int once it is checked."""
+RELATIVE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*[xX]\s*", re.ASCII)
+"""A length relative to the model's size: 20x is twenty tokens per parameter."""
 
 
 class Schedule(Enum):
@@ -82,11 +82,13 @@ class Graphs(Enum):
 class ModelConfig:
     """Shape of the transformer; the vocabulary comes from the data."""
 
-    width: int = MISSING
-    depth: int = MISSING
-    heads: int | None = MISSING
+    params: Count = MISSING
+    """Matmul parameters in place of a shape: the nearest shape of the ladder, `planning.sizes`."""
+    width: Count = MISSING
+    depth: Count = MISSING
+    heads: Count = MISSING
     """Attention heads; null is width / head_dim."""
-    head_dim: int = MISSING
+    head_dim: Count = MISSING
     mlp_ratio: float = MISSING
     """Hidden units of the MLP per unit of width."""
     gated: bool = MISSING
@@ -97,7 +99,11 @@ class ModelConfig:
     """Experts per token."""
     conv: int = MISSING
     """Taps of the causal depthwise convolution on the embeddings; 0 is none."""
-    seq_len: int = MISSING
+    seq_len: Count = MISSING
+
+    def __post_init__(self) -> None:
+        _read_counts("model", self, "width", "depth", "head_dim", "seq_len")
+        _read_counts("model", self, "params", "heads", optional=True)
 
 
 class Splits(Enum):
@@ -127,7 +133,7 @@ class DataConfig:
     """stories: demo, small, full or skills."""
     tokenizer: str = MISSING
     """text and hf: bytes or bpe."""
-    vocab: int | None = MISSING
+    vocab: Count = MISSING
     """Vocabulary size: of a BPE tokenizer that is trained here; tokens: null is found out."""
     dtype: str | None = MISSING
     """tokens: type of the integers in raw files; null is found by content."""
@@ -151,9 +157,8 @@ class DataConfig:
     """Folder of tokenised data; null is ~/.cache/isoflop."""
 
     def __post_init__(self) -> None:
-        self.heldout_tokens = int(_positive("data.heldout_tokens", self.heldout_tokens))
-        if self.unique_tokens is not None:
-            self.unique_tokens = int(_positive("data.unique_tokens", self.unique_tokens))
+        _read_counts("data", self, "heldout_tokens")
+        _read_counts("data", self, "unique_tokens", "vocab", optional=True)
         if self.max_epochs is not None:
             self.max_epochs = _positive("data.max_epochs", self.max_epochs)
         if self.bytes_per_token is not None:
@@ -165,12 +170,12 @@ class TrainConfig:
     """Training recipe and device settings; one recipe at every model size."""
 
     tokens: Any = MISSING
-    """D [tokens], or a list: one trunk with a branch and a record per value."""
-    batch_tokens: int = MISSING
-    """Tokens per optimiser step at the start."""
-    batch_doublings: list[float] = MISSING
+    """D [tokens], or 20x for 20 per matmul parameter; of a list, one trunk with a branch each."""
+    batch_tokens: Count = MISSING
+    """Tokens per optimiser step at the start; 0.5M is the nearest whole number of rows."""
+    batch_doublings: list[Any] = MISSING
     """Token counts at which the batch doubles, the same at every model size."""
-    micro_batch_tokens: int | None = MISSING
+    micro_batch_tokens: Count = MISSING
     """Most tokens in one forward pass: memory, not the result, depends on it.
 
     Null: on a CPU the recipe's first batch, on CUDA what fits into its memory.
@@ -178,7 +183,7 @@ class TrainConfig:
     schedule: Schedule = MISSING
     cooldown: float = MISSING
     """Share of the run in which a WSD branch cools down."""
-    warmup_tokens: float | None = MISSING
+    warmup_tokens: Any = MISSING
     """null: min(params, 10% of the shortest run of the trunk)."""
     lr: float = MISSING
     """Peak learning rate of hidden matrices at `base_width`; elsewhere base_width / width of it."""
@@ -217,12 +222,18 @@ class TrainConfig:
     pack: int = MISSING
     """Cells of one shape, different in seed or learning rates, that one process trains together."""
 
+    def __post_init__(self) -> None:
+        _read_counts("train", self, "micro_batch_tokens", optional=True)
+        self.batch_doublings = [_positive("train.batch_doublings", d) for d in self.batch_doublings]
+        if self.warmup_tokens:  # None chooses, 0 is none
+            self.warmup_tokens = _positive("train.warmup_tokens", self.warmup_tokens)
+
 
 @dataclass(kw_only=True)
 class SweepConfig:
     """Settings of the grid."""
 
-    flops: float | None = MISSING
+    flops: Any = MISSING
     """Budget C [FLOP]: D follows from C and the shape, in place of train.tokens."""
 
 
@@ -250,8 +261,9 @@ class Config:
         _check_known("train.precision", self.train.precision, PRECISIONS)
         _check_known("train.accelerator", self.train.accelerator, ACCELERATORS)
         _check_known("train.strategy", self.train.strategy, STRATEGIES)
-        _check_positive("model", self.model, "head_dim", "mlp_ratio", "seq_len")
-        _check_positive("train", self.train, "batch_tokens", "lr", "base_width", "embedding_lr")
+        self._read_batch()
+        _check_positive("model", self.model, "mlp_ratio")
+        _check_positive("train", self.train, "lr", "base_width", "embedding_lr")
         _check_positive(
             "train", self.train, "clip", "devices", "base_depth", "pack", "runs_per_gpu"
         )
@@ -261,22 +273,29 @@ class Config:
             beta = getattr(train, name)
             _check(f"train.{name}", beta, 0 <= beta < 1, "a number from 0 to below 1")
         _check("model.experts", model.experts, model.experts >= 0, "0 or more")
-        if train.micro_batch_tokens is not None:
-            _positive("train.micro_batch_tokens", train.micro_batch_tokens)
-        for doubling in train.batch_doublings:
-            _positive("train.batch_doublings", doubling)
         for name in NOT_NEGATIVE:
             value = getattr(train, name)
             _check(f"train.{name}", value, 0 <= value < math.inf, "0 or more")
         taps = f"0 to {model.seq_len}"
         _check("model.conv", model.conv, 0 <= model.conv <= model.seq_len, taps)
         if self.sweep.flops is not None:
-            _positive("sweep.flops", self.sweep.flops)
+            self.sweep.flops = _flops("sweep.flops", self.sweep.flops)
         elif self.train.tokens is None:
             raise PlanError("train.tokens and sweep.flops are both null; one sets a run's length.")
 
-    def targets(self) -> tuple[float, ...]:
+    def _read_batch(self) -> None:
+        """Read train.batch_tokens: an int as it is, 0.5M or 8e3 as the nearest whole rows."""
+        train, exact = self.train, isinstance(self.train.batch_tokens, int)
+        _read_counts("train", train, "batch_tokens")
+        if not exact and train.devices > 0:
+            rows = self.model.seq_len * train.devices
+            train.batch_tokens = max(1, round(train.batch_tokens / rows)) * rows
+
+    def targets(self, params: float) -> tuple[float, ...]:
         """The token counts of `train.tokens`, ascending; empty where a budget sets them.
+
+        Args:
+            params: Matmul parameters, which lengths such as 20x are multiples of.
 
         Raises:
             PlanError: A value is no positive number.
@@ -288,148 +307,7 @@ class Config:
         values = list(tokens) if several else [tokens]
         if not values:
             raise PlanError("train.tokens=[] is empty; a length is needed: train.tokens=[1e6,2e6].")
-        return tuple(sorted({_positive("train.tokens", v) for v in values}))
-
-
-def parse(config: DictConfig) -> Config:
-    """Turn a composed configuration into checked dataclasses.
-
-    Raises:
-        PlanError: A key is not declared, or a value is missing, of the wrong type or breaks a rule.
-    """
-    try:
-        parsed = OmegaConf.to_object(config)
-    except MissingMandatoryValue as error:
-        key = str(error.full_key).removeprefix("Config.")
-        raise PlanError(f"{key} has no value; {needed(key)} is needed: {key}=VALUE.") from error
-    except OmegaConfBaseException as error:
-        raise PlanError(str(error).splitlines()[0]) from error
-    assert isinstance(parsed, Config)
-    for section in (parsed, *(getattr(parsed, name) for name in SECTIONS)):
-        if vars(section).keys() != type(section).__dataclass_fields__.keys():
-            refuse_undeclared(config)  # names the key; by itself it would be slow for each cell
-    return parsed
-
-
-def refuse_undeclared(config: DictConfig, prefix: str = "") -> None:
-    """Refuse keys that the dataclasses of a configuration do not declare: no code reads them.
-
-    Hydra lets `+key=value` and `++key=value` add any key to any section.
-
-    Args:
-        config: A composed configuration, Hydra's own part perhaps included.
-        prefix: Where it stands in the root, such as `train.`.
-
-    Raises:
-        PlanError: There is such a key; the message names the nearest declared one.
-    """
-    schema = OmegaConf.get_type(config)
-    if not dataclasses.is_dataclass(schema):
-        return
-    declared = {f.name for f in dataclasses.fields(schema)}
-    for key in map(str, config.keys()):
-        if key not in declared:
-            name, value = f"{prefix}{key}", config[key]
-            while isinstance(value, DictConfig) and value:  # the full name of what was set
-                inner = str(next(iter(value.keys())))
-                name, value = f"{name}.{inner}", value[inner]
-            raise PlanError(unknown_setting(name))
-        if not OmegaConf.is_missing(config, key) and not OmegaConf.is_interpolation(config, key):
-            value = config[key]
-            if isinstance(value, DictConfig):
-                refuse_undeclared(value, f"{prefix}{key}.")
-
-
-SYNONYMS: Mapping[str, str] = MappingProxyType(
-    {
-        "batch_size": "train.batch_tokens",
-        "block_size": "model.seq_len",
-        "context_length": "model.seq_len",
-        "d_model": "model.width",
-        "dim": "model.width",
-        "dtype": "train.precision",
-        "grad_clip": "train.clip",
-        "hidden_size": "model.width",
-        "layers": "model.depth",
-        "learning_rate": "train.lr",
-        "lr_scheduler": "train.schedule",
-        "max_steps": "train.tokens",
-        "n_embd": "model.width",
-        "n_head": "model.heads",
-        "n_layer": "model.depth",
-        "num_experts": "model.experts",
-        "num_layers": "model.depth",
-        "steps": "train.tokens",
-        "vocab_size": "data.vocab",
-        "wd": "train.weight_decay",
-    }
-)
-"""Names of other trainers that no spelling would lead to ours."""
-
-
-SECTIONS = ("model", "data", "train", "sweep")
-"""Fields of `Config` that are sections of their own."""
-
-
-@functools.cache
-def settings() -> Mapping[str, Any]:
-    """The type of every setting, by its full name such as `train.lr`."""
-    found: dict[str, Any] = {}
-    for name, kind in get_type_hints(Config).items():
-        if dataclasses.is_dataclass(kind):
-            found |= {f"{name}.{k}": v for k, v in get_type_hints(kind).items()}
-        else:
-            found[name] = kind
-    return MappingProxyType(found)
-
-
-def unknown_setting(key: str) -> str:
-    """What is said of a key that is not declared: its full name and the nearest declared one."""
-    section, _, name = key.rpartition(".")
-    if section.split(".")[0] == "hydra":
-        return f"{key} is no setting of the chosen launcher; leave it out, or choose another."
-    if key.split(".")[0] == "experiment":
-        return (
-            f"{key} would be read by nothing: the first line of a file of experiment/ has to be "
-            "'# @package _global_'."
-        )
-    inside = {k.rpartition(".")[2]: k for k in settings() if k.rpartition(".")[0] == section}
-    anywhere = {k.rpartition(".")[2]: k for k in settings()} | {g: g for g in SECTIONS}
-    near = difflib.get_close_matches(name.lower(), inside, 1, 0.6)
-    far = difflib.get_close_matches(name.lower(), anywhere, 1, 0.7)
-    nearest = SYNONYMS.get(name.lower()) or (
-        inside[near[0]] if near else anywhere[far[0]] if far else ""
-    )
-    known = ", ".join(inside or [k for k in anywhere.values() if "." not in k])
-    place = section if inside and section else "the configuration"
-    advice = f"the nearest is {nearest}." if nearest else f"{place} has {known}."
-    return f"{key} is not a setting, nothing would read it; {advice}"
-
-
-def needed(key: str) -> str:
-    """The kind of value that a setting takes, in words."""
-    kind = settings().get(key, Any)
-    kinds = get_args(kind) if type(None) in get_args(kind) else (kind,)
-    words = []
-    for one in kinds:
-        if isinstance(one, type) and issubclass(one, Enum):
-            words.append("one of " + ", ".join(e.value for e in one))
-        else:
-            words.append(_KINDS.get(one, "a number"))
-    return " or ".join(words)
-
-
-_KINDS: Mapping[Any, str] = MappingProxyType(
-    {
-        int: "a whole number",
-        float: "a number",
-        bool: "true or false",
-        str: "a text",
-        list[float]: "a list of numbers",
-        list[str]: "a list of texts",
-        type(None): "null",
-    }
-)
+        return tuple(sorted({_length(v, params) for v in values}))
 
 
 def _check_name(name: str) -> None:
@@ -456,12 +334,40 @@ def _check_known(name: str, value: str, known: Sequence[str]) -> None:
         raise PlanError(f"{name}={value}; known are {', '.join(known)}.")
 
 
-def _positive(name: str, value: Any) -> float:
+def _length(value: Any, params: float) -> float:
+    """A token count, given as such or as a multiple of the parameters."""
+    match = RELATIVE.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        return _positive("train.tokens", value, examples="4e6, 0.5M, 1B or 20x (per parameter)")
+    return params * _positive("train.tokens", match[1])
+
+
+def _read_counts(group: str, section: object, *fields: str, optional: bool = False) -> None:
+    """Turn counts as people write them into ints; None is kept where it is `optional`."""
+    for name in fields:
+        value = getattr(section, name)
+        if value is None and optional:
+            continue
+        number = _positive(f"{group}.{name}", value)
+        if number != int(number):
+            raise PlanError(f"{group}.{name}={value}; a whole number is needed.")
+        setattr(section, name, int(number))
+
+
+def _flops(name: str, value: Any) -> float:
+    """Read a budget [FLOP]; a PlanError names the setting."""
+    try:
+        return _positive(name, parse_flops(value, name) if isinstance(value, str) else value)
+    except QueryError as error:
+        raise PlanError(str(error)) from error
+
+
+def _positive(name: str, value: Any, *, examples: str = "8e3, 0.5M, 1B or 10000") -> float:
     """Read a positive finite number, units as in 4M allowed; a PlanError names the setting."""
     try:
         number = parse_count(value, name) if isinstance(value, str) else float(value)
-    except (TypeError, ValueError, QueryError):
+    except (TypeError, ValueError, OverflowError, QueryError):
         number = math.nan
     if isinstance(value, bool) or not (math.isfinite(number) and number > 0):
-        raise PlanError(f"{name}={value!r}; a positive number is needed.")
+        raise PlanError(f"{name}={value!r}; a positive number is needed, such as {examples}.")
     return number

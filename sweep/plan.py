@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 
 from fit.errors import ScalingError
-from sweep import search_working_folder_last
+from sweep import closed_output_ends_quietly, search_working_folder_last
 from sweep.data.registry import open_source
 from sweep.data.rows import heldout_count
 from sweep.planning.bill import (
@@ -17,9 +17,10 @@ from sweep.planning.bill import (
     cost_lines,
     plan_cost,
     planned_runs,
+    require_prices,
     split_plan_options,
 )
-from sweep.planning.compose import command_overrides, parse_command
+from sweep.planning.compose import command_overrides, parse_command, show_information
 from sweep.planning.grid import Cell, LauncherChoice, chosen_launcher, grid
 from sweep.planning.timing import unmeasured
 from sweep.planning.trajectory import Trajectory, compact_count
@@ -33,6 +34,9 @@ Prints every run of a grid, what is left to do and what that costs; launches not
 Overrides are those of a sweep, such as +experiment=demo model=w16,w32. Options:
 
 measure=off          estimate by the formula; else a few steps of every shape are timed once
+device=h100          price the runs on this device, wherever the plan is made: a100, h100, h200,
+                     b200, mi300x, tpu-v5p, or its dense bf16 FLOP/s
+mfu=0.4              share of its peak that the runs reach (0.4 is assumed)
 price=2.5            dollars of one device-hour
 workers=8            runs at a time, where the launcher does not say it
 spend.hours=2        device-hours to spend at most (or spend.dollars=5, spend.flops=1e13):
@@ -41,6 +45,7 @@ spend.prior=NAME     published law or folder of a fit that the thinned grid is c
 spend.target=1e15    budget at which its answer is wanted [FLOP]"""
 
 
+@closed_output_ends_quietly()
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep.plan") -> None:
     """Print the plan of the given overrides; exit 1 where a cell cannot be trained.
 
@@ -53,12 +58,16 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep
     if parsed.help:
         print(USAGE.format(prog=prog))
         return
+    if parsed.cfg or parsed.hydra_help or parsed.info:
+        show_information(parsed, prog)
+        return
     try:
         options, overrides = split_plan_options(command_overrides(parsed))
         cells = grid(overrides, multirun=True)
         launcher = chosen_launcher(overrides)
         notes = measure_shapes(cells, options)
-        rows = planned_runs(cells, measured=options.measure)
+        rows = planned_runs(cells, options)
+        require_prices(rows, options)
         table = [*plan_table(cells, rows), *plan_totals(rows, options, launcher), *notes]
         print("\n".join([*data_lines(cells), *table]))
         if options.limited:
@@ -74,7 +83,9 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep
 def measure_shapes(cells: Sequence[Cell], options: PlanOptions) -> list[str]:
     """Time the shapes without a stored timing; returns notes on those that could not be timed."""
     missing = (
-        unmeasured([t for cell in cells for t in cell.trajectories]) if options.measure else []
+        unmeasured([t for cell in cells for t in cell.trajectories])
+        if options.measure and options.device is None
+        else []
     )
     if not missing:
         return []
@@ -143,18 +154,34 @@ def _wrapped(name: str, text: str) -> list[str]:
 
 def plan_table(cells: Sequence[Cell], rows: Sequence[PlannedCost]) -> list[str]:
     """A table of the plan's runs, at most 80 columns wide, and the cells that are refused."""
-    lines = [f"{'run':38} {'N':>6} {'D':>6} {'D/N':>6} {'FLOP':>8} {'about':>7}  "]
+    lines = [size_line(cell) for cell in cells if cell.config and cell.config.model.params]
+    lines = [line for line in dict.fromkeys(lines) if line]
+    lines += [f"{'run':29} {'N':>5} {'D':>5} {'D/N':>6} {'batch':>9} {'FLOP':>8} {'about':>7}"]
     for row in rows:
         n, run = row.trajectory.params.matmul, row.run
         state = "" if row.record is None else row.record.status
         ratio = run.tokens / n
         per_param = f"{ratio:.1f}" if ratio < 1e4 else f"{ratio:.0e}"
+        first, last = row.trajectory.rule.batch(0), row.trajectory.rule.batch(run.tokens - 1)
+        batch = "-".join(dict.fromkeys((compact_count(first), compact_count(last))))
+        time = compact_duration(row.estimate.seconds) if row.priced else "?"
         lines.append(
-            f"{run.run:38} {compact_count(n):>6} {compact_count(run.tokens):>6} {per_param:>6} "
-            f"{run.flops:8.2e} {compact_duration(row.estimate.seconds):>7}  {state}".rstrip()
+            f"{run.run:29} {compact_count(n):>5} {compact_count(run.tokens):>5} {per_param:>6} "
+            f"{batch:>9} {run.flops:8.2e} {time:>7} {state}".rstrip()
         )
     lines += [f"refused  {' '.join(c.overrides)}: {c.refusal}" for c in cells if c.refusal]
     return lines
+
+
+def size_line(cell: Cell) -> str:
+    """Which shape a size in parameters chose; empty where the cell is refused."""
+    if cell.config is None or not cell.trajectories:
+        return ""
+    shape, n = cell.trajectories[0].shape, cell.trajectories[0].params.matmul
+    return (
+        f"model.params={compact_count(cell.config.model.params)} is width {shape.width}, depth "
+        f"{shape.depth}: {compact_count(n)} matmul parameters"
+    )
 
 
 def plan_totals(

@@ -27,7 +27,7 @@ from fit.query.answer import answer
 from fit.query.documents import ANSWER_SCHEMA, Answer
 from fit.query.question import Question
 from fit.report.text import wrapped
-from sweep import search_working_folder_last
+from sweep import closed_output_ends_quietly, search_working_folder_last
 
 USAGE = """\
 {prog} ANSWER [fraction=0.01] [fit=reports/NAME] [--json] [override ...]
@@ -78,6 +78,7 @@ class Rehearsal:
         return dict(finite_or_null(document))
 
 
+@closed_output_ends_quietly()
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep.rehearse") -> None:
     """Rehearse an answer and print the verdict; exit 1 where it could not be done.
 
@@ -203,10 +204,11 @@ def train_rehearsal(small: Answer, overrides: Sequence[str]) -> RunRecord:
     from sweep.planning.bill import refuse_plan_options
     from sweep.planning.compose import refuse_repeated
     from sweep.planning.grid import grid
+    from sweep.planning.words import read_overrides
 
+    overrides = read_overrides(overrides)
     refuse_plan_options(overrides)
     refuse_repeated(overrides)
-
     prescribed = [*small.config, f"name={NAME}", "tracking=none"]
     requested = [*prescribed, *overrides]
     cells = grid(requested, multirun=False)

@@ -1,27 +1,29 @@
 """What compute costs: devices, money and time in FLOP, serving, and the next step in loss.
 
-`flops_of_hours` and `hours_of_flops` convert machine time, `next_price` is the compute of a lower
-loss, `serving_costs` compares sizes of one loss over training and serving, and `with_unique_tokens`
-is a law whose tokens repeat.
+`machine` names devices, whose `Machine` converts FLOP to hours and dollars; `next_price` is the
+compute of a lower loss, `serving_costs` compares sizes of one loss over training and serving, and
+`with_unique_tokens` is a law whose tokens repeat.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 
 from fit.allocation.allocate import tokens_needed
 from fit.allocation.scaling_law import IntervalCurve, ScalingLaw, fit_of
+from fit.data.accounting import DEVICES
 from fit.data.records import Floats
-from fit.errors import QueryError
+from fit.errors import FieldError, QueryError
 from fit.inference.intervals import derived_interval
-from fit.quantities import DEFAULT_MFU, check_count
+from fit.quantities import DEFAULT_MFU, check_count, parse_number, power, three_digits
+from fit.results import Note
 
 TRAINING_OVER_SERVING = 3.0
 """FLOP of training on a token over those of serving it: a backward pass costs two forward ones."""
+LEAST_PEAK = 1e9
+"""A device's peak below this is another unit, or another quantity [FLOP/s]."""
 STEP = 0.01
 """Nats per token."""
 LARGEST_REACH = 1e5
@@ -34,95 +36,133 @@ SIZES = 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
-    """An accelerator."""
+class Machine:
+    """Devices of one kind: the accounting from FLOP to hours and dollars that every door uses."""
 
     name: str
     flops_per_second: float
-    """Peak of dense bf16 matrix products; vendors print twice that for sparse ones."""
-    memory_bytes: float
-    source: str
+    """Peak of one device."""
+    mfu: float
+    """Model FLOPs utilisation, a share of the peak."""
+    devices: int | None = None
+    price: float | None = None
+    """Of a device-hour [$]."""
+    notes: tuple[Note, ...] = ()
+    """Where the utilisation is from, if it was not given."""
+
+    def __post_init__(self) -> None:
+        check_count(self.flops_per_second, "peak")
+        if not check_count(self.mfu, "MFU") <= 1:
+            raise QueryError(
+                f"MFU is {self.mfu:g}; a share of the peak up to 1 is needed, such as 0.4."
+            )
+
+    @property
+    def flops_per_hour(self) -> float:
+        """FLOP that one device trains with in an hour: 3600 x peak x MFU."""
+        return 3600 * self.flops_per_second * self.mfu
+
+    def hours(self, flops: float) -> float:
+        """Device-hours of compute, devices times hours."""
+        return flops / self.flops_per_hour
+
+    def dollars(self, flops: float) -> float | None:
+        """Price of compute [$]; None without a price."""
+        return None if self.price is None else self.price * self.hours(flops)
+
+    def cost(self, flops: float) -> dict[str, float | str | None]:
+        """Device, utilisation, device-hours and dollars of compute, as documents hold them."""
+        return {
+            "device": self.name,
+            "mfu": self.mfu,
+            "device_hours": self.hours(flops),
+            "dollars": self.dollars(flops),
+        }
 
 
-DEVICES: Mapping[str, Device] = MappingProxyType(
-    {
-        entry.name: entry
-        for entry in (
-            Device(
-                name="a100",
-                flops_per_second=312e12,
-                memory_bytes=80e9,
-                source="NVIDIA A100 80GB data sheet",
-            ),
-            Device(
-                name="h100",
-                flops_per_second=989e12,
-                memory_bytes=80e9,
-                source="NVIDIA H100 SXM data sheet",
-            ),
-            Device(
-                name="h200",
-                flops_per_second=989e12,
-                memory_bytes=141e9,
-                source="NVIDIA H200 SXM data sheet",
-            ),
-            Device(
-                name="b200",
-                flops_per_second=2.25e15,
-                memory_bytes=180e9,
-                source="NVIDIA HGX B200 data sheet",
-            ),
-            Device(
-                name="mi300x",
-                flops_per_second=1.3e15,
-                memory_bytes=192e9,
-                source="AMD Instinct MI300X data sheet",
-            ),
-            Device(
-                name="tpu-v5p",
-                flops_per_second=459e12,
-                memory_bytes=95e9,
-                source="Google Cloud TPU v5p documentation",
-            ),
-        )
-    }
-)
-
-
-def device(name: str) -> Device:
-    """An accelerator by name.
-
-    Raises:
-        QueryError: It is not in the table.
-    """
-    if name not in DEVICES:
-        raise QueryError(
-            f"unknown device '{name}'; known are {', '.join(DEVICES)}. Choose one of them."
-        )
-    return DEVICES[name]
-
-
-def flops_of_hours(hours: float, flops_per_second: float, mfu: float) -> float:
-    """FLOP of device-hours: hours x 3600 x peak x MFU.
+def machine(
+    device: str,
+    *,
+    mfu: float | None = None,
+    price: float | None = None,
+    devices: int | None = None,
+    measured: MeasuredMfu | None = None,
+) -> Machine:
+    """Devices by name or peak, with the utilisation that is given, measured or assumed.
 
     Args:
-        hours: Device-hours, devices times hours.
-        flops_per_second: Peak of one device.
-        mfu: Model FLOPs utilisation, a share of the peak; of the user's own runs where known.
+        device: A name of `DEVICES`, or the peak of dense bf16 products [FLOP/s].
+        mfu: Share of the peak; None for what was measured on such a device, else `DEFAULT_MFU`.
+        price: Of a device-hour [$].
+        devices: How many train at once.
+        measured: Utilisation of fitted runs, used only if they ran on such a device.
 
     Raises:
-        QueryError: A number is not positive, or the utilisation is above 1.
+        FieldError: The device is neither known nor a number.
+        QueryError: The utilisation or the price is out of range.
     """
-    check_count(hours, "device-hours")
-    check_count(flops_per_second, "peak")
-    if not check_count(mfu, "MFU") <= 1:
-        raise QueryError(f"MFU is {mfu:g}; a share of the peak up to 1 is needed, such as 0.4.")
-    return hours * 3600 * flops_per_second * mfu
+    peak = peak_of(device)
+    notes: tuple[Note, ...] = ()
+    if mfu is None:
+        mfu, note = _utilisation(device, peak, measured)
+        notes = (note,)
+    if price is not None:
+        check_count(price, "price")
+    return Machine(
+        name=device, flops_per_second=peak, mfu=mfu, devices=devices, price=price, notes=notes
+    )
 
 
-def hours_of_flops(flops: float, flops_per_second: float, mfu: float) -> float:
-    """Device-hours that a budget takes, the inverse of `flops_of_hours`."""
-    return check_count(flops) / flops_of_hours(1.0, flops_per_second, mfu)
+def peak_of(device: str) -> float:
+    """Peak of a device by name, or given as a number [FLOP/s].
+
+    Raises:
+        FieldError: It is neither.
+    """
+    if device in DEVICES:
+        return DEVICES[device].flops_per_second
+    try:
+        peak = parse_number(device, "device")
+    except QueryError:
+        peak = 0.0
+    if peak < LEAST_PEAK:
+        raise FieldError(
+            f"unknown device '{device}'; known are {', '.join(DEVICES)}. Choose one, or give its "
+            "peak of dense bf16 products in FLOP/s, such as 1.65e14.",
+            "device",
+        )
+    return peak
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredMfu:
+    """Utilisation of the largest fitted runs."""
+
+    mfu: float
+    params: float
+    """N of those runs."""
+    flops_per_second: float | None
+    """Peak of the device that they ran on; None on a CPU, or where it is not recorded."""
+
+
+def _utilisation(device: str, peak: float, measured: MeasuredMfu | None) -> tuple[float, Note]:
+    """The MFU where none is given, and a note on where it is from."""
+    if measured is not None and measured.flops_per_second == peak:
+        text = (
+            f"the MFU of {three_digits(measured.mfu)} is that of the fitted runs of "
+            f"{power(measured.params)} parameters, the largest; another size differs: --mfu."
+        )
+        return measured.mfu, Note(code="mfu_fitted", severity="info", message=text)
+    text = (
+        f"the MFU of {DEFAULT_MFU:g} is assumed, as of large runs (38-46% are published); "
+        "hours and money go as 1 / MFU. Measure yours: --mfu."
+    )
+    if measured is not None:
+        text += (
+            f" The {three_digits(measured.mfu)} of the fitted runs is not used: it was measured "
+            f"on another device than {device}, or on one that is not recorded."
+        )
+    return DEFAULT_MFU, Note(code="mfu_assumed", severity="warning", message=text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +176,7 @@ class ReportRequest:
     price: float | None = None
     """Price of a device-hour [$]."""
     device: str | None = None
-    """A name of `DEVICES`."""
+    """A name of `DEVICES`, or a peak."""
     mfu: float | None = None
     """Model FLOPs utilisation, a share of the device's peak."""
 
@@ -148,8 +188,7 @@ class ReportRequest:
         """
         if self.price is None or self.device is None:
             return None
-        peak = device(self.device).flops_per_second
-        return self.price * hours_of_flops(flops, peak, self.mfu or DEFAULT_MFU)
+        return machine(self.device, mfu=self.mfu, price=self.price).dollars(flops)
 
 
 def next_price(source: ScalingLaw, flops: Floats, step: float = STEP) -> IntervalCurve:

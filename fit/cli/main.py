@@ -22,6 +22,7 @@ from fit.cli.options import (
     column_option,
     column_options,
     count_type,
+    device_options,
     fit_options,
     flops_type,
     interval_option,
@@ -360,10 +361,12 @@ def report_command(
 @main.command("suggest")
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
 @suggest_options
+@device_options
 @json_option
 def suggest_command(
-    folder: Path | None, law: str | None, out: Path | None, as_json: bool, **limits: Any
-) -> None:
+    folder: Path | None, law: str | None, out: Path | None, device: str | None, mfu: float | None,
+    price: float | None, as_json: bool, **limits: Any,
+) -> None:  # fmt: skip
     """Choose the next runs: those that narrow N* and the loss at a budget most per FLOP.
 
     FOLDER is the fit that they extend, reports/NAME; without it or --law, the newest.
@@ -371,13 +374,17 @@ def suggest_command(
     from fit.design.candidates import parse_request
     from fit.design.plan_files import FOLDER, write_plan
     from fit.design.suggest import propose
+    from fit.query.budget import priced_machine
     from fit.report.listings import proposal_text
 
     source, path = _select_law(folder, law)
+    machine = priced_machine(source.fit, device=device, mfu=mfu, price=price)
     home = out or (path.parent if path.is_file() else path) / FOLDER
     proposal = propose(parse_request(source, **limits))
     launch = write_plan(home, proposal, source.fit)
-    _print(proposal.document(), proposal_text(proposal, home, launch), as_json=as_json)
+    cost = None if machine is None else machine.cost(proposal.flops_spent)
+    text = proposal_text(proposal, home, launch, cost)
+    _print(proposal.document() | ({"cost": cost} if cost else {}), text, as_json=as_json)
 
 
 @main.command("serve")

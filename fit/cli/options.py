@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fit.errors import FieldError, QueryError
-from fit.quantities import option_name, parse_count, parse_flops
+from fit.quantities import option_name, parse_count, parse_flops, parse_share
 from fit.query.question import FIELDS, LAW_COLUMNS
 
 if TYPE_CHECKING:
@@ -202,6 +202,19 @@ def launch_command(asked: Question, fields: Mapping[str, Any], source: Path | st
             text = "" if value is True else f" {shlex.quote(str(value).strip())}"
             words.append(f"{option_name(name)}{text}")
     return f"isoflop query {' '.join(words)} --config | xargs -r python -m sweep"
+
+
+device_options = option_group(
+    click.option("--device", metavar="NAME", help="a100, h100, ..., or its dense bf16 FLOP/s."),
+    click.option(
+        "--mfu", type=AmountType("mfu", parse_share), metavar="SHARE",
+        help="Share of the peak reached.  [of the runs on such a device, or 0.4]",
+    ),
+    click.option(
+        "--price", type=count_type("price"), metavar="$", help="Dollars per device-hour."
+    ),
+)  # fmt: skip
+"""Add --device, --mfu and --price, the accounting of `fit.allocation.costs`."""
 
 
 report_options = option_group(

@@ -12,8 +12,10 @@ out, and recomputation never counts (Chowdhery et al. 2022, arXiv:2204.02311, ap
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 
 from fit.errors import PlanError
 
@@ -206,3 +208,66 @@ def _unknown(what: str, convention: str, known: tuple[str, ...]) -> str:
         f"unknown {what} convention '{convention}'; known are {', '.join(known)}. "
         "Choose one of them."
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """An accelerator."""
+
+    name: str
+    flops_per_second: float
+    """Peak of dense bf16 matrix products; vendors print twice that for sparse ones."""
+    memory_bytes: float
+    source: str
+
+
+DEVICES: Mapping[str, Device] = MappingProxyType(
+    {
+        entry.name: entry
+        for entry in (
+            Device(
+                name="a100",
+                flops_per_second=312e12,
+                memory_bytes=80e9,
+                source="NVIDIA A100 80GB data sheet",
+            ),
+            Device(
+                name="h100",
+                flops_per_second=989e12,
+                memory_bytes=80e9,
+                source="NVIDIA H100 SXM data sheet",
+            ),
+            Device(
+                name="h200",
+                flops_per_second=989e12,
+                memory_bytes=141e9,
+                source="NVIDIA H200 SXM data sheet",
+            ),
+            Device(
+                name="b200",
+                flops_per_second=2.25e15,
+                memory_bytes=180e9,
+                source="NVIDIA HGX B200 data sheet",
+            ),
+            Device(
+                name="mi300x",
+                flops_per_second=1.3e15,
+                memory_bytes=192e9,
+                source="AMD Instinct MI300X data sheet",
+            ),
+            Device(
+                name="tpu-v5p",
+                flops_per_second=459e12,
+                memory_bytes=95e9,
+                source="Google Cloud TPU v5p documentation",
+            ),
+        )
+    }
+)
+"""Accelerators by name."""
+
+
+def device_peak(text: str | None) -> float | None:
+    """Peak of the device that a record names, such as "NVIDIA H100 80GB HBM3"; None if unknown."""
+    name = (text or "").lower()
+    return next((d.flops_per_second for key, d in DEVICES.items() if key in name), None)

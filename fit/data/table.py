@@ -17,7 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fit.data.accounting import FlopsPerToken, ParamCounts, flops_per_token_in, params_in
+from fit.data.accounting import (
+    FlopsPerToken,
+    ParamCounts,
+    device_peak,
+    flops_per_token_in,
+    params_in,
+)
 from fit.data.records import DataInfo, Dropped, Floats, RunRecord, T
 from fit.errors import RecordError
 
@@ -187,6 +193,7 @@ def _further_columns(done: Sequence[RunRecord], active: Floats | None) -> dict[s
         add(name, lambda record, name=name: getattr(record, name), math.nan)  # type: ignore[misc]
     for name, value in TEXT_COLUMNS.items():
         columns[name] = np.array([value(record) for record in done])
+    add("device_flops_per_second", lambda record: device_peak(record.device), math.nan)
     add("unique_tokens", lambda record: record.data.unique_tokens, math.inf)
     for skill in sorted({s for record in done for s in (record.loss_by_skill or {})}):
         add(

@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from fit.allocation.costs import DEVICES, flops_of_hours
-from fit.errors import FieldError, QueryError
-from fit.quantities import DEFAULT_MFU, check_count, parse_number, power, three_digits
+from fit.allocation.costs import Machine, MeasuredMfu, machine
+from fit.errors import QueryError
+from fit.quantities import check_count
 from fit.query.documents import AnswerCost, Number, mapped
 from fit.query.question import Question
-from fit.results import Fit, Note
+from fit.results import Fit
 
 MOST_FLOPS = 1e40
 """Above it a budget is a typing error; every computer ever built has done less."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
-    """The devices of a question: kind, number, utilisation and price."""
-
-    name: str
-    flops_per_hour: float
-    """Of one device at the utilisation."""
-    mfu: float
-    devices: int | None
-    price: float | None
-    """Of a device-hour [$]."""
-    notes: tuple[Note, ...] = ()
-    """Where the utilisation is from, if the question does not give it."""
 
 
 def machine_of(question: Question) -> Machine | None:
@@ -40,18 +23,16 @@ def machine_of(question: Question) -> Machine | None:
     """
     if question.device is None:
         return None
-    mfu, notes = _utilisation(question)
-    return Machine(
-        name=question.device,
-        flops_per_hour=flops_of_hours(1.0, _peak(question.device), mfu),
-        mfu=mfu,
-        devices=None if question.devices is None else round(question.devices),
+    return machine(
+        question.device,
+        mfu=question.mfu,
         price=question.price,
-        notes=notes,
+        devices=None if question.devices is None else round(question.devices),
+        measured=measured_mfu(question.source.fit),
     )
 
 
-def budget_of(question: Question, machine: Machine | None) -> float | None:
+def budget_of(question: Question, devices: Machine | None) -> float | None:
     """The budget [FLOP]; None where the question gives a target loss.
 
     Raises:
@@ -60,13 +41,13 @@ def budget_of(question: Question, machine: Machine | None) -> float | None:
     if question.loss is not None:
         return None
     flops, hours = question.flops, question.hours
-    if machine is not None and flops is None:
+    if devices is not None and flops is None:
         if question.dollars is not None and question.price is not None:
             hours = question.dollars / question.price
-        if question.deadline is not None and machine.devices is not None:
-            hours = question.deadline * machine.devices
+        if question.deadline is not None and devices.devices is not None:
+            hours = question.deadline * devices.devices
         assert hours is not None
-        flops = hours * machine.flops_per_hour
+        flops = hours * devices.flops_per_hour
     assert flops is not None  # `Question` has checked that one of the five is there
     return check_budget(flops)
 
@@ -97,7 +78,7 @@ def answer_cost(
         return AnswerCost(training_flops=training, serving_flops=serving)
     devices, price = machine.devices, machine.price
     spent = training if serving is None else total
-    hours = mapped(spent, lambda v: v / machine.flops_per_hour)
+    hours = mapped(spent, machine.hours)
     return AnswerCost(
         training_flops=training,
         serving_flops=serving,
@@ -110,46 +91,35 @@ def answer_cost(
     )
 
 
-def _peak(name: str) -> float:
-    """Peak of a device by name, or given as a number [FLOP/s]."""
-    if name in DEVICES:
-        return DEVICES[name].flops_per_second
-    try:
-        return parse_number(name, "device")
-    except QueryError:
-        raise FieldError(
-            f"unknown device '{name}'; known are {', '.join(DEVICES)}. Choose one, or give its "
-            "peak of dense bf16 products in FLOP/s, such as 1.65e14.",
-            "device",
-        ) from None
+def priced_machine(
+    fit: Fit | None, *, device: str | None, mfu: float | None, price: float | None
+) -> Machine | None:
+    """The devices that compute is priced on; None where none is named.
+
+    Raises:
+        QueryError: A utilisation or a price without a device, or out of range.
+    """
+    if device is not None:
+        return machine(device, mfu=mfu, price=price, measured=measured_mfu(fit))
+    if mfu is not None or price is not None:
+        raise QueryError("--price and --mfu are those of a device; name it, such as --device h100.")
+    return None
 
 
-def _utilisation(question: Question) -> tuple[float, tuple[Note, ...]]:
-    """The MFU, and a note on where it is from if the question does not give it."""
-    if question.mfu is not None:
-        return question.mfu, ()
-    measured = _measured_mfu(question.source.fit)
-    if measured is None:
-        text = (
-            f"the MFU of {DEFAULT_MFU:g} is assumed, as of large runs (38-46% are published); "
-            "hours and money go as 1 / MFU. Measure yours: --mfu."
-        )
-        return DEFAULT_MFU, (Note(code="mfu_assumed", severity="warning", message=text),)
-    value, params = measured
-    text = (
-        f"the MFU of {three_digits(value)} is that of the fitted runs of {power(params)} "
-        "parameters, the largest, on their own devices; another size or device differs: --mfu."
-    )
-    return value, (Note(code="mfu_fitted", severity="info", message=text),)
-
-
-def _measured_mfu(fit: Fit | None) -> tuple[float, float] | None:
-    """Median MFU of the largest fitted runs that recorded one, and their N."""
+def measured_mfu(fit: Fit | None) -> MeasuredMfu | None:
+    """Median MFU of the largest fitted runs that recorded one, and the device that they ran on."""
     column = None if fit is None else fit.points.columns.get("mfu")
     if fit is None or column is None:
         return None
     recorded = np.isfinite(column) & (column > 0) & (column <= 1)
     if not recorded.any():
         return None
-    largest = float(fit.points.params[recorded].max())
-    return float(np.median(column[recorded & (fit.points.params == largest)])), largest
+    params = fit.points.params
+    largest = recorded & (params == params[recorded].max())
+    peaks = fit.points.columns.get("device_flops_per_second", np.full(len(params), np.nan))
+    peak = np.unique(peaks[largest])
+    return MeasuredMfu(
+        mfu=float(np.median(column[largest])),
+        params=float(params[largest][0]),
+        flops_per_second=float(peak[0]) if len(peak) == 1 and np.isfinite(peak[0]) else None,
+    )

@@ -231,13 +231,19 @@ def _interval_basis(comparison: Comparison) -> str:
     return wrapped(text + ".")
 
 
-def proposal_text(proposal: Proposal, folder: Path, launch: str | None) -> str:
+def proposal_text(
+    proposal: Proposal,
+    folder: Path,
+    launch: str | None,
+    cost: Mapping[str, Any] | None = None,
+) -> str:
     """Proposed runs, their compute, the precision that they add, and how to launch them.
 
     Args:
         proposal: The next runs.
         folder: Where the plan was written.
         launch: Arguments of `python -m sweep -m`; None where nothing can be launched.
+        cost: What `Machine.cost` says of the spend; None where no device is named.
     """
     p = proposal
     head = f"next runs for {power(p.flops)} FLOP, by {p.source} ({p.law})"
@@ -247,6 +253,7 @@ def proposal_text(proposal: Proposal, folder: Path, launch: str | None) -> str:
         table_text(("run", "N", "D", "D/N", "FLOP", "spent"), [_run_row(r) for r in p.runs]),
         "",
         row("runs", f"{_counts(p)}, {_spend_text(p)}"),
+        *([row("cost", _cost_text(cost))] if cost else []),
         row("now", "no runs yet" if p.before is None else _precision_text(p.before, p)),
         row("after", _precision_text(p.after, p)),
         "",
@@ -274,6 +281,13 @@ def _run_row(run: SuggestedRun) -> tuple[str, ...]:
         f"{run.flops:.2e}",
         f"{run.flops_spent:.2e}",
     )
+
+
+def _cost_text(cost: Mapping[str, Any]) -> str:
+    """Hours and dollars of the spend on the named device."""
+    dollars = "" if cost["dollars"] is None else f", ${cost['dollars']:,.2f}"
+    hours = three_digits(cost["device_hours"])
+    return f"{hours} device-hours on {cost['device']}{dollars}; MFU {three_digits(cost['mfu'])}"
 
 
 def _counts(p: Proposal) -> str:

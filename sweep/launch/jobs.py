@@ -29,9 +29,10 @@ from omegaconf import DictConfig
 from fit.errors import ScalingError
 from fit.query.launch import hydra_value
 from sweep import search_working_folder_last
-from sweep.config import Config, TrainConfig, parse
+from sweep.config import Config, TrainConfig
 from sweep.planning.grid import Cell
 from sweep.planning.trajectory import Trajectory
+from sweep.settings import parse
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 WAIT_SECONDS = 0.5

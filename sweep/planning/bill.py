@@ -6,16 +6,26 @@ means is in `sweep.plan.USAGE`.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from fit.allocation.costs import Machine, machine, peak_of
 from fit.data.records import RunRecord
 from fit.errors import PlanError, QueryError
-from fit.quantities import count_noun, parse_count, parse_flops
+from fit.quantities import count_noun, parse_count, parse_flops, parse_share, power
+from sweep.config import TrainConfig
 from sweep.planning.grid import Cell, LauncherChoice
-from sweep.planning.timing import CostEstimate, ShapeTiming, device_kind, estimate, known_timing
+from sweep.planning.timing import (
+    CostEstimate,
+    ShapeTiming,
+    device_kind,
+    estimable,
+    estimate,
+    known_timing,
+)
 from sweep.planning.trajectory import RunSpec, Trajectory
 
 LABEL = 10
@@ -34,6 +44,8 @@ class PlannedCost:
     run: RunSpec
     timing: ShapeTiming | None
     estimate: CostEstimate
+    priced: bool
+    """Whether the estimate is of the device that the run is meant for."""
     record: RunRecord | None
 
 
@@ -49,6 +61,8 @@ class PlanCost:
     """Time of starts and held-out losses, likewise [s]."""
     hours: float
     """Time on devices [device-hours]."""
+    priced: bool
+    """Whether the times are those of the devices that the runs are meant for."""
     wall: float | None
     """Until the last run ends, the costliest first [s]; None where the workers are not known."""
     workers: int | None
@@ -61,24 +75,68 @@ class PlanCost:
     dollars: float | None
 
 
-def planned_runs(cells: Sequence[Cell], *, measured: bool) -> list[PlannedCost]:
-    """Estimate every run of a grid, by the formula alone unless `measured`."""
+def planned_runs(cells: Sequence[Cell], options: PlanOptions) -> list[PlannedCost]:
+    """Estimate every run of a grid, for the devices of the options or by timings on this machine.
+
+    Raises:
+        PlanError: A run is meant for another device than the named one.
+    """
     rows = []
     for number, cell in enumerate(cells):
         for t in cell.trajectories:
-            timing = known_timing(t) if measured else None
+            check_device(t.config.train, options)
+            timing = known_timing(t) if options.measure and not options.machine else None
             rows += [
                 PlannedCost(
                     cell=number,
                     trajectory=t,
                     run=run,
                     timing=timing,
-                    estimate=estimate(t, run, timing),
+                    estimate=estimate(t, run, timing, options.machine),
+                    priced=estimable(t, timing, options.machine),
                     record=cell.record(t, run),
                 )
                 for run in t.runs
             ]
     return rows
+
+
+def check_device(train: TrainConfig, options: PlanOptions) -> None:
+    """Refuse to price runs of a CPU as those of an accelerator.
+
+    Raises:
+        PlanError: They are meant for a CPU.
+    """
+    if options.machine is not None and train.accelerator == "cpu":
+        raise PlanError(
+            f"device={options.machine.name} prices runs that train.accelerator=cpu keeps on a CPU; "
+            "leave one out."
+        )
+
+
+def require_prices(rows: Sequence[PlannedCost], options: PlanOptions) -> None:
+    """Refuse to name a price, or to keep to one, where the time of a run is not known.
+
+    Raises:
+        PlanError: A run is meant for a device that is not here and was not named.
+    """
+    needing = [
+        w for w, (field, _) in PLAN_OPTIONS.items() if field in ("price", "hours", "dollars")
+    ]
+    asked = [f"{w}=" for w in needing if getattr(options, PLAN_OPTIONS[w][0]) is not None]
+    unknown = next((r for r in rows if r.record is None and not r.priced), None)
+    if asked and unknown is not None:
+        raise PlanError(f"{' and '.join(asked)} cannot be applied: {unknown_device(unknown)}")
+
+
+def unknown_device(row: PlannedCost) -> str:
+    """Why the time of a run is not known, and what to give."""
+    train = row.trajectory.config.train
+    many = f" train.devices={train.devices}" if train.devices > 1 else ""
+    return (
+        f"train.accelerator={train.accelerator}{many} was not timed here; name the device: "
+        "device=h100 mfu=0.4"
+    )
 
 
 def plan_cost(
@@ -105,6 +163,7 @@ def plan_cost(
         training=sum(row.estimate.training for row in left),
         beside=sum(row.estimate.beside for row in left),
         hours=hours,
+        priced=all(row.priced for row in left),
         wall=None if workers is None else makespan(list(jobs.values()), workers),
         workers=workers,
         memory_bytes=0.0 if largest is None else largest.estimate.memory_bytes,
@@ -117,7 +176,9 @@ def plan_cost(
 def device_hours(row: PlannedCost) -> float:
     """Device-hours of a run: of a shared GPU its part; on a CPU a worker counts as a device."""
     train = row.trajectory.config.train
-    runs_per_device = train.runs_per_gpu if device_kind(train) == "cuda" else 1
+    # A named device is counted by its FLOP: how many runs share it changes nothing.
+    shared = device_kind(train) == "cuda" and row.timing is not None
+    runs_per_device = train.runs_per_gpu if shared else 1
     return row.estimate.seconds / 3600 * train.devices / runs_per_device
 
 
@@ -135,6 +196,10 @@ def cost_lines(cost: PlanCost, options: PlanOptions, rows: Sequence[PlannedCost]
     if not cost.runs:
         return []
     lines = [_line("to do", f"{count_noun(cost.runs, 'run')}, {cost.flops:.2e} FLOP")]
+    memory = f"{cost.memory_bytes / 2**30:.2g} GiB at most in a run ({cost.largest})"
+    if not cost.priced:
+        unknown = next(row for row in rows if row.record is None and not row.priced)
+        return [*lines, _line("memory", memory), *_wrapped("time", unknown_device(unknown))]
     beside = f" + {compact_duration(cost.beside)} beside it" if cost.beside else ""
     lines.append(_line("workers", f"{compact_duration(cost.training)} of training{beside}"))
     if cost.wall is not None:
@@ -142,18 +207,24 @@ def cost_lines(cost: PlanCost, options: PlanOptions, rows: Sequence[PlannedCost]
         lines.append(_line("wall", f"about {compact_duration(cost.wall)} on {many}"))
     price = "" if cost.dollars is None else f", ${cost.dollars:,.2f} at ${options.price:g} an hour"
     lines.append(_line("devices", f"{cost.hours:.3g} device-hours{price}"))
-    memory = f"{cost.memory_bytes / 2**30:.2g} GiB at most in a run ({cost.largest})"
     lines.append(_line("memory", memory))
     share = cost.saved / (cost.saved + cost.training) if cost.training else 0.0
     if share > 0.005:
         lines.append(
             _line("trunks", f"shared ones save {compact_duration(cost.saved)}, {share:.0%}")
         )
-    return lines + [_line("estimate", text) for text in _estimate_basis(rows)]
+    return lines + [
+        line for text in _estimate_basis(rows, options) for line in _wrapped("estimate", text)
+    ]
 
 
-def _estimate_basis(rows: Sequence[PlannedCost]) -> list[str]:
-    """What the estimates are based on: timings by device, or the formula."""
+def _estimate_basis(rows: Sequence[PlannedCost], options: PlanOptions) -> list[str]:
+    """What the estimates are based on: named devices, timings by device, or the formula."""
+    if options.machine is not None:
+        machine = options.machine
+        assumed = "" if options.mfu is not None else ", assumed: measure yours, mfu="
+        peak = power(machine.flops_per_second)
+        return [f"for {machine.name}, {peak} FLOP/s at an MFU of {machine.mfu:g}{assumed}"]
     left = [row for row in rows if row.record is None]
     devices = sorted({row.estimate.measured for row in left if row.estimate.measured})
     timed = sum(row.estimate.measured is not None for row in left)
@@ -167,6 +238,11 @@ def _estimate_basis(rows: Sequence[PlannedCost]) -> list[str]:
 def _line(name: str, text: str) -> str:
     """A line: its name in the first column, then its text."""
     return f"{name:{LABEL}}{text}"[:80]
+
+
+def _wrapped(name: str, text: str) -> list[str]:
+    """A line and its continuation, at most 80 columns wide."""
+    return textwrap.wrap(f"{name:{LABEL}}{text}", 80, subsequent_indent=" " * LABEL)
 
 
 def compact_duration(seconds: float) -> str:
@@ -185,6 +261,10 @@ class PlanOptions:
     """Time a few steps of every shape, where no timing is stored."""
     price: float | None = None
     """Price of one device-hour [$]."""
+    device: str | None = None
+    """Accelerator that the runs are meant for: a name of `DEVICES`, or its peak [FLOP/s]."""
+    mfu: float | None = None
+    """Share of its peak that training reaches; None for the one that is assumed."""
     workers: int | None = None
     """Runs at a time; None for the number that the launcher says."""
     hours: float | None = None
@@ -197,6 +277,13 @@ class PlanOptions:
     """Published law, or folder of a fit, that the thinned grid is chosen for."""
     target: float | None = None
     """Budget at which N* and the loss are wanted [FLOP]; None for ten times the largest run."""
+
+    @property
+    def machine(self) -> Machine | None:
+        """The named devices; None where the runs are timed here, or estimated for a CPU."""
+        if self.device is None:
+            return None
+        return machine(self.device, mfu=self.mfu, price=self.price)
 
     @property
     def limited(self) -> bool:
@@ -230,6 +317,8 @@ def split_plan_options(overrides: Sequence[str]) -> tuple[PlanOptions, list[str]
         else:
             rest.append(override)
     options = PlanOptions(**values)
+    if options.mfu is not None and options.device is None:
+        raise PlanError("mfu= is a share of a device's peak; add device=h100, say.")
     if options.dollars is not None and options.price is None:
         raise PlanError("spend.dollars needs the price of a device-hour; add price=2.5, say.")
     if (options.target or "prior" in values) and not options.limited:
@@ -268,6 +357,23 @@ def _parse_number(word: str, value: str) -> float:
         raise PlanError(str(error)) from error
 
 
+def _parse_device(word: str, value: str) -> str:
+    """Take the name of a device, or its peak."""
+    try:
+        peak_of(value)
+    except QueryError as error:
+        raise PlanError(str(error)) from error
+    return value
+
+
+def _parse_share(word: str, value: str) -> float:
+    """Parse a share such as 0.4 or 40%."""
+    try:
+        return parse_share(value, word)
+    except QueryError as error:
+        raise PlanError(str(error)) from error
+
+
 def _parse_flops(word: str, value: str) -> float:
     """Parse a compute budget [FLOP]."""
     try:
@@ -295,6 +401,8 @@ PLAN_OPTIONS: Mapping[str, tuple[str, Callable[[str, str], Any]]] = MappingProxy
     {
         "measure": ("measure", _parse_switch),
         "price": ("price", _parse_number),
+        "device": ("device", _parse_device),
+        "mfu": ("mfu", _parse_share),
         "workers": ("workers", _parse_whole),
         "spend.hours": ("hours", _parse_number),
         "spend.dollars": ("dollars", _parse_number),

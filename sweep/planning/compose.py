@@ -43,9 +43,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from fit.errors import PlanError
-from fit.query.launch import hydra_value
 from sweep import ROOT
-from sweep.config import Config, needed, refuse_undeclared, settings, unknown_setting
+from sweep.config import Config
+from sweep.planning.words import quote_text, read_overrides
+from sweep.settings import needed, refuse_undeclared, settings, unknown_setting
 
 CONFIG_FOLDER = ROOT / "conf"
 VERSION_BASE = "1.3"
@@ -110,7 +111,6 @@ def command_overrides(arguments: Namespace) -> list[str]:
         PlanError: The options replace our root configuration or name no folder, or an override is
             given twice.
     """
-    refuse_repeated(arguments.overrides)
     if arguments.config_name or arguments.config_path:
         raise PlanError(
             "--config-name and --config-path replace the schema; add configs of your own by "
@@ -118,17 +118,19 @@ def command_overrides(arguments: Namespace) -> list[str]:
         )
     if arguments.experimental_rerun or arguments.package:
         raise PlanError("--experimental-rerun and --package are not read here; leave them out.")
+    overrides = read_overrides(arguments.overrides)
+    refuse_repeated(overrides)
     if not arguments.config_dir:
-        return list(arguments.overrides)
+        return overrides
     folder = Path(arguments.config_dir).absolute()
     if not folder.is_dir():
         raise PlanError(f"--config-dir {arguments.config_dir} is no folder; give an existing one.")
-    if any(word.lstrip("+~").startswith("hydra.searchpath") for word in arguments.overrides):
+    if any(word.lstrip("+~").startswith("hydra.searchpath") for word in overrides):
         raise PlanError(
             "--config-dir and hydra.searchpath are both given, of which one would be lost; give "
             "all folders in one: 'hydra.searchpath=[file:///ONE,file:///OTHER]'."
         )
-    return [*arguments.overrides, f"hydra.searchpath={hydra_value([f'file://{folder}'])}"]
+    return [*overrides, f"hydra.searchpath=[{quote_text(f'file://{folder}')}]"]
 
 
 def refuse_repeated(overrides: Sequence[str]) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from fit.data.records import RunRecord
+from fit.data.records import DataInfo, RunRecord
 from fit.errors import PlanError
-from sweep.config import Config, parse
+from sweep.config import Config, DataConfig
+from sweep.data.registry import describe
 from sweep.planning.compose import (
     ConfigComposer,
     compose_shared,
@@ -22,8 +23,18 @@ from sweep.planning.compose import (
     wrong_overrides_refused,
 )
 from sweep.planning.overrides import check_effect, check_overrides
+from sweep.planning.sizes import check_shape_overrides
 from sweep.planning.timing import check_memory
-from sweep.planning.trajectory import RunSpec, Trajectory, finished_record, plan, work_folder
+from sweep.planning.trajectory import (
+    Describe,
+    RunSpec,
+    Trajectory,
+    check_batches,
+    finished_record,
+    plan,
+    work_folder,
+)
+from sweep.settings import parse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,10 +105,13 @@ def grid(overrides: Sequence[str], *, multirun: bool) -> tuple[Cell, ...]:
         check_overrides(overrides, multirun=multirun)
         jobs = expand_grid(overrides) if multirun else [list(overrides)]
         composer = ConfigComposer()
-        configs = [_parse(composer.compose(job)) for job in jobs]
+        configs = [_parse(composer.compose(job), job) for job in jobs]
         check_effect(overrides, jobs, configs, parse(composer.compose([])))
     seen: set[Path] = set()
-    cells = tuple(_plan_cell(job, config, seen) for job, config in zip(jobs, configs, strict=True))
+    described = _describe_once()
+    cells = tuple(
+        _plan_cell(job, config, seen, described) for job, config in zip(jobs, configs, strict=True)
+    )
     if not multirun and cells[0].refusal is not None:
         raise PlanError(cells[0].refusal)
     return cells
@@ -126,22 +140,45 @@ def compose_config(overrides: Sequence[str]) -> Config:
         return parse(ConfigComposer().compose(overrides))
 
 
-def _parse(config: DictConfig) -> Config | PlanError:
+def _parse(config: DictConfig, job: Sequence[str]) -> Config | PlanError:
     """The checked configuration of one job, or why there is none."""
     try:
+        check_shape_overrides(job)
         return parse(config)
     except PlanError as error:
         return error
 
 
-def _plan_cell(job: Sequence[str], config: Config | PlanError, seen: set[Path]) -> Cell:
+def _describe_once() -> Describe:
+    """A `describe` that looks at the data of equal settings once: of many files, that is long."""
+    answers: dict[str, tuple[int, int | None, DataInfo] | PlanError] = {}
+
+    def described(config: DataConfig, seq_len: int) -> tuple[int, int | None, DataInfo]:
+        key = repr((config, seq_len))
+        if key not in answers:
+            try:
+                answers[key] = describe(config, seq_len)
+            except PlanError as error:
+                answers[key] = error
+        answer = answers[key]
+        if isinstance(answer, PlanError):
+            raise answer
+        return answer
+
+    return described
+
+
+def _plan_cell(
+    job: Sequence[str], config: Config | PlanError, seen: set[Path], described: Describe
+) -> Cell:
     """Plan one job without the runs of earlier jobs, as where two lengths round to one."""
     overrides = tuple(o for o in job if not o.lstrip("+~").startswith("hydra"))
     if isinstance(config, PlanError):
         return Cell(overrides=overrides, config=None, refusal=str(config))
     try:
-        trajectories = plan(config)
+        trajectories = plan(config, described)
         for t in trajectories:
+            check_batches(t)
             check_memory(t.shape, t.params, config.train)
         sweep = Path(config.runs_dir) / config.name
         return Cell(

@@ -21,9 +21,10 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 
 from fit.errors import PlanError
-from sweep.config import SECTIONS, Config, DataConfig, DepthRule, Schedule
+from sweep.config import Config, DataConfig, DepthRule, Schedule
 from sweep.data.registry import SOURCES
 from sweep.planning.compose import is_group, parse_overrides, preset_axes, settings_of_file
+from sweep.settings import SECTIONS
 
 DEFINING = {"model": "width", "data": "name", "train": "schedule"}
 """The setting by which a file of a group is known: if another value stands, the choice is lost."""

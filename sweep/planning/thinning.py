@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from scipy import stats
 
+from fit.allocation.costs import Machine
 from fit.allocation.scaling_law import ScalingLaw
 from fit.data.records import Floats
 from fit.design.candidates import Candidates
@@ -142,7 +143,7 @@ def thin_grid(
     allowed = limit
     while True:
         keep = trim_grid(candidates, allowed, prior, cost_text=lambda c: cost_in_words(c, unit))
-        kept = _charge_trunks([rows[i] for i in keep])
+        kept = _charge_trunks([rows[i] for i in keep], options.machine)
         total = sum(map(cost, kept))
         if total <= limit:
             return kept
@@ -150,7 +151,7 @@ def thin_grid(
         allowed *= min(0.99, limit / total)
 
 
-def _charge_trunks(rows: Sequence[PlannedCost]) -> list[PlannedCost]:
+def _charge_trunks(rows: Sequence[PlannedCost], machine: Machine | None) -> list[PlannedCost]:
     """The rows with their costs once the other branches of their trunks are dropped."""
     by_trunk: dict[tuple[int, str], list[PlannedCost]] = {}
     for row in rows:
@@ -159,7 +160,7 @@ def _charge_trunks(rows: Sequence[PlannedCost]) -> list[PlannedCost]:
     for group in by_trunk.values():
         part = keep_lengths(group[0].trajectory, [row.run.tokens for row in group])
         for row, run in zip(sorted(group, key=lambda r: r.run.tokens), part.runs, strict=True):
-            cost = estimate(part, run, row.timing)
+            cost = estimate(part, run, row.timing, machine)
             charged.append(dataclasses.replace(row, run=run, trajectory=part, estimate=cost))
     return charged
 

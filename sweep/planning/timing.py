@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fit.allocation.costs import Machine
 from fit.data.accounting import ParamCounts, Shape
 from fit.errors import PlanError, ScalingError
 from fit.files import write_atomically
@@ -49,6 +50,12 @@ FREE_SHARE = 0.8
 """Share of a GPU's free memory that activations may take."""
 SLOW_STEP_SECONDS = 10.0
 """Steps that the formula estimates longer are not timed."""
+
+
+def estimable(trajectory: Trajectory, timing: ShapeTiming | None, machine: Machine | None) -> bool:
+    """Whether the time of a run can be told: named devices, a timing, or the formula for a CPU."""
+    device = device_kind(trajectory.config.train)
+    return machine is not None or timing is not None or device == "cpu"
 
 
 def formula_seconds(shape: Shape, flops: float) -> float:
@@ -83,7 +90,7 @@ def device_kind(train: TrainConfig) -> str:
 
 def memory_bytes(shape: Shape, params: ParamCounts, train: TrainConfig) -> int:
     """Weights, optimiser (with the trunk's copy) and activations of one forward pass [bytes]."""
-    rows = train.micro_batch_tokens or train.batch_tokens
+    rows: int = train.micro_batch_tokens or train.batch_tokens
     return state_bytes(params) + rows * activation_bytes(shape)
 
 
@@ -181,13 +188,28 @@ class CostEstimate:
         return self.training + self.beside
 
 
-def estimate(trajectory: Trajectory, run: RunSpec, timing: ShapeTiming | None) -> CostEstimate:
-    """Estimate time and memory of a run from the timing of its shape, else by the formula."""
-    if timing is None:
+def estimate(
+    trajectory: Trajectory, run: RunSpec, timing: ShapeTiming | None, machine: Machine | None = None
+) -> CostEstimate:
+    """Estimate time and memory of a run.
+
+    Args:
+        trajectory: What it is trained with.
+        run: The run.
+        timing: Of its shape; None for the formula of one CPU thread.
+        machine: Named devices, whose accounting replaces both.
+    """
+    if timing is None or machine is not None:
         shape, train = trajectory.shape, trajectory.config.train
+
+        def seconds(flops: float) -> float:
+            if machine is None:
+                return formula_seconds(shape, flops)
+            return 3600 * machine.hours(flops) / train.devices
+
         return CostEstimate(
-            training=formula_seconds(shape, run.flops_spent),
-            alone=formula_seconds(shape, run.flops),
+            training=seconds(run.flops_spent),
+            alone=seconds(run.flops),
             beside=0.0,
             memory_bytes=float(memory_bytes(shape, trajectory.params, train)),
             measured=None,

@@ -22,7 +22,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,14 @@ from typing import Any
 from fit.data.accounting import FlopsPerToken, ParamCounts, Shape, count_flops, count_params
 from fit.data.records import RECORD_NAME, DataInfo, RunRecord, read_record
 from fit.errors import PlanError, RecordError
-from sweep.config import Config, DepthRule, ModelConfig, Schedule, TrainConfig
+from fit.quantities import count_noun
+from sweep.config import Config, DataConfig, DepthRule, Schedule, TrainConfig
 from sweep.data.registry import describe
 from sweep.data.rows import moved_data
+from sweep.planning.sizes import build_shape, choose_shape
 
+Describe = Callable[[DataConfig, int], tuple[int, int | None, DataInfo]]
+"""What `describe` is: vocabulary, distinct tokens and facts of the data."""
 RECIPE = "1"
 """Version of the recipe, part of a run's identity; raised when the code changes the result of a run
 whose settings stayed the same."""
@@ -42,6 +46,13 @@ NOT_IDENTITY = frozenset(
     "checkpoint_seconds retries runs_per_gpu pack cooldown schedule".split()
 )
 """Settings of `train` that change no result, or that enter a run's identity in resolved form."""
+LEAST_STEPS = 50
+"""Steps of one batch size before the next: half of what Adam's second moment averages over. The
+recipe's doublings leave 781 and more, those of `experiment=reference-gpu` 488."""
+USUAL_BATCH = 1 << 17
+"""Largest batch of the shipped experiments; batches up to here are never refused [tokens]."""
+EARLIER_COUNTS = {"1M": "1e+03k", "1B": "1e+03M", "1T": "1e+03B"}
+"""Counts that just fall short of a unit, as earlier versions named their runs: these are kept."""
 EPSILON = 1e-10
 """Adam's epsilon at the base shape: far below the size of the gradients at any shape tried."""
 
@@ -216,7 +227,7 @@ class Trajectory:
     """Recipe, data and device settings as they were configured."""
 
 
-def plan(config: Config) -> tuple[Trajectory, ...]:
+def plan(config: Config, described: Describe = describe) -> tuple[Trajectory, ...]:
     """Derive the trajectories that a job will train.
 
     A job is planned twice: at launch, to refuse, price and order it, and again in its worker, to
@@ -224,6 +235,7 @@ def plan(config: Config) -> tuple[Trajectory, ...]:
 
     Args:
         config: A checked configuration.
+        described: What `describe` returns, such as one that keeps what it has looked up.
 
     Returns:
         One trajectory under WSD, one per token count under cosine.
@@ -233,7 +245,7 @@ def plan(config: Config) -> tuple[Trajectory, ...]:
             would be repeated more often than `data.max_epochs` allows, or that have changed since
             the launch.
     """
-    vocab, available, info = describe(config.data, config.model.seq_len)
+    vocab, available, info = described(config.data, config.model.seq_len)
     if config.data_hash not in (None, info.hash):
         raise moved_data(config.data, info.hash, str(config.data_hash))
     planned = trajectories(config, vocab=vocab, info=info)
@@ -249,46 +261,17 @@ def plan(config: Config) -> tuple[Trajectory, ...]:
 
 def trajectories(config: Config, *, vocab: int, info: DataInfo) -> tuple[Trajectory, ...]:
     """The trajectories of a job on data that are already described."""
+    config = choose_shape(config, vocab)
     shape = build_shape(config.model, vocab)
     rule = batch_rule(config.train, shape.seq_len)
-    per_token = count_flops(shape)
     budget = config.sweep.flops
-    targets = config.targets() if budget is None else (budget / per_token.exact,)
+    if budget is None:
+        targets = config.targets(count_params(shape).matmul)
+    else:
+        targets = (budget / count_flops(shape).exact,)
     lengths = sorted({rule.nearest(t) for t in targets})
     groups = [lengths] if config.train.schedule is Schedule.wsd else [[n] for n in lengths]
     return tuple(_plan_trajectory(config, shape, info, rule, group) for group in groups)
-
-
-def build_shape(model: ModelConfig, vocab: int) -> Shape:
-    """Derive the model's shape from its settings.
-
-    Raises:
-        PlanError: The width is not a whole number of heads, or the head size is odd.
-    """
-    heads = model.heads
-    if model.head_dim % 2:
-        raise PlanError(f"model.head_dim={model.head_dim}; rotary positions need an even number.")
-    if heads is None:
-        heads, rest = divmod(model.width, model.head_dim)
-        if rest or not heads:
-            raise PlanError(
-                f"model.width={model.width} is not a multiple of model.head_dim={model.head_dim}; "
-                "choose a width that is, or set model.heads."
-            )
-    return Shape(
-        width=model.width,
-        depth=model.depth,
-        heads=heads,
-        head_dim=model.head_dim,
-        d_ff=max(1, round(model.mlp_ratio * model.width)),
-        vocab=vocab,
-        seq_len=model.seq_len,
-        gated=model.gated,
-        tied=model.tied,
-        conv=model.conv,
-        experts=model.experts,
-        top_k=model.top_k if model.experts else 0,
-    )
 
 
 def batch_rule(train: TrainConfig, seq_len: int) -> BatchRule:
@@ -312,6 +295,30 @@ def batch_rule(train: TrainConfig, seq_len: int) -> BatchRule:
     return BatchRule(batch_tokens=train.batch_tokens, doublings=doublings)
 
 
+def check_batches(trajectory: Trajectory) -> None:
+    """Refuse a large batch that is reached by doubling in less than `LEAST_STEPS` steps.
+
+    The doublings of the recipe are token counts for a first batch of 512. With a first batch of
+    65,536 tokens they would come after 6, 9 and 18 steps and end at 4.2M tokens a step.
+
+    Raises:
+        PlanError: It doubles earlier.
+    """
+    rule, longest = trajectory.rule, max((run.tokens for run in trajectory.runs), default=0)
+    start, last = 0, rule.batch(longest - 1)
+    for doubling in rule.doublings if last > USUAL_BATCH else ():
+        steps, batch = rule.count(start, doubling), rule.batch(start)
+        if doubling < longest and steps < LEAST_STEPS:
+            raise PlanError(
+                f"the batch of {batch} tokens would double at {compact_count(doubling)} tokens, "
+                f"after {count_noun(steps, 'step')}, and reach {last} at "
+                f"{compact_count(longest)}; at least {LEAST_STEPS} steps between doublings are "
+                "needed. Set train.batch_doublings=[] or later ones, or a smaller "
+                "train.batch_tokens."
+            )
+        start = doubling
+
+
 def _plan_trajectory(
     config: Config, shape: Shape, info: DataInfo, rule: BatchRule, lengths: list[int]
 ) -> Trajectory:
@@ -330,7 +337,7 @@ def _plan_trajectory(
         identity = {**shared, "tokens": tokens, "cooldown_start": start}
         runs.append(
             RunSpec(
-                run=_run_name(shape, tokens, config.seed, digest(identity)),
+                run=_run_name(config, shape, tokens, digest(identity)),
                 tokens=tokens,
                 cooldown_start=start,
                 rate=rate,
@@ -432,19 +439,25 @@ def digest(identity: Any) -> str:
 
 
 def compact_count(count: float) -> str:
-    """A count in at most five characters: 307200 -> 307k, 2.4e6 -> 2.4M, 1e20 -> 1e20.
+    """A count in at most five characters: 307200 -> 307k, 999_999_488 -> 1B, 1e20 -> 1e20.
 
     Part of run names, which must not change; `fit.quantities.short` pads to three digits (2.40M).
     """
-    if count >= 1e15:
+    if count >= 0.9995e15:
         return f"{count:.0e}".replace("e+", "e")
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= size:
+        if count >= 0.9995 * size:  # what rounds to 1000 of a unit is 1 of the next
             return f"{count / size:.3g}{unit}"
     return f"{count:.3g}"
 
 
-def _run_name(shape: Shape, tokens: int, seed: int, identity: str) -> str:
+def _run_name(config: Config, shape: Shape, tokens: int, identity: str) -> str:
     """A readable name of a run that ends in the hash of its identity."""
     experts = f"-e{shape.experts}k{shape.top_k}" if shape.experts else ""
-    return f"w{shape.width}-d{shape.depth}{experts}-t{compact_count(tokens)}-s{seed}-{identity}"
+    start, end = f"w{shape.width}-d{shape.depth}{experts}", f"s{config.seed}-{identity}"
+    count = compact_count(tokens)
+    if count in EARLIER_COUNTS:
+        earlier = f"{start}-t{EARLIER_COUNTS[count]}-{end}"
+        if (Path(config.runs_dir) / config.name / earlier).is_dir():
+            return earlier
+    return f"{start}-t{count}-{end}"

@@ -190,8 +190,9 @@ class CommandLineTracker:
 
 def say(line: str) -> None:
     """Write one line to stderr in one call, so that lines of parallel workers do not mix."""
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    with suppress(BrokenPipeError):  # the reader has gone, as with `2>&1 | head`: training goes on
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
 
 
 def summary(record: RunRecord) -> str:
@@ -205,18 +206,29 @@ def summary(record: RunRecord) -> str:
     )
 
 
+def wandb_mode() -> str:
+    """The mode that wandb's own variables set; offline where they set none."""
+    off = os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes")
+    return "disabled" if off else os.environ.get("WANDB_MODE") or "offline"
+
+
 def log_to_wandb(config: Config, record: RunRecord, curve: Curve) -> None:
-    """Log a finished run, offline unless WANDB_MODE is set; errors are printed, not raised."""
+    """Log a finished run as wandb's variables say; errors are printed, not raised.
+
+    WANDB_PROJECT, WANDB_ENTITY, WANDB_RUN_GROUP, WANDB_DIR and WANDB_MODE hold as they do for wandb
+    itself; without them the project is isoflop, the group the sweep, and the mode offline.
+    """
     import wandb
 
     folder = Path(config.runs_dir) / config.name
     try:
         run = wandb.init(
-            project="isoflop",
-            group=config.name,
+            project=os.environ.get("WANDB_PROJECT") or "isoflop",
+            entity=os.environ.get("WANDB_ENTITY") or None,
+            group=os.environ.get("WANDB_RUN_GROUP") or config.name,
             name=record.run,
-            dir=str(folder),
-            mode=os.environ.get("WANDB_MODE", "offline"),  # type: ignore[arg-type]
+            dir=os.environ.get("WANDB_DIR") or str(folder),
+            mode=wandb_mode(),  # type: ignore[arg-type]
             config=OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True),  # type: ignore[arg-type]
             settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
             reinit="finish_previous",

@@ -27,6 +27,10 @@ from fit.quantities import (
         ("1_000_000", 1e6),
         (".5M", 5e5),
         ("1E3", 1e3),
+        ("10,000", 1e4),
+        ("1,234,567.5", 1234567.5),
+        ("1,500M", 1.5e9),
+        ("8e3", 8e3),
     ],
 )
 def test_counts_are_read_with_units(text, value):
@@ -35,7 +39,20 @@ def test_counts_are_read_with_units(text, value):
 
 @pytest.mark.parametrize(
     "text",
-    ["0", "-1", "abc", "1e400", "nan", "inf", "", "7Q", "1e", "1,000", "0B", "1e-400", "-7B"],
+    ["0", "-1", "abc", "1e400", "nan", "inf", "", "7Q", "1e", "0B", "1e-400", "-7B"]
+    + [
+        "1,00",
+        "1,0000",
+        ",100",
+        "0,5B",
+        "1__0",
+        "10_",
+        "1 000",
+        "1.000,5",
+        "\u0663M",
+        "7B B",
+        "0x10",
+    ],
 )
 def test_what_is_not_a_positive_number_is_refused_in_one_line(text):
     with pytest.raises(QueryError, match="a positive finite number is needed") as caught:

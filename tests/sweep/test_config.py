@@ -81,7 +81,7 @@ def test_every_experiment_spans_a_grid_that_can_be_trained(name):
         (["train.batch_tokens=500"], "multiple of model.seq_len"),
         (["model.width=17"], "not a multiple of model.head_dim"),
         (["model.head_dim=5", "model.width=10"], "even number"),
-        (["model.depth=0"], "depth is 0"),
+        (["model.depth=0"], "model.depth=0"),
         (["data.size=huge"], "known sizes"),
         (["data.unique_tokens=-5"], "positive number"),
         (["data.heldout_tokens=many"], "positive number"),

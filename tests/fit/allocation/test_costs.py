@@ -2,8 +2,9 @@
 
 import pytest
 
-from fit.allocation.costs import DEVICES, device, flops_of_hours, hours_of_flops
+from fit.allocation.costs import DEVICES, MeasuredMfu, machine
 from fit.errors import QueryError
+from fit.quantities import DEFAULT_MFU
 
 
 @pytest.mark.parametrize(
@@ -12,28 +13,43 @@ from fit.errors import QueryError
      ("tpu-v5p", 459e12)],
 )  # fmt: skip
 def test_peaks_are_those_of_dense_bf16(name, peak):
-    assert device(name).flops_per_second == peak
+    assert machine(name).flops_per_second == peak
 
 
-def test_hours_and_flops_invert_each_other():
-    assert hours_of_flops(flops_of_hours(123.0, 312e12, 0.38), 312e12, 0.38) == pytest.approx(123)
+def test_an_h100_at_40_percent_trains_1e21_flop_in_702_hours_for_1755_dollars():
+    h100 = machine("h100", mfu=0.4, price=2.5)
+    assert h100.hours(1e21) == pytest.approx(702.17, rel=1e-4)
+    assert h100.dollars(1e21) == pytest.approx(1755.4, rel=1e-4)
+    assert machine("9.89e14", mfu=0.4).hours(1e21) == pytest.approx(h100.hours(1e21))
+    assert machine("h100").dollars(1e21) is None
+
+
+def test_a_utilisation_is_used_only_on_the_device_that_it_was_measured_on():
+    on_cpu = MeasuredMfu(mfu=0.12, params=1e6, flops_per_second=None)
+    on_h100 = MeasuredMfu(mfu=0.31, params=1e8, flops_per_second=989e12)
+    assert machine("h100", measured=on_cpu).mfu == DEFAULT_MFU
+    assert "is not used" in machine("h100", measured=on_cpu).notes[0].message
+    assert machine("h100", measured=on_h100).mfu == 0.31
+    assert machine("a100", measured=on_h100).mfu == DEFAULT_MFU
+    assert machine("h100", mfu=0.5, measured=on_h100).notes == ()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("options", "message"),
     [
-        ((0, 989e12, 0.4), "device-hours"),
-        ((1e4, 0, 0.4), "peak"),
-        ((1e4, 989e12, 40), "MFU is 40"),
-        ((1e4, 989e12, float("nan")), "MFU"),
+        ({"device": "0"}, "unknown device"),
+        ({"device": "h100", "mfu": 40.0}, "MFU is 40"),
+        ({"device": "h100", "mfu": float("nan")}, "MFU"),
+        ({"device": "h100", "price": -1.0}, "price"),
+        ({"device": "989"}, "unknown device '989'"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(arguments, message):
+def test_what_cannot_be_meant_is_refused(options, message):
     with pytest.raises(QueryError, match=message):
-        flops_of_hours(*arguments)
+        machine(**options)
 
 
 def test_an_unknown_device_names_the_known_ones():
     with pytest.raises(QueryError, match="h100"):
-        device("abacus")
+        machine("abacus")
     assert all(d.name == name for name, d in DEVICES.items())

@@ -205,10 +205,20 @@ def test_the_utilisation_is_the_largest_fitted_runs_or_assumed_and_said():
     points = make_points()
     mfu = np.where(points.params == points.params.max(), 0.31, 0.05)
     mfu[-1] = np.nan
-    points = dataclasses.replace(points, columns={**points.columns, "mfu": mfu})
-    own = ask(ScalingLaw.from_fit(make_fit(points=points)), hours=1, device="1e9")
+    columns = {**points.columns, "mfu": mfu}
+    on_cpu = dataclasses.replace(points, columns=columns)
+    columns = {**columns, "device_flops_per_second": np.full(len(mfu), 989e12)}
+    on_h100 = ScalingLaw.from_fit(make_fit(points=dataclasses.replace(points, columns=columns)))
+    own = ask(on_h100, hours=1, device="h100")
     assert own.cost.mfu == pytest.approx(0.31)
     assert "mfu_fitted" in codes(own)
+    for source, device in (
+        (on_h100, "a100"),
+        (ScalingLaw.from_fit(make_fit(points=on_cpu)), "h100"),
+    ):
+        other = ask(source, hours=1, device=device)
+        assert other.cost.mfu == DEFAULT_MFU
+        assert "mfu_assumed" in codes(other)
     assumed = ask(FITTED, hours=1, device="1e9")
     assert assumed.cost.mfu == DEFAULT_MFU
     assert "mfu_assumed" in codes(assumed)

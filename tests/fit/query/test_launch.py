@@ -8,8 +8,8 @@ from fit.allocation.scaling_law import ScalingLaw
 from fit.query.answer import answer
 from fit.query.launch import hydra_value
 from fit.query.question import Question
-from sweep.config import parse
 from sweep.planning.trajectory import plan
+from sweep.settings import parse
 from sweep.training.outcome import recipe
 from tests.fit.builders import make_fit
 

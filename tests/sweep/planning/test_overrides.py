@@ -6,7 +6,6 @@ import pytest
 from hydra import compose
 
 from fit.errors import PlanError
-from sweep.config import settings, unknown_setting
 from sweep.launch.jobs import train_cell
 from sweep.planning.bill import PLAN_OPTIONS, refuse_plan_options
 from sweep.planning.compose import (
@@ -18,6 +17,7 @@ from sweep.planning.compose import (
 )
 from sweep.planning.grid import compose_config, grid
 from sweep.planning.overrides import DEFINING, RULES, unread_settings, value_of
+from sweep.settings import settings, unknown_setting
 from sweep.training.outcome import recipe
 
 TINY = ["model=w16", "train.tokens=1e5"]

@@ -31,7 +31,7 @@ def here(monkeypatch):
 
 
 def rows_of(*overrides):
-    return planned_runs(grid(overrides, multirun=True), measured=False)
+    return planned_runs(grid(overrides, multirun=True), PlanOptions(measure=False))
 
 
 def spent(rows):
@@ -81,7 +81,7 @@ def test_runs_of_a_written_plan_keep_their_names(overrides, tmp_path):
     rows = rows_of(*overrides)
     stay = rows[1::2]  # the shortest of every trunk of the demo is gone
     launch = shlex.split(write_cells(stay, chosen_launcher(overrides)))
-    again = planned_runs(grid(launch, multirun=True), measured=False)
+    again = planned_runs(grid(launch, multirun=True), PlanOptions(measure=False))
     assert sorted(row.run.run for row in again) == sorted(row.run.run for row in stay)
     assert chosen_launcher(launch).settings == chosen_launcher(overrides).settings
     assert {row.trajectory.sweep for row in again} == {rows[0].trajectory.sweep}

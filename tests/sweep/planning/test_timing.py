@@ -96,7 +96,7 @@ def test_a_bill_counts_what_is_left_and_fits_eighty_columns():
     found = cells("model.width=8,16", "train.tokens=[4e3,8e3]")
     for cell in found:
         keep_timing(cell.trajectories[0], TIMING)
-    rows = planned_runs(found, measured=True)
+    rows = planned_runs(found, PlanOptions())
     terms = PlanOptions(price=3.6, workers=2)
     bill = plan_cost(rows, terms, chosen_launcher(TINY))
     total = sum(row.estimate.seconds for row in rows)

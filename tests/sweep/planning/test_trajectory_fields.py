@@ -16,10 +16,10 @@ from hydra import compose
 from omegaconf import OmegaConf
 
 from fit.errors import PlanError
-from sweep.config import parse, settings
 from sweep.planning.compose import hydra_initialised
 from sweep.planning.overrides import unread_settings, value_of
 from sweep.planning.trajectory import plan
+from sweep.settings import parse, settings
 from sweep.training.outcome import recipe
 
 ROOT = Path(__file__).parents[3]
@@ -29,8 +29,8 @@ NO_RESULT = frozenset(
     "train.checkpoint_seconds train.runs_per_gpu train.pack".split()
 )
 """Where runs go, what is logged, on which device they run, and what is refused beforehand."""
-BY_LAUNCH = frozenset({"also"})
-"""Written by a launch, and refused where a command sets them."""
+BY_LAUNCH = frozenset({"also", "data_hash"})
+"""Written by a launch for its workers."""
 HUB_ONLY = frozenset({"data.subset", "data.streaming", "data.split"})
 """Read by the source `hf` alone, which needs a package of its own."""
 NULL_RULES = frozenset({"data.dtype", "data.byte_order", "data.header_bytes"})
