@@ -151,6 +151,15 @@ def check_count(value: float, what: str = "budget") -> float:
     return value
 
 
+def read_count(value: float | str, what: str) -> float:
+    """A positive count, given as a number or as text such as `7B`.
+
+    Raises:
+        QueryError: It is not.
+    """
+    return parse_count(value, what) if isinstance(value, str) else check_count(value, what)
+
+
 def short(count: float) -> str:
     """A count with three significant digits and a suffix, 94.7M; as a power from 1e15 on."""
     if not math.isfinite(count):

@@ -63,6 +63,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep
         return
     try:
         options, overrides = split_plan_options(command_overrides(parsed))
+        if options.device is not None and not any("train.accelerator=" in o for o in overrides):
+            overrides.append("train.accelerator=cuda")  # this machine's memory does not matter
         cells = grid(overrides, multirun=True)
         launcher = chosen_launcher(overrides)
         notes = measure_shapes(cells, options)

@@ -20,7 +20,7 @@ from fit.allocation.scaling_law import ScalingLaw
 from fit.data.records import Floats
 from fit.errors import QueryError
 from fit.inference.intervals import LogQuantity, derived_interval, prediction_interval
-from fit.quantities import check_count
+from fit.quantities import read_count
 from fit.query import warnings
 from fit.query.budget import answer_cost, budget_of, check_budget, machine_of
 from fit.query.constraints import (
@@ -201,8 +201,8 @@ def query(
 
 def predict(
     source: ScalingLaw | Fit | Path | str,
-    params: float,
-    tokens: float,
+    params: float | str,
+    tokens: float | str,
     *,
     force: bool = False,
     **columns: float,
@@ -214,8 +214,8 @@ def predict(
 
     Args:
         source: A fit, its report folder, or the name of a published law.
-        params: N [parameters].
-        tokens: D [tokens].
+        params: N [parameters], a number or text such as `7B`.
+        tokens: D [tokens], likewise.
         force: Insist on a prediction whose verdict is `refuse`; beyond the farthest reach it has no
             interval.
         **columns: Further columns of the law, such as `unique_tokens`.
@@ -229,7 +229,7 @@ def predict(
         RecordError: There is no such fit.
     """
     source = ScalingLaw.of(source).given(**columns)
-    n, d = check_count(params, "params"), check_count(tokens, "tokens")
+    n, d = read_count(params, "params"), read_count(tokens, "tokens")
     flops = d * float(np.exp(source.cost.log_flops_per_token(np.log([n])))[0])
     log_losses = source.log_losses(np.array([n]), np.array([d]))
     loss = _numbers(source, log_losses, ranged=False)[0]

@@ -14,6 +14,7 @@ be used without a network.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections import Counter
@@ -269,6 +270,7 @@ def _place(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+@functools.cache
 def _regex(glob: str) -> re.Pattern[str]:
     """A glob as a regular expression; case is ignored, `**` is any number of folders."""
     meaning = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}

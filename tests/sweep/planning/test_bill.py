@@ -2,8 +2,17 @@
 
 import pytest
 
+from fit.allocation.costs import machine
 from fit.errors import PlanError
-from sweep.planning.bill import split_plan_options
+from sweep.planning.bill import (
+    PlanOptions,
+    cost_lines,
+    plan_cost,
+    planned_runs,
+    require_prices,
+    split_plan_options,
+)
+from sweep.planning.grid import LauncherChoice, grid
 
 
 def test_the_plan_takes_its_own_words_and_leaves_hydras():
@@ -15,6 +24,33 @@ def test_the_plan_takes_its_own_words_and_leaves_hydras():
     assert terms.limited and not split_plan_options(["price=1"])[0].limited
 
 
+GPU = ["model=w768", "train.tokens=3.4B", "train.accelerator=cuda", "train.devices=8",
+       "train.batch_tokens=65536", "train.batch_doublings=[]"]  # fmt: skip
+
+
+def test_a_named_device_prices_a_plan_as_a_query_does():
+    options = PlanOptions(device="h100", mfu=0.4, price=2.5)
+    rows = planned_runs(grid(GPU, multirun=True), options)
+    cost = plan_cost(rows, options, LauncherChoice(name="basic", settings={}))
+    h100 = machine("h100", mfu=0.4, price=2.5)
+    assert cost.hours == pytest.approx(h100.hours(cost.flops))
+    assert cost.dollars == pytest.approx(h100.dollars(cost.flops))
+    assert cost.wall == pytest.approx(3600 * cost.hours / 8)
+
+
+def test_a_gpu_that_is_not_here_has_no_price_and_no_time():
+    rows = planned_runs(grid(GPU, multirun=True), PlanOptions())
+    lines = cost_lines(
+        plan_cost(rows, PlanOptions(), LauncherChoice(name="basic", settings={})),
+        PlanOptions(),
+        rows,
+    )
+    assert "device=h100 mfu=0.4" in " ".join(lines)
+    assert not any("hours" in line for line in lines)
+    with pytest.raises(PlanError, match="price= cannot be applied"):
+        require_prices(rows, PlanOptions(price=2.5))
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -23,6 +59,9 @@ def test_the_plan_takes_its_own_words_and_leaves_hydras():
         (["workers=1.5"], "whole number"),
         (["spend.dollars=5"], "price"),
         (["spend.minutes=5"], "known are spend.hours"),
+        (["mfu=0.4"], "device=h100"),
+        (["device=h100", "mfu=40"], "share up to 1"),
+        (["device=gpu"], "unknown device 'gpu'; known are a100"),
         (["spend.flops=7B"], "FLOP"),
         (["spend.target=1e15"], "spend.hours"),
         (["spend.hours=1", "spend.prior="], "empty"),
