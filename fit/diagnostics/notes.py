@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from fit.data.table import RunTable
+from fit.diagnostics.copies import EQUAL
 from fit.diagnostics.residuals import intake_notes, residual_notes
 from fit.diagnostics.scans import tuning_notes
 from fit.errors import FitError
@@ -15,7 +16,7 @@ from fit.estimation.general import GeneralProblem
 from fit.estimation.solver import Estimate
 from fit.inference.misspecification import TERMS, Misfit
 from fit.inference.resampling import e_is_needed, kappa
-from fit.quantities import power
+from fit.quantities import count_noun, power
 from fit.results import (
     DOUBTFUL_KAPPA,
     REFUSED_KAPPA,
@@ -37,12 +38,25 @@ MATTERS = 0.1
 """Change of N* below which it does not matter what decides it."""
 
 
-def check_runs(table: RunTable, free: int) -> None:
+def check_runs(table: RunTable, free: int, what: str = "loss") -> None:
     """Refuse runs that cannot carry the law at all.
 
     Raises:
-        FitError: Too few distinct points, one size only, or one length only.
+        FitError: Numbers that are not positive and finite, too few distinct points or losses, one
+            size only, or one length only.
     """
+    for name, values in (
+        *((n, getattr(table, n)) for n in ("params", "tokens", "flops")),
+        (what, table.loss),
+    ):
+        bad = ~((values > 0) & (values < np.inf))
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise FitError(
+                f"{name} of run {table.run[row]} is {values[row]:g}; positive finite numbers are "
+                f"needed ({count_noun(int(bad.sum()), 'such run')}). Fix them or leave them out: "
+                f"--where '{name} > 0'"
+            )
     points = len(np.unique(table.params + 1j * table.tokens))
     where = f"{table.source or 'the table'} has {points}"
     if table.dropped:
@@ -59,6 +73,15 @@ def check_runs(table: RunTable, free: int) -> None:
                 f"all {len(table)} runs have one value of {name}; at least 3 different {name} are "
                 "needed to distinguish the law's terms. Sweep over both."
             )
+    ranked = np.sort(np.log(table.loss))
+    distinct = 1 + int((np.diff(ranked) > EQUAL).sum())
+    if distinct == 1 or (what == "loss" and distinct < free):
+        has = f"one value, {table.loss[0]:.6g}" if distinct == 1 else f"{distinct} different values"
+        raise FitError(
+            f"the {what} of all {len(table)} runs has {has}: a law with {free} parameters cannot "
+            f"be fitted to it. Look at the column that is read as {what}, its rounding, and "
+            "whether these are runs of different sizes: --column, --where."
+        )
 
 
 def fit_status(fitted: Estimate, table: RunTable) -> str:
@@ -169,7 +192,8 @@ def _solution(table: RunTable, fitted: Estimate) -> Iterator[Note]:
             yield _note(
                 "at_bound",
                 "serious",
-                f"{name} lies on its bound: the runs do not determine it. Widen their range.",
+                f"{name} lies on its bound, or its term has vanished: the runs do not determine "
+                "it. Widen their range.",
             )
     if fitted.basins > 1 and not isinstance(fitted.problem, GeneralProblem):
         yield _note(

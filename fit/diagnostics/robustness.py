@@ -242,13 +242,16 @@ def _predict(
     # The covariance is of raw-count logarithms; map it back to the internal parameters.
     spread = sandwich(small, kept.cluster, level)
     spread = widen_by_misfit(spread, detect_misfit(small, kept.cluster))
+    if not np.isfinite(spread.covariance).all():  # nothing is known: nothing is ruled out
+        gap = far.residual(small.theta)
+        return left.loss * np.exp(-gap), np.ones(len(gap), dtype=bool)
     inverse = np.linalg.inv(problem.log_raw_jacobian())
     covariance = inverse @ spread.covariance @ inverse.T
     jacobian = far.jacobian(small.theta)
     weights, before = weights_of(left), weights_of(kept)
     ratio = 1.0 if weights is None or before is None else before.mean() / weights
     law = np.einsum("ni,ij,nj->n", jacobian, covariance, jacobian)
-    variance = law + small.noise**2 * ratio
+    variance = np.maximum(law, 0.0) + small.noise**2 * ratio
     gap = far.residual(small.theta)
     inside = np.abs(gap) <= spread.quantile * np.sqrt(variance)
     return left.loss * np.exp(-gap), inside

@@ -42,7 +42,7 @@ from fit.estimation.objective import (
     robust_scale,
 )
 from fit.laws.families import law as law_named
-from fit.laws.law import TWO_TERMS
+from fit.laws.law import NO_E_SHARE, TWO_TERMS
 
 BASINS = 8
 """Minima of least squares that are followed to a declared law's robust loss."""
@@ -50,6 +50,8 @@ NO_E = -80.0
 """The ln of E where a law has none: beside any loss it is nothing, to the last digit."""
 DELTA = 1e-3
 """Huber's threshold on ln loss where none is given: Hoffmann et al. 2022, sec. 3.3."""
+LEAST_EFFECT = 1e-6
+"""Change of every ln loss with a parameter below which its term is nothing."""
 STEPS = 200
 TOLERANCE = 1e-13
 """Relative fall of the objective in one step that counts as none."""
@@ -128,7 +130,7 @@ class Estimate:
     value: float
     converged: bool
     at_bound: tuple[str, ...]
-    """Names of parameters that sit on a bound."""
+    """Names of parameters that sit on a bound, or that no run's loss depends on."""
     residual: Floats
     noise: float
     """Robust standard deviation of the residuals; of a run of mean weight."""
@@ -208,12 +210,14 @@ def estimate(
 
 
 def at_bound(problem: FitProblem, theta: Floats, family: LinearRestriction) -> tuple[str, ...]:
-    """Names of the parameters on a bound."""
+    """Names of the parameters on a bound, and of those of a term that has gone to zero."""
     low, high = problem.bounds()
     on = (theta <= low + 1e-9) | (theta >= high - 1e-9)
+    free = np.array([row.any() for row in family.basis])
+    on |= free & (np.abs(problem.jacobian(theta)).max(axis=0) < LEAST_EFFECT)
     if problem.names[LN_E] == "E":
         # E far below every loss moves nothing: it is at zero wherever the solver happened to stop.
-        on[LN_E] |= theta[LN_E] < low[LN_E] + math.log(1e2)
+        on[LN_E] = theta[LN_E] < problem.y.min() + math.log(NO_E_SHARE)
         on[LN_E] &= not family.without_e
     return tuple(n for n, o in zip(problem.names, on, strict=True) if o)
 
@@ -422,8 +426,32 @@ def weighted(table: RunTable, column: str | None, law: str = "chinchilla") -> Ru
     kept = bare.column(COLUMN)
     if not len(kept):
         raise FitError(f"every {name} is 0: positive weights are needed. Fix the column.")
+    kept = kept / kept.max()  # so that their sum is finite
     scaled = read_only(kept / kept.mean())
     return dataclasses.replace(bare, columns={**bare.columns, COLUMN: scaled})
+
+
+def check_weights(table: RunTable, free: int) -> None:
+    """Refuse weights under which fewer runs count than the law has parameters.
+
+    Args:
+        table: Runs, weighted.
+        free: Parameters that are fitted.
+
+    Raises:
+        FitError: The effective number of runs, (sum w)^2 / sum w^2 (Kish 1965), is too small.
+    """
+    if (weights := weights_of(table)) is None:
+        return
+    share = weights / weights.max()
+    count = float(share.sum() ** 2 / (share**2).sum())
+    if count < free + 1:
+        raise FitError(
+            f"the weights leave {count:.1f} effective runs of {len(table)}: the largest is "
+            f"{1 / float(np.median(share)):.2g} times the middle one, and a law with {free} "
+            f"parameters needs {free + 1}. A weight says how many runs a run counts for; give "
+            "standard errors as loss_se (--weight loss_se), or none: --weight none."
+        )
 
 
 def weights_of(table: RunTable) -> Floats | None:
