@@ -22,7 +22,14 @@ from fit.data.readers import load
 from fit.data.table import MOST_RUNS, RunTable, subsample
 from fit.diagnostics.approaches import EnvelopeModel, envelope_check, isoflop_check
 from fit.diagnostics.copies import copies_note, join_copies, without_near_copies
-from fit.diagnostics.notes import check_runs, fit_notes, fit_status, misfit_note
+from fit.diagnostics.notes import (
+    check_runs,
+    fit_notes,
+    fit_status,
+    local_exponent_note,
+    misfit_note,
+    undetermined_note,
+)
 from fit.diagnostics.residuals import lack_of_fit, replicates
 from fit.diagnostics.robustness import conventions, holdout, influence, rival_notes, rolling
 from fit.errors import FitError, QueryError
@@ -122,6 +129,13 @@ def fit_table(
     problem = fit_problem(table, family, dict(options.hold))
     how: dict[str, Any] = {"loss": options.loss, "delta": options.delta}
     fitted = estimate(problem, law=options.law, weights=weights_of(table), **how)
+    if not np.isfinite(fitted.raw).all():
+        lost = next(n for n, v in zip(problem.names, fitted.raw, strict=True) if not np.isfinite(v))
+        raise FitError(
+            f"law '{options.law}' has no finite fit to these runs: {lost} grows without end, since "
+            f"the {family.target} does not depend on its term. Fit another law: --law, or other "
+            "runs."
+        )
     table, copies = join_copies(table, further, fitted.noise)
     points = _points(table, fitted)
 
@@ -180,7 +194,9 @@ def fit_table(
         runs_used=len(table),
         runs_dropped=tuple((d.run, d.reason) for d in table.dropped),
         notes=(
-            *fit_notes(table, fitted, without_e, left_out, checks, rolled, moved),
+            *fit_notes(table, fitted, without_e, left_out, checks, rolled, moved, family.target),
+            *undetermined_note(bounds),
+            *local_exponent_note(family, float(table.flops.max())),
             *notes,
             *lack_of_fit(between),
             *rival_notes(fitted, bounds),
@@ -255,7 +271,7 @@ def _cross_checks(
     options: FitOptions,
 ) -> tuple[CrossCheck, ...]:
     """Approaches 1 and 2, each compared with the fit's exponent a and its interval."""
-    half = (bounds[1] - bounds[0]) / 2
+    half = (bounds[1] - bounds[0]) / 2  # infinite where the law does not determine it
     model = EnvelopeModel(loss=table.loss * np.exp(-fitted.residual), noise=fitted.noise, a=a)
     checks = isoflop_check(table, options.level), envelope_check(table, model, options.level)
     return tuple(_compare_exponents(check, a, half) for check in checks)

@@ -16,6 +16,7 @@ from fit.estimation.general import GeneralProblem
 from fit.estimation.solver import Estimate
 from fit.inference.misspecification import TERMS, Misfit
 from fit.inference.resampling import e_is_needed, kappa
+from fit.laws.law import Law
 from fit.quantities import count_noun, power
 from fit.results import (
     DOUBTFUL_KAPPA,
@@ -118,6 +119,7 @@ def fit_notes(
     checks: tuple[CrossCheck, ...],
     rolling: tuple[Rolled, ...] = (),
     influence: tuple[Influence, ...] = (),
+    target: str = "loss",
 ) -> tuple[Note, ...]:
     """Notes of every check, in the order in which they are shown."""
     return tuple(
@@ -125,6 +127,7 @@ def fit_notes(
         for part in (
             _condition(fitted),
             _variety(table),
+            _rising(table) if target == "loss" else (),
             _solution(table, fitted),
             _entropy(fitted, without_e),
             residual_notes(table, fitted),
@@ -203,7 +206,15 @@ def _solution(table: RunTable, fitted: Estimate) -> Iterator[Note]:
             "inside the range of the runs, not on single parameters.",
         )
     clusters = len(np.unique(table.cluster))
-    if clusters < min(FEW_CLUSTERS, len(table)):
+    if clusters == 1:
+        yield _note(
+            "one_cluster",
+            "serious",
+            "all runs belong to one cluster (one trajectory, or one value of --cluster): their "
+            "errors cannot be compared with any others, and no interval can be given. Add runs of "
+            "other sizes or seeds, or say which belong together: --cluster.",
+        )
+    elif clusters < min(FEW_CLUSTERS, len(table)):
         yield _note(
             "few_clusters",
             "info",
@@ -290,6 +301,54 @@ def _influence(table: RunTable, influence: tuple[Influence, ...]) -> Iterator[No
             )
 
 
+def undetermined_note(
+    bounds: Mapping[str, tuple[float, float]],
+) -> tuple[Note, ...]:
+    """Name the parameters whose intervals are open at both ends."""
+    names = [name for name, ends in bounds.items() if ends == (-math.inf, math.inf)]
+    if not names:
+        return ()
+    what = "the split of a budget is not" if "a" in names else "they are not"
+    text = (
+        f"these runs do not determine {', '.join(names)}: {what} known, whatever value is shown. "
+        "Add runs of other sizes and lengths, over a wider range."
+    )
+    severity = "serious" if "a" in names else "warning"
+    return (_note("not_determined", severity, text),)
+
+
+def local_exponent_note(law: Law, flops: float) -> tuple[Note, ...]:
+    """Say where the exponents are taken, for a law in which they change with the budget."""
+    if not law.splits or law.powers is not None:
+        return ()
+    text = (
+        f"a and b are d ln N*/d ln C and d ln D*/d ln C at {power(flops)} FLOP, the largest budget "
+        "fitted, under C = k N D: this law has no one exponent."
+    )
+    return (_note("local_exponent", "info", text),)
+
+
+def _rising(table: RunTable) -> Iterator[Note]:
+    """Note losses that rise with size or with length."""
+    for name, values, other in (
+        ("params", table.params, table.tokens),
+        ("tokens", table.tokens, table.params),
+    ):
+        groups = np.unique(other, return_inverse=True)[1]
+        count = np.bincount(groups)
+        x, y = np.log(values), np.log(table.loss)
+        x, y = (v - (np.bincount(groups, v) / count)[groups] for v in (x, y))
+        chance = 3.0 * math.sqrt(float(x @ x) * float(y @ y) / len(x))  # three standard errors
+        if count.max() >= 3 and float(x @ y) > chance:
+            yield _note(
+                "rising_loss",
+                "serious",
+                f"the loss rises with {name} where the other count is fixed: no law of falling "
+                "losses describes these runs. Look for a wrong column, unit or sign, and for "
+                "badly tuned large runs: --column, --where.",
+            )
+
+
 def misfit_note(
     misfit: Misfit,
     before: Mapping[str, tuple[float, float]],
@@ -309,6 +368,8 @@ def misfit_note(
         )
     width = {k: max(before[k][1] - before[k][0], 1e-300) for k in ("E", "a")}
     wider = {k: (after[k][1] - after[k][0]) / w if w < math.inf else 1 for k, w in width.items()}
+    if not all(math.isfinite(v) for v in wider.values()):
+        return _note("misfit", "warning", what + "With its effect added, E or a is not determined.")
     return _note(
         "misfit",
         "warning",

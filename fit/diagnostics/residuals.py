@@ -300,7 +300,9 @@ def _shape(table: RunTable) -> Mapping[str, Floats]:
     """The aspect ratio, where the runs have shapes."""
     if not {"width", "depth"} <= set(table.columns):
         return {}
-    return {"ln(width/depth)": np.log(table.column("width") / table.column("depth"))}
+    width, depth = table.column("width"), table.column("depth")
+    positive = (width > 0).all() and (depth > 0).all()
+    return {"ln(width/depth)": np.log(width / depth)} if positive else {}
 
 
 def _tuning(table: RunTable) -> Mapping[str, Floats]:

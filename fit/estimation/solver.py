@@ -50,6 +50,8 @@ NO_E = -80.0
 """The ln of E where a law has none: beside any loss it is nothing, to the last digit."""
 DELTA = 1e-3
 """Huber's threshold on ln loss where none is given: Hoffmann et al. 2022, sec. 3.3."""
+SMALL_E = 1e-2
+"""E over the least loss below which it is tried at zero as well."""
 LEAST_EFFECT = 1e-6
 """Change of every ln loss with a parameter below which its term is nothing."""
 STEPS = 200
@@ -188,6 +190,7 @@ def estimate(
     if cloud is not None:  # a loss near L1 has minima of its own, which least squares cannot see
         more = lowest(problem, cloud, w, chosen)
         minima = _polished(problem, np.concatenate([minima.theta, more]), chosen, w, family)
+    minima = _with_e_at_zero(problem, minima, chosen, w, family)
     order = np.argsort(minima.value, kind="stable")
     theta = minima.theta[order[0]]
     residual = problem.residual(theta)
@@ -276,6 +279,29 @@ def _polished(
     distinct = _distinct(rough)[:KEPT]
     w = np.repeat(weights, len(distinct), axis=0)
     return solve(problem, distinct, w, loss, family, exact=True)
+
+
+def _with_e_at_zero(
+    problem: FitProblem, minima: Solution, loss: Loss, weights: Floats, family: LinearRestriction
+) -> Solution:
+    """Minima, and those with E at its bound where the best has hardly any E.
+
+    The ln of an E that wants to be zero creeps there, a step of one at a time, and may not arrive.
+    """
+    best = int(np.argmin(minima.value))
+    hardly = minima.theta[best, LN_E] < problem.y.min() + math.log(SMALL_E)
+    if problem.names[LN_E] != "E" or not family.basis[LN_E].any() or family.without_e:
+        return minima
+    if not hardly and minima.converged[best]:
+        return minima
+    starts = minima.theta[[best]].copy()
+    starts[:, LN_E] = family.bounds(problem)[0][LN_E]
+    zero = solve(problem, starts, weights, loss, family, exact=True)
+    return Solution(
+        theta=np.concatenate([zero.theta, minima.theta]),
+        value=np.concatenate([zero.value, minima.value]),
+        converged=np.concatenate([zero.converged, minima.converged]),
+    )
 
 
 def _distinct(minima: Solution) -> Floats:
@@ -375,7 +401,9 @@ def _positive(hessian: Floats) -> NDArray[np.bool_]:
     """Whether each matrix is positive definite, beyond rounding."""
     diagonal = np.diagonal(hessian, axis1=1, axis2=2)
     root = np.sqrt(np.maximum(diagonal, 1e-300))
-    lowest = np.linalg.eigvalsh(hessian / (root[:, :, None] * root[:, None, :]))[:, 0]
+    with np.errstate(over="ignore"):  # beside a diagonal of nothing: not positive
+        unit = np.clip(hessian / (root[:, :, None] * root[:, None, :]), -1e9, 1e9)
+    lowest = np.linalg.eigvalsh(unit)[:, 0]
     return np.asarray((lowest > 1e-10) & (diagonal > 0).all(axis=1))
 
 

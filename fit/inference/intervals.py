@@ -342,10 +342,11 @@ def _profile_interval(
     with np.errstate(all="ignore"):  # far ends of wild fits overflow; they count as open
         ends = profile(DevianceSurface.of(inputs), flat, quantile)
         if len(knots) == len(rows):
-            return ends[0].reshape(centre.shape), ends[1].reshape(centre.shape)
+            whole = ends[0].reshape(centre.shape), ends[1].reshape(centre.shape)
+            return _at_least_delta(inputs, quantity, centre, whole)
         plain = _delta_method(inputs, quantity, centre)
         low, high = (_between(knots, end, p, centre) for end, p in zip(ends, plain, strict=True))
-    return low, high
+        return _at_least_delta(inputs, quantity, centre, (low, high))
 
 
 def _between(knots: NDArray[np.int64], ends: Floats, plain: Floats, centre: Floats) -> Floats:
@@ -372,9 +373,9 @@ def _percentile_interval(
 def _at_least_delta(
     inputs: IntervalInputs, quantity: LogQuantity, centre: Floats, ends: tuple[Floats, Floats]
 ) -> tuple[Floats, Floats]:
-    """Ends by draws, no nearer than the sandwich's where the runs do not determine a parameter.
+    """Ends no nearer than the sandwich's where the runs do not determine a parameter.
 
-    A refit ends where its search began in a direction along which nothing changes.
+    Along a direction in which nothing changes a refit, or a walk, ends where it began.
     """
     errors = np.sqrt(np.diag(inputs.covariance))
     scale = np.array([n[0].isupper() for n in inputs.parameters()])

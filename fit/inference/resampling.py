@@ -39,6 +39,8 @@ FLAT = 1e-8
 """Effect of a parameter on the losses, over that of the one with most, below which it has none."""
 LEAST_NOISE = 1e-3
 """Scatter about the law [of the loss] that runs have at least where they determine nothing."""
+MOST_SCATTER = 1e12
+"""The most, where nearly every run lies beyond the threshold of the loss and none has a say."""
 LEAST_BATCH = 4
 """Resamples solved at once at least, so that there are others to be checked against."""
 FEW_CLUSTERS = 12
@@ -227,7 +229,8 @@ def _scatter(fitted: Estimate, psi: Floats, curve: Floats) -> float:
     weights = np.where(fitted.weights > 0, fitted.weights, 1.0)
     bend = max(float((curve / weights).mean()), 1e-300)
     dof = max(1, len(psi) - fitted.family.free)
-    return max(float((psi**2 / weights).sum()) / dof / bend, LEAST_NOISE**2 * bend)
+    spread = float((psi**2 / weights).sum()) / dof / bend
+    return min(max(spread, LEAST_NOISE**2 * bend), MOST_SCATTER)
 
 
 def by_cluster(rows: Floats, codes: NDArray[np.int64]) -> Floats:
