@@ -35,7 +35,8 @@ from fit.diagnostics.robustness import conventions, holdout, influence, rival_no
 from fit.errors import FitError, QueryError
 from fit.estimation.general import GeneralProblem, check_columns, check_held, fit_problem
 from fit.estimation.objective import LOSSES
-from fit.estimation.solver import Estimate, check_weights, estimate, weighted, weights_of
+from fit.estimation.solver import Estimate, estimate
+from fit.estimation.weights import check_weights, weighted, weights_of
 from fit.files import versions
 from fit.inference.intervals import check_interval, largest_product, parameter_intervals
 from fit.inference.misspecification import detect_misfit, widen_by_misfit

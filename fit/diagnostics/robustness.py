@@ -24,7 +24,8 @@ from fit.data.table import RunTable
 from fit.diagnostics.approaches import budget_codes
 from fit.estimation.general import GeneralProblem
 from fit.estimation.objective import FitProblem, derivatives
-from fit.estimation.solver import Estimate, estimate, solve, weights_of
+from fit.estimation.solver import Estimate, estimate, solve
+from fit.estimation.weights import weights_of
 from fit.inference.misspecification import detect_misfit, widen_by_misfit
 from fit.inference.resampling import sandwich
 from fit.laws.law import Law

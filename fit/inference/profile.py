@@ -313,7 +313,7 @@ class DevianceSurface:
     def raw(self, u: Floats) -> Floats:
         """The law's own parameters on raw counts, (S, p), at clipped moves."""
         raw = self.problem.raw(self.at(u)) * np.repeat([self.least, 1.0], [3, 2])
-        return raw[:, list(self.places)]
+        return np.asarray(raw[:, list(self.places)])
 
     def deviance(self, u: Floats) -> Floats:
         """Twice the rise of the objective at clipped moves, (S,)."""
