@@ -78,7 +78,7 @@ class FitOptions:
     resamples: int = 4000
     seed: int = 0
     weight: str | None = None
-    """Column of the runs' weights, see `estimation.solver.weighted`."""
+    """Column of the runs' weights, see `estimation.weights.weighted`."""
     hold: tuple[tuple[str, float], ...] = ()
     """Parameters that are not fitted, and their values on raw counts."""
 
