@@ -8,6 +8,7 @@ from the law, and its intervals (`fit.inference`), runs the checks and collects 
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,15 +21,24 @@ from fit.allocation.scaling_law import ScalingLaw
 from fit.data.readers import load
 from fit.data.table import MOST_RUNS, RunTable, subsample
 from fit.diagnostics.approaches import EnvelopeModel, envelope_check, isoflop_check
-from fit.diagnostics.notes import check_runs, fit_notes, fit_status, misfit_note
+from fit.diagnostics.copies import copies_note, join_copies, without_near_copies
+from fit.diagnostics.notes import (
+    check_runs,
+    fit_notes,
+    fit_status,
+    local_exponent_note,
+    misfit_note,
+    undetermined_note,
+)
 from fit.diagnostics.residuals import lack_of_fit, replicates
 from fit.diagnostics.robustness import conventions, holdout, influence, rival_notes, rolling
 from fit.errors import FitError, QueryError
-from fit.estimation.general import GeneralProblem, check_held, fit_problem
+from fit.estimation.general import GeneralProblem, check_columns, check_held, fit_problem
 from fit.estimation.objective import LOSSES
-from fit.estimation.solver import Estimate, estimate, weighted, weights_of
+from fit.estimation.solver import Estimate, estimate
+from fit.estimation.weights import check_weights, weighted, weights_of
 from fit.files import versions
-from fit.inference.intervals import check_interval, parameter_intervals
+from fit.inference.intervals import check_interval, largest_product, parameter_intervals
 from fit.inference.misspecification import detect_misfit, widen_by_misfit
 from fit.inference.resampling import Uncertainty, estimate_uncertainty, kappa
 from fit.laws.families import law
@@ -68,7 +78,7 @@ class FitOptions:
     resamples: int = 4000
     seed: int = 0
     weight: str | None = None
-    """Column of the runs' weights, see `estimation.solver.weighted`."""
+    """Column of the runs' weights, see `estimation.weights.weighted`."""
     hold: tuple[tuple[str, float], ...] = ()
     """Parameters that are not fitted, and their values on raw counts."""
 
@@ -106,16 +116,28 @@ def fit_table(
         FitError: The runs cannot carry the law.
     """
     table = table.take(np.isfinite(table.loss), reason="no finite loss")
-    rows = len(table)
-    table = subsample(table, most=MOST_RUNS, seed=options.seed)
     family = law(options.law)
     free = len(family.parameters) - len(options.hold)
-    check_runs(table, free)
+    further = tuple(family.columns)
+    check_runs(table, free, family.target)
+    check_columns(table, family)
+    table = without_near_copies(table, further)
+    rows = len(table)
+    table = subsample(table, most=MOST_RUNS, seed=options.seed)
     table = weighted(table, options.weight, options.law)
-    check_runs(table, free)
+    check_runs(table, free, family.target)
+    check_weights(table, free)
     problem = fit_problem(table, family, dict(options.hold))
     how: dict[str, Any] = {"loss": options.loss, "delta": options.delta}
     fitted = estimate(problem, law=options.law, weights=weights_of(table), **how)
+    if not np.isfinite(fitted.raw).all():
+        lost = next(n for n, v in zip(problem.names, fitted.raw, strict=True) if not np.isfinite(v))
+        raise FitError(
+            f"law '{options.law}' has no finite fit to these runs: {lost} grows without end, since "
+            f"the {family.target} does not depend on its term. Fit another law: --law, or other "
+            "runs."
+        )
+    table, copies = join_copies(table, further, fitted.noise)
     points = _points(table, fitted)
 
     spread = estimate_uncertainty(
@@ -129,18 +151,18 @@ def fit_table(
     misfit = detect_misfit(fitted, table.cluster)
     inputs = interval_inputs(fitted, spread, points, options)
     bounds = parameter_intervals(inputs)
-    notes = [*_thinned(rows, len(table))]
+    notes = [*_thinned(rows, len(table)), *copies_note(copies)]
     if misfit is not None:
         plain, spread = bounds, widen_by_misfit(spread, misfit, options.seed)
         inputs = interval_inputs(fitted, spread, points, options)
         bounds = parameter_intervals(inputs)
         notes.append(misfit_note(misfit, plain, bounds))
 
-    exponents = _exponents(inputs.theta, family)
+    exponents = _exponents(inputs.theta, family, points)
     status = fit_status(fitted, table)
     two_terms = not isinstance(problem, GeneralProblem)
     checks = _cross_checks(table, fitted, exponents["a"], bounds["a"], options) if exponents else ()
-    between = replicates(table, fitted)
+    between = replicates(table, fitted, copies)
     without_e = None
     if two_terms and family.without_e is not None:
         without_e = estimate(problem, law=family.without_e, weights=fitted.weights, **how)
@@ -173,7 +195,9 @@ def fit_table(
         runs_used=len(table),
         runs_dropped=tuple((d.run, d.reason) for d in table.dropped),
         notes=(
-            *fit_notes(table, fitted, without_e, left_out, checks, rolled, moved),
+            *fit_notes(table, fitted, without_e, left_out, checks, rolled, moved, family.target),
+            *undetermined_note(bounds),
+            *local_exponent_note(family, float(table.flops.max())),
             *notes,
             *lack_of_fit(between),
             *rival_notes(fitted, bounds),
@@ -232,12 +256,12 @@ def _thinned(rows: int, kept: int) -> tuple[Note, ...]:
     return (Note(code="thinned", severity="info", message=text),)
 
 
-def _exponents(theta: Mapping[str, float], law: Law) -> dict[str, float]:
-    """The exponents a and b of N* ~ C^a and D* ~ C^b, where the law has them."""
-    if law.exponents is None:
+def _exponents(theta: Mapping[str, float], law: Law, points: Points) -> dict[str, float]:
+    """The exponents of N* ~ C^a and D* ~ C^b at the largest budget, where the law has them."""
+    if not law.splits:
         return {}
-    alpha, beta = (theta[name] for name in law.exponents)
-    return {"a": beta / (alpha + beta), "b": 1.0 - beta / (alpha + beta)}
+    a = float(law.exponent(np.array(list(theta.values())), largest_product(points)))
+    return {"a": a, "b": 1.0 - a} if math.isfinite(a) else {}
 
 
 def _cross_checks(
@@ -248,7 +272,7 @@ def _cross_checks(
     options: FitOptions,
 ) -> tuple[CrossCheck, ...]:
     """Approaches 1 and 2, each compared with the fit's exponent a and its interval."""
-    half = (bounds[1] - bounds[0]) / 2
+    half = (bounds[1] - bounds[0]) / 2  # infinite where the law does not determine it
     model = EnvelopeModel(loss=table.loss * np.exp(-fitted.residual), noise=fitted.noise, a=a)
     checks = isoflop_check(table, options.level), envelope_check(table, model, options.level)
     return tuple(_compare_exponents(check, a, half) for check in checks)

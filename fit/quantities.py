@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from fit.errors import QueryError
 
@@ -168,6 +168,22 @@ def short(count: float) -> str:
         if count >= 0.9995 * UNITS[unit] and count < 0.9995e15:
             return f"{three_digits(count / UNITS[unit])}{unit}"
     return three_digits(count) if count < 1e3 else power(count)
+
+
+def interval_text(low: float, high: float, form: Callable[[float], str], *, least: float) -> str:
+    """An interval in words where an end is open.
+
+    Args:
+        low: Lower end; open where it is not above `least`.
+        high: Upper end; open where it is infinite.
+        form: Formats an end.
+        least: The least that the quantity can be: 0 of a count or a loss, -inf of others.
+    """
+    if math.isnan(low) or math.isnan(high) or (low <= least and high == math.inf):
+        return "not determined"
+    if low == -math.inf:
+        return f"at most {form(high)}"
+    return f"at least {form(low)}" if high == math.inf else f"[{form(low)}, {form(high)}]"
 
 
 def duration(seconds: float) -> str:

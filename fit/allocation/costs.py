@@ -295,5 +295,5 @@ def with_unique_tokens(source: ScalingLaw, unique_tokens: float) -> ScalingLaw |
 
     A law without repeated tokens borrows the constants of C4, see `families.with_repeats`.
     """
-    repeats = "unique_tokens" in source.law.columns or source.law.exponents is not None
+    repeats = "unique_tokens" in source.law.columns or source.law.powers is not None
     return source.given(unique_tokens=unique_tokens) if repeats else None

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from fit.data.table import RunTable
+from fit.diagnostics.copies import EQUAL
 from fit.diagnostics.residuals import intake_notes, residual_notes
 from fit.diagnostics.scans import tuning_notes
 from fit.errors import FitError
@@ -15,7 +16,8 @@ from fit.estimation.general import GeneralProblem
 from fit.estimation.solver import Estimate
 from fit.inference.misspecification import TERMS, Misfit
 from fit.inference.resampling import e_is_needed, kappa
-from fit.quantities import power
+from fit.laws.law import Law
+from fit.quantities import count_noun, power
 from fit.results import (
     DOUBTFUL_KAPPA,
     REFUSED_KAPPA,
@@ -37,12 +39,25 @@ MATTERS = 0.1
 """Change of N* below which it does not matter what decides it."""
 
 
-def check_runs(table: RunTable, free: int) -> None:
+def check_runs(table: RunTable, free: int, what: str = "loss") -> None:
     """Refuse runs that cannot carry the law at all.
 
     Raises:
-        FitError: Too few distinct points, one size only, or one length only.
+        FitError: Numbers that are not positive and finite, too few distinct points or losses, one
+            size only, or one length only.
     """
+    for name, values in (
+        *((n, getattr(table, n)) for n in ("params", "tokens", "flops")),
+        (what, table.loss),
+    ):
+        bad = ~((values > 0) & (values < np.inf))
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise FitError(
+                f"{name} of run {table.run[row]} is {values[row]:g}; positive finite numbers are "
+                f"needed ({count_noun(int(bad.sum()), 'such run')}). Fix them or leave them out: "
+                f"--where '{name} > 0'"
+            )
     points = len(np.unique(table.params + 1j * table.tokens))
     where = f"{table.source or 'the table'} has {points}"
     if table.dropped:
@@ -59,6 +74,15 @@ def check_runs(table: RunTable, free: int) -> None:
                 f"all {len(table)} runs have one value of {name}; at least 3 different {name} are "
                 "needed to distinguish the law's terms. Sweep over both."
             )
+    ranked = np.sort(np.log(table.loss))
+    distinct = 1 + int((np.diff(ranked) > EQUAL).sum())
+    if distinct == 1 or (what == "loss" and distinct < free):
+        has = f"one value, {table.loss[0]:.6g}" if distinct == 1 else f"{distinct} different values"
+        raise FitError(
+            f"the {what} of all {len(table)} runs has {has}: a law with {free} parameters cannot "
+            f"be fitted to it. Look at the column that is read as {what}, its rounding, and "
+            "whether these are runs of different sizes: --column, --where."
+        )
 
 
 def fit_status(fitted: Estimate, table: RunTable) -> str:
@@ -95,6 +119,7 @@ def fit_notes(
     checks: tuple[CrossCheck, ...],
     rolling: tuple[Rolled, ...] = (),
     influence: tuple[Influence, ...] = (),
+    target: str = "loss",
 ) -> tuple[Note, ...]:
     """Notes of every check, in the order in which they are shown."""
     return tuple(
@@ -102,6 +127,7 @@ def fit_notes(
         for part in (
             _condition(fitted),
             _variety(table),
+            _rising(table) if target == "loss" else (),
             _solution(table, fitted),
             _entropy(fitted, without_e),
             residual_notes(table, fitted),
@@ -169,7 +195,8 @@ def _solution(table: RunTable, fitted: Estimate) -> Iterator[Note]:
             yield _note(
                 "at_bound",
                 "serious",
-                f"{name} lies on its bound: the runs do not determine it. Widen their range.",
+                f"{name} lies on its bound, or its term has vanished: the runs do not determine "
+                "it. Widen their range.",
             )
     if fitted.basins > 1 and not isinstance(fitted.problem, GeneralProblem):
         yield _note(
@@ -179,7 +206,15 @@ def _solution(table: RunTable, fitted: Estimate) -> Iterator[Note]:
             "inside the range of the runs, not on single parameters.",
         )
     clusters = len(np.unique(table.cluster))
-    if clusters < min(FEW_CLUSTERS, len(table)):
+    if clusters == 1:
+        yield _note(
+            "one_cluster",
+            "serious",
+            "all runs belong to one cluster (one trajectory, or one value of --cluster): their "
+            "errors cannot be compared with any others, and no interval can be given. Add runs of "
+            "other sizes or seeds, or say which belong together: --cluster.",
+        )
+    elif clusters < min(FEW_CLUSTERS, len(table)):
         yield _note(
             "few_clusters",
             "info",
@@ -266,6 +301,54 @@ def _influence(table: RunTable, influence: tuple[Influence, ...]) -> Iterator[No
             )
 
 
+def undetermined_note(
+    bounds: Mapping[str, tuple[float, float]],
+) -> tuple[Note, ...]:
+    """Name the parameters whose intervals are open at both ends."""
+    names = [name for name, ends in bounds.items() if ends == (-math.inf, math.inf)]
+    if not names:
+        return ()
+    what = "the split of a budget is not" if "a" in names else "they are not"
+    text = (
+        f"these runs do not determine {', '.join(names)}: {what} known, whatever value is shown. "
+        "Add runs of other sizes and lengths, over a wider range."
+    )
+    severity = "serious" if "a" in names else "warning"
+    return (_note("not_determined", severity, text),)
+
+
+def local_exponent_note(law: Law, flops: float) -> tuple[Note, ...]:
+    """Say where the exponents are taken, for a law in which they change with the budget."""
+    if not law.splits or law.powers is not None:
+        return ()
+    text = (
+        f"a and b are d ln N*/d ln C and d ln D*/d ln C at {power(flops)} FLOP, the largest budget "
+        "fitted, under C = k N D: this law has no one exponent."
+    )
+    return (_note("local_exponent", "info", text),)
+
+
+def _rising(table: RunTable) -> Iterator[Note]:
+    """Note losses that rise with size or with length."""
+    for name, values, other in (
+        ("params", table.params, table.tokens),
+        ("tokens", table.tokens, table.params),
+    ):
+        groups = np.unique(other, return_inverse=True)[1]
+        count = np.bincount(groups)
+        x, y = np.log(values), np.log(table.loss)
+        x, y = (v - (np.bincount(groups, v) / count)[groups] for v in (x, y))
+        chance = 3.0 * math.sqrt(float(x @ x) * float(y @ y) / len(x))  # three standard errors
+        if count.max() >= 3 and float(x @ y) > chance:
+            yield _note(
+                "rising_loss",
+                "serious",
+                f"the loss rises with {name} where the other count is fixed: no law of falling "
+                "losses describes these runs. Look for a wrong column, unit or sign, and for "
+                "badly tuned large runs: --column, --where.",
+            )
+
+
 def misfit_note(
     misfit: Misfit,
     before: Mapping[str, tuple[float, float]],
@@ -285,6 +368,8 @@ def misfit_note(
         )
     width = {k: max(before[k][1] - before[k][0], 1e-300) for k in ("E", "a")}
     wider = {k: (after[k][1] - after[k][0]) / w if w < math.inf else 1 for k, w in width.items()}
+    if not all(math.isfinite(v) for v in wider.values()):
+        return _note("misfit", "warning", what + "With its effect added, E or a is not determined.")
     return _note(
         "misfit",
         "warning",

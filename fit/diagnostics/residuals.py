@@ -167,15 +167,20 @@ def _serious(code: str, message: str) -> Note:
     return Note(code=code, severity="serious", message=message)
 
 
-def replicates(table: RunTable, fitted: Estimate) -> Replicates | None:
+def replicates(
+    table: RunTable, fitted: Estimate, copies: NDArray[np.bool_] | None = None
+) -> Replicates | None:
     """Noise between replicates and the test of lack of fit; None without replicates.
 
     Args:
         table: The runs.
         fitted: The law fitted to them; weights are kept, so the noise is of a run of mean weight.
+        copies: Rows that repeat a run and so say nothing of the noise between runs, (n,).
     """
     residual = np.sqrt(fitted.weights) * fitted.residual
     near = np.abs(residual) <= FAR * max(fitted.noise, 1e-300)
+    if copies is not None:
+        near &= ~copies
     cells = _cells(table)[near]
     residual = residual[near]
     _, cells, counts = np.unique(cells, return_inverse=True, return_counts=True)
@@ -295,7 +300,9 @@ def _shape(table: RunTable) -> Mapping[str, Floats]:
     """The aspect ratio, where the runs have shapes."""
     if not {"width", "depth"} <= set(table.columns):
         return {}
-    return {"ln(width/depth)": np.log(table.column("width") / table.column("depth"))}
+    width, depth = table.column("width"), table.column("depth")
+    positive = (width > 0).all() and (depth > 0).all()
+    return {"ln(width/depth)": np.log(width / depth)} if positive else {}
 
 
 def _tuning(table: RunTable) -> Mapping[str, Floats]:

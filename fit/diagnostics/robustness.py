@@ -24,7 +24,8 @@ from fit.data.table import RunTable
 from fit.diagnostics.approaches import budget_codes
 from fit.estimation.general import GeneralProblem
 from fit.estimation.objective import FitProblem, derivatives
-from fit.estimation.solver import Estimate, estimate, solve, weights_of
+from fit.estimation.solver import Estimate, estimate, solve
+from fit.estimation.weights import weights_of
 from fit.inference.misspecification import detect_misfit, widen_by_misfit
 from fit.inference.resampling import sandwich
 from fit.laws.law import Law
@@ -242,13 +243,16 @@ def _predict(
     # The covariance is of raw-count logarithms; map it back to the internal parameters.
     spread = sandwich(small, kept.cluster, level)
     spread = widen_by_misfit(spread, detect_misfit(small, kept.cluster))
+    if not np.isfinite(spread.covariance).all():  # nothing is known: nothing is ruled out
+        gap = far.residual(small.theta)
+        return left.loss * np.exp(-gap), np.ones(len(gap), dtype=bool)
     inverse = np.linalg.inv(problem.log_raw_jacobian())
     covariance = inverse @ spread.covariance @ inverse.T
     jacobian = far.jacobian(small.theta)
     weights, before = weights_of(left), weights_of(kept)
     ratio = 1.0 if weights is None or before is None else before.mean() / weights
     law = np.einsum("ni,ij,nj->n", jacobian, covariance, jacobian)
-    variance = law + small.noise**2 * ratio
+    variance = np.maximum(law, 0.0) + small.noise**2 * ratio
     gap = far.residual(small.theta)
     inside = np.abs(gap) <= spread.quantile * np.sqrt(variance)
     return left.loss * np.exp(-gap), inside

@@ -5,13 +5,10 @@ robust loss, whose threshold is lowered in steps. Bounds are kept by freezing a 
 on one while its gradient points outwards. A law without a fast kernel starts from the best of many
 points spread over its parameters, and its curvature is left out (Gauss-Newton) until the last,
 exact steps.
-
-Weights say how much each run counts: a column of the table, or the standard errors of its losses.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass, field
 
@@ -19,14 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fit.data.records import Floats
-from fit.data.table import RunTable, read_only
-from fit.errors import FitError
 from fit.estimation.general import (
     CANDIDATES,
     KEPT,
     GeneralProblem,
     candidates,
-    fit_problem,
     local_minima,
     lowest,
 )
@@ -42,7 +36,7 @@ from fit.estimation.objective import (
     robust_scale,
 )
 from fit.laws.families import law as law_named
-from fit.laws.law import TWO_TERMS
+from fit.laws.law import NO_E_SHARE, TWO_TERMS
 
 BASINS = 8
 """Minima of least squares that are followed to a declared law's robust loss."""
@@ -50,15 +44,13 @@ NO_E = -80.0
 """The ln of E where a law has none: beside any loss it is nothing, to the last digit."""
 DELTA = 1e-3
 """Huber's threshold on ln loss where none is given: Hoffmann et al. 2022, sec. 3.3."""
+SMALL_E = 1e-2
+"""E over the least loss below which it is tried at zero as well."""
+LEAST_EFFECT = 1e-6
+"""Change of every ln loss with a parameter below which its term is nothing."""
 STEPS = 200
 TOLERANCE = 1e-13
 """Relative fall of the objective in one step that counts as none."""
-COLUMN = "weight"
-NONE = "none"
-STANDARD_ERROR = "loss_se"
-"""The column that holds errors [nats/token] and not weights."""
-LEAST_SHARE = 0.01
-"""Least share of the runs' noise that is taken to be each run's own, whatever the errors say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +120,7 @@ class Estimate:
     value: float
     converged: bool
     at_bound: tuple[str, ...]
-    """Names of parameters that sit on a bound."""
+    """Names of parameters that sit on a bound, or that no run's loss depends on."""
     residual: Floats
     noise: float
     """Robust standard deviation of the residuals; of a run of mean weight."""
@@ -186,6 +178,7 @@ def estimate(
     if cloud is not None:  # a loss near L1 has minima of its own, which least squares cannot see
         more = lowest(problem, cloud, w, chosen)
         minima = _polished(problem, np.concatenate([minima.theta, more]), chosen, w, family)
+    minima = _with_e_at_zero(problem, minima, chosen, w, family)
     order = np.argsort(minima.value, kind="stable")
     theta = minima.theta[order[0]]
     residual = problem.residual(theta)
@@ -208,12 +201,14 @@ def estimate(
 
 
 def at_bound(problem: FitProblem, theta: Floats, family: LinearRestriction) -> tuple[str, ...]:
-    """Names of the parameters on a bound."""
+    """Names of the parameters on a bound, and of those of a term that has gone to zero."""
     low, high = problem.bounds()
     on = (theta <= low + 1e-9) | (theta >= high - 1e-9)
+    free = np.array([row.any() for row in family.basis])
+    on |= free & (np.abs(problem.jacobian(theta)).max(axis=0) < LEAST_EFFECT)
     if problem.names[LN_E] == "E":
         # E far below every loss moves nothing: it is at zero wherever the solver happened to stop.
-        on[LN_E] |= theta[LN_E] < low[LN_E] + math.log(1e2)
+        on[LN_E] = theta[LN_E] < problem.y.min() + math.log(NO_E_SHARE)
         on[LN_E] &= not family.without_e
     return tuple(n for n, o in zip(problem.names, on, strict=True) if o)
 
@@ -272,6 +267,29 @@ def _polished(
     distinct = _distinct(rough)[:KEPT]
     w = np.repeat(weights, len(distinct), axis=0)
     return solve(problem, distinct, w, loss, family, exact=True)
+
+
+def _with_e_at_zero(
+    problem: FitProblem, minima: Solution, loss: Loss, weights: Floats, family: LinearRestriction
+) -> Solution:
+    """Minima, and those with E at its bound where the best has hardly any E.
+
+    The ln of an E that wants to be zero creeps there, a step of one at a time, and may not arrive.
+    """
+    best = int(np.argmin(minima.value))
+    hardly = minima.theta[best, LN_E] < problem.y.min() + math.log(SMALL_E)
+    if problem.names[LN_E] != "E" or not family.basis[LN_E].any() or family.without_e:
+        return minima
+    if not hardly and minima.converged[best]:
+        return minima
+    starts = minima.theta[[best]].copy()
+    starts[:, LN_E] = family.bounds(problem)[0][LN_E]
+    zero = solve(problem, starts, weights, loss, family, exact=True)
+    return Solution(
+        theta=np.concatenate([zero.theta, minima.theta]),
+        value=np.concatenate([zero.value, minima.value]),
+        converged=np.concatenate([zero.converged, minima.converged]),
+    )
 
 
 def _distinct(minima: Solution) -> Floats:
@@ -371,7 +389,9 @@ def _positive(hessian: Floats) -> NDArray[np.bool_]:
     """Whether each matrix is positive definite, beyond rounding."""
     diagonal = np.diagonal(hessian, axis1=1, axis2=2)
     root = np.sqrt(np.maximum(diagonal, 1e-300))
-    lowest = np.linalg.eigvalsh(hessian / (root[:, :, None] * root[:, None, :]))[:, 0]
+    with np.errstate(over="ignore"):  # beside a diagonal of nothing: not positive
+        unit = np.clip(hessian / (root[:, :, None] * root[:, None, :]), -1e9, 1e9)
+    lowest = np.linalg.eigvalsh(unit)[:, 0]
     return np.asarray((lowest > 1e-10) & (diagonal > 0).all(axis=1))
 
 
@@ -390,66 +410,3 @@ def _starts(problem: FitProblem, family: LinearRestriction, weights: Floats) -> 
     if family.basis.shape[1] < 5:
         starts[:, ALPHA] = starts[:, BETA] = np.sqrt(starts[:, ALPHA] * starts[:, BETA])
     return starts
-
-
-def weighted(table: RunTable, column: str | None, law: str = "chinchilla") -> RunTable:
-    """The table with a column `weight` of mean 1, or with none.
-
-    Args:
-        table: The runs.
-        column: Name of the column; `none` for no weights; None for the column `weight` where there
-            is one. `loss_se` holds standard errors: the weight is the inverse of their square plus
-            the variance that the runs have beyond them, so that the weight of a run is bounded.
-        law: The law whose residuals give that variance.
-
-    Raises:
-        FitError: No such column, or weights that are not finite and at least zero.
-    """
-    name = column or (COLUMN if COLUMN in table.columns else NONE)
-    bare = dataclasses.replace(
-        table, columns={k: v for k, v in table.columns.items() if k != COLUMN}
-    )
-    if name == NONE:
-        return bare
-    if name not in table.columns:
-        others = ", ".join(sorted(table.columns)) or "no others"
-        raise FitError(f"no column '{name}' to weight by; there are {others}. Name one: --weight")
-    values = _numbers(table, name)
-    if name == STANDARD_ERROR:
-        values = _from_errors(bare, values, law)
-    bare = dataclasses.replace(bare, columns={**bare.columns, COLUMN: values})
-    bare = bare.take(values > 0, reason=f"{name} is 0")
-    kept = bare.column(COLUMN)
-    if not len(kept):
-        raise FitError(f"every {name} is 0: positive weights are needed. Fix the column.")
-    scaled = read_only(kept / kept.mean())
-    return dataclasses.replace(bare, columns={**bare.columns, COLUMN: scaled})
-
-
-def weights_of(table: RunTable) -> Floats | None:
-    """The runs' weights, (n,); None where all count the same."""
-    return table.column(COLUMN) if COLUMN in table.columns else None
-
-
-def _numbers(table: RunTable, name: str) -> Floats:
-    """A column of finite numbers, zero or more."""
-    try:
-        values = table.column(name)
-    except (TypeError, ValueError) as error:
-        raise FitError(f"column '{name}' holds no numbers to weight by. Name another.") from error
-    bad = ~(np.isfinite(values) & (values >= 0))
-    if bad.any():
-        run, value = table.run[int(np.argmax(bad))], values[int(np.argmax(bad))]
-        raise FitError(
-            f"{name} of run {run} is {value:g}; finite weights of 0 or more are needed. Fix the "
-            "column, or leave it out: --weight none."
-        )
-    return values
-
-
-def _from_errors(table: RunTable, errors: Floats, law: str) -> Floats:
-    """Inverse variances: each loss's own error, and the scatter of the runs beyond it."""
-    relative = (errors / table.loss) ** 2
-    noise = estimate(fit_problem(table, law_named(law)), law=law).noise
-    beyond = max(noise**2 - float(np.median(relative)), LEAST_SHARE * noise**2, 1e-30)
-    return np.asarray(1.0 / (beyond + relative))

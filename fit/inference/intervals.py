@@ -17,6 +17,9 @@ What to use when:
   above, 2-4 on 30 runs at 1% noise: percentiles have no small-sample reference.
 - `bca`: `pairs` corrected for bias and skewness, which does not bring that reference either.
 
+An end outside what a parameter can be is open: -inf or inf, null in a document. E begins at zero,
+where the runs do not rule that out. Both ends open: the runs do not determine it.
+
 All five hold their nominal 90% to 88-92.5% on average, and `hc3`, `wild` and `profile` agree within
 1.7 points in every design tried (docs/calibration.md). To add a method, add an entry to `METHODS`.
 
@@ -27,6 +30,7 @@ with the value, from the skewness of the estimate's moves when each cluster is l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -36,17 +40,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fit.data.records import Floats
+from fit.data.table import RunTable
 from fit.errors import FitError, QueryError
 from fit.inference.profile import DevianceSurface, profile
 from fit.laws.families import law as law_named
 from fit.laws.families import two_term_laws
-from fit.results import Fit, IntervalInputs
+from fit.laws.law import NO_E_SHARE, Parameter
+from fit.results import Fit, IntervalInputs, Points
 
 NORMAL = NormalDist()
 MOST_BIAS = 3.0
 """z0 beyond this says that the draws and the estimate have nothing in common."""
 DRAWS_IN_TAILS = 20
 """Draws that must lie outside an interval made of percentiles, both tails together."""
+FEWEST_CLUSTERS = 5
+"""Clusters that a pairs bootstrap needs: 4 have 35 different resamples, 5 have 126."""
+OPEN = math.log(1e6)
+"""The ln of the factor beyond which an end of a scale's interval says nothing."""
+OPEN_RATIO = math.log(1e12)
+"""The same of the ratio of both ends of any quantity's."""
+LONGEST_AXIS = 100.0
+"""Standard errors beyond which a covariance is of directions that the runs do not determine."""
 STEP = 1e-3
 """Central-difference step in standard errors: truncation and rounding both stay below 1e-6."""
 KNOTS = 9
@@ -117,8 +131,9 @@ def derived_interval(
         QueryError: The interval is to come from draws, and the fit has none.
     """
     low, high = confidence_interval(fit.inputs(), log_quantity)
-    with np.errstate(over="ignore"):
-        low, high = np.exp(low), np.exp(high)
+    with np.errstate(over="ignore", invalid="ignore"):
+        wide = np.isfinite(high) & (high - low > OPEN_RATIO)
+        low, high = np.exp(np.where(wide, -np.inf, low)), np.exp(np.where(wide, np.inf, high))
     if not next_run:
         return low, high
     return prediction_interval(fit, np.exp(log_quantity(fit.vector()[None, :])[0]), low, high)
@@ -153,26 +168,84 @@ def confidence_interval(inputs: IntervalInputs, quantity: LogQuantity) -> tuple[
 def parameter_intervals(inputs: IntervalInputs) -> dict[str, tuple[float, float]]:
     """Confidence interval of every parameter, and of the exponents a and b where the law has them.
 
-    Scales (E, A, B) are taken as logarithms, so that none falls below zero.
+    Scales (E, A, B) are taken as logarithms, so that none falls below zero; but where the error of
+    E reaches E, its interval begins at zero: the law is nearly linear in E itself.
     """
-    names, exponents = inputs.parameters(), law_named(inputs.law).exponents
+    names, family = inputs.parameters(), law_named(inputs.law)
     scale = np.array([n[0].isupper() for n in names])
+    product = largest_product(inputs.points)
 
     def parts(theta: Floats) -> Floats:
         with np.errstate(divide="ignore"):
             values = np.where(scale, np.log(np.where(scale, theta, 1.0)), theta)
-        if exponents is None:
+        if not family.splits:
             return values
-        alpha, beta = (theta[..., names.index(name)] for name in exponents)
-        share = beta / (alpha + beta)
+        share = family.exponent(theta, product)
         return np.concatenate([values, np.stack([share, 1 - share], axis=-1)], axis=-1)
 
     low, high = confidence_interval(inputs, parts)
-    with np.errstate(over="ignore"):
-        low[: len(names)][scale] = np.exp(low[: len(names)][scale])
-        high[: len(names)][scale] = np.exp(high[: len(names)][scale])
-    both = names if exponents is None else (*names, "a", "b")
-    return {n: (float(low[i]), float(high[i])) for i, n in enumerate(both)}
+    both = names if not family.splits else (*names, "a", "b")
+    declared = {p.name: p for p in family.declared}
+    return {
+        n: _ends(inputs, declared.get(n), n, float(low[i]), float(high[i]))
+        for i, n in enumerate(both)
+    }
+
+
+def largest_product(points: Points | RunTable) -> float:
+    """The ln of N D of the costliest run, where the exponents of a law are taken."""
+    top = int(np.argmax(points.flops))
+    return float(np.log(points.params[top]) + np.log(points.tokens[top]))
+
+
+def _ends(
+    inputs: IntervalInputs, parameter: Parameter | None, name: str, low: float, high: float
+) -> tuple[float, float]:
+    """An interval on raw counts from one of a parameter (of a scale's ln), open beyond its bounds.
+
+    Args:
+        inputs: The estimate.
+        parameter: Declaration of the parameter; None for a and b.
+        name: Its name.
+        low: Lower end.
+        high: Upper end.
+    """
+    if parameter is None:
+        return (low if low > 0 else -math.inf, high if high < 1 else math.inf)
+    value = inputs.theta[name]
+    if inputs.covariance[(i := inputs.parameters().index(name)), i] == 0:  # held
+        return (math.exp(low), math.exp(high)) if parameter.scale else (low, high)
+    if not parameter.scale:
+        inside = (1 + np.sign(parameter.low) * 1e-9) * parameter.low
+        return (
+            low if low > inside else -math.inf,
+            high if high < (1 - np.sign(parameter.high) * 1e-9) * parameter.high else math.inf,
+        )
+    centre = math.log(max(value, 1e-300))
+    if name == "E":
+        return _ends_of_e(inputs, value, centre - low, high - centre)
+    return (
+        math.exp(low) if centre - low < OPEN else -math.inf,
+        math.exp(high) if high - centre < OPEN else math.inf,
+    )
+
+
+def _ends_of_e(
+    inputs: IntervalInputs, value: float, below: float, above: float
+) -> tuple[float, float]:
+    """The interval of E from how far its ln goes below and above: from zero where that is far.
+
+    E cannot exceed the least loss by more than the noise: an interval from zero to twice that loss
+    is open at both ends.
+    """
+    least = float(inputs.points.loss.min())
+    bounded = METHODS[inputs.method].compute is _delta_method and not below < 1
+    high = value * (1 + above) if bounded else value * math.exp(min(above, 600.0))
+    low = 0.0 if bounded else value * math.exp(-below)
+    low = 0.0 if low <= NO_E_SHARE * least else low
+    if low == 0 and not high < 2 * least:
+        return -math.inf, math.inf
+    return low, high if high < math.inf else math.inf
 
 
 def shifted(fit: Fit | IntervalInputs, offsets: Floats) -> Floats:
@@ -205,12 +278,21 @@ def _slopes(inputs: IntervalInputs, quantity: LogQuantity, axes: Floats) -> Floa
     """Change of the quantity along each of the covariance's axes, (p, ...), central differences.
 
     Stepping along the axes and not along the parameters keeps the thetas inside the valley in which
-    A and alpha trade against each other, where the quantity is nearly linear.
+    A and alpha trade against each other, where the quantity is nearly linear. An axis of hundreds
+    of standard errors leaves every valley: there the quantity's gradient is taken at the estimate.
     """
-    ends = quantity(shifted(inputs, STEP * np.concatenate([axes, -axes])))
+    return slopes_along(lambda steps: quantity(shifted(inputs, steps)), axes)
+
+
+def slopes_along(at: Callable[[Floats], Floats], axes: Floats) -> Floats:
+    """Change of a quantity along axes (p, q), from its values at offsets (m, q)."""
+    far = np.abs(axes).max(initial=0.0) > LONGEST_AXIS
+    steps = STEP * (np.eye(axes.shape[1]) if far else axes)
+    ends = at(np.concatenate([steps, -steps]))
     with np.errstate(invalid="ignore"):  # the ln of a scale at zero does not move
-        slopes = (ends[: len(axes)] - ends[len(axes) :]) / (2 * STEP)
-    return np.asarray(np.nan_to_num(slopes))
+        slopes = (ends[: len(steps)] - ends[len(steps) :]) / (2 * STEP)
+    slopes = np.nan_to_num(slopes)
+    return np.asarray(np.tensordot(axes, slopes, axes=1) if far else slopes)
 
 
 def _axes(inputs: IntervalInputs) -> Floats | None:
@@ -221,10 +303,20 @@ def _axes(inputs: IntervalInputs) -> Floats | None:
     scale_at_zero = np.array([n[0].isupper() and v == 0 for n, v in inputs.theta.items()])
     covariance = np.array(inputs.covariance)
     covariance[scale_at_zero, :] = covariance[:, scale_at_zero] = 0.0
-    if not np.isfinite(covariance).all():
-        return None
-    values, vectors = np.linalg.eigh(covariance)
-    return np.asarray((vectors * np.sqrt(np.clip(values, 0.0, None))).T)
+    return axes_of(covariance) if np.isfinite(covariance).all() else None
+
+
+def axes_of(covariance: Floats) -> Floats:
+    """Rows whose outer products add up to a covariance (p, p): its axes, or its correlation's.
+
+    Beside the variance of what the runs do not determine, others would be lost in rounding.
+    """
+    errors = np.sqrt(np.diag(covariance))
+    unit = np.ones_like(errors)
+    if errors.max(initial=0.0) > LONGEST_AXIS:
+        unit = np.where(errors > 0, errors, 1.0)
+    values, vectors = np.linalg.eigh(covariance / (unit[:, None] * unit))
+    return np.asarray((vectors * np.sqrt(np.clip(values, 0.0, None))).T * unit)
 
 
 def _quantile(quantile: float | None) -> float:
@@ -250,10 +342,11 @@ def _profile_interval(
     with np.errstate(all="ignore"):  # far ends of wild fits overflow; they count as open
         ends = profile(DevianceSurface.of(inputs), flat, quantile)
         if len(knots) == len(rows):
-            return ends[0].reshape(centre.shape), ends[1].reshape(centre.shape)
+            whole = ends[0].reshape(centre.shape), ends[1].reshape(centre.shape)
+            return _at_least_delta(inputs, quantity, centre, whole)
         plain = _delta_method(inputs, quantity, centre)
         low, high = (_between(knots, end, p, centre) for end, p in zip(ends, plain, strict=True))
-    return low, high
+        return _at_least_delta(inputs, quantity, centre, (low, high))
 
 
 def _between(knots: NDArray[np.int64], ends: Floats, plain: Floats, centre: Floats) -> Floats:
@@ -274,7 +367,23 @@ def _percentile_interval(
     values = _of_draws(inputs, quantity)
     tail = (1 - inputs.level) / 2
     low, high = np.quantile(values, [tail, 1 - tail], axis=0, method="closest_observation")
-    return low, high
+    return _at_least_delta(inputs, quantity, centre, (low, high))
+
+
+def _at_least_delta(
+    inputs: IntervalInputs, quantity: LogQuantity, centre: Floats, ends: tuple[Floats, Floats]
+) -> tuple[Floats, Floats]:
+    """Ends no nearer than the sandwich's where the runs do not determine a parameter.
+
+    Along a direction in which nothing changes a refit, or a walk, ends where it began.
+    """
+    errors = np.sqrt(np.diag(inputs.covariance))
+    scale = np.array([n[0].isupper() for n in inputs.parameters()])
+    firm = np.array([n == "E" for n in inputs.parameters()])
+    if (errors * _quantile(inputs.quantile) <= np.where(scale, OPEN, 5.0))[~firm].all():
+        return ends
+    low, high = _delta_method(inputs, quantity, centre)
+    return np.minimum(ends[0], low), np.maximum(ends[1], high)
 
 
 def _of_draws(inputs: IntervalInputs, quantity: LogQuantity) -> Floats:
@@ -305,7 +414,8 @@ def _bca_interval(
         (inputs.moves @ units.T) @ slopes,
         inputs.level,
     )
-    return low.reshape(centre.shape), high.reshape(centre.shape)
+    ends = low.reshape(centre.shape), high.reshape(centre.shape)
+    return _at_least_delta(inputs, quantity, centre, ends)
 
 
 def bca_percentiles(

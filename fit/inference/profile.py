@@ -243,6 +243,8 @@ class DevianceSurface:
     """(5, f): how each free direction moves E, ln A, ln B, alpha, beta."""
     covariance: Floats
     """(f, f), of the free directions, by the sandwich."""
+    least: float
+    """Least loss of the runs [nats/token], the unit of the problem's losses."""
     places: tuple[int, ...]
     """Places of the law's own parameters among E, A, B, alpha, beta."""
 
@@ -253,7 +255,9 @@ class DevianceSurface:
         Directions in which the covariance is zero, or E is, are on a bound and left out.
         """
         p, names = inputs.points, inputs.parameters()
-        problem = FitProblem.of(p.params, p.tokens, p.loss)
+        # in units of the least loss: E beside logarithms in any other would be lost in rounding
+        least = float(p.loss.min())
+        problem = FitProblem.of(p.params, p.tokens, p.loss / least)
         weights = p.columns.get("weight", np.ones(len(p.loss)))
         two_terms = law(inputs.law).two_terms or TWO_TERMS
         places = tuple(two_terms.index(name) for name in names)
@@ -263,7 +267,7 @@ class DevianceSurface:
                 expand[i, names.index(name)] = 1.0
         to_raw = np.linalg.pinv(expand) @ problem.log_raw_jacobian() @ expand
         back = np.linalg.inv(to_raw)
-        level = inputs.theta.get("E", 0.0)
+        level = inputs.theta.get("E", 0.0) / least
         unit = np.array([level if n == "E" else 1.0 for n in names])
         covariance = unit[:, None] * (back @ inputs.covariance @ back.T) * unit
         free = np.diag(covariance) > 0
@@ -275,7 +279,8 @@ class DevianceSurface:
             problem=problem,
             weights=weights / weights.mean(),
             loss=Loss(name=loss, scale=scale),
-            theta=_internal(problem, expand @ inputs.vector()),
+            theta=_internal(problem, expand @ inputs.vector() / np.repeat([least, 1.0], [3, 2])),
+            least=least,
             basis=expand[:, free],
             covariance=covariance[np.ix_(free, free)],
             places=places,
@@ -307,7 +312,8 @@ class DevianceSurface:
 
     def raw(self, u: Floats) -> Floats:
         """The law's own parameters on raw counts, (S, p), at clipped moves."""
-        return self.problem.raw(self.at(u))[:, list(self.places)]
+        raw = self.problem.raw(self.at(u)) * np.repeat([self.least, 1.0], [3, 2])
+        return np.asarray(raw[:, list(self.places)])
 
     def deviance(self, u: Floats) -> Floats:
         """Twice the rise of the objective at clipped moves, (S,)."""

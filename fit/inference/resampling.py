@@ -25,7 +25,7 @@ from fit.data.records import Floats
 from fit.errors import FitError
 from fit.estimation.objective import LN_E, FitProblem, derivatives, value
 from fit.estimation.solver import Estimate, Solution, solve
-from fit.inference.intervals import METHODS
+from fit.inference.intervals import FEWEST_CLUSTERS, METHODS
 
 BATCH = 250_000
 """Weights (resamples x runs) solved at once: 2 MB an array stay in cache, 30% faster than 16 MB."""
@@ -33,6 +33,14 @@ CLOUD, CLOUD_CELLS = 300, 20_000_000
 """Candidates for where a resample starts, and at most so many times runs: 160 MB."""
 GROUPS = 20_000
 """Clusters left out at once."""
+LEAST_INFORMATION = 1e-12
+"""Information about a direction, over that of its parameters one by one, that is rounding alone."""
+FLAT = 1e-8
+"""Effect of a parameter on the losses, over that of the one with most, below which it has none."""
+LEAST_NOISE = 1e-3
+"""Scatter about the law [of the loss] that runs have at least where they determine nothing."""
+MOST_SCATTER = 1e12
+"""The most, where nearly every run lies beyond the threshold of the loss and none has a say."""
 LEAST_BATCH = 4
 """Resamples solved at once at least, so that there are others to be checked against."""
 FEW_CLUSTERS = 12
@@ -49,7 +57,7 @@ class Uncertainty:
     """
 
     covariance: Floats
-    """(p, p); zero for a parameter on a bound."""
+    """(p, p); infinite where there is but one cluster."""
     dof: int
     quantile: float
     """Student's t at the level."""
@@ -79,13 +87,22 @@ def estimate_uncertainty(
         seed: Seed of the draws.
 
     Raises:
-        FitError: The intervals come from draws, and one cluster leaves nothing to draw.
+        FitError: No parameter is free to move, or the intervals come from draws, and there are too
+            few clusters to draw from.
     """
-    method, plain = METHODS[interval], sandwich(fitted, codes, level)
-    several = len(np.unique(codes)) > 1
-    if method.needs_draws and not several:
+    if not _free_basis(fitted).shape[1]:
         raise FitError(
-            f"interval '{interval}' needs runs of at least two clusters; found one. Use hc3."
+            f"every parameter that is not held lies on a bound ({', '.join(fitted.at_bound)}): "
+            "these runs say nothing about them. Hold fewer, or fit runs that depend on them."
+        )
+    method, plain = METHODS[interval], sandwich(fitted, codes, level)
+    groups = len(np.unique(codes))
+    several = groups > 1
+    least = 2 if method.signs else FEWEST_CLUSTERS
+    if method.needs_draws and groups < least:
+        raise FitError(
+            f"interval '{interval}' needs runs of at least {least} clusters (independent "
+            f"trajectories) to draw from; found {groups}. Use hc3."
         )
     draws = moves = np.empty((0, len(fitted.theta)))
     if resamples and several and method.signs:
@@ -104,24 +121,39 @@ def clusters(codes: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def sandwich(fitted: Estimate, codes: NDArray[np.int64], level: float) -> Uncertainty:
-    """HC3 by cluster.
+    """HC3 by cluster, of every parameter that is not held.
+
+    A parameter on a bound is free here: the runs that put it there say how far from it the truth
+    may lie, and what else would move with it. What only one cluster says has the scatter of the
+    other runs about the law, since leaving that cluster out leaves nothing to compare it with; what
+    no run says has a variance that nothing can mistake for knowledge. With a single cluster nothing
+    is left to compare, and the covariance is infinite.
 
     Args:
         fitted: The point fit.
         codes: Cluster of each run, (n,).
         level: Confidence level, such as 0.9.
     """
-    moves = left_out(fitted, clusters(codes))
-    dof = max(1, min(len(moves) - 1, len(codes) - _free_basis(fitted).shape[1]))
+    codes = clusters(codes)
+    groups = int(codes.max()) + 1
+    dof = max(1, min(groups - 1, len(codes) - fitted.family.free))
+    size = len(fitted.theta)
+    covariance = np.full((size, size), np.inf)
+    if groups > 1:
+        basis = _free_basis(fitted, on_bounds=True)
+        moves, alone = _moves(fitted, codes, basis)
+        rows = np.concatenate([np.sqrt((groups - 1) / groups) * moves, alone])
+        rows = rows @ (fitted.problem.log_raw_jacobian() @ basis).T
+        covariance = rows.T @ rows
     return Uncertainty(
-        covariance=moves.T @ moves,
-        dof=dof,
-        quantile=float(stats.t.ppf(0.5 + level / 2, dof)),
+        covariance=covariance, dof=dof, quantile=float(stats.t.ppf(0.5 + level / 2, dof))
     )
 
 
 def left_out(fitted: Estimate, codes: NDArray[np.int64]) -> Floats:
     """How far the estimate moves when each cluster is left out, scaled so that squares add up.
+
+    Parameters on a bound stay there.
 
     Args:
         fitted: The point fit.
@@ -129,32 +161,76 @@ def left_out(fitted: Estimate, codes: NDArray[np.int64]) -> Floats:
 
     Returns:
         (groups, p), in the coordinates of `Uncertainty.covariance`.
-
-    Raises:
-        FitError: No parameter is free to move.
     """
     basis = _free_basis(fitted)
-    if not basis.shape[1]:
-        raise FitError(
-            f"every parameter that is not held lies on a bound ({', '.join(fitted.at_bound)}): "
-            "these runs say nothing about them. Hold fewer, or fit runs that depend on them."
-        )
     groups = int(codes.max()) + 1
-    jacobian = fitted.problem.jacobian(fitted.theta) @ basis
-    m = fitted.problem.values(fitted.theta[None])[0]
-    _, psi, curve = (fitted.weights * v for v in fitted.loss.terms(fitted.residual, m))
-    exact = derivatives(fitted.problem, fitted.theta[None], fitted.weights[None], fitted.loss)[2][0]
-    bread = basis.T @ exact @ basis
-    if np.linalg.eigvalsh(bread).min() <= 0:
-        bread = jacobian.T @ (np.maximum(curve, 0.0)[:, None] * jacobian)
-    parts = grams(np.sqrt(np.maximum(curve, 0.0))[:, None] * jacobian, codes)
-    scores = by_cluster(psi[:, None] * jacobian, codes)
-    moves = np.zeros_like(scores)
-    for some in np.array_split(np.arange(groups), groups // GROUPS + 1):
-        without = np.linalg.pinv(bread - parts[some], rcond=1e-12, hermitian=True)
-        moves[some] = np.einsum("gij,gj->gi", without, scores[some])
+    moves, _ = _moves(fitted, codes, basis)
     to_raw = fitted.problem.log_raw_jacobian() @ basis
     return np.asarray(np.sqrt((groups - 1) / groups) * moves @ to_raw.T)
+
+
+def _moves(fitted: Estimate, codes: NDArray[np.int64], basis: Floats) -> tuple[Floats, Floats]:
+    """Moves of the free directions (f) without each cluster, and what single clusters determine.
+
+    Returns:
+        (groups, f), and (k, f) whose squares add to theirs.
+    """
+    groups, free = int(codes.max()) + 1, basis.shape[1]
+    jacobian = fitted.problem.jacobian(fitted.theta) @ basis
+    residual, m = fitted.residual, fitted.problem.values(fitted.theta[None])[0]
+    bound = any((basis[fitted.problem.names.index(n)] != 0).any() for n in fitted.at_bound)
+    if bound:  # one step to where the minimum would be without bounds, where scores add up to zero
+        _, psi, curve = (fitted.weights * v for v in fitted.loss.terms(residual, m))
+        root = np.sqrt(np.maximum(curve, 0.0))
+        length = _lengths(root[:, None] * jacobian)
+        aim = np.divide(psi, root, out=np.zeros_like(psi), where=root > 0)
+        step = np.linalg.lstsq(root[:, None] * jacobian / length, aim, rcond=1e-9)[0]
+        shift = np.where(root > 0, jacobian @ (step / length), 0.0)
+        residual, m = residual - shift, m + shift
+    _, psi, curve = (fitted.weights * v for v in fitted.loss.terms(residual, m))
+    exact = derivatives(fitted.problem, fitted.theta[None], fitted.weights[None], fitted.loss)[2][0]
+    bread = basis.T @ exact @ basis
+    # The exact Hessian of a logarithm off its minimum holds the slope, which is not information.
+    if bound or not free or np.linalg.eigvalsh(bread).min() <= 0:
+        bread = jacobian.T @ (np.maximum(curve, 0.0)[:, None] * jacobian)
+    parts = grams(np.sqrt(np.maximum(curve, 0.0))[:, None] * jacobian, codes)
+    unit = _lengths(np.sqrt(np.maximum(curve, 0.0))[:, None] * jacobian)
+    both = unit[:, None] * unit
+    bread, parts = bread / both, parts / both
+    scores = by_cluster(psi[:, None] * jacobian / unit, codes)
+    moves, alone = np.zeros((groups, free)), [np.empty((0, free))]
+    scatter = _scatter(fitted, psi, curve)
+    for some in np.array_split(np.arange(groups), groups // GROUPS + 1):
+        values, vectors = np.linalg.eigh(bread - parts[some])
+        known = values > LEAST_INFORMATION
+        inverse = np.divide(1.0, values, out=np.zeros_like(values), where=known)
+        moves[some] = np.einsum(
+            "gij,gj,gkj,gk->gi", vectors, inverse, vectors, scores[some], optimize=True
+        )
+        rows = vectors.transpose(0, 2, 1)[~known]
+        whole = np.einsum("ki,ij,kj->k", rows, bread, rows)
+        alone.append(rows * np.sqrt(scatter / np.maximum(whole, LEAST_INFORMATION))[:, None])
+    return moves / unit, np.concatenate(alone) / unit
+
+
+def _lengths(columns: Floats) -> Floats:
+    """Lengths of columns (n, f); `FLAT` of the longest at least, and 1 where all are zero."""
+    lengths = np.linalg.norm(columns, axis=0)
+    least = FLAT * lengths.max(initial=0.0)
+    return np.asarray(np.maximum(lengths, least if least > 0 else 1.0))
+
+
+def _scatter(fitted: Estimate, psi: Floats, curve: Floats) -> float:
+    """Variance of a direction with one unit of information, were all runs alike.
+
+    At least that of runs which scatter by `LEAST_NOISE` about the law: losses that lie on it to the
+    last digit say nothing about a parameter that they do not depend on.
+    """
+    weights = np.where(fitted.weights > 0, fitted.weights, 1.0)
+    bend = max(float((curve / weights).mean()), 1e-300)
+    dof = max(1, len(psi) - fitted.family.free)
+    spread = float((psi**2 / weights).sum()) / dof / bend
+    return min(max(spread, LEAST_NOISE**2 * bend), MOST_SCATTER)
 
 
 def by_cluster(rows: Floats, codes: NDArray[np.int64]) -> Floats:
@@ -170,10 +246,10 @@ def grams(rows: Floats, codes: NDArray[np.int64]) -> Floats:
     return np.stack(columns, axis=1)
 
 
-def _free_basis(fitted: Estimate) -> Floats:
-    """Columns of the family's basis that are not on a bound."""
+def _free_basis(fitted: Estimate, *, on_bounds: bool = False) -> Floats:
+    """Columns of the family's basis, without those on a bound unless asked for."""
     basis = fitted.family.basis
-    held = np.array([n in fitted.at_bound for n in fitted.problem.names])
+    held = np.array([n in fitted.at_bound and not on_bounds for n in fitted.problem.names])
     held[LN_E] |= fitted.family.without_e
     keep = ~((held @ np.abs(basis)) > 0)
     return np.asarray(basis[:, keep])

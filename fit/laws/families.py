@@ -184,6 +184,7 @@ LAWS: Mapping[str, Law] = MappingProxyType(
                     Parameter(name="k", start=(0.4, 2.5), low=0.02, high=50.0),
                 ),
                 log_law=_outer,
+                powers=("alpha", "beta"),
                 null=MappingProxyType({"k": (1.0, "the two-term law")}),
             ),
             Law(
@@ -315,7 +316,7 @@ def with_repeats(law: Law) -> Law:
     """
     if "unique_tokens" in law.columns:
         return law
-    if law.exponents is None:
+    if law.powers is None:
         raise QueryError(
             f"law '{law.name}' does not depend on unique_tokens, and what repeats are worth can be "
             "borrowed only for a law with A/N^alpha and B/D^beta. Leave --unique-tokens out."
@@ -325,6 +326,7 @@ def with_repeats(law: Law) -> Law:
         log_law=_borrowing(law.log_law),
         columns=MappingProxyType({**COUNTS, "unique_tokens": "tokens"}),
         two_terms=None,
+        powers=None,
     )
 
 

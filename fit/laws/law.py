@@ -29,8 +29,15 @@ from fit.quantities import option_name
 EXPONENT_BOUNDS = (1e-3, 5.0)
 LEAST_SHARE = 1e-6
 """E below this share of the smallest loss is taken as 0: a bound, and reported as one."""
+NO_E_SHARE = 1e-4
+"""E below this share is shown as 0: the solver stops anywhere below, since nothing moves there."""
 TWO_TERMS = ("E", "A", "B", "alpha", "beta")
 """Parameters of E + A / N^alpha + B / D^beta, the coordinates of the fast kernel."""
+SLOPE_STEP = 0.1
+"""Step in ln C of an exponent: its bias is below 1e-4 of the exponent's own change a decade."""
+SEARCH_POINTS, SEARCH_ROUNDS = 33, 4
+"""Points of a search for the best N, and how often it is narrowed to two cells: by 16 each time,
+to 4e-4 in ln N, where a parabola is true to 1e-9."""
 COUNTS: Mapping[str, str] = MappingProxyType({"params": "params", "tokens": "tokens"})
 
 
@@ -102,6 +109,9 @@ class Law:
     solved by the fast kernel; every other by the general engine. A scale cannot stand twice: the
     kernel works in centred coordinates, in which A and B are equal where they are not on raw
     counts."""
+    powers: tuple[str, str] | None = None
+    """Its alpha and beta, where it is a rising function of A/N^alpha + B/D^beta and of nothing else
+    in N and D, so that its best N is that sum's; those of `two_terms` where that is given."""
     without_e: str | None = None
     """Name of the law that this one is where E is zero; a note says whether it fits as well."""
     held: Mapping[str, float] = field(default_factory=dict)
@@ -110,6 +120,8 @@ class Law:
     def __post_init__(self) -> None:
         scales = [name for name in (self.two_terms or ())[:3] if name is not None]
         assert len(set(scales)) == len(scales), f"{self.name}: a scale stands twice in two_terms"
+        if self.two_terms is not None:
+            object.__setattr__(self, "powers", tuple(self.two_terms[3:]))
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -122,11 +134,48 @@ class Law:
         return tuple(c for c in self.columns if c not in COUNTS and c not in self.held)
 
     @property
-    def exponents(self) -> tuple[str, str] | None:
-        """Parameters that play alpha and beta where N* is the two-term law's, else None."""
-        if {"A", "B", "alpha"} <= set(self.parameters) and set(self.columns) == set(COUNTS):
-            return "alpha", "beta" if "beta" in self.parameters else "alpha"
-        return None
+    def splits(self) -> bool:
+        """Whether it is a loss of N and D alone, so that N*(C) follows and has an exponent."""
+        return self.target == "loss" and set(self.columns) == set(COUNTS)
+
+    def exponent(self, theta: Floats, log_product: float) -> Floats:
+        """The exponent a of N* ~ C^a under C = k N D: d ln N* / d ln C at one budget.
+
+        Of a sum of two power laws it is beta / (alpha + beta) at every budget. Any other law is
+        minimised at two budgets beside the one asked for.
+
+        Args:
+            theta: Parameters on raw counts, (..., p).
+            log_product: ln(N D) that the budget pays for.
+
+        Returns:
+            The exponent, (...); 1 less it is that of D*. NaN where no split of the budget is best.
+        """
+        if self.powers is not None:
+            alpha, beta = (theta[..., self.parameters.index(name)] for name in self.powers)
+            return np.asarray(beta / (alpha + beta))
+        ends = [self._log_optimum(theta, log_product + s * SLOPE_STEP) for s in (1.0, -1.0)]
+        return (ends[0] - ends[1]) / (2 * SLOPE_STEP)
+
+    def _log_optimum(self, theta: Floats, log_product: float) -> Floats:
+        """The ln of the N that is best of all with one ln(N D), (...); NaN on either end."""
+        rows = np.asarray(theta, dtype=np.float64)[..., None, :]
+        named = self.named(rows)
+        low, high = np.zeros(theta.shape[:-1]), np.full(theta.shape[:-1], log_product)
+        share = np.linspace(0.0, 1.0, SEARCH_POINTS)
+        for _ in range(SEARCH_ROUNDS):
+            x = low[..., None] + share * (high - low)[..., None]
+            with np.errstate(all="ignore"):
+                values = self.log_law(named, {"params": x, "tokens": log_product - x})
+            values = np.where(np.isnan(values), np.inf, values)
+            best = np.clip(np.argmin(values, axis=-1), 1, SEARCH_POINTS - 2)[..., None]
+            at = [np.take_along_axis(x, best + i, axis=-1)[..., 0] for i in (-1, 0, 1)]
+            f = [np.take_along_axis(values, best + i, axis=-1)[..., 0] for i in (-1, 0, 1)]
+            low, high = at[0], at[2]
+        with np.errstate(all="ignore"):
+            vertex = 0.5 * (f[0] - f[2]) / (f[0] - 2 * f[1] + f[2])
+        inside = (low > 0.0) & (high < log_product) & (np.abs(vertex) <= 1)
+        return np.where(inside, at[1] + vertex * (high - low) / 2, np.nan)
 
     @property
     def expand(self) -> Callable[[Floats], tuple[Floats, ...]] | None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from fit.forecasts.ledger import Ledger
 from fit.laws.families import law
-from fit.quantities import count_noun, power, short, three_digits
+from fit.quantities import count_noun, interval_text, power, short, three_digits
 from fit.query.warnings import cross_check_remark
 from fit.report.text import DASH, TIMES, approach_name
 from fit.results import Fit, Holdout
@@ -320,7 +320,11 @@ def _column(columns: Mapping[str, Any], name: str, row: int, form: str) -> str:
 def _bounds(fit: Fit, name: str) -> str:
     """The interval of a parameter or exponent."""
     bounds = fit.interval.bounds.get(name)
-    return DASH if bounds is None else f"{digits(bounds[0])} to {digits(bounds[1])}"
+    if bounds is None:
+        return DASH
+    if all(map(math.isfinite, bounds)):
+        return f"{digits(bounds[0])} to {digits(bounds[1])}"
+    return interval_text(*bounds, digits, least=-math.inf)
 
 
 def _value(value: Any) -> str:

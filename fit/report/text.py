@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from fit.laws.families import law
-from fit.quantities import count_noun, percent, power, short, three_digits
+from fit.quantities import count_noun, interval_text, percent, power, short, three_digits
 from fit.query.documents import (
     Answer,
     AnswerCost,
@@ -201,7 +201,8 @@ def _with_interval(number: Number, form: Callable[[float], str]) -> str:
     """A value with its interval, where there is one."""
     if number.low is None or number.high is None or number.low == number.high:
         return form(number.value)
-    return f"{form(number.value)} [{form(number.low)}, {form(number.high)}]"
+    ends = interval_text(number.low, number.high, form, least=0.0)
+    return f"{form(number.value)} {ends if ends[0] == '[' else f'({ends})'}"
 
 
 def _four_decimals(loss: float) -> str:
@@ -222,7 +223,7 @@ def _loss_rows(result: Answer | Prediction) -> list[str]:
     run = result.loss_next_run
     if run.low is not None and run.high is not None and result.level is not None:
         rows[0] += f", {percent(result.level)} confidence"
-        ends = f"{form(run.value)} [{form(run.low)}, {form(run.high)}]{unit}"
+        ends = f"{_with_interval(run, form)}{unit}"
         rows.append(row("one run there", f"{ends}, {percent(result.level)} prediction"))
     return rows
 
@@ -291,7 +292,8 @@ def _parameter_row(fit: Fit, name: str, value: float) -> str:
     low, high = fit.interval.bounds.get(name, (float("nan"), float("nan")))
     unit = {"E": "nats/token", "a": "N* ~ C^a", "b": "D* ~ C^b"}.get(name, "")
     is_held = name in dict(fit.options.get("hold") or ())
-    ends = "held" if is_held else f"[{low:.4g}, {high:.4g}]"
+    ends = interval_text(low, high, lambda end: f"{end:.4g}", least=-math.inf)
+    ends = "held" if is_held else ends
     return row(name, f"{value:>10.4g}  {ends}  {unit}")
 
 

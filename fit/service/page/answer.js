@@ -42,6 +42,7 @@ function interval(number, form) {
 }
 
 function ends({ value, low, high }, form) {
+  if (low != null && high == null) return low > 0 ? `, at least ${form(low)}` : ", not determined";
   if (low == null || high == null) return "";
   const words = [low, value, high].map(form);
   return new Set(words).size === 1 ? "" : ` [${words[0]}, ${words[2]}]`;

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from fit.cli.main import main
 from fit.errors import FitError
 from fit.estimation.objective import FitProblem
-from fit.estimation.solver import estimate, weighted, weights_of
+from fit.estimation.solver import estimate
+from fit.estimation.weights import weighted, weights_of
 from fit.fitting import FitOptions, fit_table
 from fit.inference.misspecification import detect_misfit
 from fit.inference.resampling import bootstrap, clusters, kappa, sandwich, wild_bootstrap
