@@ -25,7 +25,6 @@ from fit.forecasts.ledger import read_ledger
 from fit.report.context_plots import models_table, shapes_of
 from fit.report.figures import RenderedFigure, draw_figures, draw_shapes
 from fit.report.summary_page import report_content, shape_report_content
-from fit.results import read_fit
 
 STYLE = Path(__file__).with_name("report.css")
 MARKS = {"good": "✓", "fair": "!", "bad": "✗", "info": "·", "warning": "!", "serious": "✗"}
@@ -85,13 +84,13 @@ def write_report(folder: Path, *, form: str = "pdf", request: ReportRequest | No
         ReportError: matplotlib or typst is not installed, or the pages cannot be set.
     """
     _require("matplotlib", *(("typst",) if form == "pdf" else ()))
-    source = ScalingLaw.from_fit(read_fit(folder))
+    source = ScalingLaw.at(folder)
     folder = folder.parent if folder.is_file() else folder
     figures = draw_figures(source, request)
     content = report_content(
         source,
         folder=report_path(folder),
-        drawn=figures.keys(),
+        drawn={name: figure.shown for name, figure in figures.items()},
         request=request,
         ledger=read_ledger(folder.resolve().parent / LEDGER),
     )

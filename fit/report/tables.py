@@ -276,9 +276,9 @@ def basis_words(fit: Fit) -> dict[str, str]:
     """
     delta = fit.objective.delta
     threshold = "" if delta is None else f", threshold {delta:.3g}"
+    counts = {k: str(fit.convention.get(k, "as given")) for k in ("params", "flops")}
     facts = {
-        "params": str(fit.convention.get("params", "as given")),
-        "flops": str(fit.convention.get("flops", "as given")),
+        **{k: "given" if text == "as given" else text for k, text in counts.items()},
         "objective": f"{fit.objective.name}{threshold}",
         "used": str(fit.runs_used),
         "dropped": str(len(fit.runs_dropped)),

@@ -20,8 +20,9 @@ from fit.laws.families import ENDLESS
 from fit.laws.published import PUBLISHED_MODELS
 from fit.query.constraints import ConstrainedProblem, least_cost
 from fit.report import context_plots
+from fit.report.captions import figure_caption
 from fit.report.figure_data import figure_table
-from fit.report.figures import figure_caption, figure_inputs
+from fit.report.figures import figure_inputs
 from fit.report.summary_page import report_content
 from tests.fit.builders import THETA, make_fit, plain_points
 
@@ -104,7 +105,7 @@ def test_the_cheapest_life_is_that_of_the_closed_form(served):
     ax = context_plots.lifetime_cost(axis(), costs)
     assert line(ax, "both").get_ydata() == pytest.approx(costs.total)
     inputs = figure_inputs(PLAIN, ReportRequest(serve_tokens=served))
-    assert "The lowest total" in figure_caption("serving", inputs)
+    assert "The lowest sum, the dot" in figure_caption("serving", inputs, ())
 
 
 def test_repeats_cost_nothing_while_tokens_last():
@@ -117,7 +118,7 @@ def test_repeats_cost_nothing_while_tokens_last():
     ax = context_plots.repeats_epochs(axis(), BEST, few, 1e6)
     assert line(ax, "nearly as good as fresh").get_ydata()[0] == 4
     inputs = figure_inputs(SOURCE, ReportRequest(unique_tokens=1e6))
-    words = figure_caption("repeats", inputs)
+    words = figure_caption("repeats", inputs, ())
     assert "epochs" in words
     assert "borrowed" in words
 
