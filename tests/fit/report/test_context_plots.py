@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import re
 
 import numpy as np
 import pytest
@@ -127,13 +128,19 @@ def test_every_published_model_has_a_source_and_counts_that_can_be():
     assert 20 <= len(PUBLISHED_MODELS) <= 45
     assert len({m.name for m in PUBLISHED_MODELS}) == len(PUBLISHED_MODELS)
     for m in PUBLISHED_MODELS:
-        assert m.source.startswith("arXiv:")
+        # a paper with the place in it, or a page that is one model's
+        assert re.search(
+            r"arXiv:\d{4}\.\d{5}, (table|sec\.|abstract)|model card huggingface\.co/\w+/\w+"
+            r"|(README|MODEL_CARD) of github\.com/\w+/\w+|[\w.]+/\w+/[\w-]+, section",
+            m.source,
+        ), m
         assert 2018 <= m.year <= 2026
         assert 1e8 < m.params < 1e12
         assert 1e9 < m.tokens < 1e14
     assert [m.year for m in PUBLISHED_MODELS] == sorted(m.year for m in PUBLISHED_MODELS)
     rows = list(csv.DictReader(io.StringIO(context_plots.models_table())))
     assert [r["name"] for r in rows] == [m.name for m in PUBLISHED_MODELS]
+    assert [r["source"] for r in rows] == [m.source for m in PUBLISHED_MODELS]
     chinchilla = next(m for m in PUBLISHED_MODELS if m.name == "Chinchilla")
     assert chinchilla.flops == pytest.approx(5.88e23)
 
