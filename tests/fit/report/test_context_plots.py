@@ -130,8 +130,8 @@ def test_every_published_model_has_a_source_and_counts_that_can_be():
     for m in PUBLISHED_MODELS:
         # a paper with the place in it, or a page that is one model's
         assert re.search(
-            r"arXiv:\d{4}\.\d{5}, (table|sec\.|abstract)|model card huggingface\.co/\w+/\w+"
-            r"|(README|MODEL_CARD) of github\.com/\w+/\w+|[\w.]+/\w+/[\w-]+, section",
+            r"arXiv:\d{4}\.\d{5}, (table|sec\.|abstract)|model card huggingface\.co/[\w-]+/\w+"
+            r"|(README|MODEL_CARD) of github\.com/[\w-]+/\w+|[\w.]+/\w+/[\w-]+, (section|page)",
             m.source,
         ), m
         assert 2018 <= m.year <= 2026
