@@ -58,6 +58,14 @@ test-ray: $(VENV)/.launchers  ## a sweep on a local Ray cluster, a worker killed
 	$(BIN)/python -m pytest -m ray
 .PHONY: test-ray
 
+# litgpt caps huggingface_hub below what transformers needs, for downloads alone, which no export makes:
+# it is installed beside its other requirements, which the extra names.
+test-exports: $(STAMP)  ## the exports, read by litgpt and transformers (installed if need be)
+	$(BIN)/pip install -q -c constraints.txt -e '.[exports]'
+	$(BIN)/pip install -q -c constraints.txt --no-deps litgpt
+	$(BIN)/python -m pytest -m exports
+.PHONY: test-exports
+
 lint: $(STAMP)  ## ruff: style, docstrings, formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
