@@ -25,9 +25,14 @@ from fit.allocation.scaling_law import (
     splits_budgets,
 )
 from fit.diagnostics.scans import ShapeSkills
+from fit.errors import RefusedError
+from fit.query.answer import answer
+from fit.query.documents import Answer
+from fit.query.question import Question
 from fit.report import check_plots, context_plots, plots
 from fit.report.figure_data import figure_table, shown_series
 from fit.report.text import approach_name
+from fit.verdict import Verdict, worst
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,7 +76,11 @@ class FigureInputs:
 
     source: ScalingLaw
     best: FrontierBand | None
-    """Efficient frontier; None where the law has none or the runs do not determine it."""
+    """Efficient frontier; None where the law has none, or the fit or its answers are refused."""
+    answers: tuple[Answer, ...]
+    """Those at the largest budget fitted and at ten times it; empty without a frontier."""
+    verdict: Verdict
+    """The worst of the fit's and the answers' verdicts."""
     request: costs.ReportRequest
     shapes: tuple[ShapeSkills, ...]
     """Losses by skill and shape; empty where there are none."""
@@ -98,9 +107,21 @@ def figure_inputs(source: ScalingLaw, request: costs.ReportRequest | None = None
     fit = fit_of(source)
     entropy, p = fit.data.get("entropy_by_skill"), fit.points
     shapes = context_plots.losses_by_skill(entropy or {}, p.columns, p.loss, p.tokens, p.params)
+    best, verdict = identified_frontier(source), fit.verdict
+    answers: tuple[Answer, ...] = ()
+    if best is not None:
+        budgets = (fit.range["flops"].high, further_budget(source))
+        try:
+            answers = tuple(answer(Question(source=source, flops=flops)) for flops in budgets)
+            verdict = worst(verdict, *(a.verdict for a in answers))
+        except RefusedError as error:
+            best = None
+            verdict = Verdict(verdict="refuse", reason=error.reason, message=str(error))
     return FigureInputs(
         source=source,
-        best=identified_frontier(source),
+        best=best,
+        answers=answers,
+        verdict=verdict,
         request=request or costs.ReportRequest(),
         shapes=shapes if len({r.depth for r in shapes}) > 1 else (),
     )

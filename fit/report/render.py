@@ -204,6 +204,7 @@ def html_page(data: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
         f"<style>{STYLE.read_text(encoding='utf-8')}</style></head><body><main>",
         f'<p class="kind">Scaling-law report</p><h1>{name}</h1>',
         f'<p class="about">{formatted_text(data["about"])}</p>',
+        _verdict_html(data["verdict"]),
         f'<p class="summary">{"".join(_styled(s, w) for s, w in data["summary"])}</p>',
         _answer_table(data),
         '<div class="sides">',
@@ -217,6 +218,14 @@ def html_page(data: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
     for section in data["sections"]:
         parts.append(_section(section, figures, counts))
     return "\n".join([*parts, "</main></body></html>", ""])
+
+
+def _verdict_html(verdict: tuple[str, str] | None) -> str:
+    """The verdict and the sentence that decides it."""
+    if verdict is None:
+        return ""
+    word, reason = map(escape, verdict)
+    return f'<p class="verdict {word}"><strong>{word.capitalize()}.</strong> {reason}</p>'
 
 
 def formatted_text(text: str) -> str:

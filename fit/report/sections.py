@@ -13,6 +13,7 @@ import numpy as np
 
 from fit.allocation.costs import next_price
 from fit.allocation.scaling_law import ScalingLaw, fit_of, further_budget, splits_budgets
+from fit.errors import RefusedError
 from fit.forecasts.ledger import Ledger
 from fit.forecasts.scoring import calibration
 from fit.inference.intervals import METHODS
@@ -116,7 +117,8 @@ def _theta(fit: Fit) -> Table:
             wide("unit or meaning", "meaning"),
         ),
         rows=rows,
-        caption=f"Parameters on raw counts, with {level} confidence intervals ({method}).",
+        caption=f"Parameters on raw counts, with {level} confidence intervals ({method})."
+        + " The fit is refused: they are where its search ended." * fit.verdict.refused,
     )
 
 
@@ -138,7 +140,7 @@ def _exponents(fit: Fit) -> Table | None:
 
 def _conventions(fit: Fit) -> Table | None:
     """The law fitted to the same runs under other counting conventions."""
-    if not fit.conventions:
+    if not fit.conventions or fit.verdict.refused:
         return None
     return Table(
         columns=(left("$N$ counts"), left("$C$ counts"), right("$a$"), right("$D\\/N$")),
@@ -192,7 +194,7 @@ def _rolling(fit: Fit) -> Table | None:
 
 def _influence(fit: Fit, further: str) -> Table | None:
     """Change of N* when a run or a cluster is left out."""
-    if not fit.influence:
+    if not fit.influence or fit.verdict.refused:
         return None
     return Table(
         columns=(
@@ -312,7 +314,7 @@ def _method(source: ScalingLaw) -> tuple[Block, ...]:
 
 def _optimum(source: ScalingLaw, basis: Mapping[str, str]) -> tuple[Block, ...]:
     """How budgets are split between parameters and tokens."""
-    if not splits_budgets(source):
+    if not splits_budgets(source) or fit_of(source).verdict.refused:
         return ()
     how = "as in the runs, by their own $C\\/(N D)$"
     if source.ladder is not None:
@@ -400,7 +402,10 @@ def _regret_table(inputs: FigureInputs) -> Table | None:
     if inputs.best is None:
         return None
     question = Question(source=inputs.source, flops=further_budget(inputs.source), regret=True)
-    rows = tuple(_regret_cells(r) for r in answer(question).regret)
+    try:
+        rows = tuple(_regret_cells(r) for r in answer(question).regret)
+    except RefusedError:
+        return None
     columns = (
         right("size over $N^*$"),
         right("parameters"),

@@ -19,17 +19,14 @@ from fit.allocation.scaling_law import (
     FURTHER,
     ScalingLaw,
     fit_of,
-    further_budget,
 )
 from fit.data.table import RunTable
 from fit.diagnostics.scans import SKILL_LEVEL, ShapeSkills, SkillExcess
 from fit.forecasts.ledger import Ledger
 from fit.forecasts.scoring import calibration
 from fit.quantities import count_noun, option_name, percent, power, short, three_digits
-from fit.query.answer import answer
 from fit.query.documents import Answer, Number
 from fit.query.launch import launch_line
-from fit.query.question import Question
 from fit.query.warnings import UNCOMPARED, cross_check_remark
 from fit.report import tables
 from fit.report.context_plots import TOTAL, shapes_shown, skills_caption, skills_shown
@@ -42,11 +39,11 @@ from fit.results import (
     REFUSED_KAPPA,
     Fit,
     Note,
-    is_doubtful,
     is_identified,
     kappa_of,
     kappa_text,
 )
+from fit.verdict import Verdict
 
 MOST_NOTES = 6
 """Kinds of notes on page 1, the most severe first; all stand in `fit.json`."""
@@ -74,25 +71,30 @@ def report_content(
     """
     fit = fit_of(source)
     inputs = figure_inputs(source, request)
-    budgets = () if inputs.best is None else (fit.range["flops"].high, further_budget(source))
-    answers = [answer(Question(source=source, flops=c)) for c in budgets]
-    recommendation = answers[-1] if answers else None
+    recommendation = inputs.answers[-1] if inputs.answers else None
     sections = report_sections(inputs, drawn, recommendation, ledger)
     about = None if ledger is None else ledger.about(fit, source.hash)
     return {
         "name": tables.clean(fit.name),
-        "refused": not is_identified(fit),
+        "refused": inputs.verdict.refused,
+        "verdict": _verdict(inputs.verdict),
         "about": _about(source),
-        "summary": _recommendation(fit, recommendation)
+        "summary": _recommendation(recommendation)
         if recommendation
-        else _no_recommendation(source),
-        "answers": _answer_table(answers),
+        else _no_recommendation(source, inputs.verdict),
+        "answers": _answer_table(inputs.answers),
         "level": percent(fit.interval.level),
-        "checks": _untick([*_checks(fit), *_forecast_check(about)], refused=not is_identified(fit)),
+        "checks": _untick([*_checks(fit), *_forecast_check(about)], refused=inputs.verdict.refused),
         "limitations": _limitations(fit, recommendation),
         "launch": _launch_command(folder or "FOLDER", recommendation),
         "sections": [dataclasses.asdict(s) for s in sections],
     }
+
+
+def _verdict(verdict: Verdict) -> list[str]:
+    """The verdict and the sentence that decides it, as page 1 shows them first."""
+    reason = tables.clean(verdict.reason, 400)
+    return [verdict.verdict, f"{reason[:1].upper()}{reason[1:]}"]
 
 
 def _about(source: ScalingLaw) -> str:
@@ -112,11 +114,10 @@ def _launch_command(folder: str, recommendation: Answer | None) -> str | None:
     return tables.clean(launch_line(f"isoflop query {flops} --fit {shlex.quote(folder)}"))
 
 
-def _recommendation(fit: Fit, a: Answer) -> list[list[str]]:
+def _recommendation(a: Answer) -> list[list[str]]:
     """The sentences on top: [style, words], the style one of strong, loud, number or none."""
-    n, d, level = a.params, a.tokens, percent(fit.interval.level)
-    ends = (a.loss_next_run.low, a.loss_next_run.high)
-    low, high = (DASH if v is None else f"{v:.3f}" for v in ends)
+    n, d, level = a.params, a.tokens, percent(a.level or 0.0)
+    run = a.loss_next_run
     parts = [
         ["", "With "],
         ["number", power(a.flops.value)],
@@ -126,40 +127,35 @@ def _recommendation(fit: Fit, a: Answer) -> list[list[str]]:
         ["strong", f"{short(d.value)} tokens"],
         ["", ". The expected loss is "],
         ["strong", f"{a.loss.value:.3f} nats/token"],
-        ["", f"; a single run should land between {low} and {high} ({level})."],
     ]
+    if run.low is not None and run.high is not None:
+        ends = f"between {tables.end(run.low, '.3f')} and {tables.end(run.high, '.3f')}"
+        parts.append(["", f"; a single run should land {ends} ({level})"])
+    parts.append(["", "."])
     if a.regret_band is not None:
         band = f"{short(a.regret_band.low)} to {short(a.regret_band.high)}"
         parts.append(["", f" Any size from {band} parameters is as good within one run's noise."])
-    if is_doubtful(fit):
-        parts.append(["loud", " The fit is doubtful; read the notes below before spending."])
     return parts
 
 
-def _no_recommendation(source: ScalingLaw) -> list[list[str]]:
+def _no_recommendation(source: ScalingLaw, verdict: Verdict) -> list[list[str]]:
     """The sentences on top where nothing is recommended, with the reason."""
-    law, doubtful = source.law, is_doubtful(fit_of(source))
-    doubt = [["loud", " The fit is doubtful; read the notes below first."]] if doubtful else []
+    law = source.law
+    if verdict.refused:
+        text = " No size, no loss and no launch are given. The notes below say what the runs lack."
+        return [["loud", "No recommendation."], ["", text]]
     if law.target != "loss":
         return [
             ["loud", f"This law predicts the best {tables.target_name(law.name)}"],
             ["", " from a model's size and tokens. It predicts no loss and splits no budget. "],
             ["", "To use it: isoflop predict --params N --tokens D"],
-            *doubt,
         ]
-    if law.further:
-        options = " ".join(f"{option_name(c)} X" for c in law.further)
-        return [
-            ["loud", "This law predicts a loss"],
-            ["", f" from {', '.join(law.columns)}; on its own it splits no budget. "],
-            ["", f"To use it: isoflop predict --params N --tokens D {options}"],
-            *doubt,
-        ]
-    text = (
-        " These runs do not determine the law's parameters, so the best split of a budget is not "
-        "known and none is shown. The notes below say what the runs lack."
-    )
-    return [["loud", "No recommendation."], ["", text]]
+    options = " ".join(f"{option_name(c)} X" for c in law.further)
+    return [
+        ["loud", "This law predicts a loss"],
+        ["", f" from {', '.join(law.columns)}; on its own it splits no budget. "],
+        ["", f"To use it: isoflop predict --params N --tokens D {options}"],
+    ]
 
 
 def _range(number: Number, level: str) -> str:
@@ -320,7 +316,8 @@ def _with_interval(number: Number, form: Callable[[float], str]) -> list[str]:
     """A value and its interval."""
     if number.low is None or number.high is None:
         return [form(number.value), DASH]
-    return [form(number.value), f"{form(number.low)} to {form(number.high)}"]
+    ends = (form(v) if math.isfinite(v) else "unbounded" for v in (number.low, number.high))
+    return [form(number.value), " to ".join(ends)]
 
 
 def shape_report_content(
@@ -351,6 +348,7 @@ def shape_report_content(
     return {
         "name": tables.clean(name),
         "refused": False,
+        "verdict": None,
         "about": f"{about}. Losses are given as the excess over a perfect predictor, whose "
         "loss is known.",
         "summary": _shape_summary(rows),

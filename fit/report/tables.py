@@ -22,7 +22,7 @@ from fit.laws.families import law
 from fit.quantities import count_noun, power, short, three_digits
 from fit.query.warnings import cross_check_remark
 from fit.report.text import DASH, TIMES, approach_name
-from fit.results import Fit, Holdout, is_identified
+from fit.results import Fit, Holdout
 
 FORMS = ("text", "small", "number", "span", "raw", "symbol", "meaning")
 """How a cell is set: as text; in small type; as a number, `3.5e12` as a power of ten; as numbers
@@ -132,14 +132,18 @@ def clean(text: str, most: int = 200) -> str:
 
 def theta(fit: Fit) -> list[list[str]]:
     """Parameters and exponents: [symbol, value, interval]."""
-    both = {**fit.theta, **fit.exponents}
+    exponents = {} if fit.verdict.refused else fit.exponents  # those are of N* and D*
+    both = {**fit.theta, **exponents}
     return [[name, digits(value), _bounds(fit, name)] for name, value in both.items()]
 
 
 def checks(fit: Fit) -> list[list[str]]:
     """Exponent of N* by each approach: [approach, a, interval, remark]."""
-    used = "used for the answer" if is_identified(fit) else "not determined by these runs"
-    rows = [["3, this law", digits(fit.exponents.get("a")), _bounds(fit, "a"), used]]
+    used = "not used: the fit is refused" if fit.verdict.refused else "used for the answer"
+    law = (
+        [DASH, DASH] if fit.verdict.refused else [digits(fit.exponents.get("a")), _bounds(fit, "a")]
+    )
+    rows = [["3, this law", *law, used]]
     for c in fit.cross_checks:
         ends = DASH if c.a_interval is None else " to ".join(map(digits, c.a_interval))
         remark = clean(c.reason or "", 220)
@@ -286,6 +290,11 @@ def basis_words(fit: Fit) -> dict[str, str]:
         "draws": str(len(fit.draws)),
     }
     return {name: text.replace("$", "") for name, text in facts.items()}
+
+
+def end(value: float, form: str) -> str:
+    """An end of an interval."""
+    return format(value, form) if math.isfinite(value) else "unbounded"
 
 
 def digits(value: float | None) -> str:

@@ -252,7 +252,7 @@ def _query(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
 def _predict(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
     """The document `isoflop.prediction/1`."""
     n, d = (_read(name, fields[name][0], parse_count) for name in ("params", "tokens"))
-    return predict(_with_columns(laws[0], fields), n, d).document()
+    return predict(_with_columns(laws[0], fields), n, d, force=_force(fields)).document()
 
 
 def _compare(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:

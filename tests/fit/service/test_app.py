@@ -11,7 +11,7 @@ from fit.cli.main import main
 from tests.fit.service.client import ask, pilot, service
 
 QUESTIONS = [
-    *(["query", f"{c:.6g}"] for c in np.geomspace(1e12, 1e16, 8)),
+    *(["query", f"{c:.6g}"] for c in np.geomspace(1e12, 8e15, 8)),
     ["query", "3e13", "--force"],
     ["query", "1e5", "--fit", "reports/pilot"],
     ["query", "2.5e14", "--fit", "reports/pilot"],
@@ -19,7 +19,8 @@ QUESTIONS = [
       for c in (1e18, 1e21, 5.76e23)),
     ["query", "1e22", "--law", "muennighoff2023", "--unique-tokens", "25e9"],
     ["query", "--dollars", "250k", "--price", "2.5", "--device", "h100", "--law", "hoffmann2022"],
-    ["query", "--deadline", "48", "--devices", "8", "--device", "a100", "--mfu", "40%"],
+    ["query", "--deadline", "48", "--devices", "8", "--device", "a100", "--mfu", "40%",
+     "--law", "gadre2024"],
     ["query", "1e14", "--max-params", "200k", "--serve-tokens", "1B", "--regret"],
     ["query", "--loss", "1.35", "--min-ratio", "20"],
     ["query", "1e22", "--law", "besiroglu2024", "--memory", "8GB"],
