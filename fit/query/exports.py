@@ -413,7 +413,8 @@ def _tidy(value: Any) -> Any:
 def _comment(lines: Iterable[str]) -> list[str]:
     """Wrapped comments."""
     rows = []
-    for line in lines:
+    # yaml ends a comment at characters that are no line break elsewhere, such as U+2028.
+    for line in ("".join(c if c.isprintable() else " " for c in text) for text in lines):
         later = "#   " if line.startswith("-") else "# "
         rows += textwrap.wrap(line, WIDTH, initial_indent="# ", subsequent_indent=later)
     return rows

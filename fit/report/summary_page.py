@@ -94,7 +94,7 @@ def report_content(
 def _verdict(verdict: Verdict) -> list[str]:
     """The verdict and the sentence that decides it, as page 1 shows them first."""
     reason = tables.clean(verdict.reason, 400)
-    return [verdict.verdict, f"{reason[:1].upper()}{reason[1:]}"]
+    return [verdict.verdict, f"{reason[:1].upper()}{reason[1:].rstrip('.')}."]
 
 
 def _about(source: ScalingLaw) -> str:
@@ -111,7 +111,9 @@ def _launch_command(folder: str, recommendation: Answer | None) -> str | None:
     if recommendation is None or not recommendation.config:
         return None
     flops = power(recommendation.flops.value)
-    return tables.clean(launch_line(f"isoflop query {flops} --fit {shlex.quote(folder)}"))
+    # Not `clean`, which cuts and breaks words: a command is to be copied.
+    named = folder if folder.isprintable() else "FOLDER"
+    return launch_line(f"isoflop query {flops} --fit {shlex.quote(named)}")
 
 
 def _recommendation(a: Answer) -> list[list[str]]:
