@@ -85,7 +85,7 @@ def _exponents_caption(inputs: FigureInputs) -> str:
     """Which approaches and conventions the left panel shows."""
     fit = fit_of(inputs.source)
     others = [approach_name(c.name) for c in fit.cross_checks if c.a is not None]
-    names = ["approach 3, the law", *others]
+    names = ["the law (approach 3)", *others]
     text = f"Left: the exponent $a$ of $N^* ~ C^a$ by {' and '.join(names)}"
     text += f", with {percent(fit.interval.level)} intervals where they have one"
     if any(mark == "v" for *_, (mark, _) in check_plots.exponent_rows(fit)):

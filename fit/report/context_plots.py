@@ -179,12 +179,13 @@ def next_price(ax: Axes, source: ScalingLaw, best: FrontierBand, price: Interval
 
 def lifetime_cost(ax: Axes, costs: ServingCosts) -> Axes:
     """Compute of training, of serving and of both against model size, at a fixed loss."""
-    ax.plot(costs.params, costs.training, color=LAW, lw=1.2, label="training")
-    ax.plot(costs.params, costs.serving, color=BLUE, lw=1.2, label="serving")
-    ax.plot(costs.params, costs.total, color=ACCENT, lw=1.8, label="both")
+    ax.plot(costs.params, costs.training, color=LAW, lw=1.2, label="training", zorder=3)
+    # Where one of the two is small, the other lies on their sum: the sum is the broad line beneath.
+    ax.plot(costs.params, costs.serving, color=BLUE, lw=1.2, label="serving", zorder=3)
+    ax.plot(costs.params, costs.total, color=ACCENT, lw=2.8, label="both", zorder=2)
     place = costs.cheapest
     at = [costs.params[place]], [costs.total[place]]
-    ax.plot(*at, "o", color=ACCENT, ms=5, label="lowest total")
+    ax.plot(*at, "o", color=ACCENT, ms=6, label="lowest total", zorder=4)
     ax.axvline(costs.optimum, color=LAW, lw=0.8, ls=":", label="optimum N*")
     low = min(costs.training.min(), costs.serving.max())
     ax.set_xlim(costs.params[0], costs.params[-1])

@@ -218,7 +218,7 @@ def _forecasts(source: ScalingLaw, ledger: Ledger | None) -> tuple[Block, ...]:
     sentences = [" ".join(t.split()).rstrip(".") for t in calibration_lines(calibration(about))]
     others = len(ledger.entries) - len(about.entries)
     if others:
-        sentences.append(f"{count_noun(others, 'forecast')} of other fits beside it not counted")
+        sentences.append(f"not counted, because of other fits: {count_noun(others, 'forecast')}")
     if ledger.unreadable:
         names = ", ".join(tables.clean(name, 60) for name, _ in ledger.unreadable)
         sentences.append(f"the ledger holds files that cannot be read: {names}")

@@ -210,7 +210,7 @@ def _checks(fit: Fit) -> list[list[str]]:
     """Results of the checks in words: [grade, text], the grade one of good, fair, bad."""
     rows = [
         [
-            "good" if fit.status == "converged" else "bad",
+            {"converged": "good", "at_bound": "fair"}.get(fit.status, "bad"),
             f"The fit is {fit.status.replace('_', ' ')} on {count_noun(fit.runs_used, 'run')}.",
         ],
         _identification_check(fit),

@@ -80,7 +80,7 @@ def test_only_forecasts_of_this_fit_its_runs_or_its_data_count(tmp_path):
     assert content["checks"][-1][0] == "info"
     assert "Of 3 forecasts" in content["checks"][-1][1]
     section = next(s for s in content["sections"] if s["title"] == "Forecasts")
-    assert "2 forecasts of other fits beside it not counted" in section["blocks"][0]["text"]
+    assert "Not counted, because of other fits: 2 forecasts." in section["blocks"][0]["text"]
     assert "other" not in {r[0] for r in section["blocks"][1]["rows"]}
 
 
