@@ -1,9 +1,9 @@
 """Registry of the figures in a report, and their rendering as PDF, SVG and CSV.
 
-A figure is one entry in `FIGURES`: how it is drawn, in which section it stands, its caption and its
-width. To add one, write a function that draws on axes (`plots.py`: the law and the runs,
-`check_plots.py`: checks of the fit, `context_plots.py`: costs, published models, skills), arrange
-its panels in a function here, and add the entry.
+A figure is one entry in `FIGURES`: how it is drawn, in which section it stands and its width. To
+add one, write a function that draws on axes (`plots.py`: the law and the runs, `check_plots.py`:
+checks of the fit, `context_plots.py`: costs, published models, skills), arrange its panels in a
+function here, add the entry, and its caption in `captions.py`.
 """
 
 from __future__ import annotations
