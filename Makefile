@@ -58,6 +58,22 @@ test-ray: $(VENV)/.launchers  ## a sweep on a local Ray cluster, a worker killed
 	$(BIN)/python -m pytest -m ray
 .PHONY: test-ray
 
+# An environment of their own on top of .venv: with transformers in it, lightning imports that everywhere.
+# litgpt caps huggingface_hub below what transformers needs, for downloads alone, which no export makes: it is
+# installed without its requirements, which the extra names.
+EXPORTS := .venv-exports
+PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+$(EXPORTS)/.installed: $(STAMP)
+	$(PYTHON) -m venv $(EXPORTS)
+	$(BIN)/python $(PURELIB) > "$$($(EXPORTS)/bin/python $(PURELIB))/base.pth"
+	$(EXPORTS)/bin/pip install -q -c constraints.txt -e '.[exports]'
+	$(EXPORTS)/bin/pip install -q -c constraints.txt --no-deps litgpt
+	@touch $@
+
+test-exports: $(EXPORTS)/.installed  ## the exports, read by litgpt and transformers
+	$(EXPORTS)/bin/python -m pytest -m exports
+.PHONY: test-exports
+
 lint: $(STAMP)  ## ruff: style, docstrings, formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -92,7 +108,7 @@ calibrate: $(STAMP)  ## coverage of the intervals by simulation (minutes; docs/c
 .PHONY: calibrate
 
 clean:  ## remove .venv and caches; runs and reports stay
-	rm -rf $(VENV) $(PEERS) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(PEERS) $(EXPORTS) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 .PHONY: clean
 
 help:  ## this list

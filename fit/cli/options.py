@@ -193,6 +193,8 @@ def launch_command(asked: Question, fields: Mapping[str, Any], source: Path | st
         fields: Its fields as they were typed.
         source: Path of the fit, or name of the published law.
     """
+    from fit.query.launch import launch_line
+
     words = [] if asked.flops is None else [f"{asked.flops:.12g}".replace("e+", "e")]
     words.append(
         f"--law {source}" if isinstance(source, str) else f"--fit {shlex.quote(str(source))}"
@@ -201,7 +203,7 @@ def launch_command(asked: Question, fields: Mapping[str, Any], source: Path | st
         if value is not None and name not in ("flops", "force"):
             text = "" if value is True else f" {shlex.quote(str(value).strip())}"
             words.append(f"{option_name(name)}{text}")
-    return f"isoflop query {' '.join(words)} --config | xargs -r python -m sweep"
+    return launch_line(f"isoflop query {' '.join(words)}")
 
 
 device_options = option_group(

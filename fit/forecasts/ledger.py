@@ -211,6 +211,19 @@ class Ledger:
         levels = [e.forecast.expected.level for e in self.counted]
         return sum(levels) / len(levels) if levels else None
 
+    def about(self, fit: Fit, hash: str | None = None) -> Ledger:
+        """The forecasts that are evidence about a fit.
+
+        Those sealed by it, by its file's hash, and those of the same law that were sealed by fits
+        of the same runs or of runs on the same data: a fit is made anew when runs are added.
+
+        Args:
+            fit: The fit.
+            hash: Hash of its file, where it has one.
+        """
+        entries = tuple(e for e in self.entries if _is_about(e.forecast, fit, hash))
+        return Ledger(entries=entries, unreadable=self.unreadable)
+
     def entry(self, name: str) -> LedgerEntry:
         """An entry by its name.
 
@@ -392,22 +405,55 @@ def _read(path: Path, schema: str) -> dict[str, Any]:
 
 def _forecast(document: Mapping[str, Any]) -> Forecast:
     """A forecast from its document."""
+    numbers = {f.name: document["expected"][f.name] for f in fields(ExpectedLoss)}
+    expected = ExpectedLoss(**{name: _number(name, value) for name, value in numbers.items()})
+    if not (0 < expected.low <= expected.loss <= expected.high and 0 < expected.level < 1):
+        raise RecordError("its prediction interval does not contain its prediction.")
+    datetime.fromisoformat(document["sealed"])
     return Forecast(
-        name=document["name"],
+        name=str(document["name"]),
         sealed=document["sealed"],
-        source=document["answer"]["source"],
-        flops=document["answer"]["flops"]["value"],
-        expected=ExpectedLoss(**document["expected"]),
-        run=document["run"],
-        document=document,
+        source=str(document["answer"]["source"]),
+        flops=_number("flops", document["answer"]["flops"]["value"]),
+        expected=expected,
+        run=dict(document["run"]),
+        document={**document, "fit": dict(document["fit"]), "data": dict(document["data"])},
         hash=document["hash"],
         intact=document_hash(document) == document["hash"],
     )
 
 
+def _is_about(forecast: Forecast, fit: Fit, hash: str | None) -> bool:
+    """Whether a forecast was sealed by a fit, or by one of its law and its runs or data."""
+    sealed_by, runs = forecast.document["fit"], forecast.document["fit"].get("runs") or {}
+    if hash is not None and sealed_by.get("hash") == hash:
+        return True
+    pairs = (
+        (runs.get("hash"), fit.source.get("hash")),
+        (forecast.document["data"].get("hash"), fit.data.get("hash")),
+    )
+    same = any(a == b and a is not None for a, b in pairs)
+    return same and forecast.document["answer"].get("law") == fit.law
+
+
+def _number(name: str, value: object) -> Any:
+    """A positive finite number of a document.
+
+    Raises:
+        RecordError: It is text, null, boolean, not finite or not positive.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 < float(str(value)) < math.inf:
+        raise RecordError(f"its {name} is {value!r}; a positive number is needed.")
+    return value
+
+
 def _outcome(document: Mapping[str, Any], forecast: Forecast) -> ForecastOutcome:
-    """An outcome from its document; it is intact if both hashes agree."""
-    score = ForecastScore(**{k: document[k] for k in ("measured", "error", "z", "hit")})
+    """An outcome from its document; it is intact if both hashes agree.
+
+    Its error, z and hit are those of its measured loss, whatever the document says of them.
+    """
+    score = score_forecast(forecast.expected, _number("measured loss", document["measured"]))
     intact = document_hash(document) == document["hash"] and document["forecast"] == forecast.hash
     return ForecastOutcome(
         verdict=score,

@@ -31,6 +31,10 @@ RATE_TOLERANCE = 1e-3
 """Largest relative difference of learning rates."""
 SURE = 0.9
 """Level of the hit rate's interval."""
+UNLIKELY = 0.05
+"""Outcomes that are less probable than this under a share of hits speak against it."""
+SHORTFALL = 0.2
+"""Intervals whose true share of hits is lower than promised by this much would mislead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +52,29 @@ class Calibration:
     """Mean of the normal scores of z: 0 if forecasts are unbiased, above 0 if losses end higher."""
     width: float | None
     """Root mean square of the normal scores: 1 if the intervals have the right width."""
+
+    @property
+    def grade(self) -> tuple[str, str]:
+        """What the hits say about the promise, and why: `kept`, `broken` or `too few to tell`.
+
+        A binomial test on either side: `broken` if so few hits have a probability below 5% under
+        the promised share, `kept` if so many have one below 5% under a share 20 points lower.
+        With 90% promised that takes 9 hits of 9; 0 hits of 2 are enough to break it.
+        """
+        from scipy.special import bdtr, bdtrc
+
+        if not self.counted or self.promised is None:
+            return "too few to tell", "no forecast has been scored"
+        n, k = self.counted, self.hits
+        low = max(self.promised - SHORTFALL, self.promised / 2)
+        at_most = float(bdtr(k, n, self.promised))
+        at_least = float(bdtrc(k - 1, n, low)) if k else 1.0
+        if at_most < UNLIKELY:
+            why = f"so few hits have a probability of {at_most:.2g} if {self.promised:.0%} is true"
+            return "broken", why
+        if at_least < UNLIKELY:
+            return "kept", f"so many have a probability of {at_least:.2g} if only {low:.0%} is true"
+        return "too few to tell", f"they cannot distinguish {self.promised:.0%} from {low:.0%}"
 
 
 def calibration(ledger: Ledger) -> Calibration:

@@ -2,8 +2,8 @@
 
 Each law has its source, its counting convention and the range of its authors' runs. Counts of the
 models are their authors': all parameters, or those that are active per token where there are
-experts. Nothing here is an estimate; tokens that follow from published steps and batches are marked
-`derived`.
+experts. Every row was looked up in November 2026 at the place that its source names; nothing here
+is an estimate, and tokens that follow from published steps and batches are marked `derived`.
 """
 
 from __future__ import annotations
@@ -201,6 +201,7 @@ class PublishedModel:
     tokens: float
     """Trained on, repeats counted [tokens]."""
     source: str
+    """Where N and D stand: a paper with its table or section, or a model card."""
     note: str = ""
     """`derived`: tokens from published steps and batch; `encoder`: not a decoder; ..."""
     experts: bool = False
@@ -230,53 +231,168 @@ def _model(
     )
 
 
+_CARD = "model card huggingface.co/"
 PUBLISHED_MODELS: tuple[PublishedModel, ...] = (
     _model(
-        "BERT-Large", 2018, 340e6, 128e9, "arXiv:1810.04805, A.2", "named",
+        "BERT-Large",
+        2018,
+        340e6,
+        128e9,
+        "arXiv:1810.04805, sec. 3 and app. A.2",
+        "named",
         "encoder; derived: 1M steps of 128,000 tokens as stated (90% of them were shorter)",
     ),
     _model(
-        "RoBERTa-Large", 2019, 355e6, 2.05e12, "arXiv:1907.11692",
-        "encoder; derived: 500k x 8k x 512",
+        "T5-11B",
+        2019,
+        11e9,
+        1e12,
+        "arXiv:1910.10683, sec. 3.7",
+        "named",
+        "encoder-decoder; about 1T, 1M steps of 2048 x 512",
     ),
-    _model("T5-11B", 2019, 11e9, 1e12, "arXiv:1910.10683, sec. 3.7", "named", "encoder-decoder"),
-    _model("GPT-3", 2020, 175e9, 300e9, "arXiv:2005.14165, table D.1", "named"),
-    _model("Gopher", 2021, 280e9, 300e9, "arXiv:2112.11446"),
-    _model("MT-NLG", 2022, 530e9, 270e9, "arXiv:2201.11990", "named"),
-    _model("Chinchilla", 2022, 70e9, 1.4e12, "arXiv:2203.15556", "named"),
-    _model("PaLM", 2022, 540e9, 780e9, "arXiv:2204.02311", "named"),
-    _model("GPT-NeoX-20B", 2022, 20.6e9, 472e9, "arXiv:2204.06745", "derived: 150k x 3.15M"),
-    _model("BLOOM", 2022, 176e9, 366e9, "arXiv:2211.05100"),
-    _model("GLM-130B", 2022, 130e9, 400e9, "arXiv:2210.02414"),
-    _model("Galactica", 2022, 120e9, 450e9, "arXiv:2211.09085", "repeats: 4.25 epochs"),
+    _model("GPT-3", 2020, 175e9, 300e9, "arXiv:2005.14165, table 2.1", "named"),
+    _model("Gopher", 2021, 280e9, 300e9, "arXiv:2203.15556, table 1"),
+    _model("MT-NLG", 2022, 530e9, 270e9, "arXiv:2203.15556, table 1", "named"),
+    _model("Chinchilla", 2022, 70e9, 1.4e12, "arXiv:2203.15556, table 1", "named"),
+    _model("PaLM", 2022, 540e9, 780e9, "arXiv:2204.02311, sec. 1", "named"),
+    _model(
+        "GPT-NeoX-20B",
+        2022,
+        20.6e9,
+        472e9,
+        f"{_CARD}EleutherAI/gpt-neox-20b",
+        "derived: 150,000 steps of 1538 x 2048",
+    ),
+    _model(
+        "BLOOM",
+        2022,
+        176e9,
+        366e9,
+        "huggingface.co/docs/transformers, section of decoder models",
+    ),
+    _model("GLM-130B", 2022, 130e9, 400e9, "README of github.com/THUDM/GLM-130B", "over 400B"),
+    _model(
+        "Galactica",
+        2022,
+        120e9,
+        450e9,
+        "arXiv:2211.09085, sec. 5.1; model_card of github.com/paperswithcode/galai",
+        "repeats: 4.25 epochs",
+    ),
     _model("LLaMA-7B", 2023, 6.7e9, 1e12, "arXiv:2302.13971, table 2"),
     _model("LLaMA-65B", 2023, 65.2e9, 1.4e12, "arXiv:2302.13971, table 2"),
-    _model("Pythia-12B", 2023, 12e9, 300e9, "arXiv:2304.01373"),
-    _model("Cerebras-GPT-13B", 2023, 13e9, 257e9, "arXiv:2304.03208"),
-    _model("Llama-2-7B", 2023, 7e9, 2e12, "arXiv:2307.09288, table 1"),
-    _model("Llama-2-70B", 2023, 70e9, 2e12, "arXiv:2307.09288, table 1"),
-    _model("Qwen-14B", 2023, 14e9, 3e12, "arXiv:2309.16609"),
-    _model("Falcon-7B", 2023, 7e9, 1.5e12, "arXiv:2311.16867"),
-    _model("Falcon-40B", 2023, 40e9, 1e12, "arXiv:2311.16867"),
-    _model("Falcon-180B", 2023, 180e9, 3.5e12, "arXiv:2311.16867"),
-    _model("TinyLlama", 2024, 1.1e9, 3e12, "arXiv:2401.02385", "named", "repeats: 3 epochs"),
-    _model("DeepSeek-67B", 2024, 67e9, 2e12, "arXiv:2401.02954"),
-    _model("OLMo-7B", 2024, 7e9, 2.46e12, "arXiv:2402.00838"),
-    _model("Gemma-7B", 2024, 7e9, 6e12, "arXiv:2403.08295"),
-    _model("Yi-34B", 2024, 34e9, 3.1e12, "arXiv:2403.04652"),
-    _model("Phi-3-mini", 2024, 3.8e9, 3.3e12, "arXiv:2404.14219"),
-    _model("Nemotron-4-340B", 2024, 340e9, 9e12, "arXiv:2406.11704"),
-    _model("Qwen2-72B", 2024, 72e9, 7e12, "arXiv:2407.10671"),
-    _model("Llama-3.1-405B", 2024, 405e9, 15.6e12, "arXiv:2407.21783", "named"),
-    _model("Gemma-2-27B", 2024, 27e9, 13e12, "arXiv:2408.00118"),
-    _model("Qwen2.5-72B", 2024, 72e9, 18e12, "arXiv:2412.15115", "named"),
     _model(
-        "DeepSeek-V3", 2024, 37e9, 14.8e12, "arXiv:2412.19437", "named", "experts", "671B in all",
+        "Pythia-12B",
+        2023,
+        11.8e9,
+        300e9,
+        f"README of github.com/EleutherAI/pythia; {_CARD}EleutherAI/pythia-12b",
+        "143,000 steps of 2,097,152",
     ),
-    _model("OLMo-2-13B", 2025, 13e9, 5e12, "arXiv:2501.00656"),
-    _model("SmolLM2-1.7B", 2025, 1.7e9, 11e12, "arXiv:2502.02737", "named"),
-    _model("Gemma-3-27B", 2025, 27e9, 14e12, "arXiv:2503.19786"),
-    _model("Qwen3-32B", 2025, 32e9, 36e12, "arXiv:2505.09388"),
-    _model("Kimi-K2", 2025, 32e9, 15.5e12, "arXiv:2507.20534", "experts", "1T in all"),
-)  # fmt: skip
-"""From BERT to today, by year; OPT, LaMDA and others whose accounts differ are left out."""
+    _model("Cerebras-GPT-13B", 2023, 13e9, 257e9, f"{_CARD}cerebras/Cerebras-GPT-13B"),
+    _model(
+        "Llama-2-7B", 2023, 7e9, 2e12, "MODEL_CARD of github.com/meta-llama/llama-models, llama2"
+    ),
+    _model(
+        "Llama-2-70B", 2023, 70e9, 2e12, "MODEL_CARD of github.com/meta-llama/llama-models, llama2"
+    ),
+    _model("Qwen-14B", 2023, 14e9, 3e12, "README of github.com/QwenLM/Qwen"),
+    _model("Falcon-7B", 2023, 7e9, 1.5e12, f"{_CARD}tiiuae/falcon-7b"),
+    _model("Falcon-40B", 2023, 40e9, 1e12, f"{_CARD}tiiuae/falcon-40b; arXiv:2311.16867, table 1"),
+    _model("Falcon-180B", 2023, 180e9, 3.5e12, f"{_CARD}tiiuae/falcon-180B"),
+    _model(
+        "TinyLlama",
+        2024,
+        1.1e9,
+        3e12,
+        "README of github.com/jzhang38/TinyLlama",
+        "named",
+        "repeats: 3 epochs",
+    ),
+    _model("DeepSeek-67B", 2024, 67e9, 2e12, "README of github.com/deepseek-ai/DeepSeek-LLM"),
+    _model(
+        "OLMo-7B",
+        2024,
+        7e9,
+        2.464e12,
+        f"{_CARD}allenai/OLMo-7B, revisions.txt",
+        "last revision: step 557,000",
+    ),
+    _model(
+        "Gemma-7B",
+        2024,
+        8.54e9,
+        6e12,
+        "arXiv:2403.08295, table 2; huggingface.co/docs/transformers, page gemma",
+        "embedding counted: 7.75B without",
+    ),
+    _model(
+        "Yi-34B", 2024, 34e9, 3.1e12, "arXiv:2403.04652, abstract; README of github.com/01-ai/Yi"
+    ),
+    _model(
+        "Phi-3-mini",
+        2024,
+        3.8e9,
+        3.3e12,
+        "arXiv:2404.14219, abstract",
+        "the version of April 2024; that of June had 4.9T",
+    ),
+    _model("Nemotron-4-340B", 2024, 340e9, 9e12, f"{_CARD}nvidia/Nemotron-4-340B-Base"),
+    _model("Qwen2-72B", 2024, 72e9, 7e12, "arXiv:2407.10671, sec. 3.1", "over 7T"),
+    _model("Llama-3.1-405B", 2024, 405e9, 15.6e12, "arXiv:2407.21783, sec. 1", "named"),
+    _model(
+        "Gemma-2-27B",
+        2024,
+        27.2e9,
+        13e12,
+        f"arXiv:2408.00118, table 2; {_CARD}google/gemma-2-27b",
+        "embedding counted: 26.0B without",
+    ),
+    _model(
+        "Qwen2.5-72B",
+        2024,
+        72e9,
+        18e12,
+        "qwenlm.github.io/blog/qwen3, section pre-training",
+        "named",
+    ),
+    _model(
+        "DeepSeek-V3",
+        2024,
+        37e9,
+        14.8e12,
+        "README of github.com/deepseek-ai/DeepSeek-V3",
+        "named",
+        "experts",
+        "671B in all",
+    ),
+    _model(
+        "OLMo-2-13B",
+        2025,
+        13e9,
+        5e12,
+        "README of github.com/allenai/OLMo, stage 1",
+        "repeats: 1.2 epochs; stage 2 of 100B to 300B not counted",
+    ),
+    _model("SmolLM2-1.7B", 2025, 1.7e9, 11e12, f"{_CARD}HuggingFaceTB/SmolLM2-1.7B", "named"),
+    _model(
+        "Gemma-3-27B",
+        2025,
+        27e9,
+        14e12,
+        f"arXiv:2503.19786, table 1; {_CARD}google/gemma-3-27b-pt",
+        "language model alone",
+    ),
+    _model("Qwen3-32B", 2025, 32.8e9, 36e12, f"arXiv:2505.09388, sec. 1; {_CARD}Qwen/Qwen3-32B"),
+    _model(
+        "Kimi-K2",
+        2025,
+        32e9,
+        15.5e12,
+        "README of github.com/MoonshotAI/Kimi-K2",
+        "experts",
+        "1T in all",
+    ),
+)
+"""From BERT to today, by year; those whose accounts differ, or were not found, are left out."""

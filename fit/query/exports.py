@@ -27,12 +27,14 @@ from fit.query.documents import Answer
 from fit.query.launch import hydra_value
 from fit.results import Fit
 
-CLOSE = 0.05
+CLOSE = 0.01
 """Largest relative difference between the answer's N and the exported one."""
 MOST_ROWS = 64
 """Sequences in one forward pass at most; the rest of a batch is accumulated."""
-NEAR = 4
-"""Widths tried on either side, in heads, where a trainer fixes the ratio of its MLP."""
+NEAR = 6
+"""Widths, in heads, and depths tried on either side, where a trainer ties them to each other."""
+PADDED = 64
+"""nanochat pads its vocabulary to a multiple of this."""
 WIDTH = 80
 """Characters of a line of comments."""
 
@@ -79,13 +81,13 @@ def trainer_config(answer: Answer, fit: Fit, shape: Shape) -> TrainerConfig:
         shape: The trainer's shape for the answer.
 
     Raises:
-        QueryError: The runs share no learning rate or batch, or N is off by more than 5%.
+        QueryError: The runs share no learning rate or batch, or N is off by more than 1%.
     """
     n, exported = count_params(launchable(answer)).matmul, count_params(shape).matmul
     if abs(exported / n - 1) > CLOSE:
         raise QueryError(
             f"this trainer's nearest shape has {exported} parameters, the answer's has {n}; within "
-            "5% is needed. Export to hf, which sets the MLP freely."
+            "1% is needed. Export to hf, which sets the MLP freely."
         )
     if answer.lr is None or answer.batch_tokens is None or answer.shape_tokens is None:
         raise QueryError(
@@ -190,7 +192,7 @@ def export(answer: Answer, fit: Fit, target: str) -> str:
         target: One of `TARGETS`.
 
     Raises:
-        QueryError: Launching is refused, or the trainer builds no shape within 5% of its N.
+        QueryError: Launching is refused, or the trainer builds no shape within 1% of its N.
     """
     return TARGETS[target](answer, fit)
 
@@ -227,13 +229,14 @@ def nanogpt(answer: Answer, fit: Fit) -> str:
 
 def nanochat(answer: Answer, fit: Fit) -> str:
     """A command of nanochat's `scripts.base_train`."""
-    shape, aspect = _aspect(plain_shape(answer))
-    job = trainer_config(answer, fit, dataclasses.replace(shape, tied=False))
+    shape, aspect = _nanochat_shape(answer)
+    job = trainer_config(answer, fit, shape)
     s = job.shape
     lost = [
         f"learning rate {job.lr:.3g}: nanochat's hidden matrices are Muon's, whose rate is another "
         "quantity; nanochat's defaults stay",
-        f"a vocabulary: nanochat takes its tokenizer's; train one of {s.vocab} tokens",
+        f"a vocabulary: nanochat takes its tokenizer's; train one of {launchable(answer).vocab} "
+        f"tokens, which it pads to {s.vocab}",
         "the shape of the schedule's descent: nanochat's is linear",
         "value embeddings and other parts that nanochat adds are not in N",
     ]
@@ -291,7 +294,8 @@ def litgpt(answer: Answer, fit: Fit) -> str:
     optimizer = {"class_path": "torch.optim.AdamW", "init_args": adam}
     lost = [*_schedule_lost(job)]
     lost += ["squared ReLU: litgpt's plain MLP has a GELU"] * (not s.gated)
-    document = {"model_config": model, "train": train, "optimizer": optimizer}
+    document = {"model_name": "isoflop", "model_config": model, "train": train}
+    document |= {"optimizer": optimizer}
     return "\n".join([*_comment(_head(answer, job, lost)), "", *_yaml(document)])
 
 
@@ -367,15 +371,27 @@ def _schedule_lost(job: TrainerConfig) -> Iterable[str]:
         yield f"the schedule, constant with a 1 - sqrt cooldown over {job.cooldown} steps: a cosine"
 
 
-def _aspect(shape: Shape) -> tuple[Shape, int]:
-    """The shape that nanochat builds, and its aspect ratio: width = depth * ratio, rounded up."""
-    q = shape.head_dim
-    ratios = {shape.width // shape.depth, -(-shape.width // shape.depth)} - {0}
-    heads, ratio = min(
-        ((-(-shape.depth * r // q), r) for r in ratios), key=lambda t: abs(t[0] - shape.heads)
-    )
-    width = heads * q
-    return dataclasses.replace(shape, width=width, heads=heads, d_ff=4 * width), ratio
+def _nanochat_shape(answer: Answer) -> tuple[Shape, int]:
+    """The shape that nanochat builds nearest to an answer's, and its aspect ratio.
+
+    Its width is depth times a whole ratio, rounded up to whole heads, and its vocabulary is padded
+    to a multiple of 64. As in `plain_shape` N counts ten times more than the depth.
+    """
+    old = plain_shape(answer)
+    n, q, width = count_params(launchable(answer)).matmul, old.head_dim, old.width
+    best, least = (old, 1), math.inf
+    for depth in range(max(1, old.depth - NEAR), old.depth + NEAR + 1):
+        for ratio in {max(1, width // depth + step) for step in (-1, 0, 1, 2)}:
+            heads = -(-depth * ratio // q)
+            shape = dataclasses.replace(
+                old, depth=depth, heads=heads, width=heads * q, d_ff=4 * heads * q, tied=False,
+                vocab=-(-old.vocab // PADDED) * PADDED,
+            )  # fmt: skip
+            distance = abs(math.log(count_params(shape).matmul / n))
+            distance += 0.1 * abs(math.log(depth / old.depth))
+            if distance < least:
+                best, least = (shape, ratio), distance
+    return best
 
 
 def _named(job: TrainerConfig, **names: str) -> dict[str, Any]:
@@ -397,7 +413,8 @@ def _tidy(value: Any) -> Any:
 def _comment(lines: Iterable[str]) -> list[str]:
     """Wrapped comments."""
     rows = []
-    for line in lines:
+    # yaml ends a comment at characters that are no line break elsewhere, such as U+2028.
+    for line in ("".join(c if c.isprintable() else " " for c in text) for text in lines):
         later = "#   " if line.startswith("-") else "# "
         rows += textwrap.wrap(line, WIDTH, initial_indent="# ", subsequent_indent=later)
     return rows

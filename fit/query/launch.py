@@ -25,6 +25,8 @@ from fit.results import Fit, Note
 
 STEADY = 0.01
 """Columns of the runs that vary by less than this in ln are taken as one value."""
+CONFIG_FILE = "launch.txt"
+"""File in the working folder that `launch_line` writes."""
 _PLAIN = re.compile(r"[\w./:+-]+")
 
 
@@ -132,6 +134,16 @@ def launch_refusal(config: LaunchConfig | None, warnings: Sequence[Note]) -> str
     if no_shape:
         return f"not launched: {no_shape[0]}"
     return "this law has no shapes to launch; overrides need a fit of isoflop's own run records."
+
+
+def launch_line(query: str) -> str:
+    """A shell line that launches the answer of an `isoflop query` command.
+
+    The overrides go through a file: a refusal ends the line with its own message and exit status,
+    where a pipe would end in the status of its last command, and `$(...)` would launch the default
+    run. It works alike in sh, bash and zsh.
+    """
+    return f"{query} --config > {CONFIG_FILE} && xargs python -m sweep < {CONFIG_FILE}"
 
 
 def learning_rate(fit: Fit, width: int) -> float | None:

@@ -101,7 +101,7 @@ def exponents(ax: Axes, fit: Fit) -> Axes:
 
     Triangles are the same law fitted under other conventions, which have no interval.
     """
-    rows = _exponent_rows(fit)
+    rows = exponent_rows(fit)
     for place, (name, a, ends, (mark, colour)) in enumerate(rows):
         if ends is not None:
             ax.hlines(place, *ends, color=colour, lw=1.4, zorder=2, label=name)
@@ -234,7 +234,7 @@ def _holdout_points(fit: Fit) -> Floats:
     return np.array(points, dtype=float).reshape(-1, 2)
 
 
-def _exponent_rows(fit: Fit) -> list[tuple[str, float, Ends, tuple[str, str]]]:
+def exponent_rows(fit: Fit) -> list[tuple[str, float, Ends, tuple[str, str]]]:
     """Name, exponent, interval, mark and colour of each row that has a value."""
     rows: list[tuple[str, float | None, Ends, tuple[str, str]]] = [
         ("3, this law", fit.exponents.get("a"), fit.interval.bounds.get("a"), ("o", LAW))

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 REFERENCE_LAW = "besiroglu2024"
 """The published law that is drawn beside a fit whose budgets are far below the published models."""
+REFERENCE_LABEL = f"{REFERENCE_LAW}, a published law"
 LARGEST_BUDGET_RATIO = 3.0
 """Models up to this many times beyond the frontier's end are still shown against compute."""
 MOST_TIMES = 300.0
@@ -101,9 +102,7 @@ def ratio_against_params(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Ax
     plots.count_axis(ax.xaxis)
     plots.count_axis(ax.yaxis)
     plots.style_axes(ax, x=N_LABEL, y="Tokens per parameter D/N")
-    named = legend_order(
-        source, "published models", "mixtures of experts", f"{REFERENCE_LAW}, a published law"
-    )
+    named = legend_order(source, "published models", "mixtures of experts", REFERENCE_LABEL)
     above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 4, "columnspacing": 1.2}
     plots.legend(ax, named, **above)
     return ax
@@ -144,7 +143,7 @@ def _reference_law(ax: Axes) -> None:
     law = ScalingLaw.from_preset(PRESETS[REFERENCE_LAW])
     best = law.best(np.geomspace(1e19, 1e26, 30))
     n, ratio = np.exp(best.log_params), np.exp(best.log_tokens - best.log_params)
-    ax.plot(n, ratio, color=BAND, lw=1.0, zorder=2, label=f"{REFERENCE_LAW}, a published law")
+    ax.plot(n, ratio, color=BAND, lw=1.0, zorder=2, label=REFERENCE_LABEL)
 
 
 def _name_models(ax: Axes) -> None:
@@ -180,12 +179,13 @@ def next_price(ax: Axes, source: ScalingLaw, best: FrontierBand, price: Interval
 
 def lifetime_cost(ax: Axes, costs: ServingCosts) -> Axes:
     """Compute of training, of serving and of both against model size, at a fixed loss."""
-    ax.plot(costs.params, costs.training, color=LAW, lw=1.2, label="training")
-    ax.plot(costs.params, costs.serving, color=BLUE, lw=1.2, label="serving")
-    ax.plot(costs.params, costs.total, color=ACCENT, lw=1.8, label="both")
+    ax.plot(costs.params, costs.training, color=LAW, lw=1.2, label="training", zorder=3)
+    # Where one of the two is small, the other lies on their sum: the sum is the broad line beneath.
+    ax.plot(costs.params, costs.serving, color=BLUE, lw=1.2, label="serving", zorder=3)
+    ax.plot(costs.params, costs.total, color=ACCENT, lw=2.8, label="both", zorder=2)
     place = costs.cheapest
     at = [costs.params[place]], [costs.total[place]]
-    ax.plot(*at, "o", color=ACCENT, ms=5, label="lowest total")
+    ax.plot(*at, "o", color=ACCENT, ms=6, label="lowest total", zorder=4)
     ax.axvline(costs.optimum, color=LAW, lw=0.8, ls=":", label="optimum N*")
     low = min(costs.training.min(), costs.serving.max())
     ax.set_xlim(costs.params[0], costs.params[-1])
@@ -209,10 +209,13 @@ def lifetime_caption(costs: ServingCosts, served: float) -> str:
     i = costs.cheapest
     n, d, total = (float(v[i]) for v in (costs.params, costs.tokens, costs.total))
     at_optimum = float(np.interp(costs.optimum, costs.params, costs.total))
+    at_end = i in (0, len(costs.params) - 1)
+    lowest = "at the end of the sizes shown, so that it may lie beyond" if at_end else "the dot"
     return (
-        f"Compute for training and for serving {short(served)} tokens, against model size, at a "
-        f"fixed loss of {costs.loss:.4f} nats/token, that of page 1's recommendation. The lowest "
-        f"total: {short(n)} parameters ({three_digits(n / costs.optimum)} of the compute-optimal) "
+        f"Compute for training (black), for serving {short(served)} tokens (blue), and for both "
+        f"(red), against model size, at a fixed loss of {costs.loss:.4f} nats/token, that of page "
+        f"1's recommendation. The lowest sum, {lowest}: {short(n)} parameters "
+        f"({three_digits(n / costs.optimum)} of the compute-optimal $N^*$, the dotted line) "
         f"trained on {short(d)} tokens, {1 - total / at_optimum:.0%} less than with $N^*$. A "
         "served token costs a third of a trained one (Sardana et al. 2024, arXiv:2401.00448)."
     )
@@ -268,10 +271,10 @@ def repeats_caption(source: ScalingLaw, limited: ScalingLaw, unique_tokens: floa
     increase = float(np.exp(repeated.log_loss[0]) - np.exp(fresh.log_loss[0]))
     n, d = float(np.exp(repeated.log_params[0])), float(np.exp(repeated.log_tokens[0]))
     text = (
-        f"Training with {short(unique_tokens)} unique tokens. Left: the lowest loss of each budget "
-        "with this limit, and with unlimited fresh tokens. Right: the epochs over the data in the "
-        f"best split. At {math_power(power(flops))} FLOP it is {short(n)} parameters on "
-        f"{short(d)} tokens, {three_digits(d / unique_tokens)} epochs, and the limit raises the "
+        f"Training with {short(unique_tokens)} unique tokens. Left: the lowest loss of each "
+        "budget. Right: the epochs over the data in the best split. At "
+        f"{math_power(power(flops))} FLOP it is {short(n)} parameters on {short(d)} tokens, "
+        f"{three_digits(d / unique_tokens)} epochs, and the limit raises the "
         f"loss by {increase:.4f} nats/token."
     )
     if borrows_repeat_constants(limited.law):
@@ -299,11 +302,22 @@ def skills_shown(rows: Sequence[ShapeSkills]) -> tuple[str, ...]:
 
 def skills_caption(shapes: Sequence[ShapeSkills]) -> str:
     """The caption of the panels of skills."""
-    length = short(shapes_shown(shapes)[0].tokens)
+    rows = shapes_shown(shapes)
+    errors = [np.isfinite(e.error) for row in rows for e in row.excess.values()]
+    beneath = ", with half of its 90% interval beneath" if any(errors) else ""
+    beneath += " where there are several seeds" if any(errors) and not all(errors) else ""
+    effects = [
+        f"{lines} show the effect of {what}"
+        for lines, what, other in (("rows", "width", "depth"), ("columns", "depth", "width"))
+        if len({getattr(row, other) for row in rows}) < len(rows)
+    ]
+    last = " and ".join(effects)
+    if not last:
+        last = "width and depth change together: the effect of neither is seen by itself"
     return (
-        f"Loss by shape at {length} tokens. A cell holds the excess loss of a skill over a perfect "
-        "predictor [nats/1000 per token], mean over seeds, with half of its 90% interval beneath; "
-        "a darker cell is a lower loss. Rows show the effect of width, columns that of depth."
+        f"Loss by shape at {short(rows[0].tokens)} tokens. A cell holds the excess loss of a skill "
+        f"over a perfect predictor [nats/1000 per token], mean over seeds{beneath}; a darker cell "
+        f"is a lower loss. {last[:1].upper()}{last[1:]}."
     )
 
 
@@ -332,7 +346,8 @@ def skill_by_shape(ax: Axes, rows: Sequence[ShapeSkills], skill: str) -> Axes:
         box = Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white", lw=1.0)
         ax.add_patch(box)
         error = 1e3 * row.excess[skill].error
-        text = f"{value:.2f}" + (f"\n±{error:.2f}" if np.isfinite(error) else "")
+        half = f"±{error:.2f}" if error >= 0.005 else "±<0.01"
+        text = f"{value:.2f}" + (f"\n{half}" if np.isfinite(error) else "")
         ink: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7.0, "linespacing": 1.1}
         ax.text(x, y, text, gid=f"w{row.width} d{row.depth}", **ink)
     ax.set_xticks(range(len(widths)), [str(w) for w in widths])

@@ -22,6 +22,8 @@ COLUMNS = (
 )  # fmt: skip
 """One row per point of an artist: `kind` is point, line, band, interval, contour or label."""
 
+EQUAL_LOSS = "law: equal loss"
+"""Label of the contours of the loss surface."""
 Row = dict[str, Any]
 
 
@@ -43,6 +45,28 @@ def figure_table(figure: Figure, runs: Sequence[str] = ()) -> str:
             if all(math.isfinite(v) for v in row.values() if not isinstance(v, str)):
                 table.append({**head, **row})
     return csv_text(table, COLUMNS, number_format=".9g")
+
+
+def shown_series(figure: Figure) -> frozenset[str]:
+    """Labels of the artists of a figure that are seen: with a point inside the axes' limits."""
+    seen = set()
+    for ax in (a for a in figure.axes if a.get_label() != "<colorbar>"):
+        seen |= {_series(patch) for patch in ax.patches}
+        for row in _rows(ax, ()):
+            if row["kind"] != "label" and _is_inside(ax, row):
+                seen.add(EQUAL_LOSS if row["kind"] == "contour" else row["series"])
+    return frozenset(seen - {""})
+
+
+def _is_inside(ax: Axes, row: Row) -> bool:
+    """Whether a row of the table lies inside the limits of its axes."""
+    for name, limits in (("x", ax.get_xlim()), ("y", ax.get_ylim())):
+        if name in row and not min(limits) <= row[name] <= max(limits):
+            return False
+    if "low" not in row:
+        return all(math.isfinite(row[k]) for k in ("x", "y") if k in row)
+    bottom, top = sorted(ax.get_xlim() if "y" in row else ax.get_ylim())
+    return bool(row["low"] <= top and row["high"] >= bottom)  # False where an end is NaN
 
 
 def _rows(ax: Axes, runs: Sequence[str]) -> Iterator[Row]:

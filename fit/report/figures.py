@@ -1,9 +1,9 @@
 """Registry of the figures in a report, and their rendering as PDF, SVG and CSV.
 
-A figure is one entry in `FIGURES`: how it is drawn, in which section it stands, its caption and its
-width. To add one, write a function that draws on axes (`plots.py`: the law and the runs,
-`check_plots.py`: checks of the fit, `context_plots.py`: costs, published models, skills), arrange
-its panels in a function here, and add the entry.
+A figure is one entry in `FIGURES`: how it is drawn, in which section it stands and its width. To
+add one, write a function that draws on axes (`plots.py`: the law and the runs, `check_plots.py`:
+checks of the fit, `context_plots.py`: costs, published models, skills), arrange its panels in a
+function here, add the entry, and its caption in `captions.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import numpy as np
 
 from fit.allocation import costs
 from fit.allocation.scaling_law import (
-    FURTHER,
     FrontierBand,
     ScalingLaw,
     fit_of,
@@ -26,10 +25,14 @@ from fit.allocation.scaling_law import (
     splits_budgets,
 )
 from fit.diagnostics.scans import ShapeSkills
-from fit.quantities import percent
-from fit.report import check_plots, context_plots, plots, tables
-from fit.report.figure_data import figure_table
+from fit.errors import RefusedError
+from fit.query.answer import answer
+from fit.query.documents import Answer
+from fit.query.question import Question
+from fit.report import check_plots, context_plots, plots
+from fit.report.figure_data import figure_table, shown_series
 from fit.report.text import approach_name
+from fit.verdict import Verdict, worst
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,6 +66,8 @@ class RenderedFigure:
     svg: bytes
     csv: str
     """The data drawn; columns as in `figure_data.COLUMNS`."""
+    shown: frozenset[str]
+    """Labels of the marks that are seen in it, which its caption explains."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +76,11 @@ class FigureInputs:
 
     source: ScalingLaw
     best: FrontierBand | None
-    """Efficient frontier; None where the law has none or the runs do not determine it."""
+    """Efficient frontier; None where the law has none, or the fit or its answers are refused."""
+    answers: tuple[Answer, ...]
+    """Those at the largest budget fitted and at ten times it; empty without a frontier."""
+    verdict: Verdict
+    """The worst of the fit's and the answers' verdicts."""
     request: costs.ReportRequest
     shapes: tuple[ShapeSkills, ...]
     """Losses by skill and shape; empty where there are none."""
@@ -84,8 +93,6 @@ class ReportFigure:
     section: str
     draw: Callable[[FigureInputs], Figure | None]
     """Draws the figure; None where the fit has nothing to show in it."""
-    caption: str | Callable[[FigureInputs], str]
-    """Text with mathematics between dollar signs, and words of `caption_words` in braces."""
     width: int = 100
     """Percent of the text's width on paper."""
 
@@ -100,9 +107,21 @@ def figure_inputs(source: ScalingLaw, request: costs.ReportRequest | None = None
     fit = fit_of(source)
     entropy, p = fit.data.get("entropy_by_skill"), fit.points
     shapes = context_plots.losses_by_skill(entropy or {}, p.columns, p.loss, p.tokens, p.params)
+    best, verdict = identified_frontier(source), fit.verdict
+    answers: tuple[Answer, ...] = ()
+    if best is not None:
+        budgets = (fit.range["flops"].high, further_budget(source))
+        try:
+            answers = tuple(answer(Question(source=source, flops=flops)) for flops in budgets)
+            verdict = worst(verdict, *(a.verdict for a in answers))
+        except RefusedError as error:
+            best = None
+            verdict = Verdict(verdict="refuse", reason=error.reason, message=str(error))
     return FigureInputs(
         source=source,
-        best=identified_frontier(source),
+        best=best,
+        answers=answers,
+        verdict=verdict,
         request=request or costs.ReportRequest(),
         shapes=shapes if len({r.depth for r in shapes}) > 1 else (),
     )
@@ -151,40 +170,8 @@ def _render(
         figure.set_layout_engine("none")
         figure.savefig(svg, format="svg", metadata={"Date": None})
         table = figure_table(figure, runs)
-        return RenderedFigure(pdf=pdf.getvalue(), svg=svg.getvalue(), csv=table)
-
-
-def figure_caption(name: str, inputs: FigureInputs) -> str:
-    """The caption of a figure."""
-    caption = FIGURES[name].caption
-    if isinstance(caption, str):
-        return caption.format_map(caption_words(inputs.source))
-    return caption(inputs)
-
-
-def caption_words(source: ScalingLaw) -> dict[str, str]:
-    """The words that stand for the braces in captions."""
-    fit = fit_of(source)
-    level = percent(fit.interval.level)
-    identified = splits_budgets(source) and not fit.verdict.refused
-    return {
-        **tables.basis_words(fit),
-        "formula": source.law.formula,
-        "level": level,
-        "noise": f"{100 * fit.noise:.2g}%",
-        "further": f"{FURTHER:g}",
-        "target": tables.target_name(source.law.name),
-        "frontier": "Thin lines are the law at fixed model sizes. The black line is the efficient "
-        "frontier, the lowest loss that each budget can reach, dashed where it extrapolates; the "
-        f"band is its {level} confidence interval."
-        if identified
-        else "The law is not drawn: these runs do not determine its parameters.",
-        "bottoms": "Curves are dashed outside the range of sizes that were trained; the black line "
-        "joins the minima of the curves."
-        if identified
-        else "The curves end with the sizes that were trained, and no optimum is drawn: these runs "
-        "do not determine it.",
-    }
+        shown = shown_series(figure)
+        return RenderedFigure(pdf=pdf.getvalue(), svg=svg.getvalue(), csv=table, shown=shown)
 
 
 def _figure(height: float, width: float = WIDE) -> Figure:
@@ -232,7 +219,7 @@ def _price(inputs: FigureInputs) -> Figure | None:
     return figure
 
 
-def _serving_costs(inputs: FigureInputs) -> costs.ServingCosts | None:
+def serving_costs_of(inputs: FigureInputs) -> costs.ServingCosts | None:
     """Costs of training and serving by model size, where serving was requested."""
     if inputs.best is None or inputs.request.serve_tokens is None:
         return None
@@ -241,7 +228,7 @@ def _serving_costs(inputs: FigureInputs) -> costs.ServingCosts | None:
 
 
 def _serving(inputs: FigureInputs) -> Figure | None:
-    costs_by_size = _serving_costs(inputs)
+    costs_by_size = serving_costs_of(inputs)
     if costs_by_size is None:
         return None
     figure = _figure(2.8, 5.2)
@@ -249,14 +236,7 @@ def _serving(inputs: FigureInputs) -> Figure | None:
     return figure
 
 
-def _serving_caption(inputs: FigureInputs) -> str:
-    costs_by_size, served = _serving_costs(inputs), inputs.request.serve_tokens
-    if costs_by_size is None or served is None:
-        return ""
-    return context_plots.lifetime_caption(costs_by_size, served)
-
-
-def _limited(inputs: FigureInputs) -> tuple[FrontierBand, ScalingLaw, float] | None:
+def limited_law(inputs: FigureInputs) -> tuple[FrontierBand, ScalingLaw, float] | None:
     """Frontier, law and number of unique tokens, where their limit was requested."""
     unique = inputs.request.unique_tokens
     limited = None if unique is None else costs.with_unique_tokens(inputs.source, unique)
@@ -266,7 +246,7 @@ def _limited(inputs: FigureInputs) -> tuple[FrontierBand, ScalingLaw, float] | N
 
 
 def _repeats(inputs: FigureInputs) -> Figure | None:
-    if (limit := _limited(inputs)) is None:
+    if (limit := limited_law(inputs)) is None:
         return None
     best, limited, unique = limit
     figure = _figure(2.8)
@@ -274,13 +254,6 @@ def _repeats(inputs: FigureInputs) -> Figure | None:
     context_plots.repeats_loss(left, best, inputs.source, limited)
     context_plots.repeats_epochs(right, best, limited, unique)
     return figure
-
-
-def _repeats_caption(inputs: FigureInputs) -> str:
-    if (limit := _limited(inputs)) is None:
-        return ""
-    _, limited, unique = limit
-    return context_plots.repeats_caption(inputs.source, limited, unique)
 
 
 def _skills(inputs: FigureInputs) -> Figure | None:
@@ -319,7 +292,7 @@ def _surface(inputs: FigureInputs) -> Figure | None:
 
 
 def _tokens(inputs: FigureInputs) -> Figure | None:
-    if not splits_budgets(inputs.source):
+    if inputs.best is None:  # lines at one D would show a law that the runs do not determine
         return None
     figure = _figure(3.3)
     plots.loss_against_params(figure.subplots(), inputs.source)
@@ -389,110 +362,25 @@ def _influence(inputs: FigureInputs) -> Figure | None:
     return figure
 
 
-BASIS = (
-    "The law is ${formula}$, fitted by {objective}, with N counted as {params} and C as {flops}; "
-    "{used} runs used, {dropped} dropped."
-)
-"""How the law was fitted; ends the captions of figures that show it on its own."""
 SIZES, COSTS, SHAPES, FIT, CHECKS = (
     "Sizes and tokens", "Costs", "Width and depth", "Fit and measurement", "Checks",
 )  # fmt: skip
 """Titles of sections; they stand in the report in the order in which the registry names them."""
 FIGURES: Mapping[str, ReportFigure] = {
-    "loss-compute": ReportFigure(
-        section="",
-        draw=_loss_compute,
-        caption="Loss against training compute. Points are runs, coloured by compute. {frontier}",
-    ),
-    "optimum": ReportFigure(
-        section=SIZES,
-        draw=_optimum,
-        caption="Compute-optimal parameters $N^*$ (left) and tokens $D^*$ (right) against compute, "
-        "with their {level} intervals. Points are the runs that were trained; dashes mark "
-        "extrapolation. Diamonds, where shown, are the minima of isoFLOP curves, found without the "
-        "law; triangles are published models at a compute of 6 N D.",
-    ),
-    "isoflop": ReportFigure(
-        section=SIZES,
-        draw=_isoflop,
-        caption="IsoFLOP curves: loss against model size at a fixed budget, by the law. {bottoms} "
-        "Points are runs; colour is the budget of a curve or a run. " + BASIS,
-    ),
-    "surface": ReportFigure(
-        section=SIZES,
-        draw=_surface,
-        caption="The loss surface over parameters and tokens. Thin lines are contours of equal "
-        "loss by the law, dotted lines join points of equal compute, a decade apart. Points are "
-        "runs. The thick line is the efficient frontier, the best split of each budget, dashed "
-        "where it extrapolates.",
-    ),
-    "models": ReportFigure(
-        section=SIZES,
-        draw=_models,
-        caption="Tokens per parameter against model size: the law's best split with its {level} "
-        "band, dashed where it extrapolates, the runs, and models whose size and tokens were "
-        "published (hollow: mixtures of experts, by active parameters). Those were trained on "
-        "other data, and many were to be served rather than compute-optimal: they give context "
-        "and do not test the law.",
-    ),
-    "tokens": ReportFigure(
-        section=SIZES,
-        draw=_tokens,
-        caption="Loss against model size at fixed numbers of tokens. Lines are the law, labelled "
-        "with D at the right; points are runs. " + BASIS,
-    ),
-    "price": ReportFigure(
-        section=COSTS,
-        draw=_price,
-        width=78,
-        caption="Additional compute that lowers the loss by the next 0.01 nats/token, against the "
-        "budget, when both budgets are split best; dashed beyond the runs, the band is its {level} "
-        "interval. Above the dotted line it exceeds the budget itself. The curve ends at 300 times "
-        "the budget, or where the law's irreducible loss E is less than 0.01 nats/token away.",
-    ),
-    "serving": ReportFigure(section=COSTS, draw=_serving, width=78, caption=_serving_caption),
-    "repeats": ReportFigure(section=COSTS, draw=_repeats, caption=_repeats_caption),
-    "skills": ReportFigure(
-        section=SHAPES,
-        draw=_skills,
-        caption=lambda inputs: context_plots.skills_caption(inputs.shapes),
-    ),
-    "fit": ReportFigure(
-        section=FIT,
-        draw=_fit,
-        width=82,
-        caption="Measured against fitted {target} (top), and the residuals in percent (bottom). "
-        "The band is the noise of one run, {noise}, a robust standard deviation about the law. "
-        + BASIS,
-    ),
-    "residuals": ReportFigure(
-        section=FIT,
-        draw=_residuals,
-        caption="Residuals against the quantities in which the runs differ; the band is the noise "
-        "of one run. A trend here means that the data deviate from the law systematically; the "
-        "intervals are then too narrow far from the runs.",
-    ),
-    "approaches": ReportFigure(
-        section=CHECKS,
-        draw=_approaches,
-        caption="Left: the exponent $a$ of $N^* ~ C^a$ by approaches 3, 2 and 1 with their {level} "
-        "intervals, and by the same law under other counting conventions. Right: $N^*$ by each "
-        "approach, dashed beyond the budgets that it was fitted to.",
-    ),
-    "holdout": ReportFigure(
-        section=CHECKS,
-        draw=_holdout,
-        caption="Held-out budgets, each predicted by the law fitted to all smaller ones. Left: "
-        "deviation of the predicted from the measured value; errors of one sign throughout mean "
-        "that the data deviate from the law systematically. Right, where there are several "
-        "budgets: the share of runs inside their {level} prediction intervals, and the range that "
-        "chance allows if the intervals are correct.",
-    ),
-    "influence": ReportFigure(
-        section=CHECKS,
-        draw=_influence,
-        caption="Influence: change of $N^*$ at {further} times the largest budget when a run, or a "
-        "cluster of runs that share a trunk, is left out and the law fitted again.",
-    ),
+    "loss-compute": ReportFigure(section="", draw=_loss_compute),
+    "optimum": ReportFigure(section=SIZES, draw=_optimum),
+    "isoflop": ReportFigure(section=SIZES, draw=_isoflop),
+    "surface": ReportFigure(section=SIZES, draw=_surface),
+    "models": ReportFigure(section=SIZES, draw=_models),
+    "tokens": ReportFigure(section=SIZES, draw=_tokens),
+    "price": ReportFigure(section=COSTS, draw=_price, width=78),
+    "serving": ReportFigure(section=COSTS, draw=_serving, width=78),
+    "repeats": ReportFigure(section=COSTS, draw=_repeats),
+    "skills": ReportFigure(section=SHAPES, draw=_skills),
+    "fit": ReportFigure(section=FIT, draw=_fit, width=82),
+    "residuals": ReportFigure(section=FIT, draw=_residuals),
+    "approaches": ReportFigure(section=CHECKS, draw=_approaches),
+    "holdout": ReportFigure(section=CHECKS, draw=_holdout),
+    "influence": ReportFigure(section=CHECKS, draw=_influence),
 }
 """All figures, in the order in which they stand in the report."""

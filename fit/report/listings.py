@@ -88,6 +88,7 @@ def calibration_lines(c: Calibration) -> Sequence[str]:
         f"{c.hits / c.counted:.0%} [{c.low:.0%}, {c.high:.0%}, {SURE:.0%} "
         f"confidence], {percent(c.promised)} promised"
     )
+    rate += ": {}; {}".format(*c.grade)
     if c.counted < 3:
         return [wrapped(rate)]
     z = (
@@ -467,7 +468,9 @@ def _cell(excess: Mapping[str, float | None]) -> str:
     """Mean and half of the interval, in thousandths of a nat."""
     mean, error = excess["mean"], excess["error"]
     assert mean is not None
-    return f"{1e3 * mean:.2f}" + ("" if error is None else f" ±{1e3 * error:.2f}")
+    if error is None:
+        return f"{1e3 * mean:.2f}"
+    return f"{1e3 * mean:.2f} ±{1e3 * error:.2f}" if error >= 5e-6 else f"{1e3 * mean:.2f} ±<0.01"
 
 
 def laws_text(presets: Iterable[Preset]) -> str:

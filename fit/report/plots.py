@@ -17,6 +17,7 @@ from fit.allocation.scaling_law import FrontierBand, IntervalCurve, ScalingLaw, 
 from fit.data.records import Floats
 from fit.diagnostics.approaches import budgets_of, levels_of, some_of
 from fit.quantities import UNITS, percent, power, short
+from fit.report.figure_data import EQUAL_LOSS
 from fit.report.text import approach_name
 from fit.results import Fit
 
@@ -40,6 +41,8 @@ DASHED = (0, (4, 2.2))
 """Dash pattern of extrapolation, beyond the runs."""
 UNBOUNDED = 1e3
 """An unbounded band is drawn to this factor above and below the law."""
+NEAR_RUNS = 0.3
+"""A fitted E below this share of the lowest loss is not drawn."""
 C_LABEL, N_LABEL, D_LABEL = "Compute C [FLOP]", "Parameters N", "Training tokens D"
 L_LABEL = "Loss [nats/token]"
 
@@ -239,26 +242,21 @@ def loss_against_compute(ax: Axes, source: ScalingLaw, best: FrontierBand | None
 def isoflop_curves(ax: Axes, source: ScalingLaw, best: FrontierBand | None) -> Axes:
     """Loss against N at equal budgets: curves whose minima are N*.
 
-    Without a frontier the curves end with the sizes that were trained, and no line joins their
-    minima.
+    Without a frontier the runs alone are drawn: a curve would show a minimum that they do not
+    determine.
     """
     fit = fit_of(source)
     p = fit.points
-    for flops in budgets_of(p.flops):
+    for flops in budgets_of(p.flops) if best is not None else ():
         low, high = np.log([p.params.min() / 2, p.params.max() * 2])
         sizes = np.linspace(low, high, 160)
         loss = along_budget(source.law, source.theta, sizes, flops, source.cost)
         colour = colour_of(flops, p.flops)
         outside = (sizes < np.log(p.params.min())) | (sizes > np.log(p.params.max()))
-        if best is not None:
-            dashed = np.where(outside, loss, np.nan)
-            style: dict[str, Any] = {
-                "lw": 0.9,
-                "ls": (0, (3, 2)),
-                "zorder": 2,
-                "label": "extrapolation",
-            }
-            ax.plot(np.exp(sizes), dashed, color=colour, gid=f"C={power(flops)}", **style)
+        dashed = np.where(outside, loss, np.nan)
+        style: dict[str, Any] = {"lw": 0.9, "ls": (0, (3, 2)), "zorder": 2}
+        style["label"] = "extrapolation"
+        ax.plot(np.exp(sizes), dashed, color=colour, gid=f"C={power(flops)}", **style)
         solid = np.where(outside, np.nan, loss)
         style = {"lw": 1.2, "zorder": 3, "label": "law at one budget"}
         ax.plot(np.exp(sizes), solid, color=colour, gid=f"C={power(flops)}", **style)
@@ -322,7 +320,7 @@ def loss_surface(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Axes:
     _draw_contours(ax, grid, loss)
     for flops in _decades_of(p.flops):
         tokens = flops / np.exp(source.cost.log_flops_per_token(np.log(n)))
-        ax.plot(n, tokens, color=FAINT, lw=0.7, ls=":", zorder=2, label="equal compute, decades")
+        ax.plot(n, tokens, color=FAINT, lw=0.7, ls=":", zorder=2, label="equal compute")
     _draw_split(ax, best, best.params.value, best.tokens.value, "efficient frontier", 1.8, 1.8)
     budget_bar(ax, draw_runs(ax, p.params, p.tokens, p.flops))
     ax.set_xlim(*ends[0])
@@ -330,9 +328,9 @@ def loss_surface(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Axes:
     count_axis(ax.xaxis)
     count_axis(ax.yaxis)
     style_axes(ax, x=N_LABEL, y=D_LABEL)
-    named = ("runs", "law: equal loss", "efficient frontier", "extrapolation")
+    named = ("runs", EQUAL_LOSS, "efficient frontier", "extrapolation")
     above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 5, "columnspacing": 1.2}
-    legend(ax, (*named, "equal compute, decades"), **above)
+    legend(ax, (*named, "equal compute"), **above)
     return ax
 
 
@@ -423,7 +421,7 @@ def _draw_contours(ax: Axes, grid: Sequence[Floats], loss: Floats) -> None:
         return
     lines = ax.contour(*grid, loss, levels=levels, colors=LAW, linewidths=0.6, zorder=2)
     ax.clabel(lines, fmt="%g", fontsize="x-small")
-    ax.plot([], [], color=LAW, lw=0.6, label="law: equal loss")
+    ax.plot([], [], color=LAW, lw=0.6, label=EQUAL_LOSS)
 
 
 def _decades_of(flops: Floats) -> Floats:
@@ -450,8 +448,12 @@ def _draw_sizes(ax: Axes, source: ScalingLaw) -> None:
 
 
 def _draw_floors(ax: Axes, fit: Fit) -> list[float]:
-    """Draw the fitted E and the known entropy of the data, and return their values."""
+    """Draw the fitted E and the known entropy of the data, and return their values.
+
+    An E far below the runs, as at its bound, is left out: it would press them into one line.
+    """
     floor, entropy = fit.theta.get("E"), fit.data.get("entropy")
+    floor = floor if floor and floor > NEAR_RUNS * fit.points.loss.min() else None
     if floor:
         ax.axhline(floor, color=BAND, lw=0.9, ls=(0, (1, 1.6)), label="fitted E")
     if entropy:

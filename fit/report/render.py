@@ -25,7 +25,6 @@ from fit.forecasts.ledger import read_ledger
 from fit.report.context_plots import models_table, shapes_of
 from fit.report.figures import RenderedFigure, draw_figures, draw_shapes
 from fit.report.summary_page import report_content, shape_report_content
-from fit.results import read_fit
 
 STYLE = Path(__file__).with_name("report.css")
 MARKS = {"good": "✓", "fair": "!", "bad": "✗", "info": "·", "warning": "!", "serious": "✗"}
@@ -85,13 +84,13 @@ def write_report(folder: Path, *, form: str = "pdf", request: ReportRequest | No
         ReportError: matplotlib or typst is not installed, or the pages cannot be set.
     """
     _require("matplotlib", *(("typst",) if form == "pdf" else ()))
-    source = ScalingLaw.from_fit(read_fit(folder))
+    source = ScalingLaw.at(folder)
     folder = folder.parent if folder.is_file() else folder
     figures = draw_figures(source, request)
     content = report_content(
         source,
         folder=report_path(folder),
-        drawn=figures.keys(),
+        drawn={name: figure.shown for name, figure in figures.items()},
         request=request,
         ledger=read_ledger(folder.resolve().parent / LEDGER),
     )
@@ -205,6 +204,7 @@ def html_page(data: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
         f"<style>{STYLE.read_text(encoding='utf-8')}</style></head><body><main>",
         f'<p class="kind">Scaling-law report</p><h1>{name}</h1>',
         f'<p class="about">{formatted_text(data["about"])}</p>',
+        _verdict_html(data["verdict"]),
         f'<p class="summary">{"".join(_styled(s, w) for s, w in data["summary"])}</p>',
         _answer_table(data),
         '<div class="sides">',
@@ -218,6 +218,14 @@ def html_page(data: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
     for section in data["sections"]:
         parts.append(_section(section, figures, counts))
     return "\n".join([*parts, "</main></body></html>", ""])
+
+
+def _verdict_html(verdict: tuple[str, str] | None) -> str:
+    """The verdict and the sentence that decides it."""
+    if verdict is None:
+        return ""
+    word, reason = map(escape, verdict)
+    return f'<p class="verdict {word}"><strong>{word.capitalize()}.</strong> {reason}</p>'
 
 
 def formatted_text(text: str) -> str:

@@ -18,11 +18,12 @@ from fit.forecasts.ledger import Ledger
 from fit.forecasts.scoring import calibration
 from fit.inference.intervals import METHODS
 from fit.laws.families import law
-from fit.quantities import DEFAULT_MFU, percent, power, short, three_digits
+from fit.quantities import DEFAULT_MFU, count_noun, percent, power, short, three_digits
 from fit.query.answer import answer
 from fit.query.documents import Answer, Regret
 from fit.query.question import Question
 from fit.report import figures, tables
+from fit.report.captions import caption_words, figure_caption
 from fit.report.figures import FigureInputs
 from fit.report.listings import calibration_lines
 from fit.report.tables import (
@@ -53,7 +54,7 @@ MEANINGS = {
 
 def report_sections(
     inputs: FigureInputs,
-    drawn: Collection[str],
+    drawn: Mapping[str, Collection[str]],
     recommendation: Answer | None,
     ledger: Ledger | None = None,
 ) -> tuple[Section, ...]:
@@ -61,7 +62,7 @@ def report_sections(
 
     Args:
         inputs: The fit as a source, and what is requested beside it.
-        drawn: Names of the figures that were drawn.
+        drawn: Figures that were drawn, and the labels of the marks seen in each.
         recommendation: The answer that page 1 recommends, where there is one.
         ledger: Sealed forecasts, where there are any.
 
@@ -72,7 +73,7 @@ def report_sections(
     law = Section(title="The law", blocks=(_theta(fit),))
     # A law that splits no budget has no answers on page 1: its parameters come first.
     first = not splits_budgets(source)
-    further = figures.caption_words(source)["further"]
+    further = caption_words(source)["further"]
     tables_before = {"price": (_regret_table(inputs), _price_table(inputs))}
     tables_after = {
         "approaches": (_exponents(fit), _conventions(fit)),
@@ -84,14 +85,14 @@ def report_sections(
         blocks = shown.setdefault(figure.section, [])
         blocks += tables_before.get(name, ())
         if name in drawn:
-            caption = figures.figure_caption(name, inputs)
+            caption = figure_caption(name, inputs, drawn[name])
             blocks.append(FigureBlock(name=name, caption=caption, width=figure.width))
         blocks += tables_after.get(name, ())
     sections = (
         *([law] if first else []),
         *(Section(title=t, blocks=tuple(b for b in bs if b)) for t, bs in shown.items()),
         *([] if first else [law]),
-        Section(title="Forecasts", blocks=_forecasts(ledger)),
+        Section(title="Forecasts", blocks=_forecasts(source, ledger)),
         Section(title="Runs", blocks=_runs(fit)),
         Section(title="Method", blocks=_method(source)),
         Section(title="Data, options and versions", blocks=(_facts(fit), *_launch(recommendation))),
@@ -116,7 +117,8 @@ def _theta(fit: Fit) -> Table:
             wide("unit or meaning", "meaning"),
         ),
         rows=rows,
-        caption=f"Parameters on raw counts, with {level} confidence intervals ({method}).",
+        caption=f"Parameters on raw counts, with {level} confidence intervals ({method})."
+        + " The fit is refused: they are where its search ended." * fit.verdict.refused,
     )
 
 
@@ -138,7 +140,7 @@ def _exponents(fit: Fit) -> Table | None:
 
 def _conventions(fit: Fit) -> Table | None:
     """The law fitted to the same runs under other counting conventions."""
-    if not fit.conventions:
+    if not fit.conventions or fit.verdict.refused:
         return None
     return Table(
         columns=(left("$N$ counts"), left("$C$ counts"), right("$a$"), right("$D\\/N$")),
@@ -192,7 +194,7 @@ def _rolling(fit: Fit) -> Table | None:
 
 def _influence(fit: Fit, further: str) -> Table | None:
     """Change of N* when a run or a cluster is left out."""
-    if not fit.influence:
+    if not fit.influence or fit.verdict.refused:
         return None
     return Table(
         columns=(
@@ -208,21 +210,30 @@ def _influence(fit: Fit, further: str) -> Table | None:
     )
 
 
-def _forecasts(ledger: Ledger | None) -> tuple[Block, ...]:
-    """Forecasts that were sealed before their runs, and their outcomes."""
-    if ledger is None or not ledger.entries:
+def _forecasts(source: ScalingLaw, ledger: Ledger | None) -> tuple[Block, ...]:
+    """Forecasts of this fit that were sealed before their runs, and their outcomes."""
+    if ledger is None or not (ledger.entries or ledger.unreadable):
         return ()
+    about = ledger.about(fit_of(source), source.hash)
+    sentences = [" ".join(t.split()).rstrip(".") for t in calibration_lines(calibration(about))]
+    others = len(ledger.entries) - len(about.entries)
+    if others:
+        sentences.append(f"not counted, because of other fits: {count_noun(others, 'forecast')}")
+    if ledger.unreadable:
+        names = ", ".join(tables.clean(name, 60) for name, _ in ledger.unreadable)
+        sentences.append(f"the ledger holds files that cannot be read: {names}")
+    text = Paragraph(text=" ".join(f"{t[:1].upper()}{t[1:]}." for t in sentences), plain=True)
+    if not about.entries:
+        return (text,)
     heads = ("FLOP", "forecast", "interval", "measured", "error", "")
     forms = ("number", "text", "span", "text", "text", "text")
-    sentences = (" ".join(t.split()).rstrip(".") for t in calibration_lines(calibration(ledger)))
-    text = " ".join(f"{t[:1].upper()}{t[1:]}." for t in sentences)
     table = Table(
         columns=(left("sealed forecast", "raw"), *map(right, heads, forms)),
-        rows=tuple(tuple(r) for r in tables.forecasts(ledger)),
-        caption="Forecasts that were sealed before their runs, from any fit in the same folder of "
-        "reports.",
+        rows=tuple(tuple(r) for r in tables.forecasts(about)),
+        caption="Forecasts that were sealed before their runs, by this fit or by fits of this law "
+        "to the same runs or the same data.",
     )
-    return (Paragraph(text=text, plain=True), table)
+    return (text, table)
 
 
 def _runs(fit: Fit) -> tuple[Block, ...]:
@@ -303,7 +314,7 @@ def _method(source: ScalingLaw) -> tuple[Block, ...]:
 
 def _optimum(source: ScalingLaw, basis: Mapping[str, str]) -> tuple[Block, ...]:
     """How budgets are split between parameters and tokens."""
-    if not splits_budgets(source):
+    if not splits_budgets(source) or fit_of(source).verdict.refused:
         return ()
     how = "as in the runs, by their own $C\\/(N D)$"
     if source.ladder is not None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from fit.allocation.costs import ReportRequest
@@ -18,16 +19,14 @@ from fit.allocation.scaling_law import (
     FURTHER,
     ScalingLaw,
     fit_of,
-    further_budget,
 )
 from fit.data.table import RunTable
 from fit.diagnostics.scans import SKILL_LEVEL, ShapeSkills, SkillExcess
-from fit.errors import RefusedError
 from fit.forecasts.ledger import Ledger
+from fit.forecasts.scoring import calibration
 from fit.quantities import count_noun, option_name, percent, power, short, three_digits
-from fit.query.answer import answer
 from fit.query.documents import Answer, Number
-from fit.query.question import Question
+from fit.query.launch import launch_line
 from fit.query.warnings import UNCOMPARED, cross_check_remark
 from fit.report import tables
 from fit.report.context_plots import TOTAL, shapes_shown, skills_caption, skills_shown
@@ -40,10 +39,11 @@ from fit.results import (
     REFUSED_KAPPA,
     Fit,
     Note,
-    is_doubtful,
+    is_identified,
     kappa_of,
     kappa_text,
 )
+from fit.verdict import Verdict
 
 MOST_NOTES = 6
 """Kinds of notes on page 1, the most severe first; all stand in `fit.json`."""
@@ -53,7 +53,7 @@ def report_content(
     source: ScalingLaw,
     *,
     folder: str = "",
-    drawn: Collection[str] = (),
+    drawn: Mapping[str, Collection[str]] = MappingProxyType({}),
     request: ReportRequest | None = None,
     ledger: Ledger | None = None,
 ) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def report_content(
     Args:
         source: A fit as a source.
         folder: Folder of its `fit.json`, for the command that launches; FOLDER if empty.
-        drawn: Names of the figures that were drawn.
+        drawn: Figures that were drawn, and the labels of the marks seen in each.
         request: Plots and prices that are requested beside the fit.
         ledger: Sealed forecasts, where there are any.
 
@@ -71,40 +71,30 @@ def report_content(
     """
     fit = fit_of(source)
     inputs = figure_inputs(source, request)
-    budgets: tuple[float, ...] = (
-        () if inputs.best is None else (fit.range["flops"].high, further_budget(source))
-    )
-    answers, refusal = _answers(source, budgets)
-    recommendation = answers[-1] if answers and refusal is None else None
+    recommendation = inputs.answers[-1] if inputs.answers else None
     sections = report_sections(inputs, drawn, recommendation, ledger)
+    about = None if ledger is None else ledger.about(fit, source.hash)
     return {
         "name": tables.clean(fit.name),
-        "refused": fit.verdict.refused,
-        **fit.verdict.document(),
+        "refused": inputs.verdict.refused,
+        "verdict": _verdict(inputs.verdict),
         "about": _about(source),
-        "summary": _recommendation(fit, recommendation)
+        "summary": _recommendation(recommendation)
         if recommendation
-        else _no_recommendation(source, refusal),
-        "answers": _answer_table(answers),
+        else _no_recommendation(source, inputs.verdict),
+        "answers": _answer_table(inputs.answers),
         "level": percent(fit.interval.level),
-        "checks": [*_checks(fit), *_forecast_check(ledger)],
+        "checks": _untick([*_checks(fit), *_forecast_check(about)], refused=inputs.verdict.refused),
         "limitations": _limitations(fit, recommendation),
         "launch": _launch_command(folder or "FOLDER", recommendation),
         "sections": [dataclasses.asdict(s) for s in sections],
     }
 
 
-def _answers(
-    source: ScalingLaw, budgets: Sequence[float]
-) -> tuple[list[Answer], RefusedError | None]:
-    """The answers at budgets up to the first that is refused, and that refusal."""
-    answers: list[Answer] = []
-    for flops in budgets:
-        try:
-            answers.append(answer(Question(source=source, flops=flops)))
-        except RefusedError as error:
-            return answers, error
-    return answers, None
+def _verdict(verdict: Verdict) -> list[str]:
+    """The verdict and the sentence that decides it, as page 1 shows them first."""
+    reason = tables.clean(verdict.reason, 400)
+    return [verdict.verdict, f"{reason[:1].upper()}{reason[1:].rstrip('.')}."]
 
 
 def _about(source: ScalingLaw) -> str:
@@ -121,15 +111,15 @@ def _launch_command(folder: str, recommendation: Answer | None) -> str | None:
     if recommendation is None or not recommendation.config:
         return None
     flops = power(recommendation.flops.value)
-    query = f"isoflop query {flops} --fit {shlex.quote(folder)} --config"
-    return tables.clean(f"{query} | xargs -r python -m sweep")
+    # Not `clean`, which cuts and breaks words: a command is to be copied.
+    named = folder if folder.isprintable() else "FOLDER"
+    return launch_line(f"isoflop query {flops} --fit {shlex.quote(named)}")
 
 
-def _recommendation(fit: Fit, a: Answer) -> list[list[str]]:
+def _recommendation(a: Answer) -> list[list[str]]:
     """The sentences on top: [style, words], the style one of strong, loud, number or none."""
-    n, d, level = a.params, a.tokens, percent(fit.interval.level)
-    ends = (a.loss_next_run.low, a.loss_next_run.high)
-    low, high = (DASH if v is None else f"{v:.3f}" for v in ends)
+    n, d, level = a.params, a.tokens, percent(a.level or 0.0)
+    run = a.loss_next_run
     parts = [
         ["", "With "],
         ["number", power(a.flops.value)],
@@ -139,40 +129,35 @@ def _recommendation(fit: Fit, a: Answer) -> list[list[str]]:
         ["strong", f"{short(d.value)} tokens"],
         ["", ". The expected loss is "],
         ["strong", f"{a.loss.value:.3f} nats/token"],
-        ["", f"; a single run should land between {low} and {high} ({level})."],
     ]
+    if run.low is not None and run.high is not None:
+        ends = f"between {tables.end(run.low, '.3f')} and {tables.end(run.high, '.3f')}"
+        parts.append(["", f"; a single run should land {ends} ({level})"])
+    parts.append(["", "."])
     if a.regret_band is not None:
         band = f"{short(a.regret_band.low)} to {short(a.regret_band.high)}"
         parts.append(["", f" Any size from {band} parameters is as good within one run's noise."])
-    if is_doubtful(fit):
-        parts.append(["loud", " The fit is doubtful; read the notes below before spending."])
     return parts
 
 
-def _no_recommendation(source: ScalingLaw, refusal: RefusedError | None) -> list[list[str]]:
+def _no_recommendation(source: ScalingLaw, verdict: Verdict) -> list[list[str]]:
     """The sentences on top where nothing is recommended, with the reason."""
-    law, doubtful = source.law, is_doubtful(fit_of(source))
-    doubt = [["loud", " The fit is doubtful; read the notes below first."]] if doubtful else []
+    law = source.law
+    if verdict.refused:
+        text = " No size, no loss and no launch are given. The notes below say what the runs lack."
+        return [["loud", "No recommendation."], ["", text]]
     if law.target != "loss":
         return [
             ["loud", f"This law predicts the best {tables.target_name(law.name)}"],
             ["", " from a model's size and tokens. It predicts no loss and splits no budget. "],
             ["", "To use it: isoflop predict --params N --tokens D"],
-            *doubt,
         ]
-    if law.further:
-        options = " ".join(f"{option_name(c)} X" for c in law.further)
-        return [
-            ["loud", "This law predicts a loss"],
-            ["", f" from {', '.join(law.columns)}; on its own it splits no budget. "],
-            ["", f"To use it: isoflop predict --params N --tokens D {options}"],
-            *doubt,
-        ]
-    reason = fit_of(source).verdict.reason if refusal is None else refusal.reason
-    text = (
-        f" {tables.clean(reason[:1].upper() + reason[1:])} The notes below say what the runs lack."
-    )
-    return [["loud", "No recommendation."], ["", text]]
+    options = " ".join(f"{option_name(c)} X" for c in law.further)
+    return [
+        ["loud", "This law predicts a loss"],
+        ["", f" from {', '.join(law.columns)}; on its own it splits no budget. "],
+        ["", f"To use it: isoflop predict --params N --tokens D {options}"],
+    ]
 
 
 def _range(number: Number, level: str) -> str:
@@ -223,19 +208,12 @@ def _answer_cells(a: Answer) -> dict[str, list[str]]:
 
 def _checks(fit: Fit) -> list[list[str]]:
     """Results of the checks in words: [grade, text], the grade one of good, fair, bad."""
-    kappa, kappa_words = kappa_of(fit), f"condition number {kappa_text(fit)}"
-    hardly = "do not determine" if kappa > REFUSED_KAPPA else "barely determine"
     rows = [
         [
-            "good" if fit.status == "converged" else "bad",
+            {"converged": "good", "at_bound": "fair"}.get(fit.status, "bad"),
             f"The fit is {fit.status.replace('_', ' ')} on {count_noun(fit.runs_used, 'run')}.",
         ],
-        [
-            "good" if kappa < DOUBTFUL_KAPPA else "fair" if kappa < REFUSED_KAPPA else "bad",
-            f"The runs determine the parameters: {kappa_words}, doubtful from {DOUBTFUL_KAPPA:g}."
-            if kappa < DOUBTFUL_KAPPA
-            else f"The runs {hardly} the parameters: {kappa_words}.",
-        ],
+        _identification_check(fit),
     ]
     rows += [_holdout_check(fit)] if fit.holdout else []
     rows += [_approach_check(fit)] if fit.cross_checks else []
@@ -251,16 +229,37 @@ def _checks(fit: Fit) -> list[list[str]]:
     return rows
 
 
+def _untick(checks: list[list[str]], *, refused: bool) -> list[list[str]]:
+    """Checks without a tick where the fit is refused: what holds there is a fact, no comfort."""
+    return [["info" if refused and g == "good" else g, text] for g, text in checks]
+
+
+def _identification_check(fit: Fit) -> list[str]:
+    """Whether the runs determine the parameters, by the rule that refuses N*."""
+    kappa, words = kappa_of(fit), f"condition number {kappa_text(fit)}"
+    if not is_identified(fit):
+        why = words if kappa > REFUSED_KAPPA else f"the fit is {fit.status.replace('_', ' ')}"
+        return ["bad", f"The runs do not determine the parameters: {why}."]
+    if kappa >= DOUBTFUL_KAPPA:
+        return ["fair", f"The runs barely determine the parameters: {words}."]
+    if fit.status != "converged":
+        text = f"The search ended {fit.status.replace('_', ' ')}: the {words} says little."
+        return ["fair", text]
+    doubtful = f"doubtful from {DOUBTFUL_KAPPA:g}"
+    return ["good", f"The runs determine the parameters: {words}, {doubtful}."]
+
+
 def _forecast_check(ledger: Ledger | None) -> list[list[str]]:
     """The share of sealed forecasts whose interval contained the measured loss."""
-    if ledger is None or not ledger.counted or ledger.level is None:
+    counted = calibration(ledger) if ledger is not None else None
+    if counted is None or not counted.counted or counted.promised is None:
         return []
-    n, hits = len(ledger.counted), ledger.hits
+    result, why = counted.grade
     text = (
-        f"Of {count_noun(n, 'sealed forecast')} {hits} came true: their intervals promise "
-        f"{percent(ledger.level)}."
+        f"Of {count_noun(counted.counted, 'forecast')} sealed before their runs {counted.hits} "
+        f"came true, {percent(counted.promised)} promised: {result}; {why}."
     )
-    return [["good" if hits >= ledger.level * n - 1 else "bad", text]]
+    return [[{"kept": "good", "broken": "bad"}.get(result, "info"), text]]
 
 
 def _holdout_check(fit: Fit) -> list[str]:
@@ -319,7 +318,8 @@ def _with_interval(number: Number, form: Callable[[float], str]) -> list[str]:
     """A value and its interval."""
     if number.low is None or number.high is None:
         return [form(number.value), DASH]
-    return [form(number.value), f"{form(number.low)} to {form(number.high)}"]
+    ends = (form(v) if math.isfinite(v) else "unbounded" for v in (number.low, number.high))
+    return [form(number.value), " to ".join(ends)]
 
 
 def shape_report_content(
@@ -334,7 +334,6 @@ def shape_report_content(
     """
     rows = shapes_shown(shapes)
     shown = skills_shown(rows)
-    best = min(rows, key=lambda r: r.excess[TOTAL].mean)
     length = short(rows[0].tokens)
     sections = (
         Section(
@@ -351,14 +350,10 @@ def shape_report_content(
     return {
         "name": tables.clean(name),
         "refused": False,
+        "verdict": None,
         "about": f"{about}. Losses are given as the excess over a perfect predictor, whose "
         "loss is known.",
-        "summary": [
-            ["", "Of these shapes "],
-            ["strong", f"width {best.width}, depth {best.depth}"],
-            ["", f" has the lowest loss, {_excess_text(best.excess[TOTAL])} thousandths of a nat "],
-            ["", "per token above a perfect predictor."],
-        ],
+        "summary": _shape_summary(rows),
         "answers": None,
         "level": percent(SKILL_LEVEL),
         "checks": [_skill_check(rows, s) for s in shown],
@@ -368,18 +363,50 @@ def shape_report_content(
     }
 
 
+def _lowest(rows: Sequence[ShapeSkills], skill: str) -> tuple[ShapeSkills, list[ShapeSkills]]:
+    """The shape of the lowest mean loss in a skill, and those the seeds cannot tell from it."""
+    first, *others = sorted(rows, key=lambda r: r.excess[skill].mean)
+    a = first.excess[skill]
+    equal = [
+        r
+        for r in others
+        if not r.excess[skill].mean - a.mean > math.hypot(a.error, r.excess[skill].error)
+    ]
+    return first, equal
+
+
+def _shape_summary(rows: Sequence[ShapeSkills]) -> list[list[str]]:
+    """The sentences on top of a report on shapes: a best shape only where the seeds show one."""
+    best, equal = _lowest(rows, TOTAL)
+    loss = f"{_excess_text(best.excess[TOTAL])} thousandths of a nat per token above a perfect "
+    if equal:
+        names = ", ".join(_shape_text(r) for r in equal)
+        return [
+            ["loud", "The seeds do not distinguish a best shape."],
+            ["", f" The lowest mean is that of {_shape_text(best)}, {loss}predictor; "],
+            [
+                "",
+                f"{'this is' if len(equal) == 1 else 'these are'} within the noise of it: {names}.",
+            ],
+        ]
+    return [
+        ["", "Of these shapes "],
+        ["strong", f"width {best.width}, depth {best.depth}"],
+        ["", f" has the lowest loss, {loss}predictor; the seeds distinguish it from every other."],
+    ]
+
+
 def _skill_check(rows: Sequence[ShapeSkills], skill: str) -> list[str]:
-    """The best and the worst shape for a skill, and whether the seeds distinguish them."""
-    first, *_, last = sorted(rows, key=lambda r: r.excess[skill].mean)
-    a, b = first.excess[skill], last.excess[skill]
-    distinct = b.mean - a.mean > math.hypot(a.error, b.error)
+    """The lowest shape for a skill, and which others the seeds cannot tell from it."""
+    best, equal = _lowest(rows, skill)
     name = "All skills" if skill == TOTAL else skill.capitalize()
-    text = (
-        f"{name}: lowest at {_shape_text(first)}, {_excess_text(a)}; highest at "
-        f"{_shape_text(last)}, {_excess_text(b)}; the seeds "
-        f"{'distinguish' if distinct else 'do not distinguish'} them."
-    )
-    return ["good" if distinct else "fair", text]
+    lowest = f"{_shape_text(best)} ({_excess_text(best.excess[skill])})"
+    if not equal:
+        return ["good", f"{name}: {lowest} is lowest; the seeds distinguish it from all others."]
+    if len(equal) == len(rows) - 1:
+        return ["fair", f"{name}: the seeds distinguish no shape from that of the lowest mean."]
+    others = ", ".join(f"{_shape_text(r)} ({_excess_text(r.excess[skill])})" for r in equal)
+    return ["fair", f"{name}: the seeds do not distinguish {lowest} from {others}."]
 
 
 def _shape_limitations(rows: Sequence[ShapeSkills]) -> list[list[str]]:
@@ -434,5 +461,6 @@ def _shape_text(row: ShapeSkills) -> str:
 
 def _excess_text(excess: SkillExcess) -> str:
     """Mean and half of the interval, in thousandths of a nat."""
-    error = f" ±{1e3 * excess.error:.2f}" if math.isfinite(excess.error) else ""
-    return f"{1e3 * excess.mean:.2f}{error}"
+    half = 1e3 * excess.error
+    error = f" ±{half:.2f}" if half >= 0.005 else " ±<0.01"
+    return f"{1e3 * excess.mean:.2f}{error if math.isfinite(half) else ''}"

@@ -132,14 +132,18 @@ def clean(text: str, most: int = 200) -> str:
 
 def theta(fit: Fit) -> list[list[str]]:
     """Parameters and exponents: [symbol, value, interval]."""
-    both = {**fit.theta, **fit.exponents}
+    exponents = {} if fit.verdict.refused else fit.exponents  # those are of N* and D*
+    both = {**fit.theta, **exponents}
     return [[name, digits(value), _bounds(fit, name)] for name, value in both.items()]
 
 
 def checks(fit: Fit) -> list[list[str]]:
     """Exponent of N* by each approach: [approach, a, interval, remark]."""
     used = "not used: the fit is refused" if fit.verdict.refused else "used for the answer"
-    rows = [["3, this law", digits(fit.exponents.get("a")), _bounds(fit, "a"), used]]
+    law = (
+        [DASH, DASH] if fit.verdict.refused else [digits(fit.exponents.get("a")), _bounds(fit, "a")]
+    )
+    rows = [["3, this law", *law, used]]
     for c in fit.cross_checks:
         ends = DASH if c.a_interval is None else " to ".join(map(digits, c.a_interval))
         remark = clean(c.reason or "", 220)
@@ -276,9 +280,9 @@ def basis_words(fit: Fit) -> dict[str, str]:
     """
     delta = fit.objective.delta
     threshold = "" if delta is None else f", threshold {delta:.3g}"
+    counts = {k: str(fit.convention.get(k, "as given")) for k in ("params", "flops")}
     facts = {
-        "params": str(fit.convention.get("params", "as given")),
-        "flops": str(fit.convention.get("flops", "as given")),
+        **{k: "given" if text == "as given" else text for k, text in counts.items()},
         "objective": f"{fit.objective.name}{threshold}",
         "used": str(fit.runs_used),
         "dropped": str(len(fit.runs_dropped)),
@@ -286,6 +290,11 @@ def basis_words(fit: Fit) -> dict[str, str]:
         "draws": str(len(fit.draws)),
     }
     return {name: text.replace("$", "") for name, text in facts.items()}
+
+
+def end(value: float, form: str) -> str:
+    """An end of an interval."""
+    return format(value, form) if math.isfinite(value) else "unbounded"
 
 
 def digits(value: float | None) -> str:

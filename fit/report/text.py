@@ -263,18 +263,18 @@ def _launch_rows(answer: Answer, launch: str) -> list[str]:
 
 
 def _command_rows(command: str) -> list[str]:
-    """A command, broken before its pipe where it is too long for a line."""
+    """A command, broken where its second part begins if it is too long for a line."""
     if len(command) + 2 <= WIDTH:
         return [f"  {command}"]
-    first, pipe, second = command.partition(" | ")
-    if not pipe:
+    first, mark, second = command.rpartition(" > ")  # a quoted folder may hold one too
+    if not mark:
         return [f"  {command}"]
     lines = [""]
-    for word in re.split(r" (?=--)", first):
+    for word in re.split(r" (?=--)(?=(?:[^']*'[^']*')*[^']*$)", first):  # outside of quotes
         long = len(lines[-1]) + len(word) > WIDTH - 5 and lines[-1]
         lines = [*lines, word] if long else [*lines[:-1], f"{lines[-1]} {word}".strip()]
     rows = [f"  {line} \\" if i == 0 else f"    {line} \\" for i, line in enumerate(lines)]
-    return [*rows, f"    | {second}"]
+    return [*rows, f"    > {second}"]
 
 
 def _basis(result: Answer | Prediction) -> str:

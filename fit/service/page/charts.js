@@ -109,9 +109,9 @@ function frontier(rows, colour, domain) {
   ];
 }
 
-/** The answer on a chart against compute: where the budget is, and its interval. */
+/** The answer on a chart against training compute, without that of serving, and its interval. */
 function mark(answer, name, colours) {
-  const at = { flops: answer.flops.value, ...answer[name] };
+  const at = { flops: (answer.cost?.training_flops ?? answer.flops).value, ...answer[name] };
   return [
     Plot.ruleX([at], { x: "flops", stroke: colours.accent, strokeOpacity: 0.55, strokeDasharray: "2 3" }),
     ...(at.low != null ? [Plot.ruleX([at], { x: "flops", y1: "low", y2: "high", stroke: colours.accent, strokeWidth: 2.5, clip: true })] : []),

@@ -332,7 +332,7 @@ def test_limits_are_asked_and_asked_again(folder):
     assert "does not bind     memory 1.00MB" in shown.stdout
     assert "device-hours" in shown.stdout
     command = " ".join(shown.stdout.replace("\\\n", " ").split())
-    assert " ".join(limits) + " --config | xargs" in command
+    assert " ".join(limits) + " --config > launch.txt && xargs" in command
     document = json.loads(run("query", "1e14", *limits, "--json").stdout)
     config = run("query", "1e14", *limits, "--config").stdout
     assert f"model.width={document['shape']['width']}" in config

@@ -66,7 +66,7 @@ def test_documents_are_json_and_the_terminal_has_eighty_columns(fields):
         assert json.loads(json.dumps(document, allow_nan=False)) == document
         assert document["cost"]["training_flops"]["value"] > 0
         assert [r["size"] for r in document["regret"]] in ([], [0.5, 0.7, 1.0, 1.5, 2.0])
-        text = answer_text(found, "isoflop query 1 | xargs", limit_rows(found))
+        text = answer_text(found, "isoflop query 1 > launch.txt", limit_rows(found))
         assert max(map(len, text.splitlines())) <= 80
         assert "nan" not in text
         assert "inf " not in text

@@ -62,7 +62,7 @@ def shape_of(target, text, vocab):
         width = -(-f["depth"] * f["aspect-ratio"] // size) * size
         return Shape(
             width=width, depth=f["depth"], heads=width // size, head_dim=size, d_ff=4 * width,
-            vocab=vocab, seq_len=f["max-seq-len"], tied=False,
+            vocab=-(-vocab // 64) * 64, seq_len=f["max-seq-len"], tied=False,
         )  # fmt: skip
     if target == "litgpt":
         m = yaml.safe_load(text)["model_config"]
@@ -102,7 +102,7 @@ def test_the_trainers_model_has_the_answers_parameters_and_tokens(target, flops)
     found, text = exported(target, flops)
     wanted = count_params(found.shape).matmul
     built = shape_of(target, text, found.shape.vocab)
-    assert count_params(built).matmul == pytest.approx(wanted, rel=0.05)
+    assert count_params(built).matmul == pytest.approx(wanted, rel=0.01)
     # whole steps of one batch
     assert tokens_of(target, text) == pytest.approx(found.shape_tokens, abs=found.batch_tokens)
 
@@ -120,9 +120,13 @@ def test_gated_and_narrow_mlps_keep_the_count_everywhere():
     for changes in ({"gated": True, "d_ff": 300}, {"d_ff": 96}, {"head_dim": 32, "heads": 4}):
         odd = dataclasses.replace(found, shape=dataclasses.replace(found.shape, **changes))
         for target in TARGETS:
-            built = shape_of(target, export(odd, fit, target), odd.shape.vocab)
-            n = count_params(built).matmul
-            assert n == pytest.approx(count_params(odd.shape).matmul, rel=0.05), (target, changes)
+            try:
+                text = export(odd, fit, target)
+            except QueryError as error:  # a trainer that fixes its MLP may have no such shape
+                assert target.startswith("nano") and "within 1%" in str(error)
+                continue
+            n = count_params(shape_of(target, text, odd.shape.vocab)).matmul
+            assert n == pytest.approx(count_params(odd.shape).matmul, rel=0.01), (target, changes)
 
 
 def test_the_rate_and_the_schedule_are_the_runs_own_where_the_trainer_has_them():

@@ -1,12 +1,16 @@
 """From an answer to a run that can be launched."""
 
+import os
+import shutil
+import subprocess
+
 import pytest
 from hydra import compose, initialize_config_module
 
 import sweep.app  # noqa: F401 - registers the schema
 from fit.allocation.scaling_law import ScalingLaw
 from fit.query.answer import answer
-from fit.query.launch import hydra_value
+from fit.query.launch import hydra_value, launch_line
 from fit.query.question import Question
 from sweep.planning.trajectory import plan
 from sweep.settings import parse
@@ -70,3 +74,37 @@ def test_unique_tokens_of_the_question_are_launched():
     assert planned(found.config).config.data.unique_tokens == 400_000
     plain = answer(Question(source=ScalingLaw.from_fit(fit), flops=1e13))
     assert planned(plain.config).config.data.unique_tokens is None
+
+
+def shell_run(folder, shell, status, printed, complaint):
+    """A launch line in a shell where `isoflop` and `python` stand for the real ones."""
+    isoflop = f"#!/bin/sh\nprintf '%s\\n' \"{printed}\"\necho '{complaint}' >&2\nexit {status}\n"
+    python = '#!/bin/sh\nfor word in "$@"; do echo "$word" >> launched; done\n'
+    for name, text in (("isoflop", isoflop), ("python", python)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    line = launch_line("isoflop query 1e14 --fit 'reports/a b'")
+    path = f"{folder}:{os.environ['PATH']}"
+    return subprocess.run(
+        [shell, "-c", line], cwd=folder, env={"PATH": path}, capture_output=True, text=True
+    )
+
+
+SHELLS = ["sh", "bash", *(s for s in ("dash", "zsh", "ksh") if shutil.which(s))]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_launch_line_ends_in_the_refusal_and_launches_nothing(tmp_path, shell):
+    done = shell_run(tmp_path, shell, 1, "", "not launched: the fit is doubtful.")
+    assert done.returncode == 1
+    assert done.stderr == "not launched: the fit is doubtful.\n"
+    assert not (tmp_path / "launched").exists()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_launch_line_hands_on_every_override_whole(tmp_path, shell):
+    overrides = "data=text 'data.path=a b/ü' \\\"data.pattern='**/*.txt,**/*.md'\\\""
+    done = shell_run(tmp_path, shell, 0, overrides, "")
+    assert done.returncode == 0, done.stderr
+    words = ["data=text", "data.path=a b/ü", "data.pattern='**/*.txt,**/*.md'"]
+    assert (tmp_path / "launched").read_text().splitlines() == ["-m", "sweep", *words]

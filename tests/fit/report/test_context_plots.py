@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import re
 
 import numpy as np
 import pytest
@@ -20,8 +21,9 @@ from fit.laws.families import ENDLESS
 from fit.laws.published import PUBLISHED_MODELS
 from fit.query.constraints import ConstrainedProblem, least_cost
 from fit.report import context_plots
+from fit.report.captions import figure_caption
 from fit.report.figure_data import figure_table
-from fit.report.figures import figure_caption, figure_inputs
+from fit.report.figures import figure_inputs
 from fit.report.summary_page import report_content
 from tests.fit.builders import THETA, make_fit, plain_points
 
@@ -104,7 +106,7 @@ def test_the_cheapest_life_is_that_of_the_closed_form(served):
     ax = context_plots.lifetime_cost(axis(), costs)
     assert line(ax, "both").get_ydata() == pytest.approx(costs.total)
     inputs = figure_inputs(PLAIN, ReportRequest(serve_tokens=served))
-    assert "The lowest total" in figure_caption("serving", inputs)
+    assert "The lowest sum, the dot" in figure_caption("serving", inputs, ())
 
 
 def test_repeats_cost_nothing_while_tokens_last():
@@ -117,7 +119,7 @@ def test_repeats_cost_nothing_while_tokens_last():
     ax = context_plots.repeats_epochs(axis(), BEST, few, 1e6)
     assert line(ax, "nearly as good as fresh").get_ydata()[0] == 4
     inputs = figure_inputs(SOURCE, ReportRequest(unique_tokens=1e6))
-    words = figure_caption("repeats", inputs)
+    words = figure_caption("repeats", inputs, ())
     assert "epochs" in words
     assert "borrowed" in words
 
@@ -126,13 +128,19 @@ def test_every_published_model_has_a_source_and_counts_that_can_be():
     assert 20 <= len(PUBLISHED_MODELS) <= 45
     assert len({m.name for m in PUBLISHED_MODELS}) == len(PUBLISHED_MODELS)
     for m in PUBLISHED_MODELS:
-        assert m.source.startswith("arXiv:")
+        # a paper with the place in it, or a page that is one model's
+        assert re.search(
+            r"arXiv:\d{4}\.\d{5}, (table|sec\.|abstract)|model card huggingface\.co/[\w-]+/\w+"
+            r"|(README|MODEL_CARD) of github\.com/[\w-]+/\w+|[\w.]+/\w+/[\w-]+, (section|page)",
+            m.source,
+        ), m
         assert 2018 <= m.year <= 2026
         assert 1e8 < m.params < 1e12
         assert 1e9 < m.tokens < 1e14
     assert [m.year for m in PUBLISHED_MODELS] == sorted(m.year for m in PUBLISHED_MODELS)
     rows = list(csv.DictReader(io.StringIO(context_plots.models_table())))
     assert [r["name"] for r in rows] == [m.name for m in PUBLISHED_MODELS]
+    assert [r["source"] for r in rows] == [m.source for m in PUBLISHED_MODELS]
     chinchilla = next(m for m in PUBLISHED_MODELS if m.name == "Chinchilla")
     assert chinchilla.flops == pytest.approx(5.88e23)
 

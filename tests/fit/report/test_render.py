@@ -44,7 +44,7 @@ def drawn(figures):
 
 def page(fit):
     """The content of a report with the figures that every test has."""
-    return report_content(ScalingLaw.from_fit(fit), drawn=tuple(n for n in FIGURES if n in COMMON))
+    return report_content(ScalingLaw.from_fit(fit), drawn={n: () for n in FIGURES if n in COMMON})
 
 
 def summary_text(content):
@@ -79,7 +79,10 @@ def test_the_same_fit_gives_the_same_bytes(tmp_path, figures, drawn):
     assert {n: files[n] for n in again} == again
     assert made.startswith(b"%PDF")
     assert made == typeset(
-        report_content(ScalingLaw.from_fit(make_fit(influence=(MOVED,))), drawn=tuple(figures)),
+        report_content(
+            ScalingLaw.from_fit(make_fit(influence=(MOVED,))),
+            drawn={n: f.shown for n, f in figures.items()},
+        ),
         drawn,
     )
 
@@ -215,7 +218,8 @@ def test_long_words_can_be_broken_and_ordinary_names_stay_whole():
 
 
 def test_what_cannot_be_launched_has_no_command():
-    assert "--config | xargs -r" in report_content(ScalingLaw.from_fit(make_fit()))["launch"]
+    launch = report_content(ScalingLaw.from_fit(make_fit()))["launch"]
+    assert launch.endswith("--config > launch.txt && xargs python -m sweep < launch.txt")
     assert report_content(ScalingLaw.from_fit(make_fit(recipe={})))["launch"] is None
     assert report_content(ScalingLaw.from_fit(make_fit(kappa=2000.0)))["launch"] is None
 
@@ -261,7 +265,11 @@ def test_sealed_forecasts_beside_the_report_stand_in_it(tmp_path):
         forecast = seal(tmp_path, name, question, answer(question))
         score_loss(tmp_path, name, forecast.expected.loss * factor)
     content = report_content(source, ledger=read_ledger(tmp_path))
-    assert "Of 2 sealed forecasts 1 came true" in content["checks"][-1][1]
+    assert content["checks"][-1] == [
+        "info",
+        "Of 2 forecasts sealed before their runs 1 came true, 90% promised: too few to tell; they "
+        "cannot distinguish 90% from 70%.",
+    ]
     section = next(s for s in content["sections"] if s["title"] == "Forecasts")
     assert section["blocks"][0]["text"].startswith("1 of 2 forecasts hit")
     assert {r[0]: r[-1] for r in section["blocks"][1]["rows"]} == {"near": "hit", "far": "miss"}

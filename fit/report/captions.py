@@ -1,0 +1,237 @@
+"""Captions of the figures in a report: they say what is seen in each, and no more.
+
+A caption is sentences; one that explains a mark stands in it only if that mark is seen in the
+figure that was drawn (`RenderedFigure.shown`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+from fit.allocation import costs
+from fit.allocation.scaling_law import FURTHER, ScalingLaw, fit_of
+from fit.quantities import percent
+from fit.report import check_plots, context_plots, tables
+from fit.report.figure_data import EQUAL_LOSS
+from fit.report.figures import APPROACH_2, FigureInputs, limited_law, serving_costs_of
+from fit.report.text import approach_name
+
+CaptionPart = str | tuple[str, str] | Callable[[FigureInputs], str]
+"""A sentence, one with the label of the mark that it explains, or one made from the data."""
+
+BASIS = (
+    "The law is ${formula}$, fitted by {objective}, with N counted as {params} and C as {flops}; "
+    "{used} runs used, {dropped} dropped."
+)
+"""How the law was fitted; ends the captions of figures that show it on its own."""
+RUNS = ("runs", "Points are runs.")
+DASHES = ("extrapolation", "Dashes mark extrapolation.")
+LAW_BAND = ("{level} confidence", "The grey band is the law's {level} confidence interval.")
+NOISE_BAND = ("one run's noise", "The grey band is the noise of one run, {noise}.")
+
+
+def figure_caption(name: str, inputs: FigureInputs, shown: Collection[str]) -> str:
+    """The caption of a figure.
+
+    Args:
+        name: A key of `FIGURES`.
+        inputs: The data that it is drawn from.
+        shown: Labels of the marks that are seen in it, as of its `RenderedFigure`.
+    """
+    words, sentences = caption_words(inputs.source), []
+    for part in CAPTIONS[name]:
+        if callable(part):
+            sentences.append(part(inputs))
+        elif isinstance(part, str):
+            sentences.append(part.format_map(words))
+        elif part[0].format_map(words) in shown:
+            sentences.append(part[1].format_map(words))
+    return " ".join(filter(None, sentences))
+
+
+def caption_words(source: ScalingLaw) -> dict[str, str]:
+    """The words that stand for the braces in captions."""
+    fit = fit_of(source)
+    return {
+        **tables.basis_words(fit),
+        "formula": source.law.formula,
+        "level": percent(fit.interval.level),
+        "noise": f"{100 * fit.noise:.2g}%",
+        "further": f"{FURTHER:g}",
+        "target": tables.target_name(source.law.name),
+    }
+
+
+def _undetermined(inputs: FigureInputs) -> str:
+    """Why a figure shows runs and no law."""
+    if inputs.best is not None:
+        return ""
+    return "The law is not drawn: these runs do not determine its parameters."
+
+
+def _price_end(inputs: FigureInputs) -> str:
+    """Where the curve of prices ends before the budgets do."""
+    assert inputs.best is not None
+    price = costs.next_price(inputs.source, inputs.best.flops)
+    if (price.value <= context_plots.MOST_TIMES * inputs.best.flops).all():
+        return ""
+    return (
+        f"The curve ends at {context_plots.MOST_TIMES:g} times the budget, or where the law's "
+        "irreducible loss E is less than 0.01 nats/token away."
+    )
+
+
+def _exponents_caption(inputs: FigureInputs) -> str:
+    """Which approaches and conventions the left panel shows."""
+    fit = fit_of(inputs.source)
+    others = [approach_name(c.name) for c in fit.cross_checks if c.a is not None]
+    names = ["the law (approach 3)", *others]
+    text = f"Left: the exponent $a$ of $N^* ~ C^a$ by {' and '.join(names)}"
+    text += f", with {percent(fit.interval.level)} intervals where they have one"
+    if any(mark == "v" for *_, (mark, _) in check_plots.exponent_rows(fit)):
+        text += "; triangles are the same law under other counting conventions"
+    return f"{text}. Right: $N^*$ by each{', dashed beyond its budgets' if others else ''}."
+
+
+def _serving_caption(inputs: FigureInputs) -> str:
+    costs_by_size, served = serving_costs_of(inputs), inputs.request.serve_tokens
+    if costs_by_size is None or served is None:
+        return ""
+    return context_plots.lifetime_caption(costs_by_size, served)
+
+
+def _repeats_caption(inputs: FigureInputs) -> str:
+    if (limit := limited_law(inputs)) is None:
+        return ""
+    _, limited, unique = limit
+    return context_plots.repeats_caption(inputs.source, limited, unique)
+
+
+CAPTIONS: Mapping[str, tuple[CaptionPart, ...]] = {
+    "loss-compute": (
+        "Loss against training compute.",
+        ("runs", "Points are runs, coloured by compute."),
+        ("law at one size", "Thin lines are the law at fixed model sizes."),
+        ("law", "The black line is the efficient frontier, the lowest loss of each budget."),
+        DASHES,
+        ("{level} confidence", "The band is its {level} confidence interval."),
+        ("fitted E", "The grey dotted line is the fitted $E$."),
+        ("known entropy", "The red dash-dotted line is the known entropy of the data."),
+        _undetermined,
+    ),
+    "optimum": (
+        "Compute-optimal parameters $N^*$ (left) and tokens $D^*$ (right) against compute.",
+        ("law", "Lines are the law."),
+        DASHES,
+        LAW_BAND,
+        ("runs", "Points are the runs that were trained."),
+        (APPROACH_2, "Diamonds are the minima of isoFLOP curves, found without the law."),
+        ("published models", "Triangles are published models at a compute of 6 N D."),
+    ),
+    "isoflop": (
+        "Loss against model size.",
+        ("law at one budget", "Coloured curves are the law at a fixed budget, by its colour."),
+        ("optimum N*", "The black line joins the minima of such curves."),
+        ("extrapolation", "Dashes lie outside the sizes or beyond the budgets of the runs."),
+        ("runs", "Points are runs, coloured by their budgets."),
+        _undetermined,
+        ("law at one budget", BASIS),
+    ),
+    "surface": (
+        "The loss surface over parameters and tokens.",
+        (EQUAL_LOSS, "Thin lines are contours of equal loss by the law."),
+        ("equal compute", "Dotted lines join points of equal compute at powers of ten."),
+        RUNS,
+        ("efficient frontier", "The thick line is the best split of each budget."),
+        DASHES,
+    ),
+    "models": (
+        "Tokens per parameter against model size.",
+        ("law", "The black line is the law's best split."),
+        DASHES,
+        LAW_BAND,
+        RUNS,
+        (
+            "published models",
+            "Triangles are models whose size and tokens were published. They were trained on "
+            "other data, and many were to be served rather than compute-optimal: they give "
+            "context and do not test the law.",
+        ),
+        ("mixtures of experts", "Hollow ones are mixtures of experts, by active parameters."),
+        (context_plots.REFERENCE_LABEL, "The thin grey line is a published law."),
+    ),
+    "tokens": (
+        "Loss against model size at fixed numbers of tokens.",
+        ("law at one D", "Lines are the law, labelled with D at the right."),
+        RUNS,
+        BASIS,
+    ),
+    "price": (
+        "Additional compute that lowers the loss by the next 0.01 nats/token, against the "
+        "budget, when both budgets are split best.",
+        ("law", "The black line is the law."),
+        DASHES,
+        LAW_BAND,
+        ("equal to the budget", "Above the dotted line it exceeds the budget itself."),
+        _price_end,
+    ),
+    "serving": (_serving_caption,),
+    "repeats": (
+        _repeats_caption,
+        ("unique tokens limited", "The red line on the left has the limit."),
+        ("law", "The black one has unlimited fresh tokens."),
+        DASHES,
+        LAW_BAND,
+        RUNS,
+        ("best split", "The red line on the right is the best split with the limit."),
+        ("nearly as good as fresh", "Below the solid line repeats are nearly as good as new."),
+        ("of little value beyond", "Above the dotted line they are of little value."),
+    ),
+    "skills": (lambda inputs: context_plots.skills_caption(inputs.shapes),),
+    "fit": (
+        "Measured against fitted {target} (top), and the residuals in percent (bottom).",
+        RUNS,
+        ("law", "On the black line both agree."),
+        (
+            "one run's noise",
+            "The band is the noise of one run, {noise}, a robust standard deviation about the law.",
+        ),
+        BASIS,
+    ),
+    "residuals": (
+        "Residuals against the quantities in which the runs differ.",
+        RUNS,
+        NOISE_BAND,
+        "A trend here means that the data deviate from the law systematically; the intervals "
+        "are then too narrow far from the runs.",
+    ),
+    "approaches": (
+        _exponents_caption,
+        ("law", "The black line is the law."),
+        DASHES,
+        LAW_BAND,
+        ("approach 2, isoFLOP", "Diamonds are minima of isoFLOP curves."),
+        ("approach 1, envelope", "Squares are points of the envelope of the runs."),
+    ),
+    "holdout": (
+        "Held-out budgets, each predicted by the law fitted to all smaller ones: "
+        "deviation of the predicted from the measured value.",
+        ("runs", "Points are runs of the largest budget."),
+        ("mean of a budget", "Diamonds are the mean of a budget."),
+        ("largest error", "Thin lines reach to its largest error, on either side."),
+        NOISE_BAND,
+        "Errors of one sign throughout mean that the data deviate from the law systematically.",
+        ("runs inside", "Right: the share of runs inside their {level} prediction intervals."),
+        (
+            "what {level} intervals allow",
+            "The bars are the range that chance allows if the intervals are correct.",
+        ),
+    ),
+    "influence": (
+        "Influence: change of $N^*$ at {further} times the largest budget when runs are left "
+        "out and the law is fitted again.",
+        ("a run left out", "Grey: one run."),
+        ("a cluster left out", "Black: a cluster of runs that share a trunk."),
+    ),
+}
+"""Captions by the name of the figure in `figures.FIGURES`."""

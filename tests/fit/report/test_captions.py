@@ -1,0 +1,146 @@
+"""Captions say what is seen in each figure, over fits that show more and less."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fit.allocation.costs import ReportRequest
+from fit.allocation.scaling_law import ScalingLaw, fit_of
+from fit.data.readers import load
+from fit.fitting import FitOptions, fit_table
+from fit.report.captions import CAPTIONS, caption_words, figure_caption
+from fit.report.figure_data import shown_series
+from fit.report.figures import FIGURES, figure_inputs
+from fit.report.summary_page import report_content
+from fit.results import Influence
+from tests.fit.builders import THETA, make_fit, make_points, plain_points
+
+RUN = Influence(kind="run", run="w16", runs=1, shift=0.1, share=0.5, flops=1e12)
+CLUSTER = dataclasses.replace(RUN, kind="cluster", runs=3)
+NAMED_ON_THE_AXIS = {"3, this law", "2, isoFLOP", "1, envelope"}
+"""Rows of the panel of exponents: their labels stand beside them."""
+
+
+def table(budgets, noise=0.004):
+    """A plain table of runs at a few budgets of the published models' scale."""
+    random = np.random.default_rng(0)
+    sizes = np.array([5e7, 1e8, 2e8, 4e8, 8e8, 1.6e9])
+    n = np.tile(sizes, len(budgets))
+    d = np.repeat(budgets, len(sizes)) / 6 / n
+    loss = (1.69 + 406.4 / n**0.34 + 410.7 / d**0.28) * np.exp(noise * random.normal(size=len(n)))
+    return load(pd.DataFrame({"params": n, "tokens": d, "loss": loss}))
+
+
+def fitted(budgets, **given):
+    return ScalingLaw.from_fit(fit_table(table(budgets, **given), FitOptions(resamples=0)))
+
+
+def skills():
+    """A fit whose runs have losses by skill over two widths and two depths."""
+    p = make_points()
+    depth = np.tile([2.0, 4.0], len(p.run))[: len(p.run)]
+    columns = {**p.columns, "depth": depth, "loss_facts": p.loss - 0.9}
+    points = dataclasses.replace(p, columns=columns)
+    return make_fit(points=points, data={"entropy": 1.0, "entropy_by_skill": {"facts": 0.1}})
+
+
+CASES = {
+    "records": lambda: ScalingLaw.from_fit(make_fit(influence=(RUN, CLUSTER))),
+    "one kind of influence": lambda: ScalingLaw.from_fit(make_fit(influence=(RUN,))),
+    "no checks": lambda: ScalingLaw.from_fit(
+        make_fit(cross_checks=(), conventions=(), holdout=None, data={}, draws=np.empty((0, 5)))
+    ),
+    "published scale": lambda: fitted([1e19, 3e19, 1e20, 3e20]),
+    "one budget": lambda: fitted([1e20]),
+    "two budgets": lambda: fitted([1e19, 2e19], noise=0.03),
+    "refused": lambda: ScalingLaw.from_fit(make_fit(kappa=1e5)),
+    "E at its bound": lambda: ScalingLaw.from_fit(make_fit(theta={**THETA, "E": 1e-6})),
+    "plain": lambda: ScalingLaw.from_fit(make_fit(points=plain_points(), recipe={})),
+    "skills": lambda: ScalingLaw.from_fit(skills()),
+}
+REQUEST = ReportRequest(serve_tokens=1e9, unique_tokens=1e6)
+
+
+QUICK = ("records", "one budget")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in CASES],
+)
+def drawn(request):
+    """A fit, and the labels that are seen in each of its figures."""
+    source = CASES[request.param]()
+    return source, shown(source)
+
+
+def shown(source):
+    inputs = figure_inputs(source, REQUEST)
+    drawn = {name: entry.draw(inputs) for name, entry in FIGURES.items()}
+    return {name: shown_series(figure) for name, figure in drawn.items() if figure is not None}
+
+
+def explained(name, words):
+    """Labels that a caption can explain."""
+    return {p[0].format_map(words) for p in CAPTIONS[name] if isinstance(p, tuple)}
+
+
+def test_every_figure_has_a_caption():
+    assert CAPTIONS.keys() == FIGURES.keys()
+
+
+def test_a_caption_explains_every_mark_and_none_that_is_not_there(drawn):
+    source, figures = drawn
+    inputs, words = figure_inputs(source, REQUEST), caption_words(source)
+    conventions = {f"N {c.get('params')}, C {c.get('flops')}" for c in fit_of(source).conventions}
+    for name, figure in figures.items():
+        caption = figure_caption(name, inputs, figure)
+        assert caption.endswith(".") and "{" not in caption, (name, caption)
+        unexplained = figure - explained(name, words) - NAMED_ON_THE_AXIS - conventions
+        if name != "serving":  # its marks are told by colour
+            assert not unexplained, (name, unexplained)
+        for label, sentence in (p for p in CAPTIONS[name] if isinstance(p, tuple)):
+            is_shown = label.format_map(words) in figure
+            assert (sentence.format_map(words) in caption) == is_shown, (name, label)
+
+
+def test_the_words_for_marks_are_in_the_data_that_is_drawn(drawn):
+    """The words themselves, apart from the registry: what a caption calls a mark is drawn."""
+    source, figures = drawn
+    inputs = figure_inputs(source, REQUEST)
+    marks = {
+        "diamonds": ("approach 2, isoFLOP", "mean of a budget"),
+        "triangles are published": ("published models",),
+        "triangles are models": ("published models",),
+        "hollow": ("mixtures of experts",),
+        "known entropy": ("known entropy",),
+        "fitted $e$": ("fitted E",),
+        "thin grey line": ("besiroglu2024, a published law",),
+        "squares": ("approach 1, envelope",),
+        "a cluster": ("a cluster left out",),
+        "confidence interval": (f"{caption_words(source)['level']} confidence",),
+    }
+    for name, figure in figures.items():
+        caption = figure_caption(name, inputs, figure).lower()
+        for words, labels in marks.items():
+            assert (words in caption) <= bool(figure & set(labels)), (name, words)
+
+
+def test_a_refused_fit_has_no_drawing_of_a_law_and_no_tick():
+    source = CASES["one budget"]()
+    figures = shown(source)
+    law = {"law", "optimum N*", "efficient frontier", "law at one budget", "law at one D"}
+    for name, figure in figures.items():
+        if name != "fit":  # measured against fitted: both of the runs themselves
+            assert not figure & law, name
+    content = report_content(source, drawn=figures)
+    assert "good" not in {grade for grade, _ in content["checks"]}
+    assert content["launch"] is None and content["answers"] is None
+
+
+def test_an_e_far_below_the_runs_does_not_press_them_into_a_line():
+    inputs = figure_inputs(CASES["E at its bound"]())
+    labels = shown_series(FIGURES["loss-compute"].draw(inputs))
+    assert "fitted E" not in labels and "runs" in labels
