@@ -18,7 +18,9 @@ DEFAULT_MFU = 0.4
 
 UNITS: Mapping[str, float] = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 """Factors that may follow a number; no `P` and `E`, since 1E21 is a number already."""
-_NUMBER = re.compile(r"\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKMmBbGgTt]?)\s*")
+_NUMBER = re.compile(
+    r"\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKMmBbGgTt]?)\s*", re.ASCII
+)
 EXAMPLES = "1e21, 2.5e9, 7B or 1.4T"
 BYTES: Mapping[str, float] = {
     "": 1.0,
@@ -104,7 +106,7 @@ def parse_bytes(text: str, what: str) -> float:
     Raises:
         QueryError: It is not.
     """
-    match = re.fullmatch(r"\s*([\d_.]+(?:[eE][+-]?\d+)?)\s*([A-Za-z]*)\s*", text)
+    match = re.fullmatch(r"\s*([0-9_.]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*", text)
     factor = None if match is None else BYTES.get(match[2].lower())
     if match is None or factor is None:
         raise _refusal(text, what, "8GB, 80GiB or 8e9 (bytes)")

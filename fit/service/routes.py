@@ -10,7 +10,7 @@ import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,15 +18,16 @@ from fit.allocation.allocate import along_budget
 from fit.allocation.scaling_law import ScalingLaw
 from fit.data.records import Floats, finite_or_null
 from fit.diagnostics.approaches import budgets_of
-from fit.errors import QueryError
+from fit.errors import FieldError, QueryError
 from fit.inference.intervals import derived_interval
-from fit.quantities import parse_count, parse_flops
+from fit.quantities import parse_count, parse_flag, parse_flops, parse_share
 from fit.query.answer import answer, predict
 from fit.query.question import FIELDS, LAW_COLUMNS, question
 from fit.results import Fit, Span
+from fit.service.errors import RequestError, short_name
 from fit.service.fits import FitRegistry, ServedLaw
-from fit.service.http import RequestError
 
+Value = TypeVar("Value")
 CURVES_SCHEMA = "isoflop.curves/1"
 POINTS_INSIDE, POINTS_BEYOND = 24, 40
 """Budgets at which the curves are computed, within the fitted ones and beyond the largest."""
@@ -115,7 +116,7 @@ def _runs(fit: Fit) -> list[dict[str, Any]]:
     sizes = [n for n in ("width", "depth") if n in p.columns]
     return [
         {
-            "run": p.run[i],
+            "run": short_name(p.run[i]),
             **{n: float(getattr(p, n)[i]) for n in ("params", "tokens", "flops", "loss")},
             "residual": float(p.residual[i]),
             **{n: float(p.columns[n][i]) for n in sizes},
@@ -182,9 +183,8 @@ def checked_fields(
     for name, value in pairs:
         if name not in route.fields:
             known = ", ".join(route.fields)
-            raise RequestError(
-                422, "invalid", f"unknown field '{name[:80]}'; known are {known}.", name
-            )
+            text = f"unknown field '{short_name(name)}'; known are {known}."
+            raise RequestError(422, "invalid", text, name)
         if len(value) > LONGEST_VALUE:
             text = f"{name} has {len(value)} characters; {LONGEST_VALUE} are enough."
             raise RequestError(422, "invalid", text, name)
@@ -200,36 +200,28 @@ def checked_fields(
     return fields
 
 
+def refuse_fields(fields: Mapping[str, str]) -> None:
+    """Refuse fields at an address that takes none: they would be ignored.
+
+    Raises:
+        RequestError: There is one.
+    """
+    for name in fields:
+        text = f"unknown field '{short_name(name)}'; this address takes no fields."
+        raise RequestError(422, "invalid", text, name)
+
+
 def _first(fields: Fields, name: str, default: str) -> str:
     """The value of a field that is given once at most."""
     return fields[name][0] if name in fields else default
 
 
-def _read(name: str, value: str, parse: Callable[[str, str], float]) -> float:
-    """Parse one value; an error names its field."""
+def _read(name: str, value: str, parse: Callable[[str, str], Value]) -> Value:
+    """Read one value; an error names its field."""
     try:
         return parse(value, name)
     except QueryError as error:
-        raise RequestError(422, "question", str(error), name) from None
-
-
-def _level(fields: Fields) -> float:
-    """Read the level of intervals; its range is for `ComparisonOptions` to check."""
-    value = _first(fields, "level", "0.9")
-    try:
-        return float(value)
-    except ValueError:
-        text = f"level is '{value}'; a share between 0 and 1 is needed, such as 0.9."
-        raise RequestError(422, "invalid", text, "level") from None
-
-
-def _force(fields: Fields) -> bool:
-    """Read the flag `force`."""
-    value = _first(fields, "force", "false")
-    if value.lower() not in ("true", "false", "1", "0"):
-        text = f"force is '{value}'; true or false is needed."
-        raise RequestError(422, "invalid", text, "force")
-    return value.lower() in ("true", "1")
+        raise FieldError(str(error), name) from None
 
 
 def _with_columns(law: ServedLaw, fields: Fields) -> ScalingLaw:
@@ -265,8 +257,8 @@ def _compare(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
         laws[1].source,
         flops=tuple(_read("flops", v, parse_flops) for v in fields.get("flops", ())),
         interval=_first(fields, "interval", "hc3"),
-        level=_level(fields),
-        force=_force(fields),
+        level=_read("level", _first(fields, "level", "0.9"), parse_share),
+        force=_read("force", _first(fields, "force", "false"), parse_flag),
     )
     return comparison.document()
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from fit.service.http import RequestError
+from fit.service.errors import RequestError
 from fit.service.jobs import MOST_BYTES, WAITING, WorkerPool, fit_arguments, read_body
 from tests.fit.service.client import ask, pilot, service, table
 
@@ -42,7 +42,7 @@ async def run_command(pool, folder):
     ("body", "kind", "status", "said"),
     [
         (b"", "text/csv", 422, "empty"),
-        (b"a,b\n1,2\n", "text/csv", 422, "Name yours: column=params=YOURS"),
+        (b"a,b\n1,2\n", "text/csv", 422, "Name yours: `column=params=YOURS`"),
         (b'{"params": 1, ', "application/jsonl", 422, "jsonl"),
         (b"params,tokens,loss\n1e999,1,2\n", "text/csv", 422, "params"),
         (b"PAR1", "application/vnd.apache.parquet", 422, "parquet"),
