@@ -96,6 +96,8 @@ class Service:
         self.misses += 1
         if route.takes_long(laws, fields):
             async with self.threads.place():
+                if await request.is_disconnected():  # the page has asked something else by now
+                    raise RequestError(499, "disconnected", "the client has gone.")
                 document = await asyncio.to_thread(route.document, laws, fields)
         else:
             document = route.document(laws, fields)

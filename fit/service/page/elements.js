@@ -36,5 +36,5 @@ export function save(name, content, type) {
 /** Show an error in an element, or hide it. */
 export function fault(element, message) {
   element.hidden = !message;
-  element.textContent = message ?? "";
+  element.textContent = message ? message[0].toUpperCase() + message.slice(1) : "";
 }
