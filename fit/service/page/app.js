@@ -113,6 +113,7 @@ function labelSlider() {
 /** Load a law: its curves and range, then the answer. Nothing of the law before stays. */
 async function load() {
   Object.values(requests).forEach((r) => r.cancel());
+  clearTimeout(announceTimer);
   answer = curves = rival = null;
   fault(find("#fault"), null);
   showFieldError(null);
