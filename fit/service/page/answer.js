@@ -1,7 +1,7 @@
 // Show an answer: sentence, table, notes, limits that bind, and the command that launches it.
 
 import { datum, fault, find, make, table } from "./elements.js";
-import { amount, change, ends, four, percent, power, short, three, UNKNOWN } from "./format.js";
+import { amount, change, ends, four, percent, power, short, three, UNKNOWN, whole } from "./format.js";
 import { label, pageWords } from "./limits.js";
 
 /** Show all parts of an answer; of none, or of one that is refused, `instead` and nothing of another. */
@@ -104,7 +104,7 @@ function shape(answer) {
   if (!s) return [];
   const own = `${short(s.params)} parameters on ${short(s.tokens)} tokens`;
   return [
-    ["Shape", `${s.width} wide, ${s.depth} deep, ${s.heads} heads`, own],
+    ["Shape", `${whole(s.width)} wide, ${whole(s.depth)} deep, ${whole(s.heads)} heads`, own],
     ...(answer.lr == null ? [] : [["Learning rate", three(answer.lr), "peak of the hidden matrices"]]),
     ...(answer.batch_tokens == null ? [] : [["Batch", String(answer.batch_tokens), "tokens a step at the end"]]),
   ];

@@ -46,6 +46,9 @@ export const four = total((loss) => {
 /** A share in percent. */
 export const percent = total((share) => `${Number((100 * share).toPrecision(6))}%`);
 
+/** A number as it is, such as a width. */
+export const whole = total(String);
+
 /** An amount of money or hours: 1,234 or 0.0123. */
 export const amount = total((value) => (value >= 1e3 && value < 1e12 ? Math.round(value).toLocaleString("en") : three(value)));
 

@@ -72,6 +72,11 @@ def opened(site, query="", **given):
         context.close()
 
 
+def forgive_refusals(page):
+    """Forget what the browser itself says of refused requests, but no error of the page."""
+    page.faults[:] = [text for text in page.faults if "Failed to load resource" not in text]
+
+
 def until(page, condition):
     """Wait for a condition on the page; its policy forbids the driver's own way, eval."""
     for _ in range(400):

@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 
-from tests.fit.service.browser import opened, said, shown, until
+from tests.fit.service.browser import forgive_refusals, opened, said, shown, until
 from tests.fit.service.client import table
 
 pytestmark = pytest.mark.browser
@@ -43,11 +43,6 @@ FAILURE = {
     "content_type": "application/json",
     "body": '{"error": {"kind": "internal", "message": "a failure of long ago.", "field": null}}',
 }
-
-
-def forgive_refusals(page):
-    """Forget what the browser itself says of refused requests, but no error of the page."""
-    page.faults[:] = [text for text in page.faults if "Failed to load resource" not in text]
 
 
 def settled(page):
