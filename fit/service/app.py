@@ -172,6 +172,7 @@ def application(service: Service, *, token: str | None = None) -> GuardMiddlewar
         summary="Given a compute budget: what N and D, at what loss, and how sure are we?",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # it would redirect to whatever host a request names
         lifespan=lifespan,
     )
     for kind in (RequestError, ScalingError, HTTPException, Exception):

@@ -41,11 +41,13 @@ _COMMAND = re.compile(
 )
 """A command with its arguments: what HTTP cannot do, so that its options stay as they are."""
 _OPTION = re.compile(
-    r"(?<![\w'-])--([a-z]+(?:-[a-z]+)*)(?: (?P<value>'[^']*'|[\w./|-]*[\dA-Z=][\w./|=-]*|none))?"
+    r"(?<![\w'-])--([a-z]+(?:-[a-z]+)*)(?: (?P<value>'[^']*'|[\w./|-]*[\dA-Z=][\w./|=-]*(?<!\.)|none))?"
 )
 """An option, with its value if what follows looks like one: `--column params=YOURS`."""
 _BUDGET = re.compile(r"\bFLOPS\b(?: \(flops\))?")
 """The argument of `isoflop query`."""
+_WRONG_VALUE = re.compile(r"^Invalid value for '--([a-z-]+)'")
+"""The start of a message of the command line's parser."""
 COMMAND_ONLY = frozenset({"where", "hold", "out", "base", "keep-failed", "melt"})
 """Options of `isoflop fit` that no request may set."""
 
@@ -113,6 +115,7 @@ def field_words(message: str) -> str:
 
     Commands that have an address become that; others stay, since only a command can do this.
     """
+    message = _WRONG_VALUE.sub(r"Invalid value for `\1`", message)
     for command, address in ADDRESSES:
         message = message.replace(command, address)
     out, end = [], 0

@@ -100,6 +100,22 @@ def test_options_become_arguments_and_unknown_ones_are_named():
             fit_arguments(fields)
 
 
+@pytest.mark.parametrize("text", [" 4001", "4001 ", "4_001", "+4001", "4.001k", "1e9", "1e400"])
+def test_no_spelling_of_a_number_passes_the_limit(text):
+    with pytest.raises(RequestError, match=r"at most 4000|positive finite"):
+        fit_arguments([("resamples", text)])
+
+
+def test_numbers_reach_the_command_as_they_were_read():
+    pairs = [("resamples", " 2_000"), ("level", "80%"), ("delta", "1e-3")]
+    assert fit_arguments(pairs) == ["--delta=0.001", "--level=0.8", "--resamples=2000"]
+    assert fit_arguments([("resamples", "0")]) == ["--resamples=0"]
+    for name, text in (("level", "\uff10.9"), ("level", "nan"), ("delta", "-1"), ("delta", "1k")):
+        with pytest.raises(RequestError) as caught:
+            fit_arguments([(name, text)])
+        assert caught.value.field == name
+
+
 def test_a_wrong_option_is_named(tmp_path):
     result = send(service(pilot(tmp_path)), table(), query="?law=--help").json()["error"]
     assert result["field"] == "law" and "is not known" in result["message"]
