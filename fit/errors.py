@@ -4,7 +4,8 @@
     ├── RecordError         a run record, a run folder or a table is not what it should be
     ├── FitError            the requested fit cannot be made from these runs
     ├── QueryError          a question has no answer, or has none as it is posed
-    │   └── FieldError      a field of it is unreadable, unknown, missing or one too many
+    │   ├── FieldError      a field of it is unreadable, unknown, missing or one too many
+    │   └── RefusedError    the verdict on the fit or the answer is `refuse`
     ├── PlanError           a configuration cannot be planned or trained
     ├── ReportError         a report could not be written
     └── ServeError          the service cannot start
@@ -41,6 +42,18 @@ class FieldError(QueryError):
     def __init__(self, message: str, field: str) -> None:
         super().__init__(message)
         self.field = field
+
+
+class RefusedError(QueryError):
+    """The verdict on the fit or the answer is `refuse`; a question with `force` insists.
+
+    Attributes:
+        reason: The sentence that decides it.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class PlanError(ScalingError):

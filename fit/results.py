@@ -18,27 +18,14 @@ from fit.data.table import read_only
 from fit.errors import RecordError
 from fit.files import _read_text, write_atomically
 from fit.quantities import power
+from fit.verdict import DOUBTFUL_KAPPA as DOUBTFUL_KAPPA
+from fit.verdict import REFUSED_KAPPA as REFUSED_KAPPA
+from fit.verdict import Note as Note
+from fit.verdict import Verdict, verdict_of
 
 FIT_SCHEMA = "isoflop.fit/1"
-SEVERITIES = ("info", "warning", "serious")
 FIT_STATUSES = ("converged", "at_bound", "ill_conditioned", "max_iterations")
-DOUBTFUL_KAPPA, REFUSED_KAPPA = 250.0, 1000.0
-"""Condition numbers above which a fit is doubtful, and above which N* is refused: other parameters
-fit alike. Healthy grids have 40-160; a single budget gives 1.5e3-2.8e3 and intervals that cover
-53%."""
 FIT_NAME = "fit.json"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Note:
-    """A remark on a fit or an answer that its reader should know, in plain words."""
-
-    code: str
-    """Short, stable name: `outlier`, `ill_conditioned`, `e_at_zero`, ..."""
-    severity: str
-    """`info`, `warning` or `serious`; serious means: do not spend money on this."""
-    message: str
-    """What was found and what to do, in one sentence or two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,6 +264,14 @@ class Fit:
         """The point estimate, shape (p,)."""
         return np.array(list(self.theta.values()), dtype=np.float64)
 
+    @property
+    def verdict(self) -> Verdict:
+        """Whether to believe the fit: of its status, its condition number and its notes."""
+        return verdict_of(
+            [*status_notes(self), *self.notes],
+            f"the fit converged on {self.runs_used} runs and no check of it found a fault.",
+        )
+
     def inputs(self) -> IntervalInputs:
         """What intervals of any quantity under this fit are computed from."""
         return IntervalInputs(
@@ -303,7 +298,8 @@ class Fit:
         document["runs_dropped"] = [{"run": r, "reason": why} for r, why in self.runs_dropped]
         if not draws:
             del document["draws"], document["moves"]
-        ordered = {"schema": document.pop("schema"), **document}
+        head = {"schema": document.pop("schema"), **self.verdict.document()}
+        ordered = {**head, **document}
         return dict(finite_or_null(_plain(ordered)))
 
     def to_json(self, *, draws: bool = True) -> str:
@@ -404,6 +400,26 @@ def is_doubtful(fit: Fit) -> bool:
     """Whether a fit must be shown as doubtful, whatever it says."""
     serious = any(n.severity == "serious" for n in fit.notes)
     return fit.status != "converged" or kappa_of(fit) > DOUBTFUL_KAPPA or serious
+
+
+def status_notes(fit: Fit) -> list[Note]:
+    """Doubts about how the fit ended: its status, its condition number, an E of zero."""
+    notes = []
+    if fit.status == "max_iterations":
+        text = "the search for the law's parameters did not converge. Read the fit's notes."
+        notes.append(Note(code="fit_status", severity="serious", message=text))
+    if kappa_of(fit) > DOUBTFUL_KAPPA or fit.status == "ill_conditioned":
+        refused = not is_identified(fit)
+        text = (
+            f"the law's parameters are {'not' if refused else 'barely'} identified by the runs "
+            f"(kappa {kappa_text(fit)}; healthy is 40-160). Add budgets or D/N ratios."
+        )
+        severity = "serious" if refused else "warning"
+        notes.append(Note(code="ill_conditioned", severity=severity, message=text))
+    if fit.theta.get("E", 1.0) <= 1e-6:
+        text = "the fitted E is zero, a boundary: losses far beyond the runs come out too low."
+        notes.append(Note(code="e_at_zero", severity="warning", message=text))
+    return notes
 
 
 def kappa_of(fit: Fit) -> float:

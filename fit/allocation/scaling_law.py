@@ -24,7 +24,7 @@ from fit.inference.intervals import derived_interval
 from fit.laws.families import law, with_repeats
 from fit.laws.law import Law
 from fit.laws.published import PRESETS, Preset
-from fit.results import Fit, Span, fit_hash, is_identified, read_fit
+from fit.results import Fit, Span, fit_hash, read_fit
 
 LOG_FLOPS_RANGE = (np.log(1e4), np.log(1e45))
 """Budgets of a frontier's table."""
@@ -104,9 +104,9 @@ class FrontierBand:
 
 
 def identified_frontier(source: ScalingLaw) -> FrontierBand | None:
-    """The frontier, where the law splits budgets and its parameters are identified by the runs."""
-    identified = splits_budgets(source) and is_identified(fit_of(source))
-    return frontier_band(source) if identified else None
+    """The frontier, where the law splits budgets and the fit is not refused."""
+    drawn = splits_budgets(source) and not fit_of(source).verdict.refused
+    return frontier_band(source) if drawn else None
 
 
 def further_budget(source: ScalingLaw) -> float:

@@ -40,7 +40,7 @@ from fit.cli.options import (
     where_option,
 )
 from fit.cli.plugins import add_sweep_commands
-from fit.errors import ScalingError
+from fit.errors import RefusedError, ScalingError
 from fit.query.question import LAW_COLUMNS
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ class CommandGroup(click.Group):
         except click.UsageError as error:
             command = error.ctx.command_path if error.ctx else ctx.command_path
             message, code = f"{error.format_message()} See: {command} --help", 2
+        except RefusedError as error:
+            message = f"{error} To see it all the same: --force."
         except ScalingError as error:
             message = str(error)
         except OSError as error:
@@ -158,12 +160,25 @@ def query_command(
     The budget is FLOPS (1e21), or --dollars, --hours, --deadline or --loss.
     """
     from fit.query.answer import answer
+    from fit.query.documents import refused_document
     from fit.report.text import answer_text, limit_rows
 
     check_output_options(config=config, trainer=trainer, as_json=as_json)
     source, path = _select_law(folder, law)
     asked = read_question(source, fields)
-    reply = answer(asked)
+    try:
+        reply = answer(asked)
+    except RefusedError as error:
+        if as_json:
+            click.echo(_dump(refused_document(error.reason)))
+        if folder is not None or law is not None:
+            raise
+        # A fit that was not named was perhaps never made for such a question.
+        raise RefusedError(
+            f"{error} No fit was named, and {path} is the newest: name another with --fit, or ask "
+            "a published law with --law besiroglu2024.",
+            error.reason,
+        ) from error
     sealed_line = seal_answer(sealed, asked, reply)
     if config or trainer:
         click.echo(launch_text(asked, reply, trainer))
@@ -184,18 +199,25 @@ add_sweep_commands(main)
 )
 @source_options
 @column_options(*LAW_COLUMNS)
+@click.option("--force", is_flag=True, help="Predict although the verdict is `refuse`.")
 @json_option
 def predict_command(
-    params: float, tokens: float, folder: Path | None, law: str | None, as_json: bool,
+    params: float, tokens: float, folder: Path | None, law: str | None, force: bool, as_json: bool,
     **fixed: float | None,
 ) -> None:  # fmt: skip
     """Predict the loss of a model of N parameters trained on D tokens."""
     from fit.query.answer import predict
+    from fit.query.documents import PREDICTION_SCHEMA, refused_document
     from fit.report.text import prediction_text
 
     columns = {k: v for k, v in fixed.items() if v is not None}
     source = _select_law(folder, law)[0].given(**columns)
-    prediction = predict(source, params, tokens)
+    try:
+        prediction = predict(source, params, tokens, force=force)
+    except RefusedError as error:
+        if as_json:
+            click.echo(_dump(refused_document(error.reason, PREDICTION_SCHEMA)))
+        raise
     _print(prediction.document(), prediction_text(prediction), as_json=as_json)
 
 
@@ -264,7 +286,7 @@ def laws_command(as_json: bool) -> None:
     """List the published laws that can be queried, and the families of laws that can be fitted."""
     from fit.laws.families import LAWS, laws_document
     from fit.laws.published import PRESETS
-    from fit.report.text import families_text, laws_text
+    from fit.report.listings import families_text, laws_text
 
     text = f"{laws_text(PRESETS.values())}\n\n{families_text(LAWS.values())}"
     _print(laws_document(), text, as_json=as_json)

@@ -27,13 +27,13 @@ from fit.data.records import (
     read_runs,
 )
 from fit.data.table import RunTable
-from fit.errors import RecordError
+from fit.errors import RecordError, RefusedError
 from fit.laws.families import law
 from fit.quantities import duration, option_name, power, short
 from fit.query.answer import answer
 from fit.query.question import Question
 from fit.report.text import WIDTH, fit_text, hint_text, one_line, table_text, wrapped
-from fit.results import Fit, is_identified
+from fit.results import Fit
 
 LISTED = ("run", "status", "params", "tokens", "flops", "loss", "loss_se")
 """Columns of the printed table; --csv writes all of them."""
@@ -53,10 +53,14 @@ def summary(fit: Fit, folder: Path) -> str:
         parts.append(f"fit      {folder}/fit.json")
         parts.append(f"ask      isoflop predict --params N --tokens D {columns}--fit {folder}")
         return "\n".join(parts)
-    if not is_identified(fit):
-        return "\n".join([*parts, "No recommendation: these runs cannot distinguish N from D.", "",
-                          f"fit      {folder}/fit.json"])  # fmt: skip
-    parts.append(hint_text(answer(Question(source=ScalingLaw.from_fit(fit), flops=10 * top))))
+    if fit.verdict.refused:
+        lines = [wrapped(f"No recommendation: {fit.verdict.reason}"), ""]
+        return "\n".join([*parts, *lines, f"fit      {folder}/fit.json"])
+    try:
+        reply = answer(Question(source=ScalingLaw.from_fit(fit), flops=10 * top))
+        parts.append(hint_text(reply))
+    except RefusedError as error:
+        parts.append(wrapped(f"No answer at {power(10 * top)} FLOP: {error.reason}"))
     parts.append(f"\nfit      {folder}/fit.json")
     parts.append(f"ask      isoflop query {power(10 * top)} --fit {folder}")
     return "\n".join(parts)

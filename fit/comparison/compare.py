@@ -26,7 +26,7 @@ from fit.errors import QueryError
 from fit.quantities import check_count, power
 from fit.query.budget import MOST_FLOPS
 from fit.query.documents import Number
-from fit.query.warnings import OF_THE_LAW, refuse_unidentified
+from fit.query.warnings import OF_THE_LAW, check_verdict
 from fit.results import DOUBTFUL_KAPPA, Note, Span, kappa_of, kappa_text
 
 COMPARISON_SCHEMA = "isoflop.compare/1"
@@ -127,7 +127,8 @@ def compare(
         if check_count(budget) > MOST_FLOPS:
             raise QueryError(f"budget is {budget:g} FLOP; at most {MOST_FLOPS:g} is accepted.")
     for source in (a, b):
-        refuse_unidentified(source.fit, force=force)
+        if source.fit is not None:
+            check_verdict(source.fit.verdict, source, force=force)
     scales, unit, notes = comparable_unit(a, b, force=force)
     frontiers = Frontier.of(a), Frontier.of(b)
     shared = _shared_range(frontiers, scales)

@@ -82,7 +82,8 @@ def expected_loss(source: ScalingLaw, params: float, tokens: float) -> ExpectedL
     Raises:
         QueryError: There is no interval, or it has no bound, so that no run could miss it.
     """
-    run = predict(source, params, tokens).loss_next_run
+    # A run that was trained is compared, whatever the verdict; without an interval none can miss.
+    run = predict(source, params, tokens, force=True).loss_next_run
     fit = source.fit
     if fit is None or run.low is None or run.high is None:
         raise QueryError(

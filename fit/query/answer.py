@@ -46,7 +46,7 @@ from fit.query.sensitivity import (
     refuse_loss,
     regret_rows,
 )
-from fit.results import Fit
+from fit.results import Fit, Note
 
 __all__ = ["Answer", "Number", "Prediction", "Question", "answer", "predict", "query"]
 
@@ -63,16 +63,17 @@ def answer(question: Question) -> Answer:
 
     Raises:
         QueryError: The law splits no budget, or this one is not positive or pays for less than one
-            token, or limits conflict, or the fit's parameters are not identified (kappa above
-            1000) and `force` is not set.
+            token, or limits conflict.
+        RefusedError: The verdict on the fit or on the answer is `refuse`, and `force` is not set.
     """
     source = question.source
     if question.unique_tokens is not None:
         source = source.given(unique_tokens=question.unique_tokens)
     machine = machine_of(question)
     flops = budget_of(question, machine)
-    warnings.refuse_unidentified(source.fit, force=question.force)
     source.law.check_split()
+    if source.fit is not None:
+        warnings.check_verdict(source.fit.verdict, source, force=question.force)
     fit, rows = source.fit, source.theta[None]
     problem = constrained_problem(question, source)
     refuse_conflicts(problem)
@@ -90,6 +91,9 @@ def answer(question: Question) -> Answer:
     place = least_loss(problem, rows, log_flops)
     if not (place.log_params[0] >= 0 and place.log_tokens[0] >= 0):
         raise QueryError(f"{flops:g} FLOP buy less than one parameter or token. Ask for more.")
+    notes = list(_answer_notes(source, problem, place, flops, exact=not limited))
+    verdict = warnings.verdict(source, notes)
+    warnings.check_verdict(verdict, source, force=question.force)
     limits: list[LimitRow] = []
     if problem.limits or question.unique_tokens is not None:
         limits = limit_rows(problem, question.source, place, log_flops, fixed=target is None)
@@ -111,12 +115,14 @@ def answer(question: Question) -> Answer:
             columns += log_regrets(problem, theta, best, log_flops)
         return np.stack(columns, axis=1)
 
-    numbers = iter(_numbers(source, log_quantities))
+    # Beyond the farthest reach an insisted answer is the law's value alone: no interval is true.
+    far = any(note.code == "extrapolates_far" for note in notes)
+    numbers = iter(_numbers(source, log_quantities, ranged=not far))
     params, tokens, ratio = (
         _exact_limit(problem, on, next(numbers)) for on in ("params", "tokens", "tokens_per_param")
     )
     loss = next(numbers)
-    end = None if fit is None else flops
+    end = None if fit is None or far else flops
     budget = Number(value=flops, low=end, high=end)
     training, serving = _compute(problem, numbers) if limited else (budget, None)
     if target is not None:
@@ -126,21 +132,16 @@ def answer(question: Question) -> Answer:
     regrets = regret_rows(problem, float(place.log_params[0]), numbers) if regret else ()
 
     config = launch_config(question, source, problem, float(np.exp(place.log_params[0])), flops)
-    notes = [
-        *warnings.answer_warnings(
-            source, flops=training.value, params=params.value, tokens=tokens.value
-        ),
-        *warnings.limit_warnings(question, source),
-    ]
-    reach, band = source.reach(training.value), None
+    notes += warnings.limit_warnings(question, source)
+    band = None
     # Beyond a thousandfold the band of a bent frontier runs to sizes of no use.
-    if fit is not None and (reach is None or reach <= warnings.LOUD_REACH):
+    if fit is not None and not far:
         band = sizes_within_tolerance(problem, source.theta, log_flops, fit.noise, place)
         notes += warnings.shape_warnings(band, None if config is None else config.params)
     if config is None and source.ladder is not None:
         notes.append(warnings.NO_SHAPE)
     notes += () if machine is None else machine.notes
-    refusal = launch_refusal(config, notes, force=question.force)
+    refusal = launch_refusal(config, notes)
     shape_loss = None
     if config is not None:
         n, d = np.asarray(config.params), np.asarray(config.tokens)
@@ -152,10 +153,10 @@ def answer(question: Question) -> Answer:
         tokens_per_param=ratio,
         loss=loss,
         loss_next_run=_next_run(source, loss),
-        level=None if fit is None else fit.interval.level,
-        method=None if fit is None else fit.interval.method,
+        level=None if fit is None or far else fit.interval.level,
+        method=None if fit is None or far else fit.interval.method,
         regret_band=band,
-        reach=reach,
+        reach=source.reach(training.value),
         shape=None if config is None else config.shape,
         shape_params=None if config is None else config.params,
         shape_tokens=None if config is None else config.tokens,
@@ -166,6 +167,7 @@ def answer(question: Question) -> Answer:
         source=source.name,
         convention=dict(source.convention),
         warnings=tuple(notes),
+        verdict=verdict,
         config=() if config is None or refusal is not None else config.config,
         constraints=constraints,
         cost=answer_cost(machine, training, serving, budget) if limited or machine else None,
@@ -198,14 +200,24 @@ def query(
 
 
 def predict(
-    source: ScalingLaw | Fit | Path | str, params: float, tokens: float, **columns: float
+    source: ScalingLaw | Fit | Path | str,
+    params: float,
+    tokens: float,
+    *,
+    force: bool = False,
+    **columns: float,
 ) -> Prediction:
     """Predict the loss of a number of parameters and tokens, with intervals.
+
+    Between the fitted runs a law predicts even where its parameters are not identified: there the
+    verdict on the prediction is `careful`, not the fit's.
 
     Args:
         source: A fit, its report folder, or the name of a published law.
         params: N [parameters].
         tokens: D [tokens].
+        force: Insist on a prediction whose verdict is `refuse`; beyond the farthest reach it has no
+            interval.
         **columns: Further columns of the law, such as `unique_tokens`.
 
     Returns:
@@ -213,25 +225,34 @@ def predict(
 
     Raises:
         QueryError: A count is not positive, or a column is missing or unknown.
+        RefusedError: The verdict is `refuse`, and `force` is not set.
         RecordError: There is no such fit.
     """
     source = ScalingLaw.of(source).given(**columns)
     n, d = check_count(params, "params"), check_count(tokens, "tokens")
     flops = d * float(np.exp(source.cost.log_flops_per_token(np.log([n])))[0])
-    loss = _numbers(source, source.log_losses(np.array([n]), np.array([d])))[0]
+    log_losses = source.log_losses(np.array([n]), np.array([d]))
+    loss = _numbers(source, log_losses, ranged=False)[0]
+    notes = warnings.answer_warnings(source, flops=flops, params=n, tokens=d)
+    verdict = warnings.prediction_verdict(source, notes, params=n, tokens=d)
+    warnings.check_verdict(verdict, source, force=force)
+    ranged = source.fit is not None and all(note.code != "extrapolates_far" for note in notes)
+    if ranged:
+        loss = _numbers(source, log_losses)[0]
     return Prediction(
         params=n,
         tokens=d,
         flops=flops,
         loss=loss,
         loss_next_run=_next_run(source, loss),
-        level=None if source.fit is None else source.fit.interval.level,
-        method=None if source.fit is None else source.fit.interval.method,
+        level=source.fit.interval.level if source.fit is not None and ranged else None,
+        method=source.fit.interval.method if source.fit is not None and ranged else None,
         reach=source.reach(flops),
         law=source.law.name,
         source=source.name,
         convention=dict(source.convention),
-        warnings=warnings.answer_warnings(source, flops=flops, params=n, tokens=d),
+        warnings=notes,
+        verdict=verdict,
         quantity=source.law.target,
         given=dict(source.law.held),
     )
@@ -271,11 +292,22 @@ def _next_run(source: ScalingLaw, loss: Number) -> Number:
     return Number(value=loss.value, low=float(low), high=float(high))
 
 
-def _numbers(source: ScalingLaw, log_quantities: LogQuantity) -> tuple[Number, ...]:
-    """Values with their intervals where the source is a fit; the quantities are (m, q)."""
+def _answer_notes(
+    source: ScalingLaw, problem: ConstrainedProblem, place: Optimum, flops: float, *, exact: bool
+) -> tuple[Note, ...]:
+    """Warnings of the optimum at a budget, all of which is training where it is `exact`."""
+    n, d = float(np.exp(place.log_params[0])), float(np.exp(place.log_tokens[0]))
+    training = flops if exact else float(np.exp(_log_compute(problem, place)[0][0]))
+    return warnings.answer_warnings(source, flops=training, params=n, tokens=d)
+
+
+def _numbers(
+    source: ScalingLaw, log_quantities: LogQuantity, *, ranged: bool = True
+) -> tuple[Number, ...]:
+    """Values, on request with their intervals where the source is a fit; the quantities (m, q)."""
     with np.errstate(over="ignore"):
         values = np.exp(log_quantities(source.theta[None, :])[0])
-    if source.fit is None:
+    if source.fit is None or not ranged:
         return tuple(Number(value=float(v)) for v in values)
     low, high = derived_interval(source.fit, log_quantities)
     ends = zip(values, low, high, strict=True)

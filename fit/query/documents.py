@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fit.data.records import finite_or_null
+from fit.verdict import Verdict
 
 if TYPE_CHECKING:
     from fit.data.accounting import Shape
@@ -148,6 +149,7 @@ class Answer:
     source: str
     convention: Mapping[str, str]
     warnings: tuple[Note, ...]
+    verdict: Verdict
     config: tuple[str, ...]
     """Overrides of `python -m sweep` that launch the shape; empty where launching is refused."""
     constraints: tuple[Constraint, ...] = ()
@@ -161,7 +163,7 @@ class Answer:
     fit_hash: str | None = None
     """Hash of the fit's file; None for a published law."""
     launch_refusal: str | None = None
-    """Why the answer must not be launched or exported; None where `config` launches it."""
+    """Why the answer cannot be launched or exported; None where `config` launches it."""
     schema: str = ANSWER_SCHEMA
 
     def document(self) -> dict[str, Any]:
@@ -191,6 +193,7 @@ class Prediction:
     source: str
     convention: Mapping[str, str]
     warnings: tuple[Note, ...]
+    verdict: Verdict
     quantity: str = "loss"
     """The quantity predicted: loss, lr or batch_tokens."""
     given: Mapping[str, float] = field(default_factory=dict)
@@ -201,6 +204,13 @@ class Prediction:
         """The `isoflop.prediction/1` document; the prediction stands under its quantity's name."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return _document({k.replace("loss", self.quantity): v for k, v in fields.items()})
+
+
+def refused_document(reason: str, schema: str = ANSWER_SCHEMA) -> dict[str, Any]:
+    """The document of a refused answer or prediction: the verdict, and no number."""
+    numbers = dict.fromkeys(INTERVALS if schema == ANSWER_SCHEMA else ("loss", "loss_next_run"))
+    verdict = Verdict(verdict="refuse", reason=reason)
+    return {"schema": schema, **verdict.document(), **numbers, "config": []}
 
 
 def mapped(number: Number, function: Callable[[float], float]) -> Number:
@@ -221,5 +231,6 @@ def _document(fields: dict[str, Any]) -> dict[str, Any]:
         if name in plain:
             plain[name] = [dataclasses.asdict(row) for row in fields[name]]
     plain["warnings"] = [dataclasses.asdict(w) for w in fields["warnings"]]
-    ordered = {"schema": plain.pop("schema"), **plain}
+    del plain["verdict"]
+    ordered = {"schema": plain.pop("schema"), **fields["verdict"].document(), **plain}
     return dict(finite_or_null(ordered))

@@ -116,27 +116,22 @@ def shape_tokens(
     return tokens if inside and math.log(tokens) < MOST_LOG else None
 
 
-def launch_refusal(
-    config: LaunchConfig | None, warnings: Sequence[Note], *, force: bool
-) -> str | None:
-    """Why an answer must not be launched or exported; None where it may.
+def launch_refusal(config: LaunchConfig | None, warnings: Sequence[Note]) -> str | None:
+    """Why an answer cannot be launched or exported; None where it can.
+
+    An answer whose verdict is `refuse` exists only where the question insists, so that it may be
+    launched.
 
     Args:
         config: The run that would be launched; None without a shape.
-        warnings: Warnings of the answer; a serious one means: do not spend money on this.
-        force: Whether the question insists.
+        warnings: Warnings of the answer.
     """
-    serious = [note.message for note in warnings if note.severity == "serious"]
-    if config is None:
-        no_shape = [note.message for note in warnings if note.code == "no_shape"]
-        if no_shape:
-            return f"not launched: {no_shape[0]}"
-        return (
-            "this law has no shapes to launch; overrides need a fit of isoflop's own run records."
-        )
-    if serious and not force:
-        return f"not launched: {serious[0]} To launch it all the same, add --force."
-    return None
+    if config is not None:
+        return None
+    no_shape = [note.message for note in warnings if note.code == "no_shape"]
+    if no_shape:
+        return f"not launched: {no_shape[0]}"
+    return "this law has no shapes to launch; overrides need a fit of isoflop's own run records."
 
 
 def learning_rate(fit: Fit, width: int) -> float | None:

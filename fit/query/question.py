@@ -164,7 +164,7 @@ class Question:
         needs=("memory",),
     )
     regret: bool = _row(parse_flag, "", "Show what other sizes would cost.")
-    force: bool = _row(parse_flag, "", "Answer from a fit that is not identified.")
+    force: bool = _row(parse_flag, "", "Answer although the verdict is `refuse`.")
 
     def __post_init__(self) -> None:
         for name in FIELDS:

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fit.allocation.scaling_law import ScalingLaw
-from fit.errors import QueryError
+from fit.errors import RefusedError
 from fit.laws.families import DECAY_PARAMS, DECAY_TOKENS, borrows_repeat_constants
 from fit.quantities import power, short, three_digits
 from fit.query.documents import RegretBand
 from fit.query.question import BYTES_PER_PARAM, Question
-from fit.results import (
-    DOUBTFUL_KAPPA,
-    REFUSED_KAPPA,
-    CrossCheck,
-    Fit,
-    Note,
-    Span,
-    is_identified,
-    kappa_of,
-    kappa_text,
-)
+from fit.results import CrossCheck, Fit, Note, Span, is_identified, status_notes
+from fit.verdict import FARTHEST_REACH, NOTED_REACH, Verdict, verdict_of, worst
 
-NOTED_REACH, LOUD_REACH = 30.0, 1000.0
-"""Budget over the largest fitted: a note above the one, a loud warning above the other."""
+TIMES = "\N{MULTIPLICATION SIGN}"
 UNCOMPARED = "too uncertain to compare"
 WIDEST_COMPARISON = 0.25
 """Half-width of the interval of a difference of exponents from which agreement says nothing."""
@@ -35,6 +25,8 @@ OF_THE_LAW = frozenset(
     "e_not_needed influence".split()
 )
 """Warnings of a fit that bear on every answer from it."""
+UNIDENTIFIED = frozenset("ill_conditioned few_params few_tokens constant_ratio one_budget".split())
+"""Notes on runs that cannot distinguish the law's terms."""
 NO_SHAPE = Note(
     code="no_shape",
     severity="warning",
@@ -43,21 +35,44 @@ NO_SHAPE = Note(
 )
 
 
-def refuse_unidentified(fit: Fit | None, *, force: bool) -> None:
-    """Refuse N* from a fit whose parameters are not identified.
+def verdict(source: ScalingLaw, notes: Sequence[Note]) -> Verdict:
+    """The verdict on an answer or a prediction: the worse of its law's and its own warnings'."""
+    fit = source.fit
+    inside = "the question lies within reach of the runs"
+    if fit is None:
+        return verdict_of(notes, f"{inside}.")
+    own = verdict_of(notes, f"{inside}, and no check of the fit found a fault.")
+    return worst(own, fit.verdict)
+
+
+def prediction_verdict(
+    source: ScalingLaw, notes: Sequence[Note], *, params: float, tokens: float
+) -> Verdict:
+    """The verdict on a prediction; between the runs an unidentified law still interpolates."""
+    fit = source.fit
+    if fit is None or is_identified(fit):
+        return verdict(source, notes)
+    spans = (fit.range["params"], params), (fit.range["tokens"], tokens)
+    between = all(span.low <= value <= span.high for span, value in spans)
+    others = [n for n in notes if n.code not in UNIDENTIFIED]
+    if not between or any(n.severity == "serious" for n in others):
+        return verdict(source, notes)
+    text = (
+        "the fit cannot distinguish the effects of params and tokens; this prediction lies between "
+        "its runs and rests on them alone."
+    )
+    return Verdict(verdict="careful", reason=text, message=text)
+
+
+def check_verdict(verdict: Verdict, source: ScalingLaw, *, force: bool) -> None:
+    """Refuse what the verdict refuses.
 
     Raises:
-        QueryError: The parameters are not identified, and the answer is not forced.
+        RefusedError: The verdict is `refuse`, and the question does not insist.
     """
-    if fit is not None and not is_identified(fit) and not force:
-        reason = "too few different sizes, lengths, budgets or D/N ratios"
-        if kappa_of(fit) > REFUSED_KAPPA:
-            reason = f"kappa {kappa_text(fit)}; at most {REFUSED_KAPPA:g} is needed"
-        raise QueryError(
-            f"the parameters of the fit '{fit.name}' are not identified ({reason}), so its N* "
-            "means nothing. Add runs at other budgets and D/N ratios and fit again, or insist with "
-            "--force."
-        )
+    if verdict.refused and not force:
+        message = f"refused, by '{source.name}': {verdict.message}"
+        raise RefusedError(message, verdict.reason)
 
 
 def cross_check_remark(fit: Fit, check: CrossCheck) -> str:
@@ -127,47 +142,27 @@ def _origin(source: ScalingLaw) -> list[Note]:
         )
         if preset.note is not None:
             text += f" Also: {preset.note}."
-        return [_note("preset", "info", text)]
+        return [_note("preset", "warning", text)]
     assert fit is not None
-    status = _status(fit)
+    status = status_notes(fit)
     codes = {n.code for n in status}
     of_fit = (n for n in fit.notes if n.severity == "serious" or n.code in OF_THE_LAW)
     return [*status, *(n for n in of_fit if n.code not in codes)]
-
-
-def _status(fit: Fit) -> list[Note]:
-    """Doubts about how the fit ended."""
-    notes = []
-    if fit.status != "converged":
-        status = fit.status.replace("_", " ")
-        text = f"the fit '{fit.name}' is {status}, not converged; read its notes first."
-        notes.append(_note("fit_status", "serious", text))
-    if kappa_of(fit) > DOUBTFUL_KAPPA:
-        text = (
-            f"the law's parameters are barely identified (kappa {kappa_text(fit)}; healthy is "
-            "40-160). Add budgets or D/N ratios."
-        )
-        notes.append(_note("ill_conditioned", "serious", text))
-    if fit.theta.get("E", 1.0) <= 1e-6:
-        text = "the fitted E is zero, a boundary: losses far beyond the runs come out too low."
-        notes.append(_note("e_at_zero", "warning", text))
-    return notes
 
 
 def _reach(reach: float | None, source: ScalingLaw) -> list[Note]:
     """A warning where the budget lies far beyond the runs."""
     if reach is None or reach <= NOTED_REACH:
         return []
-    times = "\N{MULTIPLICATION SIGN}"
-    text = f"extrapolates {times}{three_digits(reach)} beyond the largest budget fitted"
-    if reach <= LOUD_REACH:
+    text = f"the budget lies {TIMES}{three_digits(reach)} beyond the largest budget fitted"
+    if reach <= FARTHEST_REACH:
         subject = "This" if source.fit is None else "The interval"
         text += f". {subject} assumes that the law itself holds out there."
         return [_note("extrapolates", "warning", text)]
-    text += ": far too far to spend money on. Run a budget in between first"
-    if source.fit is not None:
-        text += "; the interval only covers the runs' noise, not a law that bends"
-    text += "."
+    text += (
+        f", where nothing is known of its error: at most {TIMES}{FARTHEST_REACH:g} is answered. "
+        "Run a budget in between first, or ask a law whose runs reach further."
+    )
     return [_note("extrapolates_far", "serious", text)]
 
 
@@ -227,7 +222,7 @@ def _epochs(source: ScalingLaw, tokens: float) -> list[Note]:
     if epochs <= FRESH_EPOCHS:
         return [_note("repeats", "info", f"{text}: nearly as good as fresh ones.")]
     text += ": past about 4 each further one is worth less, as the law has it."
-    return [_note("repeats", "serious" if epochs > STALE_EPOCHS else "warning", text)]
+    return [_note("repeats", "warning", text)]
 
 
 def _note(code: str, severity: str, message: str) -> Note:

@@ -30,7 +30,6 @@ from fit.quantities import percent
 from fit.report import check_plots, context_plots, plots, tables
 from fit.report.figure_data import figure_table
 from fit.report.text import approach_name
-from fit.results import is_identified
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -167,7 +166,7 @@ def caption_words(source: ScalingLaw) -> dict[str, str]:
     """The words that stand for the braces in captions."""
     fit = fit_of(source)
     level = percent(fit.interval.level)
-    identified = splits_budgets(source) and is_identified(fit)
+    identified = splits_budgets(source) and not fit.verdict.refused
     return {
         **tables.basis_words(fit),
         "formula": source.law.formula,

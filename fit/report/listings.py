@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,21 @@ from fit.design.plan_files import Precision, Proposal, SpendStep, SuggestedRun
 from fit.diagnostics.scans import SHOWN, SKILL_LEVEL, rate_scans, skills_by_shape, tuning_notes
 from fit.forecasts.ledger import Ledger, LedgerEntry
 from fit.forecasts.scoring import SURE, Calibration, calibration
+from fit.laws.families import law
+from fit.laws.law import Law
+from fit.laws.published import Preset
 from fit.quantities import count_noun, percent, power, short, three_digits
-from fit.report.text import TIMES, WIDTH, note_rows, one_line, row, shortened, table_text, wrapped
+from fit.report.text import (
+    TIMES,
+    WIDTH,
+    convention_text,
+    note_rows,
+    one_line,
+    row,
+    shortened,
+    table_text,
+    wrapped,
+)
 
 STATUSES = {
     "open": "its run has not been found yet",
@@ -441,3 +454,25 @@ def _cell(excess: Mapping[str, float | None]) -> str:
     mean, error = excess["mean"], excess["error"]
     assert mean is not None
     return f"{1e3 * mean:.2f}" + ("" if error is None else f" ±{1e3 * error:.2f}")
+
+
+def laws_text(presets: Iterable[Preset]) -> str:
+    """The published laws, one a paragraph."""
+    blocks = ["Published laws; ask one with: isoflop query 1e21 --law NAME"]
+    for p in presets:
+        values = ", ".join(f"{k} {v:.5g}" for k, v in p.theta.items())
+        facts = [values, f"{convention_text(p.convention)}; data: {p.data}", p.source, p.note]
+        lines = [wrapped(f, "  ") for f in facts if f]
+        blocks.append("\n".join([f"{p.name}: {law(p.law).formula}", *lines]))
+    return "\n\n".join(blocks)
+
+
+def families_text(families: Iterable[Law]) -> str:
+    """The families that can be fitted, one a line or two."""
+    lines = ["Families; fit one to runs with: isoflop fit RUNS --law NAME"]
+    for f in families:
+        needs = [c for c in f.columns if c not in ("params", "tokens")]
+        needs += [] if f.target == "loss" else [f.target]
+        also = [t for t in (f.about, f"needs {', '.join(needs)}" if needs else "") if t]
+        lines.append(wrapped("; ".join([f"{f.name}: {f.formula}", *also]), "  "))
+    return "\n".join(lines)

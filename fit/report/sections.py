@@ -13,6 +13,7 @@ import numpy as np
 
 from fit.allocation.costs import next_price
 from fit.allocation.scaling_law import ScalingLaw, fit_of, further_budget, splits_budgets
+from fit.errors import RefusedError
 from fit.forecasts.ledger import Ledger
 from fit.forecasts.scoring import calibration
 from fit.inference.intervals import METHODS
@@ -390,7 +391,10 @@ def _regret_table(inputs: FigureInputs) -> Table | None:
     if inputs.best is None:
         return None
     question = Question(source=inputs.source, flops=further_budget(inputs.source), regret=True)
-    rows = tuple(_regret_cells(r) for r in answer(question).regret)
+    try:
+        rows = tuple(_regret_cells(r) for r in answer(question).regret)
+    except RefusedError:
+        return None
     columns = (
         right("size over $N^*$"),
         right("parameters"),

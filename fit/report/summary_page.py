@@ -22,6 +22,7 @@ from fit.allocation.scaling_law import (
 )
 from fit.data.table import RunTable
 from fit.diagnostics.scans import SKILL_LEVEL, ShapeSkills, SkillExcess
+from fit.errors import RefusedError
 from fit.forecasts.ledger import Ledger
 from fit.quantities import count_noun, option_name, percent, power, short, three_digits
 from fit.query.answer import answer
@@ -40,7 +41,6 @@ from fit.results import (
     Fit,
     Note,
     is_doubtful,
-    is_identified,
     kappa_of,
     kappa_text,
 )
@@ -71,17 +71,20 @@ def report_content(
     """
     fit = fit_of(source)
     inputs = figure_inputs(source, request)
-    budgets = () if inputs.best is None else (fit.range["flops"].high, further_budget(source))
-    answers = [answer(Question(source=source, flops=c)) for c in budgets]
-    recommendation = answers[-1] if answers else None
+    budgets: tuple[float, ...] = (
+        () if inputs.best is None else (fit.range["flops"].high, further_budget(source))
+    )
+    answers, refusal = _answers(source, budgets)
+    recommendation = answers[-1] if answers and refusal is None else None
     sections = report_sections(inputs, drawn, recommendation, ledger)
     return {
         "name": tables.clean(fit.name),
-        "refused": not is_identified(fit),
+        "refused": fit.verdict.refused,
+        **fit.verdict.document(),
         "about": _about(source),
         "summary": _recommendation(fit, recommendation)
         if recommendation
-        else _no_recommendation(source),
+        else _no_recommendation(source, refusal),
         "answers": _answer_table(answers),
         "level": percent(fit.interval.level),
         "checks": [*_checks(fit), *_forecast_check(ledger)],
@@ -89,6 +92,19 @@ def report_content(
         "launch": _launch_command(folder or "FOLDER", recommendation),
         "sections": [dataclasses.asdict(s) for s in sections],
     }
+
+
+def _answers(
+    source: ScalingLaw, budgets: Sequence[float]
+) -> tuple[list[Answer], RefusedError | None]:
+    """The answers at budgets up to the first that is refused, and that refusal."""
+    answers: list[Answer] = []
+    for flops in budgets:
+        try:
+            answers.append(answer(Question(source=source, flops=flops)))
+        except RefusedError as error:
+            return answers, error
+    return answers, None
 
 
 def _about(source: ScalingLaw) -> str:
@@ -133,7 +149,7 @@ def _recommendation(fit: Fit, a: Answer) -> list[list[str]]:
     return parts
 
 
-def _no_recommendation(source: ScalingLaw) -> list[list[str]]:
+def _no_recommendation(source: ScalingLaw, refusal: RefusedError | None) -> list[list[str]]:
     """The sentences on top where nothing is recommended, with the reason."""
     law, doubtful = source.law, is_doubtful(fit_of(source))
     doubt = [["loud", " The fit is doubtful; read the notes below first."]] if doubtful else []
@@ -152,9 +168,9 @@ def _no_recommendation(source: ScalingLaw) -> list[list[str]]:
             ["", f"To use it: isoflop predict --params N --tokens D {options}"],
             *doubt,
         ]
+    reason = fit_of(source).verdict.reason if refusal is None else refusal.reason
     text = (
-        " These runs do not determine the law's parameters, so the best split of a budget is not "
-        "known and none is shown. The notes below say what the runs lack."
+        f" {tables.clean(reason[:1].upper() + reason[1:])} The notes below say what the runs lack."
     )
     return [["loud", "No recommendation."], ["", text]]
 

@@ -22,7 +22,7 @@ from fit.laws.families import law
 from fit.quantities import count_noun, power, short, three_digits
 from fit.query.warnings import cross_check_remark
 from fit.report.text import DASH, TIMES, approach_name
-from fit.results import Fit, Holdout, is_identified
+from fit.results import Fit, Holdout
 
 FORMS = ("text", "small", "number", "span", "raw", "symbol", "meaning")
 """How a cell is set: as text; in small type; as a number, `3.5e12` as a power of ten; as numbers
@@ -138,7 +138,7 @@ def theta(fit: Fit) -> list[list[str]]:
 
 def checks(fit: Fit) -> list[list[str]]:
     """Exponent of N* by each approach: [approach, a, interval, remark]."""
-    used = "used for the answer" if is_identified(fit) else "not determined by these runs"
+    used = "not used: the fit is refused" if fit.verdict.refused else "used for the answer"
     rows = [["3, this law", digits(fit.exponents.get("a")), _bounds(fit, "a"), used]]
     for c in fit.cross_checks:
         ends = DASH if c.a_interval is None else " to ".join(map(digits, c.a_interval))

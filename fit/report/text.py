@@ -12,8 +12,6 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from fit.laws.families import law
-from fit.laws.law import Law
-from fit.laws.published import Preset
 from fit.quantities import count_noun, percent, power, short, three_digits
 from fit.query.documents import (
     Answer,
@@ -27,7 +25,8 @@ from fit.query.documents import (
 )
 from fit.query.sensitivity import limit_text
 from fit.query.warnings import cross_check_remark
-from fit.results import CrossCheck, Fit, Note, is_doubtful, kappa_text
+from fit.results import CrossCheck, Fit, Note, kappa_text
+from fit.verdict import Verdict
 
 WIDTH = 80
 TIMES, DASH = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
@@ -55,6 +54,7 @@ def answer_text(answer: Answer, launch: str, limits: Sequence[str] = ()) -> str:
     """
     head = wrapped(f"{power(answer.flops.value)} FLOP, by {answer.source} ({_basis(answer)})")
     rows = [
+        *_verdict_rows(answer.verdict),
         row("parameters", _with_interval(answer.params, short)),
         row("tokens", _with_interval(answer.tokens, short)),
         row("tokens per param", _with_interval(answer.tokens_per_param, three_digits)),
@@ -63,8 +63,6 @@ def answer_text(answer: Answer, launch: str, limits: Sequence[str] = ()) -> str:
     if answer.regret_band is not None:
         band = f"{short(answer.regret_band.low)} to {short(answer.regret_band.high)} parameters"
         rows.append(row("just as good", f"{band}: within one run's noise"))
-    elif answer.level is not None:
-        rows.append(row("just as good", "not determined this far beyond the runs"))
     rows += [*_reach_rows(answer), *limits, *_launch_rows(answer, launch)]
     return _joined([head, "", *rows, *note_rows(answer.warnings)])
 
@@ -73,7 +71,7 @@ def prediction_text(prediction: Prediction) -> str:
     """A prediction as a small table."""
     sizes = f"{short(prediction.params)} parameters on {short(prediction.tokens)} tokens"
     head = wrapped(f"{sizes}, by {prediction.source} ({_basis(prediction)})")
-    rows = [row("compute", f"{power(prediction.flops)} FLOP")]
+    rows = [*_verdict_rows(prediction.verdict), row("compute", f"{power(prediction.flops)} FLOP")]
     rows += [row(k.replace("_", " "), _plain_or_short(v)) for k, v in prediction.given.items()]
     rows += [*_loss_rows(prediction), *_reach_rows(prediction)]
     return _joined([head, "", *rows, *note_rows(prediction.warnings)])
@@ -85,12 +83,12 @@ def fit_text(fit: Fit) -> str:
     family = law(fit.law)
     about = f" ({family.about})" if family.about else ""
     head = wrapped(f"{fit.name}: {family.formula}{about}")
-    doubt = "DOUBTFUL, see the notes: " if is_doubtful(fit) else ""
-    status = f"{doubt}{fit.status.replace('_', ' ')}, kappa {kappa_text(fit)}"
+    status = f"{fit.status.replace('_', ' ')}, kappa {kappa_text(fit)}"
     heading = f"{percent(fit.interval.level)} confidence ({fit.interval.method})"
     rows = [
+        *_verdict_rows(fit.verdict),
         row("status", status),
-        row("runs", f"{fit.runs_used} used{dropped}; {_convention(fit.convention)}"),
+        row("runs", f"{fit.runs_used} used{dropped}; {convention_text(fit.convention)}"),
         row("noise", f"{100 * fit.noise:.2g}% of the {family.target}, one run about the law"),
         *_replicate_rows(fit),
         "",
@@ -104,36 +102,20 @@ def fit_text(fit: Fit) -> str:
     return _joined([head, "", *rows, "", *checks, *note_rows(fit.notes)])
 
 
+def _verdict_rows(verdict: Verdict) -> list[str]:
+    """The verdict and the sentence that decides it: what stands first at every door."""
+    return [*wrapped_row("verdict", f"{verdict.verdict.upper()}: {verdict.reason}"), ""]
+
+
 def hint_text(answer: Answer) -> str:
     """A first answer in one sentence."""
     n, d = _with_interval(answer.params, short), _with_interval(answer.tokens, short)
     return wrapped(
         f"At {power(answer.flops.value)} FLOP ({_reach_text(answer.reach)} the largest budget): "
         f"{n} parameters on {d} tokens, loss "
-        f"{_with_interval(answer.loss, _four_decimals)} nats/token."
+        f"{_with_interval(answer.loss, _four_decimals)} nats/token "
+        f"({answer.verdict.verdict})."
     )
-
-
-def laws_text(presets: Iterable[Preset]) -> str:
-    """The published laws, one a paragraph."""
-    blocks = ["Published laws; ask one with: isoflop query 1e21 --law NAME"]
-    for p in presets:
-        values = ", ".join(f"{k} {v:.5g}" for k, v in p.theta.items())
-        facts = [values, f"{_convention(p.convention)}; data: {p.data}", p.source, p.note]
-        lines = [wrapped(f, "  ") for f in facts if f]
-        blocks.append("\n".join([f"{p.name}: {law(p.law).formula}", *lines]))
-    return "\n\n".join(blocks)
-
-
-def families_text(families: Iterable[Law]) -> str:
-    """The families that can be fitted, one a line or two."""
-    lines = ["Families; fit one to runs with: isoflop fit RUNS --law NAME"]
-    for f in families:
-        needs = [c for c in f.columns if c not in ("params", "tokens")]
-        needs += [] if f.target == "loss" else [f.target]
-        also = [t for t in (f.about, f"needs {', '.join(needs)}" if needs else "") if t]
-        lines.append(wrapped("; ".join([f"{f.name}: {f.formula}", *also]), "  "))
-    return "\n".join(lines)
 
 
 def table_text(header: Sequence[str], rows: Iterable[Sequence[str]], width: int = WIDTH) -> str:
@@ -274,8 +256,9 @@ def _launch_rows(answer: Answer, launch: str) -> list[str]:
         rows.append(row("learning rate", f"{answer.lr:.3g}, peak of the hidden matrices"))
     if answer.batch_tokens is not None:
         rows.append(row("batch", f"{answer.batch_tokens} tokens a step at the end"))
-    refused = [row("launch", "refused, see the notes; --force launches it all the same")]
-    return [*rows, *(["", *_command_rows(launch)] if answer.launch_refusal is None else refused)]
+    if answer.launch_refusal is not None:
+        return [*rows, *wrapped_row("launch", answer.launch_refusal)]
+    return [*rows, "", *_command_rows(launch)]
 
 
 def _command_rows(command: str) -> list[str]:
@@ -295,10 +278,10 @@ def _command_rows(command: str) -> list[str]:
 
 def _basis(result: Answer | Prediction) -> str:
     """The law and the convention in which it counts."""
-    return f"{result.law}; {_convention(result.convention)}"
+    return f"{result.law}; {convention_text(result.convention)}"
 
 
-def _convention(convention: Mapping[str, str]) -> str:
+def convention_text(convention: Mapping[str, str]) -> str:
     """How parameters and FLOP are counted."""
     return f"N {convention.get('params', '?')}, C {convention.get('flops', '?')}"
 

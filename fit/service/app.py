@@ -26,7 +26,7 @@ from starlette.exceptions import HTTPException
 from fit.errors import ScalingError
 from fit.files import csv_text
 from fit.laws.families import laws_document
-from fit.results import Fit, is_identified
+from fit.results import Fit
 from fit.service.errors import RequestError, error_body, request_error_of
 from fit.service.fits import FitRegistry, ServedLaw
 from fit.service.http import GuardMiddleware, RequestMetrics, resident_bytes
@@ -317,7 +317,8 @@ def _fit_row(law: ServedLaw) -> dict[str, Any]:
         "name": law.name,
         "law": fit.law,
         "status": fit.status,
-        "answers": is_identified(fit) and law.source.law.target == "loss",
+        **fit.verdict.document(),
+        "answers": not fit.verdict.refused and law.source.law.target == "loss",
         "runs_used": fit.runs_used,
         "theta": dict(fit.theta),
         "range": {k: [v.low, v.high] for k, v in fit.range.items()},

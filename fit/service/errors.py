@@ -11,7 +11,15 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from fit.errors import FitError, QueryError, RecordError, ReportError, ScalingError
+from fit.errors import (
+    FitError,
+    QueryError,
+    RecordError,
+    RefusedError,
+    ReportError,
+    ScalingError,
+)
+from fit.verdict import Verdict
 
 LONGEST_MESSAGE = 600
 """Most characters of a message: it may repeat what a client has sent."""
@@ -41,7 +49,8 @@ _COMMAND = re.compile(
 )
 """A command with its arguments: what HTTP cannot do, so that its options stay as they are."""
 _OPTION = re.compile(
-    r"(?<![\w'-])--([a-z]+(?:-[a-z]+)*)(?: (?P<value>'[^']*'|[\w./|-]*[\dA-Z=][\w./|=-]*(?<!\.)|none))?"
+    r"(?<![\w'-])--([a-z]+(?:-[a-z]+)*)"
+    r"(?: (?P<value>'[^']*'|[\w./|-]*[\dA-Z=][\w./|=-]*(?<!\.)|none))?"
 )
 """An option, with its value if what follows looks like one: `--column params=YOURS`."""
 _BUDGET = re.compile(r"\bFLOPS\b(?: \(flops\))?")
@@ -55,10 +64,18 @@ COMMAND_ONLY = frozenset({"where", "hold", "out", "base", "keep-failed", "melt"}
 class RequestError(Exception):
     """A request that is refused: HTTP status, kind, message, and the field that is wrong."""
 
-    def __init__(self, status: int, kind: str, message: str, field: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        message: str,
+        field: str | None = None,
+        verdict: Verdict | None = None,
+    ) -> None:
         super().__init__(message)
         self.status, self.kind, self.message = status, kind, message
         self.field = None if field is None else short_name(field)
+        self.verdict = verdict
 
     @property
     def headers(self) -> dict[str, str]:
@@ -69,17 +86,25 @@ class RequestError(Exception):
 
 
 def error_body(error: RequestError) -> dict[str, Any]:
-    """The JSON body of every error, its message as one line of printable characters."""
+    """The JSON body of every error, its message as one line of printable characters.
+
+    Where a verdict refuses, it stands first, as in the document of an answer.
+    """
     line = " ".join("".join(c if c.isprintable() else " " for c in error.message).split())
     if len(line) > LONGEST_MESSAGE:
         line = f"{line[: LONGEST_MESSAGE - 1]}\N{HORIZONTAL ELLIPSIS}"
-    return {"error": {"kind": error.kind, "message": line, "field": error.field}}
+    verdict = {} if error.verdict is None else error.verdict.document()
+    return {**verdict, "error": {"kind": error.kind, "message": line, "field": error.field}}
 
 
 def request_error_of(error: Exception) -> RequestError:
     """Any exception as a refusal; the message of an unexpected one is logged, not sent."""
     if isinstance(error, RequestError):
         return error
+    if isinstance(error, RefusedError):
+        text = f"{field_words(str(error))} To see it all the same: `force=true`."
+        verdict = Verdict(verdict="refuse", reason=error.reason)
+        return RequestError(422, "refused", text, verdict=verdict)
     if isinstance(error, ScalingError):
         kind = next(name for tree, name in KINDS if isinstance(error, tree))
         return RequestError(422, kind, field_words(str(error)), getattr(error, "field", None))

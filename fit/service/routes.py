@@ -26,13 +26,14 @@ from fit.query.question import FIELDS, LAW_COLUMNS, question
 from fit.results import Fit, Span
 from fit.service.errors import RequestError, short_name
 from fit.service.fits import FitRegistry, ServedLaw
+from fit.verdict import FARTHEST_REACH
 
 Value = TypeVar("Value")
 CURVES_SCHEMA = "isoflop.curves/1"
 POINTS_INSIDE, POINTS_BEYOND = 24, 40
 """Budgets at which the curves are computed, within the fitted ones and beyond the largest."""
-BEYOND = 1e4
-"""Last budget of the curves, as a multiple of the largest fitted."""
+BEYOND = FARTHEST_REACH
+"""Last budget of the curves, as a multiple of the largest fitted: further ones are not answered."""
 BELOW = 3.0
 """The smallest fitted budget over the first one of the curves."""
 SIZES = 64
@@ -60,30 +61,35 @@ def curves(source: ScalingLaw) -> dict[str, Any]:
         source: A fit or a published law.
 
     Returns:
-        Budgets [FLOP] and at each N*, D* and the loss with intervals (null without a fit), whether
-        it lies within the budgets fitted; the runs; loss against N at equal budgets.
+        The verdict on the fit. Budgets [FLOP], none where it is refused, and at each N*, D* and the
+        loss with intervals (null without a fit), whether it lies within the budgets fitted; the
+        runs; loss against N at equal budgets.
 
     Raises:
         QueryError: The law splits no budget.
     """
+    source.law.check_split()
+    refused = source.fit is not None and source.fit.verdict.refused
     span = source.range.get("flops", UNKNOWN_RANGE)
     inside = np.geomspace(span.low, max(span.high, span.low * 1.001), POINTS_INSIDE)
     beyond = np.geomspace(inside[-1], inside[-1] * BEYOND, POINTS_BEYOND)
-    flops = np.concatenate([[span.low / BELOW], inside, beyond[1:]])
+    flops = np.concatenate([[span.low / BELOW], inside, beyond[1:]])[: 0 if refused else None]
     at = source.splits(flops)
 
     def logs(theta: Floats) -> Floats:
         s = at(theta)
         return np.stack([s.log_params, s.log_tokens, s.log_loss], axis=-1)
 
+    value, ends = np.empty((0, len(NAMES))), None
     with np.errstate(all="ignore"):  # far ends of a poor fit overflow; they are sent as null
-        value = np.exp(logs(source.theta[None, :])[0])
-        ends = None
-        if source.fit is not None:
+        if not refused:
+            value = np.exp(logs(source.theta[None, :])[0])
+        if source.fit is not None and not refused:
             with contextlib.suppress(QueryError):  # the fit has no covariance and no draws
                 ends = derived_interval(source.fit, logs)
     document = {
         "schema": CURVES_SCHEMA,
+        **({} if source.fit is None else source.fit.verdict.document()),
         "source": source.name,
         "law": source.law.name,
         "level": None if source.fit is None else source.fit.interval.level,
@@ -91,9 +97,9 @@ def curves(source: ScalingLaw) -> dict[str, Any]:
         "flops": flops.tolist(),
         "inside": ((flops >= span.low * (1 - 1e-9)) & (flops <= span.high * (1 + 1e-9))).tolist(),
         **{n: _curve(i, value, ends) for i, n in enumerate(NAMES)},
-        "floor": source.fit.theta.get("E") if source.fit else None,
+        "floor": source.fit.theta.get("E") if source.fit and not refused else None,
         "runs": [] if source.fit is None else _runs(source.fit),
-        "valleys": [] if source.fit is None else _valleys(source, source.fit),
+        "valleys": [] if source.fit is None or refused else _valleys(source, source.fit),
     }
     return dict(finite_or_null(document))
 
@@ -244,7 +250,8 @@ def _query(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
 def _predict(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
     """The document `isoflop.prediction/1`."""
     n, d = (_read(name, fields[name][0], parse_count) for name in ("params", "tokens"))
-    return predict(_with_columns(laws[0], fields), n, d).document()
+    force = _read("force", _first(fields, "force", "false"), parse_flag)
+    return predict(_with_columns(laws[0], fields), n, d, force=force).document()
 
 
 def _compare(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
@@ -273,11 +280,12 @@ PREDICT = QueryRoute(
     fields={
         "params": "Parameters N, such as 7B.",
         "tokens": "Training tokens D, such as 1.4T.",
+        "force": "true predicts although the verdict is `refuse`.",
         **CHOICE,
         **LAW_COLUMNS,
     },
     needed=("params", "tokens"),
-    quick=frozenset({"params", "tokens", "fit", "law"}),
+    quick=frozenset({"params", "tokens", "fit", "law", "force"}),
     laws=_selected,
     document=_predict,
 )

@@ -1,12 +1,12 @@
 // Show an answer: sentence, table, notes, limits that bind, and the command that launches it.
 
-import { datum, fault, find, make, table } from "./elements.js";
+import { refused, verdictOf } from "./api.js";
+import { datum, fault, find, make, sentenceCase, table } from "./elements.js";
 import { amount, change, ends, four, percent, power, short, three, UNKNOWN, whole } from "./format.js";
 import { label, pageWords } from "./limits.js";
 
 /** Show all parts of an answer; of none, or of one that is refused, `instead` and nothing of another. */
-export function show(answer, instead = "No answer to this question") {
-  const verdict = answer?.verdict ?? null;
+export function show(answer, instead = "No answer to this question", verdict = verdictOf(answer)) {
   showVerdict(verdict);
   const given = answer && !refused(verdict) ? answer : null;
   find("#words").replaceChildren(...(given ? sentence(given) : [instead]));
@@ -14,16 +14,12 @@ export function show(answer, instead = "No answer to this question") {
   find("#facts").replaceChildren(...(given ? facts(given) : []).map(([name, value, more]) =>
     make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, make("b", {}, value), make("span", { class: "more" }, more ?? "")))));
   find("#notes").replaceChildren(...(answer?.warnings ?? [])
-    .filter((w) => w.message !== verdict?.reason)
     .toSorted((a, b) => RANK.indexOf(a.severity) - RANK.indexOf(b.severity))
-    .map((w) => make("li", { class: w.severity }, make("b", {}, w.severity), " ", pageWords(w.message))));
+    .map((w) => [w, w.message.startsWith(verdict?.reason) ? w.message.slice(verdict.reason.length).trim() : w.message])
+    .filter(([, words]) => words) // the verdict says it already
+    .map(([w, words]) => make("li", { class: w.severity }, make("b", {}, w.severity), " ", sentenceCase(pageWords(words)))));
   binding(given);
   launch(given);
-}
-
-/** Whether a verdict forbids to show what it is about. */
-export function refused(verdict) {
-  return verdict?.verdict === "refuse";
 }
 
 const SIGNS = { trust: "✓", careful: "!", refuse: "✕" };
@@ -34,7 +30,7 @@ export function showVerdict(verdict) {
   place.hidden = !verdict;
   place.className = `verdict ${verdict?.verdict ?? ""}`;
   place.replaceChildren(...(verdict ? [
-    make("b", {}, make("i", { "aria-hidden": "true" }, SIGNS[verdict.verdict] ?? "?"), verdict.verdict), " ", make("span", {}, pageWords(verdict.reason)),
+    make("b", {}, make("i", { "aria-hidden": "true" }, SIGNS[verdict.verdict] ?? "?"), verdict.verdict), " ", make("span", {}, sentenceCase(pageWords(verdict.reason))),
   ] : []));
 }
 
@@ -50,8 +46,9 @@ const RANK = ["serious", "warning", "info"];
 
 /** The answer as a sentence for screen readers. */
 export function spoken(answer) {
-  const verdict = answer.verdict ? `${answer.verdict.verdict}: ${answer.verdict.reason} ` : "";
-  if (refused(answer.verdict)) return verdict.trim();
+  const said = verdictOf(answer);
+  const verdict = said ? `${said.verdict}: ${said.reason} ` : "";
+  if (refused(said)) return verdict.trim();
   const range = answer.loss.low == null || answer.loss.high == null ? "" : `, ${four(answer.loss.low)} to ${four(answer.loss.high)}`;
   return `${verdict}Train ${short(answer.params.value)} parameters on ${short(answer.tokens.value)} tokens: ` +
     `loss ${four(answer.loss.value)}${range}.`;

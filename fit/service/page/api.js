@@ -1,8 +1,9 @@
 // Requests to the service, with the token if it needs one; errors have the service's kind and field.
 
 export class ServiceError extends Error {
-  constructor({ kind, message, field }) {
+  constructor({ kind, message, field }, verdict = null) {
     super(message);
+    this.verdict = verdict;
     this.kind = kind;
     this.field = field;
   }
@@ -46,7 +47,17 @@ export async function request(path, options = {}) {
   if (response.ok) return response;
   const body = await response.json().catch(() => null);
   options.signal?.throwIfAborted();
-  throw new ServiceError(body?.error ?? { kind: "unknown", message: `The service answered with status ${response.status}.` });
+  throw new ServiceError(body?.error ?? { kind: "unknown", message: `The service answered with status ${response.status}.` }, body && verdictOf(body));
+}
+
+/** The verdict of a document or of a refusal; null where it has none. */
+export function verdictOf(document) {
+  return document?.verdict ? { verdict: document.verdict, reason: document.verdict_reason } : null;
+}
+
+/** Whether a verdict forbids to show what it is about. */
+export function refused(verdict) {
+  return verdict?.verdict === "refuse";
 }
 
 /** Fetch a JSON document. */

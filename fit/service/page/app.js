@@ -1,7 +1,7 @@
 // The page: the question is kept in the address, the answer comes from the service.
 
-import { command, refused, show, spoken } from "./answer.js";
-import { getDocument, Newest, request, ServiceError } from "./api.js";
+import { command, show, spoken } from "./answer.js";
+import { getDocument, Newest, refused, request, ServiceError, verdictOf } from "./api.js";
 import { lossChart, optimumChart, palette, saveChart, valleyChart } from "./charts.js";
 import { compare } from "./compare.js";
 import { fault, find, make, save } from "./elements.js";
@@ -51,10 +51,16 @@ async function refusable(reply, signal) {
 function showAnswer(document, error) {
   answer = document;
   const beside = showFieldError(error);
-  fault(find("#fault"), error && !beside ? pageWords(error.message) : null);
-  show(answer);
+  fault(find("#fault"), error && !beside && !error.verdict ? pageWords(error.message) : null);
+  if (error?.verdict) show(null, "No answer to this question", { ...error.verdict, reason: refusal(error) });
+  else show(answer);
   draw();
   if (answer) showBudget();
+}
+
+/** The verdict's reason with what to do about it, of a refusal that names its law first. */
+function refusal(error) {
+  return error.message.slice(Math.max(0, error.message.indexOf(error.verdict.reason)));
 }
 
 /** Mark what is shown as the answer to an earlier question, until the present one is answered. */
@@ -66,10 +72,10 @@ function wait(waiting) {
 
 /** Draw all charts for the present law and answer; nothing of what is refused. */
 function draw() {
-  const drawn = curves && !refused(curves.verdict);
-  find(".charts").hidden = !drawn;
+  const drawn = curves && !refused(verdictOf(curves));
+  find(".charts").hidden = find(".compare").hidden = !drawn;
   if (!drawn) return;
-  const given = refused(answer?.verdict) ? null : answer;
+  const given = refused(verdictOf(answer)) ? null : answer;
   const colours = palette();
   lossChart(curves, given, rival, colours);
   optimumChart("params", curves, given, rival, colours);
@@ -168,7 +174,7 @@ async function loadComparison(force = false) {
     if (state.vs && curves) {
       const fit = fits.some((f) => f.name === state.vs);
       const [document] = await refusable(getDocument("v1/curves", { [fit ? "fit" : "law"]: state.vs }, { signal }), signal);
-      rival = refused(document?.verdict) ? null : document;
+      rival = refused(verdictOf(document)) ? null : document;
       draw();
     }
     await compare(state.law ?? state.fit, state.vs, signal, () => loadComparison(true), force);

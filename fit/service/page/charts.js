@@ -141,7 +141,7 @@ function runText(run) {
 
 /** Range of budgets to show: that of the runs and the question, with a margin. */
 export function reach(curves, answer) {
-  const span = curves.range.flops ?? [curves.flops[1], curves.flops.at(-1) / 1e4];
+  const span = curves.range.flops ?? [curves.flops[curves.inside.indexOf(true)], curves.flops[curves.inside.lastIndexOf(true)]];
   const budget = answer?.flops.value > 0 ? answer.flops.value : span[1];
   return [Math.min(span[0], budget) / 1.8, Math.max(span[1] * 12, budget * 2.5)];
 }

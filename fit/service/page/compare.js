@@ -18,8 +18,9 @@ export async function compare(a, b, signal, again, force = false) {
     fault(words, pageWords(error.message));
     const insist = make("button", { type: "button", class: "small" }, "Compare anyway");
     insist.addEventListener("click", again);
-    // Only what the service would compare all the same is offered.
-    place.replaceChildren(words, ...(/`force=true`/.test(error.message) && !force ? [insist] : []));
+    // What has no common unit can be compared all the same; what is refused cannot.
+    const offered = error.kind === "question" && /`force=true`/.test(error.message) && !force;
+    place.replaceChildren(words, ...(offered ? [insist] : []));
   }
 }
 

@@ -92,7 +92,7 @@ function field(name, changed) {
 const ADVICE = [
   [/,? or insist with (`force=true`|--force)/g, ""],
   [/,? or compare all the same with (`force=true`|--force)/g, ""],
-  [/\s*To launch it all the same, add (`force=true`|--force)\./g, ""],
+  [/\s*To see it all the same: (`force=true`|--force)\./g, ""],
   [/; ask: (\/v1\/predict\S*|isoflop predict .*)$/g, "; leave one of them empty."],
 ];
 

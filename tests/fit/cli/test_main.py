@@ -94,7 +94,9 @@ def test_the_exported_names_are_a_dozen_and_can_be_loaded_before_use():
         (["query", "1e14", "--fit", "reports/pilot/fit.json"], "by pilot"),
         (["query", "1e21", "--law", "besiroglu2024"], "parameters        2.78B"),
         (["query", "1e11", "--fit", "reports/blind", "--force"], "serious"),
-        (["query", "1e20"], "serious           extrapolates"),
+        (["query", "1e20", "--force"], "serious           the budget lies"),
+        (["query", "1e20", "--force"], "verdict           REFUSE: the budget lies"),
+        (["query", "1e14"], "verdict           CAREFUL: run"),
         (["predict", "--params", "7B", "--tokens", "1.4T", "--law", "hoffmann2022"], "2.0217"),
         (["predict", "--params", "500k", "--tokens", "1e7"], "90% prediction"),
         (["laws"], "besiroglu2024"),
@@ -281,8 +283,8 @@ def test_text_fits_eighty_columns(folder):
     write_record(folder / "runs" / "long" / "b", record(run=long + "b", **fields))
     write_fit(folder / "reports" / long, make_fit(name=long))
     for args in (
-        ["query", "1e16"],
-        ["query", "1e20"],
+        ["query", "8e15"],
+        ["query", "1e20", "--force"],
         ["query", "1e14", "--fit", f"reports/{long}"],
         ["query", "1e22", "--law", "hoffmann2022"],
         ["predict", "--params", "1M", "--tokens", "1e9", "--fit", f"reports/{long}"],
@@ -308,7 +310,7 @@ def test_a_budget_below_the_runs_is_not_called_inside_them(folder):
 
 def test_the_band_of_good_sizes_is_left_out_far_beyond_the_runs(folder):
     assert "within one run's noise" in run("query", "1e14").stdout
-    assert "not determined this far beyond the runs" in run("query", "1e20").stdout
+    assert "just as good" not in run("query", "1e20", "--force").stdout
     assert "just as good" not in run("query", "1e20", "--law", "besiroglu2024").stdout
 
 

@@ -6,57 +6,61 @@ import pytest
 from click.testing import CliRunner
 
 from fit.cli.main import main
-from fit.errors import QueryError
+from fit.errors import RefusedError
 from fit.query.answer import query
-from fit.query.exports import export
 from fit.results import read_fit
 from tests.fit.builders import make_fit
 from tests.fit.service.client import ask, pilot, service
 
 
-@pytest.mark.parametrize(
-    ("budget", "force", "refused"),
-    [("1e14", False, False), ("3e20", False, True), ("3e20", True, False)],
-)
-def test_command_line_http_and_python_agree_on_what_is_launched(
-    tmp_path, monkeypatch, budget, force, refused
-):
+@pytest.mark.parametrize(("budget", "force"), [("1e14", False), ("3e20", True)])
+def test_command_line_http_and_python_launch_the_same(tmp_path, monkeypatch, budget, force):
     pilot(tmp_path / "reports")
     monkeypatch.chdir(tmp_path)
     options = [budget, "--fit", "reports/pilot", *(["--force"] if force else [])]
-
-    def command(*words):
-        return CliRunner().invoke(main, ["query", *options, *words])
-
     answers = [
         query("reports/pilot", budget, force=force).document(),
-        json.loads(command("--json").stdout),
+        json.loads(CliRunner().invoke(main, ["query", *options, "--json"]).stdout),
         ask(
             service(tmp_path / "reports"), f"/v1/query?fit=pilot&flops={budget}&force={force}"
         ).json(),
     ]
     assert [list(a["config"]) for a in answers] == [list(answers[0]["config"])] * 3
-    refusals = {a["launch_refusal"] for a in answers}
-    assert len(refusals) == 1
-    (refusal,) = refusals
-    assert (refusal is not None) == refused == (not answers[0]["config"])
+    assert answers[0]["config"]
+    assert [a["launch_refusal"] for a in answers] == [None] * 3
     for words in (["--config"], ["--export", "hf"]):
-        run = command(*words)
-        assert run.exit_code == (1 if refused else 0)
-        if refused:
-            assert run.stdout == ""
-            assert run.stderr == f"isoflop: {refusal}\n"
-            assert "add --force" in run.stderr
+        assert CliRunner().invoke(main, ["query", *options, *words]).exit_code == 0
 
 
-def test_an_export_in_python_obeys_the_same_rule(tmp_path):
-    fit = read_fit(pilot(tmp_path) / "pilot")
-    with pytest.raises(QueryError, match="not launched: extrapolates"):
-        export(query(fit, 3e20), fit, "hf")
-    assert json.loads(export(query(fit, 3e20, force=True), fit, "hf"))["model_type"] == "llama"
+def test_what_is_refused_is_refused_everywhere_in_one_sentence(tmp_path, monkeypatch):
+    pilot(tmp_path / "reports")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RefusedError, match="beyond the largest budget fitted") as refusal:
+        query("reports/pilot", 3e20)
+    question = ["query", "3e20", "--fit", "reports/pilot"]
+    for words in ([], ["--config"], ["--export", "hf"], ["--json"]):
+        run = CliRunner().invoke(main, [*question, *words])
+        assert run.exit_code == 1
+        assert run.stderr == f"isoflop: {refusal.value} To see it all the same: --force.\n"
+        assert bool(run.stdout) is (words == ["--json"])
+    document = json.loads(run.stdout)
+    assert (document["verdict"], document["verdict_reason"]) == ("refuse", refusal.value.reason)
+    assert (document["params"], document["loss"], document["config"]) == (None, None, [])
+    reply = ask(service(tmp_path / "reports"), "/v1/query?fit=pilot&flops=3e20")
+    assert reply.status_code == 422
+    assert str(refusal.value) in reply.json()["error"]["message"]
 
 
-def test_a_doubtful_fit_launches_nothing_at_any_budget():
+def test_what_is_insisted_on_beyond_the_reach_has_no_interval(tmp_path):
+    answer = query(read_fit(pilot(tmp_path) / "pilot"), 3e20, force=True)
+    assert answer.verdict.verdict == "refuse"
+    assert (answer.level, answer.regret_band) == (None, None)
+    numbers = (answer.flops, answer.params, answer.tokens, answer.loss, answer.loss_next_run)
+    assert [(n.low, n.high) for n in numbers] == [(None, None)] * 5
+
+
+def test_a_doubtful_fit_is_answered_with_care():
     answer = query(make_fit(kappa=400.0), 1e14)
-    assert (answer.config, answer.shape is not None) == ((), True)
-    assert "barely" in answer.launch_refusal
+    assert answer.verdict.verdict == "careful"
+    assert "barely identified" in answer.verdict.reason
+    assert answer.config

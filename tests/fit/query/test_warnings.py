@@ -11,10 +11,12 @@ from click.testing import CliRunner
 from fit.allocation.scaling_law import ScalingLaw
 from fit.cli.main import main
 from fit.cli.runs import summary
+from fit.errors import RefusedError
+from fit.query.answer import predict
 from fit.query.warnings import cross_check_remark
 from fit.report.summary_page import report_content
 from fit.report.text import fit_text
-from fit.results import CrossCheck, Note, is_doubtful, is_identified, kappa_text, write_fit
+from fit.results import CrossCheck, Fit, Note, is_doubtful, is_identified, kappa_text, write_fit
 from tests.fit.builders import make_fit
 
 REFUSED = [{"kappa": 1500.0}, {"kappa": float("inf")}, {"status": "ill_conditioned"}]
@@ -42,21 +44,34 @@ def test_a_refused_fit_shows_no_optimum_anywhere(tmp_path, changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "expected"),
+    ("changes", "verdict"),
     [
-        ({}, False),
-        ({"kappa": 400.0}, True),
-        ({"status": "at_bound"}, True),
-        ({"notes": (Note(code="units", severity="serious", message="x"),)}, True),
+        ({"notes": ()}, "TRUST: the fit converged on"),
+        ({"kappa": 400.0, "notes": ()}, "CAREFUL: the law's parameters are barely identified"),
+        ({"theta": {**make_fit().theta, "E": 0.0}, "notes": ()}, "CAREFUL: the fitted E"),
+        ({"kappa": 1500.0}, "REFUSE: the law's parameters are not identified"),
+        ({"status": "max_iterations"}, "REFUSE: the search for the law's parameters"),
+        ({"notes": (Note(code="units", severity="serious", message="x. Y."),)}, "REFUSE: x."),
     ],
 )
-def test_a_doubtful_fit_says_so_in_its_first_line(changes, expected):
+def test_the_verdict_on_a_fit_stands_first_with_its_sentence(changes, verdict):
     fit = make_fit(**changes)
     first = fit_text(fit).splitlines()[2]
-    assert first.startswith("  status")
-    assert ("DOUBTFUL" in first) is expected is is_doubtful(fit)
-    assert len(first) <= 80
-    assert is_identified(fit)
+    assert first.startswith("  verdict")
+    assert verdict in first
+    document = fit.document(draws=False)
+    assert list(document)[:3] == ["schema", "verdict", "verdict_reason"]
+    assert document["verdict"].upper() == verdict.partition(":")[0]
+    assert Fit.from_json(fit.to_json()).verdict == fit.verdict
+
+
+def test_between_the_runs_even_an_unidentified_fit_predicts_with_care():
+    fit = make_fit(kappa=1500.0)
+    n, d = (fit.range[k].low * 1.5 for k in ("params", "tokens"))
+    assert predict(fit, n, d).verdict.verdict == "careful"
+    with pytest.raises(RefusedError, match="not identified"):
+        predict(fit, n, 10 * fit.range["tokens"].high)
+    assert predict(fit, n, 10 * fit.range["tokens"].high, force=True).verdict.refused
 
 
 def test_condition_numbers_are_short():

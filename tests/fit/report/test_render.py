@@ -63,8 +63,8 @@ def hostile_fit():
         name="odd #name $x$",
         points=dataclasses.replace(points, run=names),
         runs_dropped=tuple((f"{HOSTILE}{i}", HOSTILE) for i in range(40)),
-        notes=(Note(code="odd", severity="serious", message=HOSTILE),),
-        data={"name": HOSTILE, "hash": "sha256:0", "unique_tokens": 1000},
+        notes=(Note(code="odd", severity="warning", message=HOSTILE),),
+        data={"name": HOSTILE, "hash": "sha256:0", "unique_tokens": 10**9},
     )
 
 
@@ -164,8 +164,10 @@ def test_the_gravest_doubt_stands_first_and_none_twice():
         Note(code="a", severity="info", message="a trifle"),
         Note(code="b", severity="serious", message="a disaster"),
     )
-    limitations = report_content(ScalingLaw.from_fit(make_fit(notes=notes)))["limitations"]
+    content = report_content(ScalingLaw.from_fit(make_fit(notes=notes)))
+    limitations = content["limitations"]
     assert limitations[0] == ["serious", "A disaster."]
+    assert (content["refused"], content["answers"]) == (True, None)
     assert len({text for _, text in limitations}) == len(limitations)
 
 

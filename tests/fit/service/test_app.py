@@ -11,7 +11,7 @@ from fit.cli.main import main
 from tests.fit.service.client import ask, pilot, service
 
 QUESTIONS = [
-    *(["query", f"{c:.6g}"] for c in np.geomspace(1e12, 1e16, 8)),
+    *(["query", f"{c:.6g}"] for c in np.geomspace(1e12, 8e15, 8)),
     ["query", "3e13", "--force"],
     ["query", "1e5", "--fit", "reports/pilot"],
     ["query", "2.5e14", "--fit", "reports/pilot"],
@@ -19,7 +19,8 @@ QUESTIONS = [
       for c in (1e18, 1e21, 5.76e23)),
     ["query", "1e22", "--law", "muennighoff2023", "--unique-tokens", "25e9"],
     ["query", "--dollars", "250k", "--price", "2.5", "--device", "h100", "--law", "hoffmann2022"],
-    ["query", "--deadline", "48", "--devices", "8", "--device", "a100", "--mfu", "40%"],
+    ["query", "--deadline", "48", "--devices", "8", "--device", "a100", "--mfu", "40%",
+     "--law", "gadre2024"],
     ["query", "1e14", "--max-params", "200k", "--serve-tokens", "1B", "--regret"],
     ["query", "--loss", "1.35", "--min-ratio", "20"],
     ["query", "1e22", "--law", "besiroglu2024", "--memory", "8GB"],
@@ -96,11 +97,39 @@ def test_whatever_is_refused_is_refused_in_one_shape(tmp_path):
     replies = ask(service(pilot(tmp_path)), *(path for path, _, _ in REFUSED))
     for (path, status, field), reply in zip(REFUSED, replies, strict=True):
         assert reply.status_code == status, (path, reply.text)
-        assert list(reply.json()) == ["error"]
+        assert list(reply.json())[-1] == "error"
         result = reply.json()["error"]
         assert list(result) == ["kind", "message", "field"]
         assert result["kind"] and "\n" not in result["message"], path
         assert field is None or result["field"] == field, (path, result)
+
+
+def test_the_verdict_stands_first_and_what_is_refused_has_no_number(tmp_path):
+    served = service(pilot(tmp_path))
+    fits, near, far, blind, curves, healthy, forced, predicted = ask(
+        served,
+        "/v1/fits/blind",
+        "/v1/query?fit=pilot&flops=1e13",
+        "/v1/query?fit=pilot&flops=1e17",
+        "/v1/query?fit=blind&flops=1e13",
+        "/v1/curves?fit=blind",
+        "/v1/curves?fit=pilot",
+        "/v1/query?fit=pilot&flops=1e17&force=true",
+        "/v1/predict?fit=pilot&params=1e9&tokens=1e12",
+    )
+    assert list(fits.json())[1:3] == list(near.json())[1:3] == ["verdict", "verdict_reason"]
+    assert near.json()["verdict"] == "careful" and fits.json()["verdict"] == "refuse"
+    for reply in (far, blind, predicted):
+        assert reply.status_code == 422
+        assert list(reply.json()) == ["verdict", "verdict_reason", "error"]
+        assert reply.json()["verdict"] == "refuse" and reply.json()["error"]["kind"] == "refused"
+        assert "`force=true`" in reply.json()["error"]["message"]
+    assert curves.json()["verdict"] == "refuse" and len(curves.json()["runs"]) == 25
+    assert [curves.json()[k] for k in ("flops", "valleys", "floor")] == [[], [], None]
+    assert curves.json()["params"] == {"value": [], "low": [], "high": []}
+    last = healthy.json()["flops"][-1]
+    assert ask(served, f"/v1/query?fit=pilot&flops={0.99 * last}").status_code == 200
+    assert forced.json()["verdict"] == "refuse" and forced.json()["params"]["low"] is None
 
 
 @pytest.mark.parametrize("name", ["../secret", "..", ".", "a/b", "a\\b", "", "/etc", ".work", "-x"])
