@@ -14,10 +14,9 @@ export function show(answer, instead = "No answer to this question", verdict = v
   find("#facts").replaceChildren(...(given ? facts(given) : []).map(([name, value, more]) =>
     make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, make("b", {}, value), make("span", { class: "more" }, more ?? "")))));
   find("#notes").replaceChildren(...(answer?.warnings ?? [])
+    .filter((w) => w.message !== verdict?.reason) // the verdict says it already
     .toSorted((a, b) => RANK.indexOf(a.severity) - RANK.indexOf(b.severity))
-    .map((w) => [w, w.message.startsWith(verdict?.reason) ? w.message.slice(verdict.reason.length).trim() : w.message])
-    .filter(([, words]) => words) // the verdict says it already
-    .map(([w, words]) => make("li", { class: w.severity }, make("b", {}, w.severity), " ", sentenceCase(pageWords(words)))));
+    .map((w) => make("li", { class: w.severity }, make("b", {}, w.severity), " ", sentenceCase(pageWords(w.message)))));
   binding(given);
   launch(given);
 }
