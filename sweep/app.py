@@ -92,8 +92,7 @@ def train_grid(cells: Sequence[Cell], overrides: Sequence[str], *, multirun: boo
     Raises:
         PlanError: The records could not be written, or the launcher starts nothing.
     """
-    from sweep.launch.jobs import run
-    from sweep.launch.launcher import launch_cells
+    from sweep.launch.launcher import launch_cells, train_here
 
     if print_opening(cells):
         check_writable(cells)
@@ -101,8 +100,7 @@ def train_grid(cells: Sequence[Cell], overrides: Sequence[str], *, multirun: boo
         if multirun:
             launch_cells(cells, overrides)
         else:
-            assert cells[0].config is not None
-            run(cells[0].config)
+            train_here(cells[0])
     return print_closing(cells)
 
 

@@ -109,8 +109,14 @@ class DataConfig:
     """stories: demo, small, full or skills."""
     tokenizer: str = MISSING
     """text and hf: bytes or bpe."""
-    vocab: int = MISSING
-    """Vocabulary size of a BPE tokenizer that is trained here."""
+    vocab: int | None = MISSING
+    """Vocabulary size: of a BPE tokenizer that is trained here; tokens: null is found out."""
+    dtype: str | None = MISSING
+    """tokens: type of the integers in raw files; null is found by content."""
+    byte_order: str | None = MISSING
+    """tokens: little or big; null is found by content."""
+    header_bytes: int | None = MISSING
+    """tokens: bytes before the first token; null is found by content."""
     pattern: str = MISSING
     """text: glob patterns of the files, separated by commas."""
     bytes_per_token: float | None = MISSING
@@ -207,6 +213,8 @@ class Config:
     tracking: Tracking = MISSING
     also: list[str] = MISSING
     """Further cells of a job, by the settings that differ; written by `sweep.launch.jobs`."""
+    data_hash: str | None = MISSING
+    """Content hash of the data that the job was planned on; written by `sweep.launch.jobs`."""
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
     train: TrainConfig = MISSING

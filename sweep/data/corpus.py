@@ -284,6 +284,8 @@ def open_corpus(documents: Documents, config: DataConfig, seq_len: int) -> Token
         )
     identity = {"tokenizer": config.tokenizer, "version": VERSION, "documents": documents.identity}
     if config.tokenizer == "bpe":
+        if config.vocab is None:
+            raise PlanError("data.vocab is null; a bpe needs its size, such as data.vocab=1024.")
         identity["vocab"] = config.vocab
     folder = build_once(
         cache_folder(config.cache) / "corpora" / digest(identity),
@@ -321,6 +323,7 @@ def _build(folder: Path, documents: Documents, config: DataConfig) -> None:
     progress.write(f"tokenising {documents.name} once, into {folder.parent}")
     tokenizer: Tokenizer = Bytes()
     if config.tokenizer == "bpe":
+        assert config.vocab is not None  # by `open_corpus`
         tokenizer = train_bpe(_bounded(documents.sample(), BPE_SAMPLE_BYTES), config.vocab)
         assert isinstance(tokenizer, Bpe)
     tokenizer.save(folder)

@@ -18,7 +18,7 @@ Source: Black & Rogaway 2002, "Ciphers with arbitrary finite domains", section 4
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -222,6 +222,9 @@ class TokenSource(Protocol):
     def heldout(self) -> Heldout:
         """The held-out sample."""
 
+    def verify(self) -> None:
+        """Raise a `PlanError` where the data are no longer those that were opened."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizedCorpus:
@@ -237,6 +240,10 @@ class TokenizedCorpus:
     """(vocab,) bytes of text that each token stands for."""
     bytes_per_token: float | None = None
     """Given where the bytes of single tokens are not known."""
+    verify: Callable[[], None] = lambda: None
+    """Raises a `PlanError` where the tokens on disk are no longer those that were opened."""
+    facts: tuple[tuple[str, str], ...] = ()
+    """What was found in the data, for the plan: a name of at most 10 letters and a text each."""
 
 
 class CorpusSource:
@@ -252,6 +259,7 @@ class CorpusSource:
         self._available_rows = available
         self.unique = capped_rows(config.unique_tokens, seq_len, available)
         self._heldout = Heldout(rows=heldout_rows(corpus.heldout, config, seq_len))
+        self.facts = corpus.facts
         self.info = DataInfo(
             name=corpus.name,
             hash=corpus.hash,
@@ -274,9 +282,22 @@ class CorpusSource:
     def heldout(self) -> Heldout:
         return self._heldout
 
+    def verify(self) -> None:
+        self._corpus.verify()
+
     def _subset(self, rows: Ints) -> Ints:
         """Rows of the stream: a larger cap adds rows to those of a smaller one."""
         return permuted(rows, self._available_rows, self._config.seed, SUBSET)
+
+
+def moved_data(config: DataConfig, found: str, planned: str) -> PlanError:
+    """What is said of data whose content hash is not the planned one."""
+    where = config.name if config.path is None else f"{config.name} of data.path={config.path}"
+    return PlanError(
+        f"the data ({where}) changed after the runs were planned: their content hash was {planned} "
+        f"and is {found}. Bring the old data back, or give the same command again to train on the "
+        "new."
+    )
 
 
 def in_epochs(number: Ints, size: int, seed: int) -> Ints:

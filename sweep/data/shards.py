@@ -1,75 +1,93 @@
-"""The data source `tokens`: shards that another program wrote, `.bin` or `.npy`, memory-mapped.
+"""The data source `tokens`: files of tokens that another program wrote, memory-mapped.
 
-A `.bin` holds little-endian uint16, or what `meta.json` beside it says: {"vocab": 50257, "dtype":
-"uint32", "bytes_per_token": 4.2}, each key optional. A 1024-byte header of 256 int32 (as llm.c
-writes: magic, version, token count) is recognised and skipped.
+`sweep.data.token_files` finds out what the files hold. `meta.json` beside them may say more:
+{"vocab": 50257, "dtype": "uint32", "bytes_per_token": 4.2}, each key optional; nanoGPT's `meta.pkl`
+gives `vocab_size`. The vocabulary is `data.vocab`, else what these say, else the largest id plus 1.
 
-Files with the word `val`, `valid`, `validation` or `heldout` in their names or folders are held
-out, else those with the word `test`; the rest is trained on. Where no file is named so, the tail of
-the last file is held out.
+Files that are named as validation are held out, else those named as test; the rest is trained on.
+Where no file is named so, the tail of the last file is held out.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-import re
+import os
+import pickle
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
 from fit.errors import PlanError
+from fit.quantities import count_noun
 from sweep.cache import META, cache_folder, compute_once, digest, stamp
 from sweep.config import DataConfig
-from sweep.data.rows import TokenizedCorpus, Tokens, TokenStream, heldout_count, stream_of
+from sweep.data.rows import (
+    TokenizedCorpus,
+    Tokens,
+    TokenStream,
+    heldout_count,
+    moved_data,
+    stream_of,
+)
+from sweep.data.splits import split_of
+from sweep.data.token_bytes import LARGEST_VOCAB
+from sweep.data.token_files import DTYPES, Layout, TokenFile, identify
 
-SUFFIXES = (".bin", ".npy")
-DTYPES = ("uint16", "uint32")
-LLMC_HEADER_BYTES = 1024
-LLMC_DTYPES = {(20240520, 1): "uint16", (20240801, 7): "uint32"}
-"""Token type by magic number and version of a header of llm.c."""
+SUFFIXES = (".bin", ".npy", ".ds")
+COMPRESSED = (".gz", ".zst", ".xz", ".bz2", ".lz4", ".zip")
+NANOGPT_META = "meta.pkl"
+MOST_META_BYTES = 1 << 26
+VERSION = 1
+"""Part of the cache's key; raised when the same files would be read in another way."""
+MOST_VOCAB = 1 << 24
 SCAN_TOKENS = 1 << 24
 """Tokens read at once where a shard is hashed."""
-_HELDOUT = re.compile(r"(^|[^a-z])(val|valid|validation|heldout)([^a-z]|$)")
-_TEST = re.compile(r"(^|[^a-z])test([^a-z]|$)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardMeta:
-    """Contents of `meta.json` beside the shards."""
+    """Contents of `meta.json` and `meta.pkl` beside the files."""
 
-    dtype: str = "uint16"
+    dtype: str | None = None
     vocab: int | None = None
     bytes_per_token: float | None = None
+    vocab_from: str = ""
+    """Which of the files gave the vocabulary."""
 
 
 def open_shards(config: DataConfig, seq_len: int) -> TokenizedCorpus:
-    """Open a file or a folder of shards.
+    """Open a file or a folder of token files.
 
     Raises:
-        PlanError: There are no shards or too few tokens, the size of one is not a whole number of
-            tokens, or a token is outside the vocabulary.
+        PlanError: There are no token files or too few tokens, a file is not what it should be, or a
+            token is outside the vocabulary.
     """
     root = existing_path(config)
     files = [root] if root.is_file() else _find(root)
-    meta = read_meta((root if root.is_dir() else root.parent) / META)
-    shards = [open_shard(file, meta.dtype) for file in files]
+    beside = root if root.is_dir() else root.parent
+    meta = read_meta(beside / META)
+    if meta.vocab is None and config.vocab is None:
+        meta = dataclasses.replace(meta, **_nanogpt_vocab(beside / NANOGPT_META))
+    layout = _layout(config, meta)
+    indices = [index for f in files if (index := f.with_suffix(".idx")).exists()]
+    stamps = stamp([*files, *indices])
     facts = compute_once(
         cache_folder(config.cache),
-        ["scan", meta.dtype, stamp(files)],
-        lambda: scan(shards),
+        ["token files", VERSION, dataclasses.asdict(layout), stamps],
+        lambda: _examine(files, layout),
     )
-    vocab = facts["largest"] + 1 if meta.vocab is None else meta.vocab
-    if facts["largest"] >= vocab:
-        worst = files[facts["where"]]
-        raise PlanError(
-            f"token {facts['largest']} in {worst} is outside the vocabulary of {vocab} that "
-            f"{META} gives; correct one of the two."
-        )
+    found = [TokenFile(path=f, **row) for f, row in zip(files, facts["files"], strict=True)]
+    shards = [file.open() for file in found]
+    vocab, reason = _vocabulary(config, meta, facts, files)
     relative = [file.relative_to(root).as_posix() if root.is_dir() else "" for file in files]
-    train, heldout = _split(config, seq_len, shards, relative)
+    train, heldout, split_words = _split(config, seq_len, shards, relative)
     bytes_per_token = config.bytes_per_token or meta.bytes_per_token
     return TokenizedCorpus(
         name=f"tokens:{root.resolve().name}",
@@ -78,7 +96,35 @@ def open_shards(config: DataConfig, seq_len: int) -> TokenizedCorpus:
         train=train,
         heldout=heldout,
         bytes_per_token=bytes_per_token,
+        verify=partial(_verify, config, found, shards, stamps, facts["hash"]),
+        facts=(
+            ("files", _files_in_words(found, root)),
+            ("vocabulary", f"{vocab:,}, {reason}"),
+            ("tokens", f"{len(train):,} to train on, {len(heldout):,} {split_words}"),
+        ),
     )
+
+
+def _verify(
+    config: DataConfig,
+    files: Sequence[TokenFile],
+    shards: Sequence[Tokens],
+    stamps: Sequence[Any],
+    content: str,
+) -> None:
+    """Refuse files that were written to while they were mapped, unless they hold the same.
+
+    A file that was deleted or replaced stays mapped as it was.
+    """
+    before = {path: (size, mtime, ctime) for path, size, mtime, ctime in stamps}
+    now = {path: times for path, *times in stamp([f.path for f in files if f.path.exists()])}
+    changed = [path for path, times in now.items() if tuple(times) != before[path]]
+    if not changed:
+        return
+    # Reading beyond the end of a file that was cut would end the process.
+    cut = any(now[path][0] < before[path][0] for path in changed)
+    if cut or (found := scan(shards)["hash"]) != content:
+        raise moved_data(config, "of a file that was cut" if cut else found, content)
 
 
 def existing_path(config: DataConfig) -> Path:
@@ -93,9 +139,10 @@ def existing_path(config: DataConfig) -> Path:
         )
     root = Path(config.path).expanduser()
     if not root.exists():
+        near = [f for f in (root.with_name(root.name + s) for s in SUFFIXES) if f.is_file()]
+        advice = f"did you mean {near[0]}?" if near else "give an existing file or folder."
         raise PlanError(
-            f"data.path={config.path} does not exist (looked for {root.absolute()}); give an "
-            "existing file or folder."
+            f"data.path={config.path} does not exist (looked for {root.absolute()}); {advice}"
         )
     return root
 
@@ -110,95 +157,218 @@ def read_meta(path: Path) -> ShardMeta:
         return ShardMeta()
     try:
         document = json.loads(path.read_text())
-        meta = ShardMeta(
-            **{k: document[k] for k in ShardMeta.__dataclass_fields__ if k in document}
-        )
-    except (ValueError, TypeError) as error:
+        given = {k: document[k] for k in ("dtype", "vocab", "bytes_per_token") if k in document}
+        meta = ShardMeta(**given, vocab_from=path.name)
+    except (OSError, ValueError, TypeError) as error:
         raise PlanError(
             f"{path} is not a JSON object of vocab and dtype: {error}. Correct it."
         ) from error
-    if meta.dtype not in DTYPES:
+    if meta.dtype is not None and meta.dtype not in DTYPES:
         raise PlanError(f"{path} gives dtype '{meta.dtype}'; known are {', '.join(DTYPES)}.")
-    limit = np.iinfo(meta.dtype).max + 1
-    if meta.vocab is not None and not 0 < meta.vocab <= limit:
-        raise PlanError(f"{path} gives vocab {meta.vocab}; {meta.dtype} allows 1 to {limit}.")
+    most = _most_vocab(meta.dtype)
+    whole = isinstance(meta.vocab, int) and not isinstance(meta.vocab, bool)
+    if meta.vocab is not None and not (whole and 0 < meta.vocab <= most):
+        kind = meta.dtype or "a vocabulary"
+        raise PlanError(f"{path} gives vocab {meta.vocab!r}; {kind} allows 1 to {most}.")
+    per_token = meta.bytes_per_token
+    if per_token is not None and not (isinstance(per_token, int | float) and per_token > 0):
+        raise PlanError(f"{path} gives bytes_per_token {per_token!r}; a positive number is needed.")
     return meta
 
 
-def open_shard(path: Path, dtype: str) -> Tokens:
-    """Memory-map one shard.
+def _most_vocab(dtype: str | None) -> int:
+    """The largest vocabulary of a type, within what a model can have."""
+    return MOST_VOCAB if dtype is None else min(MOST_VOCAB, int(np.iinfo(dtype).max) + 1)
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads a pickle of dicts, lists, strings and numbers; anything that would run code raises."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it needs {module}.{name}")
+
+
+def _nanogpt_vocab(path: Path) -> dict[str, Any]:
+    """The vocabulary that nanoGPT's `meta.pkl` gives, as fields of `ShardMeta`.
 
     Raises:
-        PlanError: The file is empty, of a wrong size, or not a one-dimensional array of integers.
+        PlanError: The file cannot be read without running code, or gives no vocabulary.
     """
-    if path.stat().st_size == 0:
-        raise PlanError(f"{path} is empty; remove it or write it again.")
-    if path.suffix == ".npy":
-        return _open_npy(path)
-    with path.open("rb") as stream:
-        header = np.frombuffer(stream.read(LLMC_HEADER_BYTES)[:12].ljust(12, b"\0"), "<i4")
-    header_dtype = LLMC_DTYPES.get((int(header[0]), int(header[1])))
-    offset = 0 if header_dtype is None else LLMC_HEADER_BYTES
-    dtype = header_dtype or dtype
-    kind = np.dtype(dtype).newbyteorder("<")
-    count, rest = divmod(path.stat().st_size - offset, kind.itemsize)
-    if rest or (offset and count != header[2]):
-        by_header = f" ({header[2]} by its header)" if offset else ""
+    if not path.exists():
+        return {}
+    try:
+        if path.stat().st_size > MOST_META_BYTES:
+            raise ValueError(f"it has {path.stat().st_size} bytes")
+        with path.open("rb") as stream:
+            document = _PlainUnpickler(stream).load()
+        vocab = document["vocab_size"]
+        if type(vocab) is not int or not 0 < vocab <= MOST_VOCAB:
+            raise ValueError(f"its vocab_size is {vocab!r}")
+    # A broken pickle raises nearly anything.
+    except Exception as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        reason = (reason.strip() or type(error).__name__).splitlines()[0][:80]
         raise PlanError(
-            f"{path} holds {count} {dtype} tokens and {rest} bytes{by_header}; it was cut, or "
-            f"it has another dtype: give that in {META}."
+            f"{path} gives no vocab_size that can be read without running code ({reason}); set "
+            "data.vocab=N."
+        ) from error
+    return {"vocab": vocab, "vocab_from": path.name}
+
+
+def _layout(config: DataConfig, meta: ShardMeta) -> Layout:
+    """What the configuration and `meta.json` say of the files.
+
+    Raises:
+        PlanError: A setting is out of range.
+    """
+    if config.dtype is not None and config.dtype not in DTYPES:
+        raise PlanError(f"data.dtype={config.dtype}; known are {', '.join(DTYPES)}.")
+    if config.byte_order not in (None, "little", "big"):
+        raise PlanError(f"data.byte_order={config.byte_order}; known are little, big.")
+    if config.header_bytes is not None and config.header_bytes < 0:
+        raise PlanError(f"data.header_bytes={config.header_bytes}; 0 or more is needed.")
+    return Layout(
+        dtype=config.dtype,
+        byte_order=config.byte_order,
+        header_bytes=config.header_bytes,
+        claimed=meta.dtype,
+    )
+
+
+def _vocabulary(
+    config: DataConfig, meta: ShardMeta, facts: dict[str, Any], files: Sequence[Path]
+) -> tuple[int, str]:
+    """Size of the vocabulary, and where it is from in words."""
+    largest, worst = facts["largest"], files[facts["where"]]
+    vocab, source = (config.vocab, "data.vocab") if config.vocab else (meta.vocab, meta.vocab_from)
+    if vocab is None:
+        if largest >= LARGEST_VOCAB:
+            raise PlanError(
+                f"{worst} holds the id {largest}, beyond any vocabulary: it has another type, or "
+                "was damaged. Set data.dtype, or data.vocab=N where it is meant."
+            )
+        return largest + 1, "the largest id plus 1 (data.vocab=N sets it)"
+    if not 0 < vocab <= MOST_VOCAB:
+        raise PlanError(f"{source}={vocab}; 1 to {MOST_VOCAB} is needed.")
+    if largest >= vocab:
+        raise PlanError(
+            f"token {largest} in {worst} is outside the vocabulary of {vocab} that {source} gives; "
+            "correct one of the two."
         )
-    return np.memmap(path, dtype=kind, mode="r", offset=offset, shape=(count,))
+    return vocab, f"by {source}; the largest id is {largest:,}"
 
 
-def scan(shards: list[Tokens]) -> dict[str, Any]:
-    """Read all shards for their content hash, the largest token and the shard that has it."""
-    digest, largest, where = hashlib.sha256(), -1, 0
+def open_shard(path: Path, dtype: str) -> Tokens:
+    """Memory-map a raw file of a known type, as the cache holds them.
+
+    Raises:
+        PlanError: Its size is not a whole number of tokens.
+    """
+    kind = np.dtype(dtype).newbyteorder("<")
+    count, rest = divmod(path.stat().st_size, kind.itemsize)
+    if rest or not count:
+        raise PlanError(f"{path} holds {count} {dtype} tokens and {rest} bytes; it was cut.")
+    return np.memmap(path, dtype=kind, mode="r", shape=(count,))
+
+
+def _examine(files: Sequence[Path], layout: Layout) -> dict[str, Any]:
+    """Identify and read all files: what `open_shards` needs to know of their content."""
+    found = identify(files, layout)
+    rows = [dataclasses.asdict(file) for file in found]
+    for row in rows:
+        del row["path"]
+    facts = scan([file.open() for file in found])
+    if facts["least"] < 0:
+        raise PlanError(
+            f"{files[facts['where_least']]} holds the token {facts['least']}; tokens are at least "
+            "0. Write it again."
+        )
+    if facts["least"] == facts["largest"]:
+        raise PlanError(
+            f"all {sum(f.count for f in found)} tokens in {files[0].parent} are "
+            f"{facts['largest']}; nothing can be learned from them. Check data.path and data.dtype."
+        )
+    return {"files": rows, **facts}
+
+
+def scan(shards: Sequence[Tokens]) -> dict[str, Any]:
+    """Read all shards for their content hash, the largest and least token and where they are."""
+    content, largest, least, where, where_least = hashlib.sha256(), -1, 1 << 63, 0, 0
     for number, shard in enumerate(shards):
         for start in range(0, len(shard), SCAN_TOKENS):
             block = np.ascontiguousarray(shard[start : start + SCAN_TOKENS])
-            digest.update(block.data)
+            content.update(block.data)
             if (top := int(block.max())) > largest:
                 largest, where = top, number
-            if block.dtype.kind == "i" and block.min() < 0:
-                raise PlanError(
-                    f"shard {number} holds the token {block.min()}; tokens are at least 0. "
-                    "Write it again."
-                )
-        digest.update(f"{shard.dtype}/{len(shard)}".encode())
-    return {"hash": digest.hexdigest()[:16], "largest": largest, "where": where}
-
-
-def _open_npy(path: Path) -> Tokens:
-    """Memory-map a `.npy`."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise PlanError(f"{path} is not a readable .npy file: {error}. Write it again.") from error
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise PlanError(
-            f"{path} holds {array.dtype} of shape {array.shape}; a one-dimensional array of "
-            "integers is needed. Write it again."
-        )
-    return np.asarray(array)
+            if (low := int(block.min())) < least:
+                least, where_least = low, number
+        content.update(f"{shard.dtype}/{len(shard)}".encode())
+    return {
+        "hash": content.hexdigest()[:16],
+        "largest": largest,
+        "where": where,
+        "least": least,
+        "where_least": where_least,
+    }
 
 
 def _find(root: Path) -> list[Path]:
-    """Find the shards below a folder, ordered by path."""
-    files = sorted(f for f in root.rglob("*") if f.suffix in SUFFIXES and f.is_file())
+    """Find the token files below a folder, ordered by path; links are followed, each file once.
+
+    Raises:
+        PlanError: There are none, or some that cannot be read where they lie.
+    """
+    files, seen, other = [], set(), Counter[str]()
+    for path in _walk(root, set()):
+        if path.suffix not in SUFFIXES:
+            other[path.suffix or "no suffix"] += 1
+            inner = Path(path.stem).suffix
+            if inner in SUFFIXES and path.suffix in COMPRESSED:
+                raise PlanError(f"{path} is compressed; unpack it, or move it out of {root}.")
+            if path.suffix == ".idx" and not path.with_suffix(".bin").exists():
+                raise PlanError(f"{path} is an index without its .bin; bring that, or remove it.")
+        elif not path.exists():
+            raise PlanError(f"{path} is a link to {os.readlink(path)}, which does not exist.")
+        elif path.is_file() and (real := path.resolve()) not in seen:
+            seen.add(real)
+            files.append(path)
     if not files:
-        raise PlanError(f"no {' or '.join(SUFFIXES)} below {root}; for text files use data=text.")
-    return files
+        there = ", ".join(f"{n} of {kind}" for kind, n in other.most_common(4))
+        raise PlanError(
+            f"no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} below {root}"
+            f"{f' ({there})' if there else ''}; for text files use data=text."
+        )
+    return sorted(files)
+
+
+def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """Every file below a folder without hidden ones; a folder that links reach twice, once."""
+    if (real := folder.resolve()) in seen:
+        return
+    seen.add(real)
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _walk(path, seen)
+        else:
+            yield path
 
 
 def _split(
     config: DataConfig, seq_len: int, shards: list[Tokens], names: list[str]
-) -> tuple[TokenStream, TokenStream]:
-    """Split into training and held-out streams, by file names or at the tail."""
+) -> tuple[TokenStream, TokenStream, str]:
+    """Training and held-out streams, by file names or at the tail, and how in words."""
     is_validation, is_test = _roles(names)
     is_heldout = is_validation if any(is_validation) else is_test
     not_trained = [a or b for a, b in zip(is_validation, is_test, strict=True)]
-    if any(is_heldout) and not all(not_trained):
+    if all(not_trained):
+        raise PlanError(
+            f"all {count_noun(len(names), 'file')} below {config.path} are validation or test data "
+            f"by their names ({names[0]}); nothing is left to train on. Give a single file as "
+            "data.path, or rename them."
+        )
+    if any(is_heldout):
         train = stream_of([s for s, out in zip(shards, not_trained, strict=True) if not out])
         heldout = stream_of([s for s, chosen in zip(shards, is_heldout, strict=True) if chosen])
         if train.row_count(seq_len) < 1:
@@ -206,17 +376,31 @@ def _split(
                 f"{len(train)} training tokens are below one row of model.seq_len={seq_len}; bring "
                 "more tokens, or set a smaller model.seq_len."
             )
-        return train, heldout
+        held = [n for n, chosen in zip(names, is_heldout, strict=True) if chosen]
+        words = f"held out by name ({held[0]}{', ...' * (len(held) > 1)})"
+        if unused := sum(not_trained) - len(held):
+            words += f"; {count_noun(unused, 'test file')} left out"
+        return train, heldout, words
     total = sum(len(s) for s in shards)
     cut = total - heldout_count(config, seq_len) * seq_len - 1
     check_share(config, seq_len, total)
     train_part, tail = np.array([[0, cut]]), np.array([[cut, total]])
-    return stream_of(shards, train_part), stream_of(shards, tail)
+    return stream_of(shards, train_part), stream_of(shards, tail), "held out at the end"
 
 
 def _roles(names: list[str]) -> list[list[bool]]:
     """For each file, whether its name marks it as validation, and whether as test."""
-    return [[bool(kind.search(n.lower())) for n in names] for kind in (_HELDOUT, _TEST)]
+    splits = [split_of(PurePath(name)) for name in names]
+    return [[split == kind for split in splits] for kind in ("valid", "test")]
+
+
+def _files_in_words(files: Sequence[TokenFile], root: Path) -> str:
+    """What was found, in words."""
+    documents = [f.documents for f in files if f.documents is not None]
+    words = f"{count_noun(len(files), 'file')} of {files[0].words}"
+    if documents:
+        words += f", {sum(documents):,} documents"
+    return words
 
 
 def check_share(config: DataConfig, seq_len: int, total: int) -> None:

@@ -405,6 +405,9 @@ class StoriesSource:
     def heldout(self) -> Heldout:
         return self._heldout
 
+    def verify(self) -> None:
+        """Nothing can change: the language is generated."""
+
     @functools.cached_property
     def _heldout(self) -> Heldout:
         """The held-out sample, drawn only where it is needed: a plan does without."""

@@ -3,7 +3,7 @@
 Packs: cells that differ only in settings of a single run (seed, learning rates, what the optimiser
 does with a gradient) are joined, `train.pack` to a job. The job is its first cell, whose setting
 `also` names the others by what differs: `also=['seed=1','seed=0 train.lr=0.01']`. Any launcher can
-pass that on.
+pass that on, and `data_hash` likewise, by which a worker knows the data that were planned.
 
 GPUs: Slurm and Ray give each job its own. joblib and submitit_local do not, so their workers share
 the machine's GPUs by locks: a worker takes a slot, which is a locked file per GPU and share of it,
@@ -101,7 +101,10 @@ def _take_slot(names: list[str], shares: int, folder: Path | None = None) -> IO[
 
 
 def pack_cells(cells: Sequence[Cell]) -> list[Cell]:
-    """Join the cells that can share a pack into one job, in the place of the first of them."""
+    """Join the cells that can share a pack into one job, in the place of the first of them.
+
+    Every job carries the content hash of its data.
+    """
     groups: dict[str, list[Cell]] = {}
     for number, cell in enumerate(cells):
         groups.setdefault(_pack_key(cell, number), []).append(cell)
@@ -110,7 +113,7 @@ def pack_cells(cells: Sequence[Cell]) -> list[Cell]:
         assert group[0].config is not None
         size = group[0].config.train.pack
         jobs += [_join_cells(group[i : i + size]) for i in range(0, len(group), size)]
-    return jobs
+    return [_with_data_hash(job) for job in jobs]
 
 
 def members_of(config: Config) -> list[Config]:
@@ -156,6 +159,21 @@ def _join_cells(cells: Sequence[Cell]) -> Cell:
         overrides=(*first.overrides, f"also={hydra_value(also)}"),
         trajectories=tuple(t for cell in cells for t in cell.trajectories),
         work=tuple(folder for cell in cells for folder in cell.work),
+    )
+
+
+def _with_data_hash(job: Cell) -> Cell:
+    """A job that carries the content hash of the data it was planned on, as an override.
+
+    Its worker may start hours later: it trains on these data, or on none.
+    """
+    if job.config is None or not job.trajectories:
+        return job
+    planned = job.trajectories[0].data.hash
+    return dataclasses.replace(
+        job,
+        overrides=(*job.overrides, f"data_hash={hydra_value(planned)}"),
+        config=dataclasses.replace(job.config, data_hash=planned),
     )
 
 

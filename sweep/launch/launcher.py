@@ -29,6 +29,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -38,6 +39,7 @@ from fit.data.records import RECORD_NAME, read_record, write_record
 from fit.errors import PlanError, RecordError, ScalingError
 from sweep import ROOT
 from sweep.launch.jobs import pack_cells, train_cell
+from sweep.launch.jobs import run as train_job
 from sweep.planning.compose import compose_multirun, hydra_initialised, make_launcher
 from sweep.planning.grid import Cell, run_folder
 from sweep.planning.timing import estimate, known_timing
@@ -84,6 +86,16 @@ def launch_cells(cells: Sequence[Cell], overrides: Sequence[str]) -> None:
         cell.give_up()
 
 
+def train_here(cell: Cell) -> None:
+    """Train a single cell in this process, without a launcher."""
+    (job,) = pack_cells([cell])
+    assert job.config is not None
+    pending = PendingCell(cell=job)
+    pending.reason = train_job(job.config)
+    if pending.reason is not None:
+        pending.give_up()
+
+
 def next_batch(pending: Sequence[PendingCell], *, one_pool: bool) -> list[PendingCell]:
     """What to launch now: every cell that may be tried, the least tried, then the costliest first.
 
@@ -92,7 +104,7 @@ def next_batch(pending: Sequence[PendingCell], *, one_pool: bool) -> list[Pendin
         one_pool: Whether workers share a pool that ends when any of them dies. A cell that may have
             killed its worker then has its last try alone, so that no other cell is lost with it.
     """
-    left = [c for c in pending if c.missing() and c.tries <= c.retries]
+    left = [c for c in pending if c.reason is None and c.missing() and c.tries <= c.retries]
     suspects = [c for c in left if one_pool and c.lost and c.tries == c.retries]
     together = [c for c in left if c not in suspects]
     if not together:
@@ -270,18 +282,19 @@ class PendingCell:
 
         for trajectory, run in self.missing():
             folder = run_folder(trajectory, run)
-            try:
-                read_record(folder / RECORD_NAME)
-            except RecordError:
-                attempts = tuple(self.attempts())
-                started = attempts[-1].started if attempts else None
-                facts = RunFacts(trajectory=trajectory, run=run, started=started, earlier=attempts)
-                write_record(folder, failed_record(facts, WorkerLost(self._why_lost(attempts)), ""))
+            if self.reason is None:
+                with suppress(RecordError):  # a worker wrote why it failed
+                    read_record(folder / RECORD_NAME)
+                    continue
+            attempts = tuple(self.attempts())
+            started = attempts[-1].started if attempts else None
+            facts = RunFacts(trajectory=trajectory, run=run, started=started, earlier=attempts)
+            lost = self.reason is None
+            error = WorkerLost(self._why_lost(attempts)) if lost else PlanError(self.reason)
+            write_record(folder, failed_record(facts, error, ""))
 
     def _why_lost(self, attempts: tuple[Attempt, ...]) -> str:
         """What is known about the end of its workers, in words."""
-        if self.reason is not None:
-            return self.reason
         if not attempts:
             return "no worker began it; see what the launcher says, and whether the data are there"
         last = attempts[-1]

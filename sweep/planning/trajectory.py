@@ -32,6 +32,7 @@ from fit.data.records import RECORD_NAME, DataInfo, RunRecord, read_record
 from fit.errors import PlanError, RecordError
 from sweep.config import Config, DepthRule, ModelConfig, Schedule, TrainConfig
 from sweep.data.registry import describe
+from sweep.data.rows import moved_data
 
 RECIPE = "1"
 """Version of the recipe, part of a run's identity; raised when the code changes the result of a run
@@ -228,10 +229,13 @@ def plan(config: Config) -> tuple[Trajectory, ...]:
         One trajectory under WSD, one per token count under cosine.
 
     Raises:
-        PlanError: The cell cannot be trained: its head size, a length below one batch, or data
-            that would be repeated more often than `data.max_epochs` allows.
+        PlanError: The cell cannot be trained: its head size, a length below one batch, data that
+            would be repeated more often than `data.max_epochs` allows, or that have changed since
+            the launch.
     """
     vocab, available, info = describe(config.data, config.model.seq_len)
+    if config.data_hash not in (None, info.hash):
+        raise moved_data(config.data, info.hash, str(config.data_hash))
     planned = trajectories(config, vocab=vocab, info=info)
     unique = info.unique_tokens or available
     most, longest = config.data.max_epochs, max(run.tokens for t in planned for run in t.runs)

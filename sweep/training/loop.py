@@ -267,6 +267,7 @@ class TrajectoryTrainer:
     def _finish_run(self, session: Session, run: RunSpec, reason: str | None = None) -> None:
         """Measure a run that ended, or was stopped for a reason, and write its record."""
         source = session.source
+        source.verify()
         measured = measure(session.module, source.heldout(), self.trajectory.data, session.fabric)
         if reason is None and not measured.loss <= source.unigram_loss:
             reason = (

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sweep.data.registry import open_source
-from sweep.data.rows import TokenSource
+from sweep.data.rows import TokenSource, moved_data
 from sweep.model import Transformer
 from sweep.planning.timing import rows_that_fit, wants_compile, wants_graphs
 from sweep.planning.trajectory import LearningRate, Trajectory
@@ -93,9 +93,10 @@ class Session:
         memory_rows = None
         if (free := free_memory(fabric.device)) is not None:
             memory_rows = rows_that_fit(trajectory.shape, trajectory.params, free)
-        source = source or open_source(
-            config.data, seq_len=trajectory.shape.seq_len, seed=config.seed
-        )
+        if source is None:
+            source = open_source(config.data, seq_len=trajectory.shape.seq_len, seed=config.seed)
+            if source.info.hash != trajectory.data.hash:  # a record holds the planned one
+                raise moved_data(config.data, source.info.hash, trajectory.data.hash)
         module = Transformer(
             trajectory.shape, residual=trajectory.scaled.residual, balance=train.balance_loss
         )

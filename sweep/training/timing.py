@@ -148,3 +148,6 @@ class RandomTokens:
     def heldout(self) -> Any:
         """Not available: a timing has no held-out loss."""
         raise AssertionError("random tokens have no held-out sample")
+
+    def verify(self) -> None:
+        """Nothing can change."""

@@ -87,8 +87,8 @@ def test_the_other_header_of_llmc_means_uint32(tmp_path):
 
 
 def test_the_hash_knows_which_files_are_held_out(tmp_path):
-    for name in ("a", "b", "c"):
-        write(tmp_path / f"d/{name}.bin", np.arange(3000))
+    for number, name in enumerate("abc"):
+        write(tmp_path / f"d/{name}.bin", np.arange(3000) + number)
     hashes = {opened(tmp_path).info.hash}
     for old, new in (("b", "b_val"), ("c", "c_val"), ("b_val", "b")):
         (tmp_path / f"d/{old}.bin").rename(tmp_path / f"d/{new}.bin")
@@ -118,30 +118,34 @@ def test_facts_are_remembered_and_a_read_only_cache_costs_only_time(tmp_path, mo
     assert describe(config, T) == before
 
 
+IDS = np.arange(3000, dtype="<u2") % 700
+
+
 @pytest.mark.parametrize(
     ("files", "meta", "message"),
     [
-        ({}, None, "no .bin or .npy below"),
+        ({}, None, "no .bin, .npy or .ds below"),
         ({"a.bin": b""}, None, "is empty"),
-        ({"a.bin": b"x" * 6001}, None, "3000 uint16 tokens and 1 bytes"),
-        (
-            {"a.bin": b"\1\0" * 3000},
-            {"vocab": 1},
-            "token 1 in .*a.bin is outside the vocabulary of 1",
-        ),
-        ({"a.bin": b"\1\0" * 3000}, {"vocab": 70_000}, "uint16 allows 1 to 65536"),
-        ({"a.bin": b"\1\0" * 3000}, {"dtype": "int8"}, "dtype 'int8'; known are uint16, uint32"),
-        ({"a.bin": b"\1\0" * 3000}, "oops", "not a JSON object"),
-        ({"a.npy": b"\1\0" * 3000}, None, "not a readable .npy"),
-        ({"a.bin": b"\1\0" * 600}, None, "600 tokens .* set data.heldout_tokens=60"),
-        ({"train.bin": b"\1\0" * 9, "val.bin": b"\1\0" * 3000}, None, "below one row"),
-        ({"train.bin": b"\1\0" * 900, "val.bin": b"\1\0" * 100}, None, "data.heldout_tokens=96"),
+        ({"a.bin": IDS.tobytes() + b"x"}, None, "3000 uint16 tokens and 1 bytes"),
+        ({"a.bin": b"x" * 6001}, None, "is text"),
+        ({"a.bin": b"\1\0" * 3000}, None, "all 3000 tokens in .* are 1"),
+        ({"a.bin": IDS}, {"vocab": 9}, "token 699 in .*a.bin is outside the vocabulary of 9"),
+        ({"a.bin": IDS}, {"vocab": 70_000, "dtype": "uint16"}, "uint16 allows 1 to 65536"),
+        ({"a.bin": IDS}, {"vocab": 1 << 25}, "a vocabulary allows 1 to 16777216"),
+        ({"a.bin": IDS}, {"vocab": "50k"}, "gives vocab '50k'"),
+        ({"a.bin": IDS}, {"dtype": "int8"}, "dtype 'int8'; known are uint8, uint16, uint32"),
+        ({"a.bin": IDS}, {"bytes_per_token": -1}, "a positive number is needed"),
+        ({"a.bin": IDS}, "oops", "not a JSON object"),
+        ({"a.bin": IDS[:600]}, None, "600 tokens .* set data.heldout_tokens=60"),
+        ({"train.bin": IDS[:9], "val.bin": IDS}, None, "below one row"),
+        ({"train.bin": IDS[:900], "val.bin": IDS[:100]}, None, "data.heldout_tokens=96"),
+        ({"train.bin": IDS, "val.bin": IDS}, None, "val.bin holds the same tokens as .*train.bin"),
     ],
 )
 def test_broken_shards_are_named(tmp_path, files, meta, message):
     (tmp_path / "d").mkdir()
     for name, content in files.items():
-        (tmp_path / "d" / name).write_bytes(content)
+        (tmp_path / "d" / name).write_bytes(bytes(content))
     if meta is not None:
         text = meta if isinstance(meta, str) else json.dumps(meta)
         (tmp_path / "d/meta.json").write_text(text)
