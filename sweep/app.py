@@ -26,6 +26,7 @@ from fit.errors import PlanError, RecordError
 from fit.files import write_atomically
 from sweep import search_working_folder_last
 from sweep.cache import locked
+from sweep.planning.bill import refuse_plan_options
 from sweep.planning.compose import command_overrides, parse_command, show_information
 from sweep.planning.grid import Cell, grid, run_folder
 from sweep.planning.timing import estimate, known_timing
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep
         return
     try:
         overrides, multirun = command_overrides(options), bool(options.multirun)
+        refuse_plan_options(overrides)
         sys.exit(train_grid(grid(overrides, multirun=multirun), overrides, multirun=multirun))
     except PlanError as error:
         sys.exit(f"error: {error}")

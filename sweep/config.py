@@ -6,14 +6,18 @@ planned by `sweep.planning.trajectory`. Nothing after `parse` sees a `DictConfig
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from types import MappingProxyType
+from typing import Any, get_args, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from fit.errors import PlanError, QueryError
 from fit.quantities import parse_count
@@ -23,6 +27,11 @@ PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
 STRATEGIES = ("auto", "ddp", "fsdp")
 """auto means ddp; on one device all are the same."""
+NOT_NEGATIVE = (
+    *("z_loss", "balance_loss", "weight_decay", "embedding_lr_power"),
+    *("threads", "retries", "checkpoint_seconds"),
+)
+"""Settings of `train` that may be 0."""
 SEED_LIMIT = 2**63
 
 
@@ -91,6 +100,15 @@ class ModelConfig:
     seq_len: int = MISSING
 
 
+class Splits(Enum):
+    """How files are split into training and held-out data."""
+
+    names = "names"
+    """Files, and those in folders, that are named validation or test are not trained on."""
+    none = "none"
+    """Every file is trained on; the held-out sample is drawn from all."""
+
+
 @dataclass(kw_only=True)
 class DataConfig:
     """Where tokens come from; see `sweep.data.registry`."""
@@ -119,6 +137,10 @@ class DataConfig:
     """tokens: bytes before the first token; null is found by content."""
     pattern: str = MISSING
     """text: glob patterns of the files, separated by commas."""
+    encoding: str | None = MISSING
+    """text: encoding of the files that are neither UTF-8 nor marked; null refuses those."""
+    splits: Splits = MISSING
+    """text and tokens: by `names`, files that are named validation or test are held out."""
     bytes_per_token: float | None = MISSING
     """tokens: bytes of text per token, where it is known."""
     split: str = MISSING
@@ -134,6 +156,8 @@ class DataConfig:
             self.unique_tokens = int(_positive("data.unique_tokens", self.unique_tokens))
         if self.max_epochs is not None:
             self.max_epochs = _positive("data.max_epochs", self.max_epochs)
+        if self.bytes_per_token is not None:
+            _positive("data.bytes_per_token", self.bytes_per_token)
 
 
 @dataclass(kw_only=True)
@@ -228,14 +252,20 @@ class Config:
         _check_known("train.strategy", self.train.strategy, STRATEGIES)
         _check_positive("model", self.model, "head_dim", "mlp_ratio", "seq_len")
         _check_positive("train", self.train, "batch_tokens", "lr", "base_width", "embedding_lr")
-        _check_positive("train", self.train, "clip", "devices", "base_depth", "pack")
+        _check_positive(
+            "train", self.train, "clip", "devices", "base_depth", "pack", "runs_per_gpu"
+        )
         train, model = self.train, self.model
         _check("train.cooldown", train.cooldown, 0 < train.cooldown < 1, "a number between 0 and 1")
         for name in ("beta1", "beta2"):
             beta = getattr(train, name)
             _check(f"train.{name}", beta, 0 <= beta < 1, "a number from 0 to below 1")
         _check("model.experts", model.experts, model.experts >= 0, "0 or more")
-        for name in ("z_loss", "balance_loss", "weight_decay", "embedding_lr_power", "threads"):
+        if train.micro_batch_tokens is not None:
+            _positive("train.micro_batch_tokens", train.micro_batch_tokens)
+        for doubling in train.batch_doublings:
+            _positive("train.batch_doublings", doubling)
+        for name in NOT_NEGATIVE:
             value = getattr(train, name)
             _check(f"train.{name}", value, 0 <= value < math.inf, "0 or more")
         taps = f"0 to {model.seq_len}"
@@ -256,6 +286,8 @@ class Config:
             return ()
         several = isinstance(tokens, Sequence) and not isinstance(tokens, str)
         values = list(tokens) if several else [tokens]
+        if not values:
+            raise PlanError("train.tokens=[] is empty; a length is needed: train.tokens=[1e6,2e6].")
         return tuple(sorted({_positive("train.tokens", v) for v in values}))
 
 
@@ -263,14 +295,141 @@ def parse(config: DictConfig) -> Config:
     """Turn a composed configuration into checked dataclasses.
 
     Raises:
-        PlanError: A value is missing or of the wrong type, or breaks a rule.
+        PlanError: A key is not declared, or a value is missing, of the wrong type or breaks a rule.
     """
     try:
         parsed = OmegaConf.to_object(config)
+    except MissingMandatoryValue as error:
+        key = str(error.full_key).removeprefix("Config.")
+        raise PlanError(f"{key} has no value; {needed(key)} is needed: {key}=VALUE.") from error
     except OmegaConfBaseException as error:
         raise PlanError(str(error).splitlines()[0]) from error
     assert isinstance(parsed, Config)
+    for section in (parsed, *(getattr(parsed, name) for name in SECTIONS)):
+        if vars(section).keys() != type(section).__dataclass_fields__.keys():
+            refuse_undeclared(config)  # names the key; by itself it would be slow for each cell
     return parsed
+
+
+def refuse_undeclared(config: DictConfig, prefix: str = "") -> None:
+    """Refuse keys that the dataclasses of a configuration do not declare: no code reads them.
+
+    Hydra lets `+key=value` and `++key=value` add any key to any section.
+
+    Args:
+        config: A composed configuration, Hydra's own part perhaps included.
+        prefix: Where it stands in the root, such as `train.`.
+
+    Raises:
+        PlanError: There is such a key; the message names the nearest declared one.
+    """
+    schema = OmegaConf.get_type(config)
+    if not dataclasses.is_dataclass(schema):
+        return
+    declared = {f.name for f in dataclasses.fields(schema)}
+    for key in map(str, config.keys()):
+        if key not in declared:
+            name, value = f"{prefix}{key}", config[key]
+            while isinstance(value, DictConfig) and value:  # the full name of what was set
+                inner = str(next(iter(value.keys())))
+                name, value = f"{name}.{inner}", value[inner]
+            raise PlanError(unknown_setting(name))
+        if not OmegaConf.is_missing(config, key) and not OmegaConf.is_interpolation(config, key):
+            value = config[key]
+            if isinstance(value, DictConfig):
+                refuse_undeclared(value, f"{prefix}{key}.")
+
+
+SYNONYMS: Mapping[str, str] = MappingProxyType(
+    {
+        "batch_size": "train.batch_tokens",
+        "block_size": "model.seq_len",
+        "context_length": "model.seq_len",
+        "d_model": "model.width",
+        "dim": "model.width",
+        "dtype": "train.precision",
+        "grad_clip": "train.clip",
+        "hidden_size": "model.width",
+        "layers": "model.depth",
+        "learning_rate": "train.lr",
+        "lr_scheduler": "train.schedule",
+        "max_steps": "train.tokens",
+        "n_embd": "model.width",
+        "n_head": "model.heads",
+        "n_layer": "model.depth",
+        "num_experts": "model.experts",
+        "num_layers": "model.depth",
+        "steps": "train.tokens",
+        "vocab_size": "data.vocab",
+        "wd": "train.weight_decay",
+    }
+)
+"""Names of other trainers that no spelling would lead to ours."""
+
+
+SECTIONS = ("model", "data", "train", "sweep")
+"""Fields of `Config` that are sections of their own."""
+
+
+@functools.cache
+def settings() -> Mapping[str, Any]:
+    """The type of every setting, by its full name such as `train.lr`."""
+    found: dict[str, Any] = {}
+    for name, kind in get_type_hints(Config).items():
+        if dataclasses.is_dataclass(kind):
+            found |= {f"{name}.{k}": v for k, v in get_type_hints(kind).items()}
+        else:
+            found[name] = kind
+    return MappingProxyType(found)
+
+
+def unknown_setting(key: str) -> str:
+    """What is said of a key that is not declared: its full name and the nearest declared one."""
+    section, _, name = key.rpartition(".")
+    if section.split(".")[0] == "hydra":
+        return f"{key} is no setting of the chosen launcher; leave it out, or choose another."
+    if key.split(".")[0] == "experiment":
+        return (
+            f"{key} would be read by nothing: the first line of a file of experiment/ has to be "
+            "'# @package _global_'."
+        )
+    inside = {k.rpartition(".")[2]: k for k in settings() if k.rpartition(".")[0] == section}
+    anywhere = {k.rpartition(".")[2]: k for k in settings()} | {g: g for g in SECTIONS}
+    near = difflib.get_close_matches(name.lower(), inside, 1, 0.6)
+    far = difflib.get_close_matches(name.lower(), anywhere, 1, 0.7)
+    nearest = SYNONYMS.get(name.lower()) or (
+        inside[near[0]] if near else anywhere[far[0]] if far else ""
+    )
+    known = ", ".join(inside or [k for k in anywhere.values() if "." not in k])
+    place = section if inside and section else "the configuration"
+    advice = f"the nearest is {nearest}." if nearest else f"{place} has {known}."
+    return f"{key} is not a setting, nothing would read it; {advice}"
+
+
+def needed(key: str) -> str:
+    """The kind of value that a setting takes, in words."""
+    kind = settings().get(key, Any)
+    kinds = get_args(kind) if type(None) in get_args(kind) else (kind,)
+    words = []
+    for one in kinds:
+        if isinstance(one, type) and issubclass(one, Enum):
+            words.append("one of " + ", ".join(e.value for e in one))
+        else:
+            words.append(_KINDS.get(one, "a number"))
+    return " or ".join(words)
+
+
+_KINDS: Mapping[Any, str] = MappingProxyType(
+    {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "a text",
+        list[float]: "a list of numbers",
+        list[str]: "a list of texts",
+        type(None): "null",
+    }
+)
 
 
 def _check_name(name: str) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from fit.errors import ScalingError
 from sweep import search_working_folder_last
+from sweep.data.registry import open_source
+from sweep.data.rows import heldout_count
 from sweep.planning.bill import (
     PlannedCost,
     PlanOptions,
@@ -19,8 +22,10 @@ from sweep.planning.bill import (
 from sweep.planning.compose import command_overrides, parse_command
 from sweep.planning.grid import Cell, LauncherChoice, chosen_launcher, grid
 from sweep.planning.timing import unmeasured
-from sweep.planning.trajectory import compact_count
+from sweep.planning.trajectory import Trajectory, compact_count
 
+MOST_SETS = 3
+"""Data sets of a grid that are described; more of them differ in a seed or a cap."""
 USAGE = """\
 {prog} [override ...] [option=value ...]
 
@@ -54,7 +59,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep
         launcher = chosen_launcher(overrides)
         notes = measure_shapes(cells, options)
         rows = planned_runs(cells, measured=options.measure)
-        print("\n".join([*plan_table(cells, rows), *plan_totals(rows, options, launcher), *notes]))
+        table = [*plan_table(cells, rows), *plan_totals(rows, options, launcher), *notes]
+        print("\n".join([*data_lines(cells), *table]))
         if options.limited:
             from sweep.planning.thinning import trim_lines
 
@@ -79,6 +85,60 @@ def measure_shapes(cells: Sequence[Cell], options: PlanOptions) -> list[str]:
         return []
     names = ", ".join(f"width {t.shape.width} depth {t.shape.depth}" for t in failed)
     return [f"could not be timed here, and are estimated by the formula: {names}"]
+
+
+def data_lines(cells: Sequence[Cell]) -> list[str]:
+    """What the runs train on and are measured with, for each data set of a grid."""
+    sets: dict[str, list[Trajectory]] = {}
+    for t in (t for cell in cells for t in cell.trajectories if t.runs):
+        sets.setdefault(f"{t.config.data} {t.shape.seq_len}", []).append(t)
+    blocks = [line for group in list(sets.values())[:MOST_SETS] for line in describe_data(group)]
+    if len(sets) > MOST_SETS:
+        blocks += [f"and {len(sets) - MOST_SETS} further settings of the data", ""]
+    return blocks
+
+
+def describe_data(trajectories: Sequence[Trajectory]) -> list[str]:
+    """What one data set holds, and how often the runs of some trajectories repeat it."""
+    first = trajectories[0]
+    data, seq_len = first.config.data, first.shape.seq_len
+    source = open_source(data, seq_len=seq_len, seed=0)
+    unique = source.info.unique_tokens
+    where = "" if data.path is None else f", data.path={data.path}"
+    size = f" of size {data.size}" if data.name == "stories" else ""
+    capped = "" if data.unique_tokens is None else " by data.unique_tokens"
+    rows = heldout_count(data, seq_len)
+    hash_ = source.info.hash.removeprefix("sha256:")[:16]
+    facts = {
+        "data": f"{source.info.name}{size} (hash {hash_}){where}",
+        "tokenizer": "that of the files",
+        "vocabulary": f"{source.vocab:,}",
+        "documents": "not marked in the files",
+        "tokens": "endless" if unique is None else f"{unique:,} to train on{capped}",
+        "epochs": epochs_in_words(trajectories, unique),
+        "held out": f"{rows * seq_len:,} tokens, {rows:,} rows of {seq_len}, never trained on",
+    }
+    found = dict(source.facts)
+    if capped and "tokens" in found:
+        found["tokens"] += f"; {facts['tokens']}"
+    pairs = {**facts, **found}.items()
+    return [line for name, text in pairs for line in _wrapped(name, text)] + [""]
+
+
+def epochs_in_words(trajectories: Sequence[Trajectory], unique: int | None) -> str:
+    """How often the shortest and the longest run see each token."""
+    lengths = [run.tokens for t in trajectories for run in t.runs]
+    if unique is None:
+        return "none: no token is repeated"
+    least, most = (f"{n / unique:.3g}" for n in (min(lengths), max(lengths)))
+    return f"{most} over these tokens" if least == most else f"{least} to {most} over these tokens"
+
+
+def _wrapped(name: str, text: str) -> list[str]:
+    """A named fact in lines of at most 80 columns; a long path is cut, not lost."""
+    return textwrap.wrap(
+        text, 80, initial_indent=f"{name:11}", subsequent_indent=" " * 11, break_on_hyphens=False
+    )
 
 
 def plan_table(cells: Sequence[Cell], rows: Sequence[PlannedCost]) -> list[str]:

@@ -200,7 +200,12 @@ def train_rehearsal(small: Answer, overrides: Sequence[str]) -> RunRecord:
         PlanError: The overrides change what is trained, or the run did not end well.
     """
     from sweep.app import train_grid
+    from sweep.planning.bill import refuse_plan_options
+    from sweep.planning.compose import refuse_repeated
     from sweep.planning.grid import grid
+
+    refuse_plan_options(overrides)
+    refuse_repeated(overrides)
 
     prescribed = [*small.config, f"name={NAME}", "tracking=none"]
     requested = [*prescribed, *overrides]

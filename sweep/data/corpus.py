@@ -1,13 +1,8 @@
-"""Text to a tokenised corpus: tokenizers, the cached folder of shards, and the held-out split.
+"""Text to a tokenised corpus: the cached folder of shards, and the held-out split.
 
 `open_corpus` tokenises documents once into a cached folder of shards, the ends of the documents and
 the tokenizer, and splits them. A document that occurs again is left out. Each document ends with
 the tokenizer's last token, which no text can contain.
-
-`bytes` takes the UTF-8 bytes of the text as tokens; `bpe` is a byte-level byte-pair encoding
-trained on the text itself. Both can be decoded without loss. A bpe is a function of its training
-text and its size alone: merges are chosen by count and then by token, whatever the number of
-threads.
 
 `split` chooses the documents that are held out, no more than needed. The folder is the same for
 every split and cap, which only choose intervals of it. A document's place in the draw is a keyed
@@ -22,10 +17,9 @@ import io
 import itertools
 import json
 import math
-import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -38,18 +32,14 @@ from sweep.cache import META, build_once, cache_folder, digest
 from sweep.config import DataConfig
 from sweep.data.rows import Ints, TokenizedCorpus, Words, heldout_count, key_of, mixed, stream_of
 from sweep.data.shards import check_share, open_shard
+from sweep.data.tokenizers import TOKENIZERS, Bpe, Bytes, Encoded, Tokenizer, load_bpe, train_bpe
 
 LONGEST_SHARE = 4
 """A document above 1/4 of the held-out sample is never held out: it would dominate it."""
 BLOCKS = 16
 """Number of blocks in the sample where documents are too long to be held out whole."""
-BYTES = 256
-BPE_FILE = "tokenizer.json"
-MAX_TOKEN_BYTES = 24
-"""Longer runs, such as rulers of '=', would waste tokens of a small vocabulary."""
 VERSION = 1
 """Part of the cache's key; raised when the same documents would give other tokens."""
-TOKENIZERS = ("bytes", "bpe")
 BPE_SAMPLE_BYTES = 16_000_000
 """Text that a bpe is trained on. Bytes per token of 2048 tokens trained on 4, 8, 16 and 24 MB of
 technical prose: 2.712, 2.735, 2.744, 2.738."""
@@ -68,7 +58,9 @@ class CorpusSplit:
     heldout: Ints
 
 
-def split(ends: Ints, keys: Words, *, heldout_tokens: int, seed: int) -> CorpusSplit:
+def split(
+    ends: Ints, keys: Words, *, heldout_tokens: int, seed: int, named: int = 0
+) -> CorpusSplit:
     """Split a corpus, holding out at least so many tokens.
 
     Args:
@@ -76,10 +68,16 @@ def split(ends: Ints, keys: Words, *, heldout_tokens: int, seed: int) -> CorpusS
         keys: (documents,) hash of each document's content.
         heldout_tokens: Tokens needed, at most half of the corpus.
         seed: Chooses the documents that are held out.
+        named: Documents at the beginning that are held out by name: the sample is drawn from them,
+            and none of them is trained on.
 
     Returns:
         Whole documents if those short enough make up half of the text, else blocks of documents.
     """
+    if named:
+        cut = ends[named - 1]
+        sample = split(ends[:named], keys[:named], heldout_tokens=heldout_tokens, seed=seed)
+        return CorpusSplit(train=np.array([[cut, ends[-1]]]), heldout=sample.heldout)
     starts = np.concatenate([[0], ends[:-1]])
     short = ends - starts <= heldout_tokens // LONGEST_SHARE
     if 2 * (ends - starts)[short].sum() < ends[-1]:
@@ -110,115 +108,6 @@ def _join(starts: Ints, ends: Ints, chosen: NDArray[np.bool_]) -> Ints:
     edge = np.diff(np.concatenate([[False], chosen, [False]]).astype(np.int8))
     first, last = np.flatnonzero(edge == 1), np.flatnonzero(edge == -1) - 1
     return np.stack([starts[first], ends[last]], axis=1)
-
-
-Encoded = NDArray[np.uint32]
-
-
-class Tokenizer(Protocol):
-    """Encodes pieces of text to arrays of tokens."""
-
-    vocab: int
-    """Number of tokens; the last one is the end of a text."""
-    token_bytes: Ints
-    """(vocab,) bytes of text that each token stands for."""
-
-    def encode(self, pieces: Sequence[str]) -> list[Encoded]:
-        """The tokens of each piece."""
-
-    def decode(self, tokens: Sequence[int]) -> bytes:
-        """The bytes that tokens stand for."""
-
-    def save(self, folder: Path) -> None:
-        """Write to a folder what is needed to load it again."""
-
-
-class Bytes:
-    """UTF-8 bytes as tokens 0 to 255."""
-
-    vocab = BYTES + 1
-    token_bytes = np.array([1] * BYTES + [0])
-
-    def encode(self, pieces: Sequence[str]) -> list[Encoded]:
-        return [np.frombuffer(p.encode(), np.uint8).astype(np.uint32) for p in pieces]
-
-    def decode(self, tokens: Sequence[int]) -> bytes:
-        return bytes(t for t in tokens if t < BYTES)
-
-    def save(self, folder: Path) -> None:
-        """Write nothing: there is nothing to load."""
-
-
-class Bpe:
-    """Byte-pair encoding by the `tokenizers` library."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self.vocab = model.get_vocab_size() + 1
-        strings = [model.id_to_token(i) for i in range(self.vocab - 1)]
-        # The library writes each byte as one printable character.
-        self.token_bytes = np.array([len(s) for s in strings] + [0])
-        alphabet = _byte_alphabet()
-        self._bytes = [bytes(alphabet[c] for c in s) for s in strings] + [b""]
-
-    def encode(self, pieces: Sequence[str]) -> list[Encoded]:
-        encode = getattr(self._model, "encode_batch_fast", self._model.encode_batch)
-        encodings = encode(list(pieces), add_special_tokens=False)
-        return [np.array(e.ids, dtype=np.uint32) for e in encodings]
-
-    def decode(self, tokens: Sequence[int]) -> bytes:
-        return b"".join(self._bytes[t] for t in tokens)
-
-    def save(self, folder: Path) -> None:
-        self._model.save(str(folder / BPE_FILE))
-
-
-def train_bpe(pieces: Iterable[str], vocab: int) -> Bpe:
-    """Train a byte-pair encoding.
-
-    Args:
-        pieces: Text to train on.
-        vocab: Number of tokens, 256 bytes and the end of a text included; a short text gives fewer.
-
-    Raises:
-        PlanError: The vocabulary is too small for the bytes, or too large for the shards.
-    """
-    if not BYTES + 1 < vocab <= 1 << 24:
-        raise PlanError(
-            f"data.vocab={vocab} is out of range; a bpe needs at least {BYTES + 2} tokens (its "
-            f"bytes, the end of a text and a merge) and at most {1 << 24}. For plain bytes: "
-            "data.tokenizer=bytes."
-        )
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    model = Tokenizer(models.BPE())
-    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab - 1,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        max_token_length=MAX_TOKEN_BYTES,
-        show_progress=False,
-    )
-    model.train_from_iterator(pieces, trainer)
-    return Bpe(model)
-
-
-def load_bpe(folder: Path) -> Bpe:
-    """Load the bpe that `save` wrote to a folder."""
-    from tokenizers import Tokenizer
-
-    return Bpe(Tokenizer.from_file(str(folder / BPE_FILE)))
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """The byte that each character of GPT-2's byte-level bpe stands for.
-
-    Source: Radford et al. 2019, `bytes_to_unicode` of their encoder: printable Latin-1 stands for
-    itself, the rest follows from U+0100 on.
-    """
-    plain = [b for b in range(BYTES) if re.match(r"[!-~\u00a1-\u00ac\u00ae-\u00ff]", chr(b))]
-    other = [b for b in range(BYTES) if b not in plain]
-    return {chr(b): b for b in plain} | {chr(BYTES + i): b for i, b in enumerate(other)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,8 +149,19 @@ class Documents(Protocol):
     def limit(self) -> int | None:
         """Tokens after which reading stops; None reads everything."""
 
+    @property
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """What was found, for the plan."""
+
+    @property
+    def without_text(self) -> int:
+        """Rows whose text is missing, among the documents that were read."""
+
     def __iter__(self) -> Iterator[Document]:
-        """Every document, in a fixed order."""
+        """Every document to train on, in a fixed order."""
+
+    def heldout(self) -> Iterator[Document]:
+        """Documents from which the held-out sample is drawn; none where a share of all is."""
 
     def sample(self) -> Iterable[str]:
         """Text to train a tokenizer on, in a fixed order, the most typical first."""
@@ -292,7 +192,9 @@ def open_corpus(documents: Documents, config: DataConfig, seq_len: int) -> Token
         lambda empty: _build(empty, documents, config),
     )
     meta = json.loads((folder / META).read_text())
-    check_share(config, seq_len, meta["tokens"])
+    named = meta.get("heldout_documents", 0)
+    if not named:
+        check_share(config, seq_len, meta["tokens"])
     tokenizer: Tokenizer = Bytes() if config.tokenizer == "bytes" else load_bpe(folder)
     files = [folder / name for name in meta["shards"]]
     shards = [open_shard(file, meta["dtype"]) for file in files]
@@ -306,6 +208,7 @@ def open_corpus(documents: Documents, config: DataConfig, seq_len: int) -> Token
         np.load(folder / "keys.npy"),
         heldout_tokens=heldout_count(config, seq_len) * seq_len + 1,
         seed=config.seed,
+        named=named,
     )
     return TokenizedCorpus(
         name=documents.name,
@@ -314,7 +217,21 @@ def open_corpus(documents: Documents, config: DataConfig, seq_len: int) -> Token
         train=stream_of(shards, parts.train),
         heldout=stream_of(shards, parts.heldout),
         token_bytes=tokenizer.token_bytes,
+        facts=(
+            ("tokenizer", TOKENIZERS[config.tokenizer]),
+            ("documents", _documents_in_words(meta)),
+            *documents.facts,
+        ),
     )
+
+
+def _documents_in_words(meta: Mapping[str, Any]) -> str:
+    """How many documents a corpus has, and how many copies of others were left out."""
+    dropped = meta.get("duplicates")  # None: tokenised before copies were counted
+    copies = "copies of others not counted" if dropped is None else f"{dropped:,} copies dropped"
+    missing = meta.get("without_text", 0)
+    rest = f", {missing:,} rows without text left out" if missing else ""
+    return f"{meta['documents']:,}, {copies}{rest}"
 
 
 def _build(folder: Path, documents: Documents, config: DataConfig) -> None:
@@ -329,12 +246,14 @@ def _build(folder: Path, documents: Documents, config: DataConfig) -> None:
     tokenizer.save(folder)
     writer = _CorpusWriter(folder=folder, tokenizer=tokenizer)
     limit = math.inf if documents.limit is None else documents.limit
-    selected = itertools.takewhile(lambda _: writer.tokens < limit, _distinct(documents))
-    for batch in _batches(selected):
+    heldout = _with_keys(documents.heldout(), writer.heldout_keys)
+    distinct = _distinct(itertools.chain(heldout, documents), writer)
+    for batch in _batches(itertools.takewhile(lambda _: writer.tokens < limit, distinct)):
         writer.add(batch)
         progress.write(
             f"{writer.tokens / 1e6:.1f} M tokens of {len(writer.ends)} documents", NOTICE
         )
+    writer.without_text = documents.without_text
     writer.close()
     progress.write(f"{writer.tokens / 1e6:.1f} M tokens of {len(writer.ends)} documents, done")
 
@@ -360,6 +279,12 @@ class _CorpusWriter:
     tokenizer: Tokenizer
     tokens: int = 0
     in_document: int = 0
+    duplicates: int = 0
+    """Documents left out, since they repeat the content of another."""
+    without_text: int = 0
+    """Rows left out, since their text is missing."""
+    heldout_keys: set[int] = field(default_factory=set)
+    """Keys of the documents that are held out by name."""
     ends: list[int] = field(default_factory=list)
     keys: list[int] = field(default_factory=list)
     shards: list[str] = field(default_factory=list)
@@ -412,19 +337,34 @@ class _CorpusWriter:
             "dtype": self.dtype,
             "tokens": self.tokens,
             "documents": len(self.ends),
+            "duplicates": self.duplicates,
+            "heldout_documents": sum(key in self.heldout_keys for key in self.keys),
+            "without_text": self.without_text,
             "shards": self.shards,
             "hash": self.hash.hexdigest()[:16],
         }
         (self.folder / META).write_text(json.dumps(meta, indent=1) + "\n")
 
 
-def _distinct(documents: Iterable[Document]) -> Iterator[Document]:
-    """Documents without repetitions of a content; takes about 100 bytes of memory a document."""
+def _with_keys(documents: Iterable[Document], keys: set[int]) -> Iterator[Document]:
+    """The documents, their keys added to a set as they are read."""
+    for document in documents:
+        keys.add(document.key)
+        yield document
+
+
+def _distinct(documents: Iterable[Document], writer: _CorpusWriter) -> Iterator[Document]:
+    """Documents without repetitions of a content; takes about 100 bytes of memory a document.
+
+    The repetitions are counted in `writer.duplicates`.
+    """
     seen: set[int] = set()
     for document in documents:
         if document.key not in seen:
             seen.add(document.key)
             yield document
+        else:
+            writer.duplicates += 1
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[tuple[str, int | None]]]:

@@ -11,12 +11,13 @@ cache. Every source keeps the held-out sample apart from training, orders its ro
 seed, can be read from any position, and repeats in whole epochs.
 
 To add a source, write a module whose class follows `sweep.data.rows.TokenSource`, or whose function
-returns a `TokenizedCorpus`, and enter it in `SOURCES`.
+returns a `TokenizedCorpus`, and enter it in `SOURCES` with the settings that it reads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from fit.data.records import DataInfo
@@ -38,12 +39,37 @@ def corpus_opener(open_corpus: Callable[[DataConfig, int], TokenizedCorpus]) -> 
     )
 
 
-SOURCES: Mapping[str, SourceOpener] = MappingProxyType(
+READ_BY_ALL = frozenset("name unique_tokens max_epochs heldout_tokens seed cache".split())
+"""Settings of `data` that every source reads, or that like `cache` change no result."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceKind:
+    """A data source: how it is opened, and which settings of `data` it reads."""
+
+    open: SourceOpener
+    reads: frozenset[str]
+    """Fields of `DataConfig`; others are refused where they are set."""
+
+
+def source_kind(open_rows: SourceOpener, reads: str) -> SourceKind:
+    """A source that reads some settings, in words, and those that all read."""
+    return SourceKind(open=open_rows, reads=READ_BY_ALL | set(reads.split()))
+
+
+SOURCES: Mapping[str, SourceKind] = MappingProxyType(
     {
-        "stories": StoriesSource,
-        "text": corpus_opener(open_text),
-        "tokens": corpus_opener(open_shards),
-        "hf": corpus_opener(open_hub),
+        "stories": source_kind(StoriesSource, "size"),
+        "text": source_kind(
+            corpus_opener(open_text), "path pattern column encoding splits tokenizer vocab"
+        ),
+        "tokens": source_kind(
+            corpus_opener(open_shards),
+            "path vocab dtype byte_order header_bytes bytes_per_token splits",
+        ),
+        "hf": source_kind(
+            corpus_opener(open_hub), "path subset split column streaming tokenizer vocab"
+        ),
     }
 )
 """Every source by its `data.name`."""
@@ -62,7 +88,10 @@ def open_source(config: DataConfig, *, seq_len: int, seed: int) -> TokenSource:
     """
     if config.name not in SOURCES:
         raise PlanError(f"data.name='{config.name}' is unknown; known are {', '.join(SOURCES)}.")
-    return SOURCES[config.name](config, seq_len, seed)
+    kind = SOURCES[config.name]
+    if "tokenizer" in kind.reads and config.tokenizer == "bpe" and config.vocab is None:
+        raise PlanError("data.vocab=null; byte pairs need a size: data.vocab=4096, say.")
+    return kind.open(config, seq_len, seed)
 
 
 def describe(config: DataConfig, seq_len: int) -> tuple[int, int | None, DataInfo]:

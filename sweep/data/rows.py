@@ -207,6 +207,8 @@ class TokenSource(Protocol):
     info: DataInfo
     vocab: int
     seq_len: int
+    facts: tuple[tuple[str, str], ...]
+    """What was found in the data, for the plan."""
 
     @property
     def available_tokens(self) -> int | None:

@@ -27,7 +27,7 @@ import numpy as np
 from fit.errors import PlanError
 from fit.quantities import count_noun
 from sweep.cache import META, cache_folder, compute_once, digest, stamp
-from sweep.config import DataConfig
+from sweep.config import DataConfig, Splits
 from sweep.data.rows import (
     TokenizedCorpus,
     Tokens,
@@ -70,14 +70,41 @@ def open_shards(config: DataConfig, seq_len: int) -> TokenizedCorpus:
             token is outside the vocabulary.
     """
     root = existing_path(config)
-    files = [root] if root.is_file() else _find(root)
+    index = root.with_suffix(".idx")
+    files, indices = ([root], [index] if index.exists() else []) if root.is_file() else _find(root)
     beside = root if root.is_dir() else root.parent
     meta = read_meta(beside / META)
     if meta.vocab is None and config.vocab is None:
         meta = dataclasses.replace(meta, **_nanogpt_vocab(beside / NANOGPT_META))
     layout = _layout(config, meta)
-    indices = [index for f in files if (index := f.with_suffix(".idx")).exists()]
-    stamps = stamp([*files, *indices])
+    try:
+        stamps = stamp([*files, *indices])
+    except OSError as error:  # removed meanwhile
+        raise PlanError(f"{error.filename} cannot be read: {error.strerror}.") from error
+    asked = [config.path, config.cache, config.heldout_tokens, config.vocab, config.bytes_per_token]
+    said = [dataclasses.asdict(layout), dataclasses.asdict(meta)]
+    key = digest([asked, said, seq_len, stamps])
+    if key not in _opened:
+        _opened.clear()
+        _opened[key] = _map_files(config, seq_len, root, files, stamps, meta, layout)
+    return _opened[key]
+
+
+_opened: dict[str, TokenizedCorpus] = {}
+"""The corpus that was opened last: the cells of a grid share it, and mapping 20,000 files anew for
+each of them takes 10 s."""
+
+
+def _map_files(
+    config: DataConfig,
+    seq_len: int,
+    root: Path,
+    files: list[Path],
+    stamps: list[tuple[str, int, int, int]],
+    meta: ShardMeta,
+    layout: Layout,
+) -> TokenizedCorpus:
+    """Map the files and split them."""
     facts = compute_once(
         cache_folder(config.cache),
         ["token files", VERSION, dataclasses.asdict(layout), stamps],
@@ -86,7 +113,8 @@ def open_shards(config: DataConfig, seq_len: int) -> TokenizedCorpus:
     found = [TokenFile(path=f, **row) for f, row in zip(files, facts["files"], strict=True)]
     shards = [file.open() for file in found]
     vocab, reason = _vocabulary(config, meta, facts, files)
-    relative = [file.relative_to(root).as_posix() if root.is_dir() else "" for file in files]
+    by_name = config.splits is Splits.names and root.is_dir()
+    relative = [file.relative_to(root).as_posix() if by_name else "" for file in files]
     train, heldout, split_words = _split(config, seq_len, shards, relative)
     bytes_per_token = config.bytes_per_token or meta.bytes_per_token
     return TokenizedCorpus(
@@ -98,8 +126,9 @@ def open_shards(config: DataConfig, seq_len: int) -> TokenizedCorpus:
         bytes_per_token=bytes_per_token,
         verify=partial(_verify, config, found, shards, stamps, facts["hash"]),
         facts=(
-            ("files", _files_in_words(found, root)),
+            ("files", _files_in_words(found)),
             ("vocabulary", f"{vocab:,}, {reason}"),
+            *_documents(found),
             ("tokens", f"{len(train):,} to train on, {len(heldout):,} {split_words}"),
         ),
     )
@@ -312,47 +341,61 @@ def scan(shards: Sequence[Tokens]) -> dict[str, Any]:
     }
 
 
-def _find(root: Path) -> list[Path]:
-    """Find the token files below a folder, ordered by path; links are followed, each file once.
+def _find(root: Path) -> tuple[list[Path], list[Path]]:
+    """The token files below a folder and their .idx, ordered by path; each file once.
 
     Raises:
         PlanError: There are none, or some that cannot be read where they lie.
     """
-    files, seen, other = [], set(), Counter[str]()
-    for path in _walk(root, set()):
-        if path.suffix not in SUFFIXES:
-            other[path.suffix or "no suffix"] += 1
-            inner = Path(path.stem).suffix
-            if inner in SUFFIXES and path.suffix in COMPRESSED:
-                raise PlanError(f"{path} is compressed; unpack it, or move it out of {root}.")
-            if path.suffix == ".idx" and not path.with_suffix(".bin").exists():
-                raise PlanError(f"{path} is an index without its .bin; bring that, or remove it.")
-        elif not path.exists():
-            raise PlanError(f"{path} is a link to {os.readlink(path)}, which does not exist.")
-        elif path.is_file() and (real := path.resolve()) not in seen:
-            seen.add(real)
-            files.append(path)
+    files: list[str] = []
+    linked: list[str] = []
+    indices: list[Path] = []
+    other = Counter[str]()
+    for entry in _walk(str(root), set()):
+        stem, suffix = os.path.splitext(entry.name)
+        if suffix not in SUFFIXES:
+            other[suffix or "no suffix"] += 1
+            if suffix in COMPRESSED and os.path.splitext(stem)[1] in SUFFIXES:
+                raise PlanError(f"{entry.path} is compressed; unpack it, or move it from {root}.")
+            described = os.path.splitext(entry.path)[0] + ".bin"
+            if suffix == ".idx" and not os.path.exists(described):
+                raise PlanError(f"{entry.path} is an index without its .bin; bring or remove it.")
+            if suffix == ".idx":
+                indices.append(Path(entry.path))
+        elif entry.is_file():
+            (linked if entry.is_symlink() else files).append(entry.path)
+        elif entry.is_symlink():
+            raise PlanError(
+                f"{entry.path} is a link to {os.readlink(entry.path)}, which does not exist."
+            )
+    if linked:
+        by_place = {os.path.realpath(path): path for path in sorted([*files, *linked])[::-1]}
+        files = list(by_place.values())
     if not files:
         there = ", ".join(f"{n} of {kind}" for kind, n in other.most_common(4))
         raise PlanError(
             f"no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} below {root}"
             f"{f' ({there})' if there else ''}; for text files use data=text."
         )
-    return sorted(files)
+    return sorted(map(Path, files)), indices
 
 
-def _walk(folder: Path, seen: set[Path]) -> Iterator[Path]:
+def _walk(folder: str, seen: set[str]) -> Iterator[os.DirEntry[str]]:
     """Every file below a folder without hidden ones; a folder that links reach twice, once."""
-    if (real := folder.resolve()) in seen:
+    if (real := os.path.realpath(folder)) in seen:
         return
     seen.add(real)
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise PlanError(f"{folder} cannot be read: {error.strerror}; correct that.") from error
+    for entry in entries:
+        if entry.name.startswith("."):
             continue
-        if path.is_dir():
-            yield from _walk(path, seen)
+        if entry.is_dir():
+            yield from _walk(entry.path, seen)
         else:
-            yield path
+            yield entry
 
 
 def _split(
@@ -365,8 +408,8 @@ def _split(
     if all(not_trained):
         raise PlanError(
             f"all {count_noun(len(names), 'file')} below {config.path} are validation or test data "
-            f"by their names ({names[0]}); nothing is left to train on. Give a single file as "
-            "data.path, or rename them."
+            f"by their names ({names[0]}); nothing is left to train on. Train "
+            "on all of them with data.splits=none, or give a single file as data.path."
         )
     if any(is_heldout):
         train = stream_of([s for s, out in zip(shards, not_trained, strict=True) if not out])
@@ -394,13 +437,18 @@ def _roles(names: list[str]) -> list[list[bool]]:
     return [[split == kind for split in splits] for kind in ("valid", "test")]
 
 
-def _files_in_words(files: Sequence[TokenFile], root: Path) -> str:
+def _files_in_words(files: Sequence[TokenFile]) -> str:
     """What was found, in words."""
-    documents = [f.documents for f in files if f.documents is not None]
     words = f"{count_noun(len(files), 'file')} of {files[0].words}"
-    if documents:
-        words += f", {sum(documents):,} documents"
+    if (looks := next((f.looks for f in files if f.looks), None)) is not None:
+        words += f" by data.dtype, although the bytes look like {looks}"
     return words
+
+
+def _documents(files: Sequence[TokenFile]) -> list[tuple[str, str]]:
+    """The number of documents, as a fact, where the files say it."""
+    counts = [f.documents for f in files if f.documents is not None]
+    return [("documents", f"{sum(counts):,} by the .idx")] if counts else []
 
 
 def check_share(config: DataConfig, seq_len: int, total: int) -> None:

@@ -375,6 +375,10 @@ class StoriesSource:
     """
 
     available_tokens = None
+    facts: tuple[tuple[str, str], ...] = (
+        ("tokenizer", "words of the language"),
+        ("documents", "endless, none repeated"),
+    )
 
     def __init__(self, config: DataConfig, seq_len: int, seed: int) -> None:
         self._language, self._config, self._seed = language(config.size, config.seed), config, seed

@@ -1,7 +1,9 @@
 """The data sources `text` and `hf`: documents of files and of Hugging Face data sets.
 
-`text` reads a file or a folder of .txt, .md, .rst, .jsonl and .parquet, plain or as .gz. A plain
-file is one document; a line of .jsonl and a row of .parquet are one each.
+`text` reads a file or a folder: plain text, and .jsonl, .ndjson, .json, .csv, .tsv and .parquet,
+also compressed (`sweep.data.containers`). A plain file is one document, a row of the others is one
+each. Files that are named validation or test data, or whose folder is, are not trained on: the
+held-out sample is drawn from them (`data.splits`).
 
 `hf` reads a data set by its name on the hub, or from a folder that `save_to_disk` wrote or that
 holds files `load_dataset` reads. A row is a document.
@@ -12,31 +14,33 @@ be used without a network.
 
 from __future__ import annotations
 
-import codecs
-import gzip
-import hashlib
-import io
-import json
 import os
 import re
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any
 
 from fit.errors import PlanError
+from fit.quantities import count_noun
 from sweep.cache import cache_folder, compute_once, digest, stamp
-from sweep.config import DataConfig
-from sweep.data.corpus import Document, document_of, open_corpus, pieces_of
+from sweep.config import DataConfig, Splits
+from sweep.data.containers import (
+    DocumentReader,
+    TextFile,
+    container_of,
+    examine_files,
+    field_of,
+    no_column,
+    texts_of,
+)
+from sweep.data.corpus import Document, document_of, open_corpus
 from sweep.data.rows import TokenizedCorpus
 from sweep.data.shards import existing_path
+from sweep.data.splits import split_of
 
-BLOCK_BYTES = 1 << 20
-ARCHIVES = (".tar", ".tgz", ".zip", ".bz2", ".xz", ".zst", ".7z")
-TABLES = (".jsonl", ".parquet")
 DEFAULT = "roneneldan/TinyStories"
 ROWS = 1000
 STREAMED_TOKENS = 1 << 25
@@ -47,53 +51,144 @@ def open_text(config: DataConfig, seq_len: int) -> TokenizedCorpus:
     """Open the user's text.
 
     Raises:
-        PlanError: The path does not exist, no file matches the pattern, or a file cannot be read.
+        PlanError: The path does not exist, no file matches the pattern, files cannot be read, or
+            all are validation or test data by their names.
     """
     root = existing_path(config)
-    files = [root] if root.is_file() else find_files(root, config.pattern)
-    cache = cache_folder(config.cache)
-    hashes = compute_once(cache, ["files", stamp(files)], lambda: [hash_of(f) for f in files])
+    listing = FileList(files=[root]) if root.is_file() else find_files(root, config.pattern)
+    files = listing.files
+    encoding = [] if config.encoding is None else [config.encoding]
+    rows = compute_once(
+        cache_folder(config.cache),
+        ["text files", stamp(files), *encoding],
+        lambda: [[f.hash, f.encoding] for f in examine_files(files, config.encoding)],
+    )
+    found = [
+        TextFile(path=path, hash=hash, encoding=codec)
+        for path, (hash, codec) in zip(files, rows, strict=True)
+    ]
+    train, heldout, unused = _roles(found, root, config)
     return open_corpus(
         TextFiles(
             name=f"text:{root.resolve().name}",
-            files=tuple(files),
-            hashes=tuple(hashes),
-            column=config.column,
+            files=train,
+            heldout_files=heldout,
+            reader=DocumentReader(column=config.column),
+            encoding=config.encoding,
+            facts=tuple(_facts(train, heldout, unused, listing, root)),
         ),
         config,
         seq_len,
     )
 
 
+def _roles(
+    files: Sequence[TextFile], root: Path, config: DataConfig
+) -> tuple[tuple[TextFile, ...], tuple[TextFile, ...], tuple[TextFile, ...]]:
+    """Files to train on, to draw the held-out sample from, and left out, by their names.
+
+    Raises:
+        PlanError: All are validation or test data by their names.
+    """
+    if config.splits == Splits.none or root.is_file():
+        return tuple(files), (), ()
+    by_name: dict[str, list[TextFile]] = {"train": [], "valid": [], "test": []}
+    for file in files:
+        by_name[split_of(PurePath(file.path.relative_to(root))) or "train"].append(file)
+    train, valid, test = (tuple(by_name[k]) for k in ("train", "valid", "test"))
+    if not train:
+        raise PlanError(
+            f"all {count_noun(len(files), 'file')} below {root} are validation or test data by "
+            f"their names ({files[0].path.relative_to(root)}); nothing is left to train on. Train "
+            "on all of them with data.splits=none, or give a single file as data.path."
+        )
+    return (train, valid, test) if valid else (train, test, ())
+
+
+def _facts(
+    train: Sequence[TextFile],
+    heldout: Sequence[TextFile],
+    unused: Sequence[TextFile],
+    listing: FileList,
+    root: Path,
+) -> Iterator[tuple[str, str]]:
+    """What was found, for the plan."""
+    kinds = Counter(container_of(file.path) or "plain text" for file in train)
+    yield (
+        "files",
+        f"{len(train):,} to train on: "
+        + ", ".join(f"{n} {kind}" for kind, n in kinds.most_common(4)),
+    )
+    if others := [f.encoding for f in train if f.encoding not in ("", "utf-8-sig")]:
+        yield "encoding", f"{len(others)} of them {', '.join(sorted(set(others)))}"
+    for files, words in ((heldout, "held out"), (unused, "neither trained on nor measured")):
+        if files:
+            names = ", ".join(str(f.path.relative_to(root)) for f in files[:2])
+            more = f" and {len(files) - 2} more" if len(files) > 2 else ""
+            yield "by name", f"{names}{more}: {words}"
+    if listing.left_out:
+        yield "left out", ", ".join(f"{n} {kind}" for kind, n in listing.left_out.most_common(5))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextFiles:
-    """Documents of files, ordered by path."""
+    """Documents of files, ordered by path; those that are held out by name come first.
+
+    A text that stands on both sides is then held out, and its copy is not trained on.
+    """
 
     name: str
-    files: tuple[Path, ...]
-    hashes: tuple[str, ...]
-    """Hash of the decompressed content of each file."""
-    column: str
+    files: tuple[TextFile, ...]
+    heldout_files: tuple[TextFile, ...]
+    reader: DocumentReader
+    encoding: str | None
+    facts: tuple[tuple[str, str], ...] = ()
     limit: int | None = None
 
     @property
     def identity(self) -> Any:
-        kinds = [table_suffix(file) or ".txt" for file in self.files]
-        tables = [self.column] if set(kinds) & set(TABLES) else []
-        return ["text", digest([list(self.hashes), kinds]), *tables]
+        kinds = [container_of(file.path) or ".txt" for file in self.files]
+        tables = [self.reader.column] if any(kind != ".txt" for kind in kinds) else []
+        content: list[Any] = ["text", digest([[f.hash for f in self.files], kinds]), *tables]
+        if self.encoding is not None:
+            content.append({"encoding": self.encoding})
+        if self.heldout_files:
+            content.append({"heldout": [f.hash for f in self.heldout_files]})
+        return content
 
     def __iter__(self) -> Iterator[Document]:
-        for file, content in zip(self.files, self.hashes, strict=True):
-            yield from _documents(file, int(content[:16], 16), self.column)
+        return self._documents(self.files, self.reader)
+
+    def heldout(self) -> Iterator[Document]:
+        """The documents that are held out by name."""
+        return self._documents(self.heldout_files, self.reader)
 
     def sample(self) -> Iterator[str]:
-        """Text of all files in the order of their hashes, independent of their names."""
-        for content, file in sorted(zip(self.hashes, self.files, strict=True)):
-            for document in _documents(file, int(content[:16], 16), self.column):
-                yield from document.pieces
+        """Text of the files to train on in the order of their hashes, whatever their names."""
+        files = sorted(self.files, key=lambda f: (f.hash, f.path))
+        for document in self._documents(files, DocumentReader(column=self.reader.column)):
+            yield from document.pieces
+
+    @property
+    def without_text(self) -> int:
+        """Rows whose text is missing."""
+        return self.reader.without_text
+
+    def _documents(self, files: Sequence[TextFile], reader: DocumentReader) -> Iterator[Document]:
+        """Documents of some of the files."""
+        for file in files:
+            yield from reader.documents(file)
 
 
-def find_files(root: Path, pattern: str) -> list[Path]:
+@dataclass(slots=True, kw_only=True)
+class FileList:
+    """The files of a folder that are read, and how many of which kind are not."""
+
+    files: list[Path]
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+def find_files(root: Path, pattern: str) -> FileList:
     """Find the files below a folder that match one of the globs; hidden files are left out.
 
     Args:
@@ -104,7 +199,8 @@ def find_files(root: Path, pattern: str) -> list[Path]:
         PlanError: No file matches, or an exclusion matches none.
     """
     globs = [g for g in re.split(r"[,;|\s]+", pattern) if g]
-    names = sorted(_list_files(root))
+    left_out: Counter[str] = Counter()
+    names = sorted(_list_files(root, left_out))
     matches = {g: {n for n in names if _regex(g.lstrip("!")).fullmatch(n)} for g in globs}
     for glob in globs:
         if glob[0] == "!" and not matches[glob]:
@@ -114,27 +210,63 @@ def find_files(root: Path, pattern: str) -> list[Path]:
             )
     chosen = set[str]().union(*(matches[g] for g in globs if g[0] != "!"))
     chosen -= set[str]().union(*(matches[g] for g in globs if g[0] == "!"))
+    kinds = Counter(
+        os.path.splitext(name)[1] or "no suffix" for name in names if name not in chosen
+    )
     files = [root / name for name in names if name in chosen]
-    if not files:
-        kinds = Counter(os.path.splitext(name)[1] or "no suffix" for name in names)
-        common = ", ".join(f"{n} of {kind}" for kind, n in kinds.most_common(4))
+    empty = [file for file in files if file.stat().st_size == 0]
+    if not set(files) - set(empty):
+        held = kinds + Counter({"empty": len(empty)}) + left_out
+        common = ", ".join(f"{n} of {kind}" for kind, n in held.most_common(4) if n)
         raise PlanError(
-            f"no file below {root} matches data.pattern='{pattern}'; it holds "
+            f"no file below {root} matches data.pattern='{pattern}' and holds text; it holds "
             f"{common or 'no files'}. Correct data.pattern or data.path."
         )
-    return files
+    left_out.update({f"of {kind}": n for kind, n in kinds.items()})
+    left_out.update({"empty": len(empty)} if empty else {})
+    return FileList(files=[f for f in files if f.stat().st_size > 0], left_out=left_out)
 
 
-def _list_files(root: Path) -> Iterator[str]:
-    """Relative paths of the files below a folder, without hidden ones.
+def _list_files(root: Path, left_out: Counter[str]) -> Iterator[str]:
+    """Relative paths of the regular files below a folder, without hidden ones.
 
-    Three times as fast as `Path.glob` on 3,000 files; a plan lists them for every cell of a grid.
+    A folder that links lead to twice is walked once. Three times as fast as `Path.glob` on 3,000
+    files.
+
+    Args:
+        root: The folder.
+        left_out: Counts what is left out, by kind.
     """
-    for folder, folders, names in os.walk(root):
-        folders[:] = [f for f in folders if f[0] != "."]
-        inside = os.path.relpath(folder, root).replace(os.sep, "/")
-        for name in (n for n in names if n[0] != "."):
-            yield name if inside == "." else f"{inside}/{name}"
+    seen = {_place(root)}
+    stack = [("", root)]
+    while stack:
+        before, folder = stack.pop()
+        try:
+            entries = list(os.scandir(folder))
+        except OSError:
+            left_out["unreadable folders"] += 1
+            continue
+        for entry in entries:
+            name = f"{before}{entry.name}"
+            if entry.name[0] == ".":
+                left_out["hidden"] += 1
+            elif entry.is_dir():
+                place = _place(Path(entry.path))
+                if place in seen:
+                    left_out["links to folders that are read already"] += 1
+                else:
+                    seen.add(place)
+                    stack.append((f"{name}/", Path(entry.path)))
+            elif entry.is_file():
+                yield name
+            else:
+                left_out["broken links" if entry.is_symlink() else "no regular files"] += 1
+
+
+def _place(folder: Path) -> tuple[int, int]:
+    """Device and number of a folder: the same by whatever path."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino
 
 
 def _regex(glob: str) -> re.Pattern[str]:
@@ -142,126 +274,6 @@ def _regex(glob: str) -> re.Pattern[str]:
     meaning = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     parts = re.split(r"(\*\*/|\*\*|\*|\?)", glob.removeprefix("./"))
     return re.compile("".join(meaning.get(p, re.escape(p)) for p in parts), re.IGNORECASE)
-
-
-def hash_of(path: Path) -> str:
-    """Hash of the decompressed content of a file."""
-    digest = hashlib.blake2b(digest_size=8)
-    with _reading(path), _open(path) as stream:
-        while block := stream.read(BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def table_suffix(path: Path) -> str | None:
-    """`.jsonl` or `.parquet` if a file holds many documents, also before `.gz`; else None."""
-    names = [s.lower() for s in path.suffixes]
-    name = names[-2] if names[-1:] == [".gz"] and len(names) > 1 else (names or [""])[-1]
-    return name if name in TABLES else None
-
-
-def _documents(path: Path, key: int, column: str) -> Iterator[Document]:
-    """Documents of one file."""
-    kind = table_suffix(path)
-    if kind is None:
-        yield Document(key=key, pieces=_pieces(path))
-        return
-    texts = _json_lines(path, column) if kind == ".jsonl" else _parquet(path, column)
-    for text in texts:
-        yield document_of(text)
-
-
-def _pieces(path: Path) -> Iterator[str]:
-    """Text of a plain file in pieces."""
-    suffixes = [s.lower() for s in path.suffixes]
-    if set(suffixes) & set(ARCHIVES):
-        raise PlanError(
-            f"{path} is an archive, which is not read; unpack it, or exclude it: "
-            f"data.pattern='... !**/{path.name}'."
-        )
-    with _reading(path), _open(path) as raw:
-        head = raw.read(4)
-        raw.seek(0)
-        wide = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        encoding = "utf-16" if wide else "utf-8-sig"
-        with io.TextIOWrapper(raw, encoding=encoding, newline="") as stream:
-            yield from pieces_of(stream)
-
-
-def _json_lines(path: Path, column: str) -> Iterator[str]:
-    """Text of each line of a .jsonl file."""
-    with _reading(path), _open(path) as raw:
-        for number, line in enumerate(raw, start=1):
-            if not line.strip():
-                continue
-            try:
-                text = json.loads(line)[column]
-                assert isinstance(text, str)
-            except (ValueError, KeyError, TypeError, AssertionError):
-                raise PlanError(
-                    f"line {number} of {path} is not a JSON object with text in '{column}': "
-                    f"{line[:60].decode(errors='replace')!r}. Name the column of "
-                    "text by data.column."
-                ) from None
-            yield text
-
-
-def _parquet(path: Path, column: str) -> Iterator[str]:
-    """Text of each row of a .parquet file."""
-    from pyarrow import ArrowException
-    from pyarrow.parquet import ParquetFile
-
-    try:
-        with ParquetFile(path) as table:
-            names = table.schema_arrow.names
-            if column not in names:
-                raise PlanError(
-                    f"{path} has no column '{column}'; it has {', '.join(names)}. "
-                    "Choose one by data.column."
-                )
-            for batch in table.iter_batches(columns=[column]):
-                yield from texts_of(batch.column(0).to_pylist(), column, str(path))
-    except (ArrowException, OSError) as error:
-        raise PlanError(
-            f"{path} is not a readable parquet file: {error}. Replace or exclude it."
-        ) from error
-
-
-def texts_of(values: Iterable[Any], column: str, place: str) -> Iterator[str]:
-    """Values that are texts; missing values are left out.
-
-    Raises:
-        PlanError: A value of another type.
-    """
-    for value in values:
-        if isinstance(value, str):
-            yield value
-        elif value is not None:
-            raise PlanError(
-                f"column '{column}' of {place} holds {type(value).__name__}, not text; "
-                "choose another by data.column."
-            )
-
-
-def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
-    """Open a file for its decompressed bytes."""
-    if path.suffix.lower() == ".gz":
-        return gzip.open(path)
-    return path.open("rb")
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn errors of reading a file into a PlanError that names it."""
-    try:
-        yield
-    except UnicodeError as error:
-        raise PlanError(
-            f"{path} is not UTF-8 text ({str(error)[:70]}); convert it (iconv -t utf-8), or "
-            f"exclude it: data.pattern='... !**/{path.name}'."
-        ) from error
-    except (EOFError, zlib.error, OSError) as error:
-        raise PlanError(f"{path} cannot be read: {error}. Repair or exclude it.") from error
 
 
 _unreachable: dict[str, str] = {}
@@ -313,6 +325,8 @@ class HubDocuments:
     column: str
     streaming: bool
     limit: int | None
+    facts: tuple[tuple[str, str], ...] = ()
+    without_text: int = 0
 
     @property
     def identity(self) -> Any:
@@ -326,15 +340,30 @@ class HubDocuments:
     def __iter__(self) -> Iterator[Document]:
         data = self._load()
         names = data.column_names
-        if names is not None and self.column not in names:
+        top = self.column if names is None or self.column in names else self.column.split(".")[0]
+        if names is not None and top not in names:
             raise PlanError(
                 f"data set '{self.path}' has no column '{self.column}'; it has "
                 f"{', '.join(names)}. Choose one by data.column."
             )
         with self._name_errors("read"):
             for batch in data.iter(batch_size=ROWS):
-                for text in texts_of(batch[self.column], self.column, f"'{self.path}'"):
+                values = batch[top]
+                if top != self.column:
+                    values = [self._inner({top: value}) for value in values]
+                for text in texts_of(values, self.column, f"'{self.path}'"):
                     yield document_of(text)
+
+    def heldout(self) -> Iterator[Document]:
+        """None: the split that is trained on is chosen by `data.split`."""
+        return iter(())
+
+    def _inner(self, row: dict[str, Any]) -> Any:
+        """The value of a column within another."""
+        try:
+            return field_of(row, self.column)
+        except KeyError:
+            raise PlanError(no_column(f"'{self.path}'", self.column, row)) from None
 
     def sample(self) -> Iterator[str]:
         """Text of the documents in order."""

@@ -108,6 +108,18 @@ def dtype_of_bytes(path: Path, sample: Bytes8) -> tuple[str, bool]:
             f"{path} holds single bytes or text, not 16-bit tokens; for text use data=text, for "
             "bytes data.dtype=uint8."
         )
+    zeros = (np.ascontiguousarray(rows).view("<u2") == 0).mean(axis=0)
+    if zeros.max() - zeros.min() > 0.4:
+        raise PlanError(
+            f"{path} does not show 16-bit tokens: {zeros.max():.0%} of those at every second place "
+            f"are zero, as in wider integers with negative ones. Correct it, or {SAID}."
+        )
+    signed = _distance(second, np.roll(second, 128))  # the upper bit is that of a sign
+    if _bits(first) > 7.9 and signed < 0.1:
+        raise PlanError(
+            f"{path} holds 16-bit floating-point numbers by the look of its bytes, not tokens. "
+            f"Correct it, or {SAID}."
+        )
     apart = max(_distance(one, other) for one in lanes[1::2] for other in lanes[1::2])
     if apart > 0.5 + noise:
         raise PlanError(

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,15 +80,17 @@ class TokenFile:
     documents: int | None = None
     sure: bool = True
     """Whether the type is known; False where a small raw file does not show it."""
+    looks: str | None = None
+    """What its bytes look like, where the user says otherwise."""
 
     @property
     def words(self) -> str:
-        """Kind and type in words, such as `raw uint16`."""
-        dtype = np.dtype(self.dtype)
-        order = ", big-endian" if self.dtype[0] == ">" else ""
-        known = (0, HEADER_BYTES if self.kind == "llm.c" else 0)
-        skipped = f" after {self.offset} bytes" if self.offset not in known else ""
-        return f"{self.kind} {dtype.newbyteorder('=').name}{order}{skipped * (self.kind == 'raw')}"
+        """Kind, type and header in words, such as `raw uint16, little-endian, no header`."""
+        order = {"<": ", little-endian", ">": ", big-endian"}.get(self.dtype[0], "")
+        header = f", header of {self.offset} bytes" if self.offset else ", no header"
+        known = self.kind in ("npy", "Megatron")  # whose headers have no fixed length, or none
+        name = np.dtype(self.dtype).newbyteorder("=").name
+        return f"{self.kind} {name}{order}{'' if known else header}"
 
     def open(self) -> NDArray[Any]:
         """Memory-map the tokens, (count,)."""
@@ -103,11 +105,12 @@ def identify(files: Sequence[Path], layout: Layout) -> list[TokenFile]:
         PlanError: A file holds no tokens, was cut, or does not show what its integers are; two
             files differ in kind or type, or hold the same tokens.
     """
-    found, refusals, samples = [], [], {}
+    found, refusals, contents = [], [], {}
     for path in files:
         try:
-            samples[path] = sample_of(path, layout.header_bytes or 0)
-            found.append(_identify_file(path, layout, samples[path]))
+            sample = sample_of(path, layout.header_bytes or 0)
+            found.append(_identify_file(path, layout, sample))
+            contents[path] = hashlib.blake2b(sample.tobytes()).hexdigest()
         except OSError as error:
             refusals.append(f"{path} cannot be read: {error.strerror or error}; correct that.")
         except PlanError as error:
@@ -129,7 +132,7 @@ def identify(files: Sequence[Path], layout: Layout) -> list[TokenFile]:
                 f"{found[0].path} holds {found[0].words} and {file.path} {file.words}; the files "
                 "of one data set are of one kind. Keep one of them below data.path."
             )
-    _refuse_copies(found, samples)
+    _refuse_copies(found, contents)
     return found
 
 
@@ -160,18 +163,20 @@ def _identify_file(path: Path, layout: Layout, sample: Bytes8) -> TokenFile:
 def _raw_file(path: Path, layout: Layout, sample: Bytes8, size: int, offset: int) -> TokenFile:
     """A file without a known header; its type is given, claimed or found."""
     said = layout.dtype or layout.claimed
-    sure, dtype = True, "<u2"
+    sure, dtype, looks = True, "<u2", None
     if said is not None:
         dtype = (">" if layout.byte_order == "big" else "<") + np.dtype(said).str[1:]
         if layout.dtype is None:
             _hold_against(path, dtype, sample, "meta.json")
+        looks = _contradiction(path, dtype, sample)
     else:
         if layout.header_bytes is None:
             refuse_unknown_header(path, sample)
         dtype, sure = dtype_of_bytes(path, sample)
         if layout.byte_order is not None:
             dtype = (">" if layout.byte_order == "big" else "<") + dtype[1:]
-    return _counted(path, "raw", dtype, size, offset, sure=sure)
+    file = _counted(path, "raw", dtype, size, offset, sure=sure)
+    return replace(file, looks=None if looks is None else _name(looks))
 
 
 def _counted(
@@ -332,16 +337,21 @@ def read_index(path: Path) -> tuple[int, int, int]:
 
 def _hold_against(path: Path, dtype: str, sample: Bytes8, who: str) -> None:
     """Refuse a stated type that the content contradicts."""
-    try:
-        found, sure = dtype_of_bytes(path, sample)
-    except PlanError:
-        return  # the content does not show it
-    width, order = np.dtype(found).itemsize, found[0]
-    if sure and (width != np.dtype(dtype).itemsize or (width > 1 and order != dtype[0])):
+    if (found := _contradiction(path, dtype, sample)) is not None:
         raise PlanError(
             f"{path} holds {_name(dtype)} by {who}, but its bytes are those of {_name(found)}: as "
             f"{_name(dtype)}, {_pattern(found, dtype)}. Correct {who}, or {SAID}"
         )
+
+
+def _contradiction(path: Path, dtype: str, sample: Bytes8) -> str | None:
+    """The type that the content shows, where it is plainly not the stated one."""
+    try:
+        found, sure = dtype_of_bytes(path, sample)
+    except PlanError:
+        return None  # the content does not show it
+    same = np.dtype(found).itemsize == np.dtype(dtype).itemsize and found[0] == dtype[0]
+    return None if same or not sure else found
 
 
 def _name(dtype: str) -> str:
@@ -353,14 +363,14 @@ def _pattern(found: str, read: str) -> str:
     """What is wrong with bytes of one type when they are read as another."""
     if np.dtype(found).itemsize > np.dtype(read).itemsize:
         return "zeros or nearly so stand at every second place"
-    return "ids are far beyond any vocabulary"
+    return "ids are swapped or far beyond any vocabulary"
 
 
-def _refuse_copies(files: Sequence[TokenFile], samples: dict[Path, Bytes8]) -> None:
+def _refuse_copies(files: Sequence[TokenFile], contents: dict[Path, str]) -> None:
     """Refuse two files of the same content: their tokens would count as different ones."""
     seen: dict[tuple[int, str], TokenFile] = {}
     for file in files:
-        key = (file.count, hashlib.blake2b(samples[file.path].tobytes()).hexdigest())
+        key = (file.count, contents[file.path])
         other = seen.setdefault(key, file)
         if other is not file and _same_tokens(file, other):
             raise PlanError(

@@ -101,10 +101,7 @@ def _take_slot(names: list[str], shares: int, folder: Path | None = None) -> IO[
 
 
 def pack_cells(cells: Sequence[Cell]) -> list[Cell]:
-    """Join the cells that can share a pack into one job, in the place of the first of them.
-
-    Every job carries the content hash of its data.
-    """
+    """Join the cells that can share a pack into one job, in the place of the first of them."""
     groups: dict[str, list[Cell]] = {}
     for number, cell in enumerate(cells):
         groups.setdefault(_pack_key(cell, number), []).append(cell)
@@ -113,7 +110,22 @@ def pack_cells(cells: Sequence[Cell]) -> list[Cell]:
         assert group[0].config is not None
         size = group[0].config.train.pack
         jobs += [_join_cells(group[i : i + size]) for i in range(0, len(group), size)]
-    return [_with_data_hash(job) for job in jobs]
+    return jobs
+
+
+def pin_data(job: Cell) -> Cell:
+    """The job with the content hash of the data it was planned on, as an override.
+
+    Its worker may start hours later: it trains on these data, or on none.
+    """
+    if job.config is None or not job.trajectories:
+        return job
+    planned = job.trajectories[0].data.hash
+    return dataclasses.replace(
+        job,
+        overrides=(*job.overrides, f"data_hash={hydra_value(planned)}"),
+        config=dataclasses.replace(job.config, data_hash=planned),
+    )
 
 
 def members_of(config: Config) -> list[Config]:
@@ -159,21 +171,6 @@ def _join_cells(cells: Sequence[Cell]) -> Cell:
         overrides=(*first.overrides, f"also={hydra_value(also)}"),
         trajectories=tuple(t for cell in cells for t in cell.trajectories),
         work=tuple(folder for cell in cells for folder in cell.work),
-    )
-
-
-def _with_data_hash(job: Cell) -> Cell:
-    """A job that carries the content hash of the data it was planned on, as an override.
-
-    Its worker may start hours later: it trains on these data, or on none.
-    """
-    if job.config is None or not job.trajectories:
-        return job
-    planned = job.trajectories[0].data.hash
-    return dataclasses.replace(
-        job,
-        overrides=(*job.overrides, f"data_hash={hydra_value(planned)}"),
-        config=dataclasses.replace(job.config, data_hash=planned),
     )
 
 

@@ -238,6 +238,21 @@ def split_plan_options(overrides: Sequence[str]) -> tuple[PlanOptions, list[str]
     return options, rest
 
 
+def refuse_plan_options(overrides: Sequence[str]) -> None:
+    """Refuse options of a plan in a command that trains.
+
+    Raises:
+        PlanError: There is one.
+    """
+    for override in overrides:
+        word = override.partition("=")[0].lstrip("+~")
+        if word in PLAN_OPTIONS or word.startswith("spend."):
+            raise PlanError(
+                f"{override} is an option of the plan, and what trains does not read it; leave it "
+                "out, or see the plan first: isoflop plan (python -m sweep.plan)."
+            )
+
+
 def _parse_switch(word: str, value: str) -> bool:
     """Parse on or off."""
     if value not in ("on", "off"):

@@ -17,6 +17,7 @@ Four private parts of Hydra 1.3 are used, since its public interface offers none
 from __future__ import annotations
 
 import copy
+import difflib
 import re
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -42,8 +43,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from fit.errors import PlanError
+from fit.query.launch import hydra_value
 from sweep import ROOT
-from sweep.config import Config
+from sweep.config import Config, needed, refuse_undeclared, settings, unknown_setting
 
 CONFIG_FOLDER = ROOT / "conf"
 VERSION_BASE = "1.3"
@@ -105,39 +107,102 @@ def command_overrides(arguments: Namespace) -> list[str]:
     """Overrides of a command line, with `--config-dir` as an addition to Hydra's search path.
 
     Raises:
-        PlanError: The options replace our root configuration.
+        PlanError: The options replace our root configuration or name no folder, or an override is
+            given twice.
     """
+    refuse_repeated(arguments.overrides)
     if arguments.config_name or arguments.config_path:
         raise PlanError(
             "--config-name and --config-path replace the schema; add configs of your own by "
             "--config-dir FOLDER, such as FOLDER/experiment/mine.yaml with +experiment=mine."
         )
+    if arguments.experimental_rerun or arguments.package:
+        raise PlanError("--experimental-rerun and --package are not read here; leave them out.")
     if not arguments.config_dir:
         return list(arguments.overrides)
     folder = Path(arguments.config_dir).absolute()
-    return [*arguments.overrides, f"hydra.searchpath=[file://{folder}]"]
+    if not folder.is_dir():
+        raise PlanError(f"--config-dir {arguments.config_dir} is no folder; give an existing one.")
+    if any(word.lstrip("+~").startswith("hydra.searchpath") for word in arguments.overrides):
+        raise PlanError(
+            "--config-dir and hydra.searchpath are both given, of which one would be lost; give "
+            "all folders in one: 'hydra.searchpath=[file:///ONE,file:///OTHER]'."
+        )
+    return [*arguments.overrides, f"hydra.searchpath={hydra_value([f'file://{folder}'])}"]
+
+
+def refuse_repeated(overrides: Sequence[str]) -> None:
+    """Refuse a key that is given twice with different values: Hydra would take the last.
+
+    Raises:
+        PlanError: There is one.
+    """
+    values: dict[str, str] = {}
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if values.setdefault(key, value) != value:
+            raise PlanError(
+                f"{key} is given twice, as {values[key]} and as {value}; give it once. Several "
+                f"values make a sweep: -m {key}={values[key]},{value}."
+            )
 
 
 def expand_grid(overrides: Sequence[str]) -> list[list[str]]:
     """Overrides of every job of a multirun, those of `hydra.sweeper.params` included.
 
-    Works inside `hydra_initialised`, as do all that follow.
+    An axis of `hydra.sweeper.params` is replaced by an override of the same key. Works inside
+    `hydra_initialised`, as do all that follow.
+
+    Raises:
+        PlanError: An axis has no value, so that there is no job.
     """
+    parsed = parse_overrides(overrides)
+    given = {o.key_or_group for o in parsed}
+    preset = preset_axes(overrides)
+    axes = parse_overrides([f"{k}={v}" for k, v in preset.items() if k.lstrip("+~") not in given])
+    jobs: list[list[str]] = list(BasicSweeper.split_arguments([*axes, *parsed], None)[0])
+    if not jobs:
+        raise PlanError(
+            f"{' '.join(overrides)} spans no run: a list or pattern in it is empty. Give a value."
+        )
+    return jobs
+
+
+def parse_overrides(overrides: Sequence[str]) -> list[Override]:
+    """Parse overrides by Hydra's grammar."""
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    preset = compose_shared(overrides).hydra.sweeper.get("params") or {}
-    parsed = parser.parse_overrides([f"{k}={v}" for k, v in preset.items()] + list(overrides))
-    return list(BasicSweeper.split_arguments(parsed, None)[0])
+    return list(parser.parse_overrides(list(overrides)))
+
+
+def preset_axes(overrides: Sequence[str]) -> dict[str, Any]:
+    """The axes that files of the configuration set in `hydra.sweeper.params`."""
+    return dict(compose_shared(overrides).hydra.sweeper.get("params") or {})
+
+
+def is_group(name: str) -> bool:
+    """Whether a name is that of a config group, such as `model` or `hydra/launcher`."""
+    loader: Any = GlobalHydra.instance().config_loader()
+    return bool(loader.repository.group_exists(name))
+
+
+def settings_of_file(group: str, choice: str) -> dict[str, Any]:
+    """What a file of a config group sets by itself, without its defaults; {} if there is none."""
+    loader: Any = GlobalHydra.instance().config_loader()
+    found = loader.repository.load_config(f"{group}/{choice}")
+    return {} if found is None else dict(found.config)
 
 
 def compose_shared(overrides: Sequence[str]) -> DictConfig:
     """The configuration that all jobs of a multirun share, Hydra's own part included."""
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     fixed = [
         o.input_line
-        for o in parser.parse_overrides(list(overrides))
+        for o in parse_overrides(overrides)
         if not o.is_sweep_override() and o.input_line is not None
     ]
-    return compose("config", overrides=fixed, return_hydra_config=True)
+    config = compose("config", overrides=fixed, return_hydra_config=True)
+    for part in ("launcher", "sweeper"):
+        refuse_undeclared(config.hydra[part], f"hydra.{part}.")
+    return config
 
 
 def compose_multirun(overrides: Sequence[str]) -> DictConfig:
@@ -174,15 +239,19 @@ class ConfigComposer:
 
         Raises:
             hydra.errors.HydraException: As Hydra does.
+            PlanError: A key is not declared.
         """
         parsed = [self._parse(text) for text in job]
         plain = [o for o in parsed if self._sets_one_value(o)]
         rest = [o for o in parsed if o not in plain]
         if not all(self._chooses_group(o) or o.is_hydra_override() for o in rest):
-            return compose("config", overrides=list(job))
+            config = compose("config", overrides=list(job))
+            refuse_undeclared(config)
+            return config
         key = tuple(str(o.input_line) for o in rest)
         if key not in self._compositions:
             self._compositions[key] = compose("config", overrides=list(key))
+            refuse_undeclared(self._compositions[key])
         config = copy.deepcopy(self._compositions[key])
         ConfigLoaderImpl._apply_overrides_to_config(plain, config)
         return config
@@ -220,6 +289,30 @@ def one_line(error: BaseException) -> str:
             f"pip install 'isoflop[{extra}]'"
         )
     text = f"{error}\n{error.__cause__ or ''}"
+    file = re.search(r"In '((?!config'|hydra/config')[^']+)': ", text)
+    where = "" if file is None else f"in {file[1]}: "
+    key = re.search(r"full_key: ([\w.]+)", text)
+    if key and re.search(r"Key '.*' not in ", text):
+        typed = re.search(r"Could not override '([^'=]+)'", text)
+        return where + unknown_setting(typed[1] if typed else key[1])
+    missing = re.search(
+        r"Could not find '(.+)/([^/']*)'\s+Available options in '.*':\s+((?:\w.*\s+)+)Config", text
+    )
+    if missing:
+        return where + unknown_choice(missing[1], missing[2], missing[3].split())
+    given = re.search(r"Error merging override (.*)", text)
+    if key and key[1] in settings() and (given or file):
+        reason = "" if given else f" ({text.splitlines()[0].partition('composing config: ')[2]})"
+        return f"{where}{given[1] if given else key[1]}; {key[1]} takes {needed(key[1])}{reason}."
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    kept = [line for line in lines if not line.startswith(("full_key", "object_type", "See https"))]
+    dropped = ("full_key", "object_type", "reference_type", "See https")
+    kept = [line for line in lines if not line.startswith(dropped)]
     return " ".join(dict.fromkeys(kept)) or repr(error)
+
+
+def unknown_choice(group: str, choice: str, known: Sequence[str]) -> str:
+    """What is said of a file that a config group does not have."""
+    plus = "" if group in ("model", "data", "train", "sweep", "hydra/launcher") else "+"
+    near = difflib.get_close_matches(choice, known, n=1, cutoff=0.5)
+    advice = f"the nearest is {plus}{group}={near[0]}; " if near else ""
+    return f"{plus}{group}={choice} is unknown; {advice}known are {', '.join(known)}."

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from fit.data.records import RunRecord
 from fit.errors import PlanError
@@ -21,6 +21,7 @@ from sweep.planning.compose import (
     hydra_initialised,
     wrong_overrides_refused,
 )
+from sweep.planning.overrides import check_effect, check_overrides
 from sweep.planning.timing import check_memory
 from sweep.planning.trajectory import RunSpec, Trajectory, finished_record, plan, work_folder
 
@@ -86,13 +87,15 @@ def grid(overrides: Sequence[str], *, multirun: bool) -> tuple[Cell, ...]:
         The cells; those that cannot be trained say why in `refusal`.
 
     Raises:
-        PlanError: The overrides themselves are wrong (unknown key, wrong type, bad grammar), or
-            the only cell cannot be trained.
+        PlanError: The overrides themselves are wrong (unknown key, wrong type, bad grammar, no
+            effect), or the only cell cannot be trained.
     """
     with wrong_overrides_refused(), hydra_initialised():
+        check_overrides(overrides, multirun=multirun)
         jobs = expand_grid(overrides) if multirun else [list(overrides)]
         composer = ConfigComposer()
-        configs = [_compose(composer, job) for job in jobs]
+        configs = [_parse(composer.compose(job)) for job in jobs]
+        check_effect(overrides, jobs, configs, parse(composer.compose([])))
     seen: set[Path] = set()
     cells = tuple(_plan_cell(job, config, seen) for job, config in zip(jobs, configs, strict=True))
     if not multirun and cells[0].refusal is not None:
@@ -123,10 +126,10 @@ def compose_config(overrides: Sequence[str]) -> Config:
         return parse(ConfigComposer().compose(overrides))
 
 
-def _compose(composer: ConfigComposer, job: Sequence[str]) -> Config | PlanError:
+def _parse(config: DictConfig) -> Config | PlanError:
     """The checked configuration of one job, or why there is none."""
     try:
-        return parse(composer.compose(job))
+        return parse(config)
     except PlanError as error:
         return error
 

@@ -52,6 +52,7 @@ from fit.results import read_fit
 from sweep.config import Schedule
 from sweep.planning.bill import LABEL, PlannedCost, PlanOptions, cost_lines, device_hours, plan_cost
 from sweep.planning.grid import LauncherChoice
+from sweep.planning.overrides import unread_settings
 from sweep.planning.timing import estimate
 from sweep.planning.trajectory import keep_lengths, warmup_tokens
 
@@ -322,6 +323,9 @@ def _settings(group: Sequence[PlannedCost]) -> dict[str, Any]:
     """The whole configuration of a trajectory that keeps only some of its runs."""
     config = group[0].trajectory.config
     settings: Any = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    for name in unread_settings(config):  # may be left over from another source or schedule
+        section, _, key = name.partition(".")
+        settings[section].pop(key)
     lengths = sorted(row.run.tokens for row in group)
     settings["train"]["tokens"] = lengths
     settings["sweep"]["flops"] = None

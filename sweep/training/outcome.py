@@ -21,6 +21,7 @@ from fit.data.records import DataInfo, RunRecord
 from fit.files import commit, now, versions
 from sweep.data.rows import Heldout
 from sweep.model import Transformer
+from sweep.planning.overrides import unread_settings
 from sweep.planning.trajectory import RunSpec, Trajectory
 from sweep.training.devices import device_name, gather_rows, peak_flops_per_second
 from sweep.training.session import Session
@@ -197,8 +198,8 @@ def _record(facts: RunFacts, **outcome: Any) -> RunRecord:
 def recipe(trajectory: Trajectory) -> dict[str, Any]:
     """Settings that launch the run again, as overrides of the config.
 
-    Settings of the machine (devices, threads, compilation) and of the sweep are left out: they do
-    not belong to the experiment.
+    Settings of the machine (devices, threads, compilation) and of the sweep are left out, since
+    they do not belong to the experiment, and so are settings that the run did not read.
     """
     model, data = trajectory.config.model, trajectory.config.data
     train = trajectory.config.train
@@ -226,7 +227,8 @@ def recipe(trajectory: Trajectory) -> dict[str, Any]:
     for name, value in vars(train).items():
         if name not in skipped:
             kept[f"train.{name}"] = getattr(value, "value", value)
-    return kept
+    unread = unread_settings(trajectory.config)
+    return {k: v for k, v in kept.items() if k not in unread}
 
 
 def _mfu(session: Session, tokens_per_second: float | None) -> float | None:

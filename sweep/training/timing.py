@@ -133,6 +133,7 @@ class RandomTokens:
 
     unigram_loss = float("inf")
     available_tokens = None
+    facts: tuple[tuple[str, str], ...] = ()
     ROWS = 4096
 
     def __init__(self, trajectory: Trajectory) -> None:

@@ -138,6 +138,11 @@ def raw_cases():
     ids = zipf(50257).astype("<i4")
     ids[::500] = -1
     yield refused("-1 as padding, i4", ids, "4294967295", "data.dtype")
+    masked = np.where(np.arange(COUNT) % 5 < 2, -1, GPT2).astype("<i4")
+    yield refused("-1 on two of five, i4", masked, "data.dtype")
+    yield refused("-1 on two of five, i4, said", masked, "token -1", dtype="int32")
+    uniform = np.random.default_rng(0).integers(0, 50257, COUNT)
+    yield one("uniform ids", uniform, uniform.astype("<u2"))
     yield refused("-100 as padding, i8", np.where(ids < 0, -100, ids).astype("<i8"), "-100")
     ids = LLAMA.astype("<u4")
     ids[12_345] = 3_000_000_000
@@ -306,6 +311,7 @@ def foreign_cases():
         ("HTML of an error page", b"<!DOCTYPE html><html>404 not found</html>" * 90, "is text"),
         ("random bytes", np.random.default_rng(0).bytes(90_000), "without structure"),
         ("float32", np.random.default_rng(0).normal(size=COUNT).astype("<f4"), "floating-point"),
+        ("float16", np.random.default_rng(0).normal(size=COUNT).astype("<f2"), "floating-point"),
         ("float64", np.random.default_rng(0).normal(size=COUNT).astype("<f8"), "floating-point"),
     ):
         yield refused(f"{name} named .bin", content, words)

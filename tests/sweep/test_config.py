@@ -181,7 +181,7 @@ def test_a_folder_of_own_configs_is_found(tmp_path):
         ["+experiment=demo", "model=w24", "data.unique_tokens=null"],
         ["data=text", "data.path=/tmp/a b", "~hydra.job_logging", "hydra/launcher=joblib"],
         ["model={width: 48, depth: 3}", "model.width=24"],
-        ["data.pattern='*.txt'", "+model.new=1"],
+        ["data.pattern='*.txt'", "++model.conv=2"],
         ["train.tokens=${train.batch_tokens}"],
     ],
 )

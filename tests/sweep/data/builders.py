@@ -2,7 +2,12 @@
 
 import numpy as np
 
-from sweep.config import DataConfig
+from sweep.config import DataConfig, Splits
+
+PATTERN = ",".join(
+    f"**/*.{suffix}"
+    for suffix in "txt md rst gz bz2 xz zst jsonl ndjson json csv tsv parquet".split()
+)
 
 
 def data_config(name, tmp_path=None, **given):
@@ -18,7 +23,9 @@ def data_config(name, tmp_path=None, **given):
         "dtype": None,
         "byte_order": None,
         "header_bytes": None,
-        "pattern": "**/*.txt,**/*.md,**/*.rst,**/*.gz,**/*.jsonl,**/*.parquet",
+        "pattern": PATTERN,
+        "encoding": None,
+        "splits": Splits.names,
         "bytes_per_token": None,
         "split": "train",
         "column": "text",

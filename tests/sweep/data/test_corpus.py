@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fit.errors import PlanError
-from sweep.data.corpus import Bytes, load_bpe, train_bpe
+from sweep.data.tokenizers import Bytes, load_bpe, train_bpe
 
 TEXT = "The owl was glad.\r\n\n\tÆsop's “fable” 狐 🦊 == ==\n" * 30 + "x" * 200
 
@@ -44,7 +44,7 @@ def test_a_bpe_has_the_size_asked_for_and_loads_as_saved(tmp_path):
 
 def test_the_same_text_gives_the_same_bpe_whatever_the_threads(tmp_path):
     code = (
-        "import pathlib, random, sys; from sweep.data.corpus import train_bpe;"
+        "import pathlib, random, sys; from sweep.data.tokenizers import train_bpe;"
         "r = random.Random(0);"
         "words = [''.join(r.choices('abcde', k=r.randint(1, 6))) for _ in range(3000)];"
         "train_bpe([' '.join(words[i:i+50]) for i in range(0, 3000, 50)], 500)"

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from fit.errors import PlanError
-from sweep.data.corpus import Bytes
 from sweep.data.registry import describe, open_source
 from sweep.data.text import find_files
+from sweep.data.tokenizers import Bytes
 from tests.sweep.data.builders import data_config
 
 T = 32
@@ -138,13 +138,15 @@ def test_globs_mean_what_a_shell_means(tmp_path, pattern, expected):
     for name in ("a.txt", "b/c.txt", "b/d/e.txt", "b/f.MD", ".git/x.txt", "b/.x.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
-    assert [f.relative_to(tmp_path).as_posix() for f in find_files(tmp_path, pattern)] == expected
+    assert [
+        f.relative_to(tmp_path).as_posix() for f in find_files(tmp_path, pattern).files
+    ] == expected
 
 
 def test_the_second_opening_tokenises_nothing(folder, monkeypatch):
     first = describe(config(folder, tokenizer="bpe"), T)
     monkeypatch.setattr("sweep.data.corpus._build", lambda *_: pytest.fail("tokenised again"))
-    monkeypatch.setattr("sweep.data.text.hash_of", lambda _: pytest.fail("read again"))
+    monkeypatch.setattr("sweep.data.text.examine_files", lambda *_: pytest.fail("read again"))
     assert describe(config(folder, tokenizer="bpe"), T) == first
     assert describe(config(folder, tokenizer="bpe", seed=1, heldout_tokens=300), T) != first
 
@@ -201,11 +203,11 @@ def test_a_cache_that_cannot_be_written_is_named(folder):
     ("name", "content", "given", "message"),
     [
         ("x.txt", b"caf\xe9 noir", {}, "x.txt is not UTF-8 text"),
-        ("x.gz", b"not gzip", {}, "x.gz cannot be read"),
+        ("x.gz", b"not gzip", {}, "x.gz is named .gz and is not compressed"),
         ("x.txt.gz", gzip.compress(b"words" * 99, mtime=0)[:-20], {}, "x.txt.gz cannot be read"),
         ("x.tar.gz", gzip.compress(b"words", mtime=0), {}, "x.tar.gz is an archive"),
         ("x.jsonl", b'{"text": "a"}\n{"body": "b"}\n', {}, "line 2 of .*x.jsonl"),
-        ("x.jsonl", b"[1, 2]\n", {}, "line 1 of .*data.column"),
+        ("x.jsonl", b"[1, 2]\n", {}, "line 1 of .* is a list of 2 values"),
         ("x.parquet", b"PAR1junk", {}, "not a readable parquet"),
         ("x.txt", b"a", {"pattern": "*.rst"}, "no file .* matches .*; it holds 41 of .txt"),
         ("x.txt", b"a", {"pattern": "/etc/*"}, "no file .* matches"),
@@ -224,16 +226,16 @@ def test_what_cannot_be_used_is_named(folder, name, content, given, message):
 
 def test_a_parquet_without_the_column_lists_those_it_has(folder):
     pd.DataFrame({"body": ["x"], "n": [1]}).to_parquet(folder / "x.parquet")
-    with pytest.raises(PlanError, match="no column 'text'; it has body, n"):
+    with pytest.raises(PlanError, match="no column 'text'; text stands in body"):
         opened(folder)
-    with pytest.raises(PlanError, match="column 'n' of .* holds int, not text"):
+    with pytest.raises(PlanError, match="column 'n' of .* holds a number, not text"):
         opened(folder, column="n")
 
 
 def test_files_without_any_text_are_refused(tmp_path):
     (tmp_path / "d").mkdir()
     (tmp_path / "d/a.txt").write_text("")
-    with pytest.raises(PlanError, match="documents contain no text"):
+    with pytest.raises(PlanError, match="and holds text; it holds 1 of empty"):
         opened(tmp_path / "d")
 
 

@@ -103,7 +103,7 @@ def test_a_tokenised_data_set_is_not_loaded_again(saved, monkeypatch):
     ("name", "given", "message"),
     [
         ("one", {"column": "story"}, "no column 'story'; it has text, n"),
-        ("one", {"column": "n"}, "column 'n' of .* holds int, not text"),
+        ("one", {"column": "n"}, "column 'n' of .* holds a number, not text"),
         ("both", {"split": "test"}, "no split 'test'; it has train, validation"),
         ("files", {"split": "test"}, "could not be loaded: Unknown split .*test"),
         ("files", {"subset": "no"}, "could not be loaded: .*no"),

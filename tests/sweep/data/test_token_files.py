@@ -34,15 +34,23 @@ def opened(tmp_path, files, **given):
 @pytest.mark.parametrize(
     ("ids", "files", "words"),
     [
-        (GPT2, {"a.bin": GPT2.astype("<u2")}, "1 file of raw uint16"),
-        (LLAMA, {"a.bin": LLAMA.astype("<u4")}, "1 file of raw uint32"),
-        (GPT2, {"a.bin": GPT2.astype("<u4")}, "1 file of raw uint32"),
-        (LLAMA, {"a.bin": LLAMA.astype("<i8")}, "1 file of raw int64"),
-        (LLAMA, {"a.bin": LLAMA.astype(">u4")}, "1 file of raw uint32, big-endian"),
-        (CHARS, {"a.bin": CHARS.astype(">u2")}, "1 file of raw uint16, big-endian"),
-        (LLAMA, {"part-0.npy": LLAMA.astype("<u4")}, "1 file of raw uint32"),
-        (GPT2, {"a.bin": with_header(GPT2.astype("<u2"), 20240520, 1)}, "1 file of llm.c uint16"),
-        (LLAMA, megatron("a", LLAMA, "i4"), "1 file of Megatron int32, 200 documents"),
+        (GPT2, {"a.bin": GPT2.astype("<u2")}, "1 file of raw uint16, little-endian, no header"),
+        (LLAMA, {"a.bin": LLAMA.astype("<u4")}, "1 file of raw uint32, little-endian, no header"),
+        (GPT2, {"a.bin": GPT2.astype("<u4")}, "1 file of raw uint32, little-endian, no header"),
+        (LLAMA, {"a.bin": LLAMA.astype("<i8")}, "1 file of raw int64, little-endian, no header"),
+        (LLAMA, {"a.bin": LLAMA.astype(">u4")}, "1 file of raw uint32, big-endian, no header"),
+        (CHARS, {"a.bin": CHARS.astype(">u2")}, "1 file of raw uint16, big-endian, no header"),
+        (
+            LLAMA,
+            {"part-0.npy": LLAMA.astype("<u4")},
+            "1 file of raw uint32, little-endian, no header",
+        ),
+        (
+            GPT2,
+            {"a.bin": with_header(GPT2.astype("<u2"), 20240520, 1)},
+            "1 file of llm.c uint16, little-endian, header of 1024 bytes",
+        ),
+        (LLAMA, megatron("a", LLAMA, "i4"), "1 file of Megatron int32, little-endian"),
     ],
 )
 def test_width_order_and_header_are_found_by_content(tmp_path, ids, files, words):
@@ -75,7 +83,18 @@ def test_the_user_s_word_overrides_what_the_bytes_look_like(tmp_path):
     files = {"a.bin": b"MYHEAD" + GPT2.astype(">u2").tobytes()}
     source = opened(tmp_path, files, dtype="uint16", byte_order="big", header_bytes=6)
     assert np.array_equal(np.concatenate(opened_tokens(source)), GPT2)
-    assert dict(source.facts)["files"] == "1 file of raw uint16, big-endian after 6 bytes"
+    assert dict(source.facts)["files"] == "1 file of raw uint16, big-endian, header of 6 bytes"
+
+
+def test_a_word_against_the_bytes_is_taken_and_said(tmp_path):
+    facts = dict(opened(tmp_path, {"a.bin": LLAMA.astype("<u4")}, dtype="uint16").facts)
+    assert "by data.dtype, although the bytes look like uint32" in facts["files"]
+
+
+def test_megatron_s_index_says_the_documents(tmp_path):
+    assert (
+        dict(opened(tmp_path, megatron("a", LLAMA, "i4")).facts)["documents"] == "200 by the .idx"
+    )
 
 
 def test_the_vocabulary_says_where_it_is_from(tmp_path):

@@ -1,0 +1,170 @@
+"""Every setting of the schema changes a run's name, is refused, or is known to change no result.
+
+The settings are enumerated from the schema, so that a new one cannot be forgotten: it has to be
+read, or to be entered in `NO_RESULT`, which the documentation lists.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose
+from omegaconf import OmegaConf
+
+from fit.errors import PlanError
+from sweep.config import parse, settings
+from sweep.planning.compose import hydra_initialised
+from sweep.planning.overrides import unread_settings, value_of
+from sweep.planning.trajectory import plan
+from sweep.training.outcome import recipe
+
+ROOT = Path(__file__).parents[3]
+NO_RESULT = frozenset(
+    "name runs_dir tracking data.cache data.max_epochs train.micro_batch_tokens train.accelerator "
+    "train.devices train.strategy train.threads train.compile train.graphs train.retries "
+    "train.checkpoint_seconds train.runs_per_gpu train.pack".split()
+)
+"""Where runs go, what is logged, on which device they run, and what is refused beforehand."""
+BY_LAUNCH = frozenset({"also"})
+"""Written by a launch, and refused where a command sets them."""
+HUB_ONLY = frozenset({"data.subset", "data.streaming", "data.split"})
+"""Read by the source `hf` alone, which needs a package of its own."""
+NULL_RULES = frozenset({"data.dtype", "data.byte_order", "data.header_bytes"})
+"""Null is found by the content of the files, and a wrong value is refused."""
+VALUES = {
+    "model.heads": "2",
+    "model.head_dim": "32",
+    "model.seq_len": "64",
+    "model.experts": "8",
+    "data.unique_tokens": "2000",
+    "data.max_epochs": "1e9",
+    "data.size": "small",
+    "data.tokenizer": "bytes",
+    "data.pattern": "a*.txt",
+    "data.column": "body",
+    "data.vocab": "2000",
+    "data.dtype": "int32",
+    "data.byte_order": "big",
+    "data.header_bytes": "2",
+    "data.bytes_per_token": "3.5",
+    "data.subset": "other",
+    "data.cache": "CACHE",
+    "data.path": "OTHER",
+    "train.tokens": "200e3",
+    "train.batch_tokens": "1024",
+    "train.batch_doublings": "[1e3]",
+    "train.micro_batch_tokens": "256",
+    "train.warmup_tokens": "2000",
+    "train.precision": "64-true",
+    "train.accelerator": "cpu",
+    "train.strategy": "ddp",
+    "sweep.flops": "1e11",
+    "train.compile": "'off'",
+    "train.graphs": "'off'",
+    "train.beta1": "0.8",
+    "train.beta2": "0.95",
+}
+"""Other values of settings whose type alone does not say one."""
+
+
+def other_value(setting, kind, value):
+    if setting == "data.name":
+        return "tokens" if value == "text" else "text"
+    if setting in VALUES:
+        return VALUES[setting]
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return next(e.value for e in kind if e is not value)
+    if isinstance(value, bool):
+        return str(not value).lower()
+    return f"{value}x" if isinstance(value, str) else str(value * 2 if value else 1)
+
+
+@pytest.fixture(scope="module")
+def contexts(tmp_path_factory):
+    """Overrides in which between them every setting is read, and a second path for each source."""
+    folder = tmp_path_factory.mktemp("data")
+    words = np.random.default_rng(0).choice(["red", "green", "blue", "grey"], size=(2, 9, 300))
+    for name, texts in zip(("text", "other"), words, strict=True):
+        (folder / name).mkdir()
+        for number, text in enumerate(texts):
+            (folder / name / f"{'ab'[number % 2]}{number}.txt").write_text(" ".join(text))
+        rows = [{"text": f"one {i}", "body": f"two {i} {name}"} for i in range(200)]
+        lines = "\n".join(json.dumps(row) for row in rows)
+        (folder / name / "abc.jsonl").write_text(lines)
+        np.random.default_rng(len(name)).integers(0, 1000, 9000).astype("<u2").tofile(
+            folder / f"{name}.bin"
+        )
+    small = [f"data.cache={folder}/cache", "data.heldout_tokens=512", "model.seq_len=32"]
+    text = ["data=text", f"data.path={folder}/text", "data.vocab=300", *small]
+    tokens = ["data=tokens", f"data.path={folder}/text.bin", *small]
+    base = ["model=w64", "train.tokens=100e3"]
+    given = {
+        "stories": base,
+        "experts": [*base, "model.experts=4", "model.top_k=1"],
+        "completep": [*base, "train.depth_rule=completep", "model.depth=3"],
+        "cosine": [*base, "train=cosine"],
+        "budget": ["model=w64", "sweep.flops=3e11"],
+        "text": [*base, *text],
+        "tokens": [*base, *tokens],
+    }
+    others = {"text": folder / "other", "tokens": folder / "other.bin"}
+    with hydra_initialised():
+        return {
+            name: (compose("config", overrides), str(others.get(name, "/none")))
+            for name, overrides in given.items()
+        }
+
+
+def names_of(config, setting=None, value=None):
+    """The names of a job's runs; why they are refused where one setting is another."""
+    if setting is not None:
+        config = OmegaConf.merge(config, OmegaConf.from_dotlist([f"{setting}={value}"]))
+    try:
+        parsed = parse(config)
+        if setting in unread_settings(parsed):
+            return f"{setting} is not read"
+        return [run.run for t in plan(parsed) for run in t.runs]
+    except PlanError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize(
+    "context", ["stories", "experts", "completep", "cosine", "budget", "text", "tokens"]
+)
+def test_every_setting_changes_the_run_or_is_refused(contexts, context):
+    composed, other_path = contexts[context]
+    config, base = parse(composed), names_of(composed)
+    read = set()
+    for setting in settings().keys() - NO_RESULT - BY_LAUNCH:
+        value = other_value(setting, settings()[setting], value_of(config, setting))
+        found = names_of(composed, setting, value.replace("OTHER", other_path))
+        assert found != base, f"{setting}={value} is taken in {context} and changes nothing"
+        if isinstance(found, list):
+            read.add(setting)
+    # What a record says of its recipe was read: with another value it is another run.
+    kept = set(recipe(plan(config)[0])) - {"data"}
+    assert kept <= read | NULL_RULES, kept - read
+
+
+def test_settings_that_change_no_result_keep_the_name(contexts):
+    composed, _ = contexts["stories"]
+    for setting in sorted(NO_RESULT):
+        value = other_value(setting, settings()[setting], value_of(parse(composed), setting))
+        found = names_of(composed, setting, value.replace("CACHE", "/none"))
+        assert found == names_of(composed), setting
+
+
+def test_the_documentation_lists_the_settings_that_change_no_result():
+    page = (ROOT / "docs" / "method.md").read_text()
+    for setting in NO_RESULT:
+        assert f"`{setting}`" in page, setting
+
+
+def test_every_setting_is_read_by_some_run(contexts):
+    """No setting is refused everywhere: one that nothing can read has no place in the schema."""
+    unread = [set(unread_settings(parse(composed))) for composed, _ in contexts.values()]
+    assert set.intersection(*unread) == HUB_ONLY
