@@ -110,7 +110,7 @@ def parse_bytes(text: str, what: str) -> float:
     Raises:
         QueryError: It is not.
     """
-    match = re.fullmatch(r"\s*([\d_,.]+(?:[eE][+-]?\d+)?)\s*([A-Za-z]*)\s*", text)
+    match = re.fullmatch(r"\s*([0-9_,.]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*", text)
     factor = None if match is None else BYTES.get(match[2].lower())
     if match is None or factor is None:
         raise _refusal(text, what, "8GB, 80GiB or 8e9 (bytes)")

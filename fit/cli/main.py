@@ -395,12 +395,24 @@ def suggest_command(
 )  # fmt: skip
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind.")
-@click.option("--token", envvar="ISOFLOP_TOKEN", help="Required beyond loopback.  [$ISOFLOP_TOKEN]")
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="File of the token that requests must carry; needed beyond loopback.  [$ISOFLOP_TOKEN]",
+)
+@click.option("--token", help="The token itself, which other users of this machine can read (ps).")
 def serve_command(more: tuple[Path, ...], folders: tuple[Path, ...], **options: Any) -> None:
     """Serve fits: a web page to explore them, and the same answers over HTTP."""
     from fit.service.serve import serve
 
-    serve(folders=(*folders, *more), reports=REPORTS, announce=click.echo, **options)
+    serve(
+        folders=(*folders, *more),
+        reports=REPORTS,
+        announce=click.echo,
+        warn=lambda text: click.echo(text, err=True),
+        **options,
+    )
 
 
 def _select_law(folder: Path | None, law: str | None) -> tuple[ScalingLaw, Path]:

@@ -351,7 +351,7 @@ def _flops_notes(a: ScalingLaw, b: ScalingLaw, *, force: bool) -> list[Note]:
         f"{a.name} counts {counts[0]} FLOPs, {b.name} {counts[1]}: a multiplier would measure the "
         "difference in counting"
     )
-    cure = "Fit both with one count, such as --flops 6nd"
+    cure = "Fit both with one count (isoflop fit RUNS --flops 6nd)"
     return [_refusal_note(reason, force=force, code="other_flops", cure=cure)]
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -26,18 +27,20 @@ from fit.errors import ScalingError
 from fit.files import csv_text
 from fit.laws.families import laws_document
 from fit.results import Fit
+from fit.service.errors import RequestError, error_body, request_error_of
 from fit.service.fits import FitRegistry, ServedLaw
-from fit.service.http import (
-    GuardMiddleware,
-    RequestError,
-    RequestMetrics,
-    error_body,
-    request_error_of,
-    resident_bytes,
-)
+from fit.service.http import GuardMiddleware, RequestMetrics, resident_bytes
 from fit.service.jobs import FitJobs, WorkerPool, fit_arguments, read_body, suffix_of_content_type
 from fit.service.openapi import openapi_document
-from fit.service.routes import COMPARE, CURVES, PREDICT, QUERY, QueryRoute, checked_fields
+from fit.service.routes import (
+    COMPARE,
+    CURVES,
+    PREDICT,
+    QUERY,
+    QueryRoute,
+    checked_fields,
+    refuse_fields,
+)
 
 PAGE = Path(__file__).with_name("page")
 CONTENT_TYPES: Mapping[str, str] = {
@@ -50,6 +53,8 @@ CONTENT_TYPES: Mapping[str, str] = {
 """Of the page's files by suffix; others are not served."""
 MOST_ANSWERS = 4096
 """Answers kept in memory, 3 kB each."""
+MOST_BODIES = 8
+"""Tables that are received at a time."""
 MOST_WAITING = 256
 """Requests that may wait for a thread; two are computed at a time."""
 
@@ -63,6 +68,8 @@ class Service:
     """Processes for fits of uploaded tables and for reports."""
     threads: WorkerPool = field(default_factory=lambda: WorkerPool(most=MOST_WAITING))
     """Limits the answers that are computed beside the event loop."""
+    bodies: WorkerPool = field(default_factory=lambda: WorkerPool(workers=MOST_BODIES))
+    """Limits the tables that are received at a time, 20 MB each."""
     metrics: RequestMetrics = field(default_factory=RequestMetrics)
     answers: OrderedDict[Any, bytes] = field(default_factory=OrderedDict)
     """Documents by route, laws and fields, the least recently used first."""
@@ -89,6 +96,8 @@ class Service:
         self.misses += 1
         if route.takes_long(laws, fields):
             async with self.threads.place():
+                if await request.is_disconnected():  # the page has asked something else by now
+                    raise RequestError(499, "disconnected", "the client has gone.")
                 document = await asyncio.to_thread(route.document, laws, fields)
         else:
             document = route.document(laws, fields)
@@ -163,6 +172,7 @@ def application(service: Service, *, token: str | None = None) -> GuardMiddlewar
         summary="Given a compute budget: what N and D, at what loss, and how sure are we?",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # it would redirect to whatever host a request names
         lifespan=lifespan,
     )
     for kind in (RequestError, ScalingError, HTTPException, Exception):
@@ -198,8 +208,9 @@ def _add_question_routes(app: FastAPI, service: Service) -> None:
         return await service.answer(CURVES, request)
 
     @app.get("/v1/laws")
-    async def laws() -> Response:
+    async def laws(request: Request) -> Response:
         """List the published laws and the families that can be fitted."""
+        refuse_fields(request.query_params)
         return _json(_dump(laws_document()))
 
 
@@ -208,36 +219,44 @@ def _add_fit_routes(app: FastAPI, service: Service) -> None:
     registry = service.registry
 
     @app.get("/v1/fits")
-    async def fits() -> Response:
+    async def fits(request: Request) -> Response:
         """List the fits in service."""
+        refuse_fields(request.query_params)
         return _json(_dump(_fits_document(registry)))
 
     @app.post("/v1/fits", status_code=201)
     async def upload(request: Request) -> Response:
         """Fit a table of runs, sent as the body."""
         arguments = fit_arguments(request.query_params.multi_items())
-        suffix = suffix_of_content_type(request.headers.get("content-type", ""))
-        table = await read_body(request.stream(), request.headers.get("content-length"))
+        kind, encoding, length = (
+            request.headers.get(f"content-{name}", "") for name in ("type", "encoding", "length")
+        )
+        suffix = suffix_of_content_type(kind, encoding)
+        async with service.bodies.place():
+            table = await read_body(request.stream(), length)
         law = await service.jobs.fit_table(table, suffix, arguments)
-        return _json(_dump(_fit_document(law)), 201, {"location": f"/v1/fits/{law.name}"})
+        return _json(_dump(_fit_document(law)), 201, {"location": f"/v1/fits/{quote(law.name)}"})
 
     @app.get("/v1/fits/{name}")
-    async def fit(name: str) -> Response:
+    async def fit(request: Request, name: str) -> Response:
         """Give a fit's document without its draws."""
+        refuse_fields(request.query_params)
         return _json(_dump(_fit_document(registry.get(name))))
 
     @app.get("/v1/fits/{name}/runs.csv")
-    async def runs(name: str) -> Response:
+    async def runs(request: Request, name: str) -> Response:
         """Give the runs of a fit as a table."""
+        refuse_fields(request.query_params)
         text = csv_text(_run_rows(registry.get(name).fit))
-        headers = {"content-disposition": f'attachment; filename="{name}-runs.csv"'}
+        headers = {"content-disposition": f"attachment; {_file_name(name)}-runs.csv"}
         return Response(text, headers=headers, media_type="text/csv")
 
     @app.get("/v1/report/{name}.pdf")
-    async def report(name: str) -> Response:
+    async def report(request: Request, name: str) -> Response:
         """Give a fit's report."""
+        refuse_fields(request.query_params)
         pdf = await service.jobs.report(registry.get(name))
-        headers = {"content-disposition": f'inline; filename="{name}.pdf"'}
+        headers = {"content-disposition": f"inline; {_file_name(name)}.pdf"}
         return Response(pdf, headers=headers, media_type="application/pdf")
 
 
@@ -272,7 +291,7 @@ async def _error_response(request: Request, error: Exception) -> Response:
     """Any exception as a response in the one shape of errors."""
     refusal = request_error_of(error)
     allow = {k: v for k, v in (getattr(error, "headers", None) or {}).items() if k == "Allow"}
-    return _json(_dump(error_body(refusal)), refusal.status, allow)
+    return _json(_dump(error_body(refusal)), refusal.status, {**refusal.headers, **allow})
 
 
 def _cached_openapi(app: FastAPI) -> dict[str, Any]:
@@ -324,6 +343,11 @@ def _run_rows(fit: Fit) -> list[dict[str, Any]]:
     return [
         {"run": run, **{k: float(v[i]) for k, v in columns.items()}} for i, run in enumerate(p.run)
     ]
+
+
+def _file_name(name: str) -> str:
+    """A name as the start of a file's name in a header, which holds ASCII alone (RFC 6266)."""
+    return f"filename*=UTF-8''{quote(name, safe='')}"
 
 
 def _dump(document: dict[str, Any]) -> bytes:

@@ -18,7 +18,7 @@ from fit.allocation.scaling_law import ScalingLaw
 from fit.errors import RecordError, ScalingError
 from fit.laws.published import PRESETS
 from fit.results import FIT_NAME, Fit
-from fit.service.http import RequestError, unknown_name
+from fit.service.errors import RequestError, unknown_name
 
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}", re.ASCII)
 """Names of fits: no separator and no leading dot, so that none leads out of its folder."""

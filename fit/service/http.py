@@ -1,7 +1,6 @@
 """What every request and response passes through.
 
-- `RequestError` and `error_body`: errors in one shape, {"error": {"kind", "message", "field"}}.
-- `GuardMiddleware`: admission (token, host, load), security headers, counts, unexpected errors.
+- `GuardMiddleware`: admission (token, host, origin, load, size), security headers, counts, errors.
 - `RequestMetrics`: counts and latencies in Prometheus's text form.
 - `TimeoutProtocol`: connections that never finish the head of a request are closed.
 """
@@ -22,32 +21,22 @@ import traceback
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
-from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import h11
 from starlette.responses import JSONResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from fit.errors import FitError, QueryError, RecordError, ReportError, ScalingError
+from fit.service.errors import RequestError, error_body, request_error_of
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LONGEST = 600
-"""Most characters of a message: it may repeat what a client has sent."""
-KINDS: tuple[tuple[type[ScalingError], str], ...] = (
-    (RecordError, "record"),
-    (FitError, "fit"),
-    (QueryError, "question"),
-    (ReportError, "report"),
-    (ScalingError, "invalid"),
-)
 MOST_IN_FLIGHT = 512
 """Requests at once; a further one gets status 503."""
-OPEN = ("/healthz",)
-"""Answered without a token, as are the files of the page, on which users enter theirs."""
+MOST_PATH, MOST_QUERY, MOST_HEADERS = 1024, 32 << 10, 32 << 10
+"""Bytes of an address and of a request's headers: 50 renamed columns take less than 32 KiB."""
 CHART_STYLE = (
     ":where(.chart) {\n  --plot-background: white;\n  display: block;\n  height: auto;\n"
     "  height: intrinsic;\n  max-width: 100%;\n}\n:where(.chart text),\n:where(.chart tspan) {\n"
@@ -62,51 +51,6 @@ HEAD_SECONDS = 10.0
 """Time limit for the head of a request."""
 EDGES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 """Upper edges of the latency histogram [s]."""
-
-
-class RequestError(Exception):
-    """A request that is refused: HTTP status, kind, message, and the field that is wrong."""
-
-    def __init__(self, status: int, kind: str, message: str, field: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.kind, self.message, self.field = status, kind, message, field
-
-
-def error_body(error: RequestError) -> dict[str, Any]:
-    """The JSON body of every error, its message as one line of printable characters."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in error.message).split())
-    line = line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
-    return {"error": {"kind": error.kind, "message": line, "field": error.field}}
-
-
-def request_error_of(error: Exception) -> RequestError:
-    """Any exception as a refusal; the message of an unexpected one is logged, not sent."""
-    if isinstance(error, RequestError):
-        return error
-    if isinstance(error, ScalingError):
-        kind = next(name for tree, name in KINDS if isinstance(error, tree))
-        return RequestError(422, kind, str(error), getattr(error, "field", None))
-    status = getattr(error, "status_code", None)
-    if isinstance(status, int) and 400 <= status < 500:
-        return error_of_status(status)
-    return RequestError(500, "internal", "isoflop failed on this request; its log says where.")
-
-
-def error_of_status(status: int) -> RequestError:
-    """The refusal for an HTTP status: not found, method not allowed, ..."""
-    messages = {
-        404: "nothing is at this address; the page is at /, the interface at /openapi.json.",
-        405: "this address does not take this method; see /openapi.json.",
-    }
-    phrase = HTTPStatus(status).phrase
-    kind = phrase.lower().replace(" ", "_").replace("-", "_")
-    return RequestError(status, kind, messages.get(status, f"{phrase.lower()}."))
-
-
-def unknown_name(what: str, name: str, known: list[str], field: str) -> RequestError:
-    """The refusal of an unknown name: 404, with the names that exist."""
-    names = ", ".join(known) or "none"
-    return RequestError(404, "not_found", f"no {what} '{name}'; known are {names}.", field)
 
 
 def _policy() -> str:
@@ -134,17 +78,22 @@ class GuardMiddleware:
         self.token = None if token is None else token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Serve one request; HEAD is answered as GET, without the body."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         started, status = time.perf_counter(), 0
+        head = scope["method"] == "HEAD"
+        if head:
+            scope = {**scope, "method": "GET"}
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), *HEADERS]
+            elif head:
+                message = {**message, "body": b""}
             await send(message)
 
         self.metrics.in_flight += 1
@@ -153,10 +102,11 @@ class GuardMiddleware:
             await self.app(scope, receive, send_with_headers)
         except Exception as error:
             refusal = request_error_of(error)
-            if refusal.status >= 500:
+            if refusal is not error and refusal.status >= 500:
                 _log_error(scope, error)
             if not status:  # nothing has been sent yet
-                await _send_error(refusal, scope, receive, send_with_headers)
+                response = JSONResponse(error_body(refusal), refusal.status, refusal.headers)
+                await response(scope, receive, send_with_headers)
         finally:
             self.metrics.in_flight -= 1
             self.metrics.count(_route(scope), status, time.perf_counter() - started)
@@ -165,10 +115,12 @@ class GuardMiddleware:
         """Check that a request may be answered.
 
         Raises:
-            RequestError: Too many at once, another host than loopback, or a missing token.
+            RequestError: Too many at once, too long, from another site, for another host than
+                loopback, or without the token.
         """
         if self.metrics.in_flight > MOST_IN_FLIGHT:
             raise RequestError(503, "busy", "too many requests at once. Try again soon.")
+        _check_size(scope)
         headers = dict(scope["headers"])
         if self.token is None:
             # Another site could let its own name resolve to this machine (DNS rebinding).
@@ -177,14 +129,56 @@ class GuardMiddleware:
                 raise RequestError(
                     403, "forbidden", "without a token, only localhost is answered.", "host"
                 )
-            return
         path = scope["path"]
-        if path in OPEN or path == "/" or path.startswith("/page/"):
-            return
-        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-        if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self.token):
-            text = "a token is needed: Authorization: Bearer TOKEN."
-            raise RequestError(401, "unauthorized", text, "authorization")
+        if path in ("/", "/healthz") or path.startswith("/page/"):
+            return  # files without effect, on which users enter their token
+        _check_origin(headers)
+        if self.token is not None:
+            scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+            if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self.token):
+                text = "a token is needed: Authorization: Bearer TOKEN."
+                raise RequestError(401, "unauthorized", text, "authorization")
+
+
+def _check_size(scope: Scope) -> None:
+    """Refuse addresses and headers that are far too long, and more than one host.
+
+    Raises:
+        RequestError: They are.
+    """
+    for what, size, most in (
+        ("path", len(scope.get("raw_path") or scope["path"].encode()), MOST_PATH),
+        ("query", len(scope["query_string"]), MOST_QUERY),
+    ):
+        if size > most:
+            text = f"the {what} of the address has {size} bytes; {most} can be sent."
+            raise RequestError(414, "uri_too_long", text, what)
+    size = sum(len(k) + len(v) for k, v in scope["headers"])
+    if size > MOST_HEADERS:
+        text = f"the headers have {size} bytes; {MOST_HEADERS} can be sent."
+        raise RequestError(431, "request_header_fields_too_large", text)
+    if sum(k == b"host" for k, _ in scope["headers"]) > 1:
+        raise RequestError(400, "bad_request", "the request names more than one host.", "host")
+
+
+def _check_origin(headers: Mapping[bytes, bytes]) -> None:
+    """Refuse what another site asks in a user's browser: each answer costs work of this machine.
+
+    Browsers say where a request comes from in Sec-Fetch-Site, older ones in Origin where they post.
+    Another port of this machine is another site too. Other clients send neither.
+
+    Raises:
+        RequestError: The request comes from another site.
+    """
+    site, origin = headers.get(b"sec-fetch-site"), headers.get(b"origin")
+    if site is not None:
+        foreign, field = site not in (b"same-origin", b"none"), "sec-fetch-site"
+    else:
+        own = headers.get(b"host", b"")
+        foreign, field = origin is not None and origin.partition(b"://")[2] != own, "origin"
+    if foreign:
+        text = "another site asks; only the page of this service may. Open this address yourself."
+        raise RequestError(403, "forbidden", text, field)
 
 
 def loopback(host: str) -> bool:
@@ -203,12 +197,6 @@ def _route(scope: Scope) -> str:
     if not isinstance(pattern, str) or scope["method"] not in ("GET", "POST"):
         return "other"
     return f"{scope['method']} {pattern}"
-
-
-async def _send_error(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
-    """Respond with an error."""
-    headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}
-    await JSONResponse(error_body(error), error.status, headers)(scope, receive, send)
 
 
 def _log_error(scope: Scope, error: Exception) -> None:

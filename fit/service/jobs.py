@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import shutil
 import signal
 import sys
@@ -24,9 +23,11 @@ from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect
 
+from fit.errors import QueryError
+from fit.quantities import parse_count, parse_number, parse_share
 from fit.results import FIT_NAME
+from fit.service.errors import RequestError, field_words, short_name
 from fit.service.fits import FitRegistry, ServedLaw
-from fit.service.http import RequestError
 
 Result = TypeVar("Result")
 MOST_PDFS = 16
@@ -65,6 +66,11 @@ OPTIONS: Mapping[str, str] = {
 Conditions are evaluated as expressions and files are paths on this machine, so both are left to the
 command line.
 """
+NUMBERS: Mapping[str, Callable[[str, str], float]] = {
+    "delta": parse_number,
+    "level": parse_share,
+    "resamples": parse_count,
+}
 MOST_RESAMPLES = 4000
 MOST_COLUMNS, LONGEST_VALUE = 50, 200
 """Renamings or units in one request, and characters of any value."""
@@ -78,8 +84,6 @@ MEMORY_LIMIT = "ISOFLOP_WORKER_BYTES"
 MEMORY_BYTES = 4 << 30
 """Address space of one worker: a fit of 100,000 rows takes a quarter of it."""
 PACKAGE = Path(__file__).resolve().parents[2]
-OPTION_WORD = re.compile(r"--(\w+) (?=[\w'])")
-"""An option of the command line in a message, such as `--column params=YOURS`."""
 
 
 async def read_body(stream: AsyncIterator[bytes], length: str | None) -> bytes:
@@ -124,21 +128,24 @@ async def read_body(stream: AsyncIterator[bytes], length: str | None) -> bytes:
     return b"".join(parts)
 
 
-def suffix_of_content_type(content_type: str) -> str:
-    """The suffix of a table's file by its content type.
+def suffix_of_content_type(content_type: str, encoding: str = "") -> str:
+    """The suffix of a table's file by the headers of its request.
 
     Raises:
-        RequestError: It is none of `FORMATS`.
+        RequestError: The type is none of `FORMATS`, or the body is compressed or not in UTF-8.
     """
-    plain = content_type.partition(";")[0].strip().lower()
+    plain, _, parameters = content_type.lower().partition(";")
+    plain, kind = plain.strip(), "unsupported_media_type"
     if plain not in FORMATS:
-        known = ", ".join(FORMATS)
-        raise RequestError(
-            415,
-            "unsupported_media_type",
-            f"content-type is '{plain}'; one of {known} is needed.",
-            "content-type",
-        )
+        text = f"content-type is '{short_name(plain)}'; one of {', '.join(FORMATS)} is needed."
+        raise RequestError(415, kind, text, "content-type")
+    charset = parameters.replace('"', "").replace(" ", "").partition("charset=")[2]
+    if charset.partition(";")[0] not in ("", "utf-8", "utf8", "us-ascii"):
+        text = f"the charset is '{short_name(charset)}'; send the table in utf-8."
+        raise RequestError(415, kind, text, "content-type")
+    if encoding.strip().lower() not in ("", "identity"):
+        text = f"content-encoding is '{short_name(encoding)}'; send the table as it is."
+        raise RequestError(415, kind, text, "content-encoding")
     return FORMATS[plain]
 
 
@@ -154,9 +161,8 @@ def fit_arguments(pairs: Sequence[tuple[str, str]]) -> list[str]:
     arguments = []
     for name, values in sorted(fields.items()):
         if name not in OPTIONS:
-            raise RequestError(
-                422, "invalid", f"unknown field '{name}'; known are {', '.join(OPTIONS)}.", name
-            )
+            text = f"unknown field '{short_name(name)}'; known are {', '.join(OPTIONS)}."
+            raise RequestError(422, "invalid", text, name)
         most = MOST_COLUMNS if name in ("column", "unit") else 1
         if len(values) > most:
             text = f"{name} is given {len(values)} times; at most {most} can be."
@@ -164,15 +170,30 @@ def fit_arguments(pairs: Sequence[tuple[str, str]]) -> list[str]:
         if not all(v.isprintable() and len(v) <= LONGEST_VALUE for v in values):
             text = f"{name} is not printable, or longer than {LONGEST_VALUE} characters."
             raise RequestError(422, "invalid", text, name)
-        if name == "resamples" and values[0].isdecimal() and int(values[0]) > MOST_RESAMPLES:
-            raise RequestError(
-                422,
-                "invalid",
-                f"resamples is {values[0]}; the service makes at most {MOST_RESAMPLES}.",
-                name,
-            )
+        if name in NUMBERS:
+            values = [_number_text(name, values[0])]
         arguments += [f"--{name}={value}" for value in values]
     return arguments
+
+
+def _number_text(name: str, text: str) -> str:
+    """A number as the command gets it: it is read here, so that what is checked is what counts.
+
+    Raises:
+        RequestError: It is none, or out of bounds.
+    """
+    if name == "resamples" and text.strip() == "0":
+        return "0"
+    try:
+        value = NUMBERS[name](text, name)
+    except QueryError as error:
+        raise RequestError(422, "invalid", str(error), name) from None
+    if name != "resamples":
+        return repr(value)
+    if value > MOST_RESAMPLES or value != round(value):
+        text = f"resamples is {value:g}; a whole number is needed, at most {MOST_RESAMPLES}."
+        raise RequestError(422, "invalid", text, name)
+    return str(int(value))
 
 
 class WorkerPool:
@@ -334,7 +355,9 @@ class FitJobs:
             folder = Path(temporary) / name
             folder.mkdir()
             (folder / FIT_NAME).write_text(document, encoding="utf-8")
-            await self.workers.command(["report", name], folder=Path(temporary), kind="report")
+            await self.workers.command(
+                ["report", "--", name], folder=Path(temporary), kind="report"
+            )
             return await asyncio.to_thread((folder / "report.pdf").read_bytes)
 
     def close(self) -> None:
@@ -366,5 +389,4 @@ def _worker_error(stderr: bytes, kind: str) -> RequestError:
     except (IndexError, ValueError, TypeError, KeyError):  # it was killed, or ended by a bug
         text = "the worker failed without a message; the table may need more memory than allowed."
         return RequestError(422, kind, text)
-    # Only the wording changes: what the command calls `--column x` is the request's `column=x`.
-    return RequestError(422, kind, OPTION_WORD.sub(r"\1=", message), field)
+    return RequestError(422, kind, field_words(message), field)

@@ -10,11 +10,17 @@ from fastapi.openapi.utils import get_openapi
 from fit.laws.published import PRESETS
 from fit.service.jobs import FORMATS, MOST_BYTES, OPTIONS
 from fit.service.routes import COMPARE, CURVES, PREDICT, QUERY, QueryRoute
+from fit.verdict import VERDICTS
 
+VERDICT: dict[str, Any] = {
+    "verdict": {"enum": list(VERDICTS), "description": "Whether to believe it."},
+    "verdict_reason": {"type": "string", "description": "The sentence that decides it."},
+}
 ERROR: dict[str, Any] = {
     "type": "object",
     "required": ["error"],
     "properties": {
+        **VERDICT,
         "error": {
             "type": "object",
             "required": ["kind", "message", "field"],
@@ -23,7 +29,7 @@ ERROR: dict[str, Any] = {
                 "message": {"type": "string", "description": "One line: what, and what to do."},
                 "field": {"type": ["string", "null"], "description": "Which field is wrong."},
             },
-        }
+        },
     },
 }
 NUMBER: dict[str, Any] = {
@@ -56,9 +62,10 @@ SCHEMAS: dict[str, Any] = {
     "Number": NUMBER,
     "Answer": {
         "type": "object",
-        "required": ["schema", *NUMBERS, "warnings", "config"],
+        "required": ["schema", *VERDICT, *NUMBERS, "warnings", "config"],
         "properties": {
             "schema": {"const": "isoflop.answer/1"},
+            **VERDICT,
             **{k: {"$ref": "#/components/schemas/Number"} for k in NUMBERS},
             "level": {"type": ["number", "null"]},
             "reach": {"type": ["number", "null"]},
@@ -68,8 +75,12 @@ SCHEMAS: dict[str, Any] = {
     },
     "Prediction": {
         "type": "object",
-        "required": ["schema", "params", "tokens", "flops", "warnings"],
-        "properties": {"schema": {"const": "isoflop.prediction/1"}, "warnings": WARNINGS},
+        "required": ["schema", *VERDICT, "params", "tokens", "flops", "warnings"],
+        "properties": {
+            "schema": {"const": "isoflop.prediction/1"},
+            **VERDICT,
+            "warnings": WARNINGS,
+        },
     },
     "Comparison": {
         "type": "object",
@@ -79,12 +90,12 @@ SCHEMAS: dict[str, Any] = {
     "Curves": {
         "type": "object",
         "required": ["schema", "flops", "inside", "params", "tokens", "loss", "runs", "valleys"],
-        "properties": {"schema": {"const": "isoflop.curves/1"}},
+        "properties": {"schema": {"const": "isoflop.curves/1"}, **VERDICT},
     },
     "Fit": {
         "type": "object",
-        "required": ["schema", "name", "law", "theta", "interval"],
-        "properties": {"schema": {"const": "isoflop.fit/1"}},
+        "required": ["schema", *VERDICT, "name", "law", "theta", "interval"],
+        "properties": {"schema": {"const": "isoflop.fit/1"}, **VERDICT},
     },
     "Fits": {
         "type": "object",

@@ -10,7 +10,7 @@ import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,20 +18,22 @@ from fit.allocation.allocate import along_budget
 from fit.allocation.scaling_law import ScalingLaw
 from fit.data.records import Floats, finite_or_null
 from fit.diagnostics.approaches import budgets_of
-from fit.errors import QueryError
+from fit.errors import FieldError, QueryError
 from fit.inference.intervals import derived_interval
-from fit.quantities import parse_count, parse_flops
+from fit.quantities import parse_count, parse_flag, parse_flops, parse_share
 from fit.query.answer import answer, predict
 from fit.query.question import FIELDS, LAW_COLUMNS, question
 from fit.results import Fit, Span
+from fit.service.errors import RequestError, short_name
 from fit.service.fits import FitRegistry, ServedLaw
-from fit.service.http import RequestError
+from fit.verdict import FARTHEST_REACH
 
+Value = TypeVar("Value")
 CURVES_SCHEMA = "isoflop.curves/1"
 POINTS_INSIDE, POINTS_BEYOND = 24, 40
 """Budgets at which the curves are computed, within the fitted ones and beyond the largest."""
-BEYOND = 1e4
-"""Last budget of the curves, as a multiple of the largest fitted."""
+BEYOND = FARTHEST_REACH
+"""Last budget of the curves, as a multiple of the largest fitted: further ones are not answered."""
 BELOW = 3.0
 """The smallest fitted budget over the first one of the curves."""
 SIZES = 64
@@ -59,30 +61,35 @@ def curves(source: ScalingLaw) -> dict[str, Any]:
         source: A fit or a published law.
 
     Returns:
-        Budgets [FLOP] and at each N*, D* and the loss with intervals (null without a fit), whether
-        it lies within the budgets fitted; the runs; loss against N at equal budgets.
+        The verdict on the fit. Budgets [FLOP], none where it is refused, and at each N*, D* and the
+        loss with intervals (null without a fit), whether it lies within the budgets fitted; the
+        runs; loss against N at equal budgets.
 
     Raises:
         QueryError: The law splits no budget.
     """
+    source.law.check_split()
+    refused = source.fit is not None and source.fit.verdict.refused
     span = source.range.get("flops", UNKNOWN_RANGE)
     inside = np.geomspace(span.low, max(span.high, span.low * 1.001), POINTS_INSIDE)
     beyond = np.geomspace(inside[-1], inside[-1] * BEYOND, POINTS_BEYOND)
-    flops = np.concatenate([[span.low / BELOW], inside, beyond[1:]])
+    flops = np.concatenate([[span.low / BELOW], inside, beyond[1:]])[: 0 if refused else None]
     at = source.splits(flops)
 
     def logs(theta: Floats) -> Floats:
         s = at(theta)
         return np.stack([s.log_params, s.log_tokens, s.log_loss], axis=-1)
 
+    value, ends = np.empty((0, len(NAMES))), None
     with np.errstate(all="ignore"):  # far ends of a poor fit overflow; they are sent as null
-        value = np.exp(logs(source.theta[None, :])[0])
-        ends = None
-        if source.fit is not None:
+        if not refused:
+            value = np.exp(logs(source.theta[None, :])[0])
+        if source.fit is not None and not refused:
             with contextlib.suppress(QueryError):  # the fit has no covariance and no draws
                 ends = derived_interval(source.fit, logs)
     document = {
         "schema": CURVES_SCHEMA,
+        **({} if source.fit is None else source.fit.verdict.document()),
         "source": source.name,
         "law": source.law.name,
         "level": None if source.fit is None else source.fit.interval.level,
@@ -90,9 +97,9 @@ def curves(source: ScalingLaw) -> dict[str, Any]:
         "flops": flops.tolist(),
         "inside": ((flops >= span.low * (1 - 1e-9)) & (flops <= span.high * (1 + 1e-9))).tolist(),
         **{n: _curve(i, value, ends) for i, n in enumerate(NAMES)},
-        "floor": source.fit.theta.get("E") if source.fit else None,
+        "floor": source.fit.theta.get("E") if source.fit and not refused else None,
         "runs": [] if source.fit is None else _runs(source.fit),
-        "valleys": [] if source.fit is None else _valleys(source, source.fit),
+        "valleys": [] if source.fit is None or refused else _valleys(source, source.fit),
     }
     return dict(finite_or_null(document))
 
@@ -115,7 +122,7 @@ def _runs(fit: Fit) -> list[dict[str, Any]]:
     sizes = [n for n in ("width", "depth") if n in p.columns]
     return [
         {
-            "run": p.run[i],
+            "run": short_name(p.run[i]),
             **{n: float(getattr(p, n)[i]) for n in ("params", "tokens", "flops", "loss")},
             "residual": float(p.residual[i]),
             **{n: float(p.columns[n][i]) for n in sizes},
@@ -182,9 +189,8 @@ def checked_fields(
     for name, value in pairs:
         if name not in route.fields:
             known = ", ".join(route.fields)
-            raise RequestError(
-                422, "invalid", f"unknown field '{name[:80]}'; known are {known}.", name
-            )
+            text = f"unknown field '{short_name(name)}'; known are {known}."
+            raise RequestError(422, "invalid", text, name)
         if len(value) > LONGEST_VALUE:
             text = f"{name} has {len(value)} characters; {LONGEST_VALUE} are enough."
             raise RequestError(422, "invalid", text, name)
@@ -200,36 +206,28 @@ def checked_fields(
     return fields
 
 
+def refuse_fields(fields: Mapping[str, str]) -> None:
+    """Refuse fields at an address that takes none: they would be ignored.
+
+    Raises:
+        RequestError: There is one.
+    """
+    for name in fields:
+        text = f"unknown field '{short_name(name)}'; this address takes no fields."
+        raise RequestError(422, "invalid", text, name)
+
+
 def _first(fields: Fields, name: str, default: str) -> str:
     """The value of a field that is given once at most."""
     return fields[name][0] if name in fields else default
 
 
-def _read(name: str, value: str, parse: Callable[[str, str], float]) -> float:
-    """Parse one value; an error names its field."""
+def _read(name: str, value: str, parse: Callable[[str, str], Value]) -> Value:
+    """Read one value; an error names its field."""
     try:
         return parse(value, name)
     except QueryError as error:
-        raise RequestError(422, "question", str(error), name) from None
-
-
-def _level(fields: Fields) -> float:
-    """Read the level of intervals; its range is for `ComparisonOptions` to check."""
-    value = _first(fields, "level", "0.9")
-    try:
-        return float(value)
-    except ValueError:
-        text = f"level is '{value}'; a share between 0 and 1 is needed, such as 0.9."
-        raise RequestError(422, "invalid", text, "level") from None
-
-
-def _force(fields: Fields) -> bool:
-    """Read the flag `force`."""
-    value = _first(fields, "force", "false")
-    if value.lower() not in ("true", "false", "1", "0"):
-        text = f"force is '{value}'; true or false is needed."
-        raise RequestError(422, "invalid", text, "force")
-    return value.lower() in ("true", "1")
+        raise FieldError(str(error), name) from None
 
 
 def _with_columns(law: ServedLaw, fields: Fields) -> ScalingLaw:
@@ -252,7 +250,8 @@ def _query(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
 def _predict(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
     """The document `isoflop.prediction/1`."""
     n, d = (_read(name, fields[name][0], parse_count) for name in ("params", "tokens"))
-    return predict(_with_columns(laws[0], fields), n, d, force=_force(fields)).document()
+    force = _read("force", _first(fields, "force", "false"), parse_flag)
+    return predict(_with_columns(laws[0], fields), n, d, force=force).document()
 
 
 def _compare(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
@@ -265,8 +264,8 @@ def _compare(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
         laws[1].source,
         flops=tuple(_read("flops", v, parse_flops) for v in fields.get("flops", ())),
         interval=_first(fields, "interval", "hc3"),
-        level=_level(fields),
-        force=_force(fields),
+        level=_read("level", _first(fields, "level", "0.9"), parse_share),
+        force=_read("force", _first(fields, "force", "false"), parse_flag),
     )
     return comparison.document()
 
@@ -281,11 +280,12 @@ PREDICT = QueryRoute(
     fields={
         "params": "Parameters N, such as 7B.",
         "tokens": "Training tokens D, such as 1.4T.",
+        "force": "true predicts although the verdict is `refuse`.",
         **CHOICE,
         **LAW_COLUMNS,
     },
     needed=("params", "tokens"),
-    quick=frozenset({"params", "tokens", "fit", "law"}),
+    quick=frozenset({"params", "tokens", "fit", "law", "force"}),
     laws=_selected,
     document=_predict,
 )

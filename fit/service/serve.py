@@ -21,6 +21,8 @@ TOKEN = "ISOFLOP_TOKEN"
 """Environment variable of the token."""
 LEAST_TOKEN = 16
 """Least characters of a token; a shorter one can be guessed."""
+MOST_TOKEN = 1024
+"""Most characters of a token, which is sent with every request."""
 IDLE_SECONDS = 10
 """A connection is closed when it is idle for that long between two requests."""
 BACKLOG = 512
@@ -32,9 +34,11 @@ def serve(
     host: str,
     port: int,
     folders: Sequence[Path],
-    token: str | None,
+    token: str | None = None,
+    token_file: Path | None = None,
     reports: Path = Path("reports"),
     announce: Callable[[str], object] = print,
+    warn: Callable[[str], object] = print,
 ) -> None:
     """Serve fits until interrupted.
 
@@ -42,9 +46,11 @@ def serve(
         host: Address or name to bind; beyond loopback a token is needed.
         port: Port; 0 takes a free one.
         folders: Report folders; none means all under `reports`.
-        token: What requests must carry; None for no token.
+        token: What requests must carry, from the command line.
+        token_file: File that holds it; without either the variable `TOKEN` does, or there is none.
         reports: Folder of report folders, used if none is given.
         announce: Called with the line that says where the service is.
+        warn: Called with the line that says that others can read the token.
 
     Raises:
         ServeError: The extra `serve` is not installed, a folder has no fit, the address cannot be
@@ -60,6 +66,12 @@ def serve(
             "Run: pip install 'isoflop[serve]'"
         ) from error
     _check_folders(folders)
+    if token is not None:
+        warn(
+            "isoflop: warning: every user of this machine can read --token (ps). "
+            f"Use --token-file or set {TOKEN}."
+        )
+    token = find_token(token, token_file)
     _check_token(token, host, public=not loopback(host))
     listener = _bind(host, port)
     named = {f.resolve().name: f for f in folders} if folders else None
@@ -114,17 +126,39 @@ def _check_folders(folders: Sequence[Path]) -> None:
         )
 
 
+def find_token(token: str | None, file: Path | None) -> str | None:
+    """The token of the command line, of a file, or of the environment; None where there is none.
+
+    Raises:
+        ServeError: The file cannot be read, or the token is given twice.
+    """
+    if file is None:
+        return (os.environ.get(TOKEN) or None) if token is None else token
+    if token is not None:
+        raise ServeError("--token and --token-file are both given; give the file alone.")
+    try:
+        with file.open("rb") as handle:
+            content = handle.read(MOST_TOKEN + 2)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ServeError(f"cannot read the token in {file}: {reason}. Name a file.") from error
+    return content.decode("latin-1").strip()
+
+
 def _check_token(token: str | None, host: str, *, public: bool) -> None:
     """Check that a token cannot be guessed, and that there is one unless on loopback."""
-    if token is not None and (len(token) < LEAST_TOKEN or not token.isascii()):
+    if token is not None and not (
+        LEAST_TOKEN <= len(token) <= MOST_TOKEN and token.isascii() and token.isprintable()
+        and " " not in token
+    ):  # fmt: skip
         raise ServeError(
-            f"the token has {len(token)} characters; {LEAST_TOKEN} of ASCII are needed. "
-            "Generate one: openssl rand -hex 24"
+            f"the token has {len(token)} characters; {LEAST_TOKEN} to {MOST_TOKEN} of printable "
+            "ASCII without blanks are needed. Generate one: openssl rand -hex 24"
         )
     if token is None and public:
         raise ServeError(
             f"{host} can be reached from other machines, and there is no token. Set {TOKEN} or "
-            "--token, or bind 127.0.0.1 and use an ssh tunnel (ssh -L)."
+            "--token-file, or bind 127.0.0.1 and use an ssh tunnel (ssh -L)."
         )
 
 

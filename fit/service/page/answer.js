@@ -1,33 +1,55 @@
 // Show an answer: sentence, table, notes, limits that bind, and the command that launches it.
 
-import { datum, find, make, table } from "./elements.js";
-import { four, percent, power, short, three } from "./format.js";
-import { LABELS, pageWords } from "./limits.js";
+import { refused, verdictOf } from "./api.js";
+import { datum, fault, find, make, sentenceCase, table } from "./elements.js";
+import { amount, change, ends, four, percent, power, short, three, UNKNOWN, whole } from "./format.js";
+import { label, pageWords } from "./limits.js";
 
-/** Show all parts of an answer. */
-export function show(answer) {
-  find("#words").replaceChildren(
+/** Show all parts of an answer; of none, or of one that is refused, `instead` and nothing of another. */
+export function show(answer, instead = "No answer to this question", verdict = verdictOf(answer)) {
+  showVerdict(verdict);
+  const given = answer && !refused(verdict) ? answer : null;
+  find("#words").replaceChildren(...(given ? sentence(given) : [instead]));
+  find("#basis").textContent = given ? basis(given) : "";
+  find("#facts").replaceChildren(...(given ? facts(given) : []).map(([name, value, more]) =>
+    make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, make("b", {}, value), make("span", { class: "more" }, more ?? "")))));
+  find("#notes").replaceChildren(...(answer?.warnings ?? [])
+    .filter((w) => w.message !== verdict?.reason) // the verdict says it already
+    .toSorted((a, b) => RANK.indexOf(a.severity) - RANK.indexOf(b.severity))
+    .map((w) => make("li", { class: w.severity }, make("b", {}, w.severity), " ", sentenceCase(pageWords(w.message)))));
+  binding(given);
+  launch(given);
+}
+
+const SIGNS = { trust: "✓", careful: "!", refuse: "✕" };
+
+/** The verdict, first of all: one word, one sentence. */
+export function showVerdict(verdict) {
+  const place = find("#verdict");
+  place.hidden = !verdict;
+  place.className = `verdict ${verdict?.verdict ?? ""}`;
+  place.replaceChildren(...(verdict ? [
+    make("b", {}, make("i", { "aria-hidden": "true" }, SIGNS[verdict.verdict] ?? "?"), verdict.verdict), " ", make("span", {}, sentenceCase(pageWords(verdict.reason))),
+  ] : []));
+}
+
+function sentence(answer) {
+  return [
     "Train ", strong(answer.params, "params", short, " parameters"), " on ",
     strong(answer.tokens, "tokens", short, " tokens"), ": ",
     make("span", { class: "second" }, "loss ", strong(answer.loss, "loss", four, ""), interval(answer.loss, four)),
-  );
-  find("#basis").textContent = basis(answer);
-  find("#facts").replaceChildren(...facts(answer).map(([label, value, more]) =>
-    make("tr", {}, make("th", { scope: "row" }, label), make("td", {}, make("b", {}, value), make("span", { class: "more" }, more ?? "")))));
-  find("#notes").replaceChildren(...answer.warnings
-    .toSorted((a, b) => RANK.indexOf(a.severity) - RANK.indexOf(b.severity))
-    .map((w) => make("li", { class: w.severity }, make("b", {}, w.severity), " ", pageWords(w.message))));
-  binding(answer);
-  launch(answer);
+  ];
 }
 
 const RANK = ["serious", "warning", "info"];
-const MONEY = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
 /** The answer as a sentence for screen readers. */
 export function spoken(answer) {
-  const range = answer.loss.low == null ? "" : `, ${four(answer.loss.low)} to ${four(answer.loss.high)}`;
-  return `Train ${short(answer.params.value)} parameters on ${short(answer.tokens.value)} tokens: ` +
+  const said = verdictOf(answer);
+  const verdict = said ? `${said.verdict}: ${said.reason} ` : "";
+  if (refused(said)) return verdict.trim();
+  const range = answer.loss.low == null || answer.loss.high == null ? "" : `, ${four(answer.loss.low)} to ${four(answer.loss.high)}`;
+  return `${verdict}Train ${short(answer.params.value)} parameters on ${short(answer.tokens.value)} tokens: ` +
     `loss ${four(answer.loss.value)}${range}.`;
 }
 
@@ -41,16 +63,9 @@ function interval(number, form) {
   return range && make("span", { class: "interval" }, range);
 }
 
-function ends({ value, low, high }, form) {
-  if (low != null && high == null) return low > 0 ? `, at least ${form(low)}` : ", not determined";
-  if (low == null || high == null) return "";
-  const words = [low, value, high].map(form);
-  return new Set(words).size === 1 ? "" : ` [${words[0]}, ${words[2]}]`;
-}
-
 function basis(answer) {
   const { params, flops } = answer.convention;
-  const text = `${power(answer.flops.value)} FLOP, by ${answer.source} (${answer.law}; N ${params}, C ${flops}).`;
+  const text = `${power(answer.flops.value)} FLOP, by ${answer.source} (${answer.law}; N ${params ?? "?"}, C ${flops ?? "?"}).`;
   if (answer.reach == null) return text;
   const below = answer.warnings.some((w) => w.code === "below_range");
   const where = below ? "below the smallest" : answer.reach > 1 ? "extrapolates" : "inside the range of the runs";
@@ -65,7 +80,8 @@ function facts(answer) {
     ["Tokens per parameter", datum(answer.tokens_per_param.value, three(answer.tokens_per_param.value), "tokens_per_param"), interval(answer.tokens_per_param, three)],
     ["Loss", datum(answer.loss.value, four(answer.loss.value), "loss"), joined(interval(answer.loss, four), level && " confidence", level)],
   ];
-  if (answer.loss_next_run.low != null) {
+  if (answer.level != null && answer.loss.low == null && answer.loss.high == null) rows.push(["Interval", UNKNOWN, "this fit has none here"]);
+  if (answer.loss_next_run.low != null || answer.loss_next_run.high != null) {
     rows.push(["Loss of one run", four(answer.loss_next_run.value), joined(interval(answer.loss_next_run, four), " prediction", level)]);
   }
   const band = answer.regret_band;
@@ -84,7 +100,7 @@ function shape(answer) {
   if (!s) return [];
   const own = `${short(s.params)} parameters on ${short(s.tokens)} tokens`;
   return [
-    ["Shape", `${s.width} wide, ${s.depth} deep, ${s.heads} heads`, own],
+    ["Shape", `${whole(s.width)} wide, ${whole(s.depth)} deep, ${whole(s.heads)} heads`, own],
     ...(answer.lr == null ? [] : [["Learning rate", three(answer.lr), "peak of the hidden matrices"]]),
     ...(answer.batch_tokens == null ? [] : [["Batch", String(answer.batch_tokens), "tokens a step at the end"]]),
   ];
@@ -95,23 +111,23 @@ function bill(cost) {
   if (!cost) return [];
   const rows = [["Training", `${power(cost.training_flops.value)} FLOP`, interval(cost.training_flops, power)]];
   if (cost.serving_flops) rows.push(["Serving", `${power(cost.serving_flops.value)} FLOP`, interval(cost.serving_flops, power)]);
-  if (cost.device_hours) rows.push(["Device-hours", short(cost.device_hours.value), cost.device ? `of ${cost.device} at ${percent(cost.mfu)} of its peak` : ""]);
-  if (cost.hours) rows.push(["Hours", short(cost.hours.value), cost.devices ? `on ${cost.devices} devices` : ""]);
-  if (cost.dollars) rows.push(["Dollars", `$${MONEY.format(cost.dollars.value)}`, ""]);
+  const of = cost.device ? ` of ${cost.device}${cost.mfu == null ? "" : ` at ${percent(cost.mfu)} of its peak`}` : "";
+  if (cost.device_hours) rows.push(["Device-hours", amount(cost.device_hours.value), make("span", {}, interval(cost.device_hours, amount), of)]);
+  if (cost.hours) rows.push(["Hours", amount(cost.hours.value), make("span", {}, interval(cost.hours, amount), cost.devices ? ` on ${cost.devices} devices` : "")]);
+  if (cost.dollars) rows.push(["Dollars", `$${amount(cost.dollars.value)}`, interval(cost.dollars, amount)]);
   return rows;
 }
 
 /** Limits that bind, what relaxing them gains, and what other sizes cost. */
 function binding(answer) {
   const place = find("#binding");
-  const bound = (answer.constraints ?? []).filter((c) => c.binds && c.worth);
-  const sizes = answer.regret ?? [];
+  const bound = (answer?.constraints ?? []).filter((c) => c.binds && c.worth);
+  const sizes = answer?.regret ?? [];
   place.hidden = !bound.length && !sizes.length;
-  const rows = bound.map((c) => [LABELS[c.name]?.[0] ?? "Budget [FLOP]", c.name in LABELS ? short(c.limit) : power(c.limit), gain(c.worth.lifted), gain(c.worth.doubled)]);
+  const rows = bound.map((c) => [c.name === "budget" ? "Budget [FLOP]" : label(c.name), c.name === "budget" ? power(c.limit) : short(c.limit), gain(c.worth.lifted), gain(c.worth.doubled)]);
   const others = sizes.map((r) => [
-    `×${three(r.size)}`, short(r.params), signed(r.loss_up.value, four(Math.abs(r.loss_up.value))),
-    r.compute_up.value == null ? "impossible" : share(r.compute_up.value),
-    share(-r.serving_saved), r.break_even_tokens?.value == null ? "–" : `${short(r.break_even_tokens.value)} tokens`,
+    `×${three(r.size)}`, short(r.params), possible(r.loss_up, four), possible(r.compute_up, inPercent),
+    change({ value: -r.serving_saved }, inPercent), r.break_even_tokens?.value == null ? "–" : `${short(r.break_even_tokens.value)} tokens`,
   ]);
   const heads = ["Limit", "value", "without it", "twice as wide"];
   const columns = ["Size", "N", "loss, same budget", "compute, same loss", "cost of serving", "pays off after"];
@@ -121,26 +137,25 @@ function binding(answer) {
   );
 }
 
-/** A difference with its sign. */
-function signed(value, words) {
-  return /[1-9]/.test(words) ? `${value < 0 ? "−" : "+"}${words}` : "0";
+/** A share in three digits of a percent. */
+function inPercent(share) {
+  return percent(Number(share.toPrecision(3)));
 }
 
-/** A change in percent. */
-function share(value) {
-  return signed(value, percent(Number(Math.abs(value).toPrecision(3))));
+/** A change with its sign and interval; null where no budget buys it. */
+function possible(number, form) {
+  return number.value == null ? "impossible" : change(number, form);
 }
 
 function scroll(content) {
   return make("div", { class: "scroll" }, content);
 }
 
-/** The gain of relaxing a limit. */
+/** The gain of relaxing a limit: the document says how much the loss falls, the page how it changes. */
 function gain(worth) {
   if (!worth) return "–";
-  const { value } = worth.loss;
   const times = worth.multiplier?.value == null ? "" : `, like ×${three(worth.multiplier.value)} the budget`;
-  return `loss ${signed(-value, four(Math.abs(value)))}${ends(worth.loss, four)}${times}`;
+  return `loss ${change(worth.loss, four, -1)}${times}`;
 }
 
 /** The command that launches it. */
@@ -153,7 +168,11 @@ function quoted(word) {
 }
 
 function launch(answer) {
-  find("#launch").hidden = !answer.config.length;
-  find("#command").textContent = answer.config.length ? command(answer) : "";
-  find("#get-config").hidden = !answer.config.length;
+  const config = answer?.config ?? [];
+  find("#launch").hidden = !config.length;
+  find("#command").textContent = config.length ? command(answer) : "";
+  find("#get-config").hidden = !config.length;
+  find("#get-json").hidden = !answer;
+  const reason = answer && !config.length ? answer.launch_refusal : null;
+  fault(find("#refusal"), reason && pageWords(reason));
 }

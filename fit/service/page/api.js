@@ -1,8 +1,9 @@
 // Requests to the service, with the token if it needs one; errors have the service's kind and field.
 
 export class ServiceError extends Error {
-  constructor({ kind, message, field }) {
+  constructor({ kind, message, field }, verdict = null) {
     super(message);
+    this.verdict = verdict;
     this.kind = kind;
     this.field = field;
   }
@@ -45,35 +46,50 @@ export async function request(path, options = {}) {
   }
   if (response.ok) return response;
   const body = await response.json().catch(() => null);
-  throw new ServiceError(body?.error ?? { kind: "unknown", message: `The service answered with status ${response.status}.` });
+  options.signal?.throwIfAborted();
+  throw new ServiceError(body?.error ?? { kind: "unknown", message: `The service answered with status ${response.status}.` }, body && verdictOf(body));
+}
+
+/** The verdict of a document or of a refusal; null where it has none. */
+export function verdictOf(document) {
+  return document?.verdict ? { verdict: document.verdict, reason: document.verdict_reason } : null;
+}
+
+/** Whether a verdict forbids to show what it is about. */
+export function refused(verdict) {
+  return verdict?.verdict === "refuse";
 }
 
 /** Fetch a JSON document. */
 export async function getDocument(path, fields = {}, options = {}) {
   const query = new URLSearchParams(Object.entries(fields).filter(([, v]) => v !== null && v !== ""));
   const response = await request(query.size ? `${path}?${query}` : path, options);
-  return response.json();
+  const document = await response.json();
+  options.signal?.throwIfAborted();
+  return document;
 }
 
-/** Wrap a function so that one call runs at a time; of calls made meanwhile, only the last runs. */
-export function latest(work) {
-  let running = false;
-  let waiting = null;
-  return async function call(...args) {
-    if (running) {
-      waiting = args;
-      return;
-    }
-    running = true;
+/**
+ * Requests of one kind, of which the newest alone counts.
+ *
+ * A new one cancels the one before. Whatever still comes of that, reply or error, is dropped: `work`
+ * gets the signal for its requests, and what it throws after it was cancelled is not thrown on.
+ */
+export class Newest {
+  #controller = null;
+
+  cancel() {
+    this.#controller?.abort();
+    this.#controller = null;
+  }
+
+  async run(work) {
+    this.cancel();
+    const controller = (this.#controller = new AbortController());
     try {
-      await work(...args);
-    } finally {
-      running = false;
-      if (waiting) {
-        const next = waiting;
-        waiting = null;
-        call(...next);
-      }
+      await work(controller.signal);
+    } catch (error) {
+      if (!controller.signal.aborted) throw error;
     }
-  };
+  }
 }

@@ -1,14 +1,14 @@
 // The page: the question is kept in the address, the answer comes from the service.
 
 import { command, show, spoken } from "./answer.js";
-import { getDocument, latest, request } from "./api.js";
+import { getDocument, Newest, refused, request, ServiceError, verdictOf } from "./api.js";
 import { lossChart, optimumChart, palette, saveChart, valleyChart } from "./charts.js";
 import { compare } from "./compare.js";
 import { fault, find, make, save } from "./elements.js";
 import { power, read, typed } from "./format.js";
 import { build, fill, pageWords, setBudgetKind, showFieldError } from "./limits.js";
 import { askedFields, readAddress, saveToAddress, source, state } from "./state.js";
-import { show as showTables } from "./tables.js";
+import { showTables } from "./tables.js";
 import { listenToUpload } from "./upload.js";
 
 let answer = null;
@@ -16,39 +16,76 @@ let curves = null;
 let rival = null;
 let span = [1e18, 1e24];
 let announceTimer = 0;
+/** Of each kind of request the newest counts: what stands on the page belongs to the present choice. */
+const requests = { law: new Newest(), answer: new Newest(), rival: new Newest() };
 
-/** Send the question of the form and show the answer. */
-const ask = latest(async () => {
+/** Send the question of the form and show the answer, or why there is none. */
+async function ask() {
   saveToAddress();
-  try {
-    answer = await getDocument("v1/query", { ...source(), ...askedFields() });
-    fault(find("#fault"), null);
-    showFieldError(null);
-    show(answer);
-    find("#answer").classList.remove("stale");
-    showBudget();
-    draw();
-  } catch (error) {
-    if (!("kind" in error)) throw error;
-    find("#answer").classList.add("stale");
-    fault(find("#fault"), showFieldError(error) ? null : pageWords(error.message));
-  }
-});
+  clearTimeout(announceTimer);
+  wait(true);
+  await requests.answer.run(async (signal) => {
+    const [document, error] = await refusable(getDocument("v1/query", { ...source(), ...askedFields() }, { signal }), signal);
+    wait(false);
+    try {
+      showAnswer(document, error);
+    } catch (bug) {
+      showAnswer(null, new ServiceError({ kind: "page", message: `The page cannot show this answer: ${bug.message}` }));
+      throw bug;
+    }
+  });
+}
 
-/** Draw all charts for the present law and answer. */
+/** A reply and no refusal, or none and the refusal; what is late is neither. */
+async function refusable(reply, signal) {
+  try {
+    return [await reply, null];
+  } catch (error) {
+    signal.throwIfAborted();
+    if (!(error instanceof ServiceError)) throw error;
+    return [null, error];
+  }
+}
+
+/** Put an answer, or a refusal, in the place of what was shown before. */
+function showAnswer(document, error) {
+  answer = document;
+  const beside = showFieldError(error);
+  fault(find("#fault"), error && !beside && !error.verdict ? pageWords(error.message) : null);
+  if (error?.verdict) show(null, "No answer to this question", { ...error.verdict, reason: refusal(error) });
+  else show(answer);
+  draw();
+  if (answer) showBudget();
+}
+
+/** The verdict's reason with what to do about it, of a refusal that names its law first. */
+function refusal(error) {
+  return error.message.slice(Math.max(0, error.message.indexOf(error.verdict.reason)));
+}
+
+/** Mark what is shown as the answer to an earlier question, until the present one is answered. */
+function wait(waiting) {
+  document.body.classList.toggle("waiting", waiting);
+  find("#answer").setAttribute("aria-busy", String(waiting));
+  for (const id of ["#get-json", "#get-config"]) find(id).disabled = waiting;
+}
+
+/** Draw all charts for the present law and answer; nothing of what is refused. */
 function draw() {
-  if (!curves) return;
+  const drawn = curves && !refused(verdictOf(curves));
+  find(".charts").hidden = find(".compare").hidden = !drawn;
+  if (!drawn) return;
+  const given = refused(verdictOf(answer)) ? null : answer;
   const colours = palette();
-  lossChart(curves, answer, rival, colours);
-  optimumChart("params", curves, answer, rival, colours);
-  optimumChart("tokens", curves, answer, rival, colours);
+  lossChart(curves, given, rival, colours);
+  optimumChart("params", curves, given, rival, colours);
+  optimumChart("tokens", curves, given, rival, colours);
   valleyChart(curves, colours);
 }
 
 /** Move the slider to the answer's budget; announce the answer once changes have stopped. */
 function showBudget() {
   if (state.kind !== "flops") moveSlider(answer.flops.value);
-  clearTimeout(announceTimer);
   announceTimer = setTimeout(() => { find("#live").textContent = spoken(answer); }, 600);
 }
 
@@ -60,6 +97,7 @@ function ends() {
 }
 
 function moveSlider(flops) {
+  if (!(flops > 0)) return;
   const [low, high] = ends();
   const slider = find("#slider");
   slider.value = String((Math.log(flops) - low) / (high - low));
@@ -78,60 +116,93 @@ function labelSlider() {
   }
 }
 
-/** Load a law: its curves and range, then the answer. */
+/** Load a law: its curves and range, then the answer. Nothing of the law before stays. */
 async function load() {
-  find("#source").value = state.law ? `law:${state.law}` : `fit:${state.fit}`;
-  for (const id of ["#get-report", "#get-runs"]) find(id).hidden = Boolean(state.law);
-  try {
-    curves = await getDocument("v1/curves", source());
-    span = curves.range.flops ?? span;
-    showTables(curves);
-  } catch (error) {
-    curves = null;
-    fault(find("#fault"), error.message);
-  }
-  labelSlider();
-  if (!Object.keys(askedFields()).some((n) => n === state.kind)) {
-    setBudgetKind("flops");
-    state.fields.flops = typed(10 * span[1]);
-  }
+  Object.values(requests).forEach((r) => r.cancel());
+  clearTimeout(announceTimer);
+  answer = curves = rival = null;
+  fault(find("#fault"), null);
+  showFieldError(null);
+  show(null, "\u00a0");
+  showTables(null);
+  draw();
+  wait(true);
   fill();
-  find("#amount").value = state.fields[state.kind];
-  if (state.kind === "flops") moveSlider(read(state.fields.flops));
-  await loadComparison();
-  await ask();
+  find("#amount").value = state.fields[state.kind] ?? "";
+  find("#source").value = state.law ? `law:${state.law}` : `fit:${state.fit}`;
+  find("#download-status").textContent = "";
+  for (const id of ["#get-report", "#get-runs"]) find(id).hidden = Boolean(state.law);
+  await requests.law.run(async (signal) => {
+    const [document, error] = await refusable(getDocument("v1/curves", source(), { signal }), signal);
+    curves = document;
+    if (showMissing(error)) return;
+    showTables(curves);
+    if (curves?.range.flops?.every((v) => v > 0)) span = curves.range.flops;
+    labelSlider();
+    if (!Object.keys(askedFields()).some((n) => n === state.kind)) {
+      setBudgetKind("flops");
+      state.fields.flops = typed(10 * span[1]);
+    }
+    fill();
+    find("#amount").value = state.fields[state.kind];
+    if (state.kind === "flops") moveSlider(read(state.fields.flops));
+    await Promise.all([ask(), loadComparison()]);
+  });
+}
+
+/** Say that there is no such fit or law, and which there are; false if there is. */
+function showMissing(error) {
+  const missing = ["fit", "law"].includes(error?.field);
+  document.body.classList.toggle("missing", missing);
+  find("#others").hidden = !missing;
+  if (!missing) return false;
+  wait(false);
+  show(null, error.kind === "not_found" ? `There is no such ${error.field}` : "There is no law to ask");
+  fault(find("#fault"), pageWords(error.message));
+  const links = (words, kind, rows) => (rows.length ? make("p", {}, words, rows.flatMap(({ name }) =>
+    [" ", make("a", { href: `?${new URLSearchParams({ [kind]: name })}` }, name)])) : "");
+  find("#others").replaceChildren(links("Fits:", "fit", answering()), links("Published laws:", "law", laws));
+  return true;
 }
 
 /** Load the law to compare with, and the comparison. */
-async function loadComparison() {
+async function loadComparison(force = false) {
   find("#rival").value = state.vs ?? "";
   rival = null;
-  const own = state.law ?? state.fit;
-  if (state.vs && curves) {
-    const fit = fits.some((f) => f.name === state.vs);
-    rival = await getDocument("v1/curves", { [fit ? "fit" : "law"]: state.vs }).catch(() => null);
-  }
   draw();
-  await compare(own, state.vs);
+  await requests.rival.run(async (signal) => {
+    if (state.vs && curves) {
+      const fit = fits.some((f) => f.name === state.vs);
+      const [document] = await refusable(getDocument("v1/curves", { [fit ? "fit" : "law"]: state.vs }, { signal }), signal);
+      rival = refused(verdictOf(document)) ? null : document;
+      draw();
+    }
+    await compare(state.law ?? state.fit, state.vs, signal, () => loadComparison(true), force);
+  });
 }
 
 let fits = [];
 let laws = [];
 let families = [];
 
+/** Fits that can be chosen. */
+function answering() {
+  return fits.filter((f) => f.answers);
+}
+
 /** Load the lists of fits, published laws and families. */
 async function loadLists() {
   [{ fits }, { laws, families }] = await Promise.all([getDocument("v1/fits"), getDocument("v1/laws")]);
-  const answering = fits.filter((f) => f.answers || f.name === state.fit);
+  const listed = fits.filter((f) => f.answers || f.name === state.fit);
   const option = (value) => (name) => make("option", { value: value(name) }, name);
   const groups = (value) => [
-    make("optgroup", { label: "Fits" }, answering.map((f) => option(value("fit"))(f.name))),
+    make("optgroup", { label: "Fits" }, listed.map((f) => option(value("fit"))(f.name))),
     make("optgroup", { label: "Published laws" }, laws.map((l) => option(value("law"))(l.name))),
   ];
   find("#source").replaceChildren(...groups((kind) => (name) => `${kind}:${name}`));
   find("#rival").replaceChildren(make("option", { value: "" }, "nothing"), ...groups(() => (name) => name));
   if (!state.fit && !state.law) {
-    state.fit = answering.find((f) => f.newest)?.name ?? answering[0]?.name ?? null;
+    state.fit = answering().find((f) => f.newest)?.name ?? answering()[0]?.name ?? null;
     if (!state.fit) state.law = "besiroglu2024";
   }
 }
@@ -144,8 +215,8 @@ function listenToQuestion() {
   });
   find("#kind").addEventListener("change", (event) => {
     setBudgetKind(event.target.value);
-    if (state.kind === "flops" && answer) state.fields.flops = typed(answer.flops.value);
-    if (state.kind === "loss" && answer) state.fields.loss = answer.loss.value.toPrecision(5);
+    if (state.kind === "flops" && answer?.flops.value > 0) state.fields.flops = typed(answer.flops.value);
+    if (state.kind === "loss" && answer?.loss.value > 0) state.fields.loss = answer.loss.value.toPrecision(5);
     fill();
     find("#amount").value = state.fields[state.kind] ?? "";
     ask();
@@ -213,18 +284,23 @@ function listenToDownloads() {
   }
   find("#get-json").addEventListener("click", () => save("answer.json", JSON.stringify(answer, null, 1), "application/json"));
   find("#get-config").addEventListener("click", () => save("launch.sh", `${command(answer)}\n`, "text/x-shellscript"));
-  find("#get-runs").addEventListener("click", () => download(`v1/fits/${state.fit}/runs.csv`, `${state.fit}-runs.csv`));
-  find("#get-report").addEventListener("click", () => download(`v1/report/${state.fit}.pdf`, `${state.fit}.pdf`));
+  const name = () => encodeURIComponent(state.fit);
+  find("#get-runs").addEventListener("click", () => download(`v1/fits/${name()}/runs.csv`, `${state.fit}-runs.csv`));
+  find("#get-report").addEventListener("click", () => download(`v1/report/${name()}.pdf`, `${state.fit}.pdf`));
 }
 
-/** Save a file of the service. */
+/** Save a file of the service; its state is shown as long as its fit is the chosen one. */
 async function download(path, name) {
-  find("#download-status").textContent = "Preparing the file …";
+  const fit = state.fit;
+  const say = (words) => {
+    if (state.fit === fit) find("#download-status").textContent = words;
+  };
+  say(`Preparing ${name} …`);
   try {
     save(name, await (await request(path)).blob());
-    showStatus("#download-status", "Saved.");
+    say(`Saved ${name}.`);
   } catch (error) {
-    find("#download-status").textContent = error.message;
+    say(`${name}: ${pageWords(error.message)}`);
   }
 }
 

@@ -2,7 +2,8 @@
 // The charts: points are runs, lines the law, bands its interval, dashes extrapolation.
 
 import { find, make, save } from "./elements.js";
-import { four, percent, power, short, tick } from "./format.js";
+import { ends, four, percent, power, short, tick } from "./format.js";
+import { residual } from "./tables.js";
 
 const WORDS = { params: "Best parameters N*", tokens: "Best training tokens D*" };
 
@@ -90,7 +91,7 @@ function points(curves, name, domain) {
   const { value, low, high } = curves[name];
   return curves.flops
     .map((flops, i) => ({ flops, inside: curves.inside[i], value: value[i], low: low[i], high: high[i] }))
-    .filter((p) => p.value != null && p.flops >= domain[0] / 4 && p.flops <= domain[1] * 4);
+    .filter((p) => p.value > 0 && p.flops >= domain[0] / 4 && p.flops <= domain[1] * 4);
 }
 
 /** Line and band of one law: solid inside its runs, dashed beyond. */
@@ -100,7 +101,7 @@ function frontier(rows, colour, domain) {
   const parts = first < 0
     ? [[rows, "5 4"]]
     : [[rows.slice(0, first + 1), "5 4"], [rows.slice(first, last + 1), null], [rows.slice(last), "5 4"]];
-  const bounded = rows.filter((p) => p.low != null && p.high != null)
+  const bounded = rows.filter((p) => p.low > 0 && p.high > 0)
     .map((p) => ({ ...p, low: Math.max(p.low, domain[0] / 10), high: Math.min(p.high, domain[1] * 10) }));
   return [
     Plot.areaY(bounded, { x: "flops", y1: "low", y2: "high", fill: colour, fillOpacity: 0.18, clip: true }),
@@ -112,9 +113,10 @@ function frontier(rows, colour, domain) {
 /** The answer on a chart against training compute, without that of serving, and its interval. */
 function mark(answer, name, colours) {
   const at = { flops: (answer.cost?.training_flops ?? answer.flops).value, ...answer[name] };
+  if (!(at.flops > 0 && at.value > 0)) return [];
   return [
     Plot.ruleX([at], { x: "flops", stroke: colours.accent, strokeOpacity: 0.55, strokeDasharray: "2 3" }),
-    ...(at.low != null ? [Plot.ruleX([at], { x: "flops", y1: "low", y2: "high", stroke: colours.accent, strokeWidth: 2.5, clip: true })] : []),
+    ...(at.low > 0 && at.high > 0 ? [Plot.ruleX([at], { x: "flops", y1: "low", y2: "high", stroke: colours.accent, strokeWidth: 2.5, clip: true })] : []),
     Plot.dot([at], { x: "flops", y: "value", r: 5.5, fill: colours.accent, stroke: colours.paper, strokeWidth: 1.5 }),
   ];
 }
@@ -133,21 +135,20 @@ function tip(rows, x, y, colours) {
 
 /** Text of the tip of a run. */
 function runText(run) {
-  const off = 100 * Math.expm1(run.residual);
   return `${run.run.slice(0, 60)}\nN ${short(run.params)}, D ${short(run.tokens)}, C ${power(run.flops)} FLOP\n` +
-    `loss ${four(run.loss)}, ${off < 0 ? "−" : "+"}${Math.abs(off).toFixed(2)}% of the law`;
+    `loss ${four(run.loss)}, ${residual(run)} off the law`;
 }
 
 /** Range of budgets to show: that of the runs and the question, with a margin. */
 export function reach(curves, answer) {
-  const span = curves.range.flops ?? [curves.flops[1], curves.flops.at(-1) / 1e4];
-  const budget = answer ? answer.flops.value : span[1];
+  const span = curves.range.flops ?? [curves.flops[curves.inside.indexOf(true)], curves.flops[curves.inside.lastIndexOf(true)]];
+  const budget = answer?.flops.value > 0 ? answer.flops.value : span[1];
   return [Math.min(span[0], budget) / 1.8, Math.max(span[1] * 12, budget * 2.5)];
 }
 
 /** Extent with some room on a log axis. */
 function around(values, room) {
-  const [low, high] = d3.extent(values.filter((v) => v > 0));
+  const [low = 1, high = 10] = d3.extent(values.filter((v) => v > 0));
   const more = Math.max(Math.log(high / low) * room, 1e-3);
   return [low * Math.exp(-more), high * Math.exp(more)];
 }
@@ -220,11 +221,6 @@ export function valleyChart(curves, colours) {
       tip(curves.runs.map((r) => ({ x: r.params, y: r.loss, words: runText(r) })), "x", "y", colours),
     ], 84);
   legend("figure-valleys", curves, { valleys: true });
-}
-
-/** An interval in brackets, if there is one. */
-function ends(p, form) {
-  return p.low == null || p.high == null ? "" : ` [${form(p.low)}, ${form(p.high)}]`;
 }
 
 /** The legend of a chart. */

@@ -1,28 +1,26 @@
 // Compare two laws: how much compute one needs to reach the loss of the other.
 
 import { getDocument } from "./api.js";
-import { find, make, table } from "./elements.js";
-import { four, power, three } from "./format.js";
+import { fault, find, make, table } from "./elements.js";
+import { ends, four, power, three } from "./format.js";
+import { pageWords } from "./limits.js";
 
-/** Fetch a comparison and show its compute multipliers. */
-export async function compare(a, b, flops) {
+/** Fetch a comparison and show its compute multipliers; `again` is called with force if the user insists. */
+export async function compare(a, b, signal, again, force = false) {
   const place = find("#comparison");
-  if (!b) {
-    place.replaceChildren();
-    return;
-  }
+  place.replaceChildren();
+  if (!a || !b) return;
   try {
-    show(place, await getDocument("v1/compare", { a, b, ...(flops ? { flops } : {}) }), a, b);
+    show(place, await getDocument("v1/compare", { a, b, ...(force ? { force } : {}) }, { signal }), a, b);
   } catch (error) {
+    signal.throwIfAborted();
+    const words = make("p", { class: "fault" });
+    fault(words, pageWords(error.message));
     const insist = make("button", { type: "button", class: "small" }, "Compare anyway");
-    insist.addEventListener("click", async () => {
-      try {
-        show(place, await getDocument("v1/compare", { a, b, force: true, ...(flops ? { flops } : {}) }), a, b);
-      } catch (again) {
-        place.replaceChildren(make("p", { class: "fault" }, again.message));
-      }
-    });
-    place.replaceChildren(make("p", { class: "fault" }, error.message), ...(error.kind === "question" ? [insist] : []));
+    insist.addEventListener("click", again);
+    // What has no common unit can be compared all the same; what is refused cannot.
+    const offered = error.kind === "question" && /`force=true`/.test(error.message) && !force;
+    place.replaceChildren(words, ...(offered ? [insist] : []));
   }
 }
 
@@ -30,8 +28,7 @@ function show(place, comparison, a, b) {
   const rows = comparison.rows.map((r) => [
     power(r.flops),
     r.multiplier.value == null ? "never" : `×${three(r.multiplier.value)}`,
-    r.multiplier.low == null && r.multiplier.high == null ? "–"
-      : `[${r.multiplier.low == null ? "0" : three(r.multiplier.low)}, ${r.multiplier.high == null ? "∞" : three(r.multiplier.high)}]`,
+    ends({ ...r.multiplier, low: r.multiplier.low ?? (r.multiplier.high == null ? null : 0) }, three).trim() || "–",
     four(r.loss_a),
     four(r.loss_b),
     r.inside ? "inside" : "extrapolates",
@@ -39,6 +36,6 @@ function show(place, comparison, a, b) {
   const head = [`Budget of ${b}`, `${a} needs`, "interval", `loss of ${a}`, `loss of ${b}`, ""];
   place.replaceChildren(
     make("div", { class: "scroll" }, table(`Compute multiplier of ${a} against ${b} [${comparison.unit}]`, head, rows)),
-    make("ul", { class: "notes" }, comparison.warnings.map((w) => make("li", { class: w.severity }, make("b", {}, w.severity), " ", w.message))),
+    make("ul", { class: "notes" }, comparison.warnings.map((w) => make("li", { class: w.severity }, make("b", {}, w.severity), " ", pageWords(w.message)))),
   );
 }

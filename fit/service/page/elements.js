@@ -33,8 +33,13 @@ export function save(name, content, type) {
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 
+/** A message as a sentence of its own. */
+export function sentenceCase(message) {
+  return message[0].toUpperCase() + message.slice(1);
+}
+
 /** Show an error in an element, or hide it. */
 export function fault(element, message) {
   element.hidden = !message;
-  element.textContent = message ?? "";
+  element.textContent = message ? sentenceCase(message) : "";
 }

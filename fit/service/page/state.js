@@ -3,13 +3,19 @@
 export const state = { fit: null, law: null, vs: null, kind: "flops", fields: {} };
 
 const OWN = new Set(["fit", "law", "vs"]);
+/** Fields that the page does not send: what is refused is not shown. */
+export const UNASKED = new Set(["force"]);
 export const BUDGETS = ["flops", "dollars", "hours", "deadline", "loss"];
 
 /** Take the state from the address. */
 export function readAddress() {
   const query = new URLSearchParams(location.search);
   for (const name of OWN) state[name] = query.get(name);
-  state.fields = Object.fromEntries([...query].filter(([name]) => !OWN.has(name)));
+  state.fields = {};
+  for (const name of new Set(query.keys())) {
+    // A field that is given twice is refused in words, as it is over HTTP.
+    if (!OWN.has(name) && !UNASKED.has(name)) state.fields[name] = query.getAll(name).join(" and ");
+  }
   state.kind = BUDGETS.find((name) => name in state.fields) ?? "flops";
 }
 
@@ -21,7 +27,7 @@ export function saveToAddress() {
 
 /** The fit or law of the question. */
 export function source() {
-  return state.law ? { law: state.law } : state.fit ? { fit: state.fit } : {};
+  return { ...(state.fit ? { fit: state.fit } : {}), ...(state.law ? { law: state.law } : {}) };
 }
 
 /** The fields of the question that are filled in. */

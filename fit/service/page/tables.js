@@ -1,12 +1,15 @@
 // The data of the charts as tables, for screen readers and for copying.
 
 import { find, make, table } from "./elements.js";
-import { four, power, short } from "./format.js";
+import { change, ends, four, power, short } from "./format.js";
 
 const MOST = 300;
 
-/** The frontier and the runs. */
-export function show(curves) {
+/** The frontier and the runs; nothing without curves. */
+export function showTables(curves) {
+  find(".tables").hidden = !curves;
+  if (!curves) return;
+  find("#table-frontier").hidden = !curves.flops.length;
   const rows = curves.flops.map((flops, i) => [
     power(flops),
     ranged(curves.params, i, short),
@@ -15,7 +18,7 @@ export function show(curves) {
     curves.inside[i] ? "inside the range of the runs" : "extrapolates",
   ]);
   place("#table-frontier", table("The best split of each budget", ["Compute [FLOP]", "Parameters", "Tokens", "Loss [nats/token]", ""], rows));
-  const runs = curves.runs.slice(0, MOST).map((r) => [r.run, power(r.flops), short(r.params), short(r.tokens), four(r.loss), `${(100 * Math.expm1(r.residual)).toFixed(2)}%`]);
+  const runs = curves.runs.slice(0, MOST).map((r) => [r.run, power(r.flops), short(r.params), short(r.tokens), four(r.loss), residual(r)]);
   find("#table-runs").hidden = !runs.length;
   const more = curves.runs.length > MOST ? make("p", { class: "hint" }, `The first ${MOST} of ${curves.runs.length}; all are in the CSV.`) : null;
   place("#table-runs", table("The fitted runs", ["Run", "Compute [FLOP]", "Parameters", "Tokens", "Loss", "residual"], runs), more);
@@ -26,7 +29,12 @@ function place(id, ...content) {
 }
 
 function ranged(curve, i, form) {
-  if (curve.value[i] == null) return "–";
-  const ends = curve.low[i] == null || curve.high[i] == null ? "" : ` [${form(curve.low[i])}, ${form(curve.high[i])}]`;
-  return form(curve.value[i]) + ends;
+  const [value, low, high] = [curve.value[i], curve.low[i], curve.high[i]];
+  return form(value) + ends({ value, low, high }, form);
+}
+
+/** How far a run lies above the law, in percent of the loss. */
+export function residual(run) {
+  const off = run.residual == null ? null : 100 * Math.expm1(run.residual);
+  return off == null ? change({ value: null }) : `${change({ value: off }, (v) => v.toFixed(2))}%`;
 }

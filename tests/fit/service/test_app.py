@@ -97,11 +97,39 @@ def test_whatever_is_refused_is_refused_in_one_shape(tmp_path):
     replies = ask(service(pilot(tmp_path)), *(path for path, _, _ in REFUSED))
     for (path, status, field), reply in zip(REFUSED, replies, strict=True):
         assert reply.status_code == status, (path, reply.text)
-        assert list(reply.json()) == ["error"]
+        assert list(reply.json())[-1] == "error"
         result = reply.json()["error"]
         assert list(result) == ["kind", "message", "field"]
         assert result["kind"] and "\n" not in result["message"], path
         assert field is None or result["field"] == field, (path, result)
+
+
+def test_the_verdict_stands_first_and_what_is_refused_has_no_number(tmp_path):
+    served = service(pilot(tmp_path))
+    fits, near, far, blind, curves, healthy, forced, predicted = ask(
+        served,
+        "/v1/fits/blind",
+        "/v1/query?fit=pilot&flops=1e13",
+        "/v1/query?fit=pilot&flops=1e17",
+        "/v1/query?fit=blind&flops=1e13",
+        "/v1/curves?fit=blind",
+        "/v1/curves?fit=pilot",
+        "/v1/query?fit=pilot&flops=1e17&force=true",
+        "/v1/predict?fit=pilot&params=1e9&tokens=1e12",
+    )
+    assert list(fits.json())[1:3] == list(near.json())[1:3] == ["verdict", "verdict_reason"]
+    assert near.json()["verdict"] == "careful" and fits.json()["verdict"] == "refuse"
+    for reply in (far, blind, predicted):
+        assert reply.status_code == 422
+        assert list(reply.json()) == ["verdict", "verdict_reason", "error"]
+        assert reply.json()["verdict"] == "refuse" and reply.json()["error"]["kind"] == "refused"
+        assert "`force=true`" in reply.json()["error"]["message"]
+    assert curves.json()["verdict"] == "refuse" and len(curves.json()["runs"]) == 25
+    assert [curves.json()[k] for k in ("flops", "valleys", "floor")] == [[], [], None]
+    assert curves.json()["params"] == {"value": [], "low": [], "high": []}
+    last = healthy.json()["flops"][-1]
+    assert ask(served, f"/v1/query?fit=pilot&flops={0.99 * last}").status_code == 200
+    assert forced.json()["verdict"] == "refuse" and forced.json()["params"]["low"] is None
 
 
 @pytest.mark.parametrize("name", ["../secret", "..", ".", "a/b", "a\\b", "", "/etc", ".work", "-x"])

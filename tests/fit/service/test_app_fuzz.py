@@ -12,6 +12,8 @@ EXAMPLES = {"get": 150, "post": 25}
 """A table that is sent starts a process."""
 THERE = ["pilot", "blind", "nope", "../pilot", "hoffmann2022"]
 """Names of fits: no chance would meet them."""
+BUDGETS = ["1e12", "2.5e13", "1e17"]
+"""Two within reach of the runs and one beyond it, for the same reason."""
 HOST = {"host": "localhost"}
 
 
@@ -26,6 +28,8 @@ def described(served, keep=None):
             for field in fields:
                 if field["name"] in ("name", "fit", "a", "b"):
                     field["schema"] = {"type": "string", "enum": THERE}
+                if keep is not None and field["name"] == "flops":
+                    field["schema"] = {"type": "string", "enum": BUDGETS}
             operation["parameters"] = [f for f in fields if keep is None or f["name"] in keep]
     return schema
 

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from fit.results import write_fit
+from fit.service.errors import RequestError
 from fit.service.fits import FitRegistry
-from fit.service.http import RequestError
 from tests.fit.builders import make_fit
 from tests.fit.service.client import pilot
 

@@ -28,16 +28,57 @@ def test_without_a_token_foreign_host_names_are_refused(tmp_path):
     assert ask(served, "/healthz", token=TOKEN, headers={"host": "cluster"}).status_code == 200
 
 
+def test_what_another_site_asks_is_refused_but_the_page_may_be_linked_to(tmp_path):
+    served = service(pilot(tmp_path))
+    for foreign in (
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"origin": "https://evil.example"},
+    ):
+        for path in ("/v1/report/pilot.pdf", "/v1/query?flops=1e13&fit=pilot", "/v1/fits"):
+            reply = ask(served, path, headers=foreign)
+            assert (reply.status_code, reply.json()["error"]["kind"]) == (403, "forbidden")
+        assert ask(served, "/?fit=pilot", headers=foreign).status_code == 200
+    own = {"sec-fetch-site": "same-origin", "origin": "http://localhost"}
+    for kept in (own, {"sec-fetch-site": "none"}, {"origin": "http://localhost"}, {}):
+        assert ask(served, "/v1/query?flops=1e13&fit=pilot", headers=kept).status_code == 200
+    assert not any(k.startswith("access-control") for k in reply.headers)
+
+
+def test_head_is_answered_as_get_without_a_body(tmp_path):
+    served = service(pilot(tmp_path))
+    for path in ("/healthz", "/v1/query?flops=1e13&fit=pilot", "/"):
+        head, get = ask(served, path, method="HEAD"), ask(served, path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-type"] == get.headers["content-type"]
+        assert path == "/healthz" or head.headers["content-length"] == str(len(get.content))
+
+
+def test_what_is_far_too_long_is_refused_in_few_words(tmp_path):
+    served = service(pilot(tmp_path))
+    long = "x" * 40_000
+    for path, headers, status in (
+        (f"/v1/query?flops={long}", {}, 414),
+        (f"/v1/fits/{long}", {}, 414),
+        ("/v1/fits", {"x-long": long}, 431),
+        (f"/v1/query?{long[:20_000]}=1", {}, 422),
+    ):
+        reply = ask(served, path, headers=headers)
+        assert reply.status_code == status and len(reply.content) < 700, path
+
+
 def test_loopback_is_known_by_name_and_number():
     assert all(map(loopback, ("127.0.0.1", "127.3.2.1", "::1", "localhost")))
     assert not any(map(loopback, ("0.0.0.0", "::", "10.0.0.1", "127.evil.example", "")))
 
 
-def test_too_many_at_once_are_told_to_come_back(tmp_path):
+def test_too_many_at_once_are_told_to_come_back(tmp_path, capsys):
     served = service(pilot(tmp_path))
     served.metrics.in_flight = 10_000
     reply = ask(served, "/healthz")
     assert (reply.status_code, reply.json()["error"]["kind"]) == (503, "busy")
+    assert int(reply.headers["retry-after"]) > 0
+    assert capsys.readouterr().err == "", "a full house is no fault of the service"
     assert served.metrics.in_flight == 10_000
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from fit.service.http import RequestError
+from fit.service.errors import RequestError
 from fit.service.jobs import MOST_BYTES, WAITING, WorkerPool, fit_arguments, read_body
 from tests.fit.service.client import ask, pilot, service, table
 
@@ -42,7 +42,7 @@ async def run_command(pool, folder):
     ("body", "kind", "status", "said"),
     [
         (b"", "text/csv", 422, "empty"),
-        (b"a,b\n1,2\n", "text/csv", 422, "Name yours: column=params=YOURS"),
+        (b"a,b\n1,2\n", "text/csv", 422, "Name yours: `column=params=YOURS`"),
         (b'{"params": 1, ', "application/jsonl", 422, "jsonl"),
         (b"params,tokens,loss\n1e999,1,2\n", "text/csv", 422, "params"),
         (b"PAR1", "application/vnd.apache.parquet", 422, "parquet"),
@@ -98,6 +98,22 @@ def test_options_become_arguments_and_unknown_ones_are_named():
     ):
         with pytest.raises(RequestError, match=message):
             fit_arguments(fields)
+
+
+@pytest.mark.parametrize("text", [" 4001", "4001 ", "4_001", "+4001", "4.001k", "1e9", "1e400"])
+def test_no_spelling_of_a_number_passes_the_limit(text):
+    with pytest.raises(RequestError, match=r"at most 4000|positive finite"):
+        fit_arguments([("resamples", text)])
+
+
+def test_numbers_reach_the_command_as_they_were_read():
+    pairs = [("resamples", " 2_000"), ("level", "80%"), ("delta", "1e-3")]
+    assert fit_arguments(pairs) == ["--delta=0.001", "--level=0.8", "--resamples=2000"]
+    assert fit_arguments([("resamples", "0")]) == ["--resamples=0"]
+    for name, text in (("level", "\uff10.9"), ("level", "nan"), ("delta", "-1"), ("delta", "1k")):
+        with pytest.raises(RequestError) as caught:
+            fit_arguments([(name, text)])
+        assert caught.value.field == name
 
 
 def test_a_wrong_option_is_named(tmp_path):

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from fit.cli.main import main
+from fit.service.serve import find_token
 from tests.fit.service.client import pilot
 
 ROOT = Path(__file__).parents[3]
@@ -22,8 +23,9 @@ ROOT = Path(__file__).parents[3]
 
 def refusal(*args):
     result = CliRunner().invoke(main, ["serve", *map(str, args)])
-    assert result.exit_code == 1 and result.stderr.count("\n") == 1
-    return result.stderr
+    lines = [line for line in result.stderr.splitlines() if "warning" not in line]
+    assert result.exit_code == 1 and len(lines) == 1
+    return lines[0]
 
 
 def test_what_cannot_be_served_is_one_line(tmp_path, monkeypatch):
@@ -32,7 +34,7 @@ def test_what_cannot_be_served_is_one_line(tmp_path, monkeypatch):
     pilot(tmp_path / "reports")
     pilot(tmp_path / "other")
     assert "there is no token" in refusal("--host", "0.0.0.0")
-    assert "16 of ASCII are needed" in refusal("--host", "0.0.0.0", "--token", "short")
+    assert "16 to 1024 of printable ASCII" in refusal("--host", "0.0.0.0", "--token", "short")
     assert "no fit in nope" in refusal("--fit", "nope")
     twice = refusal("--fit", "reports/pilot", "--fit", "other/pilot")
     assert "two fits are named pilot" in twice
@@ -40,6 +42,23 @@ def test_what_cannot_be_served_is_one_line(tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert "address already in use" in refusal("--port", port)
+
+
+def test_a_token_comes_from_a_file_or_the_environment_and_is_warned_about_on_the_command_line(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "token").write_text("t" * 20 + "\n")
+    monkeypatch.setenv("ISOFLOP_TOKEN", "e" * 20)
+    assert find_token(None, None) == "e" * 20
+    assert find_token(None, tmp_path / "token") == "t" * 20
+    assert "cannot read the token in nope" in refusal("--token-file", "nope")
+    assert "both given" in refusal("--token-file", "token", "--token", "x" * 20)
+    for content in (b"", b"two words of a token", b"x" * 200_000, "größer-als-sechzehn".encode()):
+        (tmp_path / "token").write_bytes(content)
+        assert "of printable ASCII" in refusal("--token-file", "token")
+    said = CliRunner().invoke(main, ["serve", "--host", "192.0.2.1", "--token", "x" * 20]).stderr
+    assert "every user of this machine can read --token (ps)" in said and "x" * 20 not in said
 
 
 @contextmanager
