@@ -27,6 +27,13 @@ DOUBTFUL_KAPPA, REFUSED_KAPPA = 250.0, 1000.0
 fit alike. Healthy grids have 40-160; a single budget gives 1.5e3-2.8e3 and intervals that cover
 53%."""
 FIT_NAME = "fit.json"
+NATS_PER_TOKEN, BITS_PER_BYTE = "nats/token", "bits/byte"
+"""Units of a fitted loss; the second stands in `convention["loss"]`, the first goes without."""
+
+
+def loss_unit(convention: Mapping[str, Any]) -> str:
+    """The unit of the losses of a fit, an answer or a law, by its convention."""
+    return str(convention.get("loss", NATS_PER_TOKEN))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

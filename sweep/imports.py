@@ -22,11 +22,11 @@ from typing import Any, TypeVar
 
 import click
 
+from fit.data.columns import parse_columns
 from fit.data.trackers import (
     LoggedRun,
     build_table,
     import_text,
-    parse_columns,
     skipped_lines,
     write_table,
 )

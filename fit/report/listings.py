@@ -347,18 +347,18 @@ def _launch_rows(folder: Path, launch: str | None) -> list[str]:
     return rows
 
 
-def tuning_document(runs: Path, *, where: str | None = None) -> dict[str, Any]:
+def tuning_document(runs: Sequence[str | Path] | Path, **reading: Any) -> dict[str, Any]:
     """The `isoflop.tuning/1` document: the best rate of every scan, and what one rule costs.
 
     Args:
         runs: Folder of run records, or a table with a column `lr`.
-        where: Condition on the columns that a run must meet.
+        **reading: How tables are read and rows selected, see `load`.
 
     Raises:
         RecordError: The runs cannot be read.
         FitError: They hold no scan.
     """
-    table = load(runs, where=where)
+    table = load(runs, **reading)
     document = {
         "schema": "isoflop.tuning/1",
         "scans": [dataclasses.asdict(s) for s in rate_scans(table)],
@@ -398,18 +398,18 @@ def _scan_cells(scan: dict[str, Any]) -> list[str]:
     ]
 
 
-def skills_document(runs: Path, *, where: str | None = None) -> dict[str, Any]:
+def skills_document(runs: Sequence[str | Path] | Path, **reading: Any) -> dict[str, Any]:
     """The `isoflop.skills/1` document.
 
     Args:
         runs: Folder of run records.
-        where: Condition on the columns that a run must meet.
+        **reading: How tables are read and rows selected, see `load`.
 
     Raises:
         RecordError: The runs cannot be read.
         FitError: They have no losses by skill.
     """
-    rows = [dataclasses.asdict(s) for s in skills_by_shape(load(runs, where=where))]
+    rows = [dataclasses.asdict(s) for s in skills_by_shape(load(runs, **reading))]
     return dict(
         finite_or_null({"schema": "isoflop.skills/1", "level": SKILL_LEVEL, "shapes": rows})
     )
