@@ -398,6 +398,12 @@ def seal_answer(name: str | None, asked: Question, reply: Answer) -> str:
     if name is None:
         return ""
     from fit.forecasts.ledger import seal
+    from fit.results import NATS_PER_TOKEN, loss_unit
 
+    if loss_unit(reply.convention) != NATS_PER_TOKEN:
+        raise QueryError(
+            f"forecasts are scored in {NATS_PER_TOKEN}, and this law predicts "
+            f"{loss_unit(reply.convention)}. Fit losses in nats to seal one."
+        )
     forecast = seal(LEDGER, name, asked, reply)
     return f"sealed   {LEDGER / name}.json ({forecast.hash[:19]})"

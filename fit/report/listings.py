@@ -21,6 +21,7 @@ from fit.forecasts.ledger import Ledger, LedgerEntry
 from fit.forecasts.scoring import SURE, Calibration, calibration
 from fit.quantities import count_noun, percent, power, short, three_digits
 from fit.report.text import TIMES, WIDTH, note_rows, one_line, row, shortened, table_text, wrapped
+from fit.results import loss_unit
 
 STATUSES = {
     "open": "its run has not been found yet",
@@ -286,7 +287,7 @@ def _precision_text(precision: Precision, p: Proposal) -> str:
         return "not determined: too few runs"
     return (
         f"N* {n} {TIMES_OR_DIVIDED}{precision.params_factor:.3g}, "
-        f"loss {p.loss:.4f} {PLUS_MINUS}{margin:.2g} nats/token"
+        f"loss {p.loss:.4f} {PLUS_MINUS}{margin:.2g} {loss_unit(p.convention)}"
     )
 
 
@@ -315,8 +316,8 @@ def _suggest_conclusion(p: Proposal) -> str:
     return (
         f"{more.share - 1:.0%} more spend ({amount} FLOP) narrows N*'s interval from "
         f"{TIMES_OR_DIVIDED}{factors[0]:.4g} to {TIMES_OR_DIVIDED}{factors[1]:.4g}, and the "
-        f"loss's from {PLUS_MINUS}{margins[0]:.3g} to {PLUS_MINUS}{margins[1]:.3g} nats/token. "
-        "Stop where this gain is not worth its price."
+        f"loss's from {PLUS_MINUS}{margins[0]:.3g} to {PLUS_MINUS}{margins[1]:.3g} "
+        f"{loss_unit(p.convention)}. Stop where this gain is not worth its price."
     )
 
 

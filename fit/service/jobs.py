@@ -42,6 +42,8 @@ FORMATS: Mapping[str, str] = {
     "application/csv": "csv",
     "application/jsonl": "jsonl",
     "application/x-ndjson": "jsonl",
+    "application/json": "json",
+    "text/tab-separated-values": "tsv",
     "application/vnd.apache.parquet": "parquet",
 }
 """Table formats by content type.
@@ -58,12 +60,13 @@ OPTIONS: Mapping[str, str] = {
     "cluster": "Column whose equal values mark runs with correlated errors.",
     "weight": "Column of weights; loss_se counts each run by its own error.",
     "column": "Renaming, such as params=n_params; may be repeated.",
-    "unit": "Unit of a column, such as params=M; may be repeated.",
+    "unit": "Unit of a column, such as params=M or loss=ppl; may be repeated.",
+    "where": "Condition on the columns, such as loss < 5; may be repeated, and all must hold.",
+    "wide": "params or tokens, of which the columns named by numbers are values.",
 }
 """Options of `isoflop fit` that a request may set.
 
-Conditions are evaluated as expressions and files are paths on this machine, so both are left to the
-command line.
+Files are paths on this machine, so `base` and `hold` are left to the command line.
 """
 MOST_RESAMPLES = 4000
 MOST_COLUMNS, LONGEST_VALUE = 50, 200
@@ -157,7 +160,7 @@ def fit_arguments(pairs: Sequence[tuple[str, str]]) -> list[str]:
             raise RequestError(
                 422, "invalid", f"unknown field '{name}'; known are {', '.join(OPTIONS)}.", name
             )
-        most = MOST_COLUMNS if name in ("column", "unit") else 1
+        most = MOST_COLUMNS if name in ("column", "unit", "where") else 1
         if len(values) > most:
             text = f"{name} is given {len(values)} times; at most {most} can be."
             raise RequestError(422, "invalid", text, name)

@@ -23,7 +23,7 @@ from fit.inference.intervals import derived_interval
 from fit.quantities import parse_count, parse_flops
 from fit.query.answer import answer, predict
 from fit.query.question import FIELDS, LAW_COLUMNS, question
-from fit.results import Fit, Span
+from fit.results import Fit, Span, loss_unit
 from fit.service.fits import FitRegistry, ServedLaw
 from fit.service.http import RequestError
 
@@ -85,6 +85,7 @@ def curves(source: ScalingLaw) -> dict[str, Any]:
         "schema": CURVES_SCHEMA,
         "source": source.name,
         "law": source.law.name,
+        "loss_unit": loss_unit(source.convention),
         "level": None if source.fit is None else source.fit.interval.level,
         "range": {k: [v.low, v.high] for k, v in source.range.items()},
         "flops": flops.tolist(),

@@ -3,7 +3,10 @@
 import { request } from "./api.js";
 import { fault, find, make } from "./elements.js";
 
-const TYPES = { csv: "text/csv", jsonl: "application/jsonl", parquet: "application/vnd.apache.parquet" };
+const TYPES = {
+  csv: "text/csv", tsv: "text/tab-separated-values", jsonl: "application/jsonl", ndjson: "application/jsonl",
+  json: "application/json", parquet: "application/vnd.apache.parquet",
+};
 
 /** Set up the dialog; `done` is called with the name of the new fit. */
 export function listenToUpload(families, done) {
@@ -21,9 +24,11 @@ export function listenToUpload(families, done) {
 
 async function send(dialog, done) {
   const [file] = find("#file").files;
-  const kind = file.name.split(".").at(-1).toLowerCase();
+  const kind = file.name.toLowerCase().replace(/\.(gz|zst|bz2|xz)$/, "").split(".").at(-1);
   const query = new URLSearchParams({ law: find("#family").value });
   for (const column of find("#columns").value.split(/[\s,;]+/).filter(Boolean)) query.append("column", column);
+  for (const unit of find("#units").value.split(/[\s,;]+/).filter(Boolean)) query.append("unit", unit);
+  if (find("#condition").value.trim()) query.append("where", find("#condition").value);
   fault(find("#upload-fault"), null);
   find("#send").disabled = true;
   find("#upload-status").textContent = `Fitting ${file.name} …`;
