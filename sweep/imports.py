@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 import click
 
+from fit.cli.options import OneValueCommand, where_option
 from fit.data.columns import parse_columns
 from fit.data.trackers import (
     LoggedRun,
