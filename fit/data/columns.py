@@ -328,6 +328,8 @@ def require_columns(frame: pd.DataFrame, path: object, target: str, units: Units
         RecordError: A column is missing.
     """
     missing = [c for c in REQUIRED if c not in frame]
+    if not len(frame):
+        raise RecordError(f"{path} has a header and no rows; a row for each run is needed.")
     if missing == ["loss"] and "loss" not in units:
         for column in (str(c) for c in frame if plain_name(c) not in ("bits", "weight_bits")):
             refuse_loss_name(column, path)

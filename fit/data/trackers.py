@@ -465,7 +465,7 @@ def unfinished_rows(
             f"Rename it, or leave such rows out: --where \"{column} != '{unknown[0]}'\""
         )
     ended = status.map(states)
-    failed = (ended == "failed").to_numpy(dtype=bool)
+    failed = np.array(ended == "failed")
     if keep_failed:
         columns = {str(c): frame[c].tolist() for c in frame}
         for i in np.flatnonzero(failed & (loss > 0)):
