@@ -233,6 +233,17 @@ def parse_units(texts: Iterable[str]) -> dict[str, float | str]:
     return factors
 
 
+def check_units(units: Units) -> dict[str, float | str]:
+    """Units as `parse_units` gives them, from numbers and names.
+
+    Raises:
+        QueryError: Another column or unit.
+    """
+    return {
+        k: v for column, unit in units.items() for k, v in parse_units([f"{column}={unit}"]).items()
+    }
+
+
 def _factor(column: str, unit: str, text: str) -> float | str:
     """Raw counts per unit, or the unit of a loss."""
     if column == "loss" and unit.lower() in LOSS_UNITS:

@@ -55,7 +55,10 @@ def as_conditions(where: str | Sequence[str] | None) -> tuple[str, ...]:
     """The conditions of an option that may be repeated, all of which must hold."""
     if where is None:
         return ()
-    return (where,) if isinstance(where, str) else tuple(where)
+    texts = (where,) if isinstance(where, str) else where
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+        raise RecordError(f"--where is {where!r}; conditions in text are needed, as 'loss < 5'.")
+    return tuple(texts)
 
 
 def rows_that_meet(where: str, columns: Mapping[str, Any], rows: int) -> Mask:

@@ -57,7 +57,7 @@ from fit.data.table import RECORD_COLUMNS, RunTable, filter_rows, recluster, wit
 from fit.data.trackers import unfinished_rows
 from fit.errors import RecordError
 from fit.files import content_hash
-from fit.quantities import Units, count_noun
+from fit.quantities import Units, check_units, count_noun
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,7 +136,11 @@ def load(
             "table, whose columns are taken as they are counted. Leave it out, or choose columns: "
             "--column."
         )
-    reading: dict[str, Any] = {"rename": rename or {}, "cluster": cluster, "units": units or {}}
+    reading: dict[str, Any] = {
+        "rename": rename or {},
+        "cluster": cluster,
+        "units": check_units(units or {}),
+    }
     reading |= {"where": conditions, "wide": wide, "keep_failed": keep_failed, "target": target}
     if paths:
         frame, data = read_frames(paths)

@@ -470,6 +470,13 @@ def unfinished_rows(
         columns = {str(c): frame[c].tolist() for c in frame}
         for i in np.flatnonzero(failed & (loss > 0)):
             failed[i] = bool(steps_left({name: cells[i] for name, cells in columns.items()}))
+    if failed[keep].all() and keep.any():
+        hint = (
+            "Name another column" if keep_failed else "--keep-failed keeps those at their last step"
+        )
+        raise RecordError(
+            f"all {int(keep.sum())} rows of {path} are failed by its column {column}. {hint}."
+        )
     return [
         ("failed", failed),
         ("diverged", (ended == "diverged").to_numpy(dtype=bool)),

@@ -68,6 +68,8 @@ OPTIONS: Mapping[str, str] = {
 
 Files are paths on this machine, so `base` and `hold` are left to the command line.
 """
+REPEATED = ("column", "unit", "where")
+"""Options that may be given several times."""
 MOST_RESAMPLES = 4000
 MOST_COLUMNS, LONGEST_VALUE = 50, 200
 """Renamings or units in one request, and characters of any value."""
@@ -81,7 +83,7 @@ MEMORY_LIMIT = "ISOFLOP_WORKER_BYTES"
 MEMORY_BYTES = 4 << 30
 """Address space of one worker: a fit of 100,000 rows takes a quarter of it."""
 PACKAGE = Path(__file__).resolve().parents[2]
-OPTION_WORD = re.compile(r"--(\w+) (?=[\w'])")
+OPTION_WORD = re.compile(r"--([\w-]+) (?=[\w'\"])")
 """An option of the command line in a message, such as `--column params=YOURS`."""
 
 
@@ -160,7 +162,7 @@ def fit_arguments(pairs: Sequence[tuple[str, str]]) -> list[str]:
             raise RequestError(
                 422, "invalid", f"unknown field '{name}'; known are {', '.join(OPTIONS)}.", name
             )
-        most = MOST_COLUMNS if name in ("column", "unit", "where") else 1
+        most = MOST_COLUMNS if name in REPEATED else 1
         if len(values) > most:
             text = f"{name} is given {len(values)} times; at most {most} can be."
             raise RequestError(422, "invalid", text, name)
