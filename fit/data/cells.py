@@ -64,12 +64,13 @@ _POINT_GROUPS = re.compile(r"[+-]?[0-9]{1,3}(?:\.[0-9]{3}){2,}(?:,[0-9]+)?")
 _POINT_EITHER = re.compile(r"[+-]?[1-9][0-9]{0,2}\.[0-9]{3}")
 
 
-def typed_columns(cells: Mapping[str, Sequence[str]], *, comma: bool) -> dict[str, Any]:
+def typed_columns(cells: Mapping[str, Sequence[str]], *, semicolon: bool) -> dict[str, Any]:
     """Columns of text as numbers, truth values or text, by what all of their cells are.
 
     Args:
         cells: The cells of each column.
-        comma: Whether a comma separates the columns, so that it is hardly a decimal sign.
+        semicolon: Whether a semicolon separates the columns, as it does where the comma is the
+            decimal sign.
 
     Returns:
         Column -> series. Missing cells are NaN or None.
@@ -77,9 +78,19 @@ def typed_columns(cells: Mapping[str, Sequence[str]], *, comma: bool) -> dict[st
     import pandas as pd
 
     series = {name: pd.Series(list(column), dtype=object) for name, column in cells.items()}
-    present = {name: ~s.str.lower().isin(MISSING) for name, s in series.items()}
+    present: dict[str, Any] = {}
     typed: dict[str, Any] = {}
     for name, column in series.items():
+        if name.lower() not in NAMES:
+            try:  # most columns are numbers in all of their cells, and end here
+                whole = pd.to_numeric(column)
+            except (ValueError, TypeError, OverflowError):
+                whole = column
+            if whole.dtype.kind in "iuf":
+                typed[name] = whole
+                continue
+        series[name] = column = column.str.strip(" ")
+        present[name] = ~column.str.lower().isin(MISSING)
         typed[name] = _typed(column, present[name]) if name.lower() not in NAMES else None
         if typed[name] is None:
             typed[name] = column.where(present[name], None)
@@ -89,17 +100,18 @@ def typed_columns(cells: Mapping[str, Sequence[str]], *, comma: bool) -> dict[st
         return typed
     points = any(
         "." in c and not _POINT_EITHER.fullmatch(c)
-        for n in typed if n not in texts for c in series[n][present[n]].iloc[:1000]
+        for n in typed if n not in texts for c in series[n]
     )  # fmt: skip
     european = "comma decimal" in found or "point groups" in found
     if european and ("comma groups" in found or points):
         return typed  # contradictory: the cells stay text, and are refused where they are needed
     if not (european or "comma groups" in found or points):
-        if comma or "comma either" not in found:
+        if not semicolon or "comma either" not in found:
             return typed
-        european = True  # a semicolon separates because the comma is the decimal sign
+        european = True
     for name in texts if not european else [n for n in typed if n.lower() not in NAMES]:
-        plain = series[name].map(_from_european if european else _from_english)
+        plain = series[name].str.strip(" ").map(_from_european if european else _from_english)
+        present[name] = ~plain.str.lower().isin(MISSING)
         numbers = _typed(plain, present[name])
         if numbers is not None:
             typed[name] = numbers

@@ -183,10 +183,9 @@ class _Evaluation:
     def _column(self, name: str) -> Any:
         """A column by its name, or one that differs by capitals alone."""
         alike = [c for c in self.columns if str(c).casefold() == name.casefold()]
-        if name in self.columns:
-            return np.asarray(self.columns[name])
-        if len(alike) == 1:
-            return np.asarray(self.columns[alike[0]])
+        if name in self.columns or len(alike) == 1:
+            cells = np.asarray(self.columns[name if name in self.columns else alike[0]])
+            return cells.astype(str) if cells.dtype.kind in "mM" else cells  # dates as ISO 8601
         if name.lower() in ("true", "false"):
             return name.lower() == "true"
         near = get_close_matches(name, map(str, self.columns), n=1)

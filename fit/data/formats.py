@@ -26,6 +26,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import numpy as np
+
 from fit.data.cells import typed_columns
 from fit.errors import RecordError
 from fit.files import unescape_formula
@@ -150,6 +152,8 @@ def flat_frame(frame: pd.DataFrame) -> pd.DataFrame:
     columns: list[tuple[str, Any]] = []
     for place, name in enumerate(frame.columns):
         cells = frame.iloc[:, place]
+        if not isinstance(cells.dtype, np.dtype):  # its missing cells are no None and no NaN
+            cells = cells.astype(object).where(cells.notna(), None).infer_objects()
         if cells.dtype.kind not in "biufcM" and _nested(cells):
             rows = [flatten({str(name): cell}) if _present(cell) else {} for cell in cells]
             for key in dict.fromkeys(k for row in rows for k in row):
@@ -157,7 +161,7 @@ def flat_frame(frame: pd.DataFrame) -> pd.DataFrame:
                 columns.append((key, inner))
         elif str(name).strip() or cells.map(_present).any():
             columns.append((str(name), cells))
-    out = pd.concat([c for _, c in columns], axis=1) if columns else frame
+    out = pd.concat([c for _, c in columns], axis=1).copy() if columns else frame
     return out.set_axis([name for name, _ in columns], axis=1) if columns else out
 
 
@@ -281,7 +285,7 @@ def _read_csv(stream: IO[bytes]) -> pd.DataFrame:
         raise RecordError("it is empty; a header and rows are needed.")
     separator = _separator(lines)
     rows = list(csv.reader(lines, delimiter=separator, skipinitialspace=True))
-    rows = [row for row in rows if any(cell.strip() for cell in row)]
+    rows = [row for row in rows if row and (row[0].strip() or any(map(str.strip, row)))]
     names = [unescape_formula(name.strip()) for name in rows[0]]
     if len(names) > 1 and not any(names):
         raise RecordError("its header is empty; names of columns are needed.")
@@ -298,12 +302,12 @@ def _read_csv(stream: IO[bytes]) -> pd.DataFrame:
     twice = [n for n, count in Counter(names).items() if count > 1 and n]
     if twice:
         raise RecordError(f"it has two columns {twice[0]}; one is needed. Remove the other.")
-    cells = {n: [row[i].strip(" ") for row in rows[1:]] for i, n in enumerate(names) if n}
-    for i in [i for i, n in enumerate(names) if not n]:
-        unnamed = [row[i].strip(" ") for row in rows[1:]]
-        if any(unnamed) and unnamed != [str(k) for k in range(len(unnamed))]:
-            cells[f"column {i + 1}"] = unnamed
-    frame = pd.DataFrame(typed_columns(cells, comma=separator == ","))
+    cells: dict[str, Sequence[str]] = {}
+    for i, column in enumerate(zip(*rows[1:], strict=True) if rows[1:] else [()] * width):
+        counted = not names[i] and list(column) == [str(k) for k in range(len(column))]
+        if names[i] or (any(map(str.strip, column)) and not counted):
+            cells[names[i] or f"column {i + 1}"] = column
+    frame = pd.DataFrame(typed_columns(cells, semicolon=separator == ";"))
     return _unescaped(frame)
 
 
@@ -311,7 +315,7 @@ def _table_lines(text: str) -> list[str]:
     """The lines of a table: without comments above it, a separator's declaration, and rules."""
     if re.search(r"^(<<<<<<<|>>>>>>>) ", text, re.MULTILINE):
         raise RecordError("it has the marks of an unfinished merge. Resolve it first.")
-    lines = text.splitlines(keepends=True)
+    lines = io.StringIO(text, newline="").readlines()  # splitlines splits at U+2028 too
     while lines and (not lines[0].strip() or re.match(r"sep=.\s*$", lines[0])):
         del lines[0]
     comments = 0

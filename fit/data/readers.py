@@ -45,6 +45,7 @@ from fit.data.columns import (
     OURS,
     REQUIRED,
     check_units_of_names,
+    columns_alike,
     find_column,
     melt,
     name_columns,
@@ -242,7 +243,8 @@ def _table_of(
         refuse_perplexity(full["params"], full["tokens"], full["loss"], path)
     codes = rows_kept
     if cluster is not None:
-        clusters = frame[find_column(cluster, frame, path, "to cluster by")][keep]
+        home = frame if columns_alike(cluster, frame) else given
+        clusters = home[find_column(cluster, home, path, "to cluster by")][keep]
         if clusters.isna().any():
             raise RecordError(
                 f"{path} has {int(clusters.isna().sum())} rows without a {cluster}; --cluster "
