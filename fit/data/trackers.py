@@ -255,15 +255,17 @@ def read_exports(sources: Sequence[str | Path], *, wide: str | None = None) -> I
                 f"cannot read {path}: there is no such file; a table of runs is needed. For a "
                 f"project of W&B: python -m sweep.imports wandb {path}"
             )
-    for path in find_tables(sources):
+    paths = find_tables(sources)
+    for path in paths:
         if path.is_dir():
             raise RecordError(f"cannot read {path}: it is a folder; a table of runs is needed.")
         frame, _ = read_frame(path, nested=True)
-        yield from _logged_runs(frame if wide is None else melt(frame, wide, path), path)
+        head = f"{path.name}, " if len(paths) > 1 else ""
+        yield from _logged_runs(frame if wide is None else melt(frame, wide, path), path, head)
 
 
-def _logged_runs(frame: pd.DataFrame, path: Path) -> Iterator[LoggedRun]:
-    """The rows of a frame as logged runs."""
+def _logged_runs(frame: pd.DataFrame, path: Path, head: str) -> Iterator[LoggedRun]:
+    """The rows of a frame as logged runs; `head` begins the names of those that have none."""
     names = [str(c) for c in frame]
     for number, values in enumerate(zip(*(frame[c].tolist() for c in frame), strict=True), start=1):
         cells = {k: v for k, v in zip(names, values, strict=True) if not _empty(v)}
@@ -271,11 +273,10 @@ def _logged_runs(frame: pd.DataFrame, path: Path) -> Iterator[LoggedRun]:
         maps = {k: v for k, v in inner.items() if isinstance(v, Mapping)}
         rest = {k: v for k, v in cells.items() if k not in (*RUN_COLUMNS, *maps)}
         where = next((cells[k] for k in ("url", "ID", "id") if k in cells), f"row {number}")
+        unnamed = f"{head}row {number}"
         state = next((cells[k] for k in ("State", "state", "status") if k in cells), "finished")
         yield LoggedRun(
-            name=str(
-                next((cells[k] for k in ("run", "Name", "name") if k in cells), f"row {number}")
-            ),
+            name=str(next((cells[k] for k in ("run", "Name", "name") if k in cells), unnamed)),
             source=f"{path.name}/{where}",
             state=str(state).strip(),
             config=maps.get("config", {}),
