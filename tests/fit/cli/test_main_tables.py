@@ -1,6 +1,8 @@
 """Tables as people have them, at every door of the command line."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -148,3 +150,33 @@ def test_perplexities_under_the_name_of_a_loss_are_refused_at_both_doors(tmp_pat
         result = run(*args)
         assert result.exit_code == 1
         assert "seem to be perplexities" in result.stderr
+
+
+@pytest.mark.parametrize(("factor", "noted"), [(0.05, True), (1.0, False)])
+def test_losses_that_are_too_low_are_noted_until_their_unit_is_said(
+    tmp_path, monkeypatch, factor, noted
+):
+    monkeypatch.chdir(tmp_path)
+    kind = KINDS["compressed"]
+    (tmp_path / kind.file).write_bytes(kind.data)
+    table = isoflop.load(kind.file, units={"loss": factor})
+    for unit, expected in (("", noted), ("nats", False)):
+        fit = isoflop.fit(dataclasses.replace(table, loss_unit=unit), resamples=0)
+        low = [n for n in fit.notes if n.code == "loss_units" and "lower than" in n.message]
+        assert bool(low) == expected
+        assert all(n.severity == "serious" for n in low)
+
+
+def test_conditions_on_records_may_be_repeated():
+    records = Path(__file__).parents[3] / "runs" / "reference"
+    listing = run("runs", str(records), "--where", "width >= 32", "--where", "width < 64", "--json")
+    widths = {row["width"] for row in json.loads(listing.stdout)["runs"]}
+    assert widths and all(32 <= w < 64 for w in widths)
+
+
+def test_units_given_from_python_are_checked(tmp_path):
+    (tmp_path / "runs.csv").write_text("params,tokens,loss\n1e7,1e9,3.5\n")
+    for units in ({"loss": "dB"}, {"width": "M"}, {"params": -1.0}):
+        with pytest.raises(isoflop.ScalingError, match="--unit is"):
+            isoflop.load(tmp_path / "runs.csv", units=units)
+    assert isoflop.load(tmp_path / "runs.csv", units={"params": "k"}).params[0] == 1e10
