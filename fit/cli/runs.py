@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from fit.allocation.scaling_law import ScalingLaw
+from fit.data.cells import UNIT_COLUMN
 from fit.data.formats import SUFFIXES
 from fit.data.readers import load
 from fit.data.records import (
@@ -130,9 +131,10 @@ def _table_rows(table: RunTable) -> list[dict[str, Any]]:
     rows = [
         dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
     ]
+    said = {UNIT_COLUMN: table.loss_unit} if table.loss_unit else {}
     ended = ["done" if row["loss"] == row["loss"] else "failed" for row in rows]
     return [
-        {"run": run, "status": status, **row}
+        {"run": run, "status": status, **row, **said}
         for run, status, row in zip(table.run, ended, rows, strict=True)
     ]
 

@@ -22,6 +22,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
+from fit.data.cells import UNIT_COLUMN
 from fit.errors import ScalingError
 from fit.files import csv_text
 from fit.laws.families import laws_document
@@ -320,8 +321,10 @@ def _run_rows(fit: Fit) -> list[dict[str, Any]]:
     p = fit.points
     columns = {n: getattr(p, n) for n in ("params", "tokens", "flops", "loss", "residual")}
     columns |= {k: v for k, v in p.columns.items() if k not in columns}
+    said = {UNIT_COLUMN: fit.convention["loss"]} if "loss" in fit.convention else {}
     return [
-        {"run": run, **{k: float(v[i]) for k, v in columns.items()}} for i, run in enumerate(p.run)
+        {"run": run, **{k: float(v[i]) for k, v in columns.items()}, **said}
+        for i, run in enumerate(p.run)
     ]
 
 

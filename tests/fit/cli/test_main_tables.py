@@ -180,3 +180,13 @@ def test_units_given_from_python_are_checked(tmp_path):
         with pytest.raises(isoflop.ScalingError, match="--unit is"):
             isoflop.load(tmp_path / "runs.csv", units=units)
     assert isoflop.load(tmp_path / "runs.csv", units={"params": "k"}).params[0] == 1e10
+
+
+def test_the_unit_stays_with_runs_that_are_written_as_a_table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kind = KINDS["compressed"]
+    (tmp_path / kind.file).write_bytes(kind.data)
+    run("runs", kind.file, "--unit", "loss=bpb", "--csv", "again.csv")
+    assert isoflop.load("again.csv").loss_unit == "bpb"
+    run("runs", kind.file, "--csv", "plain.csv")
+    assert isoflop.load("plain.csv").loss_unit == ""
