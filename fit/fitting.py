@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from fit.allocation.scaling_law import ScalingLaw
+from fit.data.columns import parse_columns
+from fit.data.conditions import as_conditions, join_conditions
 from fit.data.readers import load
 from fit.data.table import MOST_RUNS, RunTable, subsample
 from fit.diagnostics.approaches import EnvelopeModel, envelope_check, isoflop_check
@@ -46,6 +48,7 @@ from fit.laws.law import TWO_TERMS, Law
 from fit.laws.published import PRESETS, preset
 from fit.quantities import parse_units
 from fit.results import (
+    BITS_PER_BYTE,
     CrossCheck,
     Fit,
     IntervalInputs,
@@ -58,7 +61,7 @@ from fit.results import (
 )
 
 READING_OPTIONS = frozenset(
-    ("column", "unit", "where", "cluster", "params", "flops", "base", "hold")
+    ("column", "unit", "where", "wide", "keep_failed", "cluster", "params", "flops", "base", "hold")
 )
 """Options of `fit_runs` beside those of `FitOptions`: how the runs are read and what is held."""
 LIBRARIES = ("isoflop", "numpy", "scipy")
@@ -189,7 +192,7 @@ def fit_table(
         draws=inputs.draws,
         moves=inputs.moves,
         noise=fitted.noise,
-        convention={"params": table.params_convention, "flops": table.flops_convention},
+        convention=_convention(table),
         range=_ranges(table, family),
         points=points,
         runs_used=len(table),
@@ -214,6 +217,12 @@ def fit_table(
         options={**dataclasses.asdict(options), **(reading or {})},
         versions=versions(LIBRARIES),
     )
+
+
+def _convention(table: RunTable) -> dict[str, str]:
+    """How N and C are counted, and the unit of the losses where it is not nats per token."""
+    counts = {"params": table.params_convention, "flops": table.flops_convention}
+    return {**counts, "loss": BITS_PER_BYTE} if table.loss_unit == "bpb" else counts
 
 
 def interval_inputs(
@@ -354,7 +363,9 @@ def fit_runs(
     name: str,
     column: Sequence[str] = (),
     unit: Sequence[str] = (),
-    where: str | None = None,
+    where: str | Sequence[str] | None = None,
+    wide: str | None = None,
+    keep_failed: bool = False,
     cluster: str | None = None,
     params: str | None = None,
     flops: str | None = None,
@@ -365,11 +376,13 @@ def fit_runs(
     """Read runs and fit a law to them.
 
     Args:
-        runs: Folder of run records, or a table; see `load`.
+        runs: Folder of run records, or tables; see `load`.
         name: Name of the fit.
-        column: Renamings `ours=yours`.
+        column: What our columns are in a table, `ours=yours`; see `columns.parse_columns`.
         unit: Units of a table's columns, `column=unit`; see `quantities.parse_units`.
-        where: Condition on the columns that a run must meet.
+        where: Conditions on the columns, all of which a run must meet.
+        wide: Our column, `params` or `tokens`, whose values name columns of losses.
+        keep_failed: Keep rows that a tracker calls failed and that reached their end.
         cluster: Column whose equal values mark runs with correlated errors.
         params: Counting convention of N for records; None is theirs by default.
         flops: Counting convention of C, likewise.
@@ -385,15 +398,20 @@ def fit_runs(
         runs,
         params=params,
         flops=flops,
-        rename=dict(_renaming(c) for c in column),
+        rename=parse_columns(column),
         cluster=cluster,
         where=where,
         units=parse_units(unit),
+        wide=wide,
+        keep_failed=keep_failed,
         target=law(options.get("law", "chinchilla")).target,
     )
     if base is not None or hold:
         options["hold"] = tuple(held_of(base, hold).items())
-    reading = {"where": where, "cluster": cluster, "base": base}
+    reading: dict[str, Any] = {"where": join_conditions(as_conditions(where))}
+    reading |= {"cluster": cluster, "base": base}
+    said = {"column": list(column), "unit": list(unit), "wide": wide, "keep_failed": keep_failed}
+    reading |= {k: v for k, v in said.items() if v}
     return fit_table(table, FitOptions(name=name, **options), reading)
 
 
@@ -418,6 +436,8 @@ def held_of(base: str | None, hold: Sequence[str]) -> dict[str, float]:
         out |= {n: float(v) for n, v in zip(TWO_TERMS, values, strict=True)}
     for text in hold:
         name, _, value = text.partition("=")
+        if any(text != other and other.partition("=")[0] == name for other in hold):
+            raise QueryError(f"--hold names {name} twice; one value is needed. Remove the other.")
         try:
             out[name] = float(value)
         except ValueError as error:
@@ -425,11 +445,3 @@ def held_of(base: str | None, hold: Sequence[str]) -> dict[str, float]:
                 f"--hold is '{text}'; NAME=VALUE is needed, such as E=1.87."
             ) from error
     return out
-
-
-def _renaming(text: str) -> tuple[str, str]:
-    """Parse `ours=yours`."""
-    ours, sign, theirs = text.partition("=")
-    if not (ours and sign and theirs):
-        raise QueryError(f"--column is '{text}'; OURS=YOURS is needed, such as params=n_params.")
-    return ours, theirs

@@ -34,8 +34,13 @@ BYTES: Mapping[str, float] = {
 """Bytes per unit of memory: 8GB are 8e9 bytes and 8GiB are 8 * 2^30."""
 SCALED = ("params", "tokens", "flops", "loss")
 """Columns that can have a unit."""
-LOSS_UNITS: Mapping[str, float] = {"nats": 1.0, "bits": math.log(2)}
-"""Nats per unit of loss."""
+LOSS_UNITS: Mapping[str, str] = {
+    "nats": "nats", "nats/token": "nats", "bits": "bits", "bits/token": "bits", "bpt": "bits",
+    "bpb": "bpb", "bits/byte": "bpb", "ppl": "ppl", "perplexity": "ppl",
+}  # fmt: skip
+"""Names of the units of a loss: nats and bits per token, bits per byte, perplexity per token."""
+Units = Mapping[str, float | str]
+"""Column -> factor to raw counts, FLOP or nats per token; for the loss also its unit's name."""
 
 
 def parse_count(text: str, what: str = "budget", *, examples: str = EXAMPLES) -> float:
@@ -241,16 +246,17 @@ def _refusal(text: str, what: str, examples: str) -> QueryError:
     )
 
 
-def parse_units(texts: Iterable[str]) -> dict[str, float]:
+def parse_units(texts: Iterable[str]) -> dict[str, float | str]:
     """Factors that convert columns to raw counts, FLOP and nats per token.
 
     Args:
-        texts: `column=unit` each; a unit is k, M, B, T or a number, for a loss nats or bits.
+        texts: `column=unit` each; a unit is k, M, B, T or a number, for a loss a number or one of
+            `LOSS_UNITS`.
 
     Raises:
         QueryError: Another column, an unknown unit, or one column twice.
     """
-    factors: dict[str, float] = {}
+    factors: dict[str, float | str] = {}
     for text in texts:
         column, _, unit = (part.strip() for part in text.partition("="))
         if column not in SCALED:
@@ -263,17 +269,29 @@ def parse_units(texts: Iterable[str]) -> dict[str, float]:
     return factors
 
 
-def _factor(column: str, unit: str, text: str) -> float:
-    """Raw counts or nats per unit."""
-    table = LOSS_UNITS if column == "loss" else UNITS
-    if unit and unit in table:
-        return table[unit]
+def check_units(units: Units) -> dict[str, float | str]:
+    """Units as `parse_units` gives them, from numbers and names.
+
+    Raises:
+        QueryError: Another column or unit.
+    """
+    return {
+        k: v for column, unit in units.items() for k, v in parse_units([f"{column}={unit}"]).items()
+    }
+
+
+def _factor(column: str, unit: str, text: str) -> float | str:
+    """Raw counts per unit, or the unit of a loss."""
+    if column == "loss" and unit.lower() in LOSS_UNITS:
+        return LOSS_UNITS[unit.lower()]
+    if column != "loss" and unit and unit in UNITS:
+        return UNITS[unit]
     try:
         factor = float(unit)
     except ValueError:
         factor = math.nan
     if not (math.isfinite(factor) and factor > 0):
-        names = ", ".join(u for u in table if u)
+        names = "nats, bits, bpb, ppl" if column == "loss" else ", ".join(u for u in UNITS if u)
         raise QueryError(f"--unit is '{text}'; {names} or a positive number such as 1e6 is needed.")
     return factor
 

@@ -26,6 +26,13 @@ from fit.verdict import Verdict, verdict_of
 FIT_SCHEMA = "isoflop.fit/1"
 FIT_STATUSES = ("converged", "at_bound", "ill_conditioned", "max_iterations")
 FIT_NAME = "fit.json"
+NATS_PER_TOKEN, BITS_PER_BYTE = "nats/token", "bits/byte"
+"""Units of a fitted loss; the second stands in `convention["loss"]`, the first goes without."""
+
+
+def loss_unit(convention: Mapping[str, Any]) -> str:
+    """The unit of the losses of a fit, an answer or a law, by its convention."""
+    return str(convention.get("loss", NATS_PER_TOKEN))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

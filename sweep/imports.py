@@ -22,11 +22,12 @@ from typing import Any, TypeVar
 
 import click
 
+from fit.cli.options import OneValueCommand, where_option
+from fit.data.columns import parse_columns
 from fit.data.trackers import (
     LoggedRun,
     build_table,
     import_text,
-    parse_columns,
     skipped_lines,
     write_table,
 )
@@ -56,13 +57,18 @@ def _table_options(command: Command) -> Command:
             "--column", "columns", multiple=True, metavar="OURS=KEY",
             help="Key of a column, as loss=val/loss or width=config.model.width.",
         ),
+        where_option,
+        click.option(
+            "--keep-failed", is_flag=True,
+            help="Take runs for done that failed at their planned last step.",
+        ),
         click.option("--out", type=click.Path(path_type=Path), required=True, help=".csv, .jsonl"),
     ):  # fmt: skip
         command = option(command)
     return command
 
 
-@commands.command("wandb")
+@commands.command("wandb", cls=OneValueCommand)
 @click.argument("project", metavar="ENTITY/PROJECT")
 @click.option(
     "--filter", "filters", multiple=True, metavar="KEY=VALUE",
@@ -75,30 +81,35 @@ def wandb_command(
     out: Path,
     columns: tuple[str, ...],
     units: tuple[str, ...],
+    **selection: Any,
 ) -> None:
     """Fetch the runs of a project through W&B's public API."""
-    save(fetch(project, parse_filters(filters)), out, columns, units)
+    save(fetch(project, parse_filters(filters)), out, columns, units, **selection)
 
 
-@commands.command("offline")
+@commands.command("offline", cls=OneValueCommand)
 @click.argument("folder", type=click.Path(path_type=Path))
 @_table_options
 def offline_command(
-    folder: Path, out: Path, columns: tuple[str, ...], units: tuple[str, ...]
+    folder: Path, out: Path, columns: tuple[str, ...], units: tuple[str, ...], **selection: Any
 ) -> None:
     """Read the offline runs below FOLDER, as WANDB_MODE=offline leaves them."""
-    save(offline(folder), out, columns, units)
+    save(offline(folder), out, columns, units, **selection)
 
 
 def save(
-    runs: Iterable[LoggedRun], out: Path, columns: tuple[str, ...], units: tuple[str, ...]
+    runs: Iterable[LoggedRun],
+    out: Path,
+    columns: tuple[str, ...],
+    units: tuple[str, ...],
+    **selection: Any,
 ) -> None:
-    """Write the table and print what is in it.
+    """Write the table and print what is in it; `selection` is `where` and `keep_failed`.
 
     Raises:
         RecordError: No run can be used, or the file cannot be written.
     """
-    table = build_table(runs, parse_columns(columns), parse_units(units))
+    table = build_table(runs, parse_columns(columns), parse_units(units), **selection)
     write_table(out, table.rows)
     for line in skipped_lines(table):
         click.echo(line, err=True)
@@ -173,6 +184,8 @@ def parse_filters(texts: Iterable[str]) -> dict[str, Any]:
     filters: dict[str, Any] = {}
     for text in texts:
         key, sign, value = text.partition("=")
+        if sign and key in filters:
+            raise RecordError(f"--filter names {key} twice; one value is needed. Remove the other.")
         if text.lstrip().startswith("{"):
             try:
                 filters |= json.loads(text)

@@ -18,8 +18,8 @@ import click
 from fit.cli.options import (
     LEDGER,
     POSITIVE,
+    OneValueCommand,
     check_output_options,
-    column_option,
     column_options,
     count_type,
     device_options,
@@ -33,12 +33,12 @@ from fit.cli.options import (
     output_options,
     question_options,
     read_question,
+    reading_of,
     report_options,
     seal_answer,
     source_options,
     suggest_options,
-    unit_option,
-    where_option,
+    table_options,
 )
 from fit.cli.plugins import add_sweep_commands
 from fit.errors import RefusedError, ScalingError
@@ -53,6 +53,8 @@ HELP = {"help_option_names": ["-h", "--help"]}
 
 class CommandGroup(click.Group):
     """A group in which a mistake of the user is one line on stderr, never a traceback."""
+
+    command_class = OneValueCommand
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an error or a full disk exits with code 1, wrong usage with 2."""
@@ -74,13 +76,17 @@ class CommandGroup(click.Group):
         ctx.exit(code)
 
 
-class NumberCommand(click.Command):
+class NumberCommand(OneValueCommand):
     """A command whose argument may be a negative number: -1 is a wrong budget, not an option."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments; with a blank in front, a negative number stays an argument."""
         kept = [f" {a}" if re.match(r"-(\.?\d|inf|nan)", a) else a for a in args]
         return super().parse_args(ctx, kept)
+
+
+runs_argument = click.argument("runs", metavar="RUNS...", nargs=-1, required=True)
+"""Add RUNS: a folder of run records, or paths and globs of tables."""
 
 
 @click.group(cls=CommandGroup, context_settings=HELP)
@@ -124,20 +130,20 @@ def score_command(name: str | None, runs: Path | None, loss: float | None, as_js
 
 
 @main.command("fit")
-@click.argument("runs", type=click.Path(path_type=Path))
+@runs_argument
 @click.option("--out", type=click.Path(path_type=Path), help="Report folder.  [reports/<RUNS>]")
 @click.option("--no-report", is_flag=True, help="Write fit.json only, no PDF.")
 @fit_options
 @json_option
 def fit_command(
-    runs: Path, out: Path | None, no_report: bool, as_json: bool, **options: Any
+    runs: tuple[str, ...], out: Path | None, no_report: bool, as_json: bool, **options: Any
 ) -> None:
-    """Fit a law to RUNS: a folder of run records, or a .csv, .parquet or .jsonl table."""
-    from fit.cli.runs import summary
+    """Fit a law to RUNS: a folder of run records; or tables (.csv, .jsonl, .parquet, .gz)."""
+    from fit.cli.runs import name_of, summary
     from fit.fitting import fit_runs
     from fit.results import write_fit
 
-    folder = out or REPORTS / (runs.resolve().stem or "runs")
+    folder = out or REPORTS / name_of(runs)
     fit = fit_runs(runs, name=folder.name, **options)
     write_fit(folder, fit)
     click.echo(_dump(fit.document(draws=False)) if as_json else summary(fit, folder))
@@ -251,30 +257,27 @@ def compare_command(
 
 
 @main.command("import")
-@click.argument("table", metavar="EXPORT", type=click.Path(path_type=Path))
+@click.argument("tables", metavar="EXPORT...", nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A .csv or .jsonl.")
-@column_option(
-    "loss=val/loss", "OURS=KEY", "Key of a column: loss=val/loss or width=config.model.width."
-)
-@unit_option
-def import_command(table: Path, out: Path, column: tuple[str, ...], unit: tuple[str, ...]) -> None:
+@table_options
+def import_command(
+    tables: tuple[str, ...], out: Path, column: tuple[str, ...], unit: tuple[str, ...],
+    where: tuple[str, ...], wide: str | None, keep_failed: bool,
+) -> None:  # fmt: skip
     """Convert the runs that an experiment tracker has exported into a table for `isoflop fit`.
 
-    EXPORT is a csv such as W&B's page of runs exports.
+    EXPORT is a table such as W&B's page of runs exports; --column names keys of it, such as
+    loss=val/loss or width=config.model.width.
 
     Runs on W&B's servers, and offline ones, are imported by: python -m sweep.imports --help
     """
-    from fit.data.trackers import (
-        build_table,
-        import_text,
-        parse_columns,
-        read_export,
-        skipped_lines,
-        write_table,
-    )
+    from fit.data.columns import parse_columns
+    from fit.data.trackers import build_table, import_text, read_exports, skipped_lines, write_table
     from fit.quantities import parse_units
 
-    imported = build_table(read_export(table), parse_columns(column), parse_units(unit))
+    columns, units = parse_columns(column), parse_units(unit)
+    logged = read_exports(tables, wide=wide)
+    imported = build_table(logged, columns, units, where=where, keep_failed=keep_failed)
     write_table(out, imported.rows)
     for line in skipped_lines(imported):
         click.echo(line, err=True)
@@ -294,13 +297,16 @@ def laws_command(as_json: bool) -> None:
 
 
 @main.command("runs")
-@click.argument("runs", type=click.Path(path_type=Path))
+@runs_argument
 @click.option(
     "--csv", "csv_file", type=click.Path(path_type=Path), help="Also write all columns to a file."
 )
 @click.option("--watch", is_flag=True, help="Follow a sweep until it ends.")
+@table_options
 @json_option
-def runs_command(runs: Path, csv_file: Path | None, watch: bool, as_json: bool) -> None:
+def runs_command(
+    runs: tuple[str, ...], csv_file: Path | None, watch: bool, as_json: bool, **reading: Any
+) -> None:
     """List the runs of a folder or table: how each ended, its size and its loss.
 
     With --watch: what runs, what is missing and what was spent, every two seconds.
@@ -309,34 +315,36 @@ def runs_command(runs: Path, csv_file: Path | None, watch: bool, as_json: bool) 
     from fit.files import csv_text, write_atomically
 
     if watch:
-        return watch_sweep(runs, as_json=as_json)
-    document = runs_document(runs)
+        if len(runs) > 1 or any(reading.values()):
+            raise click.UsageError("--watch follows one folder of runs, without other options.")
+        return watch_sweep(Path(runs[0]), as_json=as_json)
+    document = runs_document(runs, **reading_of(**reading))
     if csv_file is not None:
         write_atomically(csv_file, csv_text(document["runs"]))
     _print(document, runs_listing(document), as_json=as_json)
 
 
 @main.command("tuning")
-@click.argument("runs", type=click.Path(path_type=Path))
-@where_option
+@runs_argument
+@table_options
 @json_option
-def tuning_command(runs: Path, where: str | None, as_json: bool) -> None:
+def tuning_command(runs: tuple[str, ...], as_json: bool, **reading: Any) -> None:
     """Find the best learning rate of each size in a scan, and what one rule for all sizes costs."""
     from fit.report.listings import tuning_document, tuning_listing
 
-    document = tuning_document(runs, where=where)
+    document = tuning_document(runs, **reading_of(**reading))
     _print(document, tuning_listing(document), as_json=as_json)
 
 
 @main.command("skills")
-@click.argument("runs", type=click.Path(path_type=Path))
-@where_option
+@runs_argument
+@table_options
 @json_option
-def skills_command(runs: Path, where: str | None, as_json: bool) -> None:
+def skills_command(runs: tuple[str, ...], as_json: bool, **reading: Any) -> None:
     """Show the loss by skill of each shape: what width buys and what depth buys."""
     from fit.report.listings import skills_document, skills_listing
 
-    document = skills_document(runs, where=where)
+    document = skills_document(runs, **reading_of(**reading))
     _print(document, skills_listing(document), as_json=as_json)
 
 

@@ -121,19 +121,68 @@ level_option = click.option(
     "--level", type=SHARE, default=0.9, show_default=True, help="Level of the intervals."
 )
 where_option = click.option(
-    "--where", metavar="CONDITION", help='Runs to use, such as "depth == 2".'
-)
-unit_option = click.option(
-    "--unit", type=AssignmentType("params=M"), multiple=True, metavar="OURS=UNIT",
-    help="Unit of a table's column: params=M, tokens=1e9, loss=bits.",
+    "--where", metavar="CONDITION", multiple=True,
+    help='Runs to use, such as "depth == 2"; several must all hold.',
 )  # fmt: skip
+table_options = option_group(
+    where_option,
+    click.option(
+        "--column", type=AssignmentType("params=n_params"), multiple=True, metavar="OURS=YOURS",
+        help="A table's column for ours, such as loss=val/loss; or a number, a text in quotes, "
+        "a part of the file's name: params=llama-{file}-*.",
+    ),
+    click.option(
+        "--unit", type=AssignmentType("params=M"), multiple=True, metavar="OURS=UNIT",
+        help="Unit of a table's column: params=M, tokens=1e9, loss=ppl, bits, bpb or nats.",
+    ),
+    click.option(
+        "--wide", type=click.Choice(["params", "tokens"]),
+        help="Columns named by numbers are values of it, their cells losses.",
+    ),
+    click.option(
+        "--keep-failed", is_flag=True,
+        help="Keep rows whose state is failed and whose last step was the planned one.",
+    ),
+)  # fmt: skip
+"""Add the options that say how a table is read: --where, --column, --unit, --wide, --keep-failed.
+
+`reading_of` gives them to `fit.data.readers.load`."""
 
 
-def column_option(example: str, metavar: str, about: str) -> Callable[[Command], Command]:
-    """Add --column, which says under which name a table has one of our columns."""
-    return click.option(
-        "--column", type=AssignmentType(example), multiple=True, metavar=metavar, help=about
-    )
+def reading_of(
+    *, where: tuple[str, ...], column: tuple[str, ...], unit: tuple[str, ...], wide: str | None,
+    keep_failed: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """The options of `table_options` as arguments of `load`."""
+    from fit.data.columns import parse_columns
+    from fit.quantities import parse_units
+
+    return {
+        "where": where, "rename": parse_columns(column), "units": parse_units(unit), "wide": wide,
+        "keep_failed": keep_failed,
+    }  # fmt: skip
+
+
+class OneValueCommand(click.Command):
+    """A command whose options are refused where a second value would replace the first."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments.
+
+        Raises:
+            UsageError: An option that takes one value is given twice.
+        """
+        order = self.make_parser(ctx).parse_args(list(args))[2]
+        for parameter in dict.fromkeys(order):
+            single = isinstance(parameter, click.Option) and not (
+                parameter.multiple or parameter.is_flag or parameter.count
+            )
+            if single and order.count(parameter) > 1:
+                raise click.UsageError(
+                    f"{parameter.opts[0]} is given {order.count(parameter)} times, and takes one "
+                    "value. Leave one.", ctx
+                )  # fmt: skip
+        return super().parse_args(ctx, args)
 
 
 def interval_option(methods: str, about: str) -> Callable[[Command], Command]:
@@ -265,7 +314,7 @@ fit_options = option_group(
         "--flops", type=NameType("fit.data.accounting:FLOPS_CONVENTIONS"),
         show_default="exact", help="How C of records is counted.",
     ),
-    where_option,
+    table_options,
     click.option(
         "--loss", type=NameType("fit.estimation.objective:LOSSES"), default="adaptive",
         show_default=True, help="adaptive, huber, l2, l2-levels, student, asymmetric.",
@@ -276,8 +325,6 @@ fit_options = option_group(
     click.option("--resamples", type=NATURAL, default=4000, show_default=True),
     click.option("--cluster", metavar="COLUMN", help="Equal values: correlated errors."),
     click.option("--weight", metavar="COLUMN", help="Weights; loss_se: errors.  [weight]"),
-    column_option("params=n_params", "OURS=YOURS", "Rename a column of a table."),
-    unit_option,
     click.option("--seed", type=NATURAL, default=0, show_default=True),
 )  # fmt: skip
 """Add the options of `isoflop fit`; docs/method.md explains the methods."""
@@ -366,6 +413,12 @@ def seal_answer(name: str | None, asked: Question, reply: Answer) -> str:
     if name is None:
         return ""
     from fit.forecasts.ledger import seal
+    from fit.results import NATS_PER_TOKEN, loss_unit
 
+    if loss_unit(reply.convention) != NATS_PER_TOKEN:
+        raise QueryError(
+            f"forecasts are scored in {NATS_PER_TOKEN}, and this law predicts "
+            f"{loss_unit(reply.convention)}. Fit losses in nats to seal one."
+        )
     forecast = seal(LEDGER, name, asked, reply)
     return f"sealed   {LEDGER / name}.json ({forecast.hash[:19]})"

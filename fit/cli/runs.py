@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from fit.allocation.scaling_law import ScalingLaw
+from fit.data.cells import UNIT_COLUMN
+from fit.data.formats import SUFFIXES
 from fit.data.readers import load
 from fit.data.records import (
     STATUSES,
@@ -66,16 +69,29 @@ def summary(fit: Fit, folder: Path) -> str:
     return "\n".join(parts)
 
 
-def runs_document(runs: Path) -> dict[str, Any]:
-    """The document `isoflop.runs/1`: how each run ended, its columns, and unreadable records."""
-    if runs.is_dir():
-        folder = read_runs(runs)
+def name_of(runs: Sequence[str]) -> str:
+    """The name of a fit, by its first input without suffixes and signs of a glob."""
+    name = Path(runs[0]).resolve().name
+    for suffix in SUFFIXES:
+        name = name.removesuffix(suffix)
+    return re.sub(r"[*?\[\]]+", "", Path(name).stem).strip("-_. ") or "runs"
+
+
+def runs_document(runs: Sequence[str], **reading: Any) -> dict[str, Any]:
+    """The document `isoflop.runs/1`: how each run ended, its columns, and unreadable records.
+
+    Args:
+        runs: A folder of run records, or paths and globs of tables.
+        **reading: How tables are read and rows selected, see `load`.
+    """
+    if len(runs) == 1 and Path(runs[0]).is_dir() and not any(reading.values()):
+        folder = read_runs(Path(runs[0]))
         rows = [flat_record(r) for r in folder.records]
         skipped = [dataclasses.asdict(s) for s in folder.skipped]
         if not rows and not skipped:
-            raise _no_records(runs)
+            raise _no_records(Path(runs[0]))
     else:
-        rows, skipped = _table_rows(load(runs)), []
+        rows, skipped = _table_rows(load(list(runs), **reading)), []
     statuses = Counter(row["status"] for row in rows)
     counts = {s: statuses[s] for s in STATUSES} | {"unreadable": len(skipped)}
     document = {"schema": "isoflop.runs/1", "counts": counts, "runs": rows, "skipped": skipped}
@@ -119,9 +135,10 @@ def _table_rows(table: RunTable) -> list[dict[str, Any]]:
     rows = [
         dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
     ]
+    said = {UNIT_COLUMN: table.loss_unit} if table.loss_unit else {}
     ended = ["done" if row["loss"] == row["loss"] else "failed" for row in rows]
     return [
-        {"run": run, "status": status, **row}
+        {"run": run, "status": status, **row, **said}
         for run, status, row in zip(table.run, ended, rows, strict=True)
     ]
 

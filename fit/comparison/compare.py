@@ -27,7 +27,7 @@ from fit.quantities import check_count, power
 from fit.query.budget import MOST_FLOPS
 from fit.query.documents import Number
 from fit.query.warnings import OF_THE_LAW, check_verdict
-from fit.results import DOUBTFUL_KAPPA, Note, Span, kappa_of, kappa_text
+from fit.results import DOUBTFUL_KAPPA, Note, Span, kappa_of, kappa_text, loss_unit
 
 COMPARISON_SCHEMA = "isoflop.compare/1"
 INTERVALS = ("hc3", "pairs")
@@ -264,6 +264,15 @@ def comparable_unit(
         QueryError: The losses, or the FLOPs, of the two are not of one kind.
     """
     notes = _flops_notes(a, b, force=force)
+    units = loss_unit(a.convention), loss_unit(b.convention)
+    if units[0] != units[1]:
+        raise QueryError(
+            f"the losses of {a.name} are in {units[0]}, those of {b.name} in {units[1]}: they have "
+            "no common unit. Fit both in one: --unit loss=..."
+        )
+    if units[0] == BITS:
+        text = "bits per byte are compared; that holds if both were measured on the same text."
+        return (1.0, 1.0), BITS, [*notes, Note(code="per_byte", severity="warning", message=text)]
     first, second = _data(a), _data(b)
     names = first.get("name"), second.get("name")
     if first.get("hash") and first.get("hash") == second.get("hash"):

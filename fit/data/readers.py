@@ -1,13 +1,16 @@
-"""Read training runs, from a folder of records or from a table, into a checked `RunTable`.
+"""Read training runs, from a folder of records or from tables, into a checked `RunTable`.
 
 `load` is what callers use. It takes
 
 - a folder: every `record.json` below it, counted by the conventions asked for;
-- a table, by its suffix (`TABLE_READERS`): other people's runs, counted as they counted them.
+- tables, by path or glob (`fit.data.formats`): other people's runs, counted as they counted them;
+- a data frame, or a list of records.
 
-Column names are matched without regard to capitals, blanks and separators. Numbers are not
-interpreted: a cell that is not a positive number, a loss in bits or a 64-bit integer that has
-overflowed is refused with its row or column, never corrected.
+A table goes through these steps: its columns get our names (`fit.data.columns`), their cells become
+numbers in raw counts and nats (`fit.data.cells`), the conditions select rows
+(`fit.data.conditions`), and what is left is checked. Nothing is corrected: a cell that is not a
+positive number, a loss that seems to be a perplexity or a 64-bit integer that has overflowed is
+refused with its row or column.
 
 A law of the best learning rate or batch size predicts another column than the loss, its *target*.
 Its table either has no losses (each row is an optimum) or is a scan, of which the run of least loss
@@ -19,37 +22,57 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fit.data.accounting import FLOPS_PER_PARAM_TOKEN
-from fit.data.records import STATUSES, Floats, RunFolder, RunRecord, read_runs
-from fit.data.table import RunTable, filter_rows, read_only, recluster, without_copies
+from fit.data.cells import (
+    UNIT_COLUMN,
+    convert_errors,
+    convert_loss,
+    loss_unit,
+    read_numbers,
+    refuse_perplexity,
+    stated_unit,
+    why_unread,
+)
+from fit.data.columns import (
+    FILE,
+    OURS,
+    REQUIRED,
+    check_units_of_names,
+    columns_alike,
+    find_column,
+    melt,
+    name_columns,
+    require_columns,
+)
+from fit.data.conditions import as_conditions, rows_that_meet
+from fit.data.formats import TABLE_READERS, as_frame, find_tables, read_frame
+from fit.data.records import Dropped, Floats, RunFolder, RunRecord, read_runs
+from fit.data.table import RECORD_COLUMNS, RunTable, filter_rows, recluster, without_copies
+from fit.data.trackers import unfinished_rows
 from fit.errors import RecordError
-from fit.files import content_hash, unescape_formula
-from fit.quantities import count_noun
+from fit.files import content_hash
+from fit.quantities import Units, check_units, count_noun
 
 if TYPE_CHECKING:
     import pandas as pd
 
+__all__ = ["REQUIRED", "TABLE_READERS", "load"]
 FRAME = "the data frame"
 """Name of a table that came without a path."""
-REQUIRED = ("params", "tokens", "loss")
-OURS = (*REQUIRED, "flops", "run", "status")
-"""Columns with a meaning of their own; all others are kept by their names in `RunTable.columns`."""
-CONVERSIONS: Mapping[str, tuple[tuple[str, ...], str]] = {
-    "a perplexity": (("perplexity", "ppl"), "take its natural logarithm"),
-    "in bits": (("bits", "bpb", "bpt", "bpc"), "multiply bits per token by ln 2 = 0.6931"),
-}
-"""Losses that are not in nats: what they are, words in their column's name, how to convert them."""
+NUMERIC = frozenset((*RECORD_COLUMNS, "unique_tokens"))
+"""Columns beside ours that are of use as numbers only."""
+TOTALS = frozenset("total totals sum mean average avg median std min max".split())
+"""Names of a last row that is no run."""
 LARGEST_INTEGER = float(2**63)
-LISTED_COLUMNS = 12
-"""Column names shown in a message."""
+MOST_ROWS = 6
+"""Row numbers shown in a message."""
 
 
 def load(
@@ -59,22 +82,28 @@ def load(
     flops: str | None = None,
     rename: Mapping[str, str] | None = None,
     cluster: str | None = None,
-    where: str | None = None,
-    units: Mapping[str, float] | None = None,
+    where: str | Sequence[str] | None = None,
+    units: Units | None = None,
+    wide: str | None = None,
+    keep_failed: bool = False,
     target: str = "loss",
 ) -> RunTable:
-    """Read run records or a table into a `RunTable`.
+    """Read run records or tables into a `RunTable`.
 
     Args:
-        source: Path of a folder of runs, or of a table with a suffix of `TABLE_READERS` (see
-            `read_table`); a data frame (pandas, or anything with `to_pandas` or `__dataframe__`);
-            or a sequence of `RunRecord`.
+        source: Path of a folder of runs; path or glob of a table with a suffix of `TABLE_READERS`,
+            or a sequence of these; a data frame (pandas, or anything with `to_pandas` or
+            `__dataframe__`); or a sequence of `RunRecord`.
         params: Counting convention of N for records, `matmul` unless given; a table has its own.
         flops: Counting convention of C for records, `exact` unless given; a table has its own.
-        rename: Our column name -> the table's column name; records have ours.
+        rename: Our column name -> the table's column name, a constant or a pattern of file names,
+            see `fit.data.columns`; records have ours.
         cluster: Column whose equal values mark runs with correlated errors.
-        where: Condition on the columns that a run must meet, such as `loss < 5`.
-        units: Our column name -> factor to raw counts, FLOP or nats, for a table.
+        where: Conditions on the columns, such as `loss < 5`, all of which a run must meet.
+        units: Our column name -> factor to raw counts, FLOP or nats, for a table; for the loss also
+            one of `quantities.LOSS_UNITS`.
+        wide: Our column, `params` or `tokens`, whose values name columns of losses.
+        keep_failed: Keep rows of a table that a tracker calls failed and that reached their end.
         target: Column that the law predicts. Unless it is the loss, the table holds the run of
             least loss at each params and tokens, with the target as its `loss`.
 
@@ -82,38 +111,66 @@ def load(
         RecordError: Nothing is there, a column is missing, cells are not positive finite numbers,
             or an argument has no meaning for this source.
     """
-    rename, units = rename or {}, units or {}
-    path = Path(source) if isinstance(source, str | os.PathLike) else None
-    records = None if path is not None else _as_records(source)
-    if records is not None or (path is not None and path.is_dir()):
-        if units or rename:
-            option = f"--unit ({', '.join(units)})" if units else f"--column ({', '.join(rename)})"
-            raise RecordError(
-                f"{option} is for tables; the records of {path or 'the list'} hold raw counts "
-                "under our names. Leave it out."
-            )
-        runs = records or read_runs(cast(Path, path))
-        table = _read_records(runs, str(path or "records"), params, flops, where)
+    conditions = as_conditions(where)
+    records = _as_records(source)
+    paths = [] if records is not None else _paths(source)
+    if records is not None or (paths and paths[0].is_dir()):
+        folder = str(paths[0]) if paths else "the list"
+        options = {
+            "--unit": units,
+            "--column": rename,
+            "--wide": wide,
+            "--keep-failed": keep_failed,
+        }
+        _refuse_options(options, folder)
+        runs = records or read_runs(paths[0])
+        about = {"source": folder if paths else "records", "hash": runs.hash}
+        about |= {"params": params or "matmul", "flops": flops or "exact"}
+        table = _read_records(runs, conditions, about)
         if cluster is not None:
             table = recluster(table, cluster)
         return table if target == "loss" else _best_of_scan(table, target)
-    if path is not None and path.suffix.lower() not in TABLE_READERS:
+    counting = [f"--{k} {v}" for k, v in (("params", params), ("flops", flops)) if v is not None]
+    if counting:
         raise RecordError(
-            f"{path} is neither a folder of runs nor a table ({', '.join(TABLE_READERS)}). "
-            "Check the path."
+            f"{' and '.join(counting)} recount run records; {paths[0] if paths else 'this'} is a "
+            "table, whose columns are taken as they are counted. Leave it out, or choose columns: "
+            "--column."
         )
-    options = [f"--{k} {v}" for k, v in (("params", params), ("flops", flops)) if v is not None]
-    if options:
-        raise RecordError(
-            f"{' and '.join(options)} recount run records; {path or 'this'} is a table, whose "
-            "columns are taken as they are counted. Leave it out, or choose columns: --column."
-        )
-    about: dict[str, Any] = {"rename": rename, "cluster": cluster, "units": units}
-    about |= {"where": where, "target": target}
-    if path is not None:
-        return read_table(path, **about)
-    frame = _as_frame(source)
-    return _table_of(frame, Path(FRAME), frame.to_csv(index=False).encode(), **about)
+    reading: dict[str, Any] = {
+        "rename": rename or {},
+        "cluster": cluster,
+        "units": check_units(units or {}),
+    }
+    reading |= {"where": conditions, "wide": wide, "keep_failed": keep_failed, "target": target}
+    if paths:
+        frame, data = read_frames(paths)
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        return _table_of(frame, f"{paths[0]}{more}", data, **reading)
+    frame = as_frame(source)
+    return _table_of(frame, FRAME, frame.to_csv(index=False).encode(), **reading)
+
+
+def _paths(source: object) -> list[Path]:
+    """The folder or tables that a path, a glob or a sequence of them means; none for a frame."""
+    if isinstance(source, str | os.PathLike):
+        return find_tables([os.fspath(source)])
+    if not isinstance(source, list | tuple):
+        return []
+    if not all(isinstance(s, str | os.PathLike) for s in source):
+        return []
+    return find_tables([os.fspath(s) for s in source])
+
+
+def _refuse_options(options: Mapping[str, Any], folder: str) -> None:
+    """Refuse options that have no meaning for run records."""
+    for option, value in options.items():
+        if value:
+            names = f" ({', '.join(value)})" if isinstance(value, Mapping) else ""
+            raise RecordError(
+                f"{option}{names} is for tables; the records of {folder} hold raw counts and their "
+                "status under our names. Leave it out."
+            )
 
 
 def _as_records(source: object) -> RunFolder | None:
@@ -125,255 +182,209 @@ def _as_records(source: object) -> RunFolder | None:
     return RunFolder(records=records, skipped=(), hash=content_hash(text.encode()))
 
 
-def _as_frame(source: object) -> pd.DataFrame:
-    """A data frame of any library as one of pandas."""
+def read_frames(paths: Sequence[Path]) -> tuple[pd.DataFrame, bytes]:
+    """The rows of one or several tables as one frame with the column `FILE`, and their bytes."""
     import pandas as pd
 
-    if isinstance(source, pd.DataFrame):
-        return source.copy()
-    if hasattr(source, "to_pandas"):
-        return pd.DataFrame(source.to_pandas())
-    if hasattr(source, "__dataframe__"):
-        return pd.api.interchange.from_dataframe(source)
-    raise RecordError(
-        f"runs are given as {type(source).__name__}; a path, a data frame or a list of run records "
-        "is needed. Convert them: pandas.DataFrame(...)."
-    )
-
-
-def read_table(
-    path: Path,
-    *,
-    rename: Mapping[str, str],
-    cluster: str | None,
-    units: Mapping[str, float] = MappingProxyType({}),
-    where: str | None = None,
-    target: str = "loss",
-) -> RunTable:
-    """Read and check a table of runs.
-
-    Args:
-        path: Table with `params`, `tokens` and `loss`, its format by its suffix. `flops` is taken
-            as 6 params tokens where it is absent; with it, params or tokens may be absent instead.
-        rename: Our column name -> the table's.
-        cluster: Column whose equal values mark runs with correlated errors.
-        units: Our column name -> factor to raw counts, FLOP or nats.
-        where: Condition on the columns that a run must meet.
-        target: Column that the law predicts; see `load`.
-
-    Raises:
-        RecordError: Not a table, columns missing, or cells that are not positive numbers.
-    """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise RecordError(f"no file {path}; a table of runs is needed. Check the path.") from error
-    except OSError as error:
-        raise RecordError(f"cannot read {path}: {error.strerror or error}.") from error
-    about: dict[str, Any] = {"rename": rename, "cluster": cluster, "units": units}
-    return _table_of(_read_frame(path), path, data, where=where, target=target, **about)
+    frames, parts = [], []
+    for path in paths:
+        frame, data = read_frame(path)
+        frames.append(frame.assign(**{FILE: str(path)}))
+        parts.append(data)
+    together = frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+    return together, b"".join(parts)
 
 
 def _table_of(
     frame: pd.DataFrame,
-    path: Path,
+    path: str,
     data: bytes,
     *,
     rename: Mapping[str, str],
     cluster: str | None,
-    units: Mapping[str, float],
-    where: str | None,
+    units: Units,
+    where: Sequence[str],
+    wide: str | None,
+    keep_failed: bool,
     target: str,
 ) -> RunTable:
-    """Check a data frame of runs; `path` names it in messages, `data` is what its hash is of."""
-    frame = _rename_columns(frame, rename, path, units)
+    """Select and check the rows of a data frame; `path` names it, `data` is what its hash is of."""
+    given = frame
+    frame = name_columns(frame, rename, path)
+    if wide is not None:
+        frame = given = melt(frame, wide, path)
+    check_units_of_names(rename, units, path)
     scan = target != "loss" and "loss" in frame
-    frame = _require_columns(frame, path, target)
-    names = _run_names(frame)
-    core = {
-        c: _numbers(frame, c, path) * units.get(c, 1.0) for c in (*REQUIRED, "flops") if c in frame
-    }
-    _refuse_overflow(core, path)
-    convention = "as given" if {"params", "tokens", "flops"} <= core.keys() else "6nd"
-    codes = np.arange(len(frame))
+    frame = require_columns(frame, path, target, units)
+    names = np.array(_run_names(frame), dtype=object)
+    unit = stated_unit(units, frame, path)
+    read = {c: _read(frame, c, units, unit) for c in (*REQUIRED, "flops") if c in frame}
+    columns = {str(c): f[c].to_numpy() for f in (given, frame) for c in f if c != FILE}
+    columns |= {"run": names, **_complete_counts({c: values for c, (values, _) in read.items()})}
+    keep = np.ones(len(frame), dtype=bool)
+    dropped: list[Dropped] = []
+
+    def drop(rows: NDArray[np.bool_], reason: str) -> None:
+        dropped.extend(Dropped(run=str(name), reason=reason) for name in names[keep & rows])
+        keep[rows] = False
+
+    for condition in where:
+        drop(~rows_that_meet(condition, columns, len(frame)), f"not {condition}")
+    for reason, rows in unfinished_rows(frame, keep, read["loss"][0], path, keep_failed):
+        drop(rows, reason)
+    _refuse_totals(frame, keep, path)
+    for column, (values, unread) in read.items():
+        _check_numbers(frame, column, values, unread | ~(values > 0), keep, path, unit)
+    core = {c: np.where(np.isfinite(v), v, math.nan)[keep] for c, (v, _) in read.items()}
+    rows_kept = np.flatnonzero(keep)
+    _refuse_overflow(core, frame, rows_kept, path)
+    full = _complete_counts(core)
+    if unit is None and (target == "loss" or scan):
+        refuse_perplexity(full["params"], full["tokens"], full["loss"], path)
+    codes = rows_kept
     if cluster is not None:
-        codes = frame[_find_column(cluster, frame, path, "to cluster by")].factorize()[0]
-    extra = frame.drop(columns=list(OURS), errors="ignore")
+        home = frame if columns_alike(cluster, frame) else given
+        clusters = home[find_column(cluster, home, path, "to cluster by")][keep]
+        if clusters.isna().any():
+            raise RecordError(
+                f"{path} has {int(clusters.isna().sum())} rows without a {cluster}; --cluster "
+                f'needs one in each. Leave them out: --where "{cluster} is not None"'
+            )
+        codes = clusters.factorize()[0]
+    extra, remarks = _further_columns(frame[keep], read["loss"][0][keep], units, unit)
     table = RunTable(
-        run=names,
+        run=tuple(map(str, names[keep])),
         cluster=codes,
-        columns={str(c): extra[c].to_numpy() for c in extra},
+        columns=extra,
         params_convention="as given",
-        flops_convention=convention,
-        source=str(path),
+        flops_convention="as given" if {"params", "tokens", "flops"} <= core.keys() else "6nd",
+        source=path,
         hash=content_hash(data),
-        **_complete_counts(core),
+        dropped=tuple(dropped),
+        loss_unit="" if unit is None else loss_unit(unit),
+        remarks=remarks,
+        **full,
     )
-    table = without_copies(_without_unfinished(table, frame, path))
-    if where is not None:
-        table = filter_rows(table, where)
+    table = without_copies(table)
     return _best_of_scan(table, target) if scan else table
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    """Read a csv separated by comma, semicolon or tab, as its first two lines show."""
-    import pandas as pd
-
-    with path.open(encoding="utf-8", errors="replace") as stream:
-        head, first = stream.readline(65536), stream.readline(65536)
-    separator = max(",;\t", key=head.count)
-    comma = separator != "," and re.search(r"\d,\d", first) and not re.search(r"\d\.\d", first)
-    decimal = "," if comma else "."
-    frame = pd.read_csv(path, sep=separator, decimal=decimal, skipinitialspace=True)
-    return _unescaped(frame)
+def _read(
+    frame: pd.DataFrame, column: str, units: Units, unit: float | str | None
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """A column in raw counts, FLOP, or the unit of the loss; and where a cell is no number."""
+    factor = units.get(column, 1.0)
+    values, unread = read_numbers(frame[column], column, scaled=factor != 1.0)
+    if column == "loss":
+        return convert_loss(values, unit), unread
+    return values * float(factor), unread
 
 
-def _unescaped(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame without the apostrophes that `files.csv_text` puts before formulas."""
-    for column in frame:
-        if frame[column].dtype.kind == "O":
-            cells = frame[column].map(unescape_formula)
-            # Only where a cell changes: `map` may infer another type for the column.
-            if not cells.equals(frame[column]):
-                frame[column] = cells
-    return frame.rename(columns={c: unescape_formula(c) for c in frame})
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    """Read a parquet file."""
-    import pandas as pd
-
-    return pd.read_parquet(path)
-
-
-def _read_jsonl(path: Path) -> pd.DataFrame:
-    """Read one JSON object a line."""
-    import pandas as pd
-
-    return pd.read_json(path, lines=True)
-
-
-TABLE_READERS: Mapping[str, Callable[[Path], pd.DataFrame]] = {
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
-    ".jsonl": _read_jsonl,
-}
-"""Formats of tables by suffix. A new format is one entry here; everything after is checked alike.
-
-pandas is imported inside the readers: a query reads no table and must not wait for it."""
-
-
-def _read_frame(path: Path) -> pd.DataFrame:
-    """Read a table's cells with the reader of its suffix."""
-    suffix = path.suffix.lower()
-    try:
-        return TABLE_READERS[suffix](path)
-    except Exception as error:  # readers raise their own kinds, some not even ValueError
-        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise RecordError(f"cannot read {path} as {suffix[1:]}: {first}") from error
-
-
-def _rename_columns(
-    frame: pd.DataFrame, rename: Mapping[str, str], path: Path, units: Mapping[str, float]
-) -> pd.DataFrame:
-    """The frame under our names: the user's renamings, then names that differ by spelling alone."""
-    frame = frame.rename(columns={c: str(c).strip() for c in frame})
-    for ours, theirs in rename.items():
-        column = _find_column(theirs, frame, path, f"as --column {ours}={theirs} says")
-        if ours == "loss" and "loss" not in units:
-            _refuse_units(column, path)
-        if ours != column:
-            frame = frame.drop(columns=[ours], errors="ignore").rename(columns={column: ours})
-    for ours in OURS:
-        alike = [str(c) for c in frame if _plain(c) == ours]
-        if ours in frame or not alike:
-            continue
-        if len(alike) > 1:
-            raise RecordError(
-                f"{path} has {' and '.join(alike)}; one column {ours} is needed. Choose: "
-                f"--column '{ours}={alike[0]}'"
-            )
-        frame = frame.rename(columns={alike[0]: ours})
-    twice = frame.columns[frame.columns.duplicated()]
-    if len(twice):
-        raise RecordError(f"{path} has two columns {twice[0]}; one is needed. Remove the other.")
-    return frame
-
-
-def _columns_alike(name: str, frame: pd.DataFrame) -> list[str]:
-    """Columns of exactly this name, or else those that differ from it by spelling alone."""
-    names = [str(c) for c in frame]
-    return [c for c in names if c == name] or [c for c in names if _plain(c) == _plain(name)]
-
-
-def _find_column(name: str, frame: pd.DataFrame, path: Path, why: str) -> str:
-    """The one column that a user's name for it means.
-
-    Raises:
-        RecordError: None or several are of that name; `why` says what it is needed for.
-    """
-    alike = _columns_alike(name, frame)
-    if len(alike) != 1:
-        raise RecordError(f"{path} has no column {name} {why}; it has {_listed(frame)}.")
-    return alike[0]
-
-
-def _plain(name: object) -> str:
-    """A column's name without capitals, blanks and separators at its ends."""
-    return re.sub(r"[\s_\-]+", "_", str(name).strip().casefold()).strip("_")
-
-
-def _listed(names: Iterable[object]) -> str:
-    """Column names for a message, not too many."""
-    shown = [str(n) for n in names]
-    more = len(shown) - LISTED_COLUMNS
-    return (", ".join(shown[:LISTED_COLUMNS]) or "none") + (f" and {more} more" if more > 0 else "")
-
-
-def _require_columns(frame: pd.DataFrame, path: Path, target: str) -> pd.DataFrame:
-    """The frame, its target as `loss` where it has no losses; refused if a column is missing."""
-    missing = [c for c in REQUIRED if c not in frame]
-    if missing == ["loss"]:
-        for column in (str(c) for c in frame if _plain(c) not in ("bits", "weight_bits")):
-            _refuse_units(column, path)
-    if "loss" in missing and target != "loss":
-        alike = _columns_alike(target, frame)
-        if len(alike) == 1:
-            frame = frame.rename(columns={alike[0]: "loss"})
-            missing.remove("loss")
-    if missing and not (missing in (["params"], ["tokens"]) and "flops" in frame):
-        missing = [target if c == "loss" else c for c in missing]
-        raise RecordError(
-            f"{path} has no column {', '.join(missing)}; it has {_listed(frame)}. "
-            f"Name yours: --column {missing[0]}=YOURS"
-        )
-    return frame
-
-
-def _refuse_units(column: str, path: Path) -> None:
-    """Refuse a loss whose column name says that it is not in nats."""
-    words = set(re.split(r"[^a-z]+", column.casefold()))
-    for what, (names, cure) in CONVERSIONS.items():
-        if words & set(names):
-            raise RecordError(
-                f"the losses of {path} are in {column}, {what}; nats per token are needed. "
-                f"Convert the column ({cure}), name it loss, and fit again."
-            )
+def _further_columns(
+    frame: pd.DataFrame, loss: Floats, units: Units, unit: float | str | None
+) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
+    """The columns beside ours, and remarks on those that are left out since they hold text."""
+    columns: dict[str, NDArray[Any]] = {}
+    remarks = []
+    for column in frame.drop(columns=[*OURS, FILE, UNIT_COLUMN], errors="ignore"):
+        name, cells = str(column), frame[column]
+        if name in NUMERIC:
+            values, unread = read_numbers(cells, name)
+            if unread.any():
+                text = cells.iloc[int(np.argmax(unread))]
+                remarks.append(
+                    f"the column {name} is left out: '{text}' is no number "
+                    f"({count_noun(int(unread.sum()), 'such cell')})"
+                )
+                continue
+            columns[name] = convert_errors(values, loss, unit) if name == "loss_se" else values
+        elif not (name.startswith("Unnamed:") or cells.isna().all()):
+            columns[name] = cells.to_numpy()
+    return columns, tuple(remarks)
 
 
 def _complete_counts(core: Mapping[str, Floats]) -> dict[str, Any]:
     """Params, tokens, flops and loss, the absent one by C = 6 N D, in floating point."""
     full, k = dict(core), FLOPS_PER_PARAM_TOKEN
-    if "flops" not in full:
-        full["flops"] = k * full["params"] * full["tokens"]
-    elif "tokens" not in full:
-        full["tokens"] = full["flops"] / (k * full["params"])
-    elif "params" not in full:
-        full["params"] = full["flops"] / (k * full["tokens"])
+    with np.errstate(all="ignore"):  # cells that are no counts are refused later, if they are kept
+        if "flops" not in full:
+            full["flops"] = k * full["params"] * full["tokens"]
+        elif "tokens" not in full:
+            full["tokens"] = full["flops"] / (k * full["params"])
+        elif "params" not in full:
+            full["params"] = full["flops"] / (k * full["tokens"])
     return full
 
 
-def _refuse_overflow(core: Mapping[str, Floats], path: Path) -> None:
+def _place(frame: pd.DataFrame, rows: NDArray[np.int64], path: str) -> str:
+    """Where rows stand: the table or the file, and their numbers counted from 1."""
+    numbers = rows
+    if FILE in frame and frame[FILE].nunique() > 1:
+        files = frame[FILE].to_numpy()
+        path = str(files[rows[0]])
+        rows = rows[files[rows] == path]
+        numbers = rows - int(np.argmax(files == path))
+    shown = ", ".join(str(i + 1) for i in numbers[:MOST_ROWS])
+    more = f" and {len(numbers) - MOST_ROWS} more" if len(numbers) > MOST_ROWS else ""
+    return f"{path}, row{'s' if len(numbers) > 1 else ''} {shown}{more}"
+
+
+def _check_numbers(
+    frame: pd.DataFrame,
+    column: str,
+    values: Floats,
+    bad: NDArray[np.bool_],
+    keep: NDArray[np.bool_],
+    path: str,
+    unit: float | str | None,
+) -> None:
+    """Refuse rows that are kept and have no positive finite number in a column.
+
+    A missing or non-finite loss is let through: the run did not finish, and the fit drops it.
+    """
+    if column == "loss":
+        cells = frame[column]
+        absent = np.isnan(values) & ~_is_text(cells)
+        bad = bad & ~absent & ~(values == math.inf)
+    else:
+        bad = bad | ~np.isfinite(values)
+    rows = np.flatnonzero(bad & keep)
+    if not len(rows):
+        return
+    cell = frame[column].iloc[rows[0]]
+    overflow = " (an overflow of 64-bit integers?)" if values[rows[0]] < -1e9 else ""
+    needed = "a perplexity above 1" if unit == "ppl" and column == "loss" else "a positive number"
+    shown = "" if cell != cell or cell is None else str(cell)[:60]
+    raise RecordError(
+        f"{_place(frame, rows, path)}: {column} is '{shown}'{overflow}{why_unread(cell)}; {needed} "
+        f"is needed ({count_noun(len(rows), 'such cell')}). Correct these rows, or leave them out: "
+        f'--where "{column} > 0"'
+    )
+
+
+def _is_text(cells: pd.Series[Any]) -> NDArray[np.bool_]:
+    """Which cells hold something that is no number, (rows,)."""
+    return read_numbers(cells, "loss")[1]
+
+
+def _refuse_totals(frame: pd.DataFrame, keep: NDArray[np.bool_], path: str) -> None:
+    """Refuse a last row that sums up the others."""
+    rows = np.flatnonzero(keep)
+    for column in dict.fromkeys(["run", *frame.columns[:1]]):
+        if not len(rows) or column not in frame:
+            continue
+        name = str(frame[column].iloc[rows[-1]]).strip().lower()
+        others = frame[column].iloc[rows[:-1]].astype(str).str.strip().str.lower()
+        if name in TOTALS and not others.isin(TOTALS).any():
+            raise RecordError(
+                f"{_place(frame, rows[-1:], path)} is called '{name}' and seems to be no run. "
+                f"Leave it out: --where \"{column} != '{frame[column].iloc[rows[-1]]}'\""
+            )
+
+
+def _refuse_overflow(
+    core: Mapping[str, Floats], frame: pd.DataFrame, rows: NDArray[np.int64], path: str
+) -> None:
     """Refuse FLOPs that are 6 params tokens wrapped around in 64-bit integers."""
     if not {"params", "tokens", "flops"} <= core.keys():
         return
@@ -383,9 +394,9 @@ def _refuse_overflow(core: Mapping[str, Floats], path: Path) -> None:
     if wrapped:
         row = wrapped[0]
         raise RecordError(
-            f"{path}, row {row + 1}: flops is {core['flops'][row]:.4g} where 6 params tokens is "
-            f"{true[row]:.4g}, an overflow of 64-bit integers ({len(wrapped)} such rows). Compute "
-            "flops in floating point, or leave the column out."
+            f"{_place(frame, rows[row : row + 1], path)}: flops is {core['flops'][row]:.4g} where "
+            f"6 params tokens is {true[row]:.4g}, an overflow of 64-bit integers ({len(wrapped)} "
+            "such rows). Compute flops in floating point, or leave the column out."
         )
 
 
@@ -397,53 +408,11 @@ def _has_wrapped(core: Mapping[str, Floats], row: int) -> bool:
     return abs(signed - c) <= max(abs(c), 1) * 1e-9
 
 
-def _without_unfinished(table: RunTable, frame: pd.DataFrame, path: Path) -> RunTable:
-    """The table without rows whose `status` says that they failed or diverged."""
-    if "status" not in frame:
-        return table
-    status = frame["status"].astype(str)
-    unknown = sorted(set(status) - set(STATUSES))
-    if unknown:
-        raise RecordError(
-            f"{path} has status '{unknown[0]}'; known are {', '.join(STATUSES)}. Rename it."
-        )
-    for name in ("failed", "diverged"):
-        keep = (status != name).to_numpy(dtype=bool)
-        table, status = table.take(keep, reason=name), status[keep]
-    return table
-
-
 def _run_names(frame: pd.DataFrame) -> tuple[str, ...]:
     """The column `run`, or row numbers counted from 1."""
     if "run" in frame:
         return tuple(frame["run"].astype(str))
     return tuple(f"row {i + 1}" for i in range(len(frame)))
-
-
-def _numbers(frame: pd.DataFrame, column: str, path: Path) -> Floats:
-    """A column of positive finite numbers, (rows,), read-only.
-
-    A missing or non-finite loss becomes NaN: the run did not finish, and the fit drops it.
-    """
-    import pandas as pd
-
-    values = pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=np.float64)
-    unreadable = np.isnan(values)
-    if unreadable.any():  # a cell that is empty or says nan is missing; other text is an error
-        cells = frame.loc[unreadable, column]
-        text = cells.notna() & (cells.astype(str).str.strip().str.lower() != "nan")
-        unreadable[unreadable] = text.to_numpy(dtype=bool)
-    bad = unreadable | (values <= 0)
-    if column != "loss":
-        bad |= ~np.isfinite(values)
-    if bad.any():
-        row = int(np.argmax(bad))
-        overflow = " (an overflow of 64-bit integers?)" if values[row] < -1e9 else ""
-        raise RecordError(
-            f"{path}, row {row + 1}: {column} is '{frame[column].iloc[row]}'{overflow}; a positive "
-            f"number is needed ({int(bad.sum())} such cells). Correct or remove these rows."
-        )
-    return read_only(np.where(np.isfinite(values), values, math.nan))
 
 
 def _best_of_scan(table: RunTable, target: str) -> RunTable:
@@ -475,10 +444,8 @@ def _best_of_scan(table: RunTable, target: str) -> RunTable:
     return dataclasses.replace(best, loss=values)
 
 
-def _read_records(
-    runs: RunFolder, folder: str, params: str | None, flops: str | None, where: str | None
-) -> RunTable:
-    """The records of a folder that meet a condition, as a table.
+def _read_records(runs: RunFolder, where: Sequence[str], about: Mapping[str, Any]) -> RunTable:
+    """The records of a folder that meet the conditions, as a table.
 
     With a condition the table is built a second time, from the records that meet it: what all of
     its runs share, such as their data, depends on which they are.
@@ -486,13 +453,11 @@ def _read_records(
     if runs.skipped and not runs.records:
         first = runs.skipped[0]
         raise RecordError(
-            f"{folder} has {count_noun(len(runs.skipped), 'record')} and none can be read: "
-            f"{first.run}: {first.reason} Launch the sweep again, or check the folder."
+            f"{about['source']} has {count_noun(len(runs.skipped), 'record')} and none can be "
+            f"read: {first.run}: {first.reason} Launch the sweep again, or check the folder."
         )
-    about: dict[str, Any] = {"params": params or "matmul", "flops": flops or "exact"}
-    about |= {"source": folder, "hash": runs.hash}
     table = RunTable.from_records(runs.records, **about)
-    if where is not None:
+    if where:
         met = filter_rows(table, where)
         kept = [r for r in runs.records if r.status == "done" and r.run in set(met.run)]
         table = RunTable.from_records(kept, **about) if kept else met

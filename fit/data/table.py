@@ -24,6 +24,7 @@ from fit.data.accounting import (
     flops_per_token_in,
     params_in,
 )
+from fit.data.conditions import as_conditions, rows_that_meet
 from fit.data.records import DataInfo, Dropped, Floats, RunRecord, T
 from fit.errors import RecordError
 
@@ -71,6 +72,10 @@ class RunTable:
     """Where the runs were read from."""
     hash: str = ""
     """Content hash of the file or of the records."""
+    loss_unit: str = ""
+    """`nats` or `bpb` (bits per byte) where the table's user has said so; nats otherwise."""
+    remarks: tuple[str, ...] = ()
+    """What was left out of the table beside runs, in words."""
     data: DataInfo | None = None
     """The data set; None unless all runs share one."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
@@ -98,7 +103,13 @@ class RunTable:
         if name not in self.columns:
             known = ", ".join(["params", "tokens", "flops", "loss", *self.columns])
             raise RecordError(f"no column '{name}' in {self.source}; it has {known}.")
-        return np.asarray(self.columns[name], dtype=np.float64)
+        try:
+            return np.asarray(self.columns[name], dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise RecordError(
+                f"the column {name} of {self.source or 'the table'} holds text ({error}); numbers "
+                "are needed. Correct it, or leave rows out: --where."
+            ) from error
 
     def take(self, keep: NDArray[np.bool_] | NDArray[np.int64], reason: str = "") -> RunTable:
         """The table of the chosen runs.
@@ -283,26 +294,14 @@ def _shares(counts: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     return shares
 
 
-def filter_rows(table: RunTable, where: str) -> RunTable:
-    """The runs that meet a condition; the others are listed as dropped."""
-    import pandas as pd
-
-    frame = pd.DataFrame(
-        {
-            "run": table.run,
-            **{c: table.column(c) for c in ("params", "tokens", "flops", "loss")},
-            **table.columns,
-        }
-    )
-    try:
-        keep = np.asarray(frame.eval(where, engine="python"))
-        if keep.dtype != np.bool_ or keep.shape != (len(table),):
-            raise ValueError("it is not true or false for each run")
-    except Exception as error:  # pandas raises many kinds for one bad expression
-        raise RecordError(
-            f"cannot use --where '{where}': {error}. Columns are {', '.join(map(str, frame))}."
-        ) from error
-    return table.take(keep, reason=f"not {where}")
+def filter_rows(table: RunTable, where: str | Sequence[str]) -> RunTable:
+    """The runs that meet all conditions; the others are listed as dropped."""
+    for condition in as_conditions(where):
+        core = {c: table.column(c) for c in ("params", "tokens", "flops", "loss")}
+        columns = {"run": np.array(table.run, dtype=object), **core, **table.columns}
+        keep = rows_that_meet(condition, columns, len(table))
+        table = table.take(keep, reason=f"not {condition}")
+    return table
 
 
 def recluster(table: RunTable, column: str) -> RunTable:

@@ -26,6 +26,8 @@ ONE_OF = ("data", "data_hash", "dataset", "tokenizer", "vocab", "data.name", "da
 """Columns that have one value where one law holds."""
 JUMP = 300.0
 """Factor between neighbouring counts that no sweep has: between units, a thousand or a million."""
+LEAST_LOSS = 0.3
+"""Loss that models of text do not reach [nats/token]; the best reach 1.5, on code 0.5."""
 LARGEST_VOCABULARY = 1e6
 AGREES = 0.02
 """Two columns say the same loss when they differ by less, in the median."""
@@ -57,6 +59,8 @@ def intake_notes(table: RunTable) -> Iterator[Note]:
     yield from _counts(table)
     yield from _compute(table)
     yield from _losses(table)
+    for remark in table.remarks:
+        yield Note(code="columns", severity="info", message=f"{remark}.")
     if table.dropped:
         reasons = sorted({d.reason.split(":")[0] for d in table.dropped})
         text = f"{len(table.dropped)} runs are left out: {', '.join(reasons)}."
@@ -115,11 +119,21 @@ def _compute(table: RunTable) -> Iterator[Note]:
 def _losses(table: RunTable) -> Iterator[Note]:
     """Note losses that are not in nats per token."""
     uniform = _uniform_loss(table)
+    unit = "bits" if table.loss_unit == "bpb" else "nats"
     above = int((table.loss > uniform).sum())
+    below = int((table.loss < LEAST_LOSS).sum()) if not table.loss_unit else 0
+    if below:
+        yield Note(
+            code="loss_units",
+            severity="serious" if below > len(table) / 2 else "warning",
+            message=f"{below} of {len(table)} losses are below {LEAST_LOSS:g} nats/token, lower "
+            "than models of text reach: they may be per byte, rescaled or of one choice among few. "
+            "Say the unit: --unit loss=bpb, a factor, or --unit loss=nats if they are.",
+        )
     if above > len(table) / 2:
         yield _serious(
             "loss_units",
-            f"most losses exceed {three_digits(uniform)} nats, the loss of equal probabilities "
+            f"most losses exceed {three_digits(uniform)} {unit}, the loss of equal probabilities "
             "for all tokens: they may be perplexities (take the natural logarithm) or bits "
             "(multiply by 0.6931).",
         )
@@ -127,7 +141,7 @@ def _losses(table: RunTable) -> Iterator[Note]:
         yield Note(
             code="loss_units",
             severity="warning",
-            message=f"{above} of {len(table)} losses exceed {three_digits(uniform)} nats, the "
+            message=f"{above} of {len(table)} losses exceed {three_digits(uniform)} {unit}, the "
             "loss of equal probabilities for all tokens: these runs diverged, or are in another "
             "unit. Leave them out: --where.",
         )
@@ -142,7 +156,9 @@ def _losses(table: RunTable) -> Iterator[Note]:
 
 
 def _uniform_loss(table: RunTable) -> float:
-    """Loss of equal probabilities for all tokens of the vocabulary, or of a million."""
+    """Loss of equal probabilities for all tokens of the vocabulary, or of a million; of bytes."""
+    if table.loss_unit == "bpb":
+        return 8.0
     vocab = _column(table, "vocab")
     if vocab is None or not (vocab > 1).all():
         return math.log(LARGEST_VOCABULARY)

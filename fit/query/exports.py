@@ -25,7 +25,7 @@ from fit.errors import QueryError
 from fit.quantities import power, short
 from fit.query.documents import Answer
 from fit.query.launch import hydra_value
-from fit.results import Fit
+from fit.results import Fit, loss_unit
 
 CLOSE = 0.01
 """Largest relative difference between the answer's N and the exported one."""
@@ -359,7 +359,8 @@ def _head(answer: Answer, job: TrainerConfig, lost: Sequence[str]) -> list[str]:
         f"isoflop: {power(answer.flops.value)} FLOP by {answer.source}: {short(job.params)} "
         f"parameters (body and head; {job.params / n - 1:+.1%} of the answer's) on "
         f"{short(job.tokens)} tokens.",
-        f"Expected loss {loss:.4f} nats/token, with the runs' own data, tokenizer and recipe.",
+        f"Expected loss {loss:.4f} {loss_unit(answer.convention)}, with the runs' own data, "
+        "tokenizer and recipe.",
         "Not expressed here:",
         *(f"- {text}" for text in (*job.changed, *lost)),
     ]

@@ -96,7 +96,7 @@ def refuse_loss(problem: ConstrainedProblem, theta: Floats, loss: float) -> None
         within = f" with {' and '.join(names)}" if names else ""
         subject = "the best model allowed" if names else "the law"
         raise QueryError(
-            f"a loss of {loss:g} nats/token cannot be reached{within}: {subject} goes down to "
+            f"a loss of {loss:g} cannot be reached{within}: {subject} goes down to "
             f"{least:.4f} and no further. Ask for more than that"
             f"{', or relax the limit' if names else ''}."
         )
@@ -104,7 +104,7 @@ def refuse_loss(problem: ConstrainedProblem, theta: Floats, loss: float) -> None
     most = float(np.exp(log_loss(problem.law, theta[None], first, first))[0])
     if not loss < most:
         raise QueryError(
-            f"a loss of {loss:g} nats/token is reached by one parameter on one token; ask for less "
+            f"a loss of {loss:g} is reached by one parameter on one token; ask for less "
             f"than {most:.4f}."
         )
 

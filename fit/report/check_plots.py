@@ -24,7 +24,7 @@ from fit.report.plots import (
 )
 from fit.report.tables import clean, target_name
 from fit.report.text import APPROACHES, approach_name, shortened
-from fit.results import Fit
+from fit.results import Fit, loss_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +71,7 @@ def fit_against_measurement(ax: Axes, below: Axes, source: ScalingLaw) -> Axes:
 
 def target_label(source: ScalingLaw) -> str:
     """The quantity that the law predicts, with its unit."""
-    return {"loss": "loss [nats/token]", "batch": "batch [tokens]"}.get(
+    return {"loss": f"loss [{loss_unit(source.convention)}]", "batch": "batch [tokens]"}.get(
         target_name(source.law.name), "learning rate"
     )
 

@@ -37,13 +37,13 @@ from fit.report.plots import (
     C_LABEL,
     DASHED,
     FAINT,
-    L_LABEL,
     LAW,
     N_LABEL,
     draw_curve,
     legend_order,
 )
 from fit.report.tables import math_power
+from fit.results import loss_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -172,7 +172,9 @@ def next_price(ax: Axes, source: ScalingLaw, best: FrontierBand, price: Interval
     ax.set_ylim(0.5 * min(shown.min(), best.flops[0]), 3 * shown.max())
     plots.flops_axis(ax.xaxis)
     plots.flops_axis(ax.yaxis)
-    plots.style_axes(ax, x=C_LABEL, y="Price of the next 0.01 nats/token [FLOP]")
+    plots.style_axes(
+        ax, x=C_LABEL, y=f"Price of the next 0.01 {loss_unit(source.convention)} [FLOP]"
+    )
     plots.legend(ax, legend_order(source, "equal to the budget")[1:], loc="upper left")
     return ax
 
@@ -234,7 +236,7 @@ def repeats_loss(ax: Axes, best: FrontierBand, source: ScalingLaw, limited: Scal
     ax.set_ylim(0.98 * best.loss.value[-1], 1.02 * max(float(loss[0]), best.loss.value[0]))
     plots.flops_axis(ax.xaxis)
     plots.loss_axis(ax.yaxis)
-    plots.style_axes(ax, x=C_LABEL, y=L_LABEL)
+    plots.style_axes(ax, x=C_LABEL, y=plots.loss_label(source))
     plots.legend(ax, legend_order(source, "unique tokens limited"))
     return ax
 

@@ -34,6 +34,7 @@ from fit.report.text import (
     table_text,
     wrapped,
 )
+from fit.results import loss_unit
 
 STATUSES = {
     "open": "its run has not been found yet",
@@ -314,7 +315,7 @@ def _precision_text(precision: Precision, p: Proposal) -> str:
         return "not determined: too few runs"
     return (
         f"N* {n} {TIMES_OR_DIVIDED}{precision.params_factor:.3g}, "
-        f"loss {p.loss:.4f} {PLUS_MINUS}{margin:.2g} nats/token"
+        f"loss {p.loss:.4f} {PLUS_MINUS}{margin:.2g} {loss_unit(p.convention)}"
     )
 
 
@@ -343,8 +344,8 @@ def _suggest_conclusion(p: Proposal) -> str:
     return (
         f"{more.share - 1:.0%} more spend ({amount} FLOP) narrows N*'s interval from "
         f"{TIMES_OR_DIVIDED}{factors[0]:.4g} to {TIMES_OR_DIVIDED}{factors[1]:.4g}, and the "
-        f"loss's from {PLUS_MINUS}{margins[0]:.3g} to {PLUS_MINUS}{margins[1]:.3g} nats/token. "
-        "Stop where this gain is not worth its price."
+        f"loss's from {PLUS_MINUS}{margins[0]:.3g} to {PLUS_MINUS}{margins[1]:.3g} "
+        f"{loss_unit(p.convention)}. Stop where this gain is not worth its price."
     )
 
 
@@ -375,18 +376,18 @@ def _launch_rows(folder: Path, launch: str | None) -> list[str]:
     return rows
 
 
-def tuning_document(runs: Path, *, where: str | None = None) -> dict[str, Any]:
+def tuning_document(runs: Sequence[str | Path] | Path, **reading: Any) -> dict[str, Any]:
     """The `isoflop.tuning/1` document: the best rate of every scan, and what one rule costs.
 
     Args:
         runs: Folder of run records, or a table with a column `lr`.
-        where: Condition on the columns that a run must meet.
+        **reading: How tables are read and rows selected, see `load`.
 
     Raises:
         RecordError: The runs cannot be read.
         FitError: They hold no scan.
     """
-    table = load(runs, where=where)
+    table = load(runs, **reading)
     document = {
         "schema": "isoflop.tuning/1",
         "scans": [dataclasses.asdict(s) for s in rate_scans(table)],
@@ -426,18 +427,18 @@ def _scan_cells(scan: dict[str, Any]) -> list[str]:
     ]
 
 
-def skills_document(runs: Path, *, where: str | None = None) -> dict[str, Any]:
+def skills_document(runs: Sequence[str | Path] | Path, **reading: Any) -> dict[str, Any]:
     """The `isoflop.skills/1` document.
 
     Args:
         runs: Folder of run records.
-        where: Condition on the columns that a run must meet.
+        **reading: How tables are read and rows selected, see `load`.
 
     Raises:
         RecordError: The runs cannot be read.
         FitError: They have no losses by skill.
     """
-    rows = [dataclasses.asdict(s) for s in skills_by_shape(load(runs, where=where))]
+    rows = [dataclasses.asdict(s) for s in skills_by_shape(load(runs, **reading))]
     return dict(
         finite_or_null({"schema": "isoflop.skills/1", "level": SKILL_LEVEL, "shapes": rows})
     )

@@ -19,7 +19,7 @@ from fit.diagnostics.approaches import budgets_of, levels_of, some_of
 from fit.quantities import UNITS, percent, power, short
 from fit.report.figure_data import EQUAL_LOSS
 from fit.report.text import approach_name
-from fit.results import Fit
+from fit.results import Fit, loss_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +44,6 @@ UNBOUNDED = 1e3
 NEAR_RUNS = 0.3
 """A fitted E below this share of the lowest loss is not drawn."""
 C_LABEL, N_LABEL, D_LABEL = "Compute C [FLOP]", "Parameters N", "Training tokens D"
-L_LABEL = "Loss [nats/token]"
 
 
 def budget_colours(flops: Floats) -> tuple[Colormap, LogNorm]:
@@ -209,6 +208,11 @@ def _formatter(form: Callable[[float], str]) -> Any:
     return FuncFormatter(lambda value, _: form(value))
 
 
+def loss_label(source: ScalingLaw) -> str:
+    """The label of an axis of losses, with their unit."""
+    return f"Loss [{loss_unit(source.convention)}]"
+
+
 def loss_against_compute(ax: Axes, source: ScalingLaw, best: FrontierBand | None) -> Axes:
     """Loss against compute, log-log: runs, the law at fixed sizes, and the efficient frontier.
 
@@ -233,7 +237,7 @@ def loss_against_compute(ax: Axes, source: ScalingLaw, best: FrontierBand | None
     ax.set_ylim(0.97 * min(lowest), 1.04 * p.loss.max())
     flops_axis(ax.xaxis)
     loss_axis(ax.yaxis)
-    style_axes(ax, x=C_LABEL, y=L_LABEL)
+    style_axes(ax, x=C_LABEL, y=loss_label(source))
     named = legend_order(source, "law at one size", "fitted E", "known entropy")
     legend(ax, named, ncols=2, columnspacing=1.2)
     return ax
@@ -268,7 +272,7 @@ def isoflop_curves(ax: Axes, source: ScalingLaw, best: FrontierBand | None) -> A
     count_axis(ax.xaxis)
     loss_axis(ax.yaxis)
     budget_bar(ax, shown)
-    style_axes(ax, x=N_LABEL, y=L_LABEL)
+    style_axes(ax, x=N_LABEL, y=loss_label(source))
     named = ("runs", "law at one budget", "optimum N*", "extrapolation")
     legend(ax, named, loc="lower left")
     return ax
@@ -301,7 +305,7 @@ def loss_against_params(ax: Axes, source: ScalingLaw) -> Axes:
     ax.set_ylim(0.97 * p.loss.min(), 1.04 * p.loss.max())
     count_axis(ax.xaxis)
     loss_axis(ax.yaxis)
-    style_axes(ax, x=N_LABEL, y=L_LABEL)
+    style_axes(ax, x=N_LABEL, y=loss_label(source))
     legend(ax, ("runs", "law at one D"), loc="upper right")
     return ax
 

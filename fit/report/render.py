@@ -25,6 +25,7 @@ from fit.forecasts.ledger import read_ledger
 from fit.report.context_plots import models_table, shapes_of
 from fit.report.figures import RenderedFigure, draw_figures, draw_shapes
 from fit.report.summary_page import report_content, shape_report_content
+from fit.results import NATS_PER_TOKEN, loss_unit
 
 STYLE = Path(__file__).with_name("report.css")
 MARKS = {"good": "✓", "fair": "!", "bad": "✗", "info": "·", "warning": "!", "serious": "✗"}
@@ -94,6 +95,7 @@ def write_report(folder: Path, *, form: str = "pdf", request: ReportRequest | No
         request=request,
         ledger=read_ledger(folder.resolve().parent / LEDGER),
     )
+    content = restate_unit(content, loss_unit(source.convention))
     return _write_files(folder, content, figures, form)
 
 
@@ -118,6 +120,20 @@ def write_shape_report(runs: Path, folder: Path, *, form: str = "pdf") -> Path:
     shapes = shapes_of(table)
     content = shape_report_content(folder.resolve().name, table, shapes)
     return _write_files(folder, content, draw_shapes(shapes), form)
+
+
+def restate_unit(content: Any, unit: str) -> Any:
+    """The content of a report with the unit of its losses in all texts; written for nats/token."""
+    if unit == NATS_PER_TOKEN:
+        return content
+    if isinstance(content, str):
+        words = unit.replace("/", " per ")
+        return content.replace(NATS_PER_TOKEN, unit).replace("nats per token", words)
+    if isinstance(content, Mapping):
+        return {k: restate_unit(v, unit) for k, v in content.items()}
+    if isinstance(content, list | tuple):
+        return [restate_unit(v, unit) for v in content]
+    return content
 
 
 def _write_files(

@@ -25,7 +25,7 @@ from fit.query.documents import (
 )
 from fit.query.sensitivity import limit_text
 from fit.query.warnings import cross_check_remark
-from fit.results import CrossCheck, Fit, Note, kappa_text
+from fit.results import CrossCheck, Fit, Note, kappa_text, loss_unit
 from fit.verdict import Verdict
 
 WIDTH = 80
@@ -113,7 +113,7 @@ def hint_text(answer: Answer) -> str:
     return wrapped(
         f"At {power(answer.flops.value)} FLOP ({_reach_text(answer.reach)} the largest budget): "
         f"{n} parameters on {d} tokens, loss "
-        f"{_with_interval(answer.loss, _four_decimals)} nats/token "
+        f"{_with_interval(answer.loss, _four_decimals)} {loss_unit(answer.convention)} "
         f"({answer.verdict.verdict})."
     )
 
@@ -218,7 +218,8 @@ def _plain_or_short(value: float) -> str:
 def _loss_rows(result: Answer | Prediction) -> list[str]:
     """Loss by the law with its confidence interval, and the prediction interval of one run."""
     quantity = result.quantity if isinstance(result, Prediction) else "loss"
-    form, unit = (_four_decimals, " nats/token") if quantity == "loss" else (three_digits, "")
+    per_token = f" {loss_unit(result.convention)}"
+    form, unit = (_four_decimals, per_token) if quantity == "loss" else (three_digits, "")
     rows = [row(quantity.replace("_", " "), f"{_with_interval(result.loss, form)}{unit}")]
     run = result.loss_next_run
     if run.low is not None and run.high is not None and result.level is not None:
@@ -290,7 +291,7 @@ def convention_text(convention: Mapping[str, str]) -> str:
 def _parameter_row(fit: Fit, name: str, value: float) -> str:
     """A parameter with its interval."""
     low, high = fit.interval.bounds.get(name, (float("nan"), float("nan")))
-    unit = {"E": "nats/token", "a": "N* ~ C^a", "b": "D* ~ C^b"}.get(name, "")
+    unit = {"E": loss_unit(fit.convention), "a": "N* ~ C^a", "b": "D* ~ C^b"}.get(name, "")
     is_held = name in dict(fit.options.get("hold") or ())
     ends = interval_text(low, high, lambda end: f"{end:.4g}", least=-math.inf)
     ends = "held" if is_held else ends

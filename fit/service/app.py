@@ -23,6 +23,7 @@ from urllib.parse import quote
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
+from fit.data.cells import UNIT_COLUMN
 from fit.errors import ScalingError
 from fit.files import csv_text
 from fit.laws.families import laws_document
@@ -340,8 +341,10 @@ def _run_rows(fit: Fit) -> list[dict[str, Any]]:
     p = fit.points
     columns = {n: getattr(p, n) for n in ("params", "tokens", "flops", "loss", "residual")}
     columns |= {k: v for k, v in p.columns.items() if k not in columns}
+    said = {UNIT_COLUMN: fit.convention["loss"]} if "loss" in fit.convention else {}
     return [
-        {"run": run, **{k: float(v[i]) for k, v in columns.items()}} for i, run in enumerate(p.run)
+        {"run": run, **{k: float(v[i]) for k, v in columns.items()}, **said}
+        for i, run in enumerate(p.run)
     ]
 
 

@@ -43,6 +43,8 @@ FORMATS: Mapping[str, str] = {
     "application/csv": "csv",
     "application/jsonl": "jsonl",
     "application/x-ndjson": "jsonl",
+    "application/json": "json",
+    "text/tab-separated-values": "tsv",
     "application/vnd.apache.parquet": "parquet",
 }
 """Table formats by content type.
@@ -59,18 +61,21 @@ OPTIONS: Mapping[str, str] = {
     "cluster": "Column whose equal values mark runs with correlated errors.",
     "weight": "Column of weights; loss_se counts each run by its own error.",
     "column": "Renaming, such as params=n_params; may be repeated.",
-    "unit": "Unit of a column, such as params=M; may be repeated.",
+    "unit": "Unit of a column, such as params=M or loss=ppl; may be repeated.",
+    "where": "Condition on the columns, such as loss < 5; may be repeated, and all must hold.",
+    "wide": "params or tokens, of which the columns named by numbers are values.",
 }
 """Options of `isoflop fit` that a request may set.
 
-Conditions are evaluated as expressions and files are paths on this machine, so both are left to the
-command line.
+Files are paths on this machine, so `base` and `hold` are left to the command line.
 """
 NUMBERS: Mapping[str, Callable[[str, str], float]] = {
     "delta": parse_number,
     "level": parse_share,
     "resamples": parse_count,
 }
+REPEATED = ("column", "unit", "where")
+"""Options that may be given several times."""
 MOST_RESAMPLES = 4000
 MOST_COLUMNS, LONGEST_VALUE = 50, 200
 """Renamings or units in one request, and characters of any value."""
@@ -163,7 +168,7 @@ def fit_arguments(pairs: Sequence[tuple[str, str]]) -> list[str]:
         if name not in OPTIONS:
             text = f"unknown field '{short_name(name)}'; known are {', '.join(OPTIONS)}."
             raise RequestError(422, "invalid", text, name)
-        most = MOST_COLUMNS if name in ("column", "unit") else 1
+        most = MOST_COLUMNS if name in REPEATED else 1
         if len(values) > most:
             text = f"{name} is given {len(values)} times; at most {most} can be."
             raise RequestError(422, "invalid", text, name)

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from fit.laws.published import PRESETS
-from fit.service.jobs import FORMATS, MOST_BYTES, OPTIONS
+from fit.service.jobs import FORMATS, MOST_BYTES, OPTIONS, REPEATED
 from fit.service.routes import COMPARE, CURVES, PREDICT, QUERY, QueryRoute
 from fit.verdict import VERDICTS
 
@@ -187,7 +187,7 @@ def _option_parameter(name: str) -> dict[str, Any]:
         "name": name,
         "in": "query",
         "description": OPTIONS[name],
-        "schema": many if name in ("column", "unit") else plain,
+        "schema": many if name in REPEATED else plain,
     }
 
 

@@ -23,7 +23,7 @@ from fit.inference.intervals import derived_interval
 from fit.quantities import parse_count, parse_flag, parse_flops, parse_share
 from fit.query.answer import answer, predict
 from fit.query.question import FIELDS, LAW_COLUMNS, question
-from fit.results import Fit, Span
+from fit.results import Fit, Span, loss_unit
 from fit.service.errors import RequestError, short_name
 from fit.service.fits import FitRegistry, ServedLaw
 from fit.verdict import FARTHEST_REACH
@@ -92,6 +92,7 @@ def curves(source: ScalingLaw) -> dict[str, Any]:
         **({} if source.fit is None else source.fit.verdict.document()),
         "source": source.name,
         "law": source.law.name,
+        "loss_unit": loss_unit(source.convention),
         "level": None if source.fit is None else source.fit.interval.level,
         "range": {k: [v.low, v.high] for k, v in source.range.items()},
         "flops": flops.tolist(),

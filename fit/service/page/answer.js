@@ -78,11 +78,11 @@ function facts(answer) {
     ["Parameters N", datum(answer.params.value, short(answer.params.value), "params"), interval(answer.params, short)],
     ["Tokens D", datum(answer.tokens.value, short(answer.tokens.value), "tokens"), interval(answer.tokens, short)],
     ["Tokens per parameter", datum(answer.tokens_per_param.value, three(answer.tokens_per_param.value), "tokens_per_param"), interval(answer.tokens_per_param, three)],
-    ["Loss", datum(answer.loss.value, four(answer.loss.value), "loss"), joined(interval(answer.loss, four), level && " confidence", level)],
+    ["Loss", datum(answer.loss.value, four(answer.loss.value), "loss"), joined(interval(answer.loss, four), level && " confidence", level, answer)],
   ];
   if (answer.level != null && answer.loss.low == null && answer.loss.high == null) rows.push(["Interval", UNKNOWN, "this fit has none here"]);
   if (answer.loss_next_run.low != null || answer.loss_next_run.high != null) {
-    rows.push(["Loss of one run", four(answer.loss_next_run.value), joined(interval(answer.loss_next_run, four), " prediction", level)]);
+    rows.push(["Loss of one run", four(answer.loss_next_run.value), joined(interval(answer.loss_next_run, four), " prediction", level, answer)]);
   }
   const band = answer.regret_band;
   if (band) rows.push(["Equally good sizes", `${short(band.low)} to ${short(band.high)}`, "parameters: loss within the noise of one run"]);
@@ -91,8 +91,9 @@ function facts(answer) {
 }
 
 /** An interval with its level: [a, b] nats/token, 90% confidence. */
-function joined(range, kind, level) {
-  return range ? make("span", {}, range, ` nats/token, ${level}${kind}`) : "nats/token";
+function joined(range, kind, level, answer) {
+  const unit = answer.convention.loss ?? "nats/token";
+  return range ? make("span", {}, range, ` ${unit}, ${level}${kind}`) : unit;
 }
 
 function shape(answer) {

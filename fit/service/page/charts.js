@@ -47,10 +47,10 @@ const plain = (value) => short(value).replace(/\.0+(?=[kMBT]|$)/, "");
 const axes = {
   flops: (domain) => ({ domain, label: "Compute C [FLOP]", ticks: (room) => decades(domain, room / 70), text: tick }),
   counts: (domain, label) => ({ domain, label, ticks: (room) => counts(domain, room / 32), text: plain }),
-  loss: (domain) => {
+  loss: (domain, unit) => {
     const ticks = d3.ticks(...domain, 6);
     const digits = Math.max(1, Math.ceil(-Math.log10(ticks.length > 1 ? ticks[1] - ticks[0] : 0.1) - 1e-9));
-    return { domain, label: "Loss [nats/token]", ticks: () => ticks, text: (v) => v.toFixed(digits) };
+    return { domain, label: `Loss [${unit}]`, ticks: () => ticks, text: (v) => v.toFixed(digits) };
   },
 };
 
@@ -166,7 +166,7 @@ export function lossChart(curves, answer, rival, colours) {
     ...rows.map((p) => ({ flops: p.flops, y: p.value, words: `law at ${power(p.flops)} FLOP\nloss ${four(p.value)}${ends(p, four)}` })),
   ];
   draw("figure-loss", "Loss against compute: runs, frontier with its band, your budget", innerWidth < 640 ? 320 : 400, colours,
-    axes.flops(x), axes.loss(y), [
+    axes.flops(x), axes.loss(y, curves.loss_unit), [
       curves.floor && curves.floor > y[0] ? Plot.ruleY([curves.floor], { stroke: colours.soft, strokeDasharray: "1 3" }) : null,
       ...(rival ? frontier(other, colours.rival, y) : []),
       ...frontier(rows, colours.law, y),
@@ -212,7 +212,7 @@ export function valleyChart(curves, colours) {
   const labels = curves.valleys.map((v) => ({ n: v.params.at(-1), loss: v.loss.at(-1), flops: v.flops }));
   const stroke = (p) => shade(p.flops);
   draw("figure-valleys", "Loss against parameters at equal budgets: the lowest point of each curve is the best size", innerWidth < 640 ? 320 : 400, colours,
-    axes.counts(x, "Parameters N"), axes.loss(y), [
+    axes.counts(x, "Parameters N"), axes.loss(y, curves.loss_unit), [
       Plot.line(lines, { x: "n", y: "loss", z: "flops", stroke, strokeDasharray: "4 4", clip: true }),
       Plot.line(within, { x: "n", y: "loss", z: "flops", stroke, strokeWidth: 1.8, clip: true }),
       Plot.text(labels.filter((l) => l.loss < y[1]), { x: "n", y: "loss", text: (l) => `${power(l.flops)} FLOP`, textAnchor: "start", dx: 5, fill: colours.soft, fontSize: 11.5 }),

@@ -17,7 +17,7 @@ export function showTables(curves) {
     ranged(curves.loss, i, four),
     curves.inside[i] ? "inside the range of the runs" : "extrapolates",
   ]);
-  place("#table-frontier", table("The best split of each budget", ["Compute [FLOP]", "Parameters", "Tokens", "Loss [nats/token]", ""], rows));
+  place("#table-frontier", table("The best split of each budget", ["Compute [FLOP]", "Parameters", "Tokens", `Loss [${curves.loss_unit}]`, ""], rows));
   const runs = curves.runs.slice(0, MOST).map((r) => [r.run, power(r.flops), short(r.params), short(r.tokens), four(r.loss), residual(r)]);
   find("#table-runs").hidden = !runs.length;
   const more = curves.runs.length > MOST ? make("p", { class: "hint" }, `The first ${MOST} of ${curves.runs.length}; all are in the CSV.`) : null;

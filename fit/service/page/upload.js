@@ -4,7 +4,10 @@ import { Newest, request } from "./api.js";
 import { fault, find, make } from "./elements.js";
 import { pageWords } from "./limits.js";
 
-const TYPES = { csv: "text/csv", jsonl: "application/jsonl", ndjson: "application/x-ndjson", parquet: "application/vnd.apache.parquet" };
+const TYPES = {
+  csv: "text/csv", tsv: "text/tab-separated-values", jsonl: "application/jsonl", ndjson: "application/jsonl",
+  json: "application/json", parquet: "application/vnd.apache.parquet",
+};
 const MOST_BYTES = 20 * 2 ** 20;
 /** An upload; closing the dialog cancels it, so that no late reply changes the law. */
 const upload = new Newest();
@@ -39,7 +42,7 @@ export function listenToUpload(families, done) {
 /** Send the chosen file; the name of its fit, or null if it was refused. */
 async function send(signal) {
   const [file] = find("#file").files;
-  const kind = file.name.split(".").at(-1).toLowerCase();
+  const kind = file.name.toLowerCase().replace(/\.(gz|zst|bz2|xz)$/, "").split(".").at(-1);
   fault(find("#upload-fault"), null);
   const wrong = !(kind in TYPES)
     ? `${file.name} is no table that can be sent; choose a .${Object.keys(TYPES).join(", .")} file.`
@@ -53,6 +56,7 @@ async function send(signal) {
     // Blanks separate entries only where another begins: `loss=val loss, params=n` names two columns.
     for (const entry of find(id).value.split(/[,;\n]+|\s+(?=\w+=)/)) if (entry.trim()) query.append(name, entry.trim());
   }
+  if (find("#condition").value.trim()) query.append("where", find("#condition").value);
   showSending(file.name);
   try {
     const response = await request(`v1/fits?${query}`, { method: "POST", body: file, headers: { "content-type": TYPES[kind] }, signal });

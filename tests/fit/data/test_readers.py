@@ -125,7 +125,9 @@ def test_a_new_format_of_tables_is_one_entry(tmp_path, monkeypatch):
     monkeypatch.setitem(readers.TABLE_READERS, ".tab", lambda path: pd.read_csv(path, sep="|"))
     frame().to_csv(tmp_path / "runs.tab", sep="|", index=False)
     assert len(readers.load(tmp_path / "runs.tab")) == 6
-    with pytest.raises(RecordError, match=r"neither a folder .*\.jsonl, \.tab"):
+    with pytest.raises(RecordError, match=r"neither a folder .*\.json, \.tab"):
+        readers.load(tmp_path / "runs.dat")
+    with pytest.raises(RecordError, match="spreadsheet"):
         readers.load(tmp_path / "runs.xlsx")
 
 
@@ -223,7 +225,7 @@ def test_rows_that_failed_or_diverged_and_copies_of_rows_are_no_evidence(tmp_pat
         "diverged",
         "failed",
     ]
-    table.assign(status="finished").to_csv(path, index=False)
+    table.assign(status="banana").to_csv(path, index=False)
     with pytest.raises(RecordError, match="known are done"):
         readers.load(path)
 

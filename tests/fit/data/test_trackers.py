@@ -8,13 +8,13 @@ import pytest
 from click.testing import CliRunner
 
 from fit.cli.main import main
+from fit.data.columns import parse_columns
+from fit.data.formats import flatten
 from fit.data.readers import load
 from fit.data.trackers import (
     LoggedRun,
     build_table,
-    flatten,
-    parse_columns,
-    read_export,
+    read_exports,
     write_table,
 )
 from fit.errors import QueryError, RecordError
@@ -143,7 +143,7 @@ def test_names_that_a_spreadsheet_would_compute_are_escaped_and_read_back(tmp_pa
     first = [line.split(",")[0] for line in path.read_text().splitlines()]
     assert first == ["run", "'=cmd(1)", "'+1", "'-x", "'@a", "'\tx", "plain"]
     assert list(load(path).run) == names
-    assert [r.name for r in read_export(path)] == names
+    assert [r.name for r in read_exports([path])] == names
 
 
 def test_another_suffix_is_refused(tmp_path):
@@ -174,7 +174,7 @@ def export(tmp_path, monkeypatch):
 
 
 def test_an_exported_run_table_is_read(export):
-    rows = build_table(read_export(export), parse_columns(KEYS), {}).rows
+    rows = build_table(read_exports([export]), parse_columns(KEYS), {}).rows
     assert rows[0] == {
         "run": "wise-sun-1", "source": "export.csv/ab12", "status": "done", "params": 124439808,
         "tokens": 2500000000, "loss": 3.284, "lr": 0.0006, "seed": 1,
@@ -193,7 +193,7 @@ def test_an_export_with_whole_configs_in_its_cells_is_read(tmp_path):
         writer.writeheader()
         writer.writerow(cells)
     columns = {"params": "n_params", "width": "model.width"}
-    row = build_table(read_export(tmp_path / "runs.csv"), columns, {"params": 1e6}).rows[0]
+    row = build_table(read_exports([tmp_path / "runs.csv"]), columns, {"params": 1e6}).rows[0]
     assert (row["params"], row["width"], row["loss"]) == (7_000_000, 64, 3.0)
 
 

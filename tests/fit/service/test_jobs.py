@@ -89,7 +89,7 @@ def test_options_become_arguments_and_unknown_ones_are_named():
     pairs = [("law", "tied"), ("column", "params=n"), ("column", "tokens=d")]
     assert fit_arguments(pairs) == ["--column=params=n", "--column=tokens=d", "--law=tied"]
     for fields, message in (
-        ([("where", "@os.system('x')")], "unknown field 'where'"),
+        ([("base", "/etc")], "unknown field 'base'"),
         ([("out", "/etc")], "unknown field 'out'"),
         ([("law", "tied"), ("law", "outer")], "given 2 times"),
         ([("resamples", "100000")], "at most 4000"),
