@@ -28,6 +28,8 @@ NOT_NEGATIVE = (
     *("threads", "retries", "checkpoint_seconds"),
 )
 """Settings of `train` that may be 0."""
+SPLITS = ("names", "none")
+"""`none`: every file is trained on, whatever its name, and the sample is drawn from all."""
 SEED_LIMIT = 2**63
 Count = Any
 """A positive whole number as people write it, 8e3, 0.5M or 1B; an int once it is checked."""
@@ -106,15 +108,6 @@ class ModelConfig:
         _read_counts("model", self, "params", "heads", optional=True)
 
 
-class Splits(Enum):
-    """How files are split into training and held-out data."""
-
-    names = "names"
-    """Files, and those in folders, that are named validation or test are not trained on."""
-    none = "none"
-    """Every file is trained on; the held-out sample is drawn from all."""
-
-
 @dataclass(kw_only=True)
 class DataConfig:
     """Where tokens come from; see `sweep.data.registry`."""
@@ -145,7 +138,7 @@ class DataConfig:
     """text: glob patterns of the files, separated by commas."""
     encoding: str | None = MISSING
     """text: encoding of the files that are neither UTF-8 nor marked; null refuses those."""
-    splits: Splits = MISSING
+    splits: str = MISSING
     """text and tokens: by `names`, files that are named validation or test are held out."""
     bytes_per_token: float | None = MISSING
     """tokens: bytes of text per token, where it is known."""
@@ -258,6 +251,7 @@ class Config:
     def __post_init__(self) -> None:
         _check_name(self.name)
         _check("seed", self.seed, 0 <= self.seed < SEED_LIMIT, "0 or more")
+        _check_known("data.splits", self.data.splits, SPLITS)
         _check_known("train.precision", self.train.precision, PRECISIONS)
         _check_known("train.accelerator", self.train.accelerator, ACCELERATORS)
         _check_known("train.strategy", self.train.strategy, STRATEGIES)

@@ -220,7 +220,7 @@ def _count(text: str, column: str) -> float | None:
         text = re.sub(_GROUP, "", text[:-2]) + text[-2:].strip()
     if _COMMA_GROUPS.fullmatch(text):
         text = text.replace(",", "")
-    if re.search(r"[eE][+-]?[0-9]+ *[kKmMbBgGtT]$", text) or not text.isascii():
+    if re.search(r"[eE][+-]?[0-9]+ *[kKmMbBgGtT]$|,", text) or not text.isascii():
         return None
     if column not in COUNTED and text[-1:].isalpha():
         return None

@@ -132,7 +132,7 @@ def fit_notes(
             _entropy(fitted, without_e),
             residual_notes(table, fitted),
             tuning_notes(table),
-            intake_notes(table),
+            intake_notes(table, target),
             _checks(holdout, checks),
             _rolling(rolling, fitted.noise),
             _influence(table, influence),

@@ -53,12 +53,13 @@ LONG = 6
 """Lengths that a size needs for neighbours to be compared."""
 
 
-def intake_notes(table: RunTable) -> Iterator[Note]:
+def intake_notes(table: RunTable, target: str = "loss") -> Iterator[Note]:
     """Notes on what was fitted."""
     yield from _mixed(table)
     yield from _counts(table)
     yield from _compute(table)
-    yield from _losses(table)
+    if target == "loss":
+        yield from _losses(table)
     for remark in table.remarks:
         yield Note(code="columns", severity="info", message=f"{remark}.")
     if table.dropped:

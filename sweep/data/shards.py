@@ -27,7 +27,7 @@ import numpy as np
 from fit.errors import PlanError
 from fit.quantities import count_noun
 from sweep.cache import META, cache_folder, compute_once, digest, stamp
-from sweep.config import DataConfig, Splits
+from sweep.config import DataConfig
 from sweep.data.rows import (
     TokenizedCorpus,
     Tokens,
@@ -113,7 +113,7 @@ def _map_files(
     found = [TokenFile(path=f, **row) for f, row in zip(files, facts["files"], strict=True)]
     shards = [file.open() for file in found]
     vocab, reason = _vocabulary(config, meta, facts, files)
-    by_name = config.splits is Splits.names and root.is_dir()
+    by_name = config.splits == "names" and root.is_dir()
     relative = [file.relative_to(root).as_posix() if by_name else "" for file in files]
     train, heldout, split_words = _split(config, seq_len, shards, relative)
     bytes_per_token = config.bytes_per_token or meta.bytes_per_token

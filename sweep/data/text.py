@@ -27,7 +27,7 @@ from typing import Any
 from fit.errors import PlanError
 from fit.quantities import count_noun
 from sweep.cache import cache_folder, compute_once, digest, stamp
-from sweep.config import DataConfig, Splits
+from sweep.config import DataConfig
 from sweep.data.containers import (
     DocumentReader,
     TextFile,
@@ -91,7 +91,7 @@ def _roles(
     Raises:
         PlanError: All are validation or test data by their names.
     """
-    if config.splits == Splits.none or root.is_file():
+    if config.splits == "none" or root.is_file():
         return tuple(files), (), ()
     by_name: dict[str, list[TextFile]] = {"train": [], "valid": [], "test": []}
     for file in files:

@@ -219,6 +219,10 @@ def _check_choice(override: Override) -> None:
         raise PlanError(f"{text} is empty; {group} takes the name of a file in conf/{group}.")
 
 
+FORMER_DEFAULTS = {"data.pattern": ("**/*.txt,**/*.md,**/*.rst,**/*.gz,**/*.jsonl,**/*.parquet",)}
+"""Values that recipes of older fits hold for settings that their runs did not read."""
+
+
 def check_effect(
     overrides: Sequence[str],
     jobs: Sequence[Sequence[str]],
@@ -272,7 +276,8 @@ def _check_unread(given: Collection[str], configs: Sequence[Config], default: Co
     for setting in sorted(everywhere):
         rule = unread[0][setting]
         values = [value_of(c, setting) for c in configs]
-        changed = any(v != value_of(default, setting) for v in values)
+        defaults = [value_of(default, setting), *FORMER_DEFAULTS.get(setting, ())]
+        changed = any(v not in defaults for v in values)
         if setting == "train.tokens" and setting in given and "sweep.flops" in given:
             changed = True  # a query never writes both, so that a default value is no excuse
         if changed and (setting in given or not set(rule.deciders) & set(given)):

@@ -6,7 +6,6 @@ import random
 
 import pytest
 
-from sweep.config import Splits
 from sweep.data.registry import open_source
 from tests.hostile.outcomes import Case, check_outcome
 from tests.sweep.data.builders import data_config
@@ -203,7 +202,7 @@ def cases():
         )
         yield Case(
             name=f"{valid} alone, meant",
-            run=files({valid: plain}, splits=Splits.none),
+            run=files({valid: plain}, splits="none"),
             taken=tokens(),
         )
     yield Case(name="no files", run=files({"x/.hidden.txt": plain}), refused=("no file below",))

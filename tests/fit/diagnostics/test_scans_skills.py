@@ -103,14 +103,9 @@ def test_the_command_shows_the_reference_sweep_on_80_columns():
 def test_a_report_on_shapes_says_which_shape_each_skill_wants(tmp_path):
     made = write_any_report(ROOT / "runs" / "skills", out=tmp_path / "r", form="html")
     words = made.read_text()
-    assert "width 48, depth 2" in words
-    assert (
-        "Facts: lowest at 64×1, 22.57 ±0.42; highest at 26×8, 29.48 ±0.36; the seeds distinguish"
-        in words
-    )
-    assert (
-        "Novel: lowest at 36×4, 1.86 ±1.42; highest at 64×1, 2.27 ±1.32; the seeds do not" in words
-    )
+    assert "do not distinguish a best shape" in words
+    assert "Facts: 64×1 (22.57 ±0.42) is lowest; the seeds distinguish it from all others." in words
+    assert "Novel: the seeds distinguish no shape from that of the lowest mean." in words
     table = (tmp_path / "r" / "figures" / "skills.csv").read_text()
     rows = list(csv.DictReader(table.splitlines()))
     facts = {r["series"]: r["name"] for r in rows if r["panel"] == "2"}

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fit.errors import FitError
+from fit.errors import FitError, RecordError
 from fit.estimation.general import fit_problem, general_problem
 from fit.estimation.objective import Loss, derivatives
 from fit.estimation.solver import estimate, solve
@@ -201,7 +201,7 @@ def test_a_missing_column_is_named():
     with pytest.raises(FitError, match="run 5 has none"):
         fit_problem(dataclasses.replace(table, columns=bad), law("moe"))
     words = {**table.columns, "params_total": np.array(["many"] * 64)}
-    with pytest.raises(FitError, match="positive numbers in column params_total"):
+    with pytest.raises(RecordError, match="column params_total of the table holds text"):
         fit_problem(dataclasses.replace(table, columns=words), law("moe"))
 
 

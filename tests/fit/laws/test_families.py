@@ -31,7 +31,7 @@ def test_the_best_split_over_repeats():
     assert {n.code: n.severity for n in found.warnings}["repeats"] == "warning"
 
 
-@pytest.mark.parametrize(("flops", "severity"), [(1e23, "serious"), (1e21, "info"), (5e19, None)])
+@pytest.mark.parametrize(("flops", "severity"), [(1e23, "warning"), (1e21, "info"), (5e19, None)])
 def test_epochs_are_warned_of_by_their_number(flops, severity):
     told = {
         n.code: n.severity for n in answer(Question(source=repeated(25e9), flops=flops)).warnings

@@ -209,14 +209,14 @@ def test_the_utilisation_is_the_largest_fitted_runs_or_assumed_and_said():
     on_cpu = dataclasses.replace(points, columns=columns)
     columns = {**columns, "device_flops_per_second": np.full(len(mfu), 989e12)}
     on_h100 = ScalingLaw.from_fit(make_fit(points=dataclasses.replace(points, columns=columns)))
-    own = ask(on_h100, hours=1, device="h100")
+    own = ask(on_h100, hours=1, device="h100", force=True)
     assert own.cost.mfu == pytest.approx(0.31)
     assert "mfu_fitted" in codes(own)
     for source, device in (
         (on_h100, "a100"),
         (ScalingLaw.from_fit(make_fit(points=on_cpu)), "h100"),
     ):
-        other = ask(source, hours=1, device=device)
+        other = ask(source, hours=1, device=device, force=True)
         assert other.cost.mfu == DEFAULT_MFU
         assert "mfu_assumed" in codes(other)
     assumed = ask(FITTED, hours=1, device="1e9")

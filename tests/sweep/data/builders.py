@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sweep.config import DataConfig, Splits
+from sweep.config import DataConfig
 
 PATTERN = ",".join(
     f"**/*.{suffix}"
@@ -25,7 +25,7 @@ def data_config(name, tmp_path=None, **given):
         "header_bytes": None,
         "pattern": PATTERN,
         "encoding": None,
-        "splits": Splits.names,
+        "splits": "names",
         "bytes_per_token": None,
         "split": "train",
         "column": "text",

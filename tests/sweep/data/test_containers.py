@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from fit.errors import PlanError
-from sweep.config import Splits
 from sweep.data.registry import open_source
 from sweep.data.tokenizers import Bytes
 from tests.sweep.data.builders import data_config, rows_as_set
@@ -60,7 +59,7 @@ def test_every_document_is_trained_on_once_and_none_that_is_held_out(tmp_path, k
     assert heldout and {split for split, _ in heldout} == {"validation"}
     facts = dict(source.facts)
     assert "held out" in facts["by name"] or "neither" in facts["by name"]
-    everything = opened(folder, tmp_path, splits=Splits.none)
+    everything = opened(folder, tmp_path, splits="none")
     assert {split for split, _ in trained(everything)} == {"train", "validation", "test"}
 
 
@@ -109,7 +108,7 @@ def test_a_folder_of_test_files_alone_is_refused_with_the_way_out(tmp_path):
     write_texts(tmp_path / "d", "test", [tagged("tale", n) for n in range(40)], "jsonl")
     with pytest.raises(PlanError, match="nothing is left to train on.*data.splits=none"):
         opened(tmp_path / "d", tmp_path)
-    assert opened(tmp_path / "d", tmp_path, splits=Splits.none).info.unique_tokens > 1000
+    assert opened(tmp_path / "d", tmp_path, splits="none").info.unique_tokens > 1000
 
 
 @pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be", "utf-16"])

@@ -33,7 +33,7 @@ BY_LAUNCH = frozenset({"also", "data_hash"})
 """Written by a launch for its workers."""
 HUB_ONLY = frozenset({"data.subset", "data.streaming", "data.split"})
 """Read by the source `hf` alone, which needs a package of its own."""
-NULL_RULES = frozenset({"data.dtype", "data.byte_order", "data.header_bytes"})
+NULL_RULES = frozenset({"data.dtype", "data.byte_order", "data.header_bytes", "data.encoding"})
 """Null is found by the content of the files, and a wrong value is refused."""
 VALUES = {
     "model.heads": "2",
@@ -51,6 +51,7 @@ VALUES = {
     "data.byte_order": "big",
     "data.header_bytes": "2",
     "data.bytes_per_token": "3.5",
+    "data.splits": "none",
     "data.subset": "other",
     "data.cache": "CACHE",
     "data.path": "OTHER",
@@ -95,12 +96,15 @@ def contexts(tmp_path_factory):
         rows = [{"text": f"one {i}", "body": f"two {i} {name}"} for i in range(200)]
         lines = "\n".join(json.dumps(row) for row in rows)
         (folder / name / "abc.jsonl").write_text(lines)
-        np.random.default_rng(len(name)).integers(0, 1000, 9000).astype("<u2").tofile(
-            folder / f"{name}.bin"
-        )
+        (folder / name / "a_val.txt").write_text(" ".join(words.ravel()[::-1]))
+        (folder / f"{name}.tokens").mkdir()
+        draw = np.random.default_rng(len(name))
+        for split in ("train", "val"):
+            drawn = draw.integers(0, 1000, 9000).astype("<u2")
+            drawn.tofile(folder / f"{name}.tokens" / f"{split}.bin")
     small = [f"data.cache={folder}/cache", "data.heldout_tokens=512", "model.seq_len=32"]
     text = ["data=text", f"data.path={folder}/text", "data.vocab=300", *small]
-    tokens = ["data=tokens", f"data.path={folder}/text.bin", *small]
+    tokens = ["data=tokens", f"data.path={folder}/text.tokens", *small]
     base = ["model=w64", "train.tokens=100e3"]
     given = {
         "stories": base,
@@ -111,7 +115,7 @@ def contexts(tmp_path_factory):
         "text": [*base, *text],
         "tokens": [*base, *tokens],
     }
-    others = {"text": folder / "other", "tokens": folder / "other.bin"}
+    others = {"text": folder / "other", "tokens": folder / "other.tokens"}
     with hydra_initialised():
         return {
             name: (compose("config", overrides), str(others.get(name, "/none")))
