@@ -30,6 +30,7 @@ from sweep.data.decoding import (
     encoding_of,
     open_decompressed,
     refuse_foreign,
+    refuse_syntax,
 )
 
 HEAD_BYTES = 1 << 16
@@ -37,6 +38,8 @@ TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 """Suffixes of containers of many documents."""
 ARCHIVES = (".tar", ".tgz", ".tbz2", ".txz", ".zip", ".7z", ".rar")
 csv.field_size_limit(1 << 30)
+MOST_EXPANSION = 1000
+"""Most bytes that a byte may unpack to: text packs 3 to 30 times, and gzip at most 1032 times."""
 MOST_NAMED = 3
 """Most bad files that a message names."""
 
@@ -179,12 +182,15 @@ def examine_files(files: Sequence[Path], encoding: str | None) -> list[TextFile]
     """
     if encoding is not None:
         try:
-            codecs.lookup(encoding)
+            # Python has encodings of bytes too, such as base64.
+            known = codecs.lookup(encoding)._is_text_encoding
         except LookupError:
+            known = False
+        if not known:
             raise PlanError(
                 f"data.encoding={encoding} is unknown; utf-8, utf-16-le, latin-1 or cp1252 are "
                 "known, for example."
-            ) from None
+            )
     examined, bad = [], []
     for path in files:
         try:
@@ -214,6 +220,8 @@ def _examine(path: Path, encoding: str | None) -> TextFile:
             return TextFile(path=path, hash=_hash(path, ""), encoding="")
         try:
             codec = encoding_of(head)
+            if container_of(path) is None:
+                refuse_syntax(head.decode(codec, "ignore"))
             return TextFile(path=path, hash=_hash(path, codec), encoding=codec)
         except (PlanError, UnicodeError):
             if encoding is None:
@@ -234,8 +242,12 @@ def _hash(path: Path, encoding: str) -> str:
     """
     digest = hashlib.blake2b(digest_size=8)
     decoder = codecs.getincrementaldecoder(encoding)() if encoding else None
+    read, most = 0, MOST_EXPANSION * path.stat().st_size
     with open_decompressed(path) as stream:
         while block := stream.read(BLOCK_BYTES):
+            read += len(block)
+            if read > most:
+                raise PlanError(f"unpacks to more than {MOST_EXPANSION} times its size")
             digest.update(block)
             if decoder is not None:
                 decoder.decode(block)
@@ -315,7 +327,7 @@ def _delimited(file: TextFile, column: str) -> Rows:
     split = {s: next(csv.reader([head], delimiter=s), []) for s in separators}
     separator = next((s for s in separators if {column, name} & set(split[s])), common)
     with _name_errors(file.path), _text_stream(file) as stream:
-        reader = csv.reader(stream, delimiter=separator)
+        reader = csv.reader(stream, delimiter=separator, strict=True)  # no quote may stay open
         header = next(reader, [])
         if doubles := [n for n, count in Counter(header).items() if count > 1]:
             raise PlanError(f"{file.path} has the column '{doubles[0]}' twice; rename one.")

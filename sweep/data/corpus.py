@@ -210,11 +210,18 @@ def open_corpus(documents: Documents, config: DataConfig, seq_len: int) -> Token
         seed=config.seed,
         named=named,
     )
+    train = stream_of(shards, parts.train)
+    if train.row_count(seq_len) < 1:
+        raise PlanError(
+            f"{len(train)} tokens of {config.path} are left to train on, below one row of "
+            f"model.seq_len={seq_len}; copies of held-out documents are not trained on. Bring more "
+            "text, or train on all with data.splits=none."
+        )
     return TokenizedCorpus(
         name=documents.name,
         hash=meta["hash"],
         vocab=tokenizer.vocab,
-        train=stream_of(shards, parts.train),
+        train=train,
         heldout=stream_of(shards, parts.heldout),
         token_bytes=tokenizer.token_bytes,
         facts=(

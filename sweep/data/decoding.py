@@ -12,6 +12,7 @@ import bz2
 import codecs
 import gzip
 import io
+import json
 import lzma
 import re
 from pathlib import Path
@@ -108,6 +109,28 @@ def refuse_foreign(head: bytes) -> None:
         raise PlanError(f"is {foreign}")
     if head[257:262] == b"ustar":
         raise PlanError("is a tar archive, which has to be unpacked first")
+
+
+def refuse_syntax(head: str) -> None:
+    """Refuse a plain text that is the syntax of something else, as which it would be trained on.
+
+    Raises:
+        PlanError: It holds JSON lines or markup.
+    """
+    start = head.lstrip()[:100].lower()
+    if start.startswith(("<!doctype html", "<html", "{\\rtf")):
+        raise PlanError("holds markup (HTML or RTF), which has to be turned into text first")
+    lines = [line for line in head.splitlines()[:-1] if line.strip()][:2]
+    if len(lines) == 2 and all(_is_json_object(line) for line in lines):
+        raise PlanError("holds one JSON object a line; name it .jsonl")
+
+
+def _is_json_object(line: str) -> bool:
+    """Whether a line is a JSON object."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def encoding_of(head: bytes) -> str:

@@ -142,7 +142,7 @@ def field(name, value):
 
 NO_NUMBERS = (
     "", " ", "abc", "-1", "0", "-0", "inf", "-inf", "nan", "1e400", "1e-400", "\uff11e13",
-    "\u0663", "1,000", "0x10", "1e", "e5", "1e5e5", "--1", "+-1", "1e13 FLOP", "1e13\x00",
+    "\u0663", "0x10", "1e", "e5", "1e5e5", "--1", "+-1", "1e13 FLOP", "1e13\x00",
     "null", "true", "[1e13]", '{"a":1}', "1e13;1e14", "\u2212 5", "1 000 000 000 000", "1/0",
     "%31", "½", "१e13", "_1e13", "1e1_3",
 )  # fmt: skip
@@ -406,7 +406,7 @@ OPTIONS = [
         "delta": ("0", "-1", "inf", "nan", "1e400", "1M", "\uff11"),
         "law": ("x" * 201, "a\x00b", "a\nb"),
         "column": ("x" * 300, "params=a\x07"),
-        "where": ("loss < 5",),
+        "where": ("x" * 300,),
         "out": ("/etc",),
         "no_report": ("",),
     }.items()
@@ -436,8 +436,10 @@ BODIES = [
     upload("deep json", "422 fit", body=(b"[" * 100_000,),
            headers=[("content-type", "application/jsonl")]),
     upload("a run without loss", "422 fit & `column=loss=YOURS`", body=(b"params,tokens\n1,2\n",)),
-    taken("a table with names of 200 kB", says("upload-"), "/v1/fits?resamples=20",
-          "POST", headers=[CSV], body=(table().replace(b"=run(7)", b"r" * 200_000),)),
+    taken("a table with names of 100 kB", says("upload-"), "/v1/fits?resamples=20",
+          "POST", headers=[CSV], body=(table().replace(b"=run(7)", b"r" * 100_000),)),
+    upload("a table with names of 200 kB", "422 fit & field larger", query="resamples=20",
+           body=(table().replace(b"=run(7)", b"r" * 200_000),)),
     taken("blanks around a number", has_level,
           "/v1/fits?resamples=+20+&level=80%25", "POST", headers=[CSV], body=(table(),)),
 ]  # fmt: skip
@@ -454,7 +456,7 @@ def test_a_hostile_request_has_its_right_outcome(case, tmp_path):
 
 @pytest.mark.slow
 def test_long_names_of_runs_do_not_fill_the_answers(tmp_path):
-    body = (table().replace(b"=run(7)", b"r" * 200_000),)
+    body = (table().replace(b"=run(7)", b"r" * 100_000),)
     status, _, content = call("POST", "/v1/fits?resamples=20", [CSV], body)
     name = json.loads(content)["name"]
     assert status == 201

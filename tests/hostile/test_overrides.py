@@ -319,6 +319,7 @@ UNREAD_VALUES = {
     "bytes_per_token": "4.5",
     "streaming": "true",
     "header_bytes": "8",
+    "splits": "none",
 }
 
 

@@ -205,6 +205,39 @@ def cases():
             run=files({valid: plain}, splits="none"),
             taken=tokens(),
         )
+    for name, content, words in (
+        ("JSON lines under .txt", LINES, "name it .jsonl"),
+        ("HTML under .txt", "<!DOCTYPE html><p>x" + plain, "markup"),
+        ("RTF under .md", "{\\rtf1 " + plain, "markup"),
+    ):
+        suffix = "md" if ".md" in name else "txt"
+        yield Case(name=name, run=files({f"a.{suffix}": content}), refused=(f"a.{suffix}", words))
+    for codec in ("rot13", "base64", "hex"):
+        yield Case(
+            name=f"{codec} as an encoding",
+            run=files({"a.txt": b"caf\xe9 " * 900}, encoding=codec),
+            refused=(f"data.encoding={codec} is unknown",),
+        )
+    yield Case(
+        name="an open quote",
+        run=files({"a.csv": 'id,text\r\n1,"' + "so it was\r\n" * 500}),
+        refused=("a.csv", "cannot be read"),
+    )
+    yield Case(
+        name="a bomb",
+        run=files({"a.txt.gz": gzip.compress(b" " * (1 << 25))}),
+        refused=("a.txt.gz", "more than 1000 times"),
+    )
+    yield Case(
+        name="copies of what is held out",
+        run=files({"train.jsonl": LINES, "valid.jsonl": LINES}),
+        refused=("0 tokens", "data.splits=none"),
+    )
+    yield Case(
+        name="files of tokens as text",
+        run=files({"wiki.train.tokens": plain, "wiki.test.tokens": plain.replace("<", "[")}),
+        taken=lambda reply: _apart(reply.value),
+    )
     yield Case(name="no files", run=files({"x/.hidden.txt": plain}), refused=("no file below",))
     yield Case(name="empty files", run=files({"a.txt": ""}), refused=("no file below", "empty"))
     yield Case(

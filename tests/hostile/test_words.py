@@ -95,6 +95,11 @@ def run_query(*words: str) -> Reply:
     return Reply(code=said.exit_code if trace is None else 70, out=said.stdout, err=said.stderr)
 
 
+def predict_http(folder: Path, params: str) -> Reply:
+    """Ask for the loss of a size, whatever the verdict."""
+    return run_http(folder, "predict", params=params, tokens="1T", law=LAW, force="true")
+
+
 def run_http(folder: Path, route: str, **fields: str) -> Reply:
     """What the service says."""
     (folder / "reports").mkdir()
@@ -141,7 +146,9 @@ def number_cases():
         )
         yield Case(
             name=f"http params={word}",
-            run=lambda f, w=word: run_http(f, "predict", params=w, tokens="1T", law=LAW),
+            run=lambda f, w=word: run_http(
+                f, "predict", params=w, tokens="1T", law=LAW, force="true"
+            ),
             taken=lambda reply, v=value: (
                 reply.value["params"] == pytest.approx(v) or pytest.fail(str(reply.value))
             ),
@@ -159,7 +166,9 @@ def number_cases():
         )
         yield Case(
             name=f"http params={word}",
-            run=lambda f, w=word: run_http(f, "predict", params=w, tokens="1T", law=LAW),
+            run=lambda f, w=word: run_http(
+                f, "predict", params=w, tokens="1T", law=LAW, force="true"
+            ),
             refused=("params", "needed"),
         )
     for word in ("0.5MM", "1..5", "ten", "0", "-1", "nan", "inf", "true", "0x10", "5%", "-20x"):
@@ -233,7 +242,7 @@ def text_cases():
     ):
         yield cell_case(f"name={name}", [f"name={name}"], setting_is("name", name))
     yield cell_case("no path", ["data.path=null"], setting_is("data.path", None))
-    yield cell_case("backslash", ["name=a", "data.path=C:\\x"], setting_is("data.path", "C:\\x"))
+    yield cell_case("backslash", ["name=a", "runs_dir=C:\\x"], setting_is("runs_dir", "C:\\x"))
     yield refused("globs", ["data.pattern=*.txt,*.md"], 'data.pattern="*.txt,*.md"')
     yield refused("two run folders", ["runs_dir=a,b"], 'runs_dir="a,b"')
     for odd in UNUSUAL_FOLDERS:
@@ -246,6 +255,7 @@ def hint_then_use(folder: Path, odd: str) -> tuple[str, object]:
     """Offer a path as it is; the override that the refusal shows, and what that one is read as."""
     path = folder / odd
     path.mkdir()
+    (path / "a.txt").write_text("so it was and so it is " * 400)
     try:
         read_overrides([f"data.path={path}"])
     except isoflop.ScalingError as error:
@@ -254,7 +264,9 @@ def hint_then_use(folder: Path, odd: str) -> tuple[str, object]:
         raise AssertionError("it was taken, and would be something else")
     assert "\n" not in message
     shown = shlex.split(message[message.index("'data.path=") :])[0]
-    (cell,) = grid(read_overrides([shown]), multirun=True)
+    small = ["data.tokenizer=bytes", "data.heldout_tokens=64", "model.seq_len=16"]
+    cache = f"data.cache={folder / 'cache'}"
+    (cell,) = grid(read_overrides(["data=text", shown, *small, cache]), multirun=True)
     return str(path), cell.config.data.path
 
 

@@ -6,7 +6,7 @@ from sweep.config import DataConfig
 
 PATTERN = ",".join(
     f"**/*.{suffix}"
-    for suffix in "txt md rst gz bz2 xz zst jsonl ndjson json csv tsv parquet".split()
+    for suffix in "txt md rst tokens gz bz2 xz zst jsonl ndjson json csv tsv parquet".split()
 )
 
 
