@@ -1,8 +1,9 @@
-"""Writing files: atomic writes, CSV text, and the provenance that documents record.
+"""Files: atomic writes, CSV text, decompression, and the provenance that documents record.
 
 - `write_atomically` replaces a file; `write_once` refuses to replace one.
 - `csv_text` is the only CSV writer. It escapes cells that a spreadsheet would run as a formula, and
   `unescape_formula` restores them, so that a table written here reads back as it was.
+- `compression_of` finds a compression by its first bytes, and `open_decompressed` reads it.
 - `versions`, `commit` and `now` say which libraries, code and time a result comes from.
 
 What only a writer needs is imported where it is used: every query imports this module.
@@ -17,7 +18,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from fit.errors import RecordError
 
@@ -27,6 +28,51 @@ FORMULA = re.compile(r"'* *[=+\-@\t\r\n]")
 Apostrophes in front are part of the pattern, so that a text which has one already gets a second
 and the escape can be undone.
 """
+
+COMPRESSIONS: Mapping[str, bytes] = {
+    ".gz": b"\x1f\x8b\x08",
+    ".bz2": b"BZh",
+    ".xz": b"\xfd7zXZ\x00",
+    ".zst": b"\x28\xb5\x2f\xfd",
+}
+"""First bytes of each compression, by its suffix."""
+
+
+def compression_of(head: bytes) -> str | None:
+    """The suffix of a compression by its first bytes; None where there is none."""
+    return next((suffix for suffix, mark in COMPRESSIONS.items() if head.startswith(mark)), None)
+
+
+def open_decompressed(source: Path | IO[bytes], compression: str | None) -> IO[bytes]:
+    """Open a file, or bytes in memory, without its compression.
+
+    A content that is damaged or cut raises `OSError`, `EOFError`, `lzma.LZMAError` or `zlib.error`
+    while it is read.
+
+    Args:
+        source: The file, or a stream at its beginning.
+        compression: A suffix of `COMPRESSIONS`, or None.
+
+    Raises:
+        ImportError: zstandard without pyarrow, which reads it.
+    """
+    import bz2
+    import gzip
+    import lzma
+
+    match compression:
+        case ".gz":
+            return gzip.open(source)  # type: ignore[return-value]
+        case ".bz2":
+            return bz2.open(source)
+        case ".xz":
+            return lzma.open(source)
+        case ".zst":
+            import pyarrow  # type: ignore[import-untyped,unused-ignore]
+
+            name = str(source) if isinstance(source, Path) else source
+            return pyarrow.input_stream(name, compression="zstd")  # type: ignore[no-any-return]
+    return source.open("rb") if isinstance(source, Path) else source
 
 
 def escape_formula(cell: Any) -> Any:

@@ -53,12 +53,12 @@ from fit.results import (
     Fit,
     IntervalInputs,
     Intervals,
-    Note,
     Objective,
     Points,
     Span,
     read_fit,
 )
+from fit.verdict import Note
 
 READING_OPTIONS = frozenset(
     ("column", "unit", "where", "wide", "keep_failed", "cluster", "params", "flops", "base", "hold")

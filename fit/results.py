@@ -18,13 +18,9 @@ from fit.data.table import read_only
 from fit.errors import RecordError
 from fit.files import _read_text, write_atomically
 from fit.quantities import power
-from fit.verdict import DOUBTFUL_KAPPA as DOUBTFUL_KAPPA
-from fit.verdict import REFUSED_KAPPA as REFUSED_KAPPA
-from fit.verdict import Note as Note
-from fit.verdict import Verdict, verdict_of
+from fit.verdict import DOUBTFUL_KAPPA, REFUSED_KAPPA, Note, Verdict, verdict_of
 
 FIT_SCHEMA = "isoflop.fit/1"
-FIT_STATUSES = ("converged", "at_bound", "ill_conditioned", "max_iterations")
 FIT_NAME = "fit.json"
 NATS_PER_TOKEN, BITS_PER_BYTE = "nats/token", "bits/byte"
 """Units of a fitted loss; the second stands in `convention["loss"]`, the first goes without."""
@@ -401,12 +397,6 @@ def _plain(value: Any) -> Any:
 def is_identified(fit: Fit) -> bool:
     """Whether the runs distinguish the law's parameters; if not, N* is refused."""
     return kappa_of(fit) <= REFUSED_KAPPA and fit.status != "ill_conditioned"
-
-
-def is_doubtful(fit: Fit) -> bool:
-    """Whether a fit must be shown as doubtful, whatever it says."""
-    serious = any(n.severity == "serious" for n in fit.notes)
-    return fit.status != "converged" or kappa_of(fit) > DOUBTFUL_KAPPA or serious
 
 
 def status_notes(fit: Fit) -> list[Note]:

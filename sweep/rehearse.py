@@ -204,7 +204,7 @@ def train_rehearsal(small: Answer, overrides: Sequence[str]) -> RunRecord:
     from sweep.planning.bill import refuse_plan_options
     from sweep.planning.compose import refuse_repeated
     from sweep.planning.grid import grid
-    from sweep.planning.words import read_overrides
+    from sweep.planning.quoting import read_overrides
 
     overrides = read_overrides(overrides)
     refuse_plan_options(overrides)

@@ -18,7 +18,7 @@ from fit.data.records import Floats
 from fit.errors import FieldError, QueryError
 from fit.inference.intervals import derived_interval
 from fit.quantities import DEFAULT_MFU, check_count, parse_number, power, three_digits
-from fit.results import Note
+from fit.verdict import Note
 
 TRAINING_OVER_SERVING = 3.0
 """FLOP of training on a token over those of serving it: a backward pass costs two forward ones."""

@@ -18,7 +18,6 @@ import click
 
 from fit.allocation.scaling_law import ScalingLaw
 from fit.data.cells import UNIT_COLUMN
-from fit.data.formats import SUFFIXES
 from fit.data.readers import load
 from fit.data.records import (
     STATUSES,
@@ -31,6 +30,7 @@ from fit.data.records import (
 )
 from fit.data.table import RunTable
 from fit.errors import RecordError, RefusedError
+from fit.files import COMPRESSIONS
 from fit.laws.families import law
 from fit.quantities import duration, option_name, power, short
 from fit.query.answer import answer
@@ -72,7 +72,7 @@ def summary(fit: Fit, folder: Path) -> str:
 def name_of(runs: Sequence[str]) -> str:
     """The name of a fit, by its first input without suffixes and signs of a glob."""
     name = Path(runs[0]).resolve().name
-    for suffix in SUFFIXES:
+    for suffix in COMPRESSIONS:
         name = name.removesuffix(suffix)
     return re.sub(r"[*?\[\]]+", "", Path(name).stem).strip("-_. ") or "runs"
 

@@ -27,7 +27,8 @@ from fit.quantities import check_count, power
 from fit.query.budget import MOST_FLOPS
 from fit.query.documents import Number
 from fit.query.warnings import OF_THE_LAW, check_verdict
-from fit.results import DOUBTFUL_KAPPA, Note, Span, kappa_of, kappa_text, loss_unit
+from fit.results import Span, loss_unit, status_notes
+from fit.verdict import Note
 
 COMPARISON_SCHEMA = "isoflop.compare/1"
 INTERVALS = ("hc3", "pairs")
@@ -321,17 +322,7 @@ def _law_notes(source: ScalingLaw) -> list[Note]:
     fit = source.fit
     if fit is None:
         return [Note(code="preset", severity="info", message=PUBLISHED)]
-    notes = []
-    if fit.status != "converged":
-        text = f"the fit is {fit.status.replace('_', ' ')}, not converged."
-        notes.append(Note(code="fit_status", severity="serious", message=text))
-    if kappa_of(fit) > DOUBTFUL_KAPPA:
-        text = (
-            f"the runs barely determine the law's parameters (kappa {kappa_text(fit)}; healthy is "
-            "40-160)."
-        )
-        notes.append(Note(code="ill_conditioned", severity="serious", message=text))
-    return [*notes, *(n for n in fit.notes if n.code in OF_THE_LAW)]
+    return [*status_notes(fit), *(n for n in fit.notes if n.code in OF_THE_LAW)]
 
 
 def _range_note(a: ScalingLaw, b: ScalingLaw) -> Note:

@@ -18,8 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fit.data.formats import SUFFIXES
 from fit.errors import QueryError, RecordError
+from fit.files import COMPRESSIONS
 from fit.quantities import Units, parse_count
 
 if TYPE_CHECKING:
@@ -79,9 +79,11 @@ def name_columns(frame: pd.DataFrame, rename: Mapping[str, str], path: object) -
     twice = frame.columns[frame.columns.duplicated()]
     if len(twice):
         raise RecordError(f"{path} has two columns {twice[0]}; one is needed. Remove the other.")
-    said = {ours: _as_said(theirs, ours, frame, path) for ours, theirs in rename.items()}
+    described = {
+        ours: _described_column(theirs, ours, frame, path) for ours, theirs in rename.items()
+    }
     taken = {c for theirs in rename.values() for c in columns_alike(theirs, frame)} - {FILE}
-    frame = frame.drop(columns=[*(taken | (said.keys() & set(frame)))]).assign(**said)
+    frame = frame.drop(columns=[*(taken | (described.keys() & set(frame)))]).assign(**described)
     for ours in OURS:
         alike = [str(c) for c in frame if plain_name(c) == ours and c not in rename]
         if ours in frame or not alike:
@@ -95,7 +97,7 @@ def name_columns(frame: pd.DataFrame, rename: Mapping[str, str], path: object) -
     return frame
 
 
-def _as_said(theirs: str, ours: str, frame: pd.DataFrame, path: object) -> Any:
+def _described_column(theirs: str, ours: str, frame: pd.DataFrame, path: object) -> Any:
     """The cells of a column that --column describes."""
     alike = [c for c in columns_alike(theirs, frame) if c != FILE]
     number = isinstance(_constant(theirs), float)
@@ -106,11 +108,11 @@ def _as_said(theirs: str, ours: str, frame: pd.DataFrame, path: object) -> Any:
         )
     if not alike and ("{" in theirs or _constant(theirs) is not None):
         files = list(frame[FILE]) if FILE in frame else [""] * len(frame)
-        return said_without_column(theirs, ours, files)
+        return values_without_column(theirs, ours, files)
     return frame[find_column(theirs, frame, path, f"as --column {ours}={theirs} says", ours)]
 
 
-def said_without_column(text: str, ours: str, files: Sequence[str]) -> list[Any]:
+def values_without_column(text: str, ours: str, files: Sequence[str]) -> list[Any]:
     """What --column says of each row without naming a column: a constant or a part of a file name.
 
     Args:
@@ -145,7 +147,7 @@ def _constant(text: str) -> float | str | None:
 def _from_name(pattern: str, ours: str, path: str) -> float | str:
     """The part of a file's or folder's name that stands at {file} or {folder} in a pattern."""
     name = Path(path).name
-    for suffix in SUFFIXES:
+    for suffix in COMPRESSIONS:
         name = name.removesuffix(suffix)
     name = Path(name).stem if "{file}" in pattern else Path(os.path.abspath(path)).parent.name
     parts = re.split(r"(\{file\}|\{folder\}|\*)", pattern)
@@ -304,15 +306,13 @@ def check_units_of_names(rename: Mapping[str, str], units: Units, path: object) 
             continue
         if ours == "loss":
             refuse_loss_name(theirs, path)
-        match = (
-            _MILLIONS.fullmatch(theirs) if ours in ("params", "tokens", "unique_tokens") else None
-        )
-        if match and ours != "unique_tokens":
-            unit = {"t": "k", "m": "M", "b": "B"}.get(match[1][0].lower(), "M")
-            unit = "T" if match[1].lower().startswith("trillion") or match[1] == "T" else unit
+        match = _MILLIONS.fullmatch(theirs) if ours in ("params", "tokens") else None
+        if match:
+            factor = match[1].removesuffix("s").lower()
+            unit = {"thousand": "k", "million": "M", "billion": "B", "trillion": "T"}.get(factor)
             raise RecordError(
                 f"the {ours} of {path} are in '{theirs}', whose name has a unit. Say which: --unit "
-                f"{ours}={unit}, or --unit {ours}=1 for raw counts."
+                f"{ours}={unit or match[1]}, or --unit {ours}=1 for raw counts."
             )
         if ours == "flops" and _EXAFLOPS.fullmatch(theirs):
             raise RecordError(

@@ -12,10 +12,8 @@ dots between their levels. What a column means is not known here.
 from __future__ import annotations
 
 import ast
-import bz2
 import csv
 import glob
-import gzip
 import io
 import json
 import lzma
@@ -30,15 +28,13 @@ import numpy as np
 
 from fit.data.cells import typed_columns
 from fit.errors import RecordError
-from fit.files import unescape_formula
+from fit.files import COMPRESSIONS, compression_of, open_decompressed, unescape_formula
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MOST_BYTES = 2 << 30
 """Size of a table after decompression; a few kB can expand to any size."""
-SUFFIXES = (".gz", ".zst", ".bz2", ".xz")
-"""Suffixes of compression, which may follow that of the format."""
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 
 
@@ -87,7 +83,7 @@ def table_suffix(path: Path) -> str:
         RecordError: It is no format of a table.
     """
     name = path.name.lower()
-    for compression in SUFFIXES:
+    for compression in COMPRESSIONS:
         name = name.removesuffix(compression)
     suffix = Path(name).suffix
     if suffix in SPREADSHEETS:
@@ -95,7 +91,7 @@ def table_suffix(path: Path) -> str:
     if suffix not in TABLE_READERS:
         raise RecordError(
             f"{path} is neither a folder of runs nor a table ({', '.join(TABLE_READERS)}, each "
-            f"also with {', '.join(SUFFIXES)}). Check the path."
+            f"also with {', '.join(COMPRESSIONS)}). Check the path."
         )
     return suffix
 
@@ -207,48 +203,19 @@ def _decompressed(data: bytes) -> bytes:
     Raises:
         RecordError: It is cut short, too large, or of a kind that no installed library reads.
     """
-    openers: dict[bytes, Callable[[IO[bytes]], Any]] = {
-        b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
-        b"BZh": bz2.BZ2File,
-        b"\xfd7zXZ\x00": lzma.LZMAFile,
-        b"\x28\xb5\x2f\xfd": _open_zstandard,
-    }
-    for mark, opener in openers.items():
-        if data.startswith(mark):
-            try:
-                with opener(io.BytesIO(data)) as stream:
-                    plain: bytes = stream.read(MOST_BYTES + 1)
-            except (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError) as error:
-                raise RecordError(f"its compression is damaged or cut short ({error}).") from error
-            if len(plain) > MOST_BYTES:
-                raise RecordError(f"it expands to more than {MOST_BYTES >> 30} GiB. Send less.")
-            return plain
-    if data.startswith((b"PK\x03\x04", b"7z\xbc\xaf")):
-        raise RecordError("it is an archive. Extract the table first.")
-    return data
-
-
-def _open_zstandard(stream: IO[bytes]) -> IO[bytes]:
-    """Open a zstandard stream with whichever library is there."""
+    compression = compression_of(data)
+    if compression is None:
+        if data.startswith((b"PK\x03\x04", b"7z\xbc\xaf")):
+            raise RecordError("it is an archive. Extract the table first.")
+        return data
     try:
-        from compression import zstd  # type: ignore[import-not-found,unused-ignore]  # from 3.14 on
-
-        return zstd.open(stream)  # type: ignore[no-any-return,unused-ignore]
-    except ImportError:
-        pass
-    try:
-        import zstandard  # type: ignore[import-not-found,unused-ignore]
-
-        return zstandard.open(stream)  # type: ignore[no-any-return,unused-ignore]
-    except ImportError:
-        pass
-    try:
-        import pyarrow  # type: ignore[import-untyped,unused-ignore]
-    except ImportError as error:
-        raise RecordError("zstandard needs a library. Install it: pip install pyarrow.") from error
-    return pyarrow.CompressedInputStream(  # type: ignore[no-any-return,unused-ignore]
-        pyarrow.PythonFile(stream, "r"), "zstd"
-    )
+        with open_decompressed(io.BytesIO(data), compression) as stream:
+            plain = stream.read(MOST_BYTES + 1)
+    except (OSError, EOFError, lzma.LZMAError, zlib.error, ValueError) as error:
+        raise RecordError(f"its compression is damaged or cut short ({error}).") from error
+    if len(plain) > MOST_BYTES:
+        raise RecordError(f"it expands to more than {MOST_BYTES >> 30} GiB. Send less.")
+    return plain
 
 
 def _text(stream: IO[bytes]) -> str:

@@ -35,7 +35,7 @@ from fit.data.columns import (
     check_units_of_names,
     listed,
     melt,
-    said_without_column,
+    values_without_column,
     wide_hint,
 )
 from fit.data.conditions import rows_that_meet
@@ -131,7 +131,7 @@ def build_table(
     cells = {n: [_look_up(n, k, c, s) for c, s in flat] for n, k in keys.items()}
     for name, key in columns.items():
         if all(cell is None for cell in cells[name]):
-            cells[name] = said_without_column(key, name, [r.file for r in logged])
+            cells[name] = values_without_column(key, name, [r.file for r in logged])
     _require_keys(flat, cells, keys, [*REQUIRED, *columns])
     unit = units.get("loss")
     read: dict[str, tuple[Floats, NDArray[np.bool_]]] = {}

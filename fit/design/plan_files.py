@@ -24,7 +24,8 @@ from fit.data.accounting import Shape
 from fit.data.records import RECORD_NAME, finite_or_null
 from fit.files import write_atomically
 from fit.query.launch import hydra_value
-from fit.results import Fit, Note
+from fit.results import Fit
+from fit.verdict import Note
 
 PROPOSAL_SCHEMA = "isoflop.proposal/1"
 FOLDER = "suggested"

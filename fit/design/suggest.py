@@ -50,7 +50,8 @@ from fit.errors import PlanError
 from fit.inference.intervals import derived_interval
 from fit.quantities import power
 from fit.query.warnings import OF_THE_LAW
-from fit.results import Fit, Note
+from fit.results import Fit
+from fit.verdict import Note
 
 AT_ONCE = 40
 """A step of `trim_grid` removes at most one run in so many, and one of a small grid."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fit.data.records import Floats
 from fit.data.table import RunTable
-from fit.results import Note
+from fit.verdict import Note
 
 EQUAL = 1e-6
 """Relative difference below which two numbers are one: seeds differ by 1e-3 of the loss."""

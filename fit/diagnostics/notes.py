@@ -18,15 +18,8 @@ from fit.inference.misspecification import TERMS, Misfit
 from fit.inference.resampling import e_is_needed, kappa
 from fit.laws.law import Law
 from fit.quantities import count_noun, power
-from fit.results import (
-    DOUBTFUL_KAPPA,
-    REFUSED_KAPPA,
-    CrossCheck,
-    Holdout,
-    Influence,
-    Note,
-    Rolled,
-)
+from fit.results import CrossCheck, Holdout, Influence, Rolled
+from fit.verdict import DOUBTFUL_KAPPA, REFUSED_KAPPA, Note
 
 FEW_CLUSTERS = 8
 DECIDES = 0.6

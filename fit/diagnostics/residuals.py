@@ -20,7 +20,8 @@ from fit.estimation.general import GeneralProblem
 from fit.estimation.objective import robust_scale
 from fit.estimation.solver import Estimate
 from fit.quantities import short, three_digits
-from fit.results import Note, Replicates
+from fit.results import Replicates
+from fit.verdict import Note
 
 ONE_OF = ("data", "data_hash", "dataset", "tokenizer", "vocab", "data.name", "data.hash")
 """Columns that have one value where one law holds."""

@@ -29,7 +29,8 @@ from fit.estimation.weights import weights_of
 from fit.inference.misspecification import detect_misfit, widen_by_misfit
 from fit.inference.resampling import sandwich
 from fit.laws.law import Law
-from fit.results import Holdout, Influence, Note, Rolled
+from fit.results import Holdout, Influence, Rolled
+from fit.verdict import Note
 
 SHOWN = (("matmul", "exact"), ("total", "6nd"), ("body", "6nd"), ("chinchilla", "chinchilla"))
 """Counts of N and C that go together in the literature."""

@@ -21,7 +21,7 @@ from fit.data.records import Floats
 from fit.data.table import RunTable
 from fit.errors import FitError
 from fit.quantities import short
-from fit.results import Note
+from fit.verdict import Note
 
 NEAR = 2
 """Rates on either side of the best that a parabola is fitted to: the loss rises faster than one

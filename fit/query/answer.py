@@ -46,7 +46,8 @@ from fit.query.sensitivity import (
     refuse_loss,
     regret_rows,
 )
-from fit.results import Fit, Note
+from fit.results import Fit
+from fit.verdict import Note
 
 __all__ = ["Answer", "Number", "Prediction", "Question", "answer", "predict", "query"]
 

@@ -16,7 +16,7 @@ from fit.verdict import Verdict
 
 if TYPE_CHECKING:
     from fit.data.accounting import Shape
-    from fit.results import Note
+    from fit.verdict import Note
 
 INTERVALS = {
     **dict.fromkeys(("params", "tokens", "tokens_per_param", "loss"), "confidence"),

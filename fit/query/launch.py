@@ -21,7 +21,8 @@ from fit.allocation.scaling_law import ScalingLaw
 from fit.data.accounting import Shape, count_params
 from fit.query.constraints import TOUCH, ConstrainedProblem
 from fit.query.question import BYTES_PER_PARAM, Question
-from fit.results import Fit, Note
+from fit.results import Fit
+from fit.verdict import Note
 
 STEADY = 0.01
 """Columns of the runs that vary by less than this in ln are taken as one value."""

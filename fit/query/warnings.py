@@ -11,8 +11,8 @@ from fit.laws.families import DECAY_PARAMS, DECAY_TOKENS, borrows_repeat_constan
 from fit.quantities import power, short, three_digits
 from fit.query.documents import RegretBand
 from fit.query.question import BYTES_PER_PARAM, Question
-from fit.results import CrossCheck, Fit, Note, Span, is_identified, status_notes
-from fit.verdict import FARTHEST_REACH, NOTED_REACH, Verdict, verdict_of, worst
+from fit.results import CrossCheck, Fit, Span, is_identified, status_notes
+from fit.verdict import FARTHEST_REACH, NOTED_REACH, Note, Verdict, verdict_of, worst
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 UNCOMPARED = "too uncertain to compare"

@@ -25,8 +25,8 @@ from fit.query.documents import (
 )
 from fit.query.sensitivity import limit_text
 from fit.query.warnings import cross_check_remark
-from fit.results import CrossCheck, Fit, Note, kappa_text, loss_unit
-from fit.verdict import Verdict
+from fit.results import CrossCheck, Fit, kappa_text, loss_unit
+from fit.verdict import Note, Verdict
 
 WIDTH = 80
 TIMES, DASH = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"

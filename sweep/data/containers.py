@@ -15,20 +15,20 @@ import json
 import lzma
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fit.errors import PlanError
+from fit.files import COMPRESSIONS
 from fit.quantities import count_noun
 from sweep.data.corpus import Document, document_of, pieces_of
 from sweep.data.decoding import (
     BLOCK_BYTES,
-    COMPRESSIONS,
     encoding_of,
-    open_decompressed,
+    open_text_bytes,
     refuse_foreign,
     refuse_syntax,
 )
@@ -37,7 +37,7 @@ HEAD_BYTES = 1 << 16
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 """Suffixes of containers of many documents."""
 ARCHIVES = (".tar", ".tgz", ".tbz2", ".txz", ".zip", ".7z", ".rar")
-csv.field_size_limit(1 << 30)
+LONGEST_CELL = 1 << 30
 MOST_EXPANSION = 1000
 """Most bytes that a byte may unpack to: text packs 3 to 30 times, and gzip at most 1032 times."""
 MOST_NAMED = 3
@@ -77,10 +77,8 @@ class DocumentReader:
         rows = _ROWS[kind](file, self.column)
         texts = 0
         for place, row in rows:
-            text = self._text(row, file.path, place)
-            if text is None:
-                self.without_text += 1
-            else:
+            text = self.text(row, f"{place} of {file.path}")
+            if text is not None:
                 texts += 1
                 yield document_of(text)
         if not texts:
@@ -89,9 +87,12 @@ class DocumentReader:
                 "exclude the file: data.column, data.pattern."
             )
 
-    def _text(self, row: Any, path: Path, place: str) -> str | None:
-        """The text of a row; None where it is null."""
-        where = f"{place} of {path}"
+    def text(self, row: Any, where: str) -> str | None:
+        """The text of a row; None, and counted, where it is null.
+
+        Raises:
+            PlanError: The row is no object, or holds no text in the column.
+        """
         if not isinstance(row, dict):
             raise PlanError(
                 f"{where} is {_type_name(row)}, not an object with text in '{self.column}'. Fix or "
@@ -101,9 +102,12 @@ class DocumentReader:
             value = field_of(row, self.column)
         except KeyError:
             raise PlanError(no_column(where, self.column, row)) from None
-        if value is None or isinstance(value, str):
+        if isinstance(value, str):
             return value
-        raise PlanError(not_text(where, self.column, value))
+        if value is not None:
+            raise PlanError(not_text(where, self.column, value))
+        self.without_text += 1
+        return None
 
 
 def field_of(row: dict[str, Any], column: str) -> Any:
@@ -208,25 +212,26 @@ def examine_files(files: Sequence[Path], encoding: str | None) -> list[TextFile]
     return examined
 
 
-def _examine(path: Path, encoding: str | None) -> TextFile:
+def _examine(path: Path, named: str | None) -> TextFile:
     """Read a file once; the message of a refusal goes on after the file's name."""
     if any(s.lower() in ARCHIVES for s in path.suffixes):
         raise PlanError("is an archive, which has to be unpacked first")
+    kind = container_of(path)
     try:
-        with open_decompressed(path) as stream:
-            head = stream.read(HEAD_BYTES)
-        refuse_foreign(head if container_of(path) != ".parquet" else b"")
-        if container_of(path) == ".parquet":
+        if kind == ".parquet":
             return TextFile(path=path, hash=_hash(path, ""), encoding="")
+        with open_text_bytes(path) as stream:
+            head = stream.read(HEAD_BYTES)
+        refuse_foreign(head)
+        codec = encoding_of(head, named)
+        if kind is None:
+            refuse_syntax(head.decode(codec, "ignore"))
         try:
-            codec = encoding_of(head)
-            if container_of(path) is None:
-                refuse_syntax(head.decode(codec, "ignore"))
             return TextFile(path=path, hash=_hash(path, codec), encoding=codec)
-        except (PlanError, UnicodeError):
-            if encoding is None:
+        except UnicodeError:  # beyond the head
+            if named is None or codec == named:
                 raise
-        return TextFile(path=path, hash=_hash(path, encoding), encoding=encoding)
+        return TextFile(path=path, hash=_hash(path, named), encoding=named)
     except UnicodeError as error:
         raise PlanError(f"cannot be decoded ({str(error)[:60]})") from error
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
@@ -243,7 +248,7 @@ def _hash(path: Path, encoding: str) -> str:
     digest = hashlib.blake2b(digest_size=8)
     decoder = codecs.getincrementaldecoder(encoding)() if encoding else None
     read, most = 0, MOST_EXPANSION * path.stat().st_size
-    with open_decompressed(path) as stream:
+    with open_text_bytes(path) as stream:
         while block := stream.read(BLOCK_BYTES):
             read += len(block)
             if read > most:
@@ -258,7 +263,7 @@ def _hash(path: Path, encoding: str) -> str:
 
 def _text_stream(file: TextFile) -> io.TextIOWrapper:
     """Open an examined file as text, its line ends kept."""
-    return io.TextIOWrapper(open_decompressed(file.path), encoding=file.encoding, newline="")
+    return io.TextIOWrapper(open_text_bytes(file.path), encoding=file.encoding, newline="")
 
 
 def _plain(file: TextFile) -> Iterator[str]:
@@ -319,6 +324,7 @@ def _parse_json(text: str, path: Path, where: str) -> Any:
 
 def _delimited(file: TextFile, column: str) -> Rows:
     """Rows of a .csv or .tsv with a header; of the usual separators that which finds the column."""
+    csv.field_size_limit(LONGEST_CELL)  # a text may be long; the module's own limit is 128 kB
     with _name_errors(file.path), _text_stream(file) as stream:
         head = stream.readline()
     common = "\t" if container_of(file.path) == ".tsv" else ","
@@ -349,7 +355,7 @@ def _parquet(file: TextFile, column: str) -> Rows:
     try:
         packed = file.path.suffix.lower() in COMPRESSIONS
         # A footer at the end says where the columns lie, so that a packed file is unpacked first.
-        content = io.BytesIO(open_decompressed(file.path).read()) if packed else file.path
+        content = io.BytesIO(open_text_bytes(file.path).read()) if packed else file.path
         with ParquetFile(content) as table:
             names = table.schema_arrow.names
             top = column if column in names else column.split(".")[0]
@@ -373,19 +379,6 @@ _ROWS: dict[str, Callable[[TextFile, str], Rows]] = {
     ".tsv": _delimited,
     ".parquet": _parquet,
 }
-
-
-def texts_of(values: Iterable[Any], column: str, place: str) -> Iterator[str]:
-    """Values that are texts; missing values are left out.
-
-    Raises:
-        PlanError: A value of another type.
-    """
-    for value in values:
-        if isinstance(value, str):
-            yield value
-        elif value is not None:
-            raise PlanError(not_text(place, column, value))
 
 
 @contextmanager

@@ -8,94 +8,52 @@ A refusal's message goes on after the file's name.
 
 from __future__ import annotations
 
-import bz2
 import codecs
-import gzip
-import io
 import json
-import lzma
 import re
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from fit.errors import PlanError
+from fit.files import COMPRESSIONS, compression_of, open_decompressed
 
 BLOCK_BYTES = 1 << 20
-COMPRESSIONS = {
-    ".gz": b"\x1f\x8b",
-    ".bz2": b"BZh",
-    ".xz": b"\xfd7zXZ\x00",
-    ".zst": b"\x28\xb5\x2f\xfd",
-}
-"""First bytes of each compression, by its suffix."""
 FOREIGN = {
-    b"PK\x03\x04": "a zip archive (as are .docx, .epub and .npz files)",
-    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"PK\x03\x04": "a zip archive, as .docx, .npz and weights of PyTorch are; unpack it",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive; unpack it",
+    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.": "weights of PyTorch",
+    b"\x80\x04\x95": "a Python pickle",
+    b"\x80\x05\x95": "a Python pickle",
+    b"GGUF": "weights in GGUF",
+    b"PAR1": "a parquet table without its suffix .parquet; read its text by data=text",
+    b"ARROW1": "an Arrow table; read its text by data=hf",
+    b"\x89HDF\r\n\x1a\n": "an HDF5 file",
+    b"SQLite format 3\x00": "an SQLite database",
+    b"\x7fELF": "a program",
     b"%PDF": "a PDF",
-    b"\x89PNG": "an image",
-    b"\xff\xd8\xff": "an image",
-    b"ARROW1": "an Arrow file (data=hf reads folders of them)",
-    b"PAR1": "a parquet file without its suffix .parquet",
-    b"SQLite format 3": "a SQLite database",
-    b"\x80\x04\x95": "a pickle, which is not opened",
+    b"version https://git-lfs": "a pointer of git-lfs, not its content; run git lfs pull",
 }
-"""What is no text, by its first bytes."""
+"""What a file is that begins so, and what to do with it: neither text nor tokens."""
+IMAGES = {b"\x89PNG": "an image", b"\xff\xd8\xff": "an image"}
+"""Short ones, which a file of tokens may begin with by chance."""
 _HIGH_BYTES = "".join(bytes([b]).decode("cp1252", "ignore") or chr(b) for b in range(0x80, 0xC0))
 TWICE_ENCODED = re.compile(f"[\u00c3\u00c2][{re.escape(_HIGH_BYTES)}]|\u00e2\u20ac.")
 """What UTF-8 of a letter with an accent, or of a typographic quote, looks like as cp1252."""
 LEAST_TWICE_ENCODED = 3
 
 
-def open_decompressed(path: Path) -> IO[bytes]:
-    """Open a file for its decompressed bytes, the compression found by content.
+def open_text_bytes(path: Path) -> IO[bytes]:
+    """Open a file for its bytes, those of a compressed one decompressed.
 
     Raises:
         PlanError: It has the suffix of a compression and another content.
     """
     with path.open("rb") as raw:
         head = raw.read(8)
-    suffix = next((s for s, magic in COMPRESSIONS.items() if head.startswith(magic)), None)
-    named = path.suffix.lower()
-    if head and named in COMPRESSIONS and suffix != named:
+    compression, named = compression_of(head), path.suffix.lower()
+    if head and named in COMPRESSIONS and compression != named:
         raise PlanError(f"is named {named} and is not compressed so; rename it")
-    match suffix:
-        case ".gz":
-            return io.BufferedReader(gzip.open(path))
-        case ".bz2":
-            return bz2.open(path)
-        case ".xz":
-            return lzma.open(path)
-        case ".zst":
-            return _open_zstd(path)
-    return path.open("rb")
-
-
-def _open_zstd(path: Path) -> IO[bytes]:
-    """Open a zstd file; pyarrow reads it, which parquet needs anyway."""
-    import pyarrow
-
-    # Frames are counted by pyarrow: a stream that was cut ends in an error, not in less text.
-    stream = pyarrow.input_stream(str(path), compression="zstd")
-    return io.BufferedReader(_RawArrow(stream), BLOCK_BYTES)
-
-
-class _RawArrow(io.RawIOBase):
-    """A stream of pyarrow as one of Python."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._stream.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        self._stream.close()
-        super().close()
+    return open_decompressed(path, compression)
 
 
 def refuse_foreign(head: bytes) -> None:
@@ -104,7 +62,8 @@ def refuse_foreign(head: bytes) -> None:
     Raises:
         PlanError: It is one of `FOREIGN`, or a tar archive.
     """
-    foreign = next((what for magic, what in FOREIGN.items() if head.startswith(magic)), None)
+    kinds = (FOREIGN | IMAGES).items()
+    foreign = next((what for magic, what in kinds if head.startswith(magic)), None)
     if foreign is not None:
         raise PlanError(f"is {foreign}")
     if head[257:262] == b"ustar":
@@ -133,11 +92,15 @@ def _is_json_object(line: str) -> bool:
         return False
 
 
-def encoding_of(head: bytes) -> str:
+def encoding_of(head: bytes, named: str | None = None) -> str:
     """The encoding of a text by its first bytes.
 
+    Args:
+        head: The first bytes.
+        named: The encoding of what is neither marked nor UTF-8.
+
     Raises:
-        PlanError: It is no text, or its encoding is not certain.
+        PlanError: It is no text, or its encoding is not certain and not named.
     """
     for mark, codec in (
         (codecs.BOM_UTF32_LE, "utf-32"),
@@ -148,14 +111,18 @@ def encoding_of(head: bytes) -> str:
         if head.startswith(mark):
             return codec
     if b"\x00" in head:
-        return _wide_encoding(head)
+        # Only of these do zero bytes belong to a text.
+        wide = named is not None and codecs.lookup(named).name.startswith(("utf-16", "utf-32"))
+        return str(named) if wide else _wide_encoding(head)
     try:
         text = codecs.getincrementaldecoder("utf-8-sig")().decode(head)
     except UnicodeDecodeError:
+        if named is not None:
+            return named
         raise PlanError("is not UTF-8 text (Latin-1 or cp1252, perhaps)") from None
     letters = sum(character > "\x7f" for character in text)
     twice = sum(len(match[0]) for match in TWICE_ENCODED.finditer(text))
-    if twice >= 2 * LEAST_TWICE_ENCODED and twice > letters / 2:
+    if named is None and twice >= 2 * LEAST_TWICE_ENCODED and twice > letters / 2:
         raise PlanError(
             "is UTF-8 that was encoded twice, as in 'Ã©' for an accented e (data.encoding=utf-8 "
             "takes it as it is)"

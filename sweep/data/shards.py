@@ -36,7 +36,7 @@ from sweep.data.rows import (
     moved_data,
     stream_of,
 )
-from sweep.data.splits import split_of
+from sweep.data.splits import split_files, split_of
 from sweep.data.token_bytes import LARGEST_VOCAB
 from sweep.data.token_files import DTYPES, Layout, TokenFile, identify
 
@@ -81,9 +81,10 @@ def open_shards(config: DataConfig, seq_len: int) -> TokenizedCorpus:
         stamps = stamp([*files, *indices])
     except OSError as error:  # removed meanwhile
         raise PlanError(f"{error.filename} cannot be read: {error.strerror}.") from error
-    asked = [config.path, config.cache, config.heldout_tokens, config.vocab, config.bytes_per_token]
-    said = [dataclasses.asdict(layout), dataclasses.asdict(meta)]
-    key = digest([asked, said, seq_len, stamps])
+    # Every setting that `_map_files` reads, or one corpus would be mistaken for another.
+    read = [config.path, config.cache, config.splits, config.heldout_tokens, config.vocab]
+    read += [config.bytes_per_token, dataclasses.asdict(layout), dataclasses.asdict(meta)]
+    key = digest([read, seq_len, stamps])
     if key not in _opened:
         _opened.clear()
         _opened[key] = _map_files(config, seq_len, root, files, stamps, meta, layout)
@@ -172,6 +173,11 @@ def existing_path(config: DataConfig) -> Path:
         advice = f"did you mean {near[0]}?" if near else "give an existing file or folder."
         raise PlanError(
             f"data.path={config.path} does not exist (looked for {root.absolute()}); {advice}"
+        )
+    if not (root.is_file() or root.is_dir()):
+        raise PlanError(
+            f"data.path={config.path} is neither a file nor a folder, but a pipe or a device; give "
+            "one of them."
         )
     return root
 
@@ -402,27 +408,17 @@ def _split(
     config: DataConfig, seq_len: int, shards: list[Tokens], names: list[str]
 ) -> tuple[TokenStream, TokenStream, str]:
     """Training and held-out streams, by file names or at the tail, and how in words."""
-    is_validation, is_test = _roles(names)
-    is_heldout = is_validation if any(is_validation) else is_test
-    not_trained = [a or b for a, b in zip(is_validation, is_test, strict=True)]
-    if all(not_trained):
-        raise PlanError(
-            f"all {count_noun(len(names), 'file')} below {config.path} are validation or test data "
-            f"by their names ({names[0]}); nothing is left to train on. Train "
-            "on all of them with data.splits=none, or give a single file as data.path."
-        )
-    if any(is_heldout):
-        train = stream_of([s for s, out in zip(shards, not_trained, strict=True) if not out])
-        heldout = stream_of([s for s, chosen in zip(shards, is_heldout, strict=True) if chosen])
+    trained, held, unused = split_files(names, Path(str(config.path)))
+    if held:
+        train, heldout = (stream_of([shards[i] for i in indices]) for indices in (trained, held))
         if train.row_count(seq_len) < 1:
             raise PlanError(
                 f"{len(train)} training tokens are below one row of model.seq_len={seq_len}; bring "
                 "more tokens, or set a smaller model.seq_len."
             )
-        held = [n for n, chosen in zip(names, is_heldout, strict=True) if chosen]
-        words = f"held out by name ({held[0]}{', ...' * (len(held) > 1)})"
-        if unused := sum(not_trained) - len(held):
-            words += f"; {count_noun(unused, 'test file')} left out"
+        words = f"held out by name ({names[held[0]]}{', ...' * (len(held) > 1)})"
+        if unused:
+            words += f"; {count_noun(len(unused), 'test file')} left out"
         return train, heldout, words
     total = sum(len(s) for s in shards)
     cut = total - heldout_count(config, seq_len) * seq_len - 1

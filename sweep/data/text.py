@@ -21,11 +21,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from fit.errors import PlanError
-from fit.quantities import count_noun
 from sweep.cache import cache_folder, compute_once, digest, stamp
 from sweep.config import DataConfig
 from sweep.data.containers import (
@@ -33,14 +32,11 @@ from sweep.data.containers import (
     TextFile,
     container_of,
     examine_files,
-    field_of,
-    no_column,
-    texts_of,
 )
 from sweep.data.corpus import Document, document_of, open_corpus
 from sweep.data.rows import TokenizedCorpus
 from sweep.data.shards import existing_path
-from sweep.data.splits import split_of
+from sweep.data.splits import split_files
 
 DEFAULT = "roneneldan/TinyStories"
 ROWS = 1000
@@ -68,42 +64,23 @@ def open_text(config: DataConfig, seq_len: int) -> TokenizedCorpus:
         TextFile(path=path, hash=hash, encoding=codec)
         for path, (hash, codec) in zip(files, rows, strict=True)
     ]
-    train, heldout, unused = _roles(found, root, config)
+    by_name = config.splits == "names" and root.is_dir()
+    names = [file.path.relative_to(root).as_posix() if by_name else "" for file in found]
+    train, heldout, unused = (
+        tuple(found[i] for i in indices) for indices in split_files(names, root)
+    )
     return open_corpus(
         TextFiles(
             name=f"text:{root.resolve().name}",
             files=train,
             heldout_files=heldout,
             reader=DocumentReader(column=config.column),
-            encoding=config.encoding,
+            encoding=config.encoding if config.encoding in {f.encoding for f in found} else None,
             facts=tuple(_facts(train, heldout, unused, listing, root)),
         ),
         config,
         seq_len,
     )
-
-
-def _roles(
-    files: Sequence[TextFile], root: Path, config: DataConfig
-) -> tuple[tuple[TextFile, ...], tuple[TextFile, ...], tuple[TextFile, ...]]:
-    """Files to train on, to draw the held-out sample from, and left out, by their names.
-
-    Raises:
-        PlanError: All are validation or test data by their names.
-    """
-    if config.splits == "none" or root.is_file():
-        return tuple(files), (), ()
-    by_name: dict[str, list[TextFile]] = {"train": [], "valid": [], "test": []}
-    for file in files:
-        by_name[split_of(PurePath(file.path.relative_to(root))) or "train"].append(file)
-    train, valid, test = (tuple(by_name[k]) for k in ("train", "valid", "test"))
-    if not train:
-        raise PlanError(
-            f"all {count_noun(len(files), 'file')} below {root} are validation or test data by "
-            f"their names ({files[0].path.relative_to(root)}); nothing is left to train on. Train "
-            "on all of them with data.splits=none, or give a single file as data.path."
-        )
-    return (train, valid, test) if valid else (train, test, ())
 
 
 def _facts(
@@ -143,13 +120,15 @@ class TextFiles:
     heldout_files: tuple[TextFile, ...]
     reader: DocumentReader
     encoding: str | None
+    """The one that was named, where a file has it: other ones are found by the content."""
     facts: tuple[tuple[str, str], ...] = ()
     limit: int | None = None
 
     @property
     def identity(self) -> Any:
         kinds = [container_of(file.path) or ".txt" for file in self.files]
-        tables = [self.reader.column] if any(kind != ".txt" for kind in kinds) else []
+        both = (*self.files, *self.heldout_files)
+        tables = [self.reader.column] if any(container_of(f.path) for f in both) else []
         content: list[Any] = ["text", digest([[f.hash for f in self.files], kinds]), *tables]
         if self.encoding is not None:
             content.append({"encoding": self.encoding})
@@ -214,18 +193,20 @@ def find_files(root: Path, pattern: str) -> FileList:
     kinds = Counter(
         os.path.splitext(name)[1] or "no suffix" for name in names if name not in chosen
     )
-    files = [root / name for name in names if name in chosen]
-    empty = [file for file in files if file.stat().st_size == 0]
-    if not set(files) - set(empty):
-        held = kinds + Counter({"empty": len(empty)}) + left_out
-        common = ", ".join(f"{n} of {kind}" for kind, n in held.most_common(4) if n)
+    left_out.update({f"of {kind}": n for kind, n in kinds.items()})
+    files = []
+    for path in (root / name for name in names if name in chosen):
+        if path.stat().st_size:
+            files.append(path)
+        else:
+            left_out["empty"] += 1
+    if not files:
+        common = ", ".join(f"{n} {kind}" for kind, n in left_out.most_common(4))
         raise PlanError(
             f"no file below {root} matches data.pattern='{pattern}' and holds text; it holds "
             f"{common or 'no files'}. Correct data.pattern or data.path."
         )
-    left_out.update({f"of {kind}": n for kind, n in kinds.items()})
-    left_out.update({"empty": len(empty)} if empty else {})
-    return FileList(files=[f for f in files if f.stat().st_size > 0], left_out=left_out)
+    return FileList(files=files, left_out=left_out)
 
 
 def _list_files(root: Path, left_out: Counter[str]) -> Iterator[str]:
@@ -261,7 +242,7 @@ def _list_files(root: Path, left_out: Counter[str]) -> Iterator[str]:
             elif entry.is_file():
                 yield name
             else:
-                left_out["broken links" if entry.is_symlink() else "no regular files"] += 1
+                left_out["broken links" if entry.is_symlink() else "pipes or devices"] += 1
 
 
 def _place(folder: Path) -> tuple[int, int]:
@@ -298,7 +279,7 @@ def open_hub(config: DataConfig, seq_len: int) -> TokenizedCorpus:
             local=local,
             subset=config.subset,
             split=config.split,
-            column=config.column,
+            reader=DocumentReader(column=config.column),
             streaming=config.streaming,
             limit=stream_limit(config),
         ),
@@ -324,15 +305,14 @@ class HubDocuments:
     local: bool
     subset: str | None
     split: str
-    column: str
+    reader: DocumentReader
     streaming: bool
     limit: int | None
     facts: tuple[tuple[str, str], ...] = ()
-    without_text: int = 0
 
     @property
     def identity(self) -> Any:
-        chosen = [self.subset, self.split, self.column, self.limit]
+        chosen = [self.subset, self.split, self.reader.column, self.limit]
         if not self.local:
             return ["hf", self.path, *chosen]
         root = Path(self.path)
@@ -340,36 +320,38 @@ class HubDocuments:
         return ["hf", stamp(files), *chosen]
 
     def __iter__(self) -> Iterator[Document]:
+        return self._documents(self.reader)
+
+    def _documents(self, reader: DocumentReader) -> Iterator[Document]:
+        """Every row with a text."""
         data = self._load()
         names = data.column_names
-        top = self.column if names is None or self.column in names else self.column.split(".")[0]
+        column = reader.column
+        top = column if names is None or column in names else column.split(".")[0]
         if names is not None and top not in names:
             raise PlanError(
-                f"data set '{self.path}' has no column '{self.column}'; it has "
+                f"data set '{self.path}' has no column '{column}'; it has "
                 f"{', '.join(names)}. Choose one by data.column."
             )
         with self._name_errors("read"):
             for batch in data.iter(batch_size=ROWS):
-                values = batch[top]
-                if top != self.column:
-                    values = [self._inner({top: value}) for value in values]
-                for text in texts_of(values, self.column, f"'{self.path}'"):
-                    yield document_of(text)
+                for value in batch[top]:
+                    text = reader.text({top: value}, f"'{self.path}'")
+                    if text is not None:
+                        yield document_of(text)
+
+    @property
+    def without_text(self) -> int:
+        """Rows whose text is missing."""
+        return self.reader.without_text
 
     def heldout(self) -> Iterator[Document]:
         """None: the split that is trained on is chosen by `data.split`."""
         return iter(())
 
-    def _inner(self, row: dict[str, Any]) -> Any:
-        """The value of a column within another."""
-        try:
-            return field_of(row, self.column)
-        except KeyError:
-            raise PlanError(no_column(f"'{self.path}'", self.column, row)) from None
-
     def sample(self) -> Iterator[str]:
         """Text of the documents in order."""
-        for document in self:
+        for document in self._documents(DocumentReader(column=self.reader.column)):
             yield from document.pieces
 
     def _load(self) -> Any:

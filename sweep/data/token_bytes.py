@@ -14,25 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fit.errors import PlanError
+from sweep.data import decoding
 
 FOREIGN = {
     b"\x1f\x8b\x08": "gzip data; unpack it",
     b"\x28\xb5\x2f\xfd": "zstd data; unpack it",
     b"\xfd7zXZ\x00": "xz data; unpack it",
-    b"BZh91AY&SY": "bzip2 data; unpack it",
+    b"BZh91AY&SY": "bzip2 data; unpack it",  # two letters alone may be a token
     b"\x04\x22\x4d\x18": "lz4 data; unpack it",
-    b"PK\x03\x04": "a zip archive, as .npz and weights of PyTorch are; unpack it",
-    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.": "weights of PyTorch",
-    b"\x80\x04\x95": "a Python pickle",
-    b"\x80\x05\x95": "a Python pickle",
-    b"GGUF": "weights in GGUF",
-    b"PAR1": "a parquet table; read its text by data=text",
-    b"ARROW1": "an Arrow table; read its text by data=hf",
-    b"\x89HDF\r\n\x1a\n": "an HDF5 file",
-    b"SQLite format 3\x00": "an SQLite database",
-    b"\x7fELF": "a program",
-    b"%PDF": "a PDF",
-    b"version https://git-lfs": "a pointer of git-lfs, not its content; run git lfs pull",
+    **decoding.FOREIGN,
     b"\xff\xfe\x00\x00": "text in UTF-32; use data=text",
     b"\xff\xfe": "text in UTF-16; use data=text",
     b"\xfe\xff": "text in UTF-16; use data=text",

@@ -45,7 +45,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fit.errors import PlanError
 from sweep import ROOT
 from sweep.config import Config
-from sweep.planning.words import quote_text, read_overrides
+from sweep.planning.quoting import quote_text, read_overrides
 from sweep.settings import needed, refuse_undeclared, settings, unknown_setting
 
 CONFIG_FOLDER = ROOT / "conf"

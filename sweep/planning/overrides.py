@@ -67,19 +67,15 @@ RULES = (
         deciders=("train.depth_rule", "train"),
         remedy="train.depth_rule=completep",
     ),
-    UnreadRule(
-        setting="train.balance_loss",
-        unread=lambda c: not c.model.experts,
-        because="model.experts=0 has no router",
-        deciders=("model.experts", "model"),
-        remedy="model.experts=NUMBER",
-    ),
-    UnreadRule(
-        setting="model.top_k",
-        unread=lambda c: not c.model.experts,
-        because="model.experts=0 has no router",
-        deciders=("model.experts", "model"),
-        remedy="model.experts=NUMBER",
+    *(
+        UnreadRule(
+            setting=setting,
+            unread=lambda c: not c.model.experts,
+            because="model.experts=0 has no router",
+            deciders=("model.experts", "model"),
+            remedy="model.experts=NUMBER",
+        )
+        for setting in ("train.balance_loss", "model.top_k")
     ),
     UnreadRule(
         setting="data.vocab",

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from fit.data.accounting import Shape, count_flops, count_params
-from fit.results import CrossCheck, Fit, Holdout, Intervals, Note, Objective, Points, Span
+from fit.results import CrossCheck, Fit, Holdout, Intervals, Objective, Points, Span
+from fit.verdict import Note
 
 THETA = {"E": 1.1, "A": 24.0, "B": 60.0, "alpha": 0.36, "beta": 0.33}
 NOISE = 0.004

@@ -30,7 +30,8 @@ from fit.report.figures import FIGURES, figure_inputs
 from fit.report.render import html_page, typeset
 from fit.report.summary_page import report_content
 from fit.report.text import answer_text
-from fit.results import Fit, Note, Span
+from fit.results import Fit, Span
+from fit.verdict import Note
 from tests.fit.builders import RECIPE, THETA, make_fit, make_points, plain_points
 from tests.hostile.outcomes import Case, Reply, check_outcome
 

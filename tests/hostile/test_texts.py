@@ -123,7 +123,9 @@ def cases():
         ("a PDF", b"%PDF-1.7\n" + b"x" * 5000, "a PDF"),
         ("a PNG", b"\x89PNG\r\n" + b"x" * 5000, "an image"),
         ("a zip", b"PK\x03\x04" + b"x" * 5000, "zip archive"),
-        ("a pickle", b"\x80\x04\x95" + b"x" * 5000, "a pickle"),
+        ("a pickle", b"\x80\x04\x95" + b"x" * 5000, "a Python pickle"),
+        ("weights", b"GGUF" + b"x" * 5000, "GGUF"),
+        ("a pointer", b"version https://git-lfs.github.com/spec/v1\n" * 90, "git lfs pull"),
         ("an Arrow file", b"ARROW1" + b"x" * 5000, "Arrow"),
         ("a database", b"SQLite format 3\x00" + b"x" * 5000, "SQLite"),
         ("a tar", b"x" * 257 + b"ustar" + b"x" * 5000, "tar archive"),
@@ -218,6 +220,17 @@ def cases():
             run=files({"a.txt": b"caf\xe9 " * 900}, encoding=codec),
             refused=(f"data.encoding={codec} is unknown",),
         )
+    for name, content in (("zeros", b"\x00" * 5000), ("a binary", bytes(range(256)) * 90)):
+        yield Case(
+            name=f"{name} as latin-1",
+            run=files({"a.txt": content}, encoding="latin-1"),
+            refused=("a.txt", "zero bytes"),
+        )
+    yield Case(
+        name="a bomb as latin-1",
+        run=files({"a.txt.gz": gzip.compress(b"\xe9" * (1 << 25))}, encoding="latin-1"),
+        refused=("a.txt.gz", "more than 1000 times"),
+    )
     yield Case(
         name="an open quote",
         run=files({"a.csv": 'id,text\r\n1,"' + "so it was\r\n" * 500}),

@@ -13,7 +13,7 @@ import isoflop
 from fit.cli.main import main as isoflop_command
 from sweep.plan import main as plan_command
 from sweep.planning.grid import Cell, grid
-from sweep.planning.words import read_overrides
+from sweep.planning.quoting import read_overrides
 from tests.fit.service.client import ask, service
 from tests.hostile.outcomes import Case, Reply, check_outcome
 

@@ -19,7 +19,8 @@ from fit.laws.published import preset
 from fit.query.answer import answer
 from fit.query.question import Question
 from fit.report.listings import proposal_text
-from fit.results import Note, Span, write_fit
+from fit.results import Span, write_fit
+from fit.verdict import Note
 from tests.fit.builders import RECIPE, make_fit, make_points, plain_points
 from tests.fit.data.builders import record
 

@@ -11,7 +11,7 @@ from fit.errors import QueryError, RefusedError
 from fit.laws.published import preset
 from fit.query.answer import answer, predict
 from fit.query.question import Question
-from fit.results import Note
+from fit.verdict import Note
 from tests.fit.builders import make_fit, make_points, plain_points
 
 FITTED = ScalingLaw.from_fit(make_fit())

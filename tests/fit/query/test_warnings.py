@@ -16,7 +16,8 @@ from fit.query.answer import predict
 from fit.query.warnings import cross_check_remark
 from fit.report.summary_page import report_content
 from fit.report.text import fit_text
-from fit.results import CrossCheck, Fit, Note, is_doubtful, is_identified, kappa_text, write_fit
+from fit.results import CrossCheck, Fit, is_identified, kappa_text, write_fit
+from fit.verdict import Note
 from tests.fit.builders import make_fit
 
 REFUSED = [{"kappa": 1500.0}, {"kappa": float("inf")}, {"status": "ill_conditioned"}]
@@ -25,7 +26,7 @@ REFUSED = [{"kappa": 1500.0}, {"kappa": float("inf")}, {"status": "ill_condition
 @pytest.mark.parametrize("changes", REFUSED)
 def test_a_refused_fit_shows_no_optimum_anywhere(tmp_path, changes):
     fit = make_fit(**changes)
-    assert not is_identified(fit) and is_doubtful(fit)
+    assert not is_identified(fit) and fit.verdict.refused
     shown = summary(fit, tmp_path)
     assert "No recommendation" in shown
     assert "ask " not in shown and "parameters on" not in shown

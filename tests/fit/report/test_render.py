@@ -23,7 +23,8 @@ from fit.report.figures import FIGURES, draw_figures
 from fit.report.render import html_page, mathematics, report_path, typeset, write_report
 from fit.report.summary_page import report_content
 from fit.report.tables import clean
-from fit.results import Influence, Note, write_fit
+from fit.results import Influence, write_fit
+from fit.verdict import Note
 from tests.fit.builders import RECIPE, THETA, make_fit, make_points, plain_points
 from tests.fit.laws.builders import TRUTH, lawful
 

@@ -104,6 +104,32 @@ def test_a_text_on_both_sides_is_held_out(tmp_path):
     assert {int(n) for _, n in trained(source)} <= set(range(10, 40))
 
 
+@pytest.mark.parametrize("kind", ["text", "tokens"])
+def test_one_process_tells_the_splits_of_a_folder_apart(tmp_path, kind):
+    (tmp_path / "d").mkdir()
+    for split in ("train", "val"):
+        draw = np.random.default_rng(len(split))
+        draw.integers(0, 999, 9000).astype("<u2").tofile(tmp_path / "d" / f"{split}.bin")
+        write_texts(tmp_path / "d", split, [tagged(split, n) for n in range(40)], "jsonl")
+    hashes = []
+    for splits in ("names", "none", "names"):
+        config = data_config(kind, tmp_path, path=str(tmp_path / "d"), splits=splits)
+        hashes.append(open_source(config, seq_len=T, seed=0).info.hash)
+    assert hashes[0] == hashes[2] != hashes[1]
+
+
+def test_the_column_of_held_out_rows_is_part_of_the_corpus(tmp_path):
+    (tmp_path / "d").mkdir()
+    train = "\n".join(tagged("train", n) for n in range(40))
+    (tmp_path / "d" / "train.txt").write_text(train)
+    rows = [{"text": tagged("one", n), "body": tagged("two", n)} for n in range(40)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "d" / "valid.jsonl").write_text(lines)
+    for column, tag in (("text", "one"), ("body", "two")):
+        source = opened(tmp_path / "d", tmp_path, column=column)
+        assert {split for split, _ in tags(source.heldout().rows)} == {tag}
+
+
 def test_a_folder_of_test_files_alone_is_refused_with_the_way_out(tmp_path):
     write_texts(tmp_path / "d", "test", [tagged("tale", n) for n in range(40)], "jsonl")
     with pytest.raises(PlanError, match="nothing is left to train on.*data.splits=none"):
@@ -164,7 +190,7 @@ def test_a_folder_that_links_lead_to_twice_is_read_once(tmp_path):
     source = opened(tmp_path / "d", tmp_path)
     assert len(trained(source)) == len(set(trained(source)))
     left_out = dict(source.facts)["left out"]
-    for words in ("2 links to folders", "1 no regular files", "1 hidden", "1 of .png"):
+    for words in ("2 links to folders", "1 pipes or devices", "1 hidden", "1 of .png"):
         assert words in left_out
 
 

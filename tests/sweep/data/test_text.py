@@ -235,7 +235,7 @@ def test_a_parquet_without_the_column_lists_those_it_has(folder):
 def test_files_without_any_text_are_refused(tmp_path):
     (tmp_path / "d").mkdir()
     (tmp_path / "d/a.txt").write_text("")
-    with pytest.raises(PlanError, match="and holds text; it holds 1 of empty"):
+    with pytest.raises(PlanError, match="and holds text; it holds 1 empty"):
         opened(tmp_path / "d")
 
 
