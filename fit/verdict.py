@@ -22,6 +22,9 @@ fit alike. Healthy grids have 40-160; a single budget gives 1.5e3-2.8e3 and inte
 NOTED_REACH, FARTHEST_REACH = 30.0, 1000.0
 """Budget over the largest one fitted: a warning above the one, no answer above the other. On public
 sweeps 90% intervals hold 71% at reaches of 3 to 30; nothing is known of a thousand."""
+DECISIVE = ("extrapolates_far", "ill_conditioned", "at_bound", "misfit", "interaction", "holdout")
+"""Codes of notes of one severity whose sentence goes before those of others: what bears on the
+answer itself before a remark on a run or on the last budgets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +64,15 @@ def verdict_of(notes: Iterable[Note], trusted: str) -> Verdict:
     """The verdict that notes make together.
 
     Args:
-        notes: Notes, the more important first where two have one severity.
+        notes: Notes; of those of the highest severity `DECISIVE` chooses, then the first.
         trusted: The reason of `trust`, where no note is a warning.
     """
-    ranked = sorted(notes, key=lambda note: -SEVERITIES.index(note.severity))
+
+    def rank(note: Note) -> tuple[int, int]:
+        decisive = DECISIVE.index(note.code) if note.code in DECISIVE else len(DECISIVE)
+        return -SEVERITIES.index(note.severity), decisive
+
+    ranked = sorted(notes, key=rank)
     if not ranked or ranked[0].severity == "info":
         return Verdict(verdict="trust", reason=trusted, message=trusted)
     first = ranked[0]

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Sequence
 
 from fit.errors import ScalingError
+from fit.quantities import count_noun
 from sweep import closed_output_ends_quietly, search_working_folder_last
 from sweep.data.registry import open_source
 from sweep.data.rows import heldout_count
@@ -193,7 +194,7 @@ def plan_totals(
     if not rows:
         return ["no run can be trained"]
     done = sum(row.record is not None for row in rows)
-    head = f"{len(rows)} runs, {done} there already"
+    head = f"{count_noun(len(rows), 'run')}, {done} there already"
     return [head, *cost_lines(plan_cost(rows, options, launcher), options, rows)]
 
 

@@ -89,6 +89,10 @@ def table_suffix(path: Path) -> str:
     if suffix in SPREADSHEETS:
         raise RecordError(f"{path} is a spreadsheet, which is not read. Save it as .csv first.")
     if suffix not in TABLE_READERS:
+        if not path.exists():
+            raise RecordError(
+                f"{path} does not exist; a folder of runs or a table is needed. Check the path."
+            )
         raise RecordError(
             f"{path} is neither a folder of runs nor a table ({', '.join(TABLE_READERS)}, each "
             f"also with {', '.join(COMPRESSIONS)}). Check the path."
