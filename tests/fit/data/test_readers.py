@@ -59,7 +59,7 @@ def test_a_missing_or_empty_folder_is_one_clear_line(tmp_path):
         records.read_runs(tmp_path / "nowhere")
     with pytest.raises(RecordError, match="Launch a sweep"):
         readers.load(tmp_path)
-    with pytest.raises(RecordError, match="neither a folder"):
+    with pytest.raises(RecordError, match="does not exist; a folder of runs or a table"):
         readers.load(tmp_path / "nowhere")
 
 
@@ -125,6 +125,7 @@ def test_a_new_format_of_tables_is_one_entry(tmp_path, monkeypatch):
     monkeypatch.setitem(readers.TABLE_READERS, ".tab", lambda path: pd.read_csv(path, sep="|"))
     frame().to_csv(tmp_path / "runs.tab", sep="|", index=False)
     assert len(readers.load(tmp_path / "runs.tab")) == 6
+    (tmp_path / "runs.dat").touch()
     with pytest.raises(RecordError, match=r"neither a folder .*\.json, \.tab"):
         readers.load(tmp_path / "runs.dat")
     with pytest.raises(RecordError, match="spreadsheet"):
