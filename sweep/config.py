@@ -25,9 +25,11 @@ STRATEGIES = ("auto", "ddp", "fsdp")
 """auto means ddp; on one device all are the same."""
 NOT_NEGATIVE = (
     *("z_loss", "balance_loss", "weight_decay", "embedding_lr_power"),
+    *("batch_at_1m", "batch_power", "lr_decay_power"),
     *("threads", "retries", "checkpoint_seconds"),
 )
 """Settings of `train` that may be 0."""
+COOLDOWN_SHAPES = ("sqrt", "linear")
 SPLITS = ("names", "none")
 """`none`: every file is trained on, whatever its name, and the sample is drawn from all."""
 SEED_LIMIT = 2**63
@@ -165,9 +167,14 @@ class TrainConfig:
     tokens: Any = MISSING
     """D [tokens], or 20x for 20 per matmul parameter; of a list, one trunk with a branch each."""
     batch_tokens: Count = MISSING
-    """Tokens per optimiser step at the start; 0.5M is the nearest whole number of rows."""
+    """Least tokens per optimiser step, those of the first; 0.5M is the nearest whole rows."""
+    batch_at_1m: float = MISSING
+    """Tokens per step after a million tokens; the batch grows with a power of tokens seen from
+    where that exceeds `batch_tokens`. 0: it is constant."""
+    batch_power: float = MISSING
+    """Power of tokens seen with which the batch grows."""
     batch_doublings: list[Any] = MISSING
-    """Token counts at which the batch doubles, the same at every model size."""
+    """Token counts at which the batch doubles besides, none of them late in a run."""
     micro_batch_tokens: Count = MISSING
     """Most tokens in one forward pass: memory, not the result, depends on it.
 
@@ -176,11 +183,17 @@ class TrainConfig:
     schedule: Schedule = MISSING
     cooldown: float = MISSING
     """Share of the run in which a WSD branch cools down."""
+    cooldown_shape: str = MISSING
+    """The rate falls to zero as 1 - sqrt(x) (sqrt) or 1 - x (linear) of the share x done."""
     warmup_tokens: Any = MISSING
-    """null: min(params, 10% of the shortest run of the trunk)."""
+    """null: min(params, 100 first batches, 10% of the run)."""
     lr: float = MISSING
     """Peak learning rate of hidden matrices at `base_width`; elsewhere base_width / width of it."""
     base_width: int = MISSING
+    lr_decay_from: Any = MISSING
+    """Tokens seen from which the rate of hidden matrices falls along the trunk."""
+    lr_decay_power: float = MISSING
+    """It falls as tokens seen to this negative power; 0: it is constant."""
     embedding_lr: float = MISSING
     """Peak learning rate of the embedding and head at `base_width`."""
     embedding_lr_power: float = MISSING
@@ -218,6 +231,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _read_counts("train", self, "micro_batch_tokens", optional=True)
         self.batch_doublings = [_positive("train.batch_doublings", d) for d in self.batch_doublings]
+        self.lr_decay_from = _positive("train.lr_decay_from", self.lr_decay_from)
         if self.warmup_tokens:  # None chooses, 0 is none
             self.warmup_tokens = _positive("train.warmup_tokens", self.warmup_tokens)
 
@@ -254,6 +268,7 @@ class Config:
         _check_known("data.splits", self.data.splits, SPLITS)
         _check_known("train.precision", self.train.precision, PRECISIONS)
         _check_known("train.accelerator", self.train.accelerator, ACCELERATORS)
+        _check_known("train.cooldown_shape", self.train.cooldown_shape, COOLDOWN_SHAPES)
         _check_known("train.strategy", self.train.strategy, STRATEGIES)
         self._read_batch()
         _check_positive("model", self.model, "mlp_ratio")

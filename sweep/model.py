@@ -93,6 +93,7 @@ class Transformer(nn.Module):
         """
         super().__init__()
         self.shape, self.balance = shape, balance
+        self.any_rows = False  # whether each block is compiled, for any number of rows
         self.embedding = nn.Parameter(torch.empty(shape.vocab, shape.width))
         head = self.embedding if shape.tied else torch.empty_like(self.embedding)
         self.head = head if shape.tied else nn.Parameter(head)
@@ -149,6 +150,8 @@ class Transformer(nn.Module):
         cos_tk, sin_tk = self.cos_tk[:length], self.sin_tk[:length]
         balances: list[Tensor] = []
         for block in self.blocks:
+            if self.any_rows and len(x_btd) > 1:
+                torch._dynamo.mark_dynamic(x_btd, 0)
             x_btd, balance = block(x_btd, cos_tk, sin_tk)
             if balance is not None:
                 balances.append(balance)

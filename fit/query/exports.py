@@ -5,7 +5,7 @@ karpathy/nanoGPT `train.py` and `configurator.py`; karpathy/nanochat `scripts/ba
 Lightning-AI/litgpt `litgpt/config.py`, `litgpt/args.py` and `config_hub/pretrain`;
 huggingface/transformers `LlamaConfig`, `TrainingArguments` and `optimization.get_wsd_schedule`.
 
-The runs double their batch at fixed token counts, cool down as 1 - sqrt and count tokens; other
+The runs' batch grows with the tokens seen, they cool down as 1 - sqrt and count tokens; other
 trainers have one batch size and count steps, and some build other shapes. Each export lists in
 comments what of the answer its trainer cannot express.
 """
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fit.data.accounting import Shape, count_params
+from fit.data.schedule import rate_decay, warmup_tokens, whole_recipe
 from fit.errors import QueryError
 from fit.quantities import power, short
 from fit.query.documents import Answer
@@ -55,7 +56,7 @@ class TrainerConfig:
     cooldown: int
     """Steps; 0 where the runs' schedule is a cosine."""
     lr: float
-    """Peak rate of the hidden matrices."""
+    """Rate of the hidden matrices before the cooldown."""
     settings: Mapping[str, Any]
     """weight_decay, beta1, beta2 and clip, where the runs share them."""
     changed: tuple[str, ...]
@@ -95,9 +96,12 @@ def trainer_config(answer: Answer, fit: Fit, shape: Shape) -> TrainerConfig:
             "runs of one recipe."
         )
     recipe, tokens = fit.recipe, answer.shape_tokens
+    known = whole_recipe(recipe)
     rows = max(1, round(answer.batch_tokens / shape.seq_len))
     steps = max(1, round(tokens / (rows * shape.seq_len)))
-    warmup = recipe.get("train.warmup_tokens")
+    warmup = warmup_tokens(
+        n, int(recipe.get("train.batch_tokens", tokens)), tokens, recipe.get("train.warmup_tokens")
+    )
     cosine = recipe.get("train.schedule") == "cosine"
     names = ("weight_decay", "beta1", "beta2", "clip")
     return TrainerConfig(
@@ -105,9 +109,10 @@ def trainer_config(answer: Answer, fit: Fit, shape: Shape) -> TrainerConfig:
         params=exported,
         rows=rows,
         steps=steps,
-        warmup=round(steps * (min(n, 0.1 * tokens) if warmup is None else float(warmup)) / tokens),
+        warmup=round(steps * warmup / tokens),
         cooldown=0 if cosine else round(steps * float(recipe.get("train.cooldown", 0.2))),
-        lr=answer.lr,
+        lr=answer.lr
+        * rate_decay(tokens, known["train.lr_decay_from"], known["train.lr_decay_power"]),
         settings={k: v for k in names if (v := recipe.get(f"train.{k}")) is not None},
         changed=tuple(_changed(recipe)),
     )
@@ -172,9 +177,11 @@ def gated_shape(answer: Answer) -> Shape:
 
 def _changed(recipe: Mapping[str, Any]) -> Iterable[str]:
     """Rules of the runs' recipe that a trainer with one batch and one rate does not have."""
-    if recipe.get("train.batch_doublings"):
+    if recipe.get("train.batch_doublings") or recipe.get("train.batch_at_1m"):
         first = recipe.get("train.batch_tokens")
-        yield f"the runs' batch, which doubles along the run from {first} tokens: here its last one"
+        yield f"the runs' batch, which grows along the run from {first} tokens: here its last one"
+    if recipe.get("train.lr_decay_power"):
+        yield "the hidden matrices' rate, which falls slowly along the run: here its last one"
     if recipe.get("train.embedding_lr"):
         yield "a separate learning rate for embedding and head"
     if recipe.get("train.z_loss"):

@@ -19,6 +19,7 @@ from fit.allocation.costs import TRAINING_OVER_SERVING
 from fit.allocation.ladder import Ladder
 from fit.allocation.scaling_law import ScalingLaw
 from fit.data.accounting import Shape, count_params
+from fit.data.schedule import BatchRule, whole_recipe
 from fit.query.constraints import TOUCH, ConstrainedProblem
 from fit.query.question import BYTES_PER_PARAM, Question
 from fit.results import Fit
@@ -167,10 +168,9 @@ def learning_rate(fit: Fit, width: int) -> float | None:
 
 def batch_tokens(fit: Fit, tokens: float) -> int | None:
     """Tokens per step at the end of a run: the recipe's rule, else the fitted run nearest in D."""
-    first = fit.recipe.get("train.batch_tokens")
-    if first is not None:
-        doublings = fit.recipe.get("train.batch_doublings") or ()
-        return int(first) << sum(tokens > float(d) for d in doublings)
+    rule = BatchRule.from_recipe(fit.recipe)
+    if rule is not None:
+        return rule.batch(max(0, round(tokens) - 1))
     column = fit.points.columns.get("batch_tokens")
     if column is None or np.isnan(column).any():
         return None
@@ -193,7 +193,8 @@ def overrides(
     }
     if unique is not None:
         chosen["data.unique_tokens"] = round(unique)
-    shared = {k: v for k, v in fit.recipe.items() if k not in (*chosen, "sweep.flops")}
+    recipe = whole_recipe(fit.recipe)
+    shared = {k: v for k, v in recipe.items() if k not in (*chosen, "sweep.flops")}
     groups = [k for k in shared if "." not in k]
     ordered = {**{k: shared.pop(k) for k in groups}, **chosen, **shared}
     return tuple(f"{k}={hydra_value(v)}" for k, v in ordered.items())

@@ -55,7 +55,7 @@ from sweep.planning.bill import LABEL, PlannedCost, PlanOptions, cost_lines, dev
 from sweep.planning.grid import LauncherChoice
 from sweep.planning.overrides import unread_settings
 from sweep.planning.timing import estimate
-from sweep.planning.trajectory import keep_lengths, warmup_tokens
+from sweep.planning.trajectory import keep_lengths
 
 NAME = "trimmed"
 NOT_SETTINGS = ("_target_", "_partial_", "_recursive_", "_convert_")
@@ -330,11 +330,6 @@ def _settings(group: Sequence[PlannedCost]) -> dict[str, Any]:
     lengths = sorted(row.run.tokens for row in group)
     settings["train"]["tokens"] = lengths
     settings["sweep"]["flops"] = None
-    warmup = group[0].run.rate.warmup
-    params = group[0].trajectory.params.matmul
-    # The default depends on the shortest run of the trunk: where that is dropped, fix the value.
-    if warmup_tokens(params, lengths[0], config.train.warmup_tokens) != warmup:
-        settings["train"]["warmup_tokens"] = warmup
     return dict(settings)
 
 

@@ -1,13 +1,13 @@
 """From a configuration to what will be trained: trajectories of runs, everything derived.
 
 A configuration is one job. Under WSD it is one trunk with a branch, and a record, per token count;
-under cosine every token count is a trajectory of its own. A run's name ends in a hash of everything
-that changes its result, so that the same command again trains only what has no valid record.
+short runs, whose warm-up is shorter, have a trunk of their own. Under cosine every token count is a
+trajectory of its own. A run's name ends in a hash of everything that changes its result, so that
+the same command again trains only what has no valid record.
 
-Batch size, step positions and learning rate are pure functions of the tokens seen, the same at
-every model size, so that a fitted law is about size and not about tuning. The positions of
-optimiser steps are one universal sequence, p_0 = 0 and p_(k+1) = p_k + batch(p_k): a trunk and all
-its branches follow it, and a branch at D sees the same batches as a separate run of D tokens.
+Batch size, step positions and learning rate are pure functions of the tokens seen
+(`fit.data.schedule`), the same at every model size, so that a fitted law is about size and not
+about tuning.
 
 One recipe is scaled to every width and depth. Width: the learning rate of hidden matrices goes as
 1/width (Yang et al. 2022, arXiv:2203.03466), that of the embedding by a measured power. Depth:
@@ -21,16 +21,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fit.data.accounting import FlopsPerToken, ParamCounts, Shape, count_flops, count_params
 from fit.data.records import RECORD_NAME, DataInfo, RunRecord, read_record
+from fit.data.schedule import (
+    LATE,
+    BatchRule,
+    LearningRate,
+    cooldown_start,
+    warmup_tokens,
+)
 from fit.errors import PlanError, RecordError
-from fit.quantities import count_noun
 from sweep.config import Config, DataConfig, DepthRule, Schedule, TrainConfig
 from sweep.data.registry import describe
 from sweep.data.rows import moved_data
@@ -38,114 +43,18 @@ from sweep.planning.sizes import build_shape, choose_shape
 
 Describe = Callable[[DataConfig, int], tuple[int, int | None, DataInfo]]
 """What `describe` is: vocabulary, distinct tokens and facts of the data."""
-RECIPE = "1"
+RECIPE = "2"
 """Version of the recipe, part of a run's identity; raised when the code changes the result of a run
 whose settings stayed the same."""
 NOT_IDENTITY = frozenset(
     "tokens micro_batch_tokens warmup_tokens accelerator devices strategy threads compile graphs "
-    "checkpoint_seconds retries runs_per_gpu pack cooldown schedule".split()
+    "checkpoint_seconds retries runs_per_gpu pack cooldown cooldown_shape schedule".split()
 )
 """Settings of `train` that change no result, or that enter a run's identity in resolved form."""
-LEAST_STEPS = 50
-"""Steps of one batch size before the next: half of what Adam's second moment averages over. The
-recipe's doublings leave 781 and more, those of `experiment=reference-gpu` 488."""
-USUAL_BATCH = 1 << 17
-"""Largest batch of the shipped experiments; batches up to here are never refused [tokens]."""
 EARLIER_COUNTS = {"1M": "1e+03k", "1B": "1e+03M", "1T": "1e+03B"}
 """Counts that just fall short of a unit, as earlier versions named their runs: these are kept."""
 EPSILON = 1e-10
 """Adam's epsilon at the base shape: far below the size of the gradients at any shape tried."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchRule:
-    """Tokens per optimiser step as a function of tokens seen."""
-
-    batch_tokens: int
-    """Batch at the start [tokens]; a multiple of the sequence length."""
-    doublings: tuple[int, ...] = ()
-    """Tokens seen at which the batch doubles, ascending."""
-
-    def batch(self, position: int) -> int:
-        """Tokens in the step that begins at a position."""
-        return self.batch_tokens << sum(position >= d for d in self.doublings)
-
-    def steps(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """The (position, batch) of every step from one position of the sequence to another."""
-        position = start
-        while position < end:
-            batch = self.batch(position)
-            yield position, batch
-            position += batch
-
-    def count(self, start: int, end: int) -> int:
-        """The number of steps that `steps` would yield, computed stretch by stretch."""
-        count, position = 0, start
-        for limit in (*(d for d in self.doublings if d < end), end):
-            batch = self.batch(position)
-            more = max(0, math.ceil((limit - position) / batch))
-            count, position = count + more, position + more * batch
-        return count
-
-    def nearest(self, tokens: float) -> int:
-        """The step position nearest to a token count, at least one step.
-
-        Raises:
-            PlanError: There are fewer tokens than half of one batch.
-        """
-        if tokens < self.batch_tokens / 2:
-            raise PlanError(
-                f"tokens={tokens:g} is below one batch of {self.batch_tokens} tokens; train longer "
-                "or set a smaller train.batch_tokens."
-            )
-        start, batch = 0, self.batch_tokens
-        for doubling in self.doublings:
-            if doubling >= tokens:
-                break
-            start += math.ceil(max(0, doubling - start) / batch) * batch
-            batch *= 2
-        return max(self.batch_tokens, start + round((tokens - start) / batch) * batch)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LearningRate:
-    """Learning rate as a share of its peak, over one run of `tokens`."""
-
-    kind: str
-    """`wsd` or `cosine`."""
-    warmup: int
-    """Tokens of linear warm-up."""
-    tokens: int
-    """Length of the run."""
-    cooldown_start: int
-    """Where a WSD run leaves the trunk; a cosine run ignores it."""
-
-    def factor(self, position: int, batch: int) -> float:
-        """Share of the peak rate in the step [position, position + batch), taken at its middle."""
-        middle = position + batch / 2
-        warm = min(1.0, middle / self.warmup) if self.warmup else 1.0
-        if self.kind == "cosine":
-            share = min(1.0, max(0.0, (middle - self.warmup) / (self.tokens - self.warmup)))
-            return warm * (0.55 + 0.45 * math.cos(math.pi * share))
-        if middle <= self.cooldown_start:
-            return warm
-        share = (middle - self.cooldown_start) / (self.tokens - self.cooldown_start)
-        return warm * (1.0 - math.sqrt(min(1.0, share)))
-
-
-def warmup_tokens(params: int, shortest: float, setting: float | None) -> int:
-    """Tokens of warm-up: the setting, or min(params, 10% of the shortest run of the trunk).
-
-    Source: Wortsman et al. and Porian et al. 2024 (arXiv:2406.19146): warm-up as long as the model
-    has parameters; the 10% keeps it inside short runs.
-    """
-    return round(min(params, 0.1 * shortest) if setting is None else setting)
-
-
-def cooldown_start(rule: BatchRule, tokens: int, cooldown: float) -> int:
-    """The step position at which a branch of `tokens` leaves the trunk; 0 where it has none."""
-    start = rule.nearest(max((1 - cooldown) * tokens, rule.batch_tokens))
-    return start if start < tokens else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,8 +179,20 @@ def trajectories(config: Config, *, vocab: int, info: DataInfo) -> tuple[Traject
     else:
         targets = (budget / count_flops(shape).exact,)
     lengths = sorted({rule.nearest(t) for t in targets})
-    groups = [lengths] if config.train.schedule is Schedule.wsd else [[n] for n in lengths]
-    return tuple(_plan_trajectory(config, shape, info, rule, group) for group in groups)
+    warmups = {
+        n: warmup_tokens(
+            count_params(shape).matmul, rule.batch_tokens, n, config.train.warmup_tokens
+        )
+        for n in lengths
+    }
+    groups: dict[Hashable, list[int]] = {}
+    for n in lengths:
+        trunk = (warmups[n], None if config.train.schedule is Schedule.wsd else n)
+        groups.setdefault(trunk, []).append(n)
+    return tuple(
+        _plan_trajectory(config, shape, info, rule, group, warmups[group[0]])
+        for group in groups.values()
+    )
 
 
 def batch_rule(train: TrainConfig, seq_len: int) -> BatchRule:
@@ -291,40 +212,42 @@ def batch_rule(train: TrainConfig, seq_len: int) -> BatchRule:
             f"train.batch_tokens={train.batch_tokens} is not a multiple of "
             f"model.seq_len={seq_len}; take {max(1, train.batch_tokens // seq_len) * seq_len}."
         )
-    doublings = tuple(sorted(round(d) for d in train.batch_doublings))
-    return BatchRule(batch_tokens=train.batch_tokens, doublings=doublings)
+    return BatchRule(
+        batch_tokens=train.batch_tokens,
+        row=seq_len * train.devices,
+        at_1m=train.batch_at_1m,
+        power=train.batch_power,
+        doublings=tuple(sorted(round(d) for d in train.batch_doublings)),
+    )
 
 
 def check_batches(trajectory: Trajectory) -> None:
-    """Refuse a large batch that is reached by doubling in less than `LEAST_STEPS` steps.
-
-    The doublings of the recipe are token counts for a first batch of 512. With a first batch of
-    65,536 tokens they would come after 6, 9 and 18 steps and end at 4.2M tokens a step.
+    """Refuse a batch that doubles inside the last part of a run.
 
     Raises:
-        PlanError: It doubles earlier.
+        PlanError: It does.
     """
-    rule, longest = trajectory.rule, max((run.tokens for run in trajectory.runs), default=0)
-    start, last = 0, rule.batch(longest - 1)
-    for doubling in rule.doublings if last > USUAL_BATCH else ():
-        steps, batch = rule.count(start, doubling), rule.batch(start)
-        if doubling < longest and steps < LEAST_STEPS:
+    for run in trajectory.runs:
+        doubling = trajectory.rule.late_doubling(run.tokens)
+        if doubling is not None:
             raise PlanError(
-                f"the batch of {batch} tokens would double at {compact_count(doubling)} tokens, "
-                f"after {count_noun(steps, 'step')}, and reach {last} at "
-                f"{compact_count(longest)}; at least {LEAST_STEPS} steps between doublings are "
-                "needed. Set train.batch_doublings=[] or later ones, or a smaller "
-                "train.batch_tokens."
+                f"the batch would double at {compact_count(doubling)} tokens, inside the last "
+                f"{LATE:.0%} of the run of {compact_count(run.tokens)}: its loss would lie on "
+                "another law than those of other lengths. Leave it out of train.batch_doublings "
+                "and let the batch grow smoothly (train.batch_at_1m), or choose other lengths."
             )
-        start = doubling
 
 
 def _plan_trajectory(
-    config: Config, shape: Shape, info: DataInfo, rule: BatchRule, lengths: list[int]
+    config: Config,
+    shape: Shape,
+    info: DataInfo,
+    rule: BatchRule,
+    lengths: list[int],
+    warmup: int,
 ) -> Trajectory:
     """Plan a trunk with a branch at each of the lengths, ascending."""
     train, params, per_token = config.train, count_params(shape), count_flops(shape)
-    warmup = warmup_tokens(params.matmul, lengths[0], train.warmup_tokens)
     _check_warmup(train, rule, lengths[0], warmup)
     shared = _shared_identity(config, shape, info, warmup)
     runs, previous = [], 0
@@ -332,9 +255,20 @@ def _plan_trajectory(
         wsd = train.schedule is Schedule.wsd
         start = cooldown_start(rule, tokens, train.cooldown) if wsd else 0
         rate = LearningRate(
-            kind=train.schedule.value, warmup=warmup, tokens=tokens, cooldown_start=start
+            kind=train.schedule.value,
+            warmup=warmup,
+            tokens=tokens,
+            cooldown_start=start,
+            shape=train.cooldown_shape,
+            decay_from=train.lr_decay_from,
+            decay_power=train.lr_decay_power,
         )
-        identity = {**shared, "tokens": tokens, "cooldown_start": start}
+        identity = {
+            **shared,
+            "tokens": tokens,
+            "cooldown_start": start,
+            "cooldown_shape": train.cooldown_shape,
+        }
         runs.append(
             RunSpec(
                 run=_run_name(config, shape, tokens, digest(identity)),

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from sweep.model import SMALLEST, Block, SquaredReLU, Transformer, rms_norm, rotate
 from sweep.training.devices import free_cache, is_out_of_memory
 from sweep.training.session import BatchSteps, Session
+from sweep.training.step import split_rows
 
 
 class Ensemble:
@@ -298,7 +299,7 @@ def try_gradients(ensemble: Ensemble, sessions: Sequence[Session], rows_mbt: Ten
     first, count = sessions[0], rows_mbt.shape[1]
     most, z_loss = first.rows_per_pass(count), first.trajectory.config.train.z_loss
     try:
-        for piece in rows_mbt.split(most, dim=1):
+        for piece in split_rows(rows_mbt, most, dim=1):
             with first.stepper.context():
                 losses_m = ensemble.losses(piece[..., :-1], piece[..., 1:], z_loss)
             share = piece.shape[1] / count

@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fit.data.schedule import LearningRate
 from sweep.data.registry import open_source
 from sweep.data.rows import TokenSource, moved_data
 from sweep.model import Transformer
 from sweep.planning.timing import rows_that_fit, wants_compile, wants_graphs
-from sweep.planning.trajectory import LearningRate, Trajectory
+from sweep.planning.trajectory import Trajectory
 from sweep.training.checkpoint import TrainState
 from sweep.training.devices import (
     free_cache,
@@ -37,6 +38,9 @@ from sweep.training.devices import (
 )
 from sweep.training.step import BatchFeed, GraphStepper, MultiDeviceStepper, SingleDeviceStepper
 
+CPU_PASS_TOKENS = 1536
+"""Most tokens of one forward pass on a CPU: 12 rows of 128 train 1.3 to 1.6 times as many tokens a
+second as 4, and more gain nothing (docs/log.md)."""
 WHOLE_DEPTH = 2
 """Most blocks of a model that is compiled as a whole on CPU: 15% faster steps at width 32."""
 
@@ -112,7 +116,7 @@ class Session:
         if fabric.world_size == 1:
             graphs = wants_graphs(train, trajectory, fabric.device.type)
             stepper = (GraphStepper if graphs else SingleDeviceStepper)(
-                wrapped, inner, fabric, train.clip
+                wrapped, inner, fabric, train.clip, any_rows=compiled
             )
         return cls(
             trajectory=trajectory,
@@ -149,7 +153,8 @@ class Session:
         started = time.perf_counter()
         for position, batch in self.trajectory.rule.steps(self.position, until):
             factor = rate.factor(position, batch)
-            self.stepper.set_rate(factor)
+            decay = rate.decay(position, batch)
+            self.stepper.set_rate(factor, decay)
             rows = self._rows(position, batch)
             self.seconds += time.perf_counter() - started
             yield rows
@@ -157,7 +162,7 @@ class Session:
             norm = self.update()
             self.position = position + batch
             if self.position >= self._next_row() or self.position == until:
-                row = self._add_row(factor, norm)
+                row = self._add_row(factor * decay, norm)
                 self._check(row, rate.warmup)
                 on_row()
             self.after_step()
@@ -216,21 +221,21 @@ class Session:
     def rows_per_pass(self, rows: int) -> int:
         """Rows per forward pass: the configured number, else what fits.
 
-        On CPU it is the base batch at any batch size: one compiled graph, and it stays in cache.
+        On CPU it is a number of tokens whose activations stay in cache.
         """
         train = self.trajectory.config.train
         requested = train.micro_batch_tokens
         if requested is None and self.fabric.device.type == "cpu":
-            requested = train.batch_tokens
+            requested = CPU_PASS_TOKENS
         per_pass = self.memory_rows or rows
         if requested is not None:
             per_pass = requested // self.trajectory.shape.seq_len // self.fabric.world_size
         return int(max(1, min(rows, per_pass, self.micro_rows or rows)))
 
     def _next_row(self) -> int:
-        """Position of the next row of the curve: dense at first, then every 1% of the tokens."""
+        """Position of the next row of the curve: dense at first, then every 2% of the tokens."""
         last = int(self.curve[-1][0]) if self.curve else 0
-        return last + max(16 * self.trajectory.rule.batch_tokens, last // 100)
+        return last + max(32 * self.trajectory.rule.batch_tokens, last // 50)
 
     def _add_row(self, factor: float, norm: Tensor) -> tuple[float, ...]:
         """Append a row to the curve; reading the loss here is the only wait for the device."""
@@ -251,13 +256,13 @@ class Session:
     def _check(self, row: tuple[float, ...], warmup: int) -> None:
         """Raise `Diverged` if the last row of the curve says so.
 
-        The mean of a row's steps is compared with the unigram loss once 2 warm-ups and 100 steps
+        The mean of a row's steps is compared with the unigram loss once 2 warm-ups and 400 steps
         are over, by which every healthy run measured so far was far below it.
         """
         tokens, loss, _, norm = row
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(f"loss {loss:g}, gradient norm {norm:g} at {tokens:.0f} tokens")
-        settled = max(2 * warmup, 100 * self.trajectory.rule.batch_tokens)
+        settled = max(2 * warmup, 400 * self.trajectory.rule.batch_tokens)
         limit = self.source.unigram_loss
         if tokens > settled and loss > limit:
             raise Diverged(
@@ -337,6 +342,7 @@ def build_optimizer(
                 "params": parameters,
                 "lr": rules[name][0],
                 "peak": rules[name][0],
+                "decays": name == "hidden",
                 "weight_decay": rules[name][1],
                 "eps": rules[name][2],
             }
@@ -350,7 +356,7 @@ def build_optimizer(
 
 
 def compile_module(module: Transformer, device: torch.device) -> Any:
-    """Compile a module, with static shapes.
+    """Compile a module; the number of rows alone is dynamic, so that one graph serves any batch.
 
     On CPU a deep model is compiled block by block: every block reuses the first one's code. At
     width 128 and depth 4 that takes 18 s of 33 and trains as fast (docs/log.md). Dynamo keeps 8
@@ -358,7 +364,8 @@ def compile_module(module: Transformer, device: torch.device) -> Any:
     """
     torch._dynamo.reset()
     if device.type != "cpu" or module.shape.depth <= WHOLE_DEPTH:
-        return torch.compile(module, dynamic=False)
+        return torch.compile(module)
+    module.any_rows = True
     for block in module.blocks:
-        block.compile(dynamic=False)
+        block.compile()
     return module

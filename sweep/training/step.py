@@ -77,6 +77,11 @@ PieceLosses = list[tuple[Tensor, int]]
 """Mean losses of pieces of a batch, on the device, each with its number of rows."""
 
 
+def split_rows(rows: Tensor, most: int, dim: int = 0) -> tuple[Tensor, ...]:
+    """Split rows into the fewest pieces of at most `most`, as equal as possible."""
+    return rows.tensor_split(-(-rows.shape[dim] // most), dim)
+
+
 class Stepper:
     """Base of the steppers."""
 
@@ -85,10 +90,19 @@ class Stepper:
     def reset(self) -> None:
         """Drop what depends on the optimiser's tensors, after its state was replaced."""
 
-    def set_rate(self, factor: float) -> None:
-        """Set the learning rates to `factor` times their peaks."""
+    def set_rate(self, factor: float, decay: float = 1.0) -> None:
+        """Set the learning rates to `factor` times their peaks.
+
+        Args:
+            factor: Of all groups.
+            decay: Further factor of the groups whose rate falls along the trunk.
+        """
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
+            self._assign(group, group["peak"] * factor * (decay if group["decays"] else 1.0))
+
+    def _assign(self, group: dict[str, Any], rate: float) -> None:
+        """Set the rate of one group."""
+        group["lr"] = rate
 
     def replay(self, rows: Tensor, most: int, z_loss: float) -> PieceLosses | None:
         """Replay a captured step; None where there is no capture, as here."""
@@ -104,6 +118,8 @@ class SingleDeviceStepper(Stepper):
         optimizer: torch.optim.Optimizer,
         fabric: Any,
         clip: float,
+        *,
+        any_rows: bool = False,
     ) -> None:
         """Keep what a step needs.
 
@@ -112,8 +128,10 @@ class SingleDeviceStepper(Stepper):
             optimizer: Optimiser of the module's parameters.
             fabric: Gives the context of mixed precision.
             clip: Largest norm of the gradient.
+            any_rows: Compile one graph for every number of rows; no effect on an eager module.
         """
         self.forward, self.optimizer, self.clip = forward, optimizer, clip
+        self.any_rows = any_rows
         full = fabric._precision.precision in FULL_PRECISIONS
         self.context = nullcontext if full else fabric.autocast
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -121,10 +139,14 @@ class SingleDeviceStepper(Stepper):
 
     def accumulate_gradients(self, rows: Tensor, most: int, z_loss: float) -> PieceLosses:
         """Compute the gradients of a batch, `most` rows at a time; returns the losses."""
-        losses, pieces = [], rows.split(most)
-        for piece in pieces:
+        losses = []
+        for piece in split_rows(rows, most):
+            tokens, targets = piece[:, :-1], piece[:, 1:]
+            if self.any_rows and len(piece) > 1:  # one compiled graph for every number of rows
+                torch._dynamo.mark_dynamic(tokens, 0)
+                torch._dynamo.mark_dynamic(targets, 0)
             with self.context():
-                loss = self.forward(piece[:, :-1], piece[:, 1:], z_loss)
+                loss = self.forward(tokens, targets, z_loss)
             share = len(piece) / len(rows)
             (loss if share == 1 else loss * share).backward()
             losses.append((loss.detach().float(), len(piece)))
@@ -148,7 +170,7 @@ class MultiDeviceStepper(Stepper):
 
     def accumulate_gradients(self, rows: Tensor, most: int, z_loss: float) -> PieceLosses:
         """Compute the gradients of a batch, exchanged between ranks with its last piece."""
-        losses, pieces = [], rows.split(most)
+        losses, pieces = [], split_rows(rows, most)
         for number, piece in enumerate(pieces, start=1):
             with self.fabric.no_backward_sync(self.model, enabled=number < len(pieces)):
                 loss = self.model(piece[:, :-1], piece[:, 1:], z_loss)
@@ -180,32 +202,34 @@ class CapturedStep:
 class GraphStepper(SingleDeviceStepper):
     """Steps on one GPU, captured as CUDA graphs.
 
-    Learning rates are tensors, which a replay reads; restoring a state drops the captures.
+    Learning rates are tensors, which a replay reads. The capture of the present batch size is kept;
+    restoring a state drops it.
     """
 
     def reset(self) -> None:
-        """Drop the captures, which read the tensors of the earlier optimiser state."""
-        self._captured: dict[tuple[int, int], CapturedStep] = {}
-        self._seen: dict[tuple[int, int], int] = {}
+        """Drop the capture, which reads the tensors of the earlier optimiser state."""
+        self._size: tuple[int, int] | None = None
+        self._steps = 0
+        self._captured: CapturedStep | None = None
         self._norm: Tensor | None = None
         for group in self.optimizer.param_groups:
             rate = float(group["lr"])
             group["lr"] = torch.tensor(rate, device=self.parameters[0].device)
 
-    def set_rate(self, factor: float) -> None:
-        """Set the rates to `factor` times their peaks, in place."""
-        for group in self.optimizer.param_groups:
-            group["lr"].fill_(group["peak"] * factor)
+    def _assign(self, group: dict[str, Any], rate: float) -> None:
+        """Set the rate of one group in place."""
+        group["lr"].fill_(rate)
 
     def replay(self, rows: Tensor, most: int, z_loss: float) -> PieceLosses | None:
         """Replay a whole step; None for the first steps of a batch size."""
-        key = (len(rows), most)
-        self._seen[key] = self._seen.get(key, 0) + 1
-        if self._seen[key] <= WARM_STEPS:
+        if self._size != (len(rows), most):  # batches only grow: the earlier capture is over
+            self._size, self._steps, self._captured = (len(rows), most), 0, None
+        self._steps += 1
+        if self._steps <= WARM_STEPS:
             return None
-        if key not in self._captured:
-            self._captured[key] = self._capture(rows, most, z_loss)
-        captured = self._captured[key]
+        if self._captured is None:
+            self._captured = self._capture(rows, most, z_loss)
+        captured = self._captured
         captured.rows.copy_(rows)
         captured.graph.replay()
         self._norm = captured.norm

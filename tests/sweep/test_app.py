@@ -21,6 +21,7 @@ TINY = [
     "model.seq_len=32",
     "data.heldout_tokens=2048",
     "train.batch_tokens=128",
+    "train.warmup_tokens=300",
     "train.compile=off",
 ]
 NO_NETWORK = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}

@@ -25,6 +25,7 @@ TINY = [
     "model.seq_len=32",
     "data.heldout_tokens=2048",
     "train.batch_tokens=128",
+    "train.warmup_tokens=300",
     "train.compile=off",
     "train.tokens=3e3",
     "tracking=none",

@@ -46,9 +46,9 @@ def test_a_path_that_hydra_cannot_read_is_refused_with_the_override_that_works(p
 
 
 def test_lengths_may_be_multiples_of_the_parameters():
-    (trunk,) = plan(compose_config(["train.tokens=[5x,20x]", "model=w16"]))
+    (trunk,) = plan(compose_config(["train.tokens=[10x,40x]", "model=w16"]))
     n = trunk.params.matmul
-    assert [r.tokens for r in trunk.runs] == pytest.approx([5 * n, 20 * n], abs=512)
+    assert [r.tokens for r in trunk.runs] == pytest.approx([10 * n, 40 * n], abs=512)
 
 
 def test_a_size_in_parameters_is_the_run_of_its_shape():
@@ -102,8 +102,13 @@ def test_data_of_equal_settings_are_described_once(monkeypatch):
     assert len(calls) == 1
 
 
-def test_a_large_batch_that_doubles_too_early_is_refused_and_shipped_experiments_are_not():
-    (cell,) = grid(["model=w64", "train.tokens=3.4B", "train.batch_tokens=65536"], multirun=True)
-    assert re.search("after 7 steps, and reach 4194304 at 3.4B; at least 50", cell.refusal)
+def test_a_batch_that_doubles_late_in_a_run_is_refused_and_shipped_experiments_are_not():
+    doubles = "train.batch_doublings=[4e5]"
+    (cell,) = grid(["model=w64", "train.tokens=[5e5,1e6]", doubles], multirun=True)
+    assert re.search(
+        "would double at 400k tokens, inside the last 40% of the run of 500k", cell.refusal
+    )
+    (cell,) = grid(["model=w64", "train.tokens=[1e6]", doubles], multirun=True)
+    assert cell.refusal is None
     gpu = ["+experiment=reference-gpu", "train.accelerator=cuda"]
     assert not any(c.refusal for c in grid(gpu, multirun=True))

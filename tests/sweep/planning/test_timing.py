@@ -49,7 +49,7 @@ def trajectory(*overrides: str):
 
 @pytest.mark.parametrize("doublings", [(), (700,), (10_000, 50_000), (64, 65, 300)])
 def test_steps_are_counted_as_they_are_walked(doublings):
-    rule = BatchRule(batch_tokens=128, doublings=doublings)
+    rule = BatchRule(batch_tokens=128, row=128, doublings=doublings)
     ends = [0, *(p + b for p, b in rule.steps(0, 70_000))]
     for start in ends[::7]:
         for end in ends[::11]:

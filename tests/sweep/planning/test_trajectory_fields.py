@@ -58,6 +58,7 @@ VALUES = {
     "train.tokens": "200e3",
     "train.batch_tokens": "1024",
     "train.batch_doublings": "[1e3]",
+    "train.cooldown_shape": "linear",
     "train.micro_batch_tokens": "256",
     "train.warmup_tokens": "2000",
     "train.precision": "64-true",

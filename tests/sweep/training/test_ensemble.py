@@ -22,7 +22,7 @@ from tests.sweep.test_app import run
 from tests.sweep.training.test_checkpoint import Signalling
 from tests.sweep.training.test_loop import TINY, Quiet, trajectory
 
-LENGTHS = ("train.tokens=[3e3,6e3]", "train.batch_doublings=[2e3]")
+LENGTHS = ("train.tokens=[3e3,6e3]", "train.batch_at_1m=3000")
 MEMBERS = (("seed=0",), ("seed=1",), ("seed=0", "train.lr=0.02"))
 
 

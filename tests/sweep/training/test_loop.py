@@ -24,7 +24,8 @@ TINY = [
     "model.seq_len=32",
     "data.heldout_tokens=2048",
     "train.batch_tokens=128",
-    "train.batch_doublings=[4e3]",
+    "train.warmup_tokens=300",
+    "train.batch_at_1m=2500",
     "train.compile=off",
     "tracking=none",
     "name=tiny",
@@ -224,7 +225,7 @@ def test_cosine_runs_are_trajectories_of_their_own(tmp_path):
 
 
 def test_one_batch_can_be_overfitted():
-    found = trajectory("train.tokens=3e5", "train.batch_doublings=[]")
+    found = trajectory("train.tokens=3e5", "train.batch_at_1m=0")
     session = session_module.Session.open(found)
     block = session.source.train(0, 4)
     session.source.train = lambda start, count: block[[i % 4 for i in range(start, start + count)]]
