@@ -89,6 +89,10 @@ type: $(STAMP)  ## mypy --strict on fit and sweep
 	$(BIN)/mypy
 .PHONY: type
 
+readme: $(STAMP)  ## the README's outputs as its commands print them now
+	$(BIN)/python -m tests.doc_commands
+.PHONY: readme
+
 check: lint type test  ## what to run before a commit: lint, types, fast tests
 .PHONY: check
 
