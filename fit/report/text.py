@@ -335,9 +335,10 @@ def _holdout_rows(fit: Fit) -> list[str]:
     if h is None:
         return []
     held_out = f"{count_noun(len(h.runs), 'run')} from {power(h.budget)} FLOP up"
+    side = "low" if h.mean_relative_error < 0 else "high"  # notes say which side runs lie on
     text = (
-        f"{held_out}, predicted by the smaller ones: {h.mean_relative_error:+.2%} on average, "
-        f"{h.max_relative_error:.2%} at most"
+        f"{held_out}: predictions from the smaller ones are {abs(h.mean_relative_error):.2%} too "
+        f"{side} on average, {h.max_relative_error:.2%} off at most"
     )
     return wrapped_row("holdout", text) + _rolling_rows(fit)
 
