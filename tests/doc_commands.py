@@ -1,14 +1,25 @@
-"""Commands of a page and what it shows of their output."""
+"""Commands of a page and what it shows of their output.
+
+`python -m tests.doc_commands` (`make readme`) puts what the README's commands print now into the
+README: run it when the reference sweep, or a text that is printed, has changed.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+from click.testing import CliRunner
+
+from fit.cli.main import main
+
 ROOT = Path(__file__).parents[1]
+SHOWN = re.compile(r"^\$ isoflop ([^\n]+)\n(.*?)(?=^\$ |^```)", re.S | re.M)
+"""A command of isoflop and its whole output, in a console block."""
 
 
 def shown(text):
@@ -66,3 +77,25 @@ def agrees(lines, printed, masked=False):
 def words(line):
     """A line with its numbers and names of runs masked, and its blanks made one."""
     return " ".join(re.sub(r"\S*\d\S*", "#", line).split())
+
+
+def printed(command):
+    """What a command of isoflop prints, run in the checkout's root; it has to succeed."""
+    before = Path.cwd()
+    os.chdir(ROOT)
+    try:
+        found = CliRunner().invoke(main, shlex.split(command))
+    finally:
+        os.chdir(before)
+    assert found.exit_code == 0, found.output
+    return found.output.strip("\n")
+
+
+def filled(text):
+    """A page with what its commands print now in place of what it shows."""
+    return SHOWN.sub(lambda m: f"$ isoflop {m[1]}\n{printed(m[1])}\n", text)
+
+
+if __name__ == "__main__":
+    page = ROOT / "README.md"
+    page.write_text(filled(page.read_text()))

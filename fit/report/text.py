@@ -314,10 +314,19 @@ def _entropy_rows(fit: Fit) -> list[str]:
     entropy, fitted = fit.data.get("entropy"), fit.theta.get("E")
     if entropy is None or fitted is None:
         return []
-    low, high = fit.interval.bounds.get("E", (float("nan"), float("nan")))
-    where = "inside" if low <= entropy <= high else "outside"
-    text = f"{entropy:>10.4f}  fitted E {fitted - entropy:+.4f} from it; {where} its interval"
-    return [row("known entropy", text)]
+    text = f"{entropy:>10.4f}  fitted E {fitted - entropy:+.4f} from it"
+    if "E" not in fit.interval.bounds:
+        return [row("known entropy", text)]
+    low, high = fit.interval.bounds["E"]
+    if low <= entropy <= high:
+        return [row("known entropy", f"{text}; inside its interval")]
+    # With four digits, an entropy just outside is printed as equal to the end of the interval.
+    beyond = max(low - entropy, entropy - high)
+    missed = 100 * (1 - fit.interval.level)
+    return [
+        row("known entropy", f"{text}; outside its interval"),
+        row("", f"by {beyond:.1g}; of sweeps that follow the law, {missed:.2g}% miss by chance"),
+    ]
 
 
 def _holdout_rows(fit: Fit) -> list[str]:
@@ -326,9 +335,10 @@ def _holdout_rows(fit: Fit) -> list[str]:
     if h is None:
         return []
     held_out = f"{count_noun(len(h.runs), 'run')} from {power(h.budget)} FLOP up"
+    side = "low" if h.mean_relative_error < 0 else "high"  # notes say which side runs lie on
     text = (
-        f"{held_out}, predicted by the smaller ones: {h.mean_relative_error:+.2%} on average, "
-        f"{h.max_relative_error:.2%} at most"
+        f"{held_out}: predictions from the smaller ones are {abs(h.mean_relative_error):.2%} too "
+        f"{side} on average, {h.max_relative_error:.2%} off at most"
     )
     return wrapped_row("holdout", text) + _rolling_rows(fit)
 

@@ -232,6 +232,8 @@ def _examine(path: Path, named: str | None) -> TextFile:
             if named is None or codec == named:
                 raise
         return TextFile(path=path, hash=_hash(path, named), encoding=named)
+    except ImportError as error:
+        raise PlanError(_package_needed(error)) from error
     except UnicodeError as error:
         raise PlanError(f"cannot be decoded ({str(error)[:60]})") from error
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
@@ -349,8 +351,9 @@ def _delimited(file: TextFile, column: str) -> Rows:
 
 def _parquet(file: TextFile, column: str) -> Rows:
     """Rows of a parquet file: the column of text alone."""
-    from pyarrow import ArrowException
-    from pyarrow.parquet import ParquetFile
+    with _name_errors(file.path):
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
 
     try:
         packed = file.path.suffix.lower() in COMPRESSIONS
@@ -381,11 +384,18 @@ _ROWS: dict[str, Callable[[TextFile, str], Rows]] = {
 }
 
 
+def _package_needed(error: ImportError) -> str:
+    """Which package a container needs, as the end of a sentence that begins with the file."""
+    return f"needs the package '{error.name}', not installed here (pip install 'isoflop[sweep]')"
+
+
 @contextmanager
 def _name_errors(path: Path) -> Iterator[None]:
     """Turn errors of reading a file into a PlanError that names it."""
     try:
         yield
+    except ImportError as error:
+        raise PlanError(f"{path} {_package_needed(error)}.") from error
     except (UnicodeError, EOFError, zlib.error, lzma.LZMAError, OSError, csv.Error) as error:
         raise PlanError(
             f"{path} cannot be read: {str(error)[:80]}. Repair or exclude it."

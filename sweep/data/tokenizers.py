@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -93,7 +94,8 @@ def train_bpe(pieces: Iterable[str], vocab: int) -> Bpe:
         vocab: Number of tokens, 256 bytes and the end of a text included; a short text gives fewer.
 
     Raises:
-        PlanError: The vocabulary is too small for the bytes, or too large for the shards.
+        PlanError: The vocabulary is too small for the bytes or too large for the shards, or the
+            package tokenizers is not installed.
     """
     if not BYTES + 1 < vocab <= 1 << 24:
         raise PlanError(
@@ -101,6 +103,7 @@ def train_bpe(pieces: Iterable[str], vocab: int) -> Bpe:
             f"bytes, the end of a text and a merge) and at most {1 << 24}. For plain bytes: "
             "data.tokenizer=bytes."
         )
+    _require_tokenizers()
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     model = Tokenizer(models.BPE())
@@ -117,9 +120,23 @@ def train_bpe(pieces: Iterable[str], vocab: int) -> Bpe:
 
 def load_bpe(folder: Path) -> Bpe:
     """Load the bpe that `save` wrote to a folder."""
+    _require_tokenizers()
     from tokenizers import Tokenizer
 
     return Bpe(Tokenizer.from_file(str(folder / BPE_FILE)))
+
+
+def _require_tokenizers() -> None:
+    """Refuse byte pairs where their library is missing: `make demo` does not install it.
+
+    Raises:
+        PlanError: The package tokenizers is not installed.
+    """
+    if find_spec("tokenizers") is None:
+        raise PlanError(
+            "data.tokenizer=bpe needs the package 'tokenizers', not installed here. Install it, "
+            "pip install 'isoflop[sweep]', or train on bytes: data.tokenizer=bytes."
+        )
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from fit.cli.main import main
+from fit.report.text import _entropy_rows
 from fit.results import read_fit
 from tests.fit.builders import make_fit
 
@@ -91,6 +92,18 @@ def test_the_fit_is_printed_with_what_it_rests_on(asked):
     ):
         assert part in out
     assert max(map(len, out.splitlines())) <= 80
+
+
+def test_an_entropy_just_outside_the_interval_is_not_printed_as_its_end():
+    fit = make_fit()
+    low, high = fit.interval.bounds["E"]
+    data = {**fit.data, "entropy": low - 2.4e-5}
+    first, second = _entropy_rows(dataclasses.replace(fit, data=data))
+    assert first.endswith("from it; outside its interval")
+    assert second.strip() == "by 2e-05; of sweeps that follow the law, 10% miss by chance"
+    assert max(map(len, (first, second))) <= 80
+    (inside,) = _entropy_rows(dataclasses.replace(fit, data={**fit.data, "entropy": high}))
+    assert inside.endswith("inside its interval")
 
 
 def test_json_is_the_fit_without_its_draws_and_nothing_else(asked):

@@ -4,13 +4,14 @@ import json
 import os
 import random
 import re
+import sys
 
 import numpy as np
 import pytest
 
 from fit.errors import PlanError
 from sweep.data.registry import open_source
-from sweep.data.tokenizers import Bytes
+from sweep.data.tokenizers import Bytes, load_bpe, train_bpe
 from tests.sweep.data.builders import data_config, rows_as_set
 from tests.sweep.data.text_writers import COMPRESSIONS, CONTAINERS, write_texts
 
@@ -178,6 +179,23 @@ def test_all_bad_files_are_named_in_one_message(tmp_path):
         PlanError, match="5 files of 6 cannot be read .*bad0.*bad1.*bad2.*and 2 more"
     ):
         opened(tmp_path, tmp_path / "c")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.txt.zst"])
+def test_a_container_whose_library_is_missing_is_refused_with_its_name(tmp_path, monkeypatch, name):
+    (tmp_path / name).write_bytes(b"PAR1" if name.endswith("parquet") else b"\x28\xb5\x2f\xfd")
+    for module in ("pyarrow", "pyarrow.parquet"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(PlanError, match=r"needs the package 'pyarrow(.parquet)?', not installed"):
+        opened(tmp_path, tmp_path / "cache")
+
+
+def test_byte_pairs_without_their_library_are_refused_with_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("sweep.data.tokenizers.find_spec", lambda name: None)
+    with pytest.raises(PlanError, match="pip install 'isoflop.sweep.'.*data.tokenizer=bytes"):
+        train_bpe(["the fox ran"], 300)
+    with pytest.raises(PlanError, match="needs the package 'tokenizers'"):
+        load_bpe(tmp_path)
 
 
 def test_a_folder_that_links_lead_to_twice_is_read_once(tmp_path):
