@@ -221,7 +221,8 @@ def size_cases():
         taken=says("model.params=10M is width 320, depth 8: 9.99M matmul parameters", "t200M"),
     )
     yield refused(
-        "a doubling late in a run", ["model=w64", "train.tokens=0.5M", "train.batch_doublings=[4e5]"],
+        "a doubling late in a run",
+        ["model=w64", "train.tokens=0.5M", "train.batch_doublings=[4e5]"],
         "batch would double", "last 40%",
     )  # fmt: skip
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from fit.errors import PlanError
 from fit.data.schedule import BatchRule, LearningRate, cooldown_start, warmup_tokens
+from fit.errors import PlanError
 
 RULE = BatchRule(batch_tokens=512, row=128, doublings=(10_000, 50_000))
 SMOOTH = BatchRule(batch_tokens=512, row=128, at_1m=4_000)
