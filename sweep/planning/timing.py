@@ -253,8 +253,9 @@ def unmeasured(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
 
 
 def end_batches(trajectory: Trajectory) -> tuple[int, int]:
-    """Tokens of the first and of the last step."""
-    return trajectory.rule.batch(0), trajectory.rule.batch(trajectory.runs[-1].tokens - 1)
+    """Tokens of a step after a tenth of the longest run, and of its last step."""
+    longest = trajectory.runs[-1].tokens
+    return trajectory.rule.batch(longest // 10), trajectory.rule.batch(longest - 1)
 
 
 def timing_file(trajectory: Trajectory) -> Path:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,19 @@ def split_rows(rows: Tensor, most: int, dim: int = 0) -> tuple[Tensor, ...]:
     return rows.tensor_split(-(-rows.shape[dim] // most), dim)
 
 
+def any_rows(*tensors: Tensor) -> AbstractContextManager[Any]:
+    """Let one compiled graph serve every number of rows.
+
+    A single row would need a graph of its own, for the few steps with which a run begins: it is
+    computed uncompiled instead.
+    """
+    if len(tensors[0]) == 1:
+        return torch.compiler.set_stance("force_eager")
+    for tensor in tensors:
+        torch._dynamo.mark_dynamic(tensor, 0)
+    return nullcontext()
+
+
 class Stepper:
     """Base of the steppers."""
 
@@ -142,10 +155,7 @@ class SingleDeviceStepper(Stepper):
         losses = []
         for piece in split_rows(rows, most):
             tokens, targets = piece[:, :-1], piece[:, 1:]
-            if self.any_rows and len(piece) > 1:  # one compiled graph for every number of rows
-                torch._dynamo.mark_dynamic(tokens, 0)
-                torch._dynamo.mark_dynamic(targets, 0)
-            with self.context():
+            with self.context(), any_rows(tokens, targets) if self.any_rows else nullcontext():
                 loss = self.forward(tokens, targets, z_loss)
             share = len(piece) / len(rows)
             (loss if share == 1 else loss * share).backward()
