@@ -28,6 +28,7 @@ from fit.errors import RecordError
 from fit.files import _read_text, content_hash, write_atomically
 
 RECORD_NAME = "record.json"
+CURVE_NAME = "curve.csv"
 RECORD_SCHEMA = "isoflop.record/1"
 PLAN_NAME = "plan.json"
 PLAN_SCHEMA = "isoflop.plan/1"
@@ -248,6 +249,8 @@ class RunFolder:
     """Records that could not be read, each with its path and the reason."""
     hash: str
     """Content hash of all records' texts, in order of their paths."""
+    folders: Mapping[str, str] = field(default_factory=dict)
+    """Folder of each run by its name, in which its curve may be."""
 
 
 def write_record(folder: Path, record: RunRecord) -> Path:
@@ -282,6 +285,7 @@ def read_runs(folder: Path) -> RunFolder:
     if not folder.is_dir():
         raise RecordError(f"no folder {folder}; a folder of runs or a table is needed. Check RUNS.")
     records, skipped, texts = [], [], []
+    folders: dict[str, str] = {}
     for path in sorted(_record_paths(folder)):
         try:
             text = _read_text(path)
@@ -290,11 +294,29 @@ def read_runs(folder: Path) -> RunFolder:
             skipped.append(Dropped(run=str(path.relative_to(folder)), reason=str(error)))
             continue
         texts.append(text)
+        folders[records[-1].run] = str(path.parent)
     return RunFolder(
         records=tuple(records),
         skipped=tuple(skipped),
         hash=content_hash("".join(texts).encode()),
+        folders=folders,
     )
+
+
+def read_curve(folder: str) -> Floats | None:
+    """The training curve beside a record; None where there is none that can be read.
+
+    Returns:
+        (rows, 4): tokens seen at the end of each row, mean training loss since the row before
+        [nats/token], learning rate, gradient norm.
+    """
+    try:
+        lines = (Path(folder) / CURVE_NAME).read_text().splitlines()[1:]
+        rows = np.array([line.split(",") for line in lines], dtype=np.float64)
+    except (OSError, ValueError):  # a curve is no result: without it there are fewer checks
+        return None
+    good = rows.ndim == 2 and rows.shape[1] == 4 and bool(np.isfinite(rows[:, :3]).all())
+    return rows if good and (np.diff(rows[:, 0], prepend=0.0) > 0).all() else None
 
 
 def _record_paths(folder: Path) -> list[Path]:
