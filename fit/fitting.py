@@ -24,7 +24,7 @@ from fit.data.readers import load
 from fit.data.table import MOST_RUNS, RunTable, subsample
 from fit.diagnostics.approaches import EnvelopeModel, envelope_check, isoflop_check
 from fit.diagnostics.copies import copies_note, join_copies, without_near_copies
-from fit.diagnostics.curves import curve_checks, curves_document
+from fit.diagnostics.curves import CurveChecks, curve_checks, curves_document
 from fit.diagnostics.notes import (
     check_runs,
     curve_notes,
@@ -181,7 +181,7 @@ def fit_table(
     refit: dict[str, Any] = {"law": options.law, **how}
     left_out = holdout(table, **refit, level=options.level, whole=fitted)
     rolled = rolling(table, **refit, level=options.level, whole=fitted)
-    recipe = curve_checks(table, fitted)
+    recipe = curve_checks(table, fitted) if family.target == "loss" else CurveChecks()
     moved = influence(table, fitted) if two_terms and status != "ill_conditioned" else ()
     return Fit(
         name=options.name,

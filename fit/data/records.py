@@ -40,6 +40,8 @@ NOT_RESULTS = frozenset(
     "history traceback flops_spent".split()
 )
 """Fields that may differ between two runs of one identity; all others must not."""
+ROUNDING = 1e-4
+"""Relative error of positions in a stored curve, which have six digits."""
 SILENT_SECONDS = 60.0
 """Without a heartbeat for so long a trajectory is taken to have stopped; it sends one every 2 s."""
 
@@ -327,6 +329,20 @@ def _record_paths(folder: Path) -> list[Path]:
         if RECORD_NAME in files:
             paths.append(Path(root) / RECORD_NAME)
     return paths
+
+
+def window_means(curve: Floats, edges: Floats) -> Floats:
+    """Mean training loss between positions, (windows,); NaN beyond the curve.
+
+    Args:
+        curve: (rows, 4), see `read_curve`; a row is the mean since the row before.
+        edges: Positions, ascending, (windows + 1,) [tokens].
+    """
+    ends = np.r_[0.0, curve[:, 0]]
+    edges = np.where(edges <= (1 + ROUNDING) * ends[-1], np.minimum(edges, ends[-1]), edges)
+    total = np.r_[0.0, np.cumsum(curve[:, 1] * np.diff(ends))]
+    inside = np.interp(edges, ends, total, left=np.nan, right=np.nan)
+    return np.asarray(np.diff(inside) / np.diff(edges))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,22 +1,22 @@
 """Checks of the recipe from what every sweep stores: its training curves and its settings.
 
-What to use when: `collapse` asks whether the recipe acts alike at every size, from the curves of
-several sizes, and needs two seeds for its test; `cooldowns` and `transients` ask whether runs
-end their cooldown, their warm-up and their first fast fall in time. `curve_checks` runs all three.
-Whether residuals follow events of the schedule is asked without curves, in
-`fit.inference.misspecification`.
+What to use when: `collapse` asks whether the recipe acts alike at every size, and needs two seeds
+for its test; `cooldowns` and `transients` ask whether runs end their cooldown, their warm-up and
+their first fast fall in time. `curve_checks` runs all three. Whether residuals follow events of the
+schedule is asked without curves, in `fit.inference.misspecification`.
 
 Normalisation. Qiu et al. divide L(t) - L0 by L(T) - L0 and compare sizes at equal t/T along a
 compute-optimal ladder, where the law's two terms keep their ratio. In a grid of sizes and lengths
-the ratio varies, so sizes are compared at one length, and what is left to fall is
+the ratio varies, so sizes are compared at one length, and not the loss but its fall, before and
+after the end of the trunk at t1, each with an offset that is one for the whole sweep:
 
-    L(t) - L(T) = f(t) (L(T) - c),    one c for the whole sweep.
+    L(t) - L(t1) = f(t) (L(T) - c),    c = c1 for t < t1, c2 for t > t1.
 
 The law's own terms say that the fall is the same at all sizes (c to minus infinity: the term of N
 does not depend on t), Qiu et al. that it is proportional to the excess (c = E). On 20 curves of
-5 sizes x 4 lengths neither holds (spread between sizes in the last 70% of a run: 3.2-6.4% and
-2.2-3.2%), and c between them does (.4-1.7%), so c is estimated. The measured L(T) is the anchor, so
-that an error of the fitted law is none of the curve.
+5 sizes x 4 lengths neither holds for all of a run: from 35 to 75% of 4M tokens the largest of 9
+times the parameters falls by .76 of the smallest, in the cooldown by .55, where the excess has
+.56. So c1 and c2 are estimated; what a badly scaled recipe bends beyond that is found.
 
 Noise. Runs of one seed see the same batches whatever their size: the noise of batches is common to
 the sizes of a seed and cancels in their differences, and between a branch and the trunk that it
@@ -28,7 +28,7 @@ Source: Qiu et al. 2025, arXiv:2507.02119 (collapse); Draper & Smith 1998, sec. 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,20 +36,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from fit.data.records import Floats, read_curve
+from fit.data.records import Floats, read_curve, window_means
 from fit.data.schedule import whole_recipe
 from fit.data.table import RunTable
 from fit.estimation.solver import Estimate
 from fit.inference.misspecification import Phase
 
-WINDOWS = np.linspace(0.3, 1.0, 8)
-"""Edges of the windows in t/T in which curves are compared: before, warm-ups differ by size."""
-DRAWN = np.linspace(0.1, 1.0, 19)
-"""Edges of the windows of the curves that a report shows, in t/T."""
-OFFSETS = np.r_[0.0, np.geomspace(0.2, 30.0, 40)]
-"""Values tried of 1/(mean final loss - c) [1/nat]; 0 is c at minus infinity."""
+FIRST, FIRST_DRAWN = 0.3, 0.1
+"""Share of a run from which curves are compared, as warm-ups differ by size, and shown."""
+TRUNK_WINDOWS, COOLDOWN_WINDOWS = 6, 4
+DRAWN_TIMES = 2
+"""Windows of a curve that is shown over those compared."""
+OFFSETS = np.geomspace(0.2, 50.0, 40)
+"""Values tried of 1/(mean final loss - c) [1/nat], besides 0, c at minus infinity."""
 UNLIKELY = 0.01
-LEAST_SIZES, LEAST_SEEDS = 3, 2
+LEAST_SIZES = 3
 REMAINS = 0.25
 """Share of what a cooldown can gain that is still to be gained at its end: above, it is too short.
 Cooldowns of 20% of .5-2M tokens have 1-12% left."""
@@ -58,8 +59,6 @@ TAUS = np.r_[0.0, np.geomspace(0.01, 10.0, 41)]
 LEAST_ROWS = 4
 """Windows of a cooldown that are needed to see how it ends."""
 CERTAIN = 1e-3
-ROUNDING = 1e-4
-"""Relative error of positions in a stored curve, which have six digits."""
 EARLY = 0.15
 """Share of a run that warm-up or the first fast fall may take: in the shipped recipe's runs of .5M
 tokens and more the one takes up to 10%, the other 5%."""
@@ -77,8 +76,11 @@ class Collapse:
     seeds: int
     lengths: tuple[float, ...]
     """Lengths at which sizes are compared [tokens]; empty where each size has its own."""
-    offset: float | None
-    """c [nats/token]; None where the fall is the same at all sizes, c at minus infinity."""
+    offsets: tuple[float | None, float | None]
+    """c1 of the trunk and c2 of the cooldown [nats/token]; None: the fall is the same at all
+    sizes, c at minus infinity, or there is no cooldown."""
+    cooldown: float
+    """Share of the runs' cooldown."""
     discrepancy: float
     """Root mean square of sizes about their mean curve, less what seeds explain [nats/token]."""
     noise: float | None
@@ -132,8 +134,8 @@ class CurveChecks:
 
     collapse: Collapse | None = None
     lines: tuple[Mapping[str, Any], ...] = ()
-    """Normalised curves as a report shows them, the mean of a size's seeds: params, tokens, seeds,
-    and the fall still to come in the windows between `DRAWN` [nats/token]."""
+    """Normalised curves as a report shows them, the mean of a size's seeds: params, tokens, share
+    (t/T) and fall (L(t) - L(t1), scaled [nats/token])."""
     cooldowns: tuple[Cooling, ...] = ()
     transients: tuple[Mapping[str, Any], ...] = ()
     """Runs that spend much of their tokens on warm-up or the first fast fall."""
@@ -151,39 +153,25 @@ def curve_checks(table: RunTable, fitted: Estimate) -> CurveChecks:
     if not curves:
         return CurveChecks()
     found = collapse(table, curves)
-    floor = fitted.raw[0] if fitted.family.free == 5 else 0.0
+    names = fitted.problem.names
+    floor = fitted.raw[names.index("E")] if "E" in names else 0.0
     if table.data is not None and table.data.entropy is not None:
         floor = table.data.entropy
     return CurveChecks(
         collapse=found,
-        lines=() if found is None else tuple(normalised_lines(table, curves, found)),
+        lines=() if found is None else normalised_lines(table, curves, found),
         cooldowns=cooldowns(table, curves),
         transients=transients(table, curves, float(floor)),
     )
-
-
-def window_means(curve: Floats, edges: Floats) -> Floats:
-    """Mean training loss between positions, (windows,); NaN beyond the curve.
-
-    Args:
-        curve: (rows, 4), see `read_curve`; a row is the mean since the row before.
-        edges: Positions, ascending, (windows + 1,) [tokens].
-    """
-    ends = np.r_[0.0, curve[:, 0]]
-    edges = np.where(edges <= (1 + ROUNDING) * ends[-1], np.minimum(edges, ends[-1]), edges)
-    total = np.r_[0.0, np.cumsum(curve[:, 1] * np.diff(ends))]
-    inside = np.interp(edges, ends, total, left=np.nan, right=np.nan)
-    return np.asarray(np.diff(inside) / np.diff(edges))
 
 
 def collapse(table: RunTable, curves: Mapping[int, Floats]) -> Collapse | None:
     """Compare normalised curves between sizes, and with the noise between seeds.
 
     Sizes and seeds are the two ways of an analysis of variance; a unit, the curves of one size and
-    seed at all lengths, is one vector. F is a ratio of sums over the windows with the degrees of
-    freedom of one number (Geisser & Greenhouse 1958, lower bound): however windows and lengths of
-    a trunk are correlated, false alarms are at most the level. An offset chosen to make the sizes
-    agree makes them fewer still.
+    seed at all lengths, is one vector. F is a ratio of sums over the windows; its degrees of
+    freedom are those of one number times the independent numbers that a curve is worth (Box 1954).
+    On simulated sweeps whose sizes share one curve false alarms are below the level (tests).
 
     Args:
         table: The runs.
@@ -192,72 +180,103 @@ def collapse(table: RunTable, curves: Mapping[int, Floats]) -> Collapse | None:
     Returns:
         None with fewer than three sizes that have curves of a common length.
     """
-    units, lengths = _units(table, curves)
+    units, lengths, share = _units(table, curves)
     sizes = sorted({size for size, _ in units})
     if len(sizes) < LEAST_SIZES:
         return None
-    keys = sorted(units)
-    falls, final = [], []
-    for key in keys:
-        rows = units[key]
-        means = [window_means(curves[i], WINDOWS * table.tokens[i]) for i in rows]
-        falls.append([mean - table.loss[i] for mean, i in zip(means, rows, strict=True)])
-        final.append([table.loss[i] for i in rows])
-    fall, last = np.array(falls), np.array(final)  # (units, lengths, windows), (units, lengths)
+    keys, rows = sorted(units), np.array([units[key] for key in sorted(units)])
+    fall, trunk = _falls(table, curves, rows, _edges(share, FIRST), share)
+    last, codes = table.loss[rows], np.array([(sizes.index(size), seed) for size, seed in keys])
     if not np.isfinite(fall).all():
         return None
-    codes = np.array([(sizes.index(size), seed) for size, seed in keys])
-    best: tuple[float, float] | None = None
-    for inverse in OFFSETS:
-        if (1 + inverse * (last - last.mean(0)) <= 0.05).any():
-            break
-        between = _between(_scaled(fall, last, inverse), codes[:, 0])
-        if best is None or between < best[0]:
-            best = between, float(inverse)
-    assert best is not None
-    inverse = best[1]
-    flat = _scaled(fall, last, inverse).reshape(len(keys), -1)
-    result = _two_way(flat, codes)
-    off = np.array([_off(flat, codes, k) for k in range(len(sizes))])
-    worst = int(np.argmax(off))
-    rest = codes[:, 0] != worst
-    without = _two_way(flat[rest], codes[rest]) if len(sizes) > LEAST_SIZES else None
+    offsets, (discrepancy, noise, probability) = _compare(fall, trunk, last, codes)
+    left_out = []
+    for k in range(len(sizes)):  # offsets bend to one size that is off: they are estimated anew
+        rest = codes[:, 0] != k
+        d, _, p = _compare(fall[rest], trunk, last[rest], codes[rest])[1]
+        left_out.append((p or 0.0, -d, k))
+    without, _, worst = max(left_out)
     return Collapse(
-        sizes=tuple(
-            float(table.params[units[keys[int(np.argmax(codes[:, 0] == k))]][0]])
-            for k in range(len(sizes))
-        ),
+        sizes=tuple(size[0] for size in sizes),
         seeds=len(set(codes[:, 1])),
         lengths=lengths,
-        offset=None if inverse == 0 else float(last.mean() - 1 / inverse),
-        discrepancy=result[0],
-        noise=result[1],
-        probability=result[2],
-        farthest=float(table.params[units[keys[int(np.argmax(codes[:, 0] == worst))]][0]]),
-        without=None if without is None else without[2],
+        offsets=offsets,
+        cooldown=share,
+        discrepancy=discrepancy,
+        noise=noise,
+        probability=probability,
+        farthest=sizes[worst][0],
+        without=None if probability is None or len(sizes) == LEAST_SIZES else without,
     )
 
 
-def _scaled(fall: Floats, last: Floats, inverse: float) -> Floats:
-    """Falls as those of a run of mean final loss, (units, lengths, windows) [nats/token]."""
-    return np.asarray(fall / (1 + inverse * (last - last.mean(0)))[..., None])
+def _compare(
+    fall: Floats, trunk: NDArray[np.bool_], last: Floats, codes: NDArray[np.int64]
+) -> tuple[tuple[float | None, float | None], tuple[float, float | None, float | None]]:
+    """Offsets at which the sizes agree best, and what `_two_way` finds there."""
+    cooled = fall[..., ~trunk]
+    offsets = (
+        _best_offset(fall[..., trunk], last, codes[:, 0]),
+        _best_offset(cooled, last, codes[:, 0]) if cooled.size else None,
+    )
+    flat = _scaled(fall, trunk, last, offsets).reshape(len(codes), -1)
+    return offsets, _two_way(flat, codes)
 
 
-def _between(scaled: Floats, size: NDArray[np.int64]) -> float:
-    """Variance of the sizes' mean curves over that of their common curve's own fall."""
-    means = np.array([scaled[size == k].mean(0) for k in np.unique(size)])
-    return float(((means - means.mean(0)) ** 2).sum() / (means.mean(0) ** 2).sum())
+def _edges(share: float, first: float, times: int = 1) -> Floats:
+    """Edges in t/T of the windows of the trunk, and of the cooldown after it."""
+    trunk = np.linspace(first, 1 - share, times * TRUNK_WINDOWS + 1)
+    if not share:
+        return np.asarray(trunk)
+    return np.concatenate([trunk, np.linspace(1 - share, 1, times * COOLDOWN_WINDOWS + 1)[1:]])
 
 
-def _off(flat: Floats, codes: NDArray[np.int64], which: int) -> float:
-    """Squared distance of one size's curves from the mean of the others, of the seeds it has."""
-    mine, others = codes[:, 0] == which, codes[:, 0] != which
-    gaps = [
-        flat[mine & (codes[:, 1] == s)].mean(0) - flat[others & (codes[:, 1] == s)].mean(0)
-        for s in np.unique(codes[mine, 1])
-        if (others & (codes[:, 1] == s)).any()
-    ]
-    return float((np.mean(gaps, axis=0) ** 2).sum()) if gaps else 0.0
+def _falls(
+    table: RunTable,
+    curves: Mapping[int, Floats],
+    rows: NDArray[np.int64],
+    edges: Floats,
+    share: float,
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """Loss in windows less that at the end of the trunk, (..., windows), and which are trunk's."""
+    means = np.array(
+        [window_means(curves[i], edges * table.tokens[i]) for i in rows.ravel().tolist()]
+    )
+    trunk = edges[1:] <= 1 - share + 1e-9
+    end = means[:, trunk][:, -1:]
+    # the last window of the trunk is the anchor: 0 by itself, and not compared
+    return (means - end).reshape(*rows.shape, -1), np.asarray(trunk)
+
+
+def _factor(last: Floats, offset: float | None) -> Floats:
+    """(mean L(T) - c) / (L(T) - c), (units, lengths): falls become those of the mean final loss."""
+    return np.asarray(
+        1.0 + 0 * last if offset is None else (last.mean(0) - offset) / (last - offset)
+    )
+
+
+def _scaled(
+    fall: Floats,
+    trunk: NDArray[np.bool_],
+    last: Floats,
+    offsets: tuple[float | None, float | None],
+) -> Floats:
+    """Normalised falls, (units, lengths, windows) [nats/token]."""
+    one, two = (_factor(last, c)[..., None] for c in offsets)
+    return np.asarray(fall * np.where(trunk, one, two))
+
+
+def _best_offset(fall: Floats, last: Floats, size: NDArray[np.int64]) -> float | None:
+    """The offset at which the sizes' falls agree best; None is minus infinity."""
+    tried: list[float | None] = [None, *(float(last.mean() - 1 / k) for k in OFFSETS)]
+    # where an offset comes near a loss, the quotient is noise
+    tried = [c for c in tried if c is None or last.min() - c > 0.2 * (last.mean() - c)]
+    costs = []
+    for c in tried:
+        scaled = fall * _factor(last, c)[..., None]
+        means = np.array([scaled[size == k].mean(0) for k in np.unique(size)])
+        costs.append(((means - means.mean(0)) ** 2).sum() / max((means.mean(0) ** 2).sum(), 1e-300))
+    return tried[int(np.argmin(costs))]
 
 
 def _two_way(flat: Floats, codes: NDArray[np.int64]) -> tuple[float, float | None, float | None]:
@@ -269,8 +288,10 @@ def _two_way(flat: Floats, codes: NDArray[np.int64]) -> tuple[float, float | Non
     """
     seed = (codes[:, 1, None] == np.unique(codes[:, 1])).astype(np.float64)
     size = (codes[:, 0, None] == np.unique(codes[:, 0])).astype(np.float64)
-    null, squares_null = _residual(seed, flat)
-    full, squares = _residual(np.column_stack([seed, size]), flat)
+    null, rest = _residual(seed, flat)
+    squares_null = float((rest**2).sum())
+    full, rest = _residual(np.column_stack([seed, size]), flat)
+    squares = float((rest**2).sum())
     more = null - full
     between = max(squares_null - squares, 0.0) / max(more, 1) / flat.shape[1]
     units = len(flat) / size.shape[1]  # mean number of seeds of a size
@@ -278,36 +299,47 @@ def _two_way(flat: Floats, codes: NDArray[np.int64]) -> tuple[float, float | Non
         return float(np.sqrt(between / units)), None, None
     noise = squares / full / flat.shape[1]
     statistic = between / max(noise, 1e-300)
-    discrepancy = float(np.sqrt(max(between - noise, 0.0) / units))
-    return discrepancy, float(np.sqrt(noise)), float(stats.f.sf(statistic, more, full))
+    dims = _dimensions(rest, full)
+    probability = float(stats.f.sf(statistic, more * dims, full * dims))
+    return float(np.sqrt(max(between - noise, 0.0) / units)), float(np.sqrt(noise)), probability
 
 
-def _residual(design: Floats, values: Floats) -> tuple[int, float]:
-    """Degrees of freedom and sum of squares that a design leaves."""
+def _residual(design: Floats, values: Floats) -> tuple[int, Floats]:
+    """Degrees of freedom and residuals that a design leaves."""
     solution, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
-    return len(values) - int(rank), float(((values - design @ solution) ** 2).sum())
+    return len(values) - int(rank), np.asarray(values - design @ solution)
+
+
+def _dimensions(rest: Floats, free: float) -> float:
+    """How many independent numbers a residual curve is worth: (tr S)^2 / tr S^2.
+
+    Estimated from few curves it is too small, at most `free`: the test errs to the safe side.
+    """
+    gram = rest @ rest.T
+    return float(np.clip(np.trace(gram) ** 2 / max((gram**2).sum(), 1e-300), 1.0, max(free, 1.0)))
 
 
 def _units(
     table: RunTable, curves: Mapping[int, Floats]
-) -> tuple[dict[tuple[tuple[float, ...], int], list[int]], tuple[float, ...]]:
-    """Rows of the table by size and seed, one for each of the lengths that they share.
+) -> tuple[dict[tuple[tuple[float, ...], int], list[int]], tuple[float, ...], float]:
+    """Rows of the table by size and seed, one per length that they share; lengths; cooldown.
 
-    The lengths are those that leave most degrees of freedom; where sizes have no length in common,
-    as in a ladder, a unit is its longest run, and curves meet at equal t/T alone.
+    Runs of the most common share of the cooldown are taken. The lengths are those that leave most
+    degrees of freedom; where sizes have no length in common, as in a ladder, a unit is its longest
+    run, and curves meet at equal t/T alone.
     """
     names = [c for c in ("width", "depth") if c in table.columns]
     shape = np.column_stack([table.params, *(table.column(c) for c in names)])
     seeds = table.column("seed") if "seed" in table.columns else np.zeros(len(table))
     runs: dict[tuple[tuple[float, ...], int], dict[float, int]] = {}
+    shares = [_cooldown_of(table, i)[0] for i in curves]
+    share = max(sorted(set(shares)), key=shares.count)
+    curves = {i: c for (i, c), own in zip(curves.items(), shares, strict=True) if own == share}
     for i in sorted(curves, key=lambda i: -table.loss[i]):  # of several the one of least loss stays
         key = tuple(float(v) for v in shape[i]), int(seeds[i])
         runs.setdefault(key, {})[float(table.tokens[i])] = i
-    count: dict[float, int] = {}
-    for lengths in runs.values():
-        for length in lengths:
-            count[length] = count.get(length, 0) + 1
-    ranked = sorted(count, key=lambda d: (-count[d], d))
+    every = [length for lengths in runs.values() for length in lengths]
+    ranked = sorted(set(every), key=lambda d: (-every.count(d), d))
     best: tuple[int, int, list[float]] = (0, 0, [])
     for k in range(1, len(ranked) + 1):
         have = [key for key, lengths in runs.items() if set(ranked[:k]) <= lengths.keys()]
@@ -316,43 +348,33 @@ def _units(
             free = len(have) - len(sizes) - len(runs_of) + 1
             best = max(best, (free, k, sorted(ranked[:k])))
     if not best[2]:
-        return {key: [lengths[max(lengths)]] for key, lengths in runs.items()}, ()
-    chosen = best[2]
-    units = {
-        key: [lengths[d] for d in chosen]
-        for key, lengths in runs.items()
-        if set(chosen) <= lengths.keys()
-    }
-    return units, tuple(chosen)
+        return {key: [lengths[max(lengths)]] for key, lengths in runs.items()}, (), share
+    full = {key: lengths for key, lengths in runs.items() if set(best[2]) <= lengths.keys()}
+    return {k: [lengths[d] for d in best[2]] for k, lengths in full.items()}, tuple(best[2]), share
 
 
 def normalised_lines(
     table: RunTable, curves: Mapping[int, Floats], found: Collapse
-) -> Iterator[Mapping[str, Any]]:
+) -> tuple[Mapping[str, Any], ...]:
     """The normalised curves of a collapse, the mean over the seeds of each size and length."""
-    units, lengths = _units(table, curves)
-    rows: dict[tuple[tuple[float, ...], int], list[int]] = {}
-    for (size, _), members in sorted(units.items()):
-        for place, i in enumerate(members):
-            rows.setdefault((size, place), []).append(i)
-    for place in range(max(1, len(lengths))):
-        group = {size: members for (size, at), members in rows.items() if at == place}
-        last = float(np.mean([table.loss[i] for members in group.values() for i in members]))
-        for size, members in group.items():
-            falls = []
-            for i in members:
-                fall = window_means(curves[i], DRAWN * table.tokens[i]) - table.loss[i]
-                if found.offset is not None:
-                    fall = fall * (last - found.offset) / (table.loss[i] - found.offset)
-                falls.append(fall)
-            mean = np.mean(falls, axis=0)
+    units, _, share = _units(table, curves)
+    sizes = sorted({size for size, _ in units})
+    common = set.intersection(*({s for n, s in units if n == size} for size in sizes))
+    # batches differ between seeds: sizes are drawn over the same ones where they have them
+    keys = sorted(k for k in units if k[1] in common or not common)
+    rows = np.array([units[key] for key in keys])
+    edges = _edges(share, FIRST_DRAWN, DRAWN_TIMES)
+    middles = ((edges[1:] + edges[:-1]) / 2).round(4).tolist()
+    fall, trunk = _falls(table, curves, rows, edges, share)
+    scaled = _scaled(fall, trunk, table.loss[rows], found.offsets)
+    out = []
+    for size in sizes:
+        mine = np.array([key[0] == size for key in keys])
+        for place, mean in enumerate(scaled[mine].mean(0)):
             if np.isfinite(mean).all():
-                yield {
-                    "params": size[0],
-                    "tokens": float(table.tokens[members[0]]),
-                    "seeds": len(members),
-                    "fall": [round(float(v), 6) for v in mean],
-                }
+                line = {"params": size[0], "tokens": float(table.tokens[rows[mine][0, place]])}
+                out.append({**line, "share": middles, "fall": mean.round(6).tolist()})
+    return tuple(out)
 
 
 def cooldowns(table: RunTable, curves: Mapping[int, Floats]) -> tuple[Cooling, ...]:
@@ -364,39 +386,17 @@ def cooldowns(table: RunTable, curves: Mapping[int, Floats]) -> tuple[Cooling, .
     at 1: what h is at the end has not been gained yet.
     """
     gains: dict[tuple[float, float, str], list[Floats]] = {}
-    units: dict[tuple[float, ...], list[int]] = {}
-    seeds = table.column("seed") if "seed" in table.columns else np.zeros(len(table))
     for i in curves:
-        units.setdefault((float(table.params[i]), float(seeds[i])), []).append(i)
-    for rows in units.values():
-        for i in rows:
-            share, shape = _cooldown_of(table, i)
-            start = (1 - share) * table.tokens[i]
-            for j in rows if share else ():
-                if start_of(table, j) >= table.tokens[i] and _same_trunk(curves, i, j, start):
+        share, shape = _cooldown_of(table, i)
+        start = (1 - share) * table.tokens[i]
+        for j in np.flatnonzero(table.params == table.params[i]).tolist() if share else ():
+            if j in curves and start_of(table, j) >= table.tokens[i]:
+                if _same_trunk(curves[i], curves[j], start):
                     above = _gain(curves[i], curves[j], start, float(table.tokens[i]))
                     if above is not None:
                         gains.setdefault((float(table.tokens[i]), share, shape), []).append(above)
                     break
-    out = []
-    for (tokens, share, shape), values in sorted(gains.items()):
-        fewest = min(map(len, values))
-        mean = np.mean([v for v in values if len(v) == fewest], axis=0)
-        cooling = _lag(mean, shape)
-        if cooling is not None:
-            lag, gain, left, probability = cooling
-            out.append(
-                Cooling(
-                    tokens=tokens,
-                    runs=len(values),
-                    cooldown=share,
-                    lag=lag,
-                    gain=gain,
-                    left=left,
-                    probability=probability,
-                )
-            )
-    return tuple(out)
+    return tuple(filter(None, (_lag(*key, values) for key, values in sorted(gains.items()))))
 
 
 def _cooldown_of(table: RunTable, row: int) -> tuple[float, str]:
@@ -412,9 +412,9 @@ def start_of(table: RunTable, row: int) -> float:
     return float((1 - _cooldown_of(table, row)[0]) * table.tokens[row])
 
 
-def _same_trunk(curves: Mapping[int, Floats], one: int, other: int, start: float) -> bool:
+def _same_trunk(one: Floats, other: Floats, start: float) -> bool:
     """Whether two curves are one up to a position, but for the row that the branch ends early."""
-    a, b = (curves[k][curves[k][:, 0] < 0.98 * start, :2] for k in (one, other))
+    a, b = (curve[curve[:, 0] < 0.98 * start, :2] for curve in (one, other))
     return len(a) == len(b) > 0 and bool(np.allclose(a, b, rtol=1e-4))
 
 
@@ -430,8 +430,9 @@ def _gain(branch: Floats, trunk: Floats, start: float, end: float) -> Floats | N
     return window_means(trunk, edges) - window_means(branch, edges)
 
 
-def _lag(gain: Floats, shape: str) -> tuple[float, float, float, float] | None:
-    """Lag, gain at the end, share left and probability without a lag, by least squares."""
+def _lag(tokens: float, share: float, shape: str, gains: list[Floats]) -> Cooling | None:
+    """Fit the lag to the mean gain of runs of one length by least squares; None without a gain."""
+    gain = np.mean([g for g in gains if len(g) == min(map(len, gains))], axis=0)
     done = (np.arange(800) + 0.5) / 800
     rate = 1 - (done if shape == "linear" else np.sqrt(done))
     follows = np.ones((len(done), len(TAUS)))
@@ -447,11 +448,17 @@ def _lag(gain: Floats, shape: str) -> tuple[float, float, float, float] | None:
     best = int(np.argmin(squares))
     if scale[best] <= 0 or gain.mean() <= 0:
         return None
-    free = len(gain) - 2
-    statistic = (squares[0] - squares[best]) / max(squares[best] / free, 1e-300)
-    left = float(follows[-1, best])
-    probability = float(stats.f.sf(max(statistic, 0.0), 1, free))
-    return float(TAUS[best]), float(scale[best] * (1 - left)), left, probability
+    free, left = len(gain) - 2, float(follows[-1, best])
+    statistic = max(squares[0] - squares[best], 0.0) / max(squares[best] / free, 1e-300)
+    return Cooling(
+        tokens=tokens,
+        runs=len(gains),
+        cooldown=share,
+        lag=float(TAUS[best]),
+        gain=float(scale[best] * (1 - left)),
+        left=left,
+        probability=float(stats.f.sf(statistic, 1, free)),
+    )
 
 
 def transients(
@@ -485,17 +492,9 @@ def transients(
 
 
 def curves_document(checks: CurveChecks, phase: Phase | None) -> dict[str, Any]:
-    """What was measured, for the document of a fit; empty where nothing could be."""
-    out: dict[str, Any] = {}
-    if checks.collapse is not None:
-        out["collapse"] = dataclasses.asdict(checks.collapse)
-        out["windows"] = DRAWN.tolist()
-        out["lines"] = [dict(line) for line in checks.lines]
-    if checks.cooldowns:
-        out["cooldowns"] = [dataclasses.asdict(c) for c in checks.cooldowns]
-    if checks.transients:
-        out["transients"] = [dict(t) for t in checks.transients]
+    """What was measured, for the document of a fit; without what could not be."""
+    whole: dict[str, Any] = dataclasses.asdict(checks)
     if phase is not None:
         kept = ("event", "effect", "error", "statistic", "probability", "runs")
-        out["phase"] = {name: getattr(phase, name) for name in kept}
-    return out
+        whole["phase"] = {name: getattr(phase, name) for name in kept}
+    return {key: value for key, value in whole.items() if value}

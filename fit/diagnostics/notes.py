@@ -280,9 +280,9 @@ def _rolling(rolling: tuple[Rolled, ...], noise: float) -> Iterator[Note]:
         "one_sided",
         "warning" if covered < LEAST_COVERED else "info",
         f"each of the last {len(errors)} budgets, predicted from the smaller ones, comes out "
-        f"{'lower' if mean > 0 else 'higher'} than predicted, by {abs(mean):.1%} on average: losses "
-        "beyond the runs may be off to the same side. Fit without the smallest runs and compare: "
-        "--where.",
+        f"{'lower' if mean > 0 else 'higher'} than predicted, by {abs(mean):.1%} on average: "
+        "losses beyond the runs may be off to the same side. Fit without the smallest runs and "
+        "compare: --where.",
     )
 
 

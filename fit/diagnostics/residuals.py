@@ -259,7 +259,7 @@ def _noise(fitted: Estimate) -> Iterator[Note]:
         yield Note(
             code="noise",
             severity="warning",
-            message=f"one run lies {fitted.noise:.1%} off the law, where seeds of one configuration "
+            message=f"one run lies {fitted.noise:.1%} off the law, where seeds of one setting "
             "differ by less than 1%. Look at the largest residuals, and whether the runs are of "
             "one kind: --where.",
         )

@@ -99,7 +99,7 @@ def test_a_fit_says_that_its_intervals_are_wider_and_by_how_much(interval):
     bent = dataclasses.replace(one, loss=np.exp(problem(0, drift=0.01).y))
     fit = fit_table(bent, FitOptions(resamples=300, interval=interval))
     (note,) = [n for n in fit.notes if n.code == "misfit"]
-    assert "alpha drifts" in note.message and "times wider" in note.message
+    assert "over params the loss bends" in note.message and "times wider" in note.message
     low, high = fit.interval.bounds["E"]
     assert low < TRUTH[0] < high
 
