@@ -495,6 +495,6 @@ def curves_document(checks: CurveChecks, phase: Phase | None) -> dict[str, Any]:
     """What was measured, for the document of a fit; without what could not be."""
     whole: dict[str, Any] = dataclasses.asdict(checks)
     if phase is not None:
-        kept = ("event", "effect", "error", "statistic", "probability", "runs")
+        kept = ("event", "effect", "error", "statistic", "probability", "met")
         whole["phase"] = {name: getattr(phase, name) for name in kept}
     return {key: value for key, value in whole.items() if value}

@@ -394,8 +394,8 @@ def phase_note(phase: Phase, explains: float | None = None) -> Note:
     what, cure = EVENTS[phase.event]
     side = "above" if phase.effect > 0 else "below"
     text = (
-        f"the {phase.runs} runs in which {what} lie {abs(phase.effect):.2%} {side} the others at "
-        f"equal params and tokens (\N{PLUS-MINUS SIGN} {phase.error:.2%}, F = "
+        f"the {sum(phase.met)} runs in which {what} lie {abs(phase.effect):.2%} {side} the "
+        f"others at equal params and tokens (\N{PLUS-MINUS SIGN} {phase.error:.2%}, F = "
         f"{phase.statistic:.1f}, p = {phase.probability:.1g}). "
     )
     if explains is not None:
@@ -434,9 +434,9 @@ def _undercooled(checks: CurveChecks) -> Iterator[Note]:
             code="undercooled",
             severity="warning",
             message=f"the cooldown of {percent(worst.cooldown)} is too short for runs of {lengths} "
-            f"tokens: at their end the loss still falls, with {worst.left:.0%} of its gain "
-            f"({worst.gain:.2g} nats so far) to come at {short(worst.tokens)}. Cool down over a "
-            "larger share of the run: train.cooldown.",
+            f"tokens: the loss lags behind the rate, and {worst.left:.0%} of what it could gain is "
+            f"not gained at the end of {short(worst.tokens)} ({worst.gain:.2g} nats are). Cool "
+            "down over a larger share of the run: train.cooldown.",
         )
     if checks.transients:
         rows = checks.transients

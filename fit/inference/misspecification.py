@@ -99,8 +99,8 @@ class Phase:
     """F of one term."""
     probability: float
     """Of as large an F by chance, times the number of events tested."""
-    runs: int
-    """Runs that meet the event."""
+    met: tuple[bool, ...]
+    """Of each run, whether it meets the event."""
     shift: Floats
     """(5,): as of a `Misfit`."""
     fitted: Estimate
@@ -229,7 +229,7 @@ def detect_phase(table: RunTable, fitted: Estimate) -> Phase | None:
                     error=float(abs(moved[-1]) / np.sqrt(statistic)),
                     statistic=float(statistic),
                     probability=probability,
-                    runs=int(term.sum()),
+                    met=tuple(bool(v) for v in term),
                     shift=fitted.problem.log_raw_jacobian() @ moved[:-1]
                     if _credible(np.asarray(moved[:-1]), fitted)
                     else np.zeros(5),
