@@ -77,8 +77,8 @@ class Collapse:
     lengths: tuple[float, ...]
     """Lengths at which sizes are compared [tokens]; empty where each size has its own."""
     offsets: tuple[float | None, float | None]
-    """c1 of the trunk and c2 of the cooldown [nats/token]; None: the fall is the same at all
-    sizes, c at minus infinity, or there is no cooldown."""
+    """c1 of the trunk, c2 of the cooldown [nats/token], without the farthest size where the test
+    fails; None: the fall is the same at all sizes, c at minus infinity, or there is no cooldown."""
     cooldown: float
     """Share of the runs' cooldown."""
     discrepancy: float
@@ -193,9 +193,11 @@ def collapse(table: RunTable, curves: Mapping[int, Floats]) -> Collapse | None:
     left_out = []
     for k in range(len(sizes)):  # offsets bend to one size that is off: they are estimated anew
         rest = codes[:, 0] != k
-        d, _, p = _compare(fall[rest], trunk, last[rest], codes[rest])[1]
-        left_out.append((p or 0.0, -d, k))
-    without, _, worst = max(left_out)
+        bent, (d, _, p) = _compare(fall[rest], trunk, last[rest], codes[rest])
+        left_out.append((p or 0.0, -d, k, bent))
+    without, _, worst, bent = max(left_out, key=lambda found: found[:2])
+    if probability is not None and probability < UNLIKELY and without > probability:
+        offsets = bent  # those of the sizes that agree
     return Collapse(
         sizes=tuple(size[0] for size in sizes),
         seeds=len(set(codes[:, 1])),
@@ -288,12 +290,10 @@ def _two_way(flat: Floats, codes: NDArray[np.int64]) -> tuple[float, float | Non
     """
     seed = (codes[:, 1, None] == np.unique(codes[:, 1])).astype(np.float64)
     size = (codes[:, 0, None] == np.unique(codes[:, 0])).astype(np.float64)
-    null, rest = _residual(seed, flat)
-    squares_null = float((rest**2).sum())
+    null, alone = _residual(seed, flat)
     full, rest = _residual(np.column_stack([seed, size]), flat)
-    squares = float((rest**2).sum())
-    more = null - full
-    between = max(squares_null - squares, 0.0) / max(more, 1) / flat.shape[1]
+    squares, more = float((rest**2).sum()), null - full
+    between = max(float((alone**2).sum()) - squares, 0.0) / max(more, 1) / flat.shape[1]
     units = len(flat) / size.shape[1]  # mean number of seeds of a size
     if full < 1:
         return float(np.sqrt(between / units)), None, None

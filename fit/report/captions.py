@@ -126,7 +126,7 @@ def _curves_caption(inputs: FigureInputs) -> str:
     return (
         f"Training curves of {len(found['sizes'])} sizes{what}, less the loss at the end of the "
         "trunk and scaled to one final loss (left), and how far each size lies off their mean"
-        f"{over} (right)."
+        f"{over}, over the part that is compared (right)."
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from fit.allocation.scaling_law import FrontierBand, ScalingLaw, fit_of
 from fit.data.records import Floats
+from fit.diagnostics.curves import FIRST, FIRST_DRAWN
 from fit.quantities import percent, short
 from fit.report import plots
 from fit.report.plots import (
@@ -196,6 +197,7 @@ def normalised_curves(ax: Axes, curves: Mapping[str, Any]) -> Axes:
             name = short(line["params"])
             ax.plot(line["share"], fall, color=colour, lw=1.0, label=A_SIZE, gid=name)
     _end_of_trunk(ax, curves)
+    ax.set_xlim(FIRST_DRAWN, 1)
     plots.style_axes(ax, x="Share of the run t/T", y="Fall of the loss [1e-3 nats/token]")
     shown = sizes if len(sizes) <= 5 else sizes[[0, len(sizes) // 2, -1]]
     keys = [Line2D([], [], color=plots.colour_of(n, sizes), lw=1.2) for n in shown]
@@ -218,24 +220,25 @@ def curve_deviations(ax: Axes, curves: Mapping[str, Any]) -> Axes:
         mean = np.mean([x["fall"] for x in lines], axis=0)
         for line in lines:
             groups[line["params"]].append(np.array(line["fall"]) - mean)
-    share = curves["lines"][0]["share"]
+    share = np.array(curves["lines"][0]["share"])
+    late = share >= FIRST
     for n, values in groups.items():
         if values:
             colour = plots.colour_of(n, sizes)
-            off = 1000 * np.mean(values, axis=0)
-            ax.plot(share, off, color=colour, lw=1.2, label=A_SIZE, gid=short(n))
+            off = 1000 * np.mean(values, axis=0)[late]
+            ax.plot(share[late], off, color=colour, lw=1.2, label=A_SIZE, gid=short(n))
     _end_of_trunk(ax, curves)
+    ax.set_xlim(FIRST, 1)
     plots.style_axes(ax, x="Share of the run t/T", y="Off the mean curve [1e-3 nats/token]")
     plots.legend(ax, (SEEDS_BAND, TRUNK_END), loc="upper right")
     return ax
 
 
 def _end_of_trunk(ax: Axes, curves: Mapping[str, Any]) -> None:
-    """Mark where the cooldown begins, if there is one, and fit the axes to the later run."""
+    """Mark where the cooldown begins, if there is one."""
     if curves["collapse"]["cooldown"]:
         end = 1 - curves["collapse"]["cooldown"]
         ax.axvline(end, color=FAINT, lw=0.9, ls=":", label=TRUNK_END)
-    ax.set_xlim(0.1, 1)
 
 
 def residuals_by_event(ax: Axes, fit: Fit) -> Axes:
