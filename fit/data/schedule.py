@@ -16,10 +16,7 @@ from typing import Any
 from fit.errors import PlanError
 
 LATE = 0.4
-"""Last part of a run in which the batch may grow smoothly and must not jump."""
-JUMP = 1.3
-"""Growth of the batch from one step to the next that counts as a jump; the smooth rule rounded to
-whole rows grows by 1.25 from four rows to five, and by less above."""
+"""Last part of a run in which the batch may grow smoothly and must not double."""
 SIGNIFICANT_BITS = 4
 """Of the number of rows: at most 8 batch sizes per doubling, since a GPU captures each of them."""
 WARMUP_STEPS = 100
@@ -139,18 +136,13 @@ class BatchRule:
             before = after - batch
         return max(self.batch(0), before if tokens - before <= after - tokens else after)
 
-    def late_jump(self, tokens: int) -> tuple[int, int, int] | None:
-        """The first jump of the batch inside the last part of a run: position, batch before, after.
+    def late_doubling(self, tokens: int) -> int | None:
+        """The first doubling inside the last part of a run [tokens seen].
 
-        A jump near the cooldown halves the steps of the cooldown: lengths that meet one lie on
+        A doubling near the cooldown halves the steps of the cooldown: lengths that meet one lie on
         another law than lengths that do not (docs/log.md).
         """
-        previous = None
-        for position, batch, _ in self.stretches(0, tokens):
-            if previous and batch > JUMP * previous and position > (1 - LATE) * tokens:
-                return position, previous, batch
-            previous = batch
-        return None
+        return next((d for d in self.doublings if (1 - LATE) * tokens < d < tokens), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

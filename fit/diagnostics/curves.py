@@ -421,7 +421,7 @@ def _same_trunk(one: Floats, other: Floats, start: float) -> bool:
 def _gain(branch: Floats, trunk: Floats, start: float, end: float) -> Floats | None:
     """Gain over the trunk in equal windows of a cooldown, (8 or fewer,); None where it is short."""
     widths = np.diff(branch[:, 0], prepend=0.0)
-    typical = float(np.median(widths))
+    typical = float(np.median(widths[branch[:, 0] > start]))
     last = branch[-1, 0] if widths[-1] > typical / 2 else branch[-2, 0]
     count = min(8, int((last - start) / typical))  # a row cut short would be compared with a whole
     if count < LEAST_ROWS or trunk[-1, 0] < last or last < 0.9 * end:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from fit.data.records import Floats
-from fit.data.schedule import BatchRule
+from fit.data.schedule import LATE, BatchRule
 from fit.data.table import RunTable
 from fit.estimation.general import GeneralProblem
 from fit.estimation.solver import Estimate
@@ -56,9 +56,9 @@ LEAST_EXPLAINED = 0.02
 """Share of the residuals' variance below which an event, however certain, does not matter."""
 EVENTS: Mapping[str, tuple[str, str]] = {
     "batch_step": (
-        "the batch jumps inside the last 40% of the run",
-        "Grow the batch smoothly (train.batch_doublings=[]), or choose lengths that meet no jump, "
-        "and train again",
+        f"the batch doubles inside the last {LATE:.0%} of the run",
+        "Grow the batch smoothly (train.batch_doublings=[]), or choose lengths that meet no "
+        "doubling, and train again",
     ),
     "shared_trunk": (
         "the run branches off a trunk that other lengths share",
@@ -193,7 +193,7 @@ def detect_phase(table: RunTable, fitted: Estimate) -> Phase | None:
     """Test whether residuals follow an event of the schedule, by an F test on one term.
 
     The law and a term that is 1 where the event falls into a run are fitted together, to first
-    order, without runs far off the law. On the shipped first reference the jump of the batch has
+    order, without runs far off the law. On the shipped first reference the late doubling has
     F = 13.2, p = .0009.
 
     Args:
@@ -241,15 +241,16 @@ def detect_phase(table: RunTable, fitted: Estimate) -> Phase | None:
 
 def _events(table: RunTable) -> dict[str, Floats]:
     """1 where an event of the schedule falls into a run, else 0, (runs,) each."""
-    jumps = []
+    late = []
     for recipe, tokens in zip(table.recipes, table.tokens, strict=True):
         rule = BatchRule.from_recipe(recipe)
-        jumps.append(rule is not None and rule.late_jump(int(tokens)) is not None)
+        doublings = rule.doublings if rule is not None else ()
+        late.append(any((1 - LATE) * tokens < d < tokens for d in doublings))
     schedules = np.array([str(r.get("train.schedule")) for r in table.recipes])
     names, codes, counts = np.unique(schedules, return_inverse=True, return_counts=True)
     shared = (schedules == "wsd") & (np.bincount(table.cluster)[table.cluster] > 1)
     return {
-        "batch_step": np.array(jumps, dtype=np.float64),
+        "batch_step": np.array(late, dtype=np.float64),
         "shared_trunk": shared.astype(np.float64),
         "schedule": (codes != np.argmax(counts)) * float(len(names) == 2),
     }

@@ -149,9 +149,9 @@ def test_the_first_reference_follows_its_batch_steps_and_the_note_says_so():
     assert phase.probability == pytest.approx(0.001, abs=3e-4)
     fit = fit_table(runs, FitOptions(resamples=0))
     notes = {n.code: n.message for n in fit.notes}
-    assert "misfit" not in notes and "the batch jumps" in notes["phase"]
+    assert "misfit" not in notes and "the batch doubles" in notes["phase"]
     assert "6.7 standard errors; with it nothing is left" in notes["phase"]
-    assert fit.verdict.reason.startswith("the 20 runs in which the batch jumps")
+    assert fit.verdict.reason.startswith("the 20 runs in which the batch doubles")
     assert fit.curves["phase"]["statistic"] == phase.statistic
 
 
