@@ -58,7 +58,7 @@ Cooldowns of 20% of .5-2M tokens have 1-12% left."""
 TAUS = np.r_[0.0, np.geomspace(0.01, 10.0, 41)]
 """Times that the loss takes to follow the rate, as shares of the cooldown."""
 LEAST_ROWS = 4  # windows of a cooldown that are needed to see how it ends
-CERTAIN = 1e-3
+CERTAIN = 0.01
 EARLY = 0.15
 """Share of a run that warm-up or the first fast fall may take: in the shipped recipe's runs of .5M
 tokens and more the one takes up to 10%, the other 5%."""
