@@ -24,12 +24,15 @@ from fit.data.readers import load
 from fit.data.table import MOST_RUNS, RunTable, subsample
 from fit.diagnostics.approaches import EnvelopeModel, envelope_check, isoflop_check
 from fit.diagnostics.copies import copies_note, join_copies, without_near_copies
+from fit.diagnostics.curves import CurveChecks, curve_checks, curves_document
 from fit.diagnostics.notes import (
     check_runs,
+    curve_notes,
     fit_notes,
     fit_status,
     local_exponent_note,
     misfit_note,
+    phase_note,
     undetermined_note,
 )
 from fit.diagnostics.residuals import lack_of_fit, replicates
@@ -41,7 +44,7 @@ from fit.estimation.solver import Estimate, estimate
 from fit.estimation.weights import check_weights, weighted, weights_of
 from fit.files import versions
 from fit.inference.intervals import check_interval, largest_product, parameter_intervals
-from fit.inference.misspecification import detect_misfit, widen_by_misfit
+from fit.inference.misspecification import detect_misfit, detect_phase, widen_by_misfit
 from fit.inference.resampling import Uncertainty, estimate_uncertainty, kappa
 from fit.laws.families import law
 from fit.laws.law import TWO_TERMS, Law
@@ -151,10 +154,16 @@ def fit_table(
         resamples=options.resamples,
         seed=options.seed,
     )
-    misfit = detect_misfit(fitted, table.cluster)
+    phase = detect_phase(table, fitted)  # its cause is known: what is left is tested without it
+    rest = fitted if phase is None else phase.fitted
+    misfit = detect_misfit(rest, table.cluster)
+    spread = widen_by_misfit(spread, phase, options.seed + 1)
     inputs = interval_inputs(fitted, spread, points, options)
     bounds = parameter_intervals(inputs)
     notes = [*_thinned(rows, len(table)), *copies_note(copies)]
+    if phase is not None:
+        seeming = detect_misfit(fitted, table.cluster) if misfit is None else None
+        notes.append(phase_note(phase, None if seeming is None else abs(seeming.statistic)))
     if misfit is not None:
         plain, spread = bounds, widen_by_misfit(spread, misfit, options.seed)
         inputs = interval_inputs(fitted, spread, points, options)
@@ -172,6 +181,7 @@ def fit_table(
     refit: dict[str, Any] = {"law": options.law, **how}
     left_out = holdout(table, **refit, level=options.level, whole=fitted)
     rolled = rolling(table, **refit, level=options.level, whole=fitted)
+    recipe = curve_checks(table, fitted) if family.target == "loss" else CurveChecks()
     moved = influence(table, fitted) if two_terms and status != "ill_conditioned" else ()
     return Fit(
         name=options.name,
@@ -198,14 +208,18 @@ def fit_table(
         runs_used=len(table),
         runs_dropped=tuple((d.run, d.reason) for d in table.dropped),
         notes=(
-            *fit_notes(table, fitted, without_e, left_out, checks, rolled, moved, family.target),
+            *fit_notes(
+                table, fitted, without_e, left_out, checks, rolled, moved, family.target, rest=rest
+            ),
             *undetermined_note(bounds),
             *local_exponent_note(family, float(table.flops.max())),
             *notes,
+            *curve_notes(recipe),
             *lack_of_fit(between),
             *rival_notes(fitted, bounds),
         ),
         replicates=between,
+        curves=curves_document(recipe, phase),
         holdout=left_out,
         rolling=rolled,
         cross_checks=checks,

@@ -240,6 +240,8 @@ class Fit:
     """(groups, p): moves of the estimate without each cluster, in the coordinates of `covariance`;
     for `bca` alone."""
     replicates: Replicates | None = None
+    curves: Mapping[str, Any] = field(default_factory=dict)
+    """collapse, lines, cooldowns, transients, phase: see `diagnostics.curves.curves_document`."""
     holdout: Holdout | None = None
     rolling: tuple[Rolled, ...] = ()
     """Each larger budget predicted by the smaller ones, ascending."""

@@ -22,7 +22,9 @@ fit alike. Healthy grids have 40-160; a single budget gives 1.5e3-2.8e3 and inte
 NOTED_REACH, FARTHEST_REACH = 30.0, 1000.0
 """Budget over the largest one fitted: a warning above the one, no answer above the other. On public
 sweeps 90% intervals hold 71% at reaches of 3 to 30; nothing is known of a thousand."""
-DECISIVE = ("extrapolates_far", "ill_conditioned", "at_bound", "misfit", "interaction", "holdout")
+DECISIVE = (
+    "extrapolates_far", "ill_conditioned", "at_bound", "phase", "misfit", "interaction", "holdout",
+)  # fmt: skip
 """Codes of notes of one severity whose sentence goes before those of others: what bears on the
 answer itself before a remark on a run or on the last budgets."""
 

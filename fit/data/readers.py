@@ -124,8 +124,8 @@ def load(
         }
         _refuse_options(options, folder)
         runs = records or read_runs(paths[0])
-        about = {"source": folder if paths else "records", "hash": runs.hash}
-        about |= {"params": params or "matmul", "flops": flops or "exact"}
+        about: dict[str, Any] = {"source": folder if paths else "records", "hash": runs.hash}
+        about |= {"params": params or "matmul", "flops": flops or "exact", "folders": runs.folders}
         table = _read_records(runs, conditions, about)
         if cluster is not None:
             table = recluster(table, cluster)

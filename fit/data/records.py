@@ -28,6 +28,7 @@ from fit.errors import RecordError
 from fit.files import _read_text, content_hash, write_atomically
 
 RECORD_NAME = "record.json"
+CURVE_NAME = "curve.csv"
 RECORD_SCHEMA = "isoflop.record/1"
 PLAN_NAME = "plan.json"
 PLAN_SCHEMA = "isoflop.plan/1"
@@ -39,6 +40,8 @@ NOT_RESULTS = frozenset(
     "history traceback flops_spent".split()
 )
 """Fields that may differ between two runs of one identity; all others must not."""
+ROUNDING = 1e-4
+"""Relative error of positions in a stored curve, which have six digits."""
 SILENT_SECONDS = 60.0
 """Without a heartbeat for so long a trajectory is taken to have stopped; it sends one every 2 s."""
 
@@ -248,6 +251,8 @@ class RunFolder:
     """Records that could not be read, each with its path and the reason."""
     hash: str
     """Content hash of all records' texts, in order of their paths."""
+    folders: Mapping[str, str] = field(default_factory=dict)
+    """Folder of each run by its name, in which its curve may be."""
 
 
 def write_record(folder: Path, record: RunRecord) -> Path:
@@ -282,6 +287,7 @@ def read_runs(folder: Path) -> RunFolder:
     if not folder.is_dir():
         raise RecordError(f"no folder {folder}; a folder of runs or a table is needed. Check RUNS.")
     records, skipped, texts = [], [], []
+    folders: dict[str, str] = {}
     for path in sorted(_record_paths(folder)):
         try:
             text = _read_text(path)
@@ -290,11 +296,29 @@ def read_runs(folder: Path) -> RunFolder:
             skipped.append(Dropped(run=str(path.relative_to(folder)), reason=str(error)))
             continue
         texts.append(text)
+        folders[records[-1].run] = str(path.parent)
     return RunFolder(
         records=tuple(records),
         skipped=tuple(skipped),
         hash=content_hash("".join(texts).encode()),
+        folders=folders,
     )
+
+
+def read_curve(folder: str) -> Floats | None:
+    """The training curve beside a record; None where there is none that can be read.
+
+    Returns:
+        (rows, 4): tokens seen at the end of each row, mean training loss since the row before
+        [nats/token], learning rate, gradient norm.
+    """
+    try:
+        lines = (Path(folder) / CURVE_NAME).read_text().splitlines()[1:]
+        rows = np.array([line.split(",") for line in lines], dtype=np.float64)
+    except (OSError, ValueError):  # a curve is no result: without it there are fewer checks
+        return None
+    good = rows.ndim == 2 and rows.shape[1] == 4 and bool(np.isfinite(rows[:, :3]).all())
+    return rows if good and (np.diff(rows[:, 0], prepend=0.0) > 0).all() else None
 
 
 def _record_paths(folder: Path) -> list[Path]:
@@ -305,6 +329,20 @@ def _record_paths(folder: Path) -> list[Path]:
         if RECORD_NAME in files:
             paths.append(Path(root) / RECORD_NAME)
     return paths
+
+
+def window_means(curve: Floats, edges: Floats) -> Floats:
+    """Mean training loss between positions, (windows,); NaN beyond the curve.
+
+    Args:
+        curve: (rows, 4), see `read_curve`; a row is the mean since the row before.
+        edges: Positions, ascending, (windows + 1,) [tokens].
+    """
+    ends = np.r_[0.0, curve[:, 0]]
+    edges = np.where(edges <= (1 + ROUNDING) * ends[-1], np.minimum(edges, ends[-1]), edges)
+    total = np.r_[0.0, np.cumsum(curve[:, 1] * np.diff(ends))]
+    inside = np.interp(edges, ends, total, left=np.nan, right=np.nan)
+    return np.asarray(np.diff(inside) / np.diff(edges))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

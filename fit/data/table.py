@@ -80,6 +80,10 @@ class RunTable:
     """The data set; None unless all runs share one."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """Settings that all runs share, as overrides of the config."""
+    recipes: tuple[Mapping[str, Any], ...] = ()
+    """Settings of each run, where records have them; else empty."""
+    folders: tuple[str, ...] = ()
+    """Folder of each run, "" where it is not known; empty for tables."""
 
     def __post_init__(self) -> None:
         for name in ("params", "tokens", "flops", "loss"):
@@ -129,6 +133,8 @@ class RunTable:
             loss=self.loss[chosen],
             cluster=self.cluster[chosen],
             columns={k: v[chosen] for k, v in self.columns.items()},
+            recipes=tuple(self.recipes[i] for i in chosen) if self.recipes else (),
+            folders=tuple(self.folders[i] for i in chosen) if self.folders else (),
             dropped=(*self.dropped, *(Dropped(run=self.run[i], reason=reason) for i in left)),
         )
 
@@ -141,6 +147,7 @@ class RunTable:
         flops: str = "exact",
         source: str = "",
         hash: str = "",
+        folders: Mapping[str, str] | None = None,
     ) -> RunTable:
         """Build the table of the runs that are done; the others are listed with the reason.
 
@@ -150,6 +157,7 @@ class RunTable:
             flops: Counting convention of C, see `accounting.FLOPS_CONVENTIONS`.
             source: Where the records came from.
             hash: Content hash of the records.
+            folders: Folder of each run by its name, where they lie on disk.
 
         Raises:
             RecordError: No record at all.
@@ -175,6 +183,8 @@ class RunTable:
             hash=hash,
             data=_shared([r.data for r in done]),
             recipe=_shared_items([r.recipe for r in done]),
+            recipes=tuple({**r.recipe, "train.schedule": r.schedule} for r in done),
+            folders=tuple((folders or {}).get(r.run, "") for r in done),
         )
 
 

@@ -9,15 +9,16 @@ import numpy as np
 
 from fit.data.table import RunTable
 from fit.diagnostics.copies import EQUAL
+from fit.diagnostics.curves import Collapse, CurveChecks
 from fit.diagnostics.residuals import intake_notes, residual_notes
 from fit.diagnostics.scans import tuning_notes
 from fit.errors import FitError
 from fit.estimation.general import GeneralProblem
 from fit.estimation.solver import Estimate
-from fit.inference.misspecification import TERMS, Misfit
+from fit.inference.misspecification import EVENTS, TERMS, Misfit, Phase
 from fit.inference.resampling import e_is_needed, kappa
 from fit.laws.law import Law
-from fit.quantities import count_noun, power
+from fit.quantities import count_noun, percent, power, short
 from fit.results import CrossCheck, Holdout, Influence, Rolled
 from fit.verdict import DOUBTFUL_KAPPA, REFUSED_KAPPA, Note
 
@@ -113,8 +114,13 @@ def fit_notes(
     rolling: tuple[Rolled, ...] = (),
     influence: tuple[Influence, ...] = (),
     target: str = "loss",
+    *,
+    rest: Estimate | None = None,
 ) -> tuple[Note, ...]:
-    """Notes of every check, in the order in which they are shown."""
+    """Notes of every check, in the order in which they are shown.
+
+    `rest` is the fit with the residuals that events of the schedule do not explain.
+    """
     return tuple(
         note
         for part in (
@@ -123,7 +129,7 @@ def fit_notes(
             _rising(table) if target == "loss" else (),
             _solution(table, fitted),
             _entropy(fitted, without_e),
-            residual_notes(table, fitted),
+            residual_notes(table, rest or fitted),
             tuning_notes(table),
             intake_notes(table, target),
             _checks(holdout, checks),
@@ -222,8 +228,8 @@ def _entropy(fitted: Estimate, without_e: Estimate | None) -> Iterator[Note]:
         yield _note(
             "e_at_zero",
             "warning",
-            "the fitted irreducible loss E is zero, its bound: the runs are too far from it to "
-            "measure it. Extrapolation to large budgets is too optimistic. Train longer runs.",
+            "the fitted irreducible loss E is zero, its bound: these runs do not show where the "
+            "loss ends, and losses far beyond them come out too low. Train longer runs.",
         )
     elif without_e is not None:
         statistic = e_is_needed(fitted, without_e)
@@ -274,9 +280,9 @@ def _rolling(rolling: tuple[Rolled, ...], noise: float) -> Iterator[Note]:
         "one_sided",
         "warning" if covered < LEAST_COVERED else "info",
         f"each of the last {len(errors)} budgets, predicted from the smaller ones, comes out "
-        f"{'lower' if mean > 0 else 'higher'} than predicted, by {abs(mean):.1%} on average: the "
-        "law bends, and losses beyond the runs are likely off to the same side. Fit without the "
-        "smallest runs and compare: --where.",
+        f"{'lower' if mean > 0 else 'higher'} than predicted, by {abs(mean):.1%} on average: "
+        "losses beyond the runs may be off to the same side. Fit without the smallest runs and "
+        "compare: --where.",
     )
 
 
@@ -369,6 +375,83 @@ def misfit_note(
         what + f"Its effect is added to the intervals: E's is {wider['E']:.1f} times "
         f"wider, a's {wider['a']:.1f} times. Fit a narrower range and compare: --where.",
     )
+
+
+def curve_notes(checks: CurveChecks) -> Iterator[Note]:
+    """Notes on what the checks of training curves found."""
+    if checks.collapse is not None and checks.collapse.fails:
+        yield _collapse_note(checks.collapse)
+    yield from _undercooled(checks)
+
+
+def phase_note(phase: Phase, explains: float | None = None) -> Note:
+    """Note residuals that follow an event of the schedule.
+
+    Args:
+        phase: The event and its effect.
+        explains: Standard errors of the misfit that vanishes with it, where one does.
+    """
+    what, cure = EVENTS[phase.event]
+    side = "above" if phase.effect > 0 else "below"
+    text = (
+        f"the {sum(phase.met)} runs in which {what} lie {abs(phase.effect):.2%} {side} the "
+        f"others at equal params and tokens (\N{PLUS-MINUS SIGN} {phase.error:.2%}, F = "
+        f"{phase.statistic:.1f}, p = {phase.probability:.1g}). "
+    )
+    if explains is not None:
+        text += (
+            f"Without this term the law seems to misfit by {explains:.1f} standard errors; with it "
+            "nothing is left of that. "
+        )
+    return _note("phase", "warning", f"{text}{cure}.")
+
+
+def _collapse_note(found: Collapse) -> Note:
+    """Note curves of sizes that differ in shape."""
+    assert found.noise is not None and found.probability is not None
+    text = (
+        f"the training curves of {len(found.sizes)} sizes do not fall on one curve: normalised, "
+        f"they differ by {found.discrepancy:.2g} nats, where runs of one size differ by "
+        f"{found.noise:.2g} (p = {found.probability:.1g}). {short(found.farthest)} parameters lie "
+        "farthest off"
+    )
+    if found.without is not None and found.without > 0.05:
+        text += ", and without them the others agree"
+    text += (
+        ". The recipe does not act alike at every size; which setting it is, curves do not say. "
+        "Scan the rate there and at another size: python -m sweep -m +experiment=lr"
+    )
+    return _note("collapse", "warning", f"{text}.")
+
+
+def _undercooled(checks: CurveChecks) -> Iterator[Note]:
+    """Note cooldowns that end too early, and trunks that are still in their transient."""
+    short_ones = [c for c in checks.cooldowns if c.too_short]
+    if short_ones:
+        worst = max(short_ones, key=lambda c: c.left)
+        lengths = ", ".join(short(c.tokens) for c in short_ones)
+        yield Note(
+            code="undercooled",
+            severity="warning",
+            message=f"the cooldown of {percent(worst.cooldown)} is too short for runs of {lengths} "
+            f"tokens: the loss lags behind the rate, and {worst.left:.0%} of what it could gain is "
+            f"not gained at the end of {short(worst.tokens)} ({worst.gain:.2g} nats are). Cool "
+            "down over a larger share of the run: train.cooldown.",
+        )
+    if checks.transients:
+        rows = checks.transients
+        first = rows[0]
+        warm = first["warmup"] >= first["fast_fall"]
+        share = max(first["warmup"], first["fast_fall"])
+        what = "warm-up" if warm else "the first fall of the loss, faster than 1/tokens,"
+        cure = "Shorten it (train.warmup_tokens) or train" if warm else "Train"
+        yield Note(
+            code="undercooled",
+            severity="warning",
+            message=f"{count_noun(len(rows), 'run')} (first {first['run']}) "
+            f"{'is' if len(rows) == 1 else 'are'} hardly past the start: {what} takes {share:.0%} "
+            f"of its tokens. {cure} longer, or leave such runs out: --where 'tokens > ...'.",
+        )
 
 
 def _note(code: str, severity: str, message: str) -> Note:

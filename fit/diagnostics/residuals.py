@@ -259,9 +259,9 @@ def _noise(fitted: Estimate) -> Iterator[Note]:
         yield Note(
             code="noise",
             severity="warning",
-            message=f"one run lies {fitted.noise:.1%} off the law, where seeds differ by less than "
-            "1%: the runs are of different kinds, or do not follow the law. Look at the largest "
-            "residuals, and fit one kind at a time: --where.",
+            message=f"one run lies {fitted.noise:.1%} off the law, where seeds of one setting "
+            "differ by less than 1%. Look at the largest residuals, and whether the runs are of "
+            "one kind: --where.",
         )
 
 
@@ -297,13 +297,14 @@ def _trends(table: RunTable, fitted: Estimate) -> Iterator[Note]:
         (
             "trend_shape",
             _shape(table),
-            "wide and deep models of one size differ. Fit one aspect ratio at a time: --where.",
+            "the loss depends on more than size and length. Fit one aspect ratio at a time: "
+            "--where.",
         ),
         (
             "trend_tuning",
             _tuning(table),
-            "some runs are better tuned than others, which bends the law. Keep the best of each "
-            "size and length, or fit one rule at a time: --where.",
+            "the loss depends on more than size and length. Keep the best run of each size and "
+            "length, or fit one rule at a time: --where.",
         ),
     )
     for code, variables, advice in kinds:

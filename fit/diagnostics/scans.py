@@ -138,7 +138,7 @@ def tuning_notes(table: RunTable) -> Iterator[Note]:
             message=f"the best learning rate of {short(first.params)} parameters costs "
             f"{costs[-1]:.4f} nats at {short(last.params)}, where another rate is best "
             f"({last.rate:.2g} instead of {first.rate:.2g}): under one rule the larger models are "
-            "tuned worse, which bends the law. Scan larger sizes, and change the rule with them.",
+            "tuned worse. Scan larger sizes, and change the rule with them.",
         )
 
 

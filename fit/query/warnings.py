@@ -21,8 +21,8 @@ WIDEST_COMPARISON = 0.25
 FRESH_EPOCHS, STALE_EPOCHS = 4.0, 16.0
 """Muennighoff et al. 2023, arXiv:2305.16264: up to 4 epochs are nearly as good as fresh data."""
 OF_THE_LAW = frozenset(
-    "interaction trend trend_shape trend_tuning trajectory noise holdout one_sided misfit "
-    "e_not_needed influence".split()
+    "interaction trend trend_shape trend_tuning trajectory noise holdout one_sided phase misfit "
+    "collapse undercooled e_not_needed influence".split()
 )
 """Warnings of a fit that bear on every answer from it."""
 UNIDENTIFIED = frozenset("ill_conditioned few_params few_tokens constant_ratio one_budget".split())

@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection, Mapping
 
 from fit.allocation import costs
 from fit.allocation.scaling_law import FURTHER, ScalingLaw, fit_of
-from fit.quantities import percent
+from fit.inference.misspecification import EVENTS
+from fit.quantities import count_noun, percent, short
 from fit.report import check_plots, context_plots, tables
 from fit.report.figure_data import EQUAL_LOSS
 from fit.report.figures import APPROACH_2, FigureInputs, limited_law, serving_costs_of
@@ -105,6 +106,41 @@ def _repeats_caption(inputs: FigureInputs) -> str:
         return ""
     _, limited, unique = limit
     return context_plots.repeats_caption(inputs.source, limited, unique)
+
+
+def _phase_caption(inputs: FigureInputs) -> str:
+    phase = fit_of(inputs.source).curves["phase"]
+    return (
+        "Residuals against tokens, by an event of the schedule: whether "
+        f"{EVENTS[phase['event']][0]}. The difference is {phase['effect']:.2%} with a standard "
+        f"error of {phase['error']:.2%} (F = {phase['statistic']:.1f}, p = "
+        f"{phase['probability']:.1g})."
+    )
+
+
+def _curves_caption(inputs: FigureInputs) -> str:
+    found = fit_of(inputs.source).curves["collapse"]
+    lengths = found["lengths"]
+    what = f" of {short(max(lengths))} tokens" if lengths else ""
+    over = f", the mean of {count_noun(len(lengths), 'length')}" if len(lengths) > 1 else ""
+    return (
+        f"Training curves of {len(found['sizes'])} sizes{what}, less the loss at the end of the "
+        "trunk and scaled to one final loss (left), and how far each size lies off their mean"
+        f"{over}, over the part that is compared (right)."
+    )
+
+
+def _collapse_result(inputs: FigureInputs) -> str:
+    found = fit_of(inputs.source).curves["collapse"]
+    if found["probability"] is None:
+        return (
+            f"Sizes differ by {found['discrepancy']:.2g} nats/token; whether that is more than "
+            "seeds do, one seed cannot say."
+        )
+    return (
+        f"Sizes differ by {found['discrepancy']:.2g} nats/token beyond what the noise of "
+        f"{found['noise']:.2g} explains (p = {found['probability']:.2g})."
+    )
 
 
 CAPTIONS: Mapping[str, tuple[CaptionPart, ...]] = {
@@ -204,6 +240,22 @@ CAPTIONS: Mapping[str, tuple[CaptionPart, ...]] = {
         NOISE_BAND,
         "A trend here means that the data deviate from the law systematically; the intervals "
         "are then too narrow far from the runs.",
+    ),
+    "phase": (
+        _phase_caption,
+        (check_plots.MET, "Red: runs that meet the event."),
+        (check_plots.NOT_MET, "Blue: the others."),
+        "Bars are means of a length.",
+    ),
+    "curves": (
+        _curves_caption,
+        (check_plots.A_SIZE, "Lines are sizes, darker the smaller."),
+        (check_plots.TRUNK_END, "The dotted line marks the end of the trunk."),
+        (
+            check_plots.SEEDS_BAND,
+            "The grey band is the noise of one run, from runs that differ in their seed alone.",
+        ),
+        _collapse_result,
     ),
     "approaches": (
         _exponents_caption,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fit.allocation.scaling_law import FrontierBand, ScalingLaw, fit_of
 from fit.data.records import Floats
-from fit.quantities import percent
+from fit.diagnostics.curves import FIRST, FIRST_DRAWN
+from fit.quantities import percent, short
 from fit.report import plots
 from fit.report.plots import (
     ACCENT,
@@ -168,6 +169,96 @@ def influence(ax: Axes, fit: Fit) -> Axes:
     plots.style_axes(ax, x="Change of N* at ten times the largest budget [%]", y="")
     ax.grid(False, axis="y")
     plots.legend(ax, ("a run left out", "a cluster left out"), loc="upper right")
+    return ax
+
+
+SEEDS_BAND = "noise between seeds"
+TRUNK_END = "end of the trunk"
+A_SIZE = "a size"
+MET, NOT_MET = "runs that meet the event", "other runs"
+
+
+def normalised_curves(ax: Axes, curves: Mapping[str, Any]) -> Axes:
+    """Normalised training curves of the longest common length, a line per size.
+
+    Args:
+        ax: Axes to draw on.
+        curves: What the fit has measured of its curves, with a `collapse` and `lines`.
+    """
+    from matplotlib.lines import Line2D
+
+    sizes = np.array(curves["collapse"]["sizes"])
+    longest = max(line["tokens"] for line in curves["lines"])
+    common = bool(curves["collapse"]["lengths"])
+    for line in curves["lines"]:
+        if line["tokens"] == longest or not common:
+            colour = plots.colour_of(line["params"], sizes)
+            fall = 1000 * np.array(line["fall"])
+            name = short(line["params"])
+            ax.plot(line["share"], fall, color=colour, lw=1.0, label=A_SIZE, gid=name)
+    _end_of_trunk(ax, curves)
+    ax.set_xlim(FIRST_DRAWN, 1)
+    plots.style_axes(ax, x="Share of the run t/T", y="Fall of the loss [1e-3 nats/token]")
+    shown = sizes if len(sizes) <= 5 else sizes[[0, len(sizes) // 2, -1]]
+    keys = [Line2D([], [], color=plots.colour_of(n, sizes), lw=1.2) for n in shown]
+    ax.legend(keys, [f"N = {short(n)}" for n in shown], frameon=False, loc="upper right")
+    return ax
+
+
+def curve_deviations(ax: Axes, curves: Mapping[str, Any]) -> Axes:
+    """Deviation of each size's normalised curve from the mean of all, the mean over lengths."""
+    sizes = np.array(curves["collapse"]["sizes"])
+    noise = curves["collapse"]["noise"]
+    if noise is not None:
+        band = 1000 * noise
+        ax.axhspan(-band, band, color=BAND, alpha=0.18, lw=0, label=SEEDS_BAND)
+    ax.axhline(0, color=LAW, lw=0.9)
+    groups: dict[float, list[Floats]] = {float(n): [] for n in sizes}
+    common = bool(curves["collapse"]["lengths"])
+    for length in sorted({line["tokens"] if common else 0.0 for line in curves["lines"]}):
+        lines = [x for x in curves["lines"] if not common or x["tokens"] == length]
+        mean = np.mean([x["fall"] for x in lines], axis=0)
+        for line in lines:
+            groups[line["params"]].append(np.array(line["fall"]) - mean)
+    share = np.array(curves["lines"][0]["share"])
+    late = share >= FIRST
+    for n, values in groups.items():
+        if values:
+            colour = plots.colour_of(n, sizes)
+            off = 1000 * np.mean(values, axis=0)[late]
+            ax.plot(share[late], off, color=colour, lw=1.2, label=A_SIZE, gid=short(n))
+    _end_of_trunk(ax, curves)
+    ax.set_xlim(FIRST, 1)
+    plots.style_axes(ax, x="Share of the run t/T", y="Off the mean curve [1e-3 nats/token]")
+    plots.legend(ax, (SEEDS_BAND, TRUNK_END), loc="upper right")
+    return ax
+
+
+def _end_of_trunk(ax: Axes, curves: Mapping[str, Any]) -> None:
+    """Mark where the cooldown begins, if there is one."""
+    if curves["collapse"]["cooldown"]:
+        end = 1 - curves["collapse"]["cooldown"]
+        ax.axvline(end, color=FAINT, lw=0.9, ls=":", label=TRUNK_END)
+
+
+def residuals_by_event(ax: Axes, fit: Fit) -> Axes:
+    """Residuals against tokens, runs that meet the schedule's event apart from the others."""
+    met = np.array(fit.curves["phase"]["met"], dtype=bool)
+    values = 100 * np.expm1(fit.points.residual)
+    for mask, label, colour, side in ((met, MET, ACCENT, 1.03), (~met, NOT_MET, BLUE, 1 / 1.03)):
+        tokens = fit.points.tokens[mask]
+        ax.plot(side * tokens, values[mask], "o", ms=3, mfc="none", color=colour, label=label)
+        lengths = np.unique(tokens)
+        means = [values[mask][tokens == d].mean() for d in lengths]
+        if len(lengths) <= 12:
+            ax.hlines(means, lengths / 1.15, lengths * 1.15, color=colour, lw=2.0)
+    ax.axhline(0, color=LAW, lw=0.9)
+    top = 1.5 * max(float(np.abs(values).max()), 1e-6)
+    ax.set_ylim(-top, top)
+    ax.set_xlim(fit.points.tokens.min() / 1.5, fit.points.tokens.max() * 1.5)
+    plots.count_axis(ax.xaxis, most=5)
+    plots.style_axes(ax, x=plots.D_LABEL, y="Residual [%]")
+    plots.legend(ax, (MET, NOT_MET), loc="upper right", ncols=2)
     return ax
 
 

@@ -362,6 +362,26 @@ def _influence(inputs: FigureInputs) -> Figure | None:
     return figure
 
 
+def _curves(inputs: FigureInputs) -> Figure | None:
+    curves = fit_of(inputs.source).curves
+    if not curves.get("lines"):
+        return None
+    figure = _figure(2.8)
+    left, right = figure.subplots(1, 2)
+    check_plots.normalised_curves(left, curves)
+    check_plots.curve_deviations(right, curves)
+    return figure
+
+
+def _phase(inputs: FigureInputs) -> Figure | None:
+    fit = fit_of(inputs.source)
+    if not fit.curves.get("phase"):
+        return None
+    figure = _figure(2.6, 4.6)
+    check_plots.residuals_by_event(figure.subplots(), fit)
+    return figure
+
+
 SIZES, COSTS, SHAPES, FIT, CHECKS = (
     "Sizes and tokens", "Costs", "Width and depth", "Fit and measurement", "Checks",
 )  # fmt: skip
@@ -379,6 +399,8 @@ FIGURES: Mapping[str, ReportFigure] = {
     "skills": ReportFigure(section=SHAPES, draw=_skills),
     "fit": ReportFigure(section=FIT, draw=_fit, width=82),
     "residuals": ReportFigure(section=FIT, draw=_residuals),
+    "phase": ReportFigure(section=CHECKS, draw=_phase, width=70),
+    "curves": ReportFigure(section=CHECKS, draw=_curves),
     "approaches": ReportFigure(section=CHECKS, draw=_approaches),
     "holdout": ReportFigure(section=CHECKS, draw=_holdout),
     "influence": ReportFigure(section=CHECKS, draw=_influence),

@@ -91,6 +91,7 @@ def fit_text(fit: Fit) -> str:
         row("runs", f"{fit.runs_used} used{dropped}; {convention_text(fit.convention)}"),
         row("noise", f"{100 * fit.noise:.2g}% of the {family.target}, one run about the law"),
         *_replicate_rows(fit),
+        *_curve_rows(fit),
         "",
         row("", f"{'value':>10}  {heading}"),
         *(_parameter_row(fit, name, value) for name, value in fit.theta.items()),
@@ -307,6 +308,18 @@ def _replicate_rows(fit: Fit) -> list[str]:
     if replicates.probability is not None:
         text += f"; lack of fit p = {replicates.probability:.2g}"
     return wrapped_row("replicates", text)
+
+
+def _curve_rows(fit: Fit) -> list[str]:
+    """How closely the training curves of sizes agree."""
+    found = fit.curves.get("collapse")
+    if found is None:
+        return []
+    text = f"{len(found['sizes'])} sizes differ by {found['discrepancy']:.2g} nats, normalised"
+    if found["probability"] is None:
+        return wrapped_row("curves", f"{text}; a second seed would say whether seeds do too")
+    text += f"; runs of one size by {found['noise']:.2g} (p = {found['probability']:.2g})"
+    return wrapped_row("curves", text)
 
 
 def _entropy_rows(fit: Fit) -> list[str]:

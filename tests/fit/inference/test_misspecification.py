@@ -7,11 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from fit.data.readers import load
 from fit.diagnostics.notes import misfit_note
+from fit.estimation.general import fit_problem
 from fit.estimation.objective import FitProblem
 from fit.estimation.solver import estimate
 from fit.fitting import FitOptions, fit_table
-from fit.inference.misspecification import detect_misfit, widen_by_misfit
+from fit.inference.misspecification import detect_misfit, detect_phase, widen_by_misfit
 from fit.inference.resampling import clusters, sandwich
 from fit.laws.families import law
 from tests.fit.test_fitting import TRUTH, table
@@ -99,7 +101,7 @@ def test_a_fit_says_that_its_intervals_are_wider_and_by_how_much(interval):
     bent = dataclasses.replace(one, loss=np.exp(problem(0, drift=0.01).y))
     fit = fit_table(bent, FitOptions(resamples=300, interval=interval))
     (note,) = [n for n in fit.notes if n.code == "misfit"]
-    assert "alpha drifts" in note.message and "times wider" in note.message
+    assert "over params the loss bends" in note.message and "times wider" in note.message
     low, high = fit.interval.bounds["E"]
     assert low < TRUTH[0] < high
 
@@ -114,3 +116,72 @@ def test_a_wiggle_over_a_short_range_of_lengths_is_not_extrapolated():
     misfit = detect_misfit(found, np.arange(len(n)))
     assert misfit is not None and not misfit.shift.any()
     assert "leave it out" in misfit_note(misfit, {}, {}).message
+
+
+DOUBLINGS = {"train.batch_tokens": 512, "model.seq_len": 128, "train.schedule": "wsd"}
+LENGTHS = np.array([5e5, 1e6, 2e6, 4e6])
+
+
+def swept(seed: int, effect: float, doublings=(4e5, 1.6e6, 6.4e6), noise: float = 0.001):
+    """5 sizes x 4 lengths x 2 seeds; a late doubling of the batch in runs of .5M and 2M counts."""
+    n, d = (g.ravel() for g in np.meshgrid(np.geomspace(1e4, 1.3e5, 5), LENGTHS))
+    n, d = np.tile(n, 2), np.tile(d, 2)
+    late = np.isin(d, (5e5, 2e6))
+    random = np.random.default_rng(seed)
+    loss = (0.975 + 124 * n**-0.85 + 36 * d**-0.47) * np.exp(
+        effect * late + noise * random.normal(size=len(n))
+    )
+    recipe = DOUBLINGS | {"train.batch_doublings": list(doublings)}
+    return table(n, d, loss=loss, recipes=(recipe,) * len(n), flops=6 * n * d)
+
+
+def fitted_to(runs):
+    return estimate(fit_problem(runs, law("chinchilla"), {}), law="chinchilla")
+
+
+def test_the_first_reference_follows_its_batch_steps_and_the_note_says_so():
+    runs = load("runs/reference")
+    phase = detect_phase(runs, fitted_to(runs))
+    assert phase is not None and phase.event == "batch_step" and sum(phase.met) == 20
+    assert phase.effect / 2 == pytest.approx(0.00067, abs=2e-5)  # half: the alternating term
+    assert phase.error / 2 == pytest.approx(0.00018, abs=1e-5)
+    assert phase.statistic == pytest.approx(13.2, abs=0.5)
+    assert phase.probability == pytest.approx(0.001, abs=3e-4)
+    fit = fit_table(runs, FitOptions(resamples=0))
+    notes = {n.code: n.message for n in fit.notes}
+    assert "misfit" not in notes and "the batch doubles" in notes["phase"]
+    assert "6.7 standard errors; with it nothing is left" in notes["phase"]
+    assert fit.verdict.reason.startswith("the 20 runs in which the batch doubles")
+    assert fit.curves["phase"]["statistic"] == phase.statistic
+
+
+def test_events_without_effect_are_found_no_more_often_than_the_level():
+    found = [detect_phase(runs, fitted_to(runs)) for runs in (swept(k, 0.0) for k in range(200))]
+    assert sum(f is not None for f in found) <= 7  # 2 expected at 1%, 8 or more in .1%
+
+
+def test_an_effect_of_a_batch_step_is_recovered_within_its_error():
+    pulls = []
+    for k in range(40):
+        runs = swept(k, 0.002)
+        phase = detect_phase(runs, fitted_to(runs))
+        assert phase is not None
+        pulls.append((phase.effect - 0.002) / phase.error)
+    assert abs(np.mean(pulls)) < 0.5 and np.std(pulls) == pytest.approx(1, abs=0.35)
+
+
+def test_a_batch_that_steps_early_in_every_run_is_no_event():
+    runs = swept(1, 0.002, doublings=(1e5,))
+    assert detect_phase(runs, fitted_to(runs)) is None
+
+
+def test_a_table_without_settings_has_no_events():
+    runs = dataclasses.replace(swept(1, 0.002), recipes=())
+    assert detect_phase(runs, fitted_to(runs)) is None
+
+
+def test_a_bend_whose_cause_is_not_known_is_described_and_not_explained():
+    bent = dataclasses.replace(table(N, D), loss=np.exp(problem(0, drift=0.01).y))
+    (note,) = [n for n in fit_table(bent, FitOptions(resamples=0)).notes if n.code == "misfit"]
+    assert "bends away from a power law" in note.message
+    assert not any(word in note.message for word in ("drift", "because", "tuned"))

@@ -9,6 +9,7 @@ import pytest
 from fit.allocation.costs import ReportRequest
 from fit.allocation.scaling_law import ScalingLaw, fit_of
 from fit.data.readers import load
+from fit.diagnostics.curves import CurveChecks, collapse, curves_document, normalised_lines
 from fit.fitting import FitOptions, fit_table
 from fit.report.captions import CAPTIONS, caption_words, figure_caption
 from fit.report.figure_data import shown_series
@@ -16,6 +17,7 @@ from fit.report.figures import FIGURES, figure_inputs
 from fit.report.summary_page import report_content
 from fit.results import Influence
 from tests.fit.builders import THETA, make_fit, make_points, plain_points
+from tests.fit.diagnostics.curve_builders import sweep
 
 RUN = Influence(kind="run", run="w16", runs=1, shift=0.1, share=0.5, flops=1e12)
 CLUSTER = dataclasses.replace(RUN, kind="cluster", runs=3)
@@ -46,6 +48,18 @@ def skills():
     return make_fit(points=points, data={"entropy": 1.0, "entropy_by_skill": {"facts": 0.1}})
 
 
+def swept(seeds):
+    """A fit whose runs have training curves and follow an event of the schedule."""
+    simulated, curves = sweep(5, seeds=seeds, lengths=(500_000, 1_000_000))
+    found = collapse(simulated, curves)
+    checks = CurveChecks(collapse=found, lines=normalised_lines(simulated, curves, found))
+    points = make_points()
+    met = [bool(t > np.median(points.tokens)) for t in points.tokens]
+    phase = {"event": "batch_step", "effect": 1e-3, "error": 2e-4, "statistic": 25.0}
+    phase |= {"probability": 1e-5, "met": met}
+    return make_fit(points=points, curves=curves_document(checks, None) | {"phase": phase})
+
+
 CASES = {
     "records": lambda: ScalingLaw.from_fit(make_fit(influence=(RUN, CLUSTER))),
     "one kind of influence": lambda: ScalingLaw.from_fit(make_fit(influence=(RUN,))),
@@ -59,11 +73,13 @@ CASES = {
     "E at its bound": lambda: ScalingLaw.from_fit(make_fit(theta={**THETA, "E": 1e-6})),
     "plain": lambda: ScalingLaw.from_fit(make_fit(points=plain_points(), recipe={})),
     "skills": lambda: ScalingLaw.from_fit(skills()),
+    "curves": lambda: ScalingLaw.from_fit(swept(2)),
+    "curves of one seed": lambda: ScalingLaw.from_fit(swept(1)),
 }
 REQUEST = ReportRequest(serve_tokens=1e9, unique_tokens=1e6)
 
 
-QUICK = ("records", "one budget")
+QUICK = ("records", "one budget", "curves")
 
 
 @pytest.fixture(
@@ -144,3 +160,14 @@ def test_an_e_far_below_the_runs_does_not_press_them_into_a_line():
     inputs = figure_inputs(CASES["E at its bound"]())
     labels = shown_series(FIGURES["loss-compute"].draw(inputs))
     assert "fitted E" not in labels and "runs" in labels
+
+
+def test_the_figure_of_curves_has_a_line_per_size_and_the_noise_between_seeds():
+    figure = FIGURES["curves"].draw(figure_inputs(ScalingLaw.from_fit(swept(2))))
+    left, right = figure.axes
+    names = [line.get_gid() for line in left.get_lines() if line.get_label() == "a size"]
+    assert names == ["14.1k", "25.8k", "40.5k", "79.2k", "130k"]
+    assert sum(line.get_label() == "a size" for line in right.get_lines()) == 5
+    assert "noise between seeds" in shown_series(figure)
+    alone = FIGURES["curves"].draw(figure_inputs(ScalingLaw.from_fit(swept(1))))
+    assert "noise between seeds" not in shown_series(alone)
