@@ -262,6 +262,24 @@ def _integer(table: RunTable, name: str, row: int) -> int | None:
     return int(table.column(name)[row]) if name in table.columns else None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValueRange:
+    """An estimate and its 90% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def value_range(value: float, draws: Floats, *, log: bool = False) -> ValueRange:
+    """A value and the middle 90% of its draws."""
+    low, high = np.quantile(draws, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
+    numbers = [float(value), float(low), float(high)]
+    if log:
+        numbers = [math.exp(max(-700.0, min(700.0, n))) for n in numbers]
+    return ValueRange(value=numbers[0], low=numbers[1], high=numbers[2])
+
+
 @dataclass(frozen=True, slots=True)
 class JointSolution:
     """A least-squares solution: parameters of the optima, then ln k, its slopes and the skew."""
@@ -299,8 +317,10 @@ class JointProblem:
         bends = [s.bend for s in scans if s.found == "inside"] or [1e-3]
         self.bend = math.log(max(float(np.median(bends)), 1e-12))
         points = np.unique(np.stack([self.cell, self.x.round(9)]), axis=1).shape[1]
-        self.skewed = points >= 4 * len(scans)
         self.counts = np.bincount(self.block)
+        spare = len(self.y) - len(self.counts) - len(scans) - 2 - kept.shape[1]
+        # three values in every scan confound the skew with the optimum
+        self.skewed = points > 3 * len(scans) and spare >= 4
 
     def skew_of(self, theta: Floats) -> float:
         """The skew of a solution; 0 where it was not fitted."""
@@ -356,10 +376,17 @@ class JointProblem:
             high = np.concatenate([[self.x.max() + 3.0] * cells, bound[cells:]])
         else:
             low, high = -bound, bound
+
+        def residual(theta: Floats) -> Floats:
+            return (centred(parts(theta)[0]) - observed) / scale
+
+        def gradient(theta: Floats) -> Floats:
+            return centred(parts(theta)[1]) / scale
+
         answer = least_squares(
-            lambda t: (centred(parts(t)[0]) - observed) / scale,
+            residual,
             start,
-            lambda t: centred(parts(t)[1]) / scale,
+            gradient,
             bounds=(low, high),
             xtol=1e-12,
             ftol=1e-12,
@@ -369,7 +396,7 @@ class JointProblem:
         jacobian = np.asarray(answer.jac) * scale
         return JointSolution(
             theta=answer.x,
-            cross=np.linalg.pinv(jacobian.T @ jacobian, rcond=1e-12),
+            cross=np.asarray(np.linalg.pinv(jacobian.T @ jacobian, rcond=1e-12), float),
             squares=float((answer.fun**2).sum()) * scale**2,
             free=len(self.y) - len(self.counts) - len(start),
         )
@@ -403,7 +430,7 @@ def loss_rise(z: Any, skew: Any) -> Floats:
     return np.asarray(z**2 * ratio)
 
 
-def _slope(z: Floats, skew: float) -> Floats:
+def _slope(z: Floats, skew: Any) -> Floats:
     """Derivative of `loss_rise` in z."""
     t = np.clip(skew * z, -30.0, 30.0)
     small = np.abs(t) < 1e-6

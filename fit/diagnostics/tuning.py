@@ -33,9 +33,11 @@ from fit.diagnostics.scans import (
     JointSolution,
     ScannedSetting,
     SettingScan,
+    ValueRange,
     find_scans,
     loss_rise,
     rise_reaches,
+    value_range,
 )
 from fit.errors import FitError
 from fit.quantities import short
@@ -54,15 +56,6 @@ HORIZONS = ((1, 10), (1, 100), (10, 1), (10, 10), (10, 100))
 MORE_TOKENS = 1.2
 """Tokens over those of the best batch that define the critical batch: Zhang et al. 2024,
 arXiv:2410.21676."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ValueRange:
-    """An estimate and its 90% interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +157,8 @@ def fit_tuning(table: RunTable, law: str = "rate", rule: float | None = None) ->
     problem = JointProblem(
         table, setting, features[:, : sum(n in ("params", "tokens") for n in names)]
     )
+    if not problem.skewed:
+        missing.append("whether the loss rises faster above the best than below: add values")
     free_fit = problem.solve(None)
     if not inside or free_fit.free < 1:
         missing.append("a law of the best value: the runs are too few, or no optimum is inside")
@@ -208,13 +203,10 @@ def tuning_notes(table: RunTable) -> Iterator[Note]:
         except FitError:
             continue
         wrong = [e for e in found.exponents if e.chance < CHANCE and e.name in ("params", "tokens")]
-        cell, worst = max(
-            zip(found.setting.scans, found.cells, strict=True),
-            key=lambda pair: pair[1].excess.value,
-            default=(None, None),
-        )
-        if not wrong or cell is None or worst is None:
+        pairs = list(zip(found.setting.scans, found.cells, strict=False))
+        if not wrong or not pairs:
             continue
+        cell, worst = max(pairs, key=lambda pair: pair[1].excess.value)
         if worst.excess.value < WORTH_A_NOTE * worst.loss:
             continue
         moves = " and ".join(
@@ -228,7 +220,8 @@ def tuning_notes(table: RunTable) -> Iterator[Note]:
             message=f"the best {what} goes as {moves}, measured in {len(found.cells)} scans: the "
             f"setting {found.rule:.3g} costs {worst.excess.value:.4f} nats at {short(cell.params)} "
             f"parameters and {short(cell.tokens)} tokens, where {worst.best.value:.3g} is best, "
-            f"which bends the law. Give the rule these exponents: isoflop tuning --law {law}",
+            f"which bends the law. Change the rule to these exponents; isoflop tuning RUNS "
+            f"--law {law} shows what it costs beyond the scans.",
         )
 
 
@@ -333,11 +326,11 @@ def _cells(
     held = (np.quantile(reach, 0.05, axis=0) <= 0) & (np.quantile(reach, 0.95, axis=0) >= 0)
     cells = []
     for i in range(count):
-        cost = _range(float(point[i]), draws[:, i])
+        cost = value_range(float(point[i]), draws[:, i])
         low = 0.0 if held[i] else min(cost.low, cost.value)
         cells.append(
             TunedCell(
-                best=_range(solution.theta[i], theta[:, i], log=True),
+                best=value_range(solution.theta[i], theta[:, i], log=True),
                 bend=float(k[i]),
                 loss=levels[i],
                 excess=ValueRange(value=cost.value, low=low, high=max(cost.high, cost.value)),
@@ -345,15 +338,6 @@ def _cells(
             )
         )
     return tuple(cells), draws
-
-
-def _range(value: float, draws: Floats, *, log: bool = False) -> ValueRange:
-    """A value and the middle 90% of its draws."""
-    low, high = np.quantile(draws, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
-    numbers = [float(value), float(low), float(high)]
-    if log:
-        numbers = [math.exp(max(-700.0, min(700.0, n))) for n in numbers]
-    return ValueRange(value=numbers[0], low=numbers[1], high=numbers[2])
 
 
 def _critical(
@@ -394,7 +378,7 @@ def _critical(
             np.array([worth * math.log(MORE_TOKENS) / math.exp(own_bend @ powers)]),
             np.array([float(own_skew)]),
         )[0]
-        out[i] = _range(solution.theta[i] + own, theta[:, i] + above, log=True)
+        out[i] = value_range(solution.theta[i] + own, theta[:, i] + above, log=True)
     return out
 
 
@@ -417,7 +401,7 @@ def _trends(
             continue
         weights = np.linalg.pinv(design)[1:]
         for name, w in zip(group, weights, strict=True):
-            out.append((name, _range(float(w @ point), draws @ w)))
+            out.append((name, value_range(float(w @ point), draws @ w)))
     return tuple(out)
 
 
@@ -450,7 +434,7 @@ def _shifts(
     start = [half, 0.4, half, 0.4] + ([] if entropy is not None else [math.log(floor)])
 
     def residual(t: Floats) -> Floats:
-        return model(t) - np.log(levels)
+        return np.asarray(model(t) - np.log(levels))
 
     answer = least_squares(residual, start, max_nfev=500)
     jacobian = np.asarray(answer.jac)
@@ -462,7 +446,7 @@ def _shifts(
     point = both @ np.log1p(np.array([c.excess.value for c in cells]) / levels)
     drawn = np.log1p(draws / levels) @ both.T
     names = ("alpha", "beta", "a")
-    return tuple((k, _range(float(point[i]), drawn[:, i])) for i, k in enumerate(names))
+    return tuple((k, value_range(float(point[i]), drawn[:, i])) for i, k in enumerate(names))
 
 
 def _checks(
@@ -495,7 +479,7 @@ def _checks(
             return off, np.asarray(k * loss_rise(off, skew))
 
         (off, cost), (offs, costs) = at(solution.theta), at(theta)
-        away, price = _range(float(off), offs), _range(float(cost), costs)
+        away, price = value_range(float(off), offs), value_range(float(cost), costs)
         low = 0.0 if away.low <= 0 <= away.high else min(price.low, price.value)
         price = ValueRange(value=price.value, low=low, high=max(price.high, price.value))
         limit = SAFE * cells[last].loss
