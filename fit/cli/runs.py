@@ -39,7 +39,7 @@ from fit.query.question import Question
 from fit.report.text import WIDTH, fit_text, hint_text, one_line, table_text, wrapped
 from fit.results import Fit
 
-SCAN_HEADINGS = ("params", "tokens", "shape", "runs", "best", "90%", "bend", "excess %")
+SCAN_HEADINGS = ("params", "tokens", "shape", "best", "90%", "bend", "excess %")
 
 LISTED = ("run", "status", "params", "tokens", "flops", "loss", "loss_se")
 """Columns of the printed table; --csv writes all of them."""
@@ -349,7 +349,8 @@ def tuning_listing(document: dict[str, Any]) -> str:
         if batch is not None:
             lines.append(
                 f"{short(scan['params'])} on {short(scan['tokens'])}: 20% more tokens are "
-                f"needed at a batch of {_span(batch, '.3g')}"
+                f"needed at a batch of {short(batch['value'])} [{short(batch['low'])}, "
+                f"{short(batch['high'])}]"
             )
     lines += _law_lines(document, what)
     lines += [wrapped(f"not determined: {text}") for text in document["undetermined"]]
@@ -387,6 +388,10 @@ def _law_lines(document: dict[str, Any], what: str) -> list[str]:
             f"{document['skew']:.2f}{fits}"
         )
     )
+    worst = max(document["scans"], key=lambda scan: scan["joint"]["excess"]["value"])
+    joint, where = worst["joint"], f"{short(worst['params'])} on {short(worst['tokens'])}"
+    excess = _span(joint["excess"], ".2f", 100 / joint["loss"])
+    lines.append(f"largest excess of the rule: {excess} % of the loss, at {where}")
     for name, trend in document["trends"].items():
         lines.append(
             f"excess with ln {words[name]}: {_span(trend, '.2g', 1e3)} x 1e-3 nats"
@@ -423,17 +428,23 @@ def _scan_cells(scan: dict[str, Any]) -> list[str]:
     """The row of one scan: its own parabola's finding, and pooled values."""
     joint, inside = scan["joint"], scan["found"] == "inside"
     shape = f"{scan['width'] or '-'}x{scan['depth'] or '-'}"
-    head = [short(scan["params"]), short(scan["tokens"]), shape, str(scan["runs"])]
+    head = [short(scan["params"]), short(scan["tokens"]), shape]
     if joint is None:
         known = inside and scan["low"] and scan["high"] is not None
-        limits = f"[{scan['low']:.3g}, {scan['high']:.3g}]" if known else "no interval"
-        return [*head, f"{scan['best']:.3g}", limits if inside else scan["found"], "-", "-"]
+        limits = f"[{_setting(scan['low'])}, {_setting(scan['high'])}]" if known else "no interval"
+        return [*head, _setting(scan["best"], 3), limits if inside else scan["found"], "-", "-"]
     best, excess = joint["best"], {k: 100 * v / joint["loss"] for k, v in joint["excess"].items()}
-    limits = f"[{best['low']:.2g}, {best['high']:.2g}]"
+    limits = f"[{_setting(best['low'])}, {_setting(best['high'])}]"
+    form = ".1f" if excess["high"] >= 10 else ".2f"
     return [
         *head,
-        f"{best['value']:.3g}",
+        _setting(best["value"], 3),
         limits if inside else scan["found"],
         f"{joint['bend']:.2g}",
-        f"{excess['value']:.2f} [{excess['low']:.2f}, {excess['high']:.2f}]",
+        _span(excess, form),
     ]
+
+
+def _setting(value: float, digits: int = 2) -> str:
+    """A setting: 0.0042, or 1.02k for a batch."""
+    return short(value) if value >= 100 else f"{value:.{digits}g}"
