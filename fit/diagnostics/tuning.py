@@ -47,6 +47,8 @@ CHANCE = 0.01
 """Level of the test that a rule's exponent is wrong, for the note `tuning`."""
 LACK = 0.05
 """Level below which the optima's scatter about their law widens its errors."""
+MOST_SCANS = 200
+"""Scans fitted at once: about a second."""
 SAFE = 0.002
 """Share of the loss that mis-tuning may cost."""
 WORTH_A_NOTE = 0.0005
@@ -138,7 +140,7 @@ def fit_tuning(table: RunTable, law: str = "rate", rule: float | None = None) ->
         rule: Setting whose cost is asked; the middle of those tried if None.
 
     Raises:
-        FitError: No scan, or a rule that is not positive.
+        FitError: No scan, more than `MOST_SCANS`, or a rule that is not positive.
         RecordError: No such column.
 
     Source: lr*(N, D) as Porian et al. 2024, arXiv:2406.19146; batch as Bergsma et al. 2025,
@@ -147,6 +149,10 @@ def fit_tuning(table: RunTable, law: str = "rate", rule: float | None = None) ->
     setting = find_scans(table, law)
     if rule is not None and not (math.isfinite(rule) and rule > 0):
         raise FitError(f"--rule {rule:g} is not a setting; a positive number is needed.")
+    if len(setting.scans) > MOST_SCANS:
+        raise FitError(
+            f"{len(setting.scans)} scans; at most {MOST_SCANS} are fitted at once: use --where."
+        )
     tried = np.unique(np.log(setting.values[[r for s in setting.scans for r in s.rows]]).round(9))
     at = math.exp(tried[(len(tried) - 1) // 2]) if rule is None else rule
     names, features, missing = _features(setting)
@@ -170,8 +176,7 @@ def fit_tuning(table: RunTable, law: str = "rate", rule: float | None = None) ->
     shifts = _shifts(table, setting, cells, draws)
     checks = _checks(names, features, problem, law_fit, (spread, free), at, cells, setting.scans)
     if not shifts:
-        missing.append("what the costs do to alpha and beta: that needs 2 sizes and 2 lengths, and")
-        missing[-1] += " a known entropy or 3 of each"
+        missing.append("what the costs do to alpha and beta: add sizes and lengths, 3 of each")
     return Tuning(
         setting=setting,
         rule=at,
@@ -293,7 +298,9 @@ def _exponents(
         interval = ValueRange(value=value, low=value - reach * error, high=value + reach * error)
         chance = 2 * float(stats.t.sf(t, free))
         out.append(
-            OptimumExponent(name=name, exponent=interval, rule=float(rule[i]), chance=chance)
+            OptimumExponent(
+                name=name, exponent=interval, rule=round(float(rule[i]), 9) + 0.0, chance=chance
+            )
         )
     powers = np.array([e.exponent.value for e in out])
     constant = solution.theta[0] + rule[0] - features.mean(axis=0) @ powers
