@@ -56,8 +56,7 @@ WORTH_A_NOTE = 0.0005
 HORIZONS = ((1, 10), (1, 100), (10, 1), (10, 10), (10, 100))
 """Times the largest size and times the longest run at which a rule is judged."""
 MORE_TOKENS = 1.2
-"""Tokens over those of the best batch that define the critical batch: Zhang et al. 2024,
-arXiv:2410.21676."""
+"""Tokens of the critical batch over those of the best: Zhang et al. 2024, arXiv:2410.21676."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +83,7 @@ class TunedCell:
     loss: float
     """Least loss [nats/token]."""
     excess: ValueRange
-    """What the rule's setting costs [nats/token]; too large where the noise dominates, since a cost
-    is never negative."""
+    """What the rule's setting costs [nats/token]: never negative, so biased up by noise."""
     critical_batch: ValueRange | None = None
     """Batch setting that needs 20% more tokens than the best for one loss, where lengths differ."""
 
@@ -128,7 +126,7 @@ class Tuning:
     """What the excess adds to alpha, beta and a = beta/(alpha + beta) of a law of these cells."""
     checks: tuple[HorizonCheck, ...] = ()
     undetermined: tuple[str, ...] = ()
-    """What the scans do not determine, and what to add."""
+    """What the scans do not determine."""
 
 
 def fit_tuning(table: RunTable, law: str = "rate", rule: float | None = None) -> Tuning:
@@ -244,9 +242,8 @@ def _features(setting: ScannedSetting) -> tuple[list[str], Floats, list[str]]:
         logs = np.log(column) if min(column) > 0 else np.zeros(len(scans))
         if np.ptp(logs) < 0.05:
             if name in ("params", "tokens"):
-                kind = "size" if name == "params" else "length"
-                letter = "N" if name == "params" else "D"
-                missing.append(f"how the best moves with {letter}: one {kind} only, add others")
+                kind = "N: one size" if name == "params" else "D: one length"
+                missing.append(f"how the best moves with {kind} only, add others")
             continue
         design = np.stack([np.ones(len(scans)), *columns, logs], axis=1)
         rest = logs - design[:, :-1] @ np.linalg.lstsq(design[:, :-1], logs, rcond=None)[0]
@@ -293,13 +290,15 @@ def _exponents(
     for i, name in enumerate(names, start=1):
         error = math.sqrt(max(solution.cross[i, i] * variance, 0.0))
         moved = float(solution.theta[i])
-        value = float(moved + rule[i])
+        value = moved + float(rule[i])
         t = abs(moved) / error if error else (math.inf if abs(moved) > 1e-9 else 0.0)
         interval = ValueRange(value=value, low=value - reach * error, high=value + reach * error)
-        chance = 2 * float(stats.t.sf(t, free))
         out.append(
             OptimumExponent(
-                name=name, exponent=interval, rule=round(float(rule[i]), 9) + 0.0, chance=chance
+                name=name,
+                exponent=interval,
+                rule=round(float(rule[i]), 9) + 0.0,  # no negative zero
+                chance=2 * float(stats.t.sf(t, free)),
             )
         )
     powers = np.array([e.exponent.value for e in out])
@@ -493,11 +492,7 @@ def _checks(
         sure = "safe" if price.high < limit else "not safe" if low > limit else "not determined"
         out.append(
             HorizonCheck(
-                times_params=times[0],
-                times_tokens=times[1],
-                off=away,
-                cost=price,
-                verdict=sure,
+                times_params=times[0], times_tokens=times[1], off=away, cost=price, verdict=sure
             )
         )
     return tuple(out)
