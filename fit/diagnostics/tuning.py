@@ -221,8 +221,8 @@ def tuning_notes(table: RunTable) -> Iterator[Note]:
             code="tuning",
             severity="warning",
             message=f"the best {what} goes as {moves}, measured in {len(found.cells)} scans: the "
-            f"setting {found.rule:.3g} costs {worst.excess.value:.4f} nats at {short(cell.params)} "
-            f"parameters and {short(cell.tokens)} tokens, where {worst.best.value:.3g} is best, "
+            f"setting {found.rule:.4g} costs {worst.excess.value:.4f} nats at {short(cell.params)} "
+            f"parameters and {short(cell.tokens)} tokens, where {worst.best.value:.4g} is best, "
             f"which bends the law. Change the rule to these exponents; isoflop tuning RUNS "
             f"--law {law} shows what it costs beyond the scans.",
         )
