@@ -341,7 +341,8 @@ def tuning_listing(document: dict[str, Any]) -> str:
     lines.append(
         wrapped(
             f"best: setting of the {what} in the rule's unit; bend: nats per ln(setting)^2; "
-            f"excess: of the setting {_setting(document['rule'], 3)}, in % of the loss. Intervals hold 90%."
+            f"excess: of the setting {_setting(document['rule'], 3)}, in % of the loss. "
+            "Intervals hold 90%."
         )
     )
     batches = [(s, s["joint"]["critical_batch"]) for s in document["scans"] if s["joint"]]
