@@ -326,13 +326,19 @@ def runs_command(
 
 @main.command("tuning")
 @runs_argument
+@click.option(
+    "--law", default="rate", show_default=True, help="rate, batch or a column: train.weight_decay."
+)
+@click.option("--rule", type=float, help="Setting whose cost is asked; else the middle one tried.")
 @table_options
 @json_option
-def tuning_command(runs: tuple[str, ...], as_json: bool, **reading: Any) -> None:
-    """Find the best learning rate of each size in a scan, and what one rule for all sizes costs."""
-    from fit.report.listings import tuning_document, tuning_listing
+def tuning_command(
+    runs: tuple[str, ...], law: str, rule: float | None, as_json: bool, **reading: Any
+) -> None:
+    """Fit the best learning rate or batch over N and D to scans of it, and judge the rule used."""
+    from fit.cli.runs import tuning_document, tuning_listing
 
-    document = tuning_document(runs, **reading_of(**reading))
+    document = tuning_document(runs, law, rule, **reading_of(**reading))
     _print(document, tuning_listing(document), as_json=as_json)
 
 

@@ -1,4 +1,4 @@
-"""Text of `isoflop fit`, and `isoflop runs`: the list of runs and the progress of a sweep.
+"""Text of `isoflop fit`, `isoflop runs` (runs, progress of a sweep) and `isoflop tuning`.
 
 All text fits a terminal of 80 columns.
 """
@@ -29,14 +29,17 @@ from fit.data.records import (
     read_runs,
 )
 from fit.data.table import RunTable
+from fit.diagnostics.tuning import LACK, SAFE, fit_tuning, tuning_notes
 from fit.errors import RecordError, RefusedError
 from fit.files import COMPRESSIONS
 from fit.laws.families import law
-from fit.quantities import duration, option_name, power, short
+from fit.quantities import duration, option_name, percent, power, short
 from fit.query.answer import answer
 from fit.query.question import Question
 from fit.report.text import WIDTH, fit_text, hint_text, one_line, table_text, wrapped
 from fit.results import Fit
+
+SCAN_HEADINGS = ("params", "tokens", "shape", "best", "90%", "bend", "excess %")
 
 LISTED = ("run", "status", "params", "tokens", "flops", "loss", "loss_se")
 """Columns of the printed table; --csv writes all of them."""
@@ -289,3 +292,160 @@ def _problem_rows(snapshot: SweepSnapshot) -> list[str]:
 def _cut(line: str) -> str:
     """A line cut to 80 columns."""
     return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"
+
+
+def tuning_document(
+    runs: Sequence[str | Path] | Path, law: str = "rate", rule: float | None = None, **reading: Any
+) -> dict[str, Any]:
+    """The `isoflop.tuning/2` document: every scan, the law of the best setting, the rule's cost.
+
+    Args:
+        runs: Folder of run records, or a table.
+        law: `rate`, `batch` or a column.
+        rule: Setting whose cost is asked; the middle of those tried if None.
+        **reading: How tables are read and rows selected, see `load`.
+
+    Raises:
+        RecordError: The runs cannot be read, or have no such column.
+        FitError: They hold no scan.
+    """
+    table = load(runs, **reading)
+    tuning = fit_tuning(table, law, rule)
+    document = dataclasses.asdict(tuning)
+    setting = document.pop("setting")
+    cells = document.pop("cells") or [None] * len(setting["scans"])
+    scans = [
+        {k: v for k, v in scan.items() if k != "rows"} | {"joint": cell}
+        for scan, cell in zip(setting["scans"], cells, strict=True)
+    ]
+    for name in ("trends", "shifts"):
+        document[name] = dict(document[name])
+    return dict(
+        finite_or_null(
+            {
+                "schema": "isoflop.tuning/2",
+                "law": law,
+                "column": setting["column"],
+                "scans": scans,
+                **document,
+                "notes": [dataclasses.asdict(n) for n in tuning_notes(table)],
+            }
+        )
+    )
+
+
+def tuning_listing(document: dict[str, Any]) -> str:
+    """The table of scans, the law, the rule beyond the scans, and the notes."""
+    what = {"rate": "learning rate", "batch": "batch"}.get(document["law"], document["column"])
+    lines = [table_text(SCAN_HEADINGS, [_scan_cells(s) for s in document["scans"]]), ""]
+    lines.append(
+        wrapped(
+            f"best: setting of the {what} in the rule's unit; bend: nats per ln(setting)^2; "
+            f"excess: of the setting {_setting(document['rule'], 3)}, in % of the loss. "
+            "Intervals hold 90%."
+        )
+    )
+    batches = [(s, s["joint"]["critical_batch"]) for s in document["scans"] if s["joint"]]
+    for scan, batch in batches:
+        if batch is not None:
+            lines.append(
+                f"{short(scan['params'])} on {short(scan['tokens'])}: 20% more tokens are "
+                f"needed at a batch of {short(batch['value'])} [{short(batch['low'])}, "
+                f"{short(batch['high'])}]"
+            )
+    lines += _law_lines(document, what)
+    lines += [wrapped(f"not determined: {text}") for text in document["undetermined"]]
+    lines += [wrapped(f"{n['severity']}: {n['message']}") for n in document["notes"]]
+    return "\n".join(lines)
+
+
+def _law_lines(document: dict[str, Any], what: str) -> list[str]:
+    """The law of the best value, what the rule costs, and where it holds."""
+    if not document["scans"][0]["joint"]:
+        return []
+    words = {"params": "N", "tokens": "D", "tokens/params": "D/N"}
+    law = " ".join(
+        f"{words.get(e['name'], e['name'])}^{e['exponent']['value']:.3f}"
+        for e in document["exponents"]
+    )
+    lines = ["", wrapped(f"best {what} = {document['constant']:.3g} {law}".rstrip())]
+    rows = [
+        [
+            words.get(e["name"], e["name"]),
+            _span(e["exponent"], ".3f"),
+            f"{e['rule']:.3f}",
+            f"{e['chance']:.2g}",
+        ]
+        for e in document["exponents"]
+    ]
+    if rows:
+        lines.append(table_text(("exponent of", "measured", "rule's own", "p of equality"), rows))
+    lack = document["lack"]
+    fits = "" if lack is None else f"; the best values follow this law: p = {lack:.2g}"
+    fits += " (errors widened)" if lack is not None and lack < LACK else ""
+    lines.append(
+        wrapped(
+            f"scatter {document['noise']:.2g} nats on {document['free']} degrees of freedom; skew "
+            f"{document['skew']:.2f}{fits}"
+        )
+    )
+    worst = max(document["scans"], key=lambda scan: scan["joint"]["excess"]["value"])
+    joint, where = worst["joint"], f"{short(worst['params'])} on {short(worst['tokens'])}"
+    excess = _span(joint["excess"], ".2f", 100 / joint["loss"])
+    lines.append(f"largest excess of the rule: {excess} % of the loss, at {where}")
+    for name, trend in document["trends"].items():
+        lines.append(
+            f"excess with ln {words[name]}: {_span(trend, '.2g', 1e3)} x 1e-3 nats"
+            f"{'' if trend['low'] <= 0 <= trend['high'] else ', a trend'}"
+        )
+    for name, shift in document["shifts"].items():
+        lines.append(f"the excess adds to {name} of the law: {_span(shift, '.4f')}")
+    if document["checks"]:
+        headings = ("beyond the largest", "ln(rule/best)", "cost [1e-3 nats]", "rule is")
+        checks = [
+            [
+                f"{c['times_params']}x N, {c['times_tokens']}x D",
+                _span(c["off"], ".2f"),
+                _span(c["cost"], ".2g", 1e3),
+                c["verdict"],
+            ]
+            for c in document["checks"]
+        ]
+        lines += ["", table_text(headings, checks)]
+        lines.append(f"safe: it costs less than {percent(SAFE)} of the largest cell's loss")
+    return lines
+
+
+def _span(values: Mapping[str, float | None], form: str, times: float = 1.0) -> str:
+    """A value and its interval."""
+    value, low, high = (
+        "-" if v is None else format(v * times, form)
+        for v in (values["value"], values["low"], values["high"])
+    )
+    return f"{value} [{low}, {high}]"
+
+
+def _scan_cells(scan: dict[str, Any]) -> list[str]:
+    """The row of one scan: its own parabola's finding, and pooled values."""
+    joint, inside = scan["joint"], scan["found"] == "inside"
+    shape = f"{scan['width'] or '-'}x{scan['depth'] or '-'}"
+    head = [short(scan["params"]), short(scan["tokens"]), shape]
+    if joint is None:
+        known = inside and scan["low"] and scan["high"] is not None
+        limits = f"[{_setting(scan['low'])}, {_setting(scan['high'])}]" if known else "no interval"
+        return [*head, _setting(scan["best"], 3), limits if inside else scan["found"], "-", "-"]
+    best, excess = joint["best"], {k: 100 * v / joint["loss"] for k, v in joint["excess"].items()}
+    limits = f"[{_setting(best['low'])}, {_setting(best['high'])}]"
+    form = ".1f" if excess["high"] >= 10 else ".2f"
+    return [
+        *head,
+        _setting(best["value"], 3),
+        limits if inside else scan["found"],
+        f"{joint['bend']:.2g}",
+        _span(excess, form),
+    ]
+
+
+def _setting(value: float, digits: int = 2) -> str:
+    """A setting: 0.0042, or 1.02k for a batch."""
+    return short(value) if value >= 100 else f"{value:.{digits}g}"

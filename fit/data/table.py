@@ -200,6 +200,7 @@ def _further_columns(done: Sequence[RunRecord], active: Floats | None) -> dict[s
 
     `unique_tokens` is infinite where the data never repeat. `params_total`, N and idle experts, is
     there where some runs have experts and `active`, the N of each run, leaves idle ones out.
+    Numbers of the recipe, such as `train.lr`, are there where they differ between runs.
     """
     columns: dict[str, NDArray[Any]] = {}
 
@@ -222,10 +223,19 @@ def _further_columns(done: Sequence[RunRecord], active: Floats | None) -> dict[s
             lambda record, skill=skill: (record.loss_by_skill or {}).get(skill),  # type: ignore[misc]
             math.nan,
         )
+    for name in sorted({s for record in done for s in record.recipe if s.startswith("train.")}):
+        settings = [record.recipe.get(name) for record in done]
+        if len(set(map(repr, settings))) > 1 and all(_is_number(s) for s in settings):
+            add(name, lambda record, name=name: record.recipe[name], math.nan)  # type: ignore[misc]
     if active is not None and "params_idle" in columns:
         columns["params_total"] = active + np.nan_to_num(columns["params_idle"])
         columns["params_total"].setflags(write=False)
     return columns
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a setting is a number; a missing one and a switch are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _count(record: RunRecord, params: str, flops: str) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Checks of a fit; each returns notes or a typed result, and none changes the fit.
 
 Notes on the runs and residuals (`notes`, `residuals`), refits (`robustness`), cross-checks by
-approaches 1 and 2 (`approaches`), and scans of the learning rate and of skills (`scans`).
+approaches 1 and 2 (`approaches`), scans of the learning rate and other recipe numbers (`scans`),
+and the law of their best values (`tuning`).
 """

@@ -11,7 +11,7 @@ from fit.data.table import RunTable
 from fit.diagnostics.copies import EQUAL
 from fit.diagnostics.curves import Collapse, CurveChecks
 from fit.diagnostics.residuals import intake_notes, residual_notes
-from fit.diagnostics.scans import tuning_notes
+from fit.diagnostics.tuning import tuning_notes
 from fit.errors import FitError
 from fit.estimation.general import GeneralProblem
 from fit.estimation.solver import Estimate

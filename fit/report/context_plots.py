@@ -22,7 +22,6 @@ from fit.allocation.scaling_law import (
 )
 from fit.data.records import Floats
 from fit.data.table import RunTable
-from fit.diagnostics.scans import PREFIX, ShapeSkills, by_shape
 from fit.errors import FitError
 from fit.files import csv_text
 from fit.laws.families import ENDLESS, borrows_repeat_constants
@@ -30,6 +29,7 @@ from fit.laws.published import PRESETS, PUBLISHED_MODELS, PublishedModel
 from fit.quantities import power, short, three_digits
 from fit.query.warnings import FRESH_EPOCHS, STALE_EPOCHS
 from fit.report import plots
+from fit.report.figure_data import PREFIX, ShapeSkills, by_shape
 from fit.report.plots import (
     ACCENT,
     BAND,

@@ -1,16 +1,21 @@
-"""The data that a figure shows, read back from its artists and written as CSV.
+"""Data of figures: what a drawn figure shows as CSV, and losses by skill averaged over seeds.
 
 The table is made from the drawn figure, so it holds whatever the figure shows and nothing else.
+Losses by skill are averaged over the seeds of each shape, with Student's intervals.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fit.data.records import Floats
+from fit.data.table import RunTable
+from fit.errors import FitError
 from fit.files import csv_text
 
 if TYPE_CHECKING:
@@ -25,6 +30,11 @@ COLUMNS = (
 EQUAL_LOSS = "law: equal loss"
 """Label of the contours of the loss surface."""
 Row = dict[str, Any]
+SKILL_LEVEL = 0.9
+PREFIX = "loss_"
+SHOWN = 3
+"""Skills that fit on a terminal beside the shape; the document has all."""
+NOT_SKILLS = ("loss_se", "loss_bpb", "loss_plain")
 
 
 def figure_table(figure: Figure, runs: Sequence[str] = ()) -> str:
@@ -149,3 +159,96 @@ def _series(artist: Any) -> str:
     """Label of an artist; empty where it is one that matplotlib assigned."""
     label = str(artist.get_label())
     return "" if label.startswith("_") else label
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkillExcess:
+    """What a skill costs above a perfect predictor, over the seeds of one shape and length."""
+
+    mean: float
+    """Over seeds [nats/token]: the skill's share of the loss, less its share of the entropy."""
+    error: float
+    """Half of the 90% interval of the mean, Student's t; infinite with one seed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShapeSkills:
+    """One shape trained for one length."""
+
+    width: int
+    depth: int
+    params: float
+    tokens: float
+    seeds: int
+    excess: Mapping[str, SkillExcess]
+
+
+def skills_by_shape(table: RunTable) -> tuple[ShapeSkills, ...]:
+    """Average the excess loss of every skill over the seeds of each shape.
+
+    Args:
+        table: Runs with losses by skill on data whose entropy by skill is known.
+
+    Returns:
+        One row per shape and length, by ascending tokens, then depth, then width. Skills that cost
+        nothing in any run are left out.
+
+    Raises:
+        FitError: The runs have no losses by skill, differ in their data, or have no shapes.
+    """
+    entropy = None if table.data is None else table.data.entropy_by_skill
+    rows = () if entropy is None else by_shape(table.columns, table.tokens, table.params, entropy)
+    if not rows:
+        raise FitError(
+            f"{table.source or 'the table'} has no losses by skill over shapes on one data set; "
+            "records of stories have them: python -m sweep -m +experiment=skills"
+        )
+    return rows
+
+
+def by_shape(
+    columns: Mapping[str, Any], tokens: Floats, params: Floats, entropy: Mapping[str, float]
+) -> tuple[ShapeSkills, ...]:
+    """The same from columns; empty where there are no losses by skill or no shapes.
+
+    Args:
+        columns: width, depth and `loss_<skill>`, each (runs,).
+        tokens: (runs,).
+        params: (runs,).
+        entropy: By skill [nats/token].
+    """
+    names = [c for c in columns if c.startswith(PREFIX) and c not in NOT_SKILLS]
+    if not names or not {"width", "depth"} <= set(columns):
+        return ()
+    bare = {n: n.removeprefix(PREFIX) for n in names}
+    values = {bare[n]: np.asarray(columns[n], float) - entropy.get(bare[n], 0.0) for n in names}
+    kept = {name: v for name, v in values.items() if (np.abs(v) > 1e-12).any()}
+    keys = np.stack([tokens, columns["depth"], columns["width"], params], 1).astype(float)
+    shapes, group = np.unique(keys, axis=0, return_inverse=True)
+    rows = []
+    for number, (length, depth, width, size) in enumerate(shapes):
+        chosen = group.ravel() == number
+        rows.append(
+            ShapeSkills(
+                width=int(width),
+                depth=int(depth),
+                params=float(size),
+                tokens=float(length),
+                seeds=int(chosen.sum()),
+                excess={name: _excess(v[chosen]) for name, v in kept.items()},
+            )
+        )
+    return tuple(rows)
+
+
+def _excess(values: Any) -> SkillExcess:
+    """Mean and half of its interval."""
+    from scipy.special import stdtrit
+
+    count = len(values)
+    if count < 2:
+        return SkillExcess(mean=float(values.mean()), error=math.inf)
+    reach = float(stdtrit(count - 1, 0.5 + SKILL_LEVEL / 2))
+    return SkillExcess(
+        mean=float(values.mean()), error=float(reach * values.std(ddof=1) / math.sqrt(count))
+    )

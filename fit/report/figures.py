@@ -24,13 +24,12 @@ from fit.allocation.scaling_law import (
     identified_frontier,
     splits_budgets,
 )
-from fit.diagnostics.scans import ShapeSkills
 from fit.errors import RefusedError
 from fit.query.answer import answer
 from fit.query.documents import Answer
 from fit.query.question import Question
 from fit.report import check_plots, context_plots, plots
-from fit.report.figure_data import figure_table, shown_series
+from fit.report.figure_data import ShapeSkills, figure_table, shown_series
 from fit.report.text import approach_name
 from fit.verdict import Verdict, worst
 

@@ -1,7 +1,7 @@
-"""Ledgers, comparisons, proposals of runs, rate scans and skills as text for a terminal.
+"""Ledgers, comparisons, proposals of runs and skills as text for a terminal.
 
-Documents that only the command line prints (`ledger_document`, `tuning_document`,
-`skills_document`) stand beside their tables.
+Documents that only the command line prints (`ledger_document`, `skills_document`) stand beside
+their tables.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from fit.comparison.compare import BudgetComparison, Comparison
 from fit.data.readers import load
 from fit.data.records import finite_or_null
 from fit.design.plan_files import Precision, Proposal, SpendStep, SuggestedRun
-from fit.diagnostics.scans import SHOWN, SKILL_LEVEL, rate_scans, skills_by_shape, tuning_notes
 from fit.forecasts.ledger import Ledger, LedgerEntry
 from fit.forecasts.scoring import SURE, Calibration, calibration
 from fit.laws.families import law
 from fit.laws.law import Law
 from fit.laws.published import Preset
 from fit.quantities import count_noun, percent, power, short, three_digits
+from fit.report.figure_data import SHOWN, SKILL_LEVEL, skills_by_shape
 from fit.report.text import (
     TIMES,
     WIDTH,
@@ -42,7 +42,6 @@ STATUSES = {
     "altered": "changed after it was sealed: not counted",
 }
 TIMES_OR_DIVIDED, PLUS_MINUS = f"{TIMES}/", "\N{PLUS-MINUS SIGN}"
-SCAN_HEADINGS = ("params", "tokens", "width", "depth", "runs", "best rate", "90%", "loss", "cost")
 
 
 def entry_text(entry: LedgerEntry) -> str:
@@ -374,57 +373,6 @@ def _launch_rows(folder: Path, launch: str | None) -> list[str]:
         else:
             rows.append(f"{label:8} {command}")
     return rows
-
-
-def tuning_document(runs: Sequence[str | Path] | Path, **reading: Any) -> dict[str, Any]:
-    """The `isoflop.tuning/1` document: the best rate of every scan, and what one rule costs.
-
-    Args:
-        runs: Folder of run records, or a table with a column `lr`.
-        **reading: How tables are read and rows selected, see `load`.
-
-    Raises:
-        RecordError: The runs cannot be read.
-        FitError: They hold no scan.
-    """
-    table = load(runs, **reading)
-    document = {
-        "schema": "isoflop.tuning/1",
-        "scans": [dataclasses.asdict(s) for s in rate_scans(table)],
-        "notes": [dataclasses.asdict(n) for n in tuning_notes(table)],
-    }
-    return dict(finite_or_null(document))
-
-
-def tuning_listing(document: dict[str, Any]) -> str:
-    """The table of scans, and the notes beneath."""
-    rows = [_scan_cells(scan) for scan in document["scans"]]
-    lines = [
-        table_text(SCAN_HEADINGS, rows),
-        "",
-        "best rate: in the rule's unit, at the base width where records know it",
-        "cost: nats lost there at the best rate of the smallest size",
-    ]
-    lines += [one_line(f"{n['severity']}: {n['message']}") for n in document["notes"]]
-    return "\n".join(lines)
-
-
-def _scan_cells(scan: dict[str, Any]) -> list[str]:
-    """The row of one scan."""
-    inside = scan["found"] == "inside"
-    low, high = scan["low"], scan["high"]
-    bounded = inside and low and high is not None
-    return [
-        short(scan["params"]),
-        short(scan["tokens"]),
-        str(scan["width"] or "-"),
-        str(scan["depth"] or "-"),
-        str(scan["runs"]),
-        f"{scan['rate']:.3g}",
-        f"[{low:.3g}, {high:.3g}]" if bounded else "no interval" if inside else scan["found"],
-        f"{scan['loss']:.4f}",
-        "-" if scan["cost"] is None else f"{scan['cost']:.4f}",
-    ]
 
 
 def skills_document(runs: Sequence[str | Path] | Path, **reading: Any) -> dict[str, Any]:

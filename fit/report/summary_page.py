@@ -21,7 +21,6 @@ from fit.allocation.scaling_law import (
     fit_of,
 )
 from fit.data.table import RunTable
-from fit.diagnostics.scans import SKILL_LEVEL, ShapeSkills, SkillExcess
 from fit.forecasts.ledger import Ledger
 from fit.forecasts.scoring import calibration
 from fit.quantities import count_noun, option_name, percent, power, short, three_digits
@@ -30,6 +29,7 @@ from fit.query.launch import launch_line
 from fit.query.warnings import UNCOMPARED, cross_check_remark
 from fit.report import tables
 from fit.report.context_plots import TOTAL, shapes_shown, skills_caption, skills_shown
+from fit.report.figure_data import SKILL_LEVEL, ShapeSkills, SkillExcess
 from fit.report.figures import SHAPES, figure_inputs
 from fit.report.sections import report_sections
 from fit.report.tables import FigureBlock, Section, Table, left, right

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from fit.diagnostics.scans import ShapeSkills, SkillExcess
 from fit.laws.families import law
 from fit.report.context_plots import TOTAL, skills_caption
+from fit.report.figure_data import ShapeSkills, SkillExcess
 from fit.report.summary_page import shape_report_content
 from tests.fit.laws.builders import TRUTH, lawful
 

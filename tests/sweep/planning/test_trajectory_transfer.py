@@ -9,7 +9,7 @@ import torch
 
 from fit.data.accounting import Shape
 from fit.data.readers import load
-from fit.diagnostics.scans import rate_scans
+from fit.diagnostics.scans import find_scans
 from sweep.model import Transformer
 from sweep.planning.grid import compose_config, grid
 from sweep.planning.trajectory import plan, scale_recipe
@@ -91,8 +91,8 @@ def test_the_best_rate_carries_over_widths_and_under_completep_over_depths(tmp_p
         for rate in (0.0005, 0.002, 0.008, 0.032, 0.128):
             shape = (f"model.width={width}", f"model.depth={depth}")
             train(trajectory(*quick, *shape, f"train.lr={rate}"), tmp_path, Quiet())
-    narrow, *others = rate_scans(load(tmp_path))
+    narrow, *others = find_scans(load(tmp_path)).scans
     assert {(s.width, s.depth) for s in (narrow, *others)} == {(16, 2), (32, 2), (16, 6)}
     assert [s.found for s in (narrow, *others)] == ["inside"] * 3
     for scan in others:
-        assert 1 / 3 < scan.rate / narrow.rate < 3
+        assert 1 / 3 < scan.best / narrow.best < 3

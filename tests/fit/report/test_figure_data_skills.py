@@ -17,9 +17,9 @@ from fit.cli.main import main
 from fit.data.readers import load
 from fit.data.records import DataInfo
 from fit.data.table import RunTable
-from fit.diagnostics.scans import skills_by_shape
 from fit.errors import FitError
 from fit.report.context_plots import TOTAL, shapes_of, skill_by_shape, skills_shown
+from fit.report.figure_data import skills_by_shape
 from fit.report.render import write_any_report
 
 ROOT = Path(__file__).parents[3]
