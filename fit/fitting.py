@@ -23,7 +23,6 @@ from fit.data.conditions import as_conditions, join_conditions
 from fit.data.readers import load
 from fit.data.table import MOST_RUNS, RunTable, subsample
 from fit.diagnostics.approaches import EnvelopeModel, envelope_check, isoflop_check
-from fit.diagnostics.copies import copies_note, join_copies, without_near_copies
 from fit.diagnostics.curves import CurveChecks, curve_checks, curves_document
 from fit.diagnostics.notes import (
     check_runs,
@@ -41,7 +40,14 @@ from fit.errors import FitError, QueryError
 from fit.estimation.general import GeneralProblem, check_columns, check_held, fit_problem
 from fit.estimation.objective import LOSSES
 from fit.estimation.solver import Estimate, estimate
-from fit.estimation.weights import check_weights, weighted, weights_of
+from fit.estimation.weights import (
+    check_weights,
+    copies_note,
+    join_copies,
+    weighted,
+    weights_of,
+    without_near_copies,
+)
 from fit.files import versions
 from fit.inference.intervals import check_interval, largest_product, parameter_intervals
 from fit.inference.misspecification import detect_misfit, detect_phase, widen_by_misfit

@@ -222,6 +222,18 @@ def three_digits(value: float) -> str:
     return f"{value:.{digits}f}"
 
 
+def loss_difference(loss: float) -> str:
+    """A difference of losses, with four decimals where it is small; infinity is `never`."""
+    if not math.isfinite(loss):
+        return "never"
+    return f"{loss:.4f}" if abs(loss) < 1 else three_digits(loss)
+
+
+def with_commas(value: float) -> str:
+    """Hours or dollars, such as 1,234 or 0.0123."""
+    return f"{value:,.0f}" if 1e3 <= value < 1e12 else three_digits(value)
+
+
 def percent(share: float) -> str:
     """A share in percent, without rounding: 0.999 -> 99.9%."""
     return f"{100 * share:.10g}%"

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from fit.data.table import RunTable
-from fit.diagnostics.copies import EQUAL
 from fit.diagnostics.curves import Collapse, CurveChecks
 from fit.diagnostics.residuals import intake_notes, residual_notes
 from fit.diagnostics.tuning import tuning_notes
 from fit.errors import FitError
 from fit.estimation.general import GeneralProblem
 from fit.estimation.solver import Estimate
+from fit.estimation.weights import EQUAL
 from fit.inference.misspecification import EVENTS, TERMS, Misfit, Phase
 from fit.inference.resampling import e_is_needed, kappa
 from fit.laws.law import Law

@@ -12,7 +12,15 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from fit.laws.families import law
-from fit.quantities import count_noun, interval_text, percent, power, short, three_digits
+from fit.quantities import (
+    count_noun,
+    interval_text,
+    loss_difference,
+    percent,
+    power,
+    short,
+    three_digits,
+)
 from fit.query.documents import (
     Answer,
     AnswerCost,
@@ -315,11 +323,11 @@ def _curve_rows(fit: Fit) -> list[str]:
     found = fit.curves.get("collapse")
     if found is None:
         return []
+    more = "a second seed would say whether seeds do too"
+    if found["probability"] is not None:
+        more = f"runs of one size by {found['noise']:.2g} (p = {found['probability']:.2g})"
     text = f"{len(found['sizes'])} sizes differ by {found['discrepancy']:.2g} nats, normalised"
-    if found["probability"] is None:
-        return wrapped_row("curves", f"{text}; a second seed would say whether seeds do too")
-    text += f"; runs of one size by {found['noise']:.2g} (p = {found['probability']:.2g})"
-    return wrapped_row("curves", text)
+    return wrapped_row("curves", f"{text}; {more}")
 
 
 def _entropy_rows(fit: Fit) -> list[str]:
@@ -328,9 +336,9 @@ def _entropy_rows(fit: Fit) -> list[str]:
     if entropy is None or fitted is None:
         return []
     text = f"{entropy:>10.4f}  fitted E {fitted - entropy:+.4f} from it"
-    if "E" not in fit.interval.bounds:
+    low, high = fit.interval.bounds.get("E", (None, None))
+    if low is None or high is None:
         return [row("known entropy", text)]
-    low, high = fit.interval.bounds["E"]
     if low <= entropy <= high:
         return [row("known entropy", f"{text}; inside its interval")]
     # With four digits, an entropy just outside is printed as equal to the end of the interval.
@@ -455,7 +463,7 @@ def _constraint_text(c: Constraint) -> str:
 
 def _gain_text(gain: Gain) -> str:
     """How much lower the loss is, and the compute that would be worth as much."""
-    loss = f"loss less by {_ranged(gain.loss, _loss_difference)}"
+    loss = f"loss less by {_ranged(gain.loss, loss_difference)}"
     if gain.multiplier is None:
         return loss
     return f"{loss}, worth {TIMES}{_ranged(gain.multiplier, three_digits)} the compute"
@@ -468,7 +476,7 @@ def _regret_cells(r: Regret) -> tuple[str, ...]:
     if r.size == 1:
         return size, short(r.params), "-", "-", "-", "-"
     serving = f"{-100 * r.serving_saved:+.0f}%"
-    cells = _ranged(r.loss_up, _loss_difference), _compute_increase(r.compute_up)
+    cells = _ranged(r.loss_up, loss_difference), _compute_increase(r.compute_up)
     return size, short(r.params), *cells, serving, even
 
 
@@ -482,13 +490,6 @@ def _ranged(
     return f"{form(number.value)} [{end(low)}, {end(high)}]"
 
 
-def _loss_difference(loss: float) -> str:
-    """A difference of losses, with four decimals where it is small."""
-    if not math.isfinite(loss):
-        return "never"
-    return f"{loss:.4f}" if abs(loss) < 1 else three_digits(loss)
-
-
 def _compute_increase(number: Number) -> str:
     """An increase in percent, or as a factor where it is large, with its interval."""
     if not math.isfinite(number.value):
@@ -499,8 +500,3 @@ def _compute_increase(number: Number) -> str:
         )
         return f"{TIMES}{text}"
     return _ranged(number, lambda v: f"{100 * v:+.0f}%", lambda v: f"{100 * v:.0f}")
-
-
-def _with_commas(value: float) -> str:
-    """Hours or dollars, such as 1,234 or 0.0123."""
-    return f"{value:,.0f}" if 1e3 <= value < 1e12 else three_digits(value)

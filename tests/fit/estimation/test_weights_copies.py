@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from fit.diagnostics.copies import join_copies, without_near_copies
+from fit.estimation.weights import join_copies, without_near_copies
 from fit.fitting import FitOptions, fit_table
 from tests.fit.test_fitting import table
 
