@@ -326,8 +326,8 @@ def _curve_rows(fit: Fit) -> list[str]:
     more = "a second seed would say whether seeds do too"
     if found["probability"] is not None:
         more = f"runs of one size by {found['noise']:.2g} (p = {found['probability']:.2g})"
-    text = f"{len(found['sizes'])} sizes differ by {found['discrepancy']:.2g} nats, normalised"
-    return wrapped_row("curves", f"{text}; {more}")
+    sizes = f"{len(found['sizes'])} sizes differ by {found['discrepancy']:.2g} nats"
+    return wrapped_row("curves", f"{sizes}, normalised; {more}")
 
 
 def _entropy_rows(fit: Fit) -> list[str]:
@@ -336,11 +336,10 @@ def _entropy_rows(fit: Fit) -> list[str]:
     if entropy is None or fitted is None:
         return []
     text = f"{entropy:>10.4f}  fitted E {fitted - entropy:+.4f} from it"
-    low, high = fit.interval.bounds.get("E", (None, None))
-    if low is None or high is None:
-        return [row("known entropy", text)]
+    low, high = fit.interval.bounds.get("E", (-math.inf, math.inf))
     if low <= entropy <= high:
-        return [row("known entropy", f"{text}; inside its interval")]
+        inside = "; inside its interval" if "E" in fit.interval.bounds else ""
+        return [row("known entropy", f"{text}{inside}")]
     # With four digits, an entropy just outside is printed as equal to the end of the interval.
     beyond = max(low - entropy, entropy - high)
     missed = 100 * (1 - fit.interval.level)
@@ -432,13 +431,13 @@ def _cost_rows(cost: AnswerCost) -> list[str]:
     if cost.device_hours is None or cost.mfu is None:
         return rows
     count = "" if cost.devices is None else f"{cost.devices} "
-    parts = [f"{_ranged(cost.device_hours, _with_commas)} device-hours"]
+    parts = [f"{_ranged(cost.device_hours, with_commas)} device-hours"]
     if cost.hours is not None:
-        parts.append(f"{_ranged(cost.hours, _with_commas)} hours")
+        parts.append(f"{_ranged(cost.hours, with_commas)} hours")
     if cost.dollars is not None:
-        parts.append(f"${_ranged(cost.dollars, _with_commas)}")
-    return [*rows, *wrapped_row(f"on {count}{cost.device}"[:LABEL], f"{', '.join(parts)}; MFU "
-                         f"{three_digits(cost.mfu)}")]  # fmt: skip
+        parts.append(f"${_ranged(cost.dollars, with_commas)}")
+    text = f"{', '.join(parts)}; MFU {three_digits(cost.mfu)}"
+    return [*rows, *wrapped_row(f"on {count}{cost.device}"[:LABEL], text)]
 
 
 def _constraint_text(c: Constraint) -> str:
