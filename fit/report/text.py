@@ -20,6 +20,7 @@ from fit.quantities import (
     power,
     short,
     three_digits,
+    with_commas,
 )
 from fit.query.documents import (
     Answer,
@@ -320,8 +321,7 @@ def _replicate_rows(fit: Fit) -> list[str]:
 
 def _curve_rows(fit: Fit) -> list[str]:
     """How closely the training curves of sizes agree."""
-    found = fit.curves.get("collapse")
-    if found is None:
+    if (found := fit.curves.get("collapse")) is None:
         return []
     more = "a second seed would say whether seeds do too"
     if found["probability"] is not None:
