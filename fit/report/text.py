@@ -323,11 +323,10 @@ def _curve_rows(fit: Fit) -> list[str]:
     """How closely the training curves of sizes agree."""
     if (found := fit.curves.get("collapse")) is None:
         return []
-    more = "a second seed would say whether seeds do too"
+    text = f"{len(found['sizes'])} sizes differ by {found['discrepancy']:.2g} nats, normalised"
     if found["probability"] is not None:
-        more = f"runs of one size by {found['noise']:.2g} (p = {found['probability']:.2g})"
-    sizes = f"{len(found['sizes'])} sizes differ by {found['discrepancy']:.2g} nats"
-    return wrapped_row("curves", f"{sizes}, normalised; {more}")
+        text += f"; seeds of a size by {found['noise']:.2g} (p = {found['probability']:.2g})"
+    return wrapped_row("curves", text)
 
 
 def _entropy_rows(fit: Fit) -> list[str]:
