@@ -140,7 +140,7 @@ def fitted_to(runs):
 
 
 def test_the_first_reference_follows_its_batch_steps_and_the_note_says_so():
-    runs = load("runs/reference")
+    runs = load("runs/reference-1")
     phase = detect_phase(runs, fitted_to(runs))
     assert phase is not None and phase.event == "batch_step" and sum(phase.met) == 20
     assert phase.effect / 2 == pytest.approx(0.00067, abs=2e-5)  # half: the alternating term

@@ -14,8 +14,9 @@ from fit.data.records import RECORD_NAME, read_record, read_runs
 from sweep.planning.grid import compose_config
 from sweep.planning.trajectory import plan
 from sweep.training import loop as train_module
-from sweep.training import session as session_module
 from sweep.training.loop import train
+from sweep.training.session import WHOLE_DEPTH, Session
+from sweep.training.step import split_rows
 
 TINY = [
     "model.width=8",
@@ -226,7 +227,7 @@ def test_cosine_runs_are_trajectories_of_their_own(tmp_path):
 
 def test_one_batch_can_be_overfitted():
     found = trajectory("train.tokens=3e5", "train.batch_at_1m=0")
-    session = session_module.Session.open(found)
+    session = Session.open(found)
     block = session.source.train(0, 4)
     session.source.train = lambda start, count: block[[i % 4 for i in range(start, start + count)]]
     session.advance(found.runs[0].rate, found.runs[0].tokens, lambda: None)
@@ -247,3 +248,32 @@ def test_records_of_a_sweep_can_be_read_back(tmp_path):
     assert read_record(tmp_path / "tiny" / records[0].run / RECORD_NAME) == records[0]
     assert dataclasses.is_dataclass(records[0])
     assert isinstance(tmp_path, Path) and torch.get_num_threads() == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # torch's own
+@pytest.mark.parametrize(
+    "depth", [WHOLE_DEPTH, WHOLE_DEPTH + 1]
+)  # compiled whole, and block by block
+def test_one_compiled_graph_serves_every_batch_and_gives_the_eager_losses(depth):
+    shape = [f"model.depth={depth}", "train.tokens=3e4"]
+    eager, compiled = (
+        Session.open(trajectory(*shape, f"train.compile={how}")) for how in ("off", "on")
+    )
+    torch._dynamo.utils.counters.clear()
+    for rows in (1, 2, 3, 7, 12, 30, 2):
+        losses = []
+        for session in (eager, compiled):
+            session.step(0, 32 * rows, 0.1)
+            losses.append([float(loss) for loss, _ in session.losses])
+            session.losses.clear()
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    # Compiled one by one, every block has the code of the first.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+def test_rows_are_split_into_equal_pieces():
+    rows = torch.arange(13)
+    assert [len(piece) for piece in split_rows(rows, 4)] == [4, 3, 3, 3]
+    assert [len(piece) for piece in split_rows(rows, 13)] == [13]
+    assert torch.equal(torch.cat(split_rows(rows, 5)), rows)
