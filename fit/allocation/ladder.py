@@ -89,6 +89,8 @@ class Ladder:
     depths: Floats
     """Depth at each."""
     convention: Mapping[str, str]
+    trained: tuple[Shape, ...] = ()
+    """Shapes of the runs, which may divide their width into heads of another size."""
 
     def depth(self, width: float) -> float:
         """Depth on the ladder, a real number."""
@@ -140,7 +142,7 @@ class Ladder:
     ) -> Shape | None:
         """The trainable shape on the ladder whose N is nearest; None where none near N is allowed.
 
-        Its width is a multiple of a head's.
+        Its width is a multiple of a head's, or it is the shape of a run.
 
         Of the two depths around that of the ladder, a difference in ln N counts ten times more than
         one in ln depth.
@@ -154,6 +156,10 @@ class Ladder:
                 distance = abs(np.log(n / params)) + 0.1 * abs(np.log(depth / ideal))
                 if distance < least and allowed(shape):
                     best, least = shape, distance
+        for shape in self.trained:
+            distance = abs(np.log(self.count(shape)[0] / params))
+            if distance < least and allowed(shape):
+                best, least = shape, distance
         return best
 
     def _near_widths(self, params: float) -> range:
@@ -224,6 +230,13 @@ def ladder_of(fit: Fit) -> Ladder | None:
         widths=widths,
         depths=np.array(depths, dtype=np.float64),
         convention=fit.convention,
+        trained=tuple(
+            dict.fromkeys(
+                _template(p, row, ratio, fit.recipe)
+                for row in range(len(p.params))
+                if p.columns["depth"][row] == np.interp(p.columns["width"][row], widths, depths)
+            )
+        ),
     )
     return ladder if _agrees(ladder, p) else None
 
