@@ -8,6 +8,7 @@ whatever grid it stands in.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from fit.errors import PlanError
 LATE = 0.4
 """Last part of a run in which the batch may grow smoothly and must not double."""
 SIGNIFICANT_BITS = 4
-"""Of the number of rows: at most 8 batch sizes per doubling, since a GPU captures each of them."""
+"""Of the number of units: at most 8 batch sizes per doubling, since a GPU captures each of them."""
 WARMUP_STEPS = 100
 """Steps of the first batch that a warm-up lasts at most."""
 LONGEST_WARMUP = 0.1
@@ -37,17 +38,25 @@ BEFORE_SMOOTH: Mapping[str, Any] = {
 """What recipes of records without these settings amounted to: batches that double, one rate."""
 
 
+@functools.cache
+def growth_unit(rows: int) -> int:
+    """Rows by which a batch of `rows` grows: its largest divisor up to a quarter of it, or 1."""
+    return max(d for d in range(1, max(1, rows // 4) + 1) if rows % d == 0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchRule:
     """Tokens per optimiser step as a function of tokens seen.
 
-    B(t) = max(batch_tokens, at_1m (t / 1e6)^power), in whole rows, times 2 at every doubling.
+    B(t) = max(batch_tokens, at_1m (t / 1e6)^power), in whole units, times 2 at every doubling. A
+    unit is the largest whole part of the rows of the first batch that is a quarter of it at most:
+    the batch grows by 1.25 at most in a step, and does not depend on how many devices share it.
     """
 
     batch_tokens: int
     """Least batch [tokens]: that of the first step."""
     row: int
-    """Tokens of a row on every device, of which a batch is a multiple."""
+    """Tokens of a row, of which a batch is a multiple."""
     at_1m: float = 0.0
     """The batch after one million tokens [tokens]; 0 keeps the batch constant."""
     power: float = 0.5
@@ -57,10 +66,7 @@ class BatchRule:
 
     @classmethod
     def from_recipe(cls, recipe: Mapping[str, Any]) -> BatchRule | None:
-        """The rule of runs by the settings in their records; None where they do not say.
-
-        Of runs on several devices, whose number is no part of a recipe, to one row per device.
-        """
+        """The rule of runs by the settings in their records; None where they do not say."""
         least, row = recipe.get("train.batch_tokens"), recipe.get("model.seq_len")
         if least is None or row is None:
             return None
@@ -75,10 +81,10 @@ class BatchRule:
 
     def batch(self, position: int) -> int:
         """Tokens in the step that begins at a position."""
-        tokens = max(float(self.batch_tokens), self.at_1m * (position / MEGA) ** self.power)
-        rows = tokens / self.row
-        step = 1 << max(0, math.frexp(rows)[1] - SIGNIFICANT_BITS)
-        whole = self.row * step * int(rows / step + 0.5)
+        unit = self.row * growth_unit(self.batch_tokens // self.row)
+        units = self.at_1m * (position / MEGA) ** self.power / unit
+        step = 1 << max(0, math.frexp(units)[1] - SIGNIFICANT_BITS)
+        whole = max(self.batch_tokens, unit * step * int(units / step + 0.5))
         return whole << sum(position >= d for d in self.doublings)
 
     def stretches(self, start: int, end: int) -> Iterator[tuple[int, int, int]]:

@@ -33,6 +33,7 @@ from fit.data.schedule import (
     BatchRule,
     LearningRate,
     cooldown_start,
+    growth_unit,
     warmup_tokens,
 )
 from fit.errors import PlanError, RecordError
@@ -199,22 +200,25 @@ def batch_rule(train: TrainConfig, seq_len: int) -> BatchRule:
     """Derive the batch rule from the training settings.
 
     Raises:
-        PlanError: The batch is not a whole number of rows, equally many on every device.
+        PlanError: The batch, or what it grows by, is not a whole number of rows, equally many on
+            every device.
     """
-    if train.batch_tokens % (seq_len * train.devices):
-        step = seq_len * train.devices
-        if train.devices > 1:
-            raise PlanError(
-                f"train.batch_tokens={train.batch_tokens} cannot be shared by train.devices="
-                f"{train.devices} in rows of {seq_len}; a multiple of {step} is needed."
-            )
+    if train.batch_tokens % seq_len:
         raise PlanError(
             f"train.batch_tokens={train.batch_tokens} is not a multiple of "
             f"model.seq_len={seq_len}; take {max(1, train.batch_tokens // seq_len) * seq_len}."
         )
+    rows, grows = train.batch_tokens // seq_len, train.batch_at_1m > 0
+    if (growth_unit(rows) if grows else rows) % train.devices:
+        step = seq_len * train.devices * (4 if grows else 1)
+        raise PlanError(
+            f"train.batch_tokens={train.batch_tokens} cannot be shared by train.devices="
+            f"{train.devices} in rows of {seq_len}{', also as it grows' if grows else ''}; a "
+            f"multiple of {step} is needed."
+        )
     return BatchRule(
         batch_tokens=train.batch_tokens,
-        row=seq_len * train.devices,
+        row=seq_len,
         at_1m=train.batch_at_1m,
         power=train.batch_power,
         doublings=tuple(sorted(round(d) for d in train.batch_doublings)),

@@ -38,9 +38,9 @@ def test_a_proposal_is_planned_by_the_sweep_with_the_bill_it_named(fit, tmp_path
     assert len(reference) == len(cells)
     for trajectory, _ in runs:
         config = trajectory.config
-        assert config.train.batch_doublings == fit.recipe["train.batch_doublings"]
+        assert config.train.batch_at_1m == fit.recipe["train.batch_at_1m"]
         assert config.train.lr == fit.recipe["train.lr"]
-        assert config.data.vocab == fit.recipe["data.vocab"]
+        assert config.data.size == fit.recipe["data.size"]
 
 
 @pytest.mark.slow

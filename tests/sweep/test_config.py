@@ -72,7 +72,7 @@ def test_every_experiment_spans_a_grid_that_can_be_trained(name):
         (["model.conv=-1"], "0 to 128"),
         (["train.warmup_tokens=-1e4"], "train.warmup_tokens=-10000"),
         (["train.warmup_tokens=1e5", "train.tokens=1e5"], "is needed for"),
-        (["train.devices=3"], "multiple of 384"),
+        (["train.devices=3"], "multiple of 1536"),
         (["train.tokens=[1e6,abc]"], "positive number"),
         (["train.tokens=null"], "both null"),
         (["train.tokens=60"], "below one batch"),

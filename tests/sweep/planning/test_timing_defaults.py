@@ -36,7 +36,9 @@ def test_graphs_are_for_small_dense_models_on_one_gpu():
     assert wants_graphs(large.config.train, large, "cuda")
     assert not wants_graphs(small.config.train, small, "cuda")
     assert not wants_graphs(
-        planned("train.devices=2", "train.graphs=on").config.train, small, "cuda"
+        planned("train.devices=2", "train.batch_tokens=1024", "train.graphs=on").config.train,
+        small,
+        "cuda",
     )
 
 

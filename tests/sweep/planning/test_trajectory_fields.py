@@ -106,13 +106,13 @@ def contexts(tmp_path_factory):
     small = [f"data.cache={folder}/cache", "data.heldout_tokens=512", "model.seq_len=32"]
     text = ["data=text", f"data.path={folder}/text", "data.vocab=300", *small]
     tokens = ["data=tokens", f"data.path={folder}/text.tokens", *small]
-    base = ["model=w64", "train.tokens=100e3"]
+    base = ["model=w64", "train.tokens=100e3", "train.batch_tokens=2048"]
     given = {
         "stories": base,
         "experts": [*base, "model.experts=4", "model.top_k=1"],
         "completep": [*base, "train.depth_rule=completep", "model.depth=3"],
         "cosine": [*base, "train=cosine"],
-        "budget": ["model=w64", "sweep.flops=3e11"],
+        "budget": ["model=w64", "sweep.flops=3e11", "train.batch_tokens=2048"],
         "text": [*base, *text],
         "tokens": [*base, *tokens],
     }

@@ -17,7 +17,13 @@ from sweep.training.loop import train
 from tests.sweep.training.test_loop import TINY, Quiet, results, trajectory
 
 TWO = ("train.devices=2", "train.accelerator=cpu")
-LENGTHS = ("train.tokens=[4e3,8e3]", "train.micro_batch_tokens=64", "train.checkpoint_seconds=0")
+LENGTHS = (
+    "train.tokens=[4e3,8e3]",
+    "train.batch_tokens=256",
+    "train.batch_at_1m=20000",
+    "train.micro_batch_tokens=64",
+    "train.checkpoint_seconds=0",
+)
 
 
 class Diary:
@@ -146,7 +152,7 @@ def test_devices_that_cannot_work_are_refused_in_the_plan(overrides, words):
 
 def test_devices_that_are_not_there_are_named_in_a_record(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    absent = trajectory("train.tokens=4e3", "train.devices=2", "train.accelerator=cuda")
+    absent = trajectory(*LENGTHS, "train.devices=2", "train.accelerator=cuda")
     (record,) = train(absent, tmp_path, Quiet())
     assert record.status == "failed"
     assert "this machine shows 1 CUDA device." in record.reason

@@ -114,7 +114,7 @@ def test_a_member_that_diverges_spoils_no_other(tmp_path, alone, together):
     assert {2, 3} == set(together)
 
 
-@pytest.mark.parametrize("stop_at", [2, 4, 5])
+@pytest.mark.parametrize("stop_at", [1, 2, 3])
 def test_a_member_that_is_behind_catches_up(tmp_path, alone, together, stop_at):
     with pytest.raises(KeyboardInterrupt):
         train(members("train.checkpoint_seconds=0")[1], tmp_path, Quiet(stop_at))
