@@ -64,7 +64,7 @@ VALUES = {
     "train.precision": "64-true",
     "train.accelerator": "cpu",
     "train.strategy": "ddp",
-    "sweep.flops": "1e11",
+    "sweep.flops": "2e11",
     "train.compile": "'off'",
     "train.graphs": "'off'",
     "train.beta1": "0.8",

@@ -17,10 +17,10 @@ from sweep.training.loop import train
 from tests.sweep.training.test_loop import TINY, Quiet, results, trajectory
 
 TWO = ("train.devices=2", "train.accelerator=cpu")
+BATCH = ("train.batch_tokens=256", "train.batch_at_1m=20000")  # grows by rows for two devices
 LENGTHS = (
     "train.tokens=[4e3,8e3]",
-    "train.batch_tokens=256",
-    "train.batch_at_1m=20000",
+    *BATCH,
     "train.micro_batch_tokens=64",
     "train.checkpoint_seconds=0",
 )
@@ -114,14 +114,14 @@ def test_a_failure_in_the_ranks_becomes_a_record(tmp_path, monkeypatch):
         raise RuntimeError("rank 1 of 2 was killed by signal 9")
 
     monkeypatch.setattr("sweep.training.loop.run_in_ranks", lost)
-    (record,) = train(trajectory("train.tokens=4e3", *TWO), tmp_path, Quiet())
+    (record,) = train(trajectory("train.tokens=4e3", *BATCH, *TWO), tmp_path, Quiet())
     assert (record.status, record.loss) == ("failed", None)
     assert "signal 9" in record.reason
 
 
 @pytest.mark.slow
 def test_divergence_is_decided_together(tmp_path):
-    wild = ("train.tokens=[8e4,16e4]", "train.lr=1e4", "train.embedding_lr=1e4")
+    wild = ("train.tokens=[8e4,16e4]", "train.lr=1e4", "train.embedding_lr=1e4", *BATCH)
     one = train(trajectory(*wild), tmp_path / "one", Quiet())
     two = train(trajectory(*wild, *TWO), tmp_path / "two", Diary(tmp_path / "diary"))
     assert [r.status for r in two] == [r.status for r in one] == ["diverged", "diverged"]
@@ -152,7 +152,7 @@ def test_devices_that_cannot_work_are_refused_in_the_plan(overrides, words):
 
 def test_devices_that_are_not_there_are_named_in_a_record(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    absent = trajectory(*LENGTHS, "train.devices=2", "train.accelerator=cuda")
+    absent = trajectory("train.tokens=4e3", *BATCH, "train.devices=2", "train.accelerator=cuda")
     (record,) = train(absent, tmp_path, Quiet())
     assert record.status == "failed"
     assert "this machine shows 1 CUDA device." in record.reason
