@@ -215,7 +215,10 @@ def _check_choice(override: Override) -> None:
         raise PlanError(f"{text} is empty; {group} takes the name of a file in conf/{group}.")
 
 
-FORMER_DEFAULTS = {"data.pattern": ("**/*.txt,**/*.md,**/*.rst,**/*.gz,**/*.jsonl,**/*.parquet",)}
+FORMER_DEFAULTS = {
+    "data.pattern": ("**/*.txt,**/*.md,**/*.rst,**/*.gz,**/*.jsonl,**/*.parquet",),
+    "train.cooldown": (0.2,),
+}
 """Values that recipes of older fits hold for settings that their runs did not read."""
 
 
