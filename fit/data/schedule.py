@@ -30,9 +30,7 @@ MEGA = 1e6
 BEFORE_SMOOTH: Mapping[str, Any] = {
     "train.batch_doublings": (),
     "train.batch_at_1m": 0.0,
-    "train.batch_power": 0.5,
     "train.cooldown_shape": "sqrt",
-    "train.lr_decay_from": 2e5,
     "train.lr_decay_power": 0.0,
 }
 """What recipes of records without these settings amounted to: batches that double, one rate."""
@@ -75,7 +73,7 @@ class BatchRule:
             batch_tokens=int(least),
             row=int(row),
             at_1m=float(known["train.batch_at_1m"]),
-            power=float(known["train.batch_power"]),
+            power=float(known.get("train.batch_power", 0.5)),
             doublings=tuple(sorted(round(float(d)) for d in known["train.batch_doublings"] or ())),
         )
 

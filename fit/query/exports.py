@@ -112,7 +112,9 @@ def trainer_config(answer: Answer, fit: Fit, shape: Shape) -> TrainerConfig:
         warmup=round(steps * warmup / tokens),
         cooldown=0 if cosine else round(steps * float(recipe.get("train.cooldown", 0.2))),
         lr=answer.lr
-        * rate_decay(tokens, known["train.lr_decay_from"], known["train.lr_decay_power"]),
+        * rate_decay(
+            tokens, known.get("train.lr_decay_from", tokens), known["train.lr_decay_power"]
+        ),
         settings={k: v for k in names if (v := recipe.get(f"train.{k}")) is not None},
         changed=tuple(_changed(recipe)),
     )

@@ -54,11 +54,28 @@ RULES = (
         because="sweep.flops sets the tokens of every run",
         deciders=("sweep.flops", "sweep"),
     ),
+    *(
+        UnreadRule(
+            setting=setting,
+            unread=lambda c: c.train.schedule is not Schedule.wsd,
+            because="train.schedule=cosine has no cooldown",
+            deciders=("train.schedule", "train"),
+        )
+        for setting in ("train.cooldown", "train.cooldown_shape")
+    ),
     UnreadRule(
-        setting="train.cooldown",
-        unread=lambda c: c.train.schedule is not Schedule.wsd,
-        because="train.schedule=cosine has no cooldown",
-        deciders=("train.schedule", "train"),
+        setting="train.batch_power",
+        unread=lambda c: not c.train.batch_at_1m,
+        because="train.batch_at_1m=0 keeps the batch constant",
+        deciders=("train.batch_at_1m", "train"),
+        remedy="train.batch_at_1m=TOKENS",
+    ),
+    UnreadRule(
+        setting="train.lr_decay_from",
+        unread=lambda c: not c.train.lr_decay_power,
+        because="train.lr_decay_power=0 keeps the rate constant",
+        deciders=("train.lr_decay_power", "train"),
+        remedy="train.lr_decay_power=POWER",
     ),
     UnreadRule(
         setting="train.base_depth",

@@ -110,7 +110,12 @@ def contexts(tmp_path_factory):
     given = {
         "stories": base,
         "experts": [*base, "model.experts=4", "model.top_k=1"],
-        "completep": [*base, "train.depth_rule=completep", "model.depth=3"],
+        "completep": [
+            *base,
+            "train.depth_rule=completep",
+            "model.depth=3",
+            "train.lr_decay_power=.1",
+        ],
         "cosine": [*base, "train=cosine"],
         "budget": ["model=w64", "sweep.flops=3e11", "train.batch_tokens=2048"],
         "text": [*base, *text],
