@@ -49,6 +49,7 @@ from fit.estimation.weights import (
     without_near_copies,
 )
 from fit.files import versions
+from fit.inference.forecast import forecast
 from fit.inference.intervals import check_interval, largest_product, parameter_intervals
 from fit.inference.misspecification import detect_misfit, detect_phase, widen_by_misfit
 from fit.inference.resampling import Uncertainty, estimate_uncertainty, kappa
@@ -67,12 +68,13 @@ from fit.results import (
     Span,
     read_fit,
 )
-from fit.verdict import Note
+from fit.verdict import Note, beside_forecast
 
 READING_OPTIONS = frozenset(
     ("column", "unit", "where", "wide", "keep_failed", "cluster", "params", "flops", "base", "hold")
 )
 """Options of `fit_runs` beside those of `FitOptions`: how the runs are read and what is held."""
+DISCREPANCIES = ("learned", "none")
 LIBRARIES = ("isoflop", "numpy", "scipy")
 
 
@@ -91,8 +93,20 @@ class FitOptions:
     seed: int = 0
     weight: str | None = None
     """Column of the runs' weights, see `estimation.weights.weighted`."""
+    discrepancy: str = "learned"
+    """`learned`: answers come from the forecast, with what laws miss beyond the runs; `none`: from
+    the law as it is, with its plain intervals."""
     hold: tuple[tuple[str, float], ...] = ()
     """Parameters that are not fitted, and their values on raw counts."""
+
+    @property
+    def forecasts(self) -> bool:
+        """Whether answers come from a forecast.
+
+        Another law, interval or a held parameter that was asked for is of the law as it is.
+        """
+        plain = self.law == "chinchilla" and self.interval == "hc3" and not self.hold
+        return plain and self.discrepancy == "learned"
 
     def __post_init__(self) -> None:
         check_held(law(self.law), dict(self.hold))
@@ -108,6 +122,11 @@ class FitOptions:
             raise FitError(f"seed is {self.seed}; 0 or more is needed.")
         if self.resamples < 0:
             raise FitError(f"resamples is {self.resamples}; 0 or more are needed, such as 4000.")
+        if self.discrepancy not in DISCREPANCIES:
+            known = ", ".join(DISCREPANCIES)
+            raise FitError(
+                f"unknown discrepancy '{self.discrepancy}'; known are {known}. Choose one."
+            )
         check_interval(self.interval, law=self.law, level=self.level, resamples=self.resamples)
 
 
@@ -189,6 +208,19 @@ def fit_table(
     rolled = rolling(table, **refit, level=options.level, whole=fitted)
     recipe = curve_checks(table, fitted) if family.target == "loss" else CurveChecks()
     moved = influence(table, fitted) if two_terms and status != "ill_conditioned" else ()
+    sound = options.forecasts and status != "ill_conditioned"
+    ahead = forecast(table, options.level) if sound else None
+    told = (
+        *fit_notes(
+            table, fitted, without_e, left_out, checks, rolled, moved, family.target, rest=rest
+        ),
+        *undetermined_note(bounds),
+        *local_exponent_note(family, float(table.flops.max())),
+        *notes,
+        *curve_notes(recipe),
+        *lack_of_fit(between),
+        *rival_notes(fitted, bounds),
+    )
     return Fit(
         name=options.name,
         law=options.law,
@@ -213,23 +245,14 @@ def fit_table(
         points=points,
         runs_used=len(table),
         runs_dropped=tuple((d.run, d.reason) for d in table.dropped),
-        notes=(
-            *fit_notes(
-                table, fitted, without_e, left_out, checks, rolled, moved, family.target, rest=rest
-            ),
-            *undetermined_note(bounds),
-            *local_exponent_note(family, float(table.flops.max())),
-            *notes,
-            *curve_notes(recipe),
-            *lack_of_fit(between),
-            *rival_notes(fitted, bounds),
-        ),
+        notes=told if ahead is None else beside_forecast(told),
         replicates=between,
         curves=curves_document(recipe, phase),
         holdout=left_out,
         rolling=rolled,
         cross_checks=checks,
         influence=moved,
+        forecast=ahead,
         conventions=conventions(table, **refit) if two_terms else (),
         data={} if table.data is None else dataclasses.asdict(table.data),
         recipe=table.recipe,
@@ -450,7 +473,7 @@ def held_of(base: str | None, hold: Sequence[str]) -> dict[str, float]:
         source = (
             ScalingLaw.from_preset(preset(base))
             if base in PRESETS
-            else ScalingLaw.from_fit(read_fit(Path(base)))
+            else ScalingLaw.from_fit(read_fit(Path(base))).plain
         )
         values = source.law.parts(source.theta)
         out |= {n: float(v) for n, v in zip(TWO_TERMS, values, strict=True)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,7 @@ from fit.data.records import Floats, finite_or_null, parse_document
 from fit.data.table import read_only
 from fit.errors import RecordError
 from fit.files import _read_text, write_atomically
-from fit.quantities import power
-from fit.verdict import DOUBTFUL_KAPPA, REFUSED_KAPPA, Note, Verdict, verdict_of
+from fit.verdict import Note, Verdict, status_notes, verdict_of
 
 FIT_SCHEMA = "isoflop.fit/1"
 FIT_NAME = "fit.json"
@@ -154,6 +152,27 @@ class Influence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ForecastLaw:
+    """What answers are made from: the wider law of `fit.laws.forecast` with its posterior."""
+
+    theta: Mapping[str, float]
+    """Its parameters, in the order of `laws.forecast.FORECAST`."""
+    covariance: Floats
+    """(10, 10): logs of scales, the others as they are; with the discrepancy."""
+    frame: Mapping[str, float]
+    """Where the runs are: the fields of `laws.forecast.Frame`."""
+    noise: float
+    """Standard deviation of ln loss of one run near the costliest."""
+    quantile: float
+    """Student's t at the level of the fit, which `covariance` is multiplied with."""
+    dof: float
+    discrepancy: float
+    """Share of the predicted gain in ln loss that forecasts miss, root mean square."""
+    rolled: tuple[float, ...] = ()
+    """Its square for each cut at which the runs were predicted from the cheaper ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Points:
     """The fitted runs as columns, all of shape (runs,): a report needs nothing but the fit."""
 
@@ -248,6 +267,8 @@ class Fit:
     cross_checks: tuple[CrossCheck, ...] = ()
     influence: tuple[Influence, ...] = ()
     """The runs and clusters that decide N*, those that move it most first."""
+    forecast: ForecastLaw | None = None
+    """What answers are made from; None where the law itself answers."""
     conventions: tuple[Mapping[str, Any], ...] = ()
     """a and tokens_per_param at the largest budget under each counting convention."""
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -291,6 +312,17 @@ class Fit:
             moves=self.moves,
             points=self.points,
             objective=self.objective,
+        )
+
+    def posterior(self) -> IntervalInputs:
+        """What intervals of an answer are computed from: the forecast, where there is one."""
+        if (ahead := self.forecast) is None:
+            return self.inputs()
+        return dataclasses.replace(
+            self.inputs(),
+            theta=ahead.theta,
+            covariance=ahead.covariance,
+            quantile=ahead.quantile,
         )
 
     def document(self, *, draws: bool = True) -> dict[str, Any]:
@@ -353,6 +385,7 @@ def _decode(document: dict[str, Any]) -> dict[str, Any]:
     d["runs_dropped"] = tuple((r["run"], r["reason"]) for r in d["runs_dropped"])
     d["notes"] = tuple(Note(**n) for n in d["notes"])
     d["holdout"] = _holdout(d.get("holdout"))
+    d["forecast"] = _forecast(d.get("forecast"))
     d["cross_checks"] = tuple(_cross_check(k, v) for k, v in d["cross_checks"].items())
     d["rolling"] = tuple(Rolled(**r) for r in d.get("rolling", ()))
     d["influence"] = tuple(Influence(**i) for i in d.get("influence", ()))
@@ -364,6 +397,13 @@ def _pair(values: list[float | None]) -> tuple[float, float]:
     """An interval; a side that JSON could not hold is infinite."""
     low, high = values
     return (float("-inf") if low is None else low, float("inf") if high is None else high)
+
+
+def _forecast(value: Mapping[str, Any] | None) -> ForecastLaw | None:
+    """Decode the forecast."""
+    if value is None:
+        return None
+    return ForecastLaw(**_tuples({**value, "covariance": read_only(value["covariance"])}))
 
 
 def _holdout(value: dict[str, Any] | None) -> Holdout | None:
@@ -394,44 +434,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return value
-
-
-def is_identified(fit: Fit) -> bool:
-    """Whether the runs distinguish the law's parameters; if not, N* is refused."""
-    return kappa_of(fit) <= REFUSED_KAPPA and fit.status != "ill_conditioned"
-
-
-def status_notes(fit: Fit) -> list[Note]:
-    """Doubts about how the fit ended: its status, its condition number, an E of zero."""
-    notes = []
-    if fit.status == "max_iterations":
-        text = "the search for the law's parameters did not converge. Read the fit's notes."
-        notes.append(Note(code="fit_status", severity="serious", message=text))
-    if kappa_of(fit) > DOUBTFUL_KAPPA or fit.status == "ill_conditioned":
-        refused = not is_identified(fit)
-        text = (
-            f"the law's parameters are {'not' if refused else 'barely'} identified by the runs "
-            f"(kappa {kappa_text(fit)}; healthy is 40-160). Add budgets or D/N ratios."
-        )
-        severity = "serious" if refused else "warning"
-        notes.append(Note(code="ill_conditioned", severity=severity, message=text))
-    if fit.theta.get("E", 1.0) <= 1e-6:
-        text = "the fitted E is zero, a boundary: losses far beyond the runs come out too low."
-        notes.append(Note(code="e_at_zero", severity="warning", message=text))
-    return notes
-
-
-def kappa_of(fit: Fit) -> float:
-    """Condition number; a singular one, which JSON cannot hold, is infinite."""
-    return math.inf if fit.kappa is None or math.isnan(fit.kappa) else fit.kappa
-
-
-def kappa_text(fit: Fit) -> str:
-    """Condition number, without an exponent where it is of any interest."""
-    kappa = kappa_of(fit)
-    if math.isinf(kappa):
-        return "infinite"
-    return f"{kappa:.0f}" if kappa < 1e6 else power(kappa)
 
 
 def write_fit(folder: Path, fit: Fit) -> Path:

@@ -7,11 +7,12 @@ compute of a lower loss, `serving_costs` compares sizes of one loss over trainin
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from fit.allocation.allocate import tokens_needed
+from fit.allocation.allocate import MOST_LOG, falling_root, log_loss, tokens_needed
 from fit.allocation.scaling_law import IntervalCurve, ScalingLaw, fit_of
 from fit.data.accounting import DEVICES
 from fit.data.records import Floats
@@ -217,7 +218,7 @@ def next_price(source: ScalingLaw, flops: Floats, step: float = STEP) -> Interva
         return np.array(rows)
 
     fit = fit_of(source)
-    value = np.exp(logs(fit.vector()[None, :])[0])
+    value = np.exp(logs(source.theta[None, :])[0])
     low, high = derived_interval(fit, logs)
     end = 0.99 * (np.exp(table[-1]) - flops)
     return IntervalCurve(
@@ -263,16 +264,15 @@ def serving_costs(source: ScalingLaw, flops: float, served_tokens: float) -> Ser
         served_tokens: Tokens that the model will read and write in its life.
 
     Returns:
-        Sizes around the optimum; None where the law is no sum of two power laws.
+        Sizes around the optimum; None where the law is of more than params and tokens.
 
     Source: Sardana et al. 2024, arXiv:2401.00448.
     """
-    if source.law.expand is None:
+    if not source.law.splits:
         return None
     best = source.best(np.array([flops]))
     loss, optimum = float(np.exp(best.log_loss[0])), float(np.exp(best.log_params[0]))
-    e, a, _, alpha, _ = source.law.parts(source.theta)
-    smallest = float((a / (loss - e)) ** (1 / alpha))  # below it no number of tokens is enough
+    smallest = math.exp(_least_log_size(source, loss, math.log(optimum)))
     params = np.geomspace(1.02 * smallest, 4 * optimum, SIZES)
     log_tokens = tokens_needed(
         source.law, source.theta[None], np.log(params), np.array([np.log(loss)])
@@ -290,10 +290,20 @@ def serving_costs(source: ScalingLaw, flops: float, served_tokens: float) -> Ser
     )
 
 
+def _least_log_size(source: ScalingLaw, loss: float, largest: float) -> float:
+    """The ln of the N below which no number of tokens reaches a loss."""
+
+    def missing(x: Floats) -> Floats:
+        at = log_loss(source.law, source.theta[None], x, np.array([MOST_LOG]))
+        return np.asarray(at - math.log(loss))
+
+    return float(falling_root(missing, np.zeros(1), np.array([largest]))[0])
+
+
 def with_unique_tokens(source: ScalingLaw, unique_tokens: float) -> ScalingLaw | None:
     """The same law with a number of unique tokens; None for a law that can express none.
 
     A law without repeated tokens borrows the constants of C4, see `families.with_repeats`.
     """
-    repeats = "unique_tokens" in source.law.columns or source.law.powers is not None
+    repeats = "unique_tokens" in source.law.columns or source.plain.law.powers is not None
     return source.given(unique_tokens=unique_tokens) if repeats else None

@@ -22,6 +22,7 @@ from fit.data.accounting import FLOPS_PER_PARAM_TOKEN
 from fit.data.records import Floats
 from fit.inference.intervals import derived_interval
 from fit.laws.families import law, with_repeats
+from fit.laws.forecast import Frame, forecast_law
 from fit.laws.law import Law
 from fit.laws.published import PRESETS, Preset
 from fit.results import Fit, Span, fit_hash, read_fit
@@ -137,7 +138,7 @@ def frontier_band(source: ScalingLaw, *, beyond: float = 100.0) -> FrontierBand:
         ratio = s.log_tokens - s.log_params
         return np.stack([s.log_params, s.log_tokens, s.log_loss, ratio], axis=-1)
 
-    value = np.exp(logs(fit.vector()[None, :])[0])
+    value = np.exp(logs(source.theta[None, :])[0])
     bounds = derived_interval(fit, logs)
     curves = [
         IntervalCurve(value=value[:, i], low=bounds[0][:, i], high=bounds[1][:, i])
@@ -202,16 +203,27 @@ class ScalingLaw:
 
     @classmethod
     def from_fit(cls, fit: Fit, hash: str | None = None) -> ScalingLaw:
-        """The law of a fit, with the hash of its file where it has one."""
+        """What a fit answers by, with the hash of its file where it has one.
+
+        That is its forecast, which agrees with its law near the runs; its law where it has none.
+        """
+        family, ahead = law(fit.law), fit.forecast
         return cls(
             name=fit.name,
-            law=law(fit.law),
-            theta=fit.vector(),
+            law=family if ahead is None else forecast_law(Frame(**ahead.frame), family.name),
+            theta=fit.posterior().vector(),
             convention=fit.convention,
             range=fit.range,
             fit=fit,
             hash=hash,
         )
+
+    @property
+    def plain(self) -> ScalingLaw:
+        """The law that describes the runs, without the forecast; a published law as it is."""
+        if self.fit is None or self.fit.forecast is None:
+            return self
+        return self.from_fit(dataclasses.replace(self.fit, forecast=None), self.hash)
 
     @classmethod
     def from_preset(cls, preset: Preset) -> ScalingLaw:
@@ -236,7 +248,10 @@ class ScalingLaw:
         """
         if not columns:
             return self
-        law = with_repeats(self.law) if "unique_tokens" in columns else self.law
+        law, plain = self.law, self.plain
+        if "unique_tokens" in columns:
+            base = None if plain is self else plain.law.named(plain.theta)
+            law = with_repeats(law, base)
         fixed = dataclasses.replace(self, law=law.at(**columns))
         # Neither depends on the law's columns, and counting the ladder anew takes milliseconds.
         fixed.__dict__.update({k: v for k, v in self.__dict__.items() if k in ("ladder", "cost")})

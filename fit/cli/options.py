@@ -322,6 +322,10 @@ fit_options = option_group(
     click.option("--delta", type=POSITIVE, help="Fixed threshold of the Huber loss."),
     interval_option("fit.inference.intervals:METHODS", "hc3, pairs, wild, bca, profile."),
     level_option,
+    click.option(
+        "--discrepancy", type=NameType("fit.fitting:DISCREPANCIES"), default="learned",
+        show_default=True, help="none: answers by the law alone.",
+    ),
     click.option("--resamples", type=NATURAL, default=4000, show_default=True),
     click.option("--cluster", metavar="COLUMN", help="Equal values: correlated errors."),
     click.option("--weight", metavar="COLUMN", help="Weights; loss_se: errors.  [weight]"),

@@ -27,8 +27,8 @@ from fit.quantities import check_count, power
 from fit.query.budget import MOST_FLOPS
 from fit.query.documents import Number
 from fit.query.warnings import OF_THE_LAW, check_verdict
-from fit.results import Span, loss_unit, status_notes
-from fit.verdict import Note
+from fit.results import Span, loss_unit
+from fit.verdict import Note, status_notes
 
 COMPARISON_SCHEMA = "isoflop.compare/1"
 INTERVALS = ("hc3", "pairs")
@@ -127,6 +127,8 @@ def compare(
     for budget in flops:
         if check_count(budget) > MOST_FLOPS:
             raise QueryError(f"budget is {budget:g} FLOP; at most {MOST_FLOPS:g} is accepted.")
+    # What forms miss beyond the runs is alike on both sides, and would count twice.
+    a, b = a.plain, b.plain
     for source in (a, b):
         if source.fit is not None:
             check_verdict(source.fit.verdict, source, force=force)

@@ -18,6 +18,7 @@ to first order; it holds if the law does.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -226,6 +227,7 @@ def propose(request: SuggestRequest) -> Proposal:
         PlanError: No run lies within the limits, the cheapest costs more than the spend, or
             the runs are too few for the law.
     """
+    request = dataclasses.replace(request, source=request.source.plain)
     source, fit = request.source, request.source.fit
     best = source.best(np.array([request.flops]))
     if min(best.log_params[0], best.log_tokens[0]) < 0:

@@ -130,20 +130,22 @@ def derived_interval(
     Raises:
         QueryError: The interval is to come from draws, and the fit has none.
     """
-    low, high = confidence_interval(fit.inputs(), log_quantity)
+    inputs = fit.posterior()
+    low, high = confidence_interval(inputs, log_quantity)
     with np.errstate(over="ignore", invalid="ignore"):
         wide = np.isfinite(high) & (high - low > OPEN_RATIO)
         low, high = np.exp(np.where(wide, -np.inf, low)), np.exp(np.where(wide, np.inf, high))
     if not next_run:
         return low, high
-    return prediction_interval(fit, np.exp(log_quantity(fit.vector()[None, :])[0]), low, high)
+    return prediction_interval(fit, np.exp(log_quantity(inputs.vector()[None, :])[0]), low, high)
 
 
 def prediction_interval(
     fit: Fit, value: Floats, low: Floats, high: Floats
 ) -> tuple[Floats, Floats]:
     """Interval of one further run's loss, from the law's there and its confidence interval."""
-    noise = _quantile(fit.interval.quantile) * fit.noise
+    own = fit if fit.forecast is None else fit.forecast
+    noise = _quantile(fit.posterior().quantile) * own.noise
     with np.errstate(divide="ignore", over="ignore"):
         below, above = np.log(value) - np.log(low), np.log(high) - np.log(value)
         low = value * np.exp(-np.hypot(np.maximum(below, 0), noise))

@@ -307,8 +307,13 @@ def log_effective_counts(t: Named, c: Named) -> dict[str, Any]:
     return {"params": params, "tokens": tokens}
 
 
-def with_repeats(law: Law) -> Law:
+def with_repeats(law: Law, base: Named | None = None) -> Law:
     """The law with a column of unique tokens: its own, or with the constants of C4.
+
+    Args:
+        law: The law.
+        base: A, B, alpha and beta that say how many parameters the unique tokens can feed (scales
+            as their ln), for a law whose own do not; None for the law's own.
 
     Raises:
         QueryError: It has columns other than params and tokens, or no terms that could say how
@@ -316,14 +321,14 @@ def with_repeats(law: Law) -> Law:
     """
     if "unique_tokens" in law.columns:
         return law
-    if law.powers is None:
+    if law.powers is None and base is None:
         raise QueryError(
             f"law '{law.name}' does not depend on unique_tokens, and what repeats are worth can be "
             "borrowed only for a law with A/N^alpha and B/D^beta. Leave --unique-tokens out."
         )
     return dataclasses.replace(
         law,
-        log_law=_borrowing(law.log_law),
+        log_law=_borrowing(law.log_law, base),
         columns=MappingProxyType({**COUNTS, "unique_tokens": "tokens"}),
         two_terms=None,
         powers=None,
@@ -335,12 +340,15 @@ def borrows_repeat_constants(law: Law) -> bool:
     return "unique_tokens" in law.columns and "R_D*" not in law.parameters
 
 
-def _borrowing(log_law: Callable[[Named, Named], Any]) -> Callable[[Named, Named], Any]:
+def _borrowing(
+    log_law: Callable[[Named, Named], Any], base: Named | None
+) -> Callable[[Named, Named], Any]:
     """A law of N' and D' from one of N and D."""
 
     def discounted(t: Named, c: Named) -> Any:
-        beta = t.get("beta", t["alpha"])
+        terms = t if base is None else base
+        beta = terms.get("beta", terms["alpha"])
         decays = {"R_D*": np.log(DECAY_TOKENS), "R_N*": np.log(DECAY_PARAMS), "beta": beta}
-        return log_law(t, log_effective_counts({**t, **decays}, c))
+        return log_law(t, log_effective_counts({**terms, **decays}, c))
 
     return discounted

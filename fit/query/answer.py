@@ -47,7 +47,7 @@ from fit.query.sensitivity import (
     regret_rows,
 )
 from fit.results import Fit
-from fit.verdict import Note
+from fit.verdict import Note, worst
 
 __all__ = ["Answer", "Number", "Prediction", "Question", "answer", "predict", "query"]
 
@@ -123,6 +123,9 @@ def answer(question: Question) -> Answer:
         _exact_limit(problem, on, next(numbers)) for on in ("params", "tokens", "tokens_per_param")
     )
     loss = next(numbers)
+    if fit is not None and fit.forecast is not None:
+        notes += warnings.width_warnings(loss)
+        verdict = warnings.verdict(source, notes)
     end = None if fit is None or far else flops
     budget = Number(value=flops, low=end, high=end)
     training, serving = _compute(problem, numbers) if limited else (budget, None)
@@ -240,6 +243,10 @@ def predict(
     ranged = source.fit is not None and all(note.code != "extrapolates_far" for note in notes)
     if ranged:
         loss = _numbers(source, log_losses)[0]
+    if source.fit is not None and source.fit.forecast is not None and ranged:
+        if wide := warnings.width_warnings(loss):
+            notes = (*notes, *wide)
+            verdict = worst(verdict, warnings.verdict(source, wide))
     return Prediction(
         params=n,
         tokens=d,

@@ -9,10 +9,21 @@ from fit.allocation.scaling_law import ScalingLaw
 from fit.errors import RefusedError
 from fit.laws.families import DECAY_PARAMS, DECAY_TOKENS, borrows_repeat_constants
 from fit.quantities import power, short, three_digits
-from fit.query.documents import RegretBand
+from fit.query.documents import Number, RegretBand
 from fit.query.question import BYTES_PER_PARAM, Question
-from fit.results import CrossCheck, Fit, Span, is_identified, status_notes
-from fit.verdict import FARTHEST_REACH, NOTED_REACH, Note, Verdict, verdict_of, worst
+from fit.results import CrossCheck, Fit, Span
+from fit.verdict import (
+    FARTHEST_REACH,
+    NOTED_REACH,
+    WIDEST,
+    Note,
+    Verdict,
+    is_identified,
+    status_notes,
+    track_record,
+    verdict_of,
+    worst,
+)
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 UNCOMPARED = "too uncertain to compare"
@@ -41,6 +52,7 @@ def verdict(source: ScalingLaw, notes: Sequence[Note]) -> Verdict:
     inside = "the question lies within reach of the runs"
     if fit is None:
         return verdict_of(notes, f"{inside}.")
+    inside = next((n.message[:-1] for n in notes if n.code == "track_record"), inside)
     own = verdict_of(notes, f"{inside}, and no check of the fit found a fault.")
     return worst(own, fit.verdict)
 
@@ -86,6 +98,16 @@ def cross_check_remark(fit: Fit, check: CrossCheck) -> str:
     return "agrees with the fit"
 
 
+def forecast_remark(fit: Fit) -> str | None:
+    """What answers come from where that is not the law, and what they miss, in words."""
+    if (ahead := fit.forecast) is None:
+        return None
+    return (
+        f"answers come from a wider law, outer exponent {ahead.theta['k']:.2f}; beyond the runs it "
+        f"misses {ahead.discrepancy:.0%} of the gain in ln loss (r.m.s.)"
+    )
+
+
 def answer_warnings(
     source: ScalingLaw, *, flops: float, params: float, tokens: float
 ) -> tuple[Note, ...]:
@@ -96,6 +118,20 @@ def answer_warnings(
     if "unique_tokens" in source.law.columns:
         return (*notes, *_epochs(source, tokens))
     return (*notes, *_repeats(source.fit, tokens))
+
+
+def width_warnings(loss: Number) -> list[Note]:
+    """A warning where the interval of a forecast loss is wide."""
+    if loss.low is None or loss.high is None or not loss.low > 0:
+        return []
+    half = math.log(loss.high / loss.low) / 2
+    if not half > WIDEST:
+        return []
+    text = (
+        f"the loss is known to {half:.0%} either way, which is much: over {WIDEST:.0%}. Add runs "
+        "of larger budgets: isoflop suggest."
+    )
+    return [_note("wide_interval", "warning", text)]
 
 
 def shape_warnings(band: RegretBand, params: float | None) -> list[Note]:
@@ -152,12 +188,19 @@ def _origin(source: ScalingLaw) -> list[Note]:
 
 def _reach(reach: float | None, source: ScalingLaw) -> list[Note]:
     """A warning where the budget lies far beyond the runs."""
+    forecast = source.fit is not None and source.fit.forecast is not None
+    record = track_record(reach) if forecast and reach is not None else None
     if reach is None or reach <= NOTED_REACH:
-        return []
+        return [_note("track_record", "info", f"{record}.")] if record is not None else []
     text = f"the budget lies {TIMES}{three_digits(reach)} beyond the largest budget fitted"
     if reach <= FARTHEST_REACH:
         subject = "This" if source.fit is None else "The interval"
-        text += f". {subject} assumes that the law itself holds out there."
+        if record is not None:
+            text += f": {record}."
+        elif forecast:
+            text += ", farther than any real forecast that was checked."
+        else:
+            text += f". {subject} assumes that the law itself holds out there."
         return [_note("extrapolates", "warning", text)]
     text += (
         f", where nothing is known of its error: at most {TIMES}{FARTHEST_REACH:g} is answered. "

@@ -34,8 +34,16 @@ from fit.report.figures import SHAPES, figure_inputs
 from fit.report.sections import report_sections
 from fit.report.tables import FigureBlock, Section, Table, left, right
 from fit.report.text import DASH, TIMES, approach_name
-from fit.results import Fit, is_identified, kappa_of, kappa_text
-from fit.verdict import DOUBTFUL_KAPPA, REFUSED_KAPPA, Note, Verdict
+from fit.results import Fit
+from fit.verdict import (
+    DOUBTFUL_KAPPA,
+    REFUSED_KAPPA,
+    Note,
+    Verdict,
+    is_identified,
+    kappa_of,
+    kappa_text,
+)
 
 MOST_NOTES = 6
 """Kinds of notes on page 1, the most severe first; all stand in `fit.json`."""

@@ -33,9 +33,9 @@ from fit.query.documents import (
     mapped,
 )
 from fit.query.sensitivity import limit_text
-from fit.query.warnings import cross_check_remark
-from fit.results import CrossCheck, Fit, kappa_text, loss_unit
-from fit.verdict import Note, Verdict
+from fit.query.warnings import cross_check_remark, forecast_remark
+from fit.results import CrossCheck, Fit, loss_unit
+from fit.verdict import Note, Verdict, kappa_text
 
 WIDTH = 80
 TIMES, DASH = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
@@ -90,8 +90,7 @@ def fit_text(fit: Fit) -> str:
     """A fit: its parameters with intervals, its checks and its notes."""
     dropped = f", {len(fit.runs_dropped)} dropped" if fit.runs_dropped else ""
     family = law(fit.law)
-    about = f" ({family.about})" if family.about else ""
-    head = wrapped(f"{fit.name}: {family.formula}{about}")
+    head = wrapped(f"{fit.name}: {family.formula}" + f" ({family.about})" * bool(family.about))
     status = f"{fit.status.replace('_', ' ')}, kappa {kappa_text(fit)}"
     heading = f"{percent(fit.interval.level)} confidence ({fit.interval.method})"
     rows = [
@@ -101,6 +100,7 @@ def fit_text(fit: Fit) -> str:
         row("noise", f"{100 * fit.noise:.2g}% of the {family.target}, one run about the law"),
         *_replicate_rows(fit),
         *_curve_rows(fit),
+        *(wrapped_row("forecast", said) if (said := forecast_remark(fit)) else ()),
         "",
         row("", f"{'value':>10}  {heading}"),
         *(_parameter_row(fit, name, value) for name, value in fit.theta.items()),

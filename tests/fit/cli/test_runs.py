@@ -23,6 +23,7 @@ class Options:
     delta: float | None
     interval: str
     level: float
+    discrepancy: str
     resamples: int
     seed: int
     weight: str | None

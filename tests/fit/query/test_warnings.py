@@ -16,8 +16,8 @@ from fit.query.answer import predict
 from fit.query.warnings import cross_check_remark
 from fit.report.summary_page import report_content
 from fit.report.text import fit_text
-from fit.results import CrossCheck, Fit, is_identified, kappa_text, write_fit
-from fit.verdict import Note
+from fit.results import CrossCheck, Fit, write_fit
+from fit.verdict import Note, is_identified, kappa_text
 from tests.fit.builders import make_fit
 
 REFUSED = [{"kappa": 1500.0}, {"kappa": float("inf")}, {"status": "ill_conditioned"}]

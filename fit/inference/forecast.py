@@ -1,0 +1,340 @@
+"""The forecast of a sweep: the wider law under a prior of real laws, and its discrepancy.
+
+On public sweeps the two-term law does not fail within the runs but beyond them. Its 90% intervals
+hold 71% of the larger runs, since cheap runs bend it and its form is not the runs' own. Three
+things mend that, and each was measured on those sweeps (docs/league.md):
+
+- *A wider form under an informed prior.* An outer exponent and bends are let in, and all parameters
+  of shape lie near where they lie in public sweeps, above all E as a share of the least loss. The
+  prior is Student's, so that runs of another kind move it away.
+- *Cheap runs count less.* The variance of a run about the form grows with its distance in ln C from
+  the costliest one: a form that is not quite right shall be right where the forecast starts.
+- *A discrepancy that grows with the gain.* What a forecast misses is a share of the gain in ln L
+  that it predicts beyond the runs, much the same share in all public sweeps. The fit's own larger
+  budgets, predicted from the smaller ones, raise or lower it.
+
+The posterior is taken as normal about its mode (Laplace). Constants are in one place, below.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from fit.data.records import Floats
+from fit.data.table import RunTable
+from fit.estimation.weights import weights_of
+from fit.laws.forecast import FORECAST, Frame
+from fit.results import ForecastLaw
+
+SHAPES = 8
+"""Parameters that the runs inform: ln E, ln A, ln alpha, ln B, ln beta, ln k, g_N, g_D."""
+CENTRE = np.array([math.log(0.65), 0.0, math.log(0.45), 0.0, math.log(0.45), -0.5, 0.0, 0.0])
+"""Middle of the prior; that of ln E counts from the ln of the least loss."""
+SPREAD = np.array([0.2, 1e3, 0.25, 1e3, 0.25, 0.3, 0.01, 0.01])
+"""Its spread: nothing is said of A and B."""
+PRIOR_DOF = 8.0
+"""Of the prior's Student's t."""
+CHEAPER = 1.0
+"""Variance of a run: 1 + (this times ln of the largest compute over its own), squared."""
+DISCREPANCY, DISCREPANCY_DOF = 0.075, 12.0
+"""Standard deviation of `level`, as a share of the gain, and how many budgets it is worth."""
+VALLEY = 0.12
+"""Standard deviation of `valley`: of ln N* one e-fold beyond the near edge of the runs."""
+HUBER = 1.345
+"""Noise units at which a residual's pull stops growing: 95% efficient for normal ones."""
+LEAST_NOISE = 2e-4
+MOST_NOISE = 0.3
+"""Noise over the spread of ln loss from which the runs show no surface that could be forecast;
+public sweeps have 0.003 to 0.06."""
+CUTS = (3.0, 10.0)
+"""The runs are predicted from those below their largest compute divided by these."""
+LEAST_RUNS, LEAST_BELOW, LEAST_LEVELS = 8, 10, 3
+"""Runs of a forecast, runs below a cut, and sizes and lengths of either, at least."""
+LEAST_AHEAD = 0.3
+"""ln of compute beyond a cut from which a run says something of the discrepancy."""
+KEPT = 0.95
+"""Share of the runs beyond a cut that count, the nearest to the forecast."""
+STEPS, SCREENING = 60, 6
+"""Most steps of a search, and of its first look at each start."""
+SETTLED, SMALL = 1e-7, 1e-4
+FEWEST_DOF = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runs:
+    """What a forecast is made from; all (n,)."""
+
+    log_params: Floats
+    log_tokens: Floats
+    log_loss: Floats
+    log_flops: Floats
+    cluster: NDArray[np.int64]
+    weight: Floats
+    """Of mean 1, as the user gave it."""
+
+    def take(self, keep: NDArray[np.bool_]) -> Runs:
+        """Some of them."""
+        return Runs(**{name: getattr(self, name)[keep] for name in self.__slots__})
+
+    def enough(self, least: int) -> bool:
+        """Whether they can carry a forecast."""
+        levels = (len(np.unique(v)) for v in (self.log_params, self.log_tokens))
+        return len(self.log_loss) >= least and min(levels) >= LEAST_LEVELS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posterior:
+    """Mode and covariance of the wider law's parameters, in the order of `SHAPES`."""
+
+    frame: Frame
+    mode: Floats
+    """(8,)"""
+    covariance: Floats
+    """(8, 8)"""
+    noise: float
+    """Standard deviation of ln loss of one run near the costliest."""
+    dof: float
+
+    def predict(self, runs: Runs) -> tuple[Floats, Floats, Floats]:
+        """The ln loss of runs, its standard deviation, and the gain beyond these runs; (n,)."""
+        x, y, beyond = self.frame.place(runs.log_params, runs.log_tokens)
+        value, slopes = _law(self.frame, self.mode, x, y)
+        spread = np.sqrt(np.einsum("ni,ij,nj->n", slopes, self.covariance, slopes))
+        near = _law(self.frame, self.mode, x - beyond / 2, y - beyond / 2)[0]
+        return value, spread, np.maximum(near - value, 0.0)
+
+
+def forecast(table: RunTable, level: float) -> ForecastLaw | None:
+    """Forecast from a table of runs; None where they are too few or too noisy to carry it.
+
+    Args:
+        table: Runs with their losses [nats/token, or another positive measure].
+        level: Of the intervals.
+    """
+    weights = weights_of(table)
+    runs = Runs(
+        log_params=np.log(table.params),
+        log_tokens=np.log(table.tokens),
+        log_loss=np.log(table.loss),
+        log_flops=np.log(table.flops),
+        cluster=table.cluster,
+        weight=np.ones(len(table)) if weights is None else weights / weights.mean(),
+    )
+    whole = posterior_of(runs) if runs.enough(LEAST_RUNS) else None
+    if whole is None or whole.noise > MOST_NOISE * float(np.std(runs.log_loss)):
+        return None
+    rolled = tuple(rolled_discrepancies(runs))
+    squares = DISCREPANCY_DOF * DISCREPANCY**2 + sum(rolled)
+    dof = DISCREPANCY_DOF + len(rolled)
+    share = math.sqrt(squares / dof)
+    tail = 0.5 + level / 2
+    quantile = float(stats.t.ppf(tail, whole.dof))
+    # One quantile serves all: the discrepancy's own reference is folded into its variance.
+    own = float(stats.t.ppf(tail, dof + 2)) / quantile
+    covariance = np.zeros((len(FORECAST), len(FORECAST)))
+    order = [0, 1, 3, 2, 4, 5, 6, 7]  # as FORECAST has them
+    scale = np.ones(SHAPES)
+    scale[[2, 4, 5]] = np.exp(whole.mode[[2, 4, 5]])  # alpha, beta, k themselves, not their ln
+    moved = whole.covariance * scale[:, None] * scale
+    covariance[:SHAPES, :SHAPES] = moved[np.ix_(order, order)]
+    covariance[SHAPES, SHAPES] = (own * share) ** 2
+    covariance[SHAPES + 1, SHAPES + 1] = VALLEY**2
+    values = [*whole.mode[:6], *whole.mode[6:], 0.0, 0.0]
+    theta = dict(zip(FORECAST, [values[i] for i in (*order, 8, 9)], strict=True))
+    for name in ("E", "A", "B", "alpha", "beta", "k"):
+        theta[name] = math.exp(theta[name])
+    return ForecastLaw(
+        theta={name: float(v) for name, v in theta.items()},
+        covariance=covariance,
+        frame=dataclasses.asdict(whole.frame),
+        noise=whole.noise,
+        quantile=quantile,
+        dof=whole.dof,
+        discrepancy=share,
+        rolled=rolled,
+    )
+
+
+def posterior_of(runs: Runs) -> Posterior | None:
+    """Mode and covariance of the wider law by runs; None where no search ends anywhere."""
+    behind = runs.log_flops.max() - runs.log_flops
+    weight = runs.weight / (1 + (CHEAPER * behind) ** 2)
+    x, y = (np.average(v, weights=weight) for v in (runs.log_params, runs.log_tokens))
+    top = int(np.argmax(runs.log_flops))
+    frame = Frame(
+        log_params=float(x),
+        log_tokens=float(y),
+        reach_params=float(np.abs(runs.log_params - x).max()),
+        reach_tokens=float(np.abs(runs.log_tokens - y).max()),
+        log_product=float(runs.log_params[top] + runs.log_tokens[top]),
+    )
+    search = _Search(frame=frame, runs=runs, weight=weight)
+    looks = [search.descend(start, SCREENING) for start in search.starts()]
+    best = sorted((look for look in looks if look is not None), key=lambda found: found[1])[:2]
+    ends = [end for p, _, _ in best if (end := search.descend(p, STEPS)) is not None]
+    if not ends:
+        return None
+    mode, _, scale = min(ends, key=lambda found: found[1])
+    return search.posterior(mode, scale)
+
+
+def rolled_discrepancies(runs: Runs) -> Iterator[float]:
+    """Squared share of the gain that forecasts from the runs' own smaller budgets missed.
+
+    What sampling explains is taken off; a share may come out as zero, and none is below.
+    """
+    for cut in CUTS:
+        below = runs.log_flops <= runs.log_flops.max() - math.log(cut) + 1e-6
+        kept, left = runs.take(below), runs.take(~below)
+        fitted = posterior_of(kept) if kept.enough(LEAST_BELOW) else None
+        ahead = left.log_flops - kept.log_flops.max() > LEAST_AHEAD if fitted else np.zeros(0)
+        if fitted is None or ahead.sum() < 2:
+            continue
+        value, spread, gain = fitted.predict(left)
+        gain = np.maximum(gain, 0.5 * np.median(gain))
+        excess = (left.log_loss - value) ** 2 - spread**2 - fitted.noise**2 / left.weight
+        shares = np.sort((excess / np.maximum(gain, 1e-12) ** 2)[ahead])
+        yield max(float(shares[: max(1, int(KEPT * len(shares)))].mean()), 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Search:
+    """The mode of the posterior of runs, by Levenberg-Marquardt on a robust loss."""
+
+    frame: Frame
+    runs: Runs
+    weight: Floats
+
+    @property
+    def middle(self) -> Floats:
+        """Middle of the prior of these runs."""
+        return np.asarray(CENTRE + np.eye(SHAPES)[0] * self.runs.log_loss.min())
+
+    def starts(self) -> Iterator[Floats]:
+        """Where searches begin: E and the exponents from a small grid, both terms alike."""
+        losses = np.exp(self.runs.log_loss)
+        least, middle = float(losses.min()), float(np.median(losses))
+        for share in (0.5, 0.8, 0.95):
+            term = math.log(max(middle - share * least, 1e-3 * least) / 2)
+            for alpha, beta in ((0.3, 0.3), (0.6, 0.4), (0.3, 0.6)):
+                shape = [math.log(share * least), term, math.log(alpha), term, math.log(beta)]
+                yield np.array([*shape, 0.0, 0.0, 0.0])
+
+    def prior(self, p: Floats) -> tuple[float, Floats]:
+        """Minus the ln of the prior and the precision that stands for it at p, (8,)."""
+        off = (p - self.middle) / SPREAD
+        value = 0.5 * (PRIOR_DOF + 1) * np.log1p(off**2 / PRIOR_DOF).sum()
+        return float(value), (PRIOR_DOF + 1) / (PRIOR_DOF + off**2) / SPREAD**2
+
+    def value(self, p: Floats, residual: Floats, scale: float) -> float:
+        """Minus the ln of the posterior, up to a constant."""
+        u = np.abs(residual) * np.sqrt(self.weight) / scale
+        loss = np.where(u < HUBER, 0.5 * u**2, HUBER * u - 0.5 * HUBER**2)
+        return float(loss.sum() + len(u) * math.log(scale) + self.prior(p)[0])
+
+    def scale(self, residual: Floats) -> float:
+        """Noise of the weighted residuals: their median, as of normal ones."""
+        n = len(residual)
+        median = float(np.median(np.abs(residual) * np.sqrt(self.weight)))
+        return max(1.4826 * median * math.sqrt(n / max(1, n - 5)), LEAST_NOISE)
+
+    def at(self, p: Floats) -> tuple[Floats, Floats]:
+        """Residuals (n,) and derivatives of the law (n, 8)."""
+        x = self.runs.log_params - self.frame.log_params
+        y = self.runs.log_tokens - self.frame.log_tokens
+        with np.errstate(all="ignore"):
+            value, slopes = _law(self.frame, p, x, y)
+        return self.runs.log_loss - value, slopes
+
+    def descend(self, p: Floats, steps: int) -> tuple[Floats, float, float] | None:
+        """Parameters, objective and noise where the search from p ends; None for a wild start."""
+        residual, slopes = self.at(p)
+        if not np.isfinite(residual).all():
+            return None
+        damping, scale = 1e-2, self.scale(residual)
+        value = self.value(p, residual, scale)
+        for _ in range(steps):
+            u = np.abs(residual) * np.sqrt(self.weight) / scale
+            pull = self.weight * np.minimum(1.0, HUBER / np.maximum(u, 1e-12)) / scale**2
+            precision = self.prior(p)[1]
+            hessian = slopes.T @ (pull[:, None] * slopes) + np.diag(precision)
+            gradient = slopes.T @ (pull * residual) - precision * (p - self.middle)
+            for _ in range(8):
+                damped = hessian + damping * np.diag(np.diag(hessian))
+                step = np.clip(np.linalg.solve(damped, gradient), -1, 1)
+                moved, moved_slopes = self.at(p + step)
+                if np.isfinite(moved).all() and np.isfinite(moved_slopes).all():
+                    reached = self.value(p + step, moved, scale)
+                    if reached <= value + 1e-12:
+                        break
+                damping *= 5
+            else:
+                break
+            settled = value - reached < SETTLED * (1 + abs(value)) and np.abs(step).max() < SMALL
+            p, residual, slopes = p + step, moved, moved_slopes
+            damping, scale = max(damping / 5, 1e-9), self.scale(residual)
+            value = self.value(p, residual, scale)
+            if settled:
+                break
+        return p, value, scale
+
+    def posterior(self, mode: Floats, scale: float) -> Posterior:
+        """The normal posterior about a mode; runs of one cluster count by their design effect."""
+        residual, slopes = self.at(mode)
+        root = np.sqrt(self.weight)
+        u = residual * root / scale
+        share = float((np.abs(u) < HUBER).mean())
+        bread = slopes.T @ (self.weight[:, None] * slopes) * share / scale**2
+        precision = np.diag(self.prior(mode)[1])
+        cluster = np.unique(self.runs.cluster, return_inverse=True)[1]
+        n, groups = len(residual), int(cluster.max()) + 1
+        effect = 1.0
+        if groups < n:
+            scores = slopes * (np.clip(u, -HUBER, HUBER) / scale * root)[:, None]
+            sums = np.zeros((groups, SHAPES))
+            np.add.at(sums, cluster, scores)
+            meat = sums.T @ sums * groups / max(1, groups - 1)
+            alone = np.linalg.pinv(scores.T @ scores + 1e-6 * precision)
+            effect = max(1.0, float(np.trace(alone @ meat)) / SHAPES)
+        covariance = np.linalg.inv(bread / effect + precision)
+        free = float(np.trace(bread / effect @ covariance))
+        return Posterior(
+            frame=self.frame,
+            mode=mode,
+            covariance=(covariance + covariance.T) / 2,
+            noise=self.noise_of_a_run(residual, free),
+            dof=max(FEWEST_DOF, groups - 5.0),
+        )
+
+    def noise_of_a_run(self, residual: Floats, free: float) -> float:
+        """Noise of a run near the costliest: the weighted median residual, parameters paid for."""
+        size = np.abs(residual) * np.sqrt(self.runs.weight)
+        order = np.argsort(size)
+        passed = np.cumsum(self.weight[order]) / self.weight.sum()
+        median = float(size[order][np.searchsorted(passed, 0.5)])
+        effective = self.weight.sum() ** 2 / (self.weight**2).sum()
+        return max(1.4826 * median * math.sqrt(effective / max(effective - free, 1)), LEAST_NOISE)
+
+
+def _law(frame: Frame, p: Floats, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """The ln L (n,) and its derivatives by the parameters (n, 8); see `fit.laws.forecast`."""
+    alpha, beta, k = np.exp(p[[2, 4, 5]])
+    t = {"E": p[0], "A": p[1], "B": p[3], "alpha": alpha, "beta": beta, "k": k}
+    t |= {"g_N": p[6], "g_D": p[7]}
+    value, bends = frame.log_terms(t, x, y), frame.bends(t, x, y)
+    a, b = frame.log_sides(t, x, y)
+    both = np.logaddexp(a, b)
+    rest = np.exp(k * both - value)  # (L - E) / L
+    size, length = k * rest * np.exp(a - both), k * rest * np.exp(b - both)
+    columns = [
+        *(np.exp(p[0] - value), size, -size * alpha * x, length, -length * beta * y),
+        *(k * rest * both, -size * bends[0], -length * bends[1]),
+    ]
+    return value, np.stack(columns, axis=1)

@@ -1,0 +1,112 @@
+"""The law that forecasts: the two-term law inside a wider one, with what may be wrong beyond.
+
+    ln L = ln(E + (A e^(-alpha x - g_N q(x)) + B e^(-beta y - g_D q(y)))^k) + level gain(x, y)
+
+with x = ln N and y = ln D from the centre of the runs. The two-term law has k = 1 and no bends g_N,
+g_D; q is a square within the runs and straight beyond them, so that exponents bend no further. Two
+parameters are zero at the estimate and have a spread of their own, which no run can lower: `level`,
+the share by which the gain in ln L from near the costliest runs to a point is missed, and `valley`,
+by how far ln N* is. With them every quantity that follows from the law, N* as well as a loss, a
+price or a regret, has the discrepancy in its interval, by the same derivatives as all else.
+
+Numpy only: every query imports this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fit.laws.law import Law, Parameter
+
+FORECAST = ("E", "A", "B", "alpha", "beta", "k", "g_N", "g_D", "level", "valley")
+"""Parameters: E [nats], A and B [nats^(1/k)] at the centre of the runs, the others pure numbers."""
+NEAR = 1.0
+"""The discrepancy begins at the costliest run's compute divided by e to this power."""
+LEAST_EXPONENT = 0.375
+"""Twice this is the share of an exponent that a bend may take away."""
+HIGHEST = 60.0
+"""The ln of a term beyond which it is cut off: nobody's models are there."""
+
+Named = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """Where the runs are that a forecast starts from."""
+
+    log_params: float
+    """ln N of their centre."""
+    log_tokens: float
+    """ln D of their centre."""
+    reach_params: float
+    """How far runs lie from the centre in ln N, at most."""
+    reach_tokens: float
+    """The same in ln D."""
+    log_product: float
+    """ln(N D) of the costliest run."""
+
+    def place(self, log_params: Any, log_tokens: Any) -> tuple[Any, Any, Any]:
+        """x, y and u, how far beyond the runs' near edge a point is in ln(N D), from 0."""
+        beyond = log_params + log_tokens - self.log_product + NEAR
+        x, y = log_params - self.log_params, log_tokens - self.log_tokens
+        return x, y, np.maximum(beyond, 0.0)
+
+    def bends(self, t: Named, x: Any, y: Any) -> tuple[Any, Any]:
+        """q(x) and q(y), which leave an exponent a quarter of itself at least."""
+        with np.errstate(divide="ignore"):
+            size = LEAST_EXPONENT * t["alpha"] / np.abs(t["g_N"])
+            length = LEAST_EXPONENT * t["beta"] / np.abs(t["g_D"])
+        return (
+            bend(x, np.minimum(self.reach_params, size)),
+            bend(y, np.minimum(self.reach_tokens, length)),
+        )
+
+    def log_sides(self, t: Named, x: Any, y: Any) -> tuple[Any, Any]:
+        """The ln of the terms in N and in D; scales of `t` as their ln."""
+        of_size, of_length = self.bends(t, x, y)
+        a = t["A"] - t["alpha"] * x - t["g_N"] * of_size
+        b = t["B"] - t["beta"] * y - t["g_D"] * of_length
+        return np.clip(a, -HIGHEST, HIGHEST), np.clip(b, -HIGHEST, HIGHEST)
+
+    def log_terms(self, t: Named, x: Any, y: Any) -> Any:
+        """The ln L without the discrepancy at x and y."""
+        return np.logaddexp(t["E"], t["k"] * np.logaddexp(*self.log_sides(t, x, y)))
+
+    def log_law(self, t: Named, c: Named) -> Any:
+        """The ln L from parameters by name (scales as their ln) and the ln of params and tokens."""
+        x, y, beyond = self.place(c["params"], c["tokens"])
+        shift = t["valley"] * np.sqrt(beyond)
+        x, y = x - shift, y + shift
+        value = self.log_terms(t, x, y)
+        if not np.any(t["level"]):
+            return value
+        nearer = self.log_terms(t, x - beyond / 2, y - beyond / 2)
+        return value + t["level"] * np.maximum(nearer - value, 0.0)
+
+
+def bend(x: Any, reach: Any) -> Any:
+    """Square of a distance up to `reach`, and its tangent beyond."""
+    size = np.abs(x)
+    return np.where(size < reach, x * x, reach * (2 * size - reach))
+
+
+def forecast_law(
+    frame: Frame, name: str, log_law: Callable[[Named, Named], Any] | None = None
+) -> Law:
+    """The law that forecasts from runs in a frame, under the name of the one it widens.
+
+    Args:
+        frame: Where the runs are.
+        name: Of the law that describes the runs.
+        log_law: In place of the frame's own.
+    """
+    return Law(
+        name=name,
+        formula="L = E + (A/N^alpha + B/D^beta)^k, with bends",
+        declared=tuple(Parameter(name=p, start=(0.0, 0.0)) for p in FORECAST),
+        log_law=log_law or frame.log_law,
+    )
