@@ -141,9 +141,7 @@ def beside_forecast(notes: Iterable[Note]) -> tuple[Note, ...]:
     def severity(note: Note) -> str:
         if note.code in OF_THE_DESCRIPTION:
             return "info"
-        if note.code in WIDENED or note.code == "few_clusters":
-            return "warning"  # with few trajectories 72% held
-        return note.severity
+        return "warning" if note.code in WIDENED else note.severity
 
     return tuple(dataclasses.replace(note, severity=severity(note)) for note in notes)
 

@@ -210,7 +210,7 @@ class ScalingLaw:
         family, ahead = law(fit.law), fit.forecast
         return cls(
             name=fit.name,
-            law=family if ahead is None else forecast_law(Frame(**ahead.frame), family.name),
+            law=family if ahead is None else forecast_law(Frame(**ahead.frame), family),
             theta=fit.posterior().vector(),
             convention=fit.convention,
             range=fit.range,

@@ -14,7 +14,7 @@ Numpy only: every query imports this module.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,19 +94,16 @@ def bend(x: Any, reach: Any) -> Any:
     return np.where(size < reach, x * x, reach * (2 * size - reach))
 
 
-def forecast_law(
-    frame: Frame, name: str, log_law: Callable[[Named, Named], Any] | None = None
-) -> Law:
+def forecast_law(frame: Frame, described: Law) -> Law:
     """The law that forecasts from runs in a frame, under the name of the one it widens.
 
     Args:
         frame: Where the runs are.
-        name: Of the law that describes the runs.
-        log_law: In place of the frame's own.
+        described: The law that describes them.
     """
     return Law(
-        name=name,
-        formula="L = E + (A/N^alpha + B/D^beta)^k, with bends",
+        name=described.name,
+        formula=described.formula,
         declared=tuple(Parameter(name=p, start=(0.0, 0.0)) for p in FORECAST),
-        log_law=log_law or frame.log_law,
+        log_law=frame.log_law,
     )

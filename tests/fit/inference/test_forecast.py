@@ -11,6 +11,7 @@ import pytest
 from fit.allocation.scaling_law import ScalingLaw
 from fit.fitting import fit
 from fit.inference import forecast as forecasts
+from fit.laws.families import law as family
 from fit.laws.forecast import FORECAST, NEAR, Frame, forecast_law
 from fit.query.answer import predict, query
 from fit.results import Fit
@@ -59,7 +60,9 @@ def test_without_outer_exponent_and_bends_the_wider_law_is_the_two_term_law():
     n, d = np.geomspace(1e6, 1e9, 7), np.geomspace(1e8, 1e11, 7)
     x, y = np.log(n) - FRAME.log_params, np.log(d) - FRAME.log_tokens
     expected = 1.7 + 0.5 * np.exp(-0.4 * x) + 0.6 * np.exp(-0.35 * y)
-    assert np.allclose(forecast_law(FRAME, "chinchilla").loss(theta, n, d), expected, rtol=1e-12)
+    assert np.allclose(
+        forecast_law(FRAME, family("chinchilla")).loss(theta, n, d), expected, rtol=1e-12
+    )
 
 
 def test_derivatives_of_the_wider_law_are_those_of_differences():
@@ -73,7 +76,7 @@ def test_derivatives_of_the_wider_law_are_those_of_differences():
 
 
 def test_the_valley_moves_the_optimum_and_leaves_its_loss():
-    law = forecast_law(FRAME, "chinchilla")
+    law = forecast_law(FRAME, family("chinchilla"))
     product = FRAME.log_product + 3.0
     moved = THETA.copy()
     moved[9] = 0.1
@@ -87,7 +90,7 @@ def test_the_valley_moves_the_optimum_and_leaves_its_loss():
 
 
 def test_the_level_misses_a_share_of_the_gain_beyond_the_runs_and_nothing_within():
-    law = forecast_law(FRAME, "chinchilla")
+    law = forecast_law(FRAME, family("chinchilla"))
     moved = THETA.copy()
     moved[8] = 0.2
     n, d = np.exp(FRAME.log_params), np.exp(FRAME.log_tokens)
@@ -104,7 +107,7 @@ def test_bends_never_turn_an_exponent_round():
     theta = THETA.copy()
     theta[6] = -0.5
     sizes = np.geomspace(1e2, 1e14, 200)
-    losses = forecast_law(FRAME, "chinchilla").loss(theta, sizes, 1e10)
+    losses = forecast_law(FRAME, family("chinchilla")).loss(theta, sizes, 1e10)
     assert (np.diff(losses) < 0).all()
 
 
