@@ -70,7 +70,9 @@ def _isoflop(options: dict[str, Any], params, tokens, loss, flops, cluster) -> F
 
     def predict(n, d):
         numbers = [isoflop.predict(fit, *row, force=True) for row in zip(n, d, strict=True)]
-        return tuple(np.array(v) for v in zip(*(ends(p.loss_next_run) for p in numbers)))
+        return tuple(
+            np.array(v) for v in zip(*(ends(p.loss_next_run) for p in numbers), strict=True)
+        )
 
     def optimum(budget):
         return ends(isoflop.query(fit, budget, force=True).params)

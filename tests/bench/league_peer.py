@@ -24,8 +24,8 @@ def chinchilla_package(n, d, loss):
     with tempfile.TemporaryDirectory() as folder:
         loss_fn = functools.partial(log_huber, delta=DELTA)
         law = Chinchilla(folder, param_grid=grid, loss_fn=loss_fn, log_level=50)
-        for row in zip(n, d, loss):
-            law.append(**dict(zip(("N", "D", "loss"), row)))
+        for row in zip(n, d, loss, strict=True):
+            law.append(**dict(zip(("N", "D", "loss"), row, strict=True)))
         law.visualizer.optim = lambda *args, **kwargs: None  # a figure is no part of the fit
         law.fit(parallel=False)
     return [law.E, law.A, law.B, law.alpha, law.beta]
