@@ -113,12 +113,26 @@ bench-peers: $(STAMP) $(PEERS)/.installed  ## the public packages on the same ta
 	$(BIN)/python -m tests.bench.peers $(PEERS)/bin/python
 .PHONY: bench-peers
 
+# The league's rivals: as above, and vpnls from its source at commit 026317d, where VPNLS names a checkout.
+LEAGUE ?= ../shared/data/league/series.csv
+VPNLS ?=
+RIVALS := .venv-league
+$(RIVALS)/.installed: Makefile
+	$(PEERS_PYTHON) -m venv $(RIVALS)
+	$(RIVALS)/bin/pip install -q 'chinchilla==0.2.0' 'simple-scaling-laws==0.2.0; python_version >= "3.12"'
+	$(if $(VPNLS),$(RIVALS)/bin/pip install -q '$(VPNLS)[scipy]')
+	@touch $@
+
+league: $(STAMP) $(RIVALS)/.installed  ## forecasts of real sweeps against rivals (minutes; LEAGUE=series.csv, VPNLS=checkout; docs/league.md)
+	$(BIN)/python -m tests.bench.league $(LEAGUE) --peers $(RIVALS)/bin/python
+.PHONY: league
+
 calibrate: $(STAMP)  ## coverage of the intervals by simulation (minutes; docs/calibration.md)
 	$(BIN)/python -m tests.bench.calibrate
 .PHONY: calibrate
 
 clean:  ## remove .venv and caches; runs and reports stay
-	rm -rf $(VENV) $(PEERS) $(EXPORTS) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(PEERS) $(RIVALS) $(EXPORTS) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 .PHONY: clean
 
 help:  ## this list
