@@ -138,12 +138,20 @@ class Fitted(Protocol):
 def beside_forecast(notes: Iterable[Note]) -> tuple[Note, ...]:
     """Notes on a fit that has a forecast: each as severe as it was for forecasts of real runs."""
 
-    def severity(note: Note) -> str:
+    def seen(note: Note) -> Note:
         if note.code in OF_THE_DESCRIPTION:
-            return "info"
-        return "warning" if note.code in WIDENED else note.severity
+            return dataclasses.replace(note, severity="info")
+        if note.code not in WIDENED:
+            return note
+        text = note.message
+        if note.code == "not_determined":
+            text = (
+                f"{text.split(':')[0]} by themselves: answers take what is missing from other "
+                "people's sweeps. Add runs of other sizes and lengths, over a wider range."
+            )
+        return dataclasses.replace(note, severity="warning", message=text)
 
-    return tuple(dataclasses.replace(note, severity=severity(note)) for note in notes)
+    return tuple(seen(note) for note in notes)
 
 
 def track_record(reach: float) -> str | None:

@@ -19,6 +19,8 @@ from scipy.optimize import curve_fit, minimize
 from scipy.special import logsumexp
 
 import isoflop
+from fit.allocation.scaling_law import ScalingLaw
+from fit.inference.intervals import derived_interval
 
 PLAIN = {"discrepancy": "none"}
 """Options of the additive law with its plain intervals."""
@@ -62,20 +64,18 @@ def _isoflop(options: dict[str, Any], params, tokens, loss, flops, cluster) -> F
     """A fit through the public interface."""
     columns = {"params": params, "tokens": tokens, "loss": loss, "flops": flops}
     table = pd.DataFrame({**columns, "cluster": cluster})
-    fit = isoflop.fit(isoflop.load(table, cluster="cluster"), **options)
-
-    def ends(number) -> tuple[float, float, float]:
-        low, high = (np.nan if v is None else v for v in (number.low, number.high))
-        return number.value, low, high
+    fit = isoflop.fit(isoflop.load(table, cluster="cluster"), resamples=0, **options)
+    source = ScalingLaw.of(fit)
 
     def predict(n, d):
-        numbers = [isoflop.predict(fit, *row, force=True) for row in zip(n, d, strict=True)]
-        return tuple(
-            np.array(v) for v in zip(*(ends(p.loss_next_run) for p in numbers), strict=True)
-        )
+        losses = source.log_losses(n, d)
+        middle = np.exp(losses(source.theta[None])[0])
+        return middle, *derived_interval(fit, losses, next_run=True)
 
     def optimum(budget):
-        return ends(isoflop.query(fit, budget, force=True).params)
+        number = isoflop.query(fit, budget, force=True).params
+        low, high = (np.nan if v is None else v for v in (number.low, number.high))
+        return number.value, low, high
 
     return Forecaster(predict=predict, optimum=optimum)
 
