@@ -114,7 +114,7 @@ bench-peers: $(STAMP) $(PEERS)/.installed  ## the public packages on the same ta
 .PHONY: bench-peers
 
 # The league's rivals: as above, and vpnls from its source at commit 026317d, where VPNLS names a checkout.
-LEAGUE ?= ../shared/data/league/series.csv
+LEAGUE ?= series.csv
 VPNLS ?=
 RIVALS := .venv-league
 $(RIVALS)/.installed: Makefile

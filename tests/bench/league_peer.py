@@ -44,7 +44,7 @@ def simple_scaling_laws(n, d, loss):
 
 
 def vpnls(n, d, loss):
-    """Its grid, refined by L-BFGS-B, under the Huber loss of its README; millions and billions."""
+    """Its grid under the Huber loss of its README; millions and billions."""
     import numpy as np
     from vpnls.api import fit_vpnls, huber
 
