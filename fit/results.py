@@ -325,6 +325,11 @@ class Fit:
             quantile=ahead.quantile,
         )
 
+    @property
+    def noise_of_a_run(self) -> float:
+        """What a prediction of one run adds: near the costliest runs, where there is a forecast."""
+        return self.noise if self.forecast is None else self.forecast.noise
+
     def document(self, *, draws: bool = True) -> dict[str, Any]:
         """The `isoflop.fit/1` document, with or without the draws."""
         document = dataclasses.asdict(self)

@@ -25,7 +25,7 @@ from fit.laws.families import law, with_repeats
 from fit.laws.forecast import Frame, forecast_law
 from fit.laws.law import Law
 from fit.laws.published import PRESETS, Preset
-from fit.results import Fit, Span, fit_hash, read_fit
+from fit.results import Fit, IntervalInputs, Objective, Points, Span, fit_hash, read_fit
 
 LOG_FLOPS_RANGE = (np.log(1e4), np.log(1e45))
 """Budgets of a frontier's table."""
@@ -33,6 +33,10 @@ SPACING = 0.1
 """Spacing of the table in ln C."""
 BAND_BUDGETS = 48
 """Budgets of a `FrontierBand`."""
+NONE = np.empty(0)
+NO_POINTS = Points(
+    run=(), params=NONE, tokens=NONE, flops=NONE, loss=NONE, residual=NONE, cluster=NONE
+)
 FURTHER = 10.0
 """The second budget of page 1 of a report over the largest one fitted."""
 
@@ -217,6 +221,36 @@ class ScalingLaw:
             fit=fit,
             hash=hash,
         )
+
+    @property
+    def uncertainty(self) -> IntervalInputs | None:
+        """What intervals of answers are computed from; None for a law that has none."""
+        if self.fit is not None:
+            return self.fit.posterior()
+        spread = None if self.preset is None else self.preset.spread
+        if self.preset is None or spread is None:
+            return None
+        return IntervalInputs(
+            name=self.name,
+            law=self.preset.law,
+            theta=self.preset.theta,
+            method="hc3",
+            level=spread.level,
+            quantile=spread.quantile,
+            covariance=np.array(spread.covariance),
+            draws=NONE,
+            moves=NONE,
+            points=NO_POINTS,
+            objective=Objective(name="", delta=None, value=0.0),
+        )
+
+    @property
+    def noise_of_a_run(self) -> float:
+        """Standard deviation of ln loss of one run; 0 where it is not known."""
+        if self.fit is not None:
+            return self.fit.noise_of_a_run
+        known = self.preset is not None and self.preset.spread is not None
+        return self.preset.spread.noise if known else 0.0  # type: ignore[union-attr]
 
     @property
     def plain(self) -> ScalingLaw:

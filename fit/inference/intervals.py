@@ -4,8 +4,6 @@ Every interval under a fit is computed here, by the method that the fit names; o
 mixes two of them. A *confidence* interval is of the law itself; a *prediction* interval is of the
 next run's loss and adds the noise of one run to it. Numpy only: every query imports this.
 
-What to use when:
-
 - `hc3`, the default: the covariance by leaving out clusters (HC3 sandwich), the delta method and
   Student's t. No draws, the cheapest.
 - `profile`: the values to which the law can be held without the objective rising too far. The same
@@ -17,11 +15,11 @@ What to use when:
   above, 2-4 on 30 runs at 1% noise: percentiles have no small-sample reference.
 - `bca`: `pairs` corrected for bias and skewness, which does not bring that reference either.
 
-An end outside what a parameter can be is open: -inf or inf, null in a document. E begins at zero,
-where the runs do not rule that out. Both ends open: the runs do not determine it.
+An end outside what a parameter can be is open: -inf or inf, null in a document; both: the runs do
+not determine it. E begins at zero, where the runs do not rule that out.
 
-All five hold their nominal 90% to 88-92.5% on average, and `hc3`, `wild` and `profile` agree within
-1.7 points in every design tried (docs/calibration.md). To add a method, add an entry to `METHODS`.
+All five hold their nominal 90% to 88-92.5% on average (docs/calibration.md). To add a method, add
+an entry to `METHODS`.
 
 Source of `bca`: Efron 1987, J. Am. Stat. Assoc. 82, 171. The percentiles of the draws are moved by
 z0, how far the draws' median lies from the estimate, and by the acceleration, how the error grows
@@ -78,7 +76,7 @@ class IntervalMethod:
     compute: Callable[[IntervalInputs, LogQuantity, Floats], tuple[Floats, Floats]]
     """Low and high of a quantity, from its value at the estimate."""
     caption: str
-    """What it is, in a few words of a report."""
+    """In a few words of a report."""
     needs_draws: bool = False
     """Whether the interval comes from draws, so that enough of them are needed."""
     needs_moves: bool = False
@@ -86,7 +84,7 @@ class IntervalMethod:
     signs: bool = False
     """Whether draws change the signs of residuals (wild bootstrap) or resample clusters (pairs)."""
     two_term_only: bool = False
-    """Whether it is made for the laws of the fast kernel alone."""
+    """For the laws of the fast kernel alone."""
 
 
 def check_interval(method: str, *, law: str, level: float, resamples: int) -> None:
@@ -120,8 +118,7 @@ def derived_interval(
     Args:
         fit: Fitted law.
         log_quantity: Maps thetas (m, p) to the ln of the quantity, (m, ...).
-        next_run: Prediction interval of one further run: adds the runs' noise. Otherwise it is
-            the confidence interval of the law itself.
+        next_run: Prediction interval of one further run: adds its noise.
 
     Returns:
         Low and high of the quantity (not of its ln), each of shape (...); 0 and infinite where the
@@ -131,21 +128,26 @@ def derived_interval(
         QueryError: The interval is to come from draws, and the fit has none.
     """
     inputs = fit.posterior()
+    low, high = positive_interval(inputs, log_quantity)
+    if not next_run:
+        return low, high
+    value, noise = np.exp(log_quantity(inputs.vector()[None, :])[0]), fit.noise_of_a_run
+    return prediction_interval(inputs.quantile, noise, value, low, high)
+
+
+def positive_interval(inputs: IntervalInputs, log_quantity: LogQuantity) -> tuple[Floats, Floats]:
+    """The same from what intervals are computed from, without the noise of a run."""
     low, high = confidence_interval(inputs, log_quantity)
     with np.errstate(over="ignore", invalid="ignore"):
         wide = np.isfinite(high) & (high - low > OPEN_RATIO)
-        low, high = np.exp(np.where(wide, -np.inf, low)), np.exp(np.where(wide, np.inf, high))
-    if not next_run:
-        return low, high
-    return prediction_interval(fit, np.exp(log_quantity(inputs.vector()[None, :])[0]), low, high)
+        return np.exp(np.where(wide, -np.inf, low)), np.exp(np.where(wide, np.inf, high))
 
 
 def prediction_interval(
-    fit: Fit, value: Floats, low: Floats, high: Floats
+    quantile: float | None, noise: float, value: Floats, low: Floats, high: Floats
 ) -> tuple[Floats, Floats]:
     """Interval of one further run's loss, from the law's there and its confidence interval."""
-    own = fit if fit.forecast is None else fit.forecast
-    noise = _quantile(fit.posterior().quantile) * own.noise
+    noise = _quantile(quantile) * noise
     with np.errstate(divide="ignore", over="ignore"):
         below, above = np.log(value) - np.log(low), np.log(high) - np.log(value)
         low = value * np.exp(-np.hypot(np.maximum(below, 0), noise))

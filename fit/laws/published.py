@@ -19,6 +19,24 @@ from fit.results import Span
 _TOTAL_6ND = MappingProxyType({"params": "total", "flops": "6nd"})
 
 
+NO_RUNS = "its runs are not public, and no covariance of its parameters was published"
+"""Why a published law has no intervals."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """How sure a published law's parameters are, by a fit of its public runs."""
+
+    covariance: tuple[tuple[float, ...], ...]
+    """(p, p), logs of scales, exponents as they are."""
+    quantile: float
+    """Student's t at the level."""
+    level: float
+    noise: float
+    """Standard deviation of ln loss of one run."""
+    source: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
     """A published law with what its numbers mean."""
@@ -33,6 +51,8 @@ class Preset:
     range: Mapping[str, Span] | None = None
     """Of the authors' runs: params, tokens, flops."""
     note: str | None = None
+    spread: Spread | None = None
+    """Of its parameters, where its runs are public; None where they are not."""
 
 
 def _theta(e: float, a: float, b: float, alpha: float, beta: float) -> Mapping[str, float]:
@@ -92,6 +112,50 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                     **_spans((44e6, 16e9), (5e9, 500e9)),
                     "flops": Span(low=6e18, high=3e21),
                 },
+                spread=Spread(
+                    covariance=(
+                        (
+                            1.788170793e-03,
+                            -1.506328266e-03,
+                            7.303063547e-02,
+                            -7.276974786e-05,
+                            3.482144808e-03,
+                        ),
+                        (
+                            -1.506328266e-03,
+                            1.843527201e-01,
+                            -4.028421008e-01,
+                            1.114227016e-02,
+                            -1.944938181e-02,
+                        ),
+                        (
+                            7.303063547e-02,
+                            -4.028421008e-01,
+                            3.631258575e00,
+                            -2.365721305e-02,
+                            1.735608485e-01,
+                        ),
+                        (
+                            -7.276974786e-05,
+                            1.114227016e-02,
+                            -2.365721305e-02,
+                            6.739651707e-04,
+                            -1.142825288e-03,
+                        ),
+                        (
+                            3.482144808e-03,
+                            -1.944938181e-02,
+                            1.735608485e-01,
+                            -1.142825288e-03,
+                            8.296202845e-03,
+                        ),
+                    ),
+                    quantile=1.65136,
+                    level=0.9,
+                    noise=0.00495,
+                    source="the 240 runs that its authors rebuilt and published, fitted with "
+                    "--loss huber --delta 1e-3 --discrepancy none",
+                ),
             ),
             Preset(
                 name="muennighoff2023",

@@ -19,7 +19,7 @@ from fit.allocation.costs import TRAINING_OVER_SERVING
 from fit.allocation.scaling_law import ScalingLaw
 from fit.data.records import Floats
 from fit.errors import QueryError
-from fit.inference.intervals import LogQuantity, derived_interval, prediction_interval
+from fit.inference.intervals import LogQuantity, positive_interval, prediction_interval
 from fit.quantities import read_count
 from fit.query import warnings
 from fit.query.budget import answer_cost, budget_of, check_budget, machine_of
@@ -75,7 +75,7 @@ def answer(question: Question) -> Answer:
     source.law.check_split()
     if source.fit is not None:
         warnings.check_verdict(source.fit.verdict, source, force=question.force)
-    fit, rows = source.fit, source.theta[None]
+    fit, rows, spread = source.fit, source.theta[None], source.uncertainty
     problem = constrained_problem(question, source)
     refuse_conflicts(problem)
     target = None
@@ -126,7 +126,7 @@ def answer(question: Question) -> Answer:
     if fit is not None and fit.forecast is not None:
         notes += warnings.width_warnings(loss)
         verdict = warnings.verdict(source, notes)
-    end = None if fit is None or far else flops
+    end = None if spread is None or far else flops
     budget = Number(value=flops, low=end, high=end)
     training, serving = _compute(problem, numbers) if limited else (budget, None)
     if target is not None:
@@ -157,8 +157,8 @@ def answer(question: Question) -> Answer:
         tokens_per_param=ratio,
         loss=loss,
         loss_next_run=_next_run(source, loss),
-        level=None if fit is None or far else fit.interval.level,
-        method=None if fit is None or far else fit.interval.method,
+        level=None if spread is None or far else spread.level,
+        method=None if spread is None or far else spread.method,
         regret_band=band,
         reach=source.reach(training.value),
         shape=None if config is None else config.shape,
@@ -240,7 +240,8 @@ def predict(
     notes = warnings.answer_warnings(source, flops=flops, params=n, tokens=d)
     verdict = warnings.prediction_verdict(source, notes, params=n, tokens=d)
     warnings.check_verdict(verdict, source, force=force)
-    ranged = source.fit is not None and all(note.code != "extrapolates_far" for note in notes)
+    spread = source.uncertainty
+    ranged = spread is not None and all(note.code != "extrapolates_far" for note in notes)
     if ranged:
         loss = _numbers(source, log_losses)[0]
     if source.fit is not None and source.fit.forecast is not None and ranged:
@@ -253,8 +254,8 @@ def predict(
         flops=flops,
         loss=loss,
         loss_next_run=_next_run(source, loss),
-        level=source.fit.interval.level if source.fit is not None and ranged else None,
-        method=source.fit.interval.method if source.fit is not None and ranged else None,
+        level=spread.level if spread is not None and ranged else None,
+        method=spread.method if spread is not None and ranged else None,
         reach=source.reach(flops),
         law=source.law.name,
         source=source.name,
@@ -293,10 +294,11 @@ def _exact_limit(problem: ConstrainedProblem, on: str, number: Number) -> Number
 
 def _next_run(source: ScalingLaw, loss: Number) -> Number:
     """The prediction of one run from the loss of the law there: the noise is added."""
-    if source.fit is None or loss.low is None or loss.high is None:
+    spread = source.uncertainty
+    if spread is None or loss.low is None or loss.high is None:
         return loss
     ends = (np.asarray(v) for v in (loss.value, loss.low, loss.high))
-    low, high = prediction_interval(source.fit, *ends)
+    low, high = prediction_interval(spread.quantile, source.noise_of_a_run, *ends)
     return Number(value=loss.value, low=float(low), high=float(high))
 
 
@@ -315,8 +317,8 @@ def _numbers(
     """Values, on request with their intervals where the source is a fit; the quantities (m, q)."""
     with np.errstate(over="ignore"):
         values = np.exp(log_quantities(source.theta[None, :])[0])
-    if source.fit is None or not ranged:
+    if (spread := source.uncertainty) is None or not ranged:
         return tuple(Number(value=float(v)) for v in values)
-    low, high = derived_interval(source.fit, log_quantities)
+    low, high = positive_interval(spread, log_quantities)
     ends = zip(values, low, high, strict=True)
     return tuple(Number(value=float(v), low=float(a), high=float(b)) for v, a, b in ends)

@@ -173,9 +173,15 @@ def _origin(source: ScalingLaw) -> list[Note]:
         c = preset.convention
         text = (
             f"a published law, fitted on {preset.data}: it holds for its own data and tokenizer. N "
-            f"is counted as '{c['params']}', C as '{c['flops']}'. Nothing was published that "
-            "intervals could rest on."
+            f"is counted as '{c['params']}', C as '{c['flops']}'. "
         )
+        if preset.spread is None:
+            text += "Nothing was published that intervals could rest on."
+        else:
+            text += (
+                f"Intervals are of sampling and misfit alone, by {preset.spread.source}: beyond "
+                "the runs fit them yourself for a forecast."
+            )
         if preset.note is not None:
             text += f" Also: {preset.note}."
         return [_note("preset", "warning", text)]

@@ -306,6 +306,14 @@ def _limitations(fit: Fit, recommendation: Answer | None) -> list[list[str]]:
         message = tables.clean(first.message, 400)
         sentence = f"{message[:1].upper()}{message[1:].rstrip('.')}."
         rows.append([first.severity, sentence + more])
+    if fit.forecast is not None:
+        share = f"{fit.forecast.discrepancy:.0%}"
+        assumption = (
+            f"Beyond the runs {share} of the gain in ln loss is taken to be missed (r.m.s.), as in "
+            "public sweeps. A training recipe that is tuned at one size and poor at another misses "
+            "more."
+        )
+        return [*rows, ["info", assumption]]
     assumption = (
         "The law is assumed to hold beyond the runs: the intervals cover the noise of the runs, "
         "not a systematic deviation from the law. A training recipe that is tuned at one size and "

@@ -143,13 +143,10 @@ def test_a_target_loss_and_its_budget_ask_the_same(source):
     assert found.loss.value == pytest.approx(target, rel=1e-9)
     same = ask(source, flops=found.flops.value)
     assert same.params.value == pytest.approx(found.params.value, rel=1e-6)
-    if source is PUBLISHED:
-        assert same.loss.low is found.loss.low is found.flops.low is None
-    else:
-        assert same.loss.low == pytest.approx(found.loss.low, rel=1e-6)
-        assert found.flops.low < found.flops.value < found.flops.high
-        # dearer by the interval's end, and the loss of the law there is the target's other end
-        assert ask(source, flops=found.flops.high).loss.value < target
+    assert same.loss.low == pytest.approx(found.loss.low, rel=1e-6)
+    assert found.flops.low < found.flops.value < found.flops.high
+    # dearer by the interval's end, and the loss of the law there is the target's other end
+    assert ask(source, flops=found.flops.high).loss.value < target
 
 
 def test_serving_makes_the_model_smaller_and_is_paid_from_the_budget():
