@@ -129,6 +129,7 @@ league: $(STAMP) $(RIVALS)/.installed  ## forecasts of real sweeps against rival
 
 calibrate: $(STAMP)  ## coverage of the intervals by simulation (minutes; docs/calibration.md)
 	$(BIN)/python -m tests.bench.calibrate
+	$(BIN)/python -m tests.bench.worlds
 .PHONY: calibrate
 
 clean:  ## remove .venv and caches; runs and reports stay
