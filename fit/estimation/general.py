@@ -25,6 +25,8 @@ from fit.laws.law import LEAST_SHARE, Law, Tangent, slopes_of, value_of
 
 DIFFERENCE = 1e-5
 """Step of the central differences of the exact gradient that give the law's own curvature."""
+MOVED_CELLS = 20_000
+"""Displaced problems times runs that are differentiated at once: they stay in cache."""
 EXPONENTS = np.geomspace(0.03, 2.5, 21)
 """Grid of alpha and beta; published exponents lie in 0.1-0.75, tiny models reach 1.5."""
 CELLS = 200_000
@@ -164,13 +166,15 @@ class _Tangents:
     def _curvature(self, c: Floats) -> Floats:
         """Sum of c d2m/dtheta2, (S, p, p), by central differences of the exact gradient."""
         out = np.zeros((*self.theta.shape, self.theta.shape[1]))
-        for j in self.problem.free:
-            ends = []
-            for sign in (1.0, -1.0):
-                moved = self.theta.copy()
-                moved[:, j] += sign * DIFFERENCE
-                ends.append((self.problem.tangents(moved)[1] @ c[:, :, None])[..., 0])
-            out[:, j] = (ends[0] - ends[1]) / (2 * DIFFERENCE)
+        free, (count, p) = self.problem.free, self.theta.shape
+        # Many ends at once: one problem of 240 runs costs a quarter of what they do one by one.
+        at_once = max(1, MOVED_CELLS // (2 * count * len(self.problem.x)))
+        for some in (free[i : i + at_once] for i in range(0, len(free), at_once)):
+            step = DIFFERENCE * np.eye(p)[some]
+            moved = self.theta + np.stack([step, -step])[:, :, None]
+            slopes = self.problem.tangents(moved.reshape(-1, p))[1]
+            ends = (slopes.reshape(*moved.shape, -1) @ c[:, :, None])[..., 0]
+            out[:, some] = ((ends[0] - ends[1]) / (2 * DIFFERENCE)).transpose(1, 0, 2)
         return np.asarray(0.5 * (out + out.transpose(0, 2, 1)))
 
 

@@ -370,19 +370,29 @@ def _step(
         frozen[:, LN_E] = True
     basis = family.basis
     held = (frozen @ basis) > 0
-    g = np.where(held, 0.0, gradient @ basis)
-    h = _held(basis.T @ hessian @ basis, held)
-    bent = np.flatnonzero(~_positive(h))
+    g, h = gradient @ basis, basis.T @ hessian @ basis
+    bent = np.flatnonzero(~_positive(_held(h, held)))
     if len(bent):
         major = majorant(problem.subset(bent), theta[bent], weights[bent], loss)
-        h[bent] = _held(basis.T @ major @ basis, held[bent])
-    index = np.arange(len(basis.T))
-    h[:, index, index] += np.maximum(damping[:, None] * h[:, index, index], 1e-300)
-    u = np.where(held, 0.0, -np.linalg.solve(h, g[..., None])[..., 0])
-    step = u @ basis.T
+        h[bent] = basis.T @ major @ basis
+    step = _damped(g, h, held, damping) @ basis.T
+    # An E of nothing has no curvature: its own step would be huge, and shorten all the others.
+    frozen = ((theta <= low) & (step < 0)) | ((theta >= high) & (step > 0))
+    stuck = np.flatnonzero(frozen.any(axis=1))
+    if len(stuck):
+        held = held[stuck] | ((frozen[stuck] @ basis) > 0)
+        step[stuck] = _damped(g[stuck], h[stuck], held, damping[stuck]) @ basis.T
     limit = np.abs(step).max(axis=1, keepdims=True)
     step = step * np.minimum(1.0, 2.0 / np.maximum(limit, 1e-300))
     return step, np.abs(step).max(axis=1)
+
+
+def _damped(gradient: Floats, hessian: Floats, held: NDArray[np.bool_], damping: Floats) -> Floats:
+    """Damped Newton steps (S, free) with held variables at rest."""
+    h, index = _held(hessian, held), np.arange(gradient.shape[1])
+    h[:, index, index] += np.maximum(damping[:, None] * h[:, index, index], 1e-300)
+    step = -np.linalg.solve(h, np.where(held, 0.0, gradient)[..., None])[..., 0]
+    return np.where(held, 0.0, step)
 
 
 def _positive(hessian: Floats) -> NDArray[np.bool_]:
