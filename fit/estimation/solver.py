@@ -49,6 +49,8 @@ SMALL_E = 1e-2
 LEAST_EFFECT = 1e-6
 """Change of every ln loss with a parameter below which its term is nothing."""
 STEPS = 200
+LONGEST = 2.0
+"""Most that a variable moves in one step."""
 TOLERANCE = 1e-13
 """Relative fall of the objective in one step that counts as none."""
 
@@ -329,10 +331,11 @@ def solve(
     objective, gradient, hessian = derivatives(problem, theta, weights, loss, exact=exact)
     damping = np.full(len(theta), 1e-4)
     open_ = np.arange(len(theta))
+    second = exact or not isinstance(problem, GeneralProblem)
     for _ in range(STEPS):
         t, w, some = theta[open_], weights[open_], problem.subset(open_)
         slopes = (gradient[open_], hessian[open_], damping[open_])
-        step, size = _step(some, t, w, loss, family, slopes)
+        step, size = _step(some, t, w, loss, family, slopes, exact=second)
         trial = np.clip(t + step, low, high)
         after, *new = derivatives(some, trial, w, loss, exact=exact)
         fall = objective[open_] - after
@@ -358,10 +361,14 @@ def _step(
     loss: Loss,
     family: LinearRestriction,
     slopes: tuple[Floats, Floats, Floats],
+    *,
+    exact: bool,
 ) -> tuple[Floats, Floats]:
     """A damped Newton step per problem (S, p) and its size; outward variables on a bound stay.
 
     `slopes` are gradient, Hessian and damping; where the Hessian is not positive, its majorant.
+    The step of E is taken in E itself, as a share of it, in which the law is nearly straight: in
+    ln E the minimum of a small E lies at the end of a bent valley, 100 steps long.
     """
     gradient, hessian, damping = slopes
     low, high = family.bounds(problem)
@@ -371,19 +378,34 @@ def _step(
     basis = family.basis
     held = (frozen @ basis) > 0
     g, h = gradient @ basis, basis.T @ hessian @ basis
+    level = np.flatnonzero(basis[LN_E] if problem.names[LN_E] == "E" else np.zeros(0))
+    if exact:
+        h[:, level, level] -= g[:, level]
     bent = np.flatnonzero(~_positive(_held(h, held)))
     if len(bent):
         major = majorant(problem.subset(bent), theta[bent], weights[bent], loss)
         h[bent] = basis.T @ major @ basis
-    step = _damped(g, h, held, damping) @ basis.T
-    # An E of nothing has no curvature: its own step would be huge, and shorten all the others.
-    frozen = ((theta <= low) & (step < 0)) | ((theta >= high) & (step > 0))
-    stuck = np.flatnonzero(frozen.any(axis=1))
-    if len(stuck):
-        held = held[stuck] | ((frozen[stuck] @ basis) > 0)
-        step[stuck] = _damped(g[stuck], h[stuck], held, damping[stuck]) @ basis.T
-    limit = np.abs(step).max(axis=1, keepdims=True)
-    step = step * np.minimum(1.0, 2.0 / np.maximum(limit, 1e-300))
+    u = _damped(g, h, held, damping)
+    least, most = np.maximum(low - theta, -LONGEST), np.minimum(high - theta, LONGEST)
+    if len(level):
+        e = theta[:, LN_E]
+        least[:, LN_E] = np.expm1(low[LN_E] - e)
+        most[:, LN_E] = np.expm1(np.maximum(problem.y.min() - e, LONGEST))
+    inside = basis.T > 0
+    least = np.where(inside, least[:, None], -np.inf).max(axis=2)
+    most = np.where(inside, most[:, None], np.inf).min(axis=2)
+    ends = np.clip(u, least, most)
+    beyond = (ends != u) & ~held
+    far = np.flatnonzero(beyond.any(axis=1))
+    if len(far):  # what would go too far stops there, and the others move as is best beside it
+        end = np.where(beyond[far], ends[far], 0.0)
+        slope = g[far] + (h[far] @ end[..., None])[..., 0]
+        u[far] = end + _damped(slope, h[far], held[far] | beyond[far], damping[far])
+    others = np.delete(u, level, axis=1)
+    limit = np.abs(others).max(axis=1, initial=0.0, keepdims=True)
+    u *= np.minimum(1.0, LONGEST / np.maximum(limit, 1e-300))
+    u[:, level] = np.log1p(np.clip(u[:, level], least[:, level], most[:, level]))
+    step = u @ basis.T
     return step, np.abs(step).max(axis=1)
 
 
