@@ -23,6 +23,7 @@ from fit.estimation.general import (
     candidates,
     local_minima,
     lowest,
+    thinned,
 )
 from fit.estimation.objective import (
     ALPHA,
@@ -171,14 +172,19 @@ def estimate(
         starts = problem.internal(near)[None]
     else:
         cloud = candidates(problem, CANDIDATES)
-        starts = lowest(problem, cloud, w)
+        few, w_few = thinned(problem, w)
+        starts = lowest(few, cloud, w_few)
+        if few is not problem:
+            starts = _minima(few, starts, Loss(name="l2"), w_few, family)[:BASINS]
     squares = solve(problem, starts, np.repeat(w, len(starts), axis=0), Loss(name="l2"), family)
     basins = squares.theta if cloud is None else _distinct(squares)[:BASINS]
     scale = _scale(problem, squares.theta[np.argmin(squares.value)], w[0], family)
     chosen = _final_loss(problem, basins, scale, loss, delta, w, family)
     minima = _continue(problem, basins, scale, chosen, w, family)
     if cloud is not None:  # a loss near L1 has minima of its own, which least squares cannot see
-        more = lowest(problem, cloud, w, chosen)
+        more = lowest(few, cloud, w_few, chosen)
+        if few is not problem:
+            more = _minima(few, more, chosen, w_few, family)
         minima = _polished(problem, np.concatenate([minima.theta, more]), chosen, w, family)
     minima = _with_e_at_zero(problem, minima, chosen, w, family)
     order = np.argsort(minima.value, kind="stable")
@@ -265,8 +271,7 @@ def _polished(
     problem: FitProblem, starts: Floats, loss: Loss, weights: Floats, family: LinearRestriction
 ) -> Solution:
     """Minima from many starts: Gauss-Newton, then exact steps from those that differ."""
-    rough = solve(problem, starts, np.repeat(weights, len(starts), axis=0), loss, family)
-    distinct = _distinct(rough)[:KEPT]
+    distinct = _minima(problem, starts, loss, weights, family)[:KEPT]
     w = np.repeat(weights, len(distinct), axis=0)
     return solve(problem, distinct, w, loss, family, exact=True)
 
@@ -292,6 +297,13 @@ def _with_e_at_zero(
         value=np.concatenate([zero.value, minima.value]),
         converged=np.concatenate([zero.converged, minima.converged]),
     )
+
+
+def _minima(
+    problem: FitProblem, starts: Floats, loss: Loss, weights: Floats, family: LinearRestriction
+) -> Floats:
+    """Distinct minima from many starts, the best first, (k, p)."""
+    return _distinct(solve(problem, starts, np.repeat(weights, len(starts), axis=0), loss, family))
 
 
 def _distinct(minima: Solution) -> Floats:
