@@ -164,13 +164,13 @@ def _misfit(curves: list[IsoflopCurve], kind: str) -> tuple[float, int]:
 
 def _fits(curves: list[IsoflopCurve], kind: str, noise: float) -> bool:
     """Whether a polynomial leaves no more than the noise; one that interpolates is no test."""
-    from scipy import stats
+    from scipy.special import fdtrc
 
     squares, dof = _misfit(curves, kind)
     inner = sum(max(len(c.x) - 4, 0) for c in curves)
     if dof == 0:
         return False
-    return bool(stats.f.sf(squares / dof / noise**2, dof, max(inner // 2, 1)) > REFUSED)
+    return bool(fdtrc(dof, max(inner // 2, 1), squares / dof / noise**2) > REFUSED)
 
 
 def _drawn(curve: IsoflopCurve, y: Floats, kind: str, at: Floats) -> Floats:
@@ -214,7 +214,7 @@ def _joined(reasons: list[str]) -> str:
 
 def _line(valleys: list[IsoflopMinimum], level: float, reason: str | None) -> CrossCheck:
     """Weighted line of ln N* on ln C; its interval by the noise, or the scatter if larger."""
-    from scipy import stats
+    from scipy.special import stdtrit
 
     x = np.log([v.flops for v in valleys])
     y = np.array([v.log_params for v in valleys])
@@ -226,7 +226,7 @@ def _line(valleys: list[IsoflopMinimum], level: float, reason: str | None) -> Cr
     dof = len(x) - 2
     spread = float(weights @ residual**2) / dof if dof else 1.0
     error = math.sqrt(max(spread, 1.0) * np.linalg.inv(normal)[0, 0])
-    half = float(stats.t.ppf(0.5 + level / 2, max(dof, 1))) * error
+    half = float(stdtrit(max(dof, 1), 0.5 + level / 2)) * error
     return CrossCheck(
         name="isoflop",
         a=float(a),

@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import fdtrc
 
 from fit.data.records import Floats, read_curve, window_means
 from fit.data.schedule import whole_recipe
@@ -300,7 +300,7 @@ def _two_way(flat: Floats, codes: NDArray[np.int64]) -> tuple[float, float | Non
     noise = squares / full / flat.shape[1]
     statistic = between / max(noise, 1e-300)
     dims = _dimensions(rest, full)
-    probability = float(stats.f.sf(statistic, more * dims, full * dims))
+    probability = float(fdtrc(more * dims, full * dims, statistic))
     return float(np.sqrt(max(between - noise, 0.0) / units)), float(np.sqrt(noise)), probability
 
 
@@ -457,7 +457,7 @@ def _lag(tokens: float, share: float, shape: str, gains: list[Floats]) -> Coolin
         lag=float(TAUS[best]),
         gain=float(scale[best] * (1 - left)),
         left=left,
-        probability=float(stats.f.sf(statistic, 1, free)),
+        probability=float(fdtrc(1, free, statistic)),
     )
 
 

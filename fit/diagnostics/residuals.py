@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import fdtrc
 
 from fit.data.records import Floats
 from fit.data.table import RunTable
@@ -213,7 +213,7 @@ def replicates(
     if between > 0 and pure > 0 and fitted.loss.family.symmetric:  # others miss means by design
         lack = max(float(residual @ residual) - pure, 0.0)
         statistic = lack / between / (pure / within)
-        probability = float(stats.f.sf(statistic, between, within))
+        probability = float(fdtrc(between, within, statistic))
     return Replicates(
         groups=int((counts > 1).sum()),
         runs=int(several.sum()),
@@ -361,8 +361,6 @@ def _trend(variable: Floats, residual: Floats) -> float:
 
 def _explained(design: Floats, residual: Floats) -> float:
     """Probability that columns, one of them constant, explain this much by chance (F test)."""
-    from scipy import stats
-
     fitted = design @ np.linalg.lstsq(design, residual, rcond=None)[0]
     rest = float(((residual - fitted) ** 2).sum())
     all_ = float(((residual - residual.mean()) ** 2).sum())
@@ -370,7 +368,7 @@ def _explained(design: Floats, residual: Floats) -> float:
     dof = len(residual) - 5 - more
     if dof < 2 or rest <= 0 or all_ - rest < LEAST_EXPLAINED * all_:
         return 1.0
-    return float(stats.f.sf((all_ - rest) / more / (rest / dof), more, dof))
+    return float(fdtrc(more, dof, (all_ - rest) / more / (rest / dof)))
 
 
 def _trajectories(table: RunTable, fitted: Estimate) -> Iterator[Note]:

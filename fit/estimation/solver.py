@@ -23,6 +23,7 @@ from fit.estimation.general import (
     candidates,
     local_minima,
     lowest,
+    thinned,
 )
 from fit.estimation.objective import (
     ALPHA,
@@ -49,6 +50,8 @@ SMALL_E = 1e-2
 LEAST_EFFECT = 1e-6
 """Change of every ln loss with a parameter below which its term is nothing."""
 STEPS = 200
+LONGEST = 2.0
+"""Most that a variable moves in one step."""
 TOLERANCE = 1e-13
 """Relative fall of the objective in one step that counts as none."""
 
@@ -169,14 +172,19 @@ def estimate(
         starts = problem.internal(near)[None]
     else:
         cloud = candidates(problem, CANDIDATES)
-        starts = lowest(problem, cloud, w)
+        few, w_few = thinned(problem, w)
+        starts = lowest(few, cloud, w_few)
+        if few is not problem:
+            starts = _minima(few, starts, Loss(name="l2"), w_few, family)[:BASINS]
     squares = solve(problem, starts, np.repeat(w, len(starts), axis=0), Loss(name="l2"), family)
     basins = squares.theta if cloud is None else _distinct(squares)[:BASINS]
     scale = _scale(problem, squares.theta[np.argmin(squares.value)], w[0], family)
     chosen = _final_loss(problem, basins, scale, loss, delta, w, family)
     minima = _continue(problem, basins, scale, chosen, w, family)
     if cloud is not None:  # a loss near L1 has minima of its own, which least squares cannot see
-        more = lowest(problem, cloud, w, chosen)
+        more = lowest(few, cloud, w_few, chosen)
+        if few is not problem:
+            more = _minima(few, more, chosen, w_few, family)
         minima = _polished(problem, np.concatenate([minima.theta, more]), chosen, w, family)
     minima = _with_e_at_zero(problem, minima, chosen, w, family)
     order = np.argsort(minima.value, kind="stable")
@@ -263,8 +271,7 @@ def _polished(
     problem: FitProblem, starts: Floats, loss: Loss, weights: Floats, family: LinearRestriction
 ) -> Solution:
     """Minima from many starts: Gauss-Newton, then exact steps from those that differ."""
-    rough = solve(problem, starts, np.repeat(weights, len(starts), axis=0), loss, family)
-    distinct = _distinct(rough)[:KEPT]
+    distinct = _minima(problem, starts, loss, weights, family)[:KEPT]
     w = np.repeat(weights, len(distinct), axis=0)
     return solve(problem, distinct, w, loss, family, exact=True)
 
@@ -290,6 +297,13 @@ def _with_e_at_zero(
         value=np.concatenate([zero.value, minima.value]),
         converged=np.concatenate([zero.converged, minima.converged]),
     )
+
+
+def _minima(
+    problem: FitProblem, starts: Floats, loss: Loss, weights: Floats, family: LinearRestriction
+) -> Floats:
+    """Distinct minima from many starts, the best first, (k, p)."""
+    return _distinct(solve(problem, starts, np.repeat(weights, len(starts), axis=0), loss, family))
 
 
 def _distinct(minima: Solution) -> Floats:
@@ -329,10 +343,11 @@ def solve(
     objective, gradient, hessian = derivatives(problem, theta, weights, loss, exact=exact)
     damping = np.full(len(theta), 1e-4)
     open_ = np.arange(len(theta))
+    second = exact or not isinstance(problem, GeneralProblem)
     for _ in range(STEPS):
         t, w, some = theta[open_], weights[open_], problem.subset(open_)
         slopes = (gradient[open_], hessian[open_], damping[open_])
-        step, size = _step(some, t, w, loss, family, slopes)
+        step, size = _step(some, t, w, loss, family, slopes, exact=second)
         trial = np.clip(t + step, low, high)
         after, *new = derivatives(some, trial, w, loss, exact=exact)
         fall = objective[open_] - after
@@ -358,10 +373,14 @@ def _step(
     loss: Loss,
     family: LinearRestriction,
     slopes: tuple[Floats, Floats, Floats],
+    *,
+    exact: bool,
 ) -> tuple[Floats, Floats]:
     """A damped Newton step per problem (S, p) and its size; outward variables on a bound stay.
 
     `slopes` are gradient, Hessian and damping; where the Hessian is not positive, its majorant.
+    The step of E is taken in E itself, as a share of it, in which the law is nearly straight: in
+    ln E the minimum of a small E lies at the end of a bent valley, 100 steps long.
     """
     gradient, hessian, damping = slopes
     low, high = family.bounds(problem)
@@ -370,19 +389,44 @@ def _step(
         frozen[:, LN_E] = True
     basis = family.basis
     held = (frozen @ basis) > 0
-    g = np.where(held, 0.0, gradient @ basis)
-    h = _held(basis.T @ hessian @ basis, held)
-    bent = np.flatnonzero(~_positive(h))
+    g, h = gradient @ basis, basis.T @ hessian @ basis
+    level = np.flatnonzero(basis[LN_E] if problem.names[LN_E] == "E" else np.zeros(0))
+    if exact:
+        h[:, level, level] -= g[:, level]
+    bent = np.flatnonzero(~_positive(_held(h, held)))
     if len(bent):
         major = majorant(problem.subset(bent), theta[bent], weights[bent], loss)
-        h[bent] = _held(basis.T @ major @ basis, held[bent])
-    index = np.arange(len(basis.T))
-    h[:, index, index] += np.maximum(damping[:, None] * h[:, index, index], 1e-300)
-    u = np.where(held, 0.0, -np.linalg.solve(h, g[..., None])[..., 0])
+        h[bent] = basis.T @ major @ basis
+    u = _damped(g, h, held, damping)
+    least, most = np.maximum(low - theta, -LONGEST), np.minimum(high - theta, LONGEST)
+    if len(level):
+        e = theta[:, LN_E]
+        least[:, LN_E] = np.expm1(low[LN_E] - e)
+        most[:, LN_E] = np.expm1(np.maximum(problem.y.min() - e, LONGEST))
+    inside = basis.T > 0
+    least = np.where(inside, least[:, None], -np.inf).max(axis=2)
+    most = np.where(inside, most[:, None], np.inf).min(axis=2)
+    ends = np.clip(u, least, most)
+    beyond = (ends != u) & ~held
+    far = np.flatnonzero(beyond.any(axis=1))
+    if len(far):  # what would go too far stops there, and the others move as is best beside it
+        end = np.where(beyond[far], ends[far], 0.0)
+        slope = g[far] + (h[far] @ end[..., None])[..., 0]
+        u[far] = end + _damped(slope, h[far], held[far] | beyond[far], damping[far])
+    others = np.delete(u, level, axis=1)
+    limit = np.abs(others).max(axis=1, initial=0.0, keepdims=True)
+    u *= np.minimum(1.0, LONGEST / np.maximum(limit, 1e-300))
+    u[:, level] = np.log1p(np.clip(u[:, level], least[:, level], most[:, level]))
     step = u @ basis.T
-    limit = np.abs(step).max(axis=1, keepdims=True)
-    step = step * np.minimum(1.0, 2.0 / np.maximum(limit, 1e-300))
     return step, np.abs(step).max(axis=1)
+
+
+def _damped(gradient: Floats, hessian: Floats, held: NDArray[np.bool_], damping: Floats) -> Floats:
+    """Damped Newton steps (S, free) with held variables at rest."""
+    h, index = _held(hessian, held), np.arange(gradient.shape[1])
+    h[:, index, index] += np.maximum(damping[:, None] * h[:, index, index], 1e-300)
+    step = -np.linalg.solve(h, np.where(held, 0.0, gradient)[..., None])[..., 0]
+    return np.where(held, 0.0, step)
 
 
 def _positive(hessian: Floats) -> NDArray[np.bool_]:

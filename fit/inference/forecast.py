@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 from fit.data.records import Floats
 from fit.data.table import RunTable
@@ -135,9 +135,9 @@ def forecast(table: RunTable, level: float) -> ForecastLaw | None:
     dof = DISCREPANCY_DOF + len(rolled)
     share = math.sqrt(squares / dof)
     tail = 0.5 + level / 2
-    quantile = float(stats.t.ppf(tail, whole.dof))
+    quantile = float(stdtrit(whole.dof, tail))
     # One quantile serves all: the discrepancy's own reference is folded into its variance.
-    own = float(stats.t.ppf(tail, dof + 2)) / quantile
+    own = float(stdtrit(dof + 2, tail)) / quantile
     covariance = np.zeros((len(FORECAST), len(FORECAST)))
     order = [0, 1, 3, 2, 4, 5, 6, 7]  # as FORECAST has them
     scale = np.ones(SHAPES)

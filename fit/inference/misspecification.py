@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import fdtrc, stdtrit
 
 from fit.data.records import Floats
 from fit.data.schedule import LATE, BatchRule
@@ -130,7 +130,7 @@ def detect_misfit(fitted: Estimate, codes: NDArray[np.int64]) -> Misfit | None:
         if result is not None:
             results[name] = result
     dof = max(1, min(int(clusters(codes).max()), len(problem.y) - 6))
-    limit = stats.t.ppf(1 - (1 - LEVEL) / max(len(results), 1) / 2, dof)
+    limit = stdtrit(dof, 1 - (1 - LEVEL) / max(len(results), 1) / 2)
     wanted = {k: v for k, v in results.items() if abs(v[1]) > limit}
     if not wanted:
         return None
@@ -220,7 +220,7 @@ def detect_phase(table: RunTable, fitted: Estimate) -> Phase | None:
         moved = np.linalg.lstsq(weighted, y, rcond=None)[0]
         squares = float(((y - weighted @ moved) ** 2).sum())
         statistic = (law_alone - squares) / max(squares / free, 1e-300)
-        probability = len(events) * float(stats.f.sf(max(statistic, 0.0), 1, free))
+        probability = len(events) * float(fdtrc(1, free, max(statistic, 0.0)))
         if probability < UNLIKELY and law_alone - squares > LEAST_EXPLAINED * law_alone:
             results.append(
                 Phase(

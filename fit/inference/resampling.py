@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 from fit.data.records import Floats
 from fit.errors import FitError
@@ -106,7 +106,7 @@ def estimate_uncertainty(
         )
     draws = moves = np.empty((0, len(fitted.theta)))
     if resamples and several and method.signs:
-        stretch = plain.quantile / float(stats.norm.ppf(0.5 + level / 2))
+        stretch = plain.quantile / float(ndtri(0.5 + level / 2))
         draws = wild_bootstrap(fitted, codes, resamples, seed, stretch)
     elif resamples and several:
         draws = bootstrap(fitted, codes, resamples, seed)
@@ -146,7 +146,7 @@ def sandwich(fitted: Estimate, codes: NDArray[np.int64], level: float) -> Uncert
         rows = rows @ (fitted.problem.log_raw_jacobian() @ basis).T
         covariance = rows.T @ rows
     return Uncertainty(
-        covariance=covariance, dof=dof, quantile=float(stats.t.ppf(0.5 + level / 2, dof))
+        covariance=covariance, dof=dof, quantile=float(stdtrit(dof, 0.5 + level / 2))
     )
 
 

@@ -119,3 +119,16 @@ def test_value_weighs_runs():
     loss = Loss(name="l2")
     once, twice = (value(p, theta, np.full((1, len(p.y)), w), loss)[0] for w in (1.0, 2.0))
     assert twice == pytest.approx(2 * once)
+
+
+def test_resamples_whose_e_is_hardly_there_all_converge() -> None:
+    random = np.random.default_rng(6)
+    params = np.exp(random.uniform(np.log(1e7), np.log(2e9), 60))
+    tokens = np.exp(random.uniform(np.log(2e8), np.log(5e10), 60))
+    loss = (0.3 + 40 / params**0.14 + 42 / tokens**0.18) * np.exp(0.03 * random.normal(size=60))
+    problem = FitProblem.of(params, tokens, loss)
+    fitted = estimate(problem)
+    weights = random.multinomial(60, np.full(60, 1 / 60), size=200).astype(float)
+    starts = np.repeat(fitted.theta[None], 200, axis=0)
+    # In ln E some crept along a bent valley, or with E on its bound, until the steps ran out.
+    assert solve(problem, starts, weights, fitted.loss, fitted.family).converged.all()
