@@ -38,6 +38,8 @@ SLOPE_STEP = 0.1
 SEARCH_POINTS, SEARCH_ROUNDS = 33, 4
 """Points of a search for the best N, and how often it is narrowed to two cells: by 16 each time,
 to 4e-4 in ln N, where a parabola is true to 1e-9."""
+RAW = ""
+"""The unit of a column that is taken as it is: not divided by its geometric mean."""
 COUNTS: Mapping[str, str] = MappingProxyType({"params": "params", "tokens": "tokens"})
 
 
@@ -50,7 +52,7 @@ class Parameter:
     """One parameter of a law, as the solver sees it.
 
     A name that begins with a capital is a scale: positive, and solved for as its logarithm. Columns
-    are divided by their geometric mean; `per` says how a scale's value changes with that.
+    are divided by their geometric mean, but for those whose unit is `RAW`; `per` says how a scale's value changes with that.
     """
 
     name: str
@@ -217,6 +219,11 @@ class Law:
                 "split. Ask: isoflop predict --params N --tokens D"
             )
         self._check_further()
+        if not set(COUNTS) <= set(self.columns):
+            raise QueryError(
+                f"law '{self.name}' depends on {', '.join(self.columns)}, not on both params and "
+                "tokens: it splits no budget. Ask: isoflop predict --params N --tokens D"
+            )
 
     def _check_further(self) -> None:
         """Refuse to predict without the columns needed."""
