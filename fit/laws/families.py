@@ -157,18 +157,19 @@ def _power(name: str, **per: str | float) -> Parameter:
     return Parameter(name=name, start=(-1.2, 1.2), low=-5.0, high=5.0, per=per)
 
 
-def _rule(target: str, symbol: str) -> Law:
-    """A power law of the best learning rate or batch."""
+def _rule(target: str, symbol: str, *, batch: bool = False) -> Law:
+    """A power law of the best learning rate or batch; with `batch`, for a batch that is given."""
+    per: dict[str, str | float] = {"params": "-p", "tokens": "-q"}
+    per |= {"batch_tokens": "-r"} if batch else {}
+    scale = Parameter(name="K", start=(-1.0, 1.0), nats=True, per=per)
+    given = " with batches of B tokens" if batch else ""
     return Law(
-        name=target.split("_")[0],
-        formula=f"{symbol} = K N^p D^q",
-        about=f"{symbol} is the best {target}",
-        declared=(
-            Parameter(name="K", start=(-1.0, 1.0), nats=True, per={"params": "-p", "tokens": "-q"}),
-            _power("p"),
-            _power("q"),
-        ),
-        log_law=_product,
+        name=target.split("_")[0] + ("-batch" if batch else ""),
+        formula=f"{symbol} = K N^p D^q" + (" B^r" if batch else ""),
+        about=f"{symbol} is the best {target}{given}",
+        declared=(scale, _power("p"), _power("q"), *((_power("r"),) if batch else ())),
+        log_law=_product_batch if batch else _product,
+        columns={**COUNTS, "batch_tokens": "batch_tokens"} if batch else COUNTS,
         target=target,
     )
 
@@ -362,25 +363,7 @@ LAWS: Mapping[str, Law] = MappingProxyType(
             ),
             _rule("lr", "eta"),
             _rule("batch_tokens", "B"),
-            Law(
-                name="lr-batch",
-                formula="eta = K N^p D^q B^r",
-                about="eta is the best lr with batches of B tokens",
-                declared=(
-                    Parameter(
-                        name="K",
-                        start=(-1.0, 1.0),
-                        nats=True,
-                        per={"params": "-p", "tokens": "-q", "batch_tokens": "-r"},
-                    ),
-                    _power("p"),
-                    _power("q"),
-                    _power("r"),
-                ),
-                log_law=_product_batch,
-                columns=MappingProxyType({**COUNTS, "batch_tokens": "batch_tokens"}),
-                target="lr",
-            ),
+            _rule("lr", "eta", batch=True),
         )
     }
 )

@@ -52,7 +52,8 @@ class Parameter:
     """One parameter of a law, as the solver sees it.
 
     A name that begins with a capital is a scale: positive, and solved for as its logarithm. Columns
-    are divided by their geometric mean, but for those whose unit is `RAW`; `per` says how a scale's value changes with that.
+    are divided by their geometric mean, but for those whose unit is `RAW`; `per` says how a scale's
+    value changes with that.
     """
 
     name: str
