@@ -333,6 +333,7 @@ LAWS: Mapping[str, Law] = MappingProxyType(
                 log_law=_farseer,
                 # D^(-A(N)) has no unit of its own: tokens are counted as they are.
                 columns=MappingProxyType({"params": "params", "tokens": RAW}),
+                unsplit="its loss goes to zero as N grows, whatever D is",
             ),
             Law(
                 name="compute",

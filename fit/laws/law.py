@@ -115,6 +115,8 @@ class Law:
     powers: tuple[str, str] | None = None
     """Its alpha and beta, where it is a rising function of A/N^alpha + B/D^beta and of nothing else
     in N and D, so that its best N is that sum's; those of `two_terms` where that is given."""
+    unsplit: str | None = None
+    """Why a law of params and tokens splits no budget; None where it does."""
     without_e: str | None = None
     """Name of the law that this one is where E is zero; a note says whether it fits as well."""
     held: Mapping[str, float] = field(default_factory=dict)
@@ -139,7 +141,8 @@ class Law:
     @property
     def splits(self) -> bool:
         """Whether it is a loss of N and D alone, so that N*(C) follows and has an exponent."""
-        return self.target == "loss" and set(self.columns) == set(COUNTS)
+        counts = set(self.columns) == set(COUNTS)
+        return self.target == "loss" and counts and self.unsplit is None
 
     def exponent(self, theta: Floats, log_product: float) -> Floats:
         """The exponent a of N* ~ C^a under C = k N D: d ln N* / d ln C at one budget.
@@ -220,6 +223,11 @@ class Law:
                 "split. Ask: isoflop predict --params N --tokens D"
             )
         self._check_further()
+        if self.unsplit is not None:
+            raise QueryError(
+                f"law '{self.name}' splits no budget: {self.unsplit}. "
+                "Ask: isoflop predict --params N --tokens D, or fit another law."
+            )
         if not set(COUNTS) <= set(self.columns):
             raise QueryError(
                 f"law '{self.name}' depends on {', '.join(self.columns)}, not on both params and "

@@ -103,22 +103,22 @@ def test_laws_of_compute_experts_vocabulary_and_repeats_by_their_formulas():
     assert rate == pytest.approx(0.5 * 1e9**-0.5 * 1e11**0.1 * 1e6**0.3, rel=1e-13)
 
 
-def test_farseer_by_its_formula_and_split_like_a_dense_grid():
+def test_farseer_by_its_formula_and_that_it_splits_no_budget():
     e, b, a, ke, kb, ka, gamma, beta, alpha = theta = TRUTH["farseer"]
     sizes = np.exp(np.linspace(16, 24, 200_001))
     tokens = 1e20 / 6 / sizes
     power = a * np.exp(-ka * sizes**alpha)
     by_hand = e * np.exp(-ke * sizes**gamma) + b * np.exp(kb / sizes**beta) * tokens**-power
     assert law("farseer").loss(theta, sizes, tokens) == pytest.approx(by_hand, rel=1e-12)
-    found = split(law("farseer"), np.array(theta), np.array([1e20]), constant_cost())
-    assert np.exp(found.log_params[0]) == pytest.approx(sizes[np.argmin(by_hand)], rel=1e-3)
+    assert law("farseer").loss(theta, 1e60, 1.0) < 0.01
+    with pytest.raises(QueryError, match="its loss goes to zero as N grows"):
+        law("farseer").check_split()
 
 
 def test_overfitting_raises_the_loss_with_epochs_and_fresh_data_leave_the_two_term_law():
-    theta = TRUTH["overfit"]
+    theta = (1.8, 480, 2085, 0.1, 0.35, 0.366, 0.5)
     losses = law("overfit").at(unique_tokens=1e9).loss(theta, 1e9, 1e9 * np.array([1, 2, 8, 64]))
-    assert losses[0] > losses[1] or losses[1] < losses[3]
-    assert np.argmin(losses) < 3
+    assert np.argmin(losses) == 2
     fresh = law("overfit").at(unique_tokens=np.inf).loss(theta, 1e9, 1e10)
     base = law("chinchilla").loss((1.8, 480, 2085, 0.35, 0.366), 1e9, 1e10)
     assert fresh == pytest.approx(base, rel=1e-12)
@@ -132,12 +132,13 @@ def test_a_law_without_both_counts_splits_no_budget_even_where_its_column_is_giv
 
 @pytest.mark.parametrize("name", ["vocabulary", "overfit", "farseer", "compute", "experts"])
 def test_a_law_is_recovered_within_its_errors(name):
-    problem = general_problem(lawful(law(name), TRUTH[name], noise=2e-3, seed=1), law(name))
+    problem = general_problem(lawful(law(name), TRUTH[name], noise=2e-4, seed=1), law(name))
     found = estimate(problem, loss="l2")
     covariance = sandwich(found, np.arange(64), 0.9).covariance
     truth = np.array(TRUTH[name], dtype=float)
     scale = np.array([p.scale for p in law(name).declared])
-    moved = np.where(scale, np.log(found.raw / np.where(scale, truth, 1.0)), found.raw - truth)
+    ratio = np.where(scale, found.raw / truth, 1.0)
+    moved = np.where(scale, np.log(ratio), found.raw - truth)
     error = np.sqrt(np.diag(covariance))
     assert found.converged
     assert (np.abs(moved) < 3.5 * error).all(), moved / error
