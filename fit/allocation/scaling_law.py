@@ -121,7 +121,8 @@ def further_budget(source: ScalingLaw) -> float:
 
 def splits_budgets(source: ScalingLaw) -> bool:
     """Whether the law is a loss of N and D alone."""
-    return source.law.target == "loss" and not source.law.further
+    law = source.law
+    return law.target == "loss" and not law.further and law.unsplit is None
 
 
 def frontier_band(source: ScalingLaw, *, beyond: float = 100.0) -> FrontierBand:

@@ -22,7 +22,7 @@ from fit.data.records import Floats
 from fit.data.table import RunTable
 from fit.errors import FitError
 from fit.estimation.objective import LN_E, DerivativeSums, FitProblem, Loss, value
-from fit.laws.law import LEAST_SHARE, Law, Tangent, slopes_of, value_of
+from fit.laws.law import LEAST_SHARE, RAW, Law, Tangent, slopes_of, value_of
 
 DIFFERENCE = 1e-5
 """Step of the central differences of the exact gradient that give the law's own curvature."""
@@ -216,7 +216,8 @@ def general_problem(
     """
     check_held(law, held or {})
     check_columns(table, law)
-    centres = {u: float(np.log(table.column(u)).mean()) for u in set(law.columns.values())}
+    units = set(law.columns.values()) - {RAW}
+    centres = {RAW: 0.0} | {u: float(np.log(table.column(u)).mean()) for u in units}
     return _declared(table, law, held or {}, centres)
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from fit.errors import FitError, QueryError
 from fit.laws.law import (
     COUNTS,
+    RAW,
     TWO_TERMS,
     Law,
     Named,
@@ -48,6 +49,8 @@ DECAY_TOKENS, DECAY_PARAMS = 15.387756, 5.309743
 """R_D* and R_N* on C4, unrounded from the paper's source: borrowed where a fit has none."""
 ENDLESS = 1e300
 """Unique tokens that nobody runs out of."""
+LEAST_REPEATS = 1e-12
+"""Repeats taken for none, whose ln has no value."""
 
 
 def _size(t: Named, c: Named) -> Any:
@@ -111,24 +114,62 @@ def _product(t: Named, c: Named) -> Any:
     return t["K"] + t["p"] * c["params"] + t["q"] * c["tokens"]
 
 
+def _product_batch(t: Named, c: Named) -> Any:
+    return _product(t, c) + t["r"] * c["batch_tokens"]
+
+
+def _compute(t: Named, c: Named) -> Any:
+    return log_sum(t["E"], t["K"] - t["gamma"] * c["flops"])
+
+
+def _vocabulary(t: Named, c: Named) -> Any:
+    embedding = t["V"] - t["gamma"] * c["params_embedding"]
+    return log_sum(t["E"], _size(t, c), embedding, _length(t, c))
+
+
+def _overfit(t: Named, c: Named) -> Any:
+    repeats = np.maximum(np.expm1(c["tokens"] - c["unique_tokens"]), LEAST_REPEATS)
+    excess = np.log(repeats) + c["params"] - c["unique_tokens"]
+    return log_sum(t["E"], _size(t, c), _length(t, c), t["P"] + t["kappa"] * excess)
+
+
+def _routed(t: Named, c: Named) -> Any:
+    most = np.exp(-t["M_max"])
+    fewest = np.exp(c["experts"]) - 1 + 1 / (np.exp(-t["M_start"]) - most)
+    effective = -np.log(1 / fewest + most)
+    return t["K"] + t["a"] * c["params"] + (t["b"] + t["c"] * c["params"]) * effective
+
+
+def _farseer(t: Named, c: Named) -> Any:
+    floor_n = t["E_0"] - np.exp(t["K_E"] + t["gamma"] * c["params"])
+    factor = t["B_0"] + np.exp(t["K_B"] - t["beta"] * c["params"])
+    power = np.exp(t["A_0"] - np.exp(t["K_A"] + t["alpha"] * c["params"]))
+    return log_sum(floor_n, factor - power * c["tokens"])
+
+
 def _decay(name: str) -> Parameter:
     """Repeats, or excess parameters in multiples, after which their worth has decayed to 1/e."""
     return Parameter(name=name, start=(-1.0, 5.0), low=np.log(1e-3), high=np.log(1e6))
 
 
-def _rule(target: str, symbol: str) -> Law:
-    """A power law of the best learning rate or batch."""
-    power = {"start": (-1.2, 1.2), "low": -5.0, "high": 5.0}
+def _power(name: str, **per: str | float) -> Parameter:
+    """A power of either sign."""
+    return Parameter(name=name, start=(-1.2, 1.2), low=-5.0, high=5.0, per=per)
+
+
+def _rule(target: str, symbol: str, *, batch: bool = False) -> Law:
+    """A power law of the best learning rate or batch; with `batch`, for a batch that is given."""
+    per: dict[str, str | float] = {"params": "-p", "tokens": "-q"}
+    per |= {"batch_tokens": "-r"} if batch else {}
+    scale = Parameter(name="K", start=(-1.0, 1.0), nats=True, per=per)
+    given = " with batches of B tokens" if batch else ""
     return Law(
-        name=target.split("_")[0],
-        formula=f"{symbol} = K N^p D^q",
-        about=f"{symbol} is the best {target}",
-        declared=(
-            Parameter(name="K", start=(-1.0, 1.0), nats=True, per={"params": "-p", "tokens": "-q"}),
-            Parameter(name="p", **power),  # type: ignore[arg-type]
-            Parameter(name="q", **power),  # type: ignore[arg-type]
-        ),
-        log_law=_product,
+        name=target.split("_")[0] + ("-batch" if batch else ""),
+        formula=f"{symbol} = K N^p D^q" + (" B^r" if batch else ""),
+        about=f"{symbol} is the best {target}{given}",
+        declared=(scale, _power("p"), _power("q"), *((_power("r"),) if batch else ())),
+        log_law=_product_batch if batch else _product,
+        columns={**COUNTS, "batch_tokens": "batch_tokens"} if batch else COUNTS,
         target=target,
     )
 
@@ -235,8 +276,95 @@ LAWS: Mapping[str, Law] = MappingProxyType(
                 columns=MappingProxyType({**COUNTS, "params_total": "params"}),
                 null=MappingProxyType({"gamma": (0.0, "a law of active params alone")}),
             ),
+            Law(
+                name="vocabulary",
+                formula="L = E + A/N^alpha + V/N_v^gamma + B/D^beta",
+                about="N_v parameters of the vocabulary, N the others; a loss that vocabularies "
+                "share, such as bits per byte (Tao et al. 2024, arXiv:2407.13623, approach 3)",
+                declared=(
+                    floor(),
+                    TERM_N,
+                    coefficient("V", params="gamma"),
+                    TERM_D,
+                    ALPHA,
+                    exponent("gamma"),
+                    BETA,
+                ),
+                log_law=_vocabulary,
+                columns=MappingProxyType({**COUNTS, "params_embedding": "params"}),
+            ),
+            Law(
+                name="overfit",
+                formula="L = E + A/N^alpha + B/D^beta + P ((D/U - 1) N/U)^kappa",
+                about="U unique tokens: repeats of them may raise the loss, the more so of a "
+                "larger model (an additive penalty, after Lovelace et al. 2026, arXiv:2605.01640)",
+                declared=(
+                    floor(),
+                    TERM_N,
+                    TERM_D,
+                    Parameter(
+                        name="P",
+                        start=(-6.0, -0.5),
+                        nats=True,
+                        per={"params": "-kappa", "tokens": "kappa"},
+                    ),
+                    ALPHA,
+                    BETA,
+                    exponent("kappa"),
+                ),
+                log_law=_overfit,
+                columns=MappingProxyType({**COUNTS, "unique_tokens": "tokens"}),
+            ),
+            Law(
+                name="farseer",
+                formula="L = E_0 e^(-K_E N^gamma) + B_0 e^(K_B/N^beta) D^(-A_0 e^(-K_A N^alpha))",
+                about="every part bends with N (Li et al. 2025, arXiv:2506.10972)",
+                declared=(
+                    Parameter(name="E_0", start=(-1.0, 1.5)),
+                    Parameter(name="B_0", start=(-8.0, 6.0)),
+                    Parameter(name="A_0", start=(-1.5, 1.0), low=-5.0, high=3.0),
+                    Parameter(name="K_E", start=(-3.0, 0.5), per={"params": "-gamma"}),
+                    Parameter(name="K_B", start=(-1.0, 3.0), per={"params": "beta"}),
+                    Parameter(name="K_A", start=(-3.0, 0.7), per={"params": "-alpha"}),
+                    exponent("gamma"),
+                    BETA,
+                    ALPHA,
+                ),
+                log_law=_farseer,
+                # D^(-A(N)) has no unit of its own: tokens are counted as they are.
+                columns=MappingProxyType({"params": "params", "tokens": RAW}),
+                unsplit="its loss goes to zero as N grows, whatever D is",
+            ),
+            Law(
+                name="compute",
+                formula="L = E + K/C^gamma",
+                about="C FLOP, at one ratio of tokens to parameters (Kaplan et al. 2020, "
+                "arXiv:2001.08361, with the E of Henighan et al. 2020, arXiv:2010.14701)",
+                declared=(floor(), coefficient("K", flops="gamma"), exponent("gamma")),
+                log_law=_compute,
+                columns=MappingProxyType({"flops": "flops"}),
+            ),
+            Law(
+                name="experts",
+                formula="L = K N^a M'^(b + c ln N)",
+                about="M experts, all runs of one D; 1/M' = 1/(M - 1 + 1/(1/M_start - 1/M_max)) "
+                "+ 1/M_max (Clark et al. 2022, arXiv:2202.01169)",
+                declared=(
+                    Parameter(name="K", start=(-1.0, 1.0), nats=True, per={"params": "-a"}),
+                    Parameter(name="a", start=(-0.4, 0.0), low=-5.0, high=5.0),
+                    Parameter(
+                        name="b", start=(-0.4, 0.1), low=-5.0, high=5.0, per={"params": "-c"}
+                    ),
+                    Parameter(name="c", start=(-0.05, 0.05), low=-1.0, high=1.0),
+                    Parameter(name="M_start", start=(0.1, 2.0), low=0.0, high=np.log(10)),
+                    Parameter(name="M_max", start=(3.5, 8.0), low=np.log(12), high=np.log(1e6)),
+                ),
+                log_law=_routed,
+                columns=MappingProxyType({"params": "params", "experts": RAW}),
+            ),
             _rule("lr", "eta"),
             _rule("batch_tokens", "B"),
+            _rule("lr", "eta", batch=True),
         )
     }
 )

@@ -38,6 +38,8 @@ SLOPE_STEP = 0.1
 SEARCH_POINTS, SEARCH_ROUNDS = 33, 4
 """Points of a search for the best N, and how often it is narrowed to two cells: by 16 each time,
 to 4e-4 in ln N, where a parabola is true to 1e-9."""
+RAW = ""
+"""The unit of a column that is taken as it is: not divided by its geometric mean."""
 COUNTS: Mapping[str, str] = MappingProxyType({"params": "params", "tokens": "tokens"})
 
 
@@ -50,7 +52,8 @@ class Parameter:
     """One parameter of a law, as the solver sees it.
 
     A name that begins with a capital is a scale: positive, and solved for as its logarithm. Columns
-    are divided by their geometric mean; `per` says how a scale's value changes with that.
+    are divided by their geometric mean, but for those whose unit is `RAW`; `per` says how a scale's
+    value changes with that.
     """
 
     name: str
@@ -112,6 +115,8 @@ class Law:
     powers: tuple[str, str] | None = None
     """Its alpha and beta, where it is a rising function of A/N^alpha + B/D^beta and of nothing else
     in N and D, so that its best N is that sum's; those of `two_terms` where that is given."""
+    unsplit: str | None = None
+    """Why a law of params and tokens splits no budget; None where it does."""
     without_e: str | None = None
     """Name of the law that this one is where E is zero; a note says whether it fits as well."""
     held: Mapping[str, float] = field(default_factory=dict)
@@ -136,7 +141,8 @@ class Law:
     @property
     def splits(self) -> bool:
         """Whether it is a loss of N and D alone, so that N*(C) follows and has an exponent."""
-        return self.target == "loss" and set(self.columns) == set(COUNTS)
+        counts = set(self.columns) == set(COUNTS)
+        return self.target == "loss" and counts and self.unsplit is None
 
     def exponent(self, theta: Floats, log_product: float) -> Floats:
         """The exponent a of N* ~ C^a under C = k N D: d ln N* / d ln C at one budget.
@@ -217,6 +223,16 @@ class Law:
                 "split. Ask: isoflop predict --params N --tokens D"
             )
         self._check_further()
+        if self.unsplit is not None:
+            raise QueryError(
+                f"law '{self.name}' splits no budget: {self.unsplit}. "
+                "Ask: isoflop predict --params N --tokens D, or fit another law."
+            )
+        if not set(COUNTS) <= set(self.columns):
+            raise QueryError(
+                f"law '{self.name}' depends on {', '.join(self.columns)}, not on both params and "
+                "tokens: it splits no budget. Ask: isoflop predict --params N --tokens D"
+            )
 
     def _check_further(self) -> None:
         """Refuse to predict without the columns needed."""

@@ -36,6 +36,10 @@ LAW_COLUMNS = {
     "depth": "Depth, for a law of shapes.",
     "unique_tokens": "Unique tokens there are, for a law of repeated data.",
     "params_total": "All parameters, for a law of experts (--params: active ones).",
+    "params_embedding": "Of the vocabulary, for its law (--params: the others).",
+    "experts": "Experts, for a law of their number.",
+    "flops": "Compute [FLOP], for a law of compute alone.",
+    "batch_tokens": "Tokens of a batch, for a rule that needs them.",
 }
 """Columns of a law that a question may fix, each with its option's help."""
 BYTES_PER_PARAM = 2.0

@@ -50,6 +50,8 @@ def test_what_a_law_needs_is_said_in_one_line(tmp_path, name):
         assert f"depends on {law(name).further[0]}" in result.output
         assert result.output.count("\n") == 1
     pd.read_csv(table)[["params", "tokens", "loss"]].to_csv(table, index=False)
+    if name == "compute":  # its column follows from params and tokens
+        return
     result = run("fit", table, "--law", name, "--out", folder)
     assert result.exit_code == 1
     assert f"needs a column {', '.join(law(name).further)}" in result.output

@@ -7,10 +7,14 @@ from fit.allocation.allocate import split
 from fit.allocation.ladder import constant_cost
 from fit.allocation.scaling_law import ScalingLaw
 from fit.errors import QueryError
+from fit.estimation.general import general_problem
+from fit.estimation.solver import estimate
+from fit.inference.resampling import sandwich
 from fit.laws.families import LAWS, law
 from fit.laws.published import preset
 from fit.query.answer import answer, predict
 from fit.query.question import Question
+from tests.fit.laws.builders import TRUTH, lawful
 
 
 def repeated(unique: float) -> ScalingLaw:
@@ -79,6 +83,65 @@ def test_shapes_experts_and_rules_by_their_formulas():
     assert experts == pytest.approx(by_hand, rel=1e-13)
     rate = law("lr").loss((1.79, -0.713, 0.307), 1e9, 1e11)
     assert rate == pytest.approx(1.79 * 1e9**-0.713 * 1e11**0.307, rel=1e-13)
+
+
+def test_laws_of_compute_experts_vocabulary_and_repeats_by_their_formulas():
+    compute = law("compute").at(flops=1e20).loss((1.7, 2e3, 0.17), 1e9, 1e10)
+    assert compute == pytest.approx(1.7 + 2e3 / 1e20**0.17, rel=1e-13)
+    routed = law("experts").at(experts=64).loss((22, -0.08, -0.12, 0.004, 1.85, 314), 1e9, 1e10)
+    effective = 1 / (1 / (64 - 1 + 1 / (1 / 1.85 - 1 / 314)) + 1 / 314)
+    by_hand = 22 * 1e9**-0.08 * effective ** (-0.12 + 0.004 * np.log(1e9))
+    assert routed == pytest.approx(by_hand, rel=1e-13)
+    words = law("vocabulary").at(params_embedding=5e7)
+    by_hand = 0.8 + 300 / 1e9**0.3 + 8 / 5e7**0.2 + 500 / 1e10**0.32
+    assert words.loss((0.8, 300, 8, 500, 0.3, 0.2, 0.32), 1e9, 1e10) == pytest.approx(by_hand)
+    repeated = law("overfit").at(unique_tokens=1e9)
+    by_hand = 1.8 + 480 / 1e9**0.35 + 2085 / 1e10**0.366 + 0.02 * (9 * 1e9 / 1e9) ** 0.5
+    theta = (1.8, 480, 2085, 0.02, 0.35, 0.366, 0.5)
+    assert repeated.loss(theta, 1e9, 1e10) == pytest.approx(by_hand, rel=1e-13)
+    rate = law("lr-batch").at(batch_tokens=1e6).loss((0.5, -0.5, 0.1, 0.3), 1e9, 1e11)
+    assert rate == pytest.approx(0.5 * 1e9**-0.5 * 1e11**0.1 * 1e6**0.3, rel=1e-13)
+
+
+def test_farseer_by_its_formula_and_that_it_splits_no_budget():
+    e, b, a, ke, kb, ka, gamma, beta, alpha = theta = TRUTH["farseer"]
+    sizes = np.exp(np.linspace(16, 24, 200_001))
+    tokens = 1e20 / 6 / sizes
+    power = a * np.exp(-ka * sizes**alpha)
+    by_hand = e * np.exp(-ke * sizes**gamma) + b * np.exp(kb / sizes**beta) * tokens**-power
+    assert law("farseer").loss(theta, sizes, tokens) == pytest.approx(by_hand, rel=1e-12)
+    assert law("farseer").loss(theta, 1e60, 1.0) < 0.01
+    with pytest.raises(QueryError, match="its loss goes to zero as N grows"):
+        law("farseer").check_split()
+
+
+def test_overfitting_raises_the_loss_with_epochs_and_fresh_data_leave_the_two_term_law():
+    theta = (1.8, 480, 2085, 0.1, 0.35, 0.366, 0.5)
+    losses = law("overfit").at(unique_tokens=1e9).loss(theta, 1e9, 1e9 * np.array([1, 2, 8, 64]))
+    assert np.argmin(losses) == 2
+    fresh = law("overfit").at(unique_tokens=np.inf).loss(theta, 1e9, 1e10)
+    base = law("chinchilla").loss((1.8, 480, 2085, 0.35, 0.366), 1e9, 1e10)
+    assert fresh == pytest.approx(base, rel=1e-12)
+
+
+@pytest.mark.parametrize(("name", "column"), [("compute", "flops"), ("experts", "experts")])
+def test_a_law_without_both_counts_splits_no_budget_even_where_its_column_is_given(name, column):
+    with pytest.raises(QueryError, match="it splits no budget. Ask: isoflop predict"):
+        law(name).at(**{column: 1e3}).check_split()
+
+
+@pytest.mark.parametrize("name", ["vocabulary", "overfit", "farseer", "compute", "experts"])
+def test_a_law_is_recovered_within_its_errors(name):
+    problem = general_problem(lawful(law(name), TRUTH[name], noise=2e-4, seed=1), law(name))
+    found = estimate(problem, loss="l2")
+    covariance = sandwich(found, np.arange(64), 0.9).covariance
+    truth = np.array(TRUTH[name], dtype=float)
+    scale = np.array([p.scale for p in law(name).declared])
+    ratio = np.where(scale, found.raw / truth, 1.0)
+    moved = np.where(scale, np.log(ratio), found.raw - truth)
+    error = np.sqrt(np.diag(covariance))
+    assert found.converged
+    assert (np.abs(moved) < 3.5 * error).all(), moved / error
 
 
 @pytest.mark.parametrize("name", LAWS)
