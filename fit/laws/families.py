@@ -34,7 +34,7 @@ from fit.laws.law import (
     lesser,
     log_sum,
 )
-from fit.laws.published import NO_RUNS, PRESETS
+from fit.laws.published import PRESETS
 
 TERM_N, TERM_D = coefficient("A", params="alpha"), coefficient("B", tokens="beta")
 ALPHA, BETA = exponent("alpha"), exponent("beta")
@@ -399,7 +399,7 @@ def laws_document() -> dict[str, Any]:
             "range": {k: [v.low, v.high] for k, v in (p.range or {}).items()},
             "source": p.source,
             "note": p.note,
-            "intervals": NO_RUNS if p.spread is None else p.spread.source,
+            "intervals": p.unsure if p.spread is None else p.spread.source,
         }
         for p in PRESETS.values()
     ]

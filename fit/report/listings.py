@@ -20,7 +20,7 @@ from fit.forecasts.ledger import Ledger, LedgerEntry
 from fit.forecasts.scoring import SURE, Calibration, calibration
 from fit.laws.families import law
 from fit.laws.law import Law
-from fit.laws.published import NO_RUNS, Preset
+from fit.laws.published import Preset
 from fit.quantities import count_noun, percent, power, short, three_digits
 from fit.report.figure_data import SHOWN, SKILL_LEVEL, skills_by_shape
 from fit.report.text import (
@@ -430,7 +430,7 @@ def laws_text(presets: Iterable[Preset]) -> str:
     blocks = ["Published laws; ask one with: isoflop query 1e21 --law NAME"]
     for p in presets:
         values = ", ".join(f"{k} {v:.5g}" for k, v in p.theta.items())
-        sure = f"intervals by {p.spread.source}" if p.spread else f"no intervals: {NO_RUNS}"
+        sure = f"intervals by {p.spread.source}" if p.spread else f"no intervals: {p.unsure}"
         counted = f"{convention_text(p.convention)}; data: {p.data}"
         facts = [values, counted, p.source, p.note, sure]
         lines = [wrapped(f, "  ") for f in facts if f]
