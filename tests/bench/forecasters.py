@@ -19,6 +19,8 @@ from scipy.optimize import curve_fit, minimize
 from scipy.special import logsumexp
 
 import isoflop
+from fit.allocation.scaling_law import ScalingLaw
+from fit.inference.intervals import derived_interval
 
 PLAIN = {"discrepancy": "none"}
 """Options of the additive law with its plain intervals."""
@@ -59,23 +61,24 @@ Competitor = Callable[..., Forecaster]
 
 
 def _isoflop(options: dict[str, Any], params, tokens, loss, flops, cluster) -> Forecaster:
-    """A fit through the public interface."""
-    columns = {"params": params, "tokens": tokens, "loss": loss, "flops": flops}
-    table = pd.DataFrame({**columns, "cluster": cluster})
-    fit = isoflop.fit(isoflop.load(table, cluster="cluster"), **options)
+    """A fit through the public interface, without draws: no figure of the league rests on them.
 
-    def ends(number) -> tuple[float, float, float]:
-        low, high = (np.nan if v is None else v for v in (number.low, number.high))
-        return number.value, low, high
+    Losses are predicted as by `isoflop.predict`, all at once.
+    """
+    columns = {"params": params, "tokens": tokens, "loss": loss, "flops": flops}
+    runs = isoflop.load(pd.DataFrame({**columns, "cluster": cluster}), cluster="cluster")
+    fit = isoflop.fit(runs, resamples=0, **options)
+    source = ScalingLaw.of(fit)
 
     def predict(n, d):
-        numbers = [isoflop.predict(fit, *row, force=True) for row in zip(n, d, strict=True)]
-        return tuple(
-            np.array(v) for v in zip(*(ends(p.loss_next_run) for p in numbers), strict=True)
-        )
+        log_losses = source.log_losses(n, d)
+        low, high = derived_interval(fit, log_losses, next_run=True)
+        return np.exp(log_losses(source.theta[None, :])[0]), low, high
 
     def optimum(budget):
-        return ends(isoflop.query(fit, budget, force=True).params)
+        best = isoflop.query(fit, budget, force=True).params
+        low, high = (np.nan if v is None else v for v in (best.low, best.high))
+        return best.value, low, high
 
     return Forecaster(predict=predict, optimum=optimum)
 
@@ -188,6 +191,27 @@ COMPETITORS: dict[str, Competitor] = {
 }
 
 
+def ask(peer: subprocess.Popen[str], request: dict[str, Any]) -> dict[str, Any]:
+    """One line of JSON to a process of `league_peer`, and its answer.
+
+    Raises:
+        NotRun: The process ended, or its package is not installed.
+        ValueError: The package failed.
+    """
+    assert peer.stdin and peer.stdout
+    try:
+        peer.stdin.write(json.dumps(request) + "\n")
+        peer.stdin.flush()
+        answer = json.loads(peer.stdout.readline())
+    except (BrokenPipeError, json.JSONDecodeError) as error:
+        raise NotRun("the process of the package ended") from error
+    if "missing" in answer:
+        raise NotRun(answer["missing"])
+    if "error" in answer:
+        raise ValueError(answer["error"])
+    return answer
+
+
 def peers(python: str | None) -> dict[str, Competitor]:
     """The public packages, each a process of its own that reads and writes lines of JSON."""
     processes: dict[str, subprocess.Popen[str]] = {}
@@ -201,20 +225,20 @@ def peers(python: str | None) -> dict[str, Competitor]:
             command = [python, str(PEER), package]
             processes[package] = subprocess.Popen(command, text=True, **pipes)
         peer = processes[package]
-        question = {"params": params, "tokens": tokens, "loss": loss}
-        try:
-            peer.stdin.write(json.dumps({k: v.tolist() for k, v in question.items()}) + "\n")
-            peer.stdin.flush()
-            answer = json.loads(peer.stdout.readline())
-        except (BrokenPipeError, ValueError) as error:
-            raise NotRun("the process of the package ended") from error
-        if "missing" in answer:
-            raise NotRun(answer["missing"])
-        if "error" in answer:
-            raise ValueError(answer["error"])
-        return additive_forecaster(
-            answer["theta"], params, tokens, flops, seconds=answer["seconds"]
-        )
+        table = {"params": params, "tokens": tokens, "loss": loss}
+        request = {k: v.tolist() for k, v in table.items()}
+        answer = ask(peer, {**request, "per": float(np.median(flops / (params * tokens)))})
+        seconds = answer["seconds"]
+        if not answer["intervals"]:
+            return additive_forecaster(answer["theta"], params, tokens, flops, seconds)
+
+        def predict(n, d):
+            return np.array(ask(peer, {"predict": [n.tolist(), d.tolist()]})["numbers"])
+
+        def optimum(budget):
+            return tuple(ask(peer, {"optimum": budget})["numbers"])
+
+        return Forecaster(predict=predict, optimum=optimum, seconds=seconds)
 
     def entry(package: str) -> Competitor:
         return lambda *columns: play(package, *columns)
