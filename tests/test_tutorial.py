@@ -39,7 +39,6 @@ def test_runs_of_another_trainer_become_an_answer_as_the_tutorial_shows(tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="under recipe 2 these 16 runs on prose do not determine E: refused")
 def test_a_folder_of_text_becomes_a_scored_forecast_as_the_tutorial_shows(tmp_path):
     follow(FIRST, tmp_path, masked=True)
     assert list((tmp_path / "reports" / "ledger").glob("first.outcome.json"))

@@ -54,7 +54,9 @@ class ExpectedLoss:
     level: float
     quantile: float
     """Quantile of Student's t at the level: the interval's ends in standard errors."""
-    dof: int
+    dof: float
+    floor: float | None = None
+    """The entropy of the data where it is known, else E: what no run goes below [nats/token]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,11 @@ class ForecastScore:
     """ln(measured / predicted) in standard errors of that side; beyond the quantile is a miss."""
     hit: bool
     """Whether the measured loss lies inside the prediction interval."""
+    interval_score: float
+    """Width of the interval of ln loss, and 2 / (1 - level) times the miss beyond it: low is good
+    (Winkler 1972; Gneiting & Raftery 2007, J. Am. Stat. Assoc. 102, 359)."""
+    reducible_error: float | None
+    """(measured - predicted) / (predicted - floor)"""
 
 
 def expected_loss(source: ScalingLaw, params: float, tokens: float) -> ExpectedLoss:
@@ -102,8 +109,9 @@ def expected_loss(source: ScalingLaw, params: float, tokens: float) -> ExpectedL
         low=run.low,
         high=run.high,
         level=fit.interval.level,
-        quantile=fit.interval.quantile,
-        dof=fit.interval.dof,
+        quantile=fit.posterior().quantile or math.nan,
+        dof=fit.interval.dof if fit.forecast is None else fit.forecast.dof,
+        floor=fit.data.get("entropy") or fit.posterior().theta.get("E"),
     )
 
 
@@ -121,11 +129,17 @@ def score_forecast(expected: ExpectedLoss, measured: float) -> ForecastScore:
         raise QueryError(f"the loss is {measured}; a positive number of nats/token is needed.")
     deviation = math.log(measured / expected.loss)
     end = expected.high if deviation > 0 else expected.low  # the interval may be asymmetric
+    beyond = max(math.log(measured / expected.high), math.log(expected.low / measured), 0.0)
+    width = math.log(expected.high / expected.low)
+    floor = expected.floor
+    known = floor is not None and expected.loss > floor
     return ForecastScore(
         measured=measured,
         error=measured / expected.loss - 1,
         z=expected.quantile * deviation / abs(math.log(end / expected.loss)),
         hit=expected.low <= measured <= expected.high,
+        interval_score=width + 2 / (1 - expected.level) * beyond,
+        reducible_error=(measured - expected.loss) / (expected.loss - floor) if known else None,  # type: ignore[operator]
     )
 
 

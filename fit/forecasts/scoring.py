@@ -52,6 +52,8 @@ class Calibration:
     """Mean of the normal scores of z: 0 if forecasts are unbiased, above 0 if losses end higher."""
     width: float | None
     """Root mean square of the normal scores: 1 if the intervals have the right width."""
+    interval_score: float | None = None
+    """Mean width of the intervals of ln loss, misses added: see `ledger.ForecastScore`."""
 
     @property
     def grade(self) -> tuple[str, str]:
@@ -106,6 +108,7 @@ def calibration(ledger: Ledger) -> Calibration:
         high=float(stats.beta.ppf(1 - tail, k + 1, n - k)) if k < n else 1.0,
         bias=sum(scores) / n,
         width=math.sqrt(sum(s * s for s in scores) / n),
+        interval_score=sum(e.outcome.verdict.interval_score for e in entries if e.outcome) / n,
     )
 
 

@@ -58,7 +58,9 @@ def entry_text(entry: LedgerEntry) -> str:
     if entry.outcome is not None:
         v, name = entry.outcome.verdict, entry.outcome.run
         rows.append(("measured", f"{v.measured:.4f}{f', {name}' if name else ', as given'}"))
-        rows.append(("verdict", f"{entry.status}, {v.error:+.2%}, z = {v.z:+.2f}"))
+        left = v.reducible_error
+        part = "" if left is None else f" ({left:+.1%} of the reducible loss)"
+        rows.append(("verdict", f"{entry.status}, {v.error:+.2%}{part}, z = {v.z:+.2f}"))
     if entry.status in STATUSES:
         rows.append(("", f"{entry.status}: {STATUSES[entry.status]}"))
     return "\n".join([wrapped(head), "", *(row(k, text) for k, text in rows)])
@@ -93,7 +95,8 @@ def calibration_lines(c: Calibration) -> Sequence[str]:
         return [wrapped(rate)]
     z = (
         f"z as normal scores: mean {c.bias:+.2f} (0 if centred), root mean square "
-        f"{c.width:.2f} (1 if as wide as it should be)"
+        f"{c.width:.2f} (1 if as wide as it should be); interval score "
+        f"{100 * (c.interval_score or 0):.2g}% of the loss (width and 20 times the miss beyond)"
     )
     return [wrapped(rate), wrapped(z)]
 

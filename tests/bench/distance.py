@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -55,7 +56,7 @@ def distance(folder: Path, seed: int, reach: float) -> dict[str, float]:
     if not (folder / f"reports/ledger/{further}.json").exists():
         command(folder, *asked, "--seal", further)
     sealed = json.loads((folder / f"reports/ledger/{further}.json").read_text())
-    launch = command(folder, *asked, "--config").split()
+    launch = shlex.split(command(folder, *asked, "--config"))
     command(folder, "-m", "sweep", *launch, f"name={further}", "tracking=none")
     score = json.loads(command(folder, *isoflop, "score", further, "--json"))
     fit = json.loads((folder / report / "fit.json").read_text())
@@ -64,13 +65,13 @@ def distance(folder: Path, seed: int, reach: float) -> dict[str, float]:
 
 def row_of(score: dict[str, object], sealed: dict[str, object]) -> dict[str, float]:
     """Forecast, interval and measured loss of a score."""
-    (row,) = score["forecasts"]  # type: ignore[misc]
+    (row,) = score["forecasts"] if "forecasts" in score else (score,)  # type: ignore[misc]
     expected = sealed["expected"]
     return {
-        "forecast": expected["value"],  # type: ignore[index]
+        "forecast": expected["loss"],  # type: ignore[index]
         "low": expected["low"],  # type: ignore[index]
         "high": expected["high"],  # type: ignore[index]
-        "measured": row["measured"],
+        "measured": row["outcome"]["measured"],
     }
 
 

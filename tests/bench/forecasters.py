@@ -66,19 +66,19 @@ def _isoflop(options: dict[str, Any], params, tokens, loss, flops, cluster) -> F
     Losses are predicted as by `isoflop.predict`, all at once.
     """
     columns = {"params": params, "tokens": tokens, "loss": loss, "flops": flops}
-    runs = isoflop.load(pd.DataFrame({**columns, "cluster": cluster}), cluster="cluster")
-    fit = isoflop.fit(runs, resamples=0, **options)
+    table = pd.DataFrame({**columns, "cluster": cluster})
+    fit = isoflop.fit(isoflop.load(table, cluster="cluster"), resamples=0, **options)
     source = ScalingLaw.of(fit)
 
     def predict(n, d):
-        log_losses = source.log_losses(n, d)
-        low, high = derived_interval(fit, log_losses, next_run=True)
-        return np.exp(log_losses(source.theta[None, :])[0]), low, high
+        losses = source.log_losses(n, d)
+        middle = np.exp(losses(source.theta[None])[0])
+        return middle, *derived_interval(fit, losses, next_run=True)
 
     def optimum(budget):
-        best = isoflop.query(fit, budget, force=True).params
-        low, high = (np.nan if v is None else v for v in (best.low, best.high))
-        return best.value, low, high
+        number = isoflop.query(fit, budget, force=True).params
+        low, high = (np.nan if v is None else v for v in (number.low, number.high))
+        return number.value, low, high
 
     return Forecaster(predict=predict, optimum=optimum)
 

@@ -63,7 +63,7 @@ def simple_scaling_laws(params, tokens, loss, per):
 
 
 def vpnls(params, tokens, loss, per):
-    """Its grid, refined by L-BFGS-B, under the Huber loss of its README; millions and billions."""
+    """Its grid under the Huber loss of its README; millions and billions."""
     import numpy as np
     from vpnls.api import fit_vpnls, huber
 

@@ -96,7 +96,7 @@ def test_the_exported_names_are_a_dozen_and_can_be_loaded_before_use():
         (["query", "1e11", "--fit", "reports/blind", "--force"], "serious"),
         (["query", "1e20", "--force"], "serious           the budget lies"),
         (["query", "1e20", "--force"], "verdict           REFUSE: the budget lies"),
-        (["query", "1e14"], "verdict           CAREFUL: run"),
+        (["query", "5e13"], "verdict           CAREFUL: run"),
         (["predict", "--params", "7B", "--tokens", "1.4T", "--law", "hoffmann2022"], "2.0217"),
         (["predict", "--params", "500k", "--tokens", "1e7"], "90% prediction"),
         (["laws"], "besiroglu2024"),

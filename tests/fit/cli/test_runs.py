@@ -69,6 +69,7 @@ def test_options_reach_the_fit_and_the_document(asked, tmp_path):
         delta=1e-3,
         interval="pairs",
         level=0.8,
+        discrepancy="learned",
         resamples=50,
         seed=3,
         weight=None,

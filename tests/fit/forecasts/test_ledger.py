@@ -270,7 +270,7 @@ def test_the_commands_seal_score_and_show(tmp_path, monkeypatch):
     assert "open" in run("score").stdout
     write_record(Path("runs/big/launched"), launched(forecast))
     shown = run("score", "big").stdout
-    assert "verdict           hit, +0.00%, z = +0.00" in shown
+    assert "verdict           hit, +0.00% (+0.0% of the reducible loss), z = +0.00" in shown
     assert "1 of 1 forecast hit" in shown
     assert run("score", "two", "--loss", "99").exit_code == 0
     document = json.loads(run("score", "--json").stdout)
