@@ -206,6 +206,7 @@ def ask(peer: subprocess.Popen[str], request: dict[str, Any]) -> dict[str, Any]:
     except (BrokenPipeError, json.JSONDecodeError) as error:
         raise NotRun("the process of the package ended") from error
     if "missing" in answer:
+        peer.communicate()  # closes its pipes, on which it ends
         raise NotRun(answer["missing"])
     if "error" in answer:
         raise ValueError(answer["error"])
