@@ -1,9 +1,14 @@
 """The league's scores, against brute force."""
 
+import sys
+
 import numpy as np
+import pandas as pd
 import pytest
 
-from tests.bench.league import loss_figures, optimum_figures, read_series, valleys
+import isoflop
+from tests.bench.forecasters import NotRun, approach2, default_fit, huber, peers
+from tests.bench.league import average, loss_figures, optimum_figures, read_series, valleys
 
 
 def test_the_interval_score_is_the_width_and_twenty_times_the_miss():
@@ -50,3 +55,54 @@ def test_optima_are_scored_in_ln():
 def test_a_missing_table_is_named_in_one_line(tmp_path):
     with pytest.raises(SystemExit, match=r"no such file.*LEAGUE="):
         read_series(tmp_path / "none.csv")
+
+
+def test_families_weigh_the_same_however_many_splits_they_have():
+    rows = {"a": [{"error": 0.01}, {"error": 0.02}, {"error": 0.03}], "b": [{"error": 0.06}]}
+    figures = average(rows)
+    assert figures["error"] == pytest.approx(0.04)
+    assert np.isnan(figures["score"])
+
+
+def exact_sweep():
+    """Noiseless runs of E 1.7, A 400, B 1500, alpha .34, beta .3 at five budgets of seven sizes."""
+    flops = np.repeat(np.geomspace(1e17, 1e19, 5), 7)
+    params = np.sqrt(flops / 6) / 4 * np.tile(np.geomspace(0.2, 5, 7), 5)
+    tokens = flops / 6 / params
+    loss = 1.7 + 400 * params**-0.34 + 1500 * tokens**-0.3
+    return params, tokens, loss, flops, np.array([f"run{i}" for i in range(len(flops))])
+
+
+def test_hubers_fit_recovers_a_noiseless_law():
+    columns = exact_sweep()
+    forecaster = huber(*columns)
+    median, low, _ = forecaster.predict(np.array([1e9]), np.array([2e10]))
+    assert median[0] == pytest.approx(1.7 + 400 * 1e9**-0.34 + 1500 * 2e10**-0.3, rel=2e-3)
+    assert np.isnan(low[0])
+    # N* of C = 6 N D in closed form, Hoffmann et al. 2022, eq. 4.
+    best = (0.34 * 400 / (0.3 * 1500) * (1e20 / 6) ** 0.3) ** (1 / 0.64)
+    assert forecaster.optimum(1e20)[0] == pytest.approx(best, rel=0.1)
+
+
+def test_parabolas_extrapolate_a_law_of_like_exponents():
+    params, tokens, _, flops, cluster = exact_sweep()
+    loss = 1.7 + 400 * params**-0.3 + 400 * tokens**-0.3
+    n, _, _ = approach2(params, tokens, loss, flops, cluster).optimum(1e20)
+    assert n == pytest.approx(np.sqrt(1e20 / 6), rel=0.2)
+
+
+def test_losses_are_predicted_as_by_the_public_function():
+    params, tokens, loss, flops, cluster = exact_sweep()
+    loss = loss * np.exp(np.random.default_rng(0).normal(0, 0.003, len(loss)))
+    median, low, high = default_fit(params, tokens, loss, flops, cluster).predict(
+        np.array([3e8, 1e9]), np.array([2e10, 2e10])
+    )
+    table = pd.DataFrame({"params": params, "tokens": tokens, "loss": loss, "flops": flops})
+    single = isoflop.predict(isoflop.fit(table, resamples=0), 1e9, 2e10, force=True).loss_next_run
+    assert (median[1], low[1], high[1]) == pytest.approx((single.value, single.low, single.high))
+
+
+def test_a_package_that_is_not_installed_is_named_as_not_run():
+    packages = peers(sys.executable)
+    with pytest.raises(NotRun, match="not installed"):
+        packages["simple-scaling-laws"](*exact_sweep())

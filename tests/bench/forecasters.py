@@ -61,7 +61,10 @@ Competitor = Callable[..., Forecaster]
 
 
 def _isoflop(options: dict[str, Any], params, tokens, loss, flops, cluster) -> Forecaster:
-    """A fit through the public interface."""
+    """A fit through the public interface, without draws: no figure of the league rests on them.
+
+    Losses are predicted as by `isoflop.predict`, all at once.
+    """
     columns = {"params": params, "tokens": tokens, "loss": loss, "flops": flops}
     table = pd.DataFrame({**columns, "cluster": cluster})
     fit = isoflop.fit(isoflop.load(table, cluster="cluster"), resamples=0, **options)
@@ -188,6 +191,28 @@ COMPETITORS: dict[str, Competitor] = {
 }
 
 
+def ask(peer: subprocess.Popen[str], request: dict[str, Any]) -> dict[str, Any]:
+    """One line of JSON to a process of `league_peer`, and its answer.
+
+    Raises:
+        NotRun: The process ended, or its package is not installed.
+        ValueError: The package failed.
+    """
+    assert peer.stdin and peer.stdout
+    try:
+        peer.stdin.write(json.dumps(request) + "\n")
+        peer.stdin.flush()
+        answer = json.loads(peer.stdout.readline())
+    except (BrokenPipeError, json.JSONDecodeError) as error:
+        raise NotRun("the process of the package ended") from error
+    if "missing" in answer:
+        peer.communicate()  # closes its pipes, on which it ends
+        raise NotRun(answer["missing"])
+    if "error" in answer:
+        raise ValueError(answer["error"])
+    return answer
+
+
 def peers(python: str | None) -> dict[str, Competitor]:
     """The public packages, each a process of its own that reads and writes lines of JSON."""
     processes: dict[str, subprocess.Popen[str]] = {}
@@ -201,20 +226,20 @@ def peers(python: str | None) -> dict[str, Competitor]:
             command = [python, str(PEER), package]
             processes[package] = subprocess.Popen(command, text=True, **pipes)
         peer = processes[package]
-        question = {"params": params, "tokens": tokens, "loss": loss}
-        try:
-            peer.stdin.write(json.dumps({k: v.tolist() for k, v in question.items()}) + "\n")
-            peer.stdin.flush()
-            answer = json.loads(peer.stdout.readline())
-        except (BrokenPipeError, ValueError) as error:
-            raise NotRun("the process of the package ended") from error
-        if "missing" in answer:
-            raise NotRun(answer["missing"])
-        if "error" in answer:
-            raise ValueError(answer["error"])
-        return additive_forecaster(
-            answer["theta"], params, tokens, flops, seconds=answer["seconds"]
-        )
+        table = {"params": params, "tokens": tokens, "loss": loss}
+        request = {k: v.tolist() for k, v in table.items()}
+        answer = ask(peer, {**request, "per": float(np.median(flops / (params * tokens)))})
+        seconds = answer["seconds"]
+        if not answer["intervals"]:
+            return additive_forecaster(answer["theta"], params, tokens, flops, seconds)
+
+        def predict(n, d):
+            return np.array(ask(peer, {"predict": [n.tolist(), d.tolist()]})["numbers"])
+
+        def optimum(budget):
+            return tuple(ask(peer, {"optimum": budget})["numbers"])
+
+        return Forecaster(predict=predict, optimum=optimum, seconds=seconds)
 
     def entry(package: str) -> Competitor:
         return lambda *columns: play(package, *columns)

@@ -261,7 +261,12 @@ def main() -> None:
     if unknown := [n for n in names if n not in known]:
         sys.exit(f"unknown competitor {unknown[0]}; known are {', '.join(known)}. Choose of them.")
     warnings.filterwarnings("ignore")
-    print(tables({n: play(known[n], all_series) for n in names}))
+    standings = {}
+    for name in names:
+        standings[name] = play(known[name], all_series)
+        line = cells(name, select(standings[name], None), standings[name])
+        print(line, file=sys.stderr, flush=True)
+    print(tables(standings))
 
 
 if __name__ == "__main__":
