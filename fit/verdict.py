@@ -29,7 +29,7 @@ NOTED_REACH, FARTHEST_REACH = 10.0, 1000.0
 `TRACK_RECORD`; nothing is known of a thousand."""
 TRACK_RECORD = ((3.0, 94, 1.0), (10.0, 97, 0.92), (30.0, 57, 0.85), (100.0, 31, 0.88))
 """Real forecasts by how far they reached: up to so many times the largest budget fitted, their
-number, and the share that held. A forecast is of the best run of 40 public sweeps in that range of
+number, and the share that held. A forecast is of the best run of 39 public sweeps in that range of
 compute from the runs below 1/3, 1/10 or 1/30 of the largest; it held if that loss lies in its 90%
 prediction interval. Of 11 families of sweeps each weighs the same (docs/league.md)."""
 WIDEST = 0.03
