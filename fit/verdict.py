@@ -77,6 +77,10 @@ class Verdict:
         """Whether nothing may be concluded, drawn or launched."""
         return self.verdict == "refuse"
 
+    def further(self, notes: Iterable[Note]) -> list[Note]:
+        """Notes but those that the reason has said in full."""
+        return [note for note in notes if note.message.rstrip(".") not in self.reason]
+
     def document(self) -> dict[str, str]:
         """Its two fields in the document of a fit, an answer or a prediction."""
         return {"verdict": self.verdict, "verdict_reason": self.reason}

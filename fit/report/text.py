@@ -73,7 +73,7 @@ def answer_text(answer: Answer, launch: str, limits: Sequence[str] = ()) -> str:
         band = f"{short(answer.regret_band.low)} to {short(answer.regret_band.high)} parameters"
         rows.append(row("just as good", f"{band}: within one run's noise"))
     rows += [*_reach_rows(answer), *limits, *_launch_rows(answer, launch)]
-    return _joined([head, "", *rows, *note_rows(answer.warnings)])
+    return _joined([head, "", *rows, *note_rows(answer.verdict.further(answer.warnings))])
 
 
 def prediction_text(prediction: Prediction) -> str:
@@ -83,7 +83,7 @@ def prediction_text(prediction: Prediction) -> str:
     rows = [*_verdict_rows(prediction.verdict), row("compute", f"{power(prediction.flops)} FLOP")]
     rows += [row(k.replace("_", " "), _plain_or_short(v)) for k, v in prediction.given.items()]
     rows += [*_loss_rows(prediction), *_reach_rows(prediction)]
-    return _joined([head, "", *rows, *note_rows(prediction.warnings)])
+    return _joined([head, "", *rows, *note_rows(prediction.verdict.further(prediction.warnings))])
 
 
 def fit_text(fit: Fit) -> str:
