@@ -32,6 +32,8 @@ TRACK_RECORD = ((3.0, 94, 1.0), (10.0, 97, 0.92), (30.0, 57, 0.85), (100.0, 31, 
 number, and the share that held. A forecast is of the best run of 39 public sweeps in that range of
 compute from the runs below 1/3, 1/10 or 1/30 of the largest; it held if that loss lies in its 90%
 prediction interval. Of 11 families of sweeps each weighs the same (docs/league.md)."""
+TRACKED_LEVEL = 0.9
+"""Level of the intervals that were counted; of others nothing is said."""
 WIDEST = 0.03
 """Half-width of the interval of ln loss above which a forecast is not to be trusted blindly."""
 OF_THE_DESCRIPTION = frozenset(

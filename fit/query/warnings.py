@@ -15,6 +15,7 @@ from fit.results import CrossCheck, Fit, Span
 from fit.verdict import (
     FARTHEST_REACH,
     NOTED_REACH,
+    TRACKED_LEVEL,
     WIDEST,
     Note,
     Verdict,
@@ -195,7 +196,8 @@ def _origin(source: ScalingLaw) -> list[Note]:
 def _reach(reach: float | None, source: ScalingLaw) -> list[Note]:
     """A warning where the budget lies far beyond the runs."""
     forecast = source.fit is not None and source.fit.forecast is not None
-    record = track_record(reach) if forecast and reach is not None else None
+    same = forecast and source.fit is not None and source.fit.interval.level == TRACKED_LEVEL
+    record = track_record(reach) if same and reach is not None else None
     if reach is None or reach <= NOTED_REACH:
         return [_note("track_record", "info", f"{record}.")] if record is not None else []
     text = f"the budget lies {TIMES}{three_digits(reach)} beyond the largest budget fitted"
@@ -203,7 +205,7 @@ def _reach(reach: float | None, source: ScalingLaw) -> list[Note]:
         subject = "This" if source.fit is None else "The interval"
         if record is not None:
             text += f": {record}."
-        elif forecast:
+        elif same:
             text += ", farther than any real forecast that was checked."
         else:
             text += f". {subject} assumes that the law itself holds out there."

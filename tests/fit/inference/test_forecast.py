@@ -195,3 +195,10 @@ def test_forecasts_at_ten_and_a_hundred_times_the_largest_run_hold_as_often_as_t
             held.append(answer.params.low <= best <= answer.params.high)
             held.append(answer.loss.low <= losses.min() <= answer.loss.high)
     assert np.mean(held) >= 0.85
+
+
+def test_real_forecasts_are_quoted_for_the_level_at_which_they_were_counted(fitted):
+    narrow = fit(sweep(), name="sweep", resamples=0, level=0.5)
+    quoted = [[n.code for n in query(f, 5e20).warnings] for f in (fitted, narrow)]
+    assert "track_record" in quoted[0]
+    assert "track_record" not in quoted[1]
