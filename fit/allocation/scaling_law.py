@@ -22,7 +22,7 @@ from fit.data.accounting import FLOPS_PER_PARAM_TOKEN
 from fit.data.records import Floats
 from fit.inference.intervals import derived_interval
 from fit.laws.families import law, with_repeats
-from fit.laws.forecast import Frame, forecast_law
+from fit.laws.forecast import FORECAST, Frame, forecast_law
 from fit.laws.law import Law
 from fit.laws.published import PRESETS, Preset
 from fit.results import Fit, IntervalInputs, Objective, Points, Span, fit_hash, read_fit
@@ -260,6 +260,24 @@ class ScalingLaw:
             return self
         return self.from_fit(dataclasses.replace(self.fit, forecast=None), self.hash)
 
+    def starting_further(self, by: float) -> ScalingLaw:
+        """The forecast as if its costliest run had this much more compute, in ln; else unchanged.
+
+        The estimate is the same; what changes is where its discrepancy begins.
+        """
+        if self.fit is None or self.fit.forecast is None or self.law.parameters != FORECAST:
+            return self
+        frame = Frame(**self.fit.forecast.frame)
+        frame = dataclasses.replace(frame, log_product=frame.log_product + by)
+        moved = dataclasses.replace(self, law=forecast_law(frame, law(self.fit.law)))
+        return self._with_ladder_of_this(moved)
+
+    def _with_ladder_of_this(self, other: ScalingLaw) -> ScalingLaw:
+        """Another law of the same runs; counting the ladder anew takes milliseconds."""
+        kept = {k: v for k, v in self.__dict__.items() if k in ("ladder", "cost")}
+        other.__dict__.update(kept)
+        return other
+
     @classmethod
     def from_preset(cls, preset: Preset) -> ScalingLaw:
         """A published law."""
@@ -287,10 +305,7 @@ class ScalingLaw:
         if "unique_tokens" in columns:
             base = None if plain is self else plain.law.named(plain.theta)
             law = with_repeats(law, base)
-        fixed = dataclasses.replace(self, law=law.at(**columns))
-        # Neither depends on the law's columns, and counting the ladder anew takes milliseconds.
-        fixed.__dict__.update({k: v for k, v in self.__dict__.items() if k in ("ladder", "cost")})
-        return fixed
+        return self._with_ladder_of_this(dataclasses.replace(self, law=law.at(**columns)))
 
     @cached_property
     def ladder(self) -> Ladder | None:

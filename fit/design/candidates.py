@@ -10,6 +10,7 @@ the trunk is paid once: a branch of D tokens costs its cooldown and whatever the
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -86,6 +87,11 @@ class Candidates:
     def shares_trunks(self) -> bool:
         """Whether runs of one size and seed are branches of one trunk."""
         return self.cooldown < 1
+
+    def take(self, keep: NDArray[np.bool_]) -> Candidates:
+        """Some of them."""
+        names = ("params", "tokens", "flops_per_token", "size")
+        return dataclasses.replace(self, **{name: getattr(self, name)[keep] for name in names})
 
     def __len__(self) -> int:
         return len(self.params)

@@ -1,9 +1,9 @@
-"""The design criterion, its prior, and the search over sets of runs.
+"""The design criterion, and the search over sets of runs.
 
-A design is chosen for laws that may be true (`DesignPrior`): the draws of a fit, or a stated spread
-around a published law. The value of a set of runs is the sum of ln Var(ln N*) and ln Var(ln L*) at
-the target, averaged over these laws, to first order at each of them: a run informs about the
-parameters along d ln L / d theta, and ln N* and ln L* depend on them along their own derivatives.
+A design is chosen for laws that may be true (`fit.design.prior`). The value of a set of runs is the
+sum of ln Var(ln N*) and ln Var(ln L*) at the target, averaged over these laws, to first order at
+each of them: a run informs about the parameters along d ln L / d theta, and ln N* and ln L* depend
+on them along their own derivatives.
 
 One run more is a rank-one update of the covariance, so that all options are tried at once
 (`DesignSearch`). For a price per FLOP, runs are added, dropped and exchanged one at a time as long
@@ -12,27 +12,26 @@ as the criterion improves; the price is bisected until the total cost is within 
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fit.allocation.scaling_law import ScalingLaw
 from fit.data.records import Floats
 from fit.design.candidates import Candidates, incremental_flops
-from fit.estimation.objective import FitProblem
-from fit.estimation.solver import LinearRestriction
-from fit.inference.intervals import offset
-from fit.results import Fit
+from fit.design.prior import Codes, DesignPrior, condition_number
+from fit.errors import PlanError
+from fit.quantities import power
 
 POTENTIAL = 0.25
 """Size of each potential term at the edge of the candidates, in units of one run's noise. If the
 law is right, it widens the interval by at most 1% (at 0.4 by 4%). At 1, designs on the range of an
 isoFLOP grid are no better than the grid."""
-LOOSE = 10.0
-"""Prior standard deviation of a parameter, large enough to carry no information."""
+AT_ONCE = 40
+"""A step of `trim_grid` removes at most one run in so many, and one of a small grid."""
+HEALTHY_KAPPA = 160.0
+"""Largest condition number of a trimmed grid, unless it began with a larger; 40-160 is healthy."""
 PRICES = 12
 """Bisections of the price per FLOP, over six decades."""
 ROUNDS = 6
@@ -41,28 +40,6 @@ LEAST_GAIN = 1e-9
 """Least improvement of the criterion for an exchange, so that ties do not cycle."""
 LEAST = 1e-300
 """Smallest variance, whose logarithm is finite."""
-DRAWS = 16
-"""Laws that the design is averaged over; 48 changed the interval by less than 0.1%."""
-EXPONENT_SPREAD, FLOOR_SPREAD, TERM_SPREAD = 0.15, 0.15, 0.3
-"""Stated spread (standard deviation of the logarithm) around a published law: of its exponents, of
-E, and of either term at the middle of the candidates. Besiroglu 2024 and Hoffmann 2022, on the same
-runs, differ by 3% and 25% in the exponents and by 7% in E."""
-PRESET_NOISE = 0.003
-"""Standard deviation of ln loss assumed with a published law, which states none: between the 0.1%
-of small models on synthetic text and the 1% of small models on prose (docs/log.md)."""
-SHARED_LEAST = 0.1
-"""Smallest share of the error variance that a trunk's runs are assumed to have in common: ten
-trunks cannot distinguish 0.1 from none, and with none a design would branch every trunk at all
-lengths."""
-SHARED_MOST = 0.9
-"""Largest share that a fit's residuals can give."""
-LEAST_NOISE = 1e-6
-"""Smallest standard deviation of ln loss, for a fit to losses without noise."""
-STEP = 1e-4
-"""Central-difference step in ln of scales, and in exponents."""
-
-
-Codes = NDArray[np.int64]
 
 
 class DesignSearch:
@@ -75,10 +52,18 @@ class DesignSearch:
         prior: Laws that may be true, and the runs that there are.
         candidates: Runs to choose among, k of them.
         replicates: Largest number of copies of a run, or of trunks of a size.
+        most_at_a_size: Largest number of runs of one size; None for no limit.
     """
 
-    def __init__(self, prior: DesignPrior, candidates: Candidates, replicates: int) -> None:
+    def __init__(
+        self,
+        prior: DesignPrior,
+        candidates: Candidates,
+        replicates: int,
+        most_at_a_size: int | None = None,
+    ) -> None:
         self.prior, self.candidates = prior, candidates
+        self.most_at_a_size = most_at_a_size
         k = len(candidates)
         self.of = np.tile(np.arange(k), replicates)
         self.copy = np.repeat(np.arange(replicates), k)
@@ -89,7 +74,8 @@ class DesignSearch:
         points = self._points(candidates.params, candidates.tokens)
         self.x = points[:, self.of] / self.own_noise
         targets = prior.targets()
-        self.targets = np.concatenate([targets, np.zeros((*targets.shape[:2], 3))], axis=2)
+        none = np.zeros((*targets.shape[:2], points.shape[2] - targets.shape[2]))
+        self.targets = np.concatenate([targets, none], axis=2)
         self.base = self._base()
 
     def option(self, candidate: int, replicate: int) -> int:
@@ -200,11 +186,16 @@ class DesignSearch:
         return _criterion(left)
 
     def _open(self, options: list[int]) -> NDArray[np.bool_]:
-        """Options not taken whose earlier replicates are in use; the others would be equivalent."""
+        """Options not taken, of sizes that may have more, and whose earlier replicates are used."""
         used = np.zeros(self.trunk.max() + 2, dtype=bool)
         used[self.trunk[options]] = True
         opened = (self.copy == 0) | used[self.trunk - 1]
         opened[options] = False
+        if self.most_at_a_size is not None:
+            size = self.candidates.size[self.of]
+            opened &= np.bincount(size[options], minlength=size.max() + 1)[size] < (
+                self.most_at_a_size
+            )
         return np.asarray(opened)
 
     def _added(self, options: list[int]) -> Floats:
@@ -223,16 +214,17 @@ class DesignSearch:
         )
 
     def _covariance(self, options: list[int]) -> Floats:
-        """Covariance with known runs and options, (s, p + 3, p + 3)."""
+        """Covariance with known runs and options, (s, q, q)."""
         added = information(self.x[:, options], self.trunk[options], self.shared)
         return np.asarray(np.linalg.inv(self.base + added))
 
     def _base(self) -> Floats:
-        """Information of loose priors, potential terms and known runs, (s, p + 3, p + 3)."""
-        s, _, p = self.x.shape
-        loose = np.full(p, LOOSE)
-        loose[-3:] = POTENTIAL * self.prior.noise
-        base = np.repeat(np.diag(loose**-2.0)[None], s, axis=0)
+        """Information of the prior, potential terms and known runs, (s, q, q)."""
+        s, _, q = self.x.shape
+        least = np.full(q, (POTENTIAL * self.prior.noise) ** -2.0)
+        known = self.prior.least_precision()
+        least[: len(known)] = known
+        base = np.repeat(np.diag(least)[None], s, axis=0)
         runs = self.prior.known
         if runs is None:
             return base
@@ -241,8 +233,10 @@ class DesignSearch:
         return base + information(x / own_noise, runs.trunk, self.prior.shared)
 
     def _points(self, params: Floats, tokens: Floats) -> Floats:
-        """Regressors of runs (k,) with the potential terms, (s, k, p + 3)."""
-        law = self.prior.regressors(params, tokens)
+        """Regressors of runs (k,), with the potential terms where the law is taken as it is."""
+        law = self.prior.informing(params, tokens)
+        if self.prior.precision is not None:  # a forecast has bends of its own
+            return law
         c = self.candidates
         u, v = _scaled(np.log(params), np.log(c.params)), _scaled(np.log(tokens), np.log(c.tokens))
         terms = np.stack([u**2, v**2, u * v], axis=1)
@@ -281,161 +275,53 @@ def _scaled(values: Floats, among: Floats) -> Floats:
     return np.asarray((2 * values - low - high) / max(high - low, 1e-9))
 
 
-def condition_number(prior: DesignPrior, params: Floats, tokens: Floats) -> float:
-    """Condition number of the centred Jacobian with unit columns, as `Fit.kappa`.
+def trim_grid(
+    candidates: Candidates,
+    spend: float,
+    prior: DesignPrior,
+    *,
+    cost_text: Callable[[float], str] = lambda cost: f"{power(cost)} FLOP",
+) -> Codes:
+    """Remove runs from a grid until it is within a spend, and keep its law identified.
+
+    The run that tells least per FLOP is removed first, unless the condition number would leave the
+    healthy range or, outside it already, grow. Trunks are paid once, one a size.
 
     Args:
-        prior: Its first law is taken.
-        params: N of the runs [parameters], (n,).
-        tokens: D of the runs [tokens], (n,).
-    """
-    law = prior.source.law
-    e, a, b, alpha, beta = (float(v) for v in law.parts(prior.thetas[0]))
-    problem = FitProblem.of(params, tokens, law.loss(prior.thetas[0], params, tokens))
-    n, d = problem.centre
-    tiny = 1e-300
-    theta = [math.log(max(e, tiny)), math.log(a) - alpha * n, math.log(b) - beta * d, alpha, beta]
-    jacobian = problem.jacobian(np.array(theta)) @ LinearRestriction.of(law.name).basis
-    jacobian = jacobian[:, np.abs(jacobian).max(axis=0) > 0]
-    return float(np.linalg.cond(jacobian / np.linalg.norm(jacobian, axis=0)))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnownRuns:
-    """Runs that have been trained already; all of shape (n,)."""
-
-    params: Floats
-    tokens: Floats
-    trunk: NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DesignPrior:
-    """Laws that may be true, the noise of a run, and the runs that there are."""
-
-    source: ScalingLaw
-    flops: float
-    """Target budget [FLOP]."""
-    thetas: Floats
-    """Parameters of the laws to average over, the estimate itself first, (s, p)."""
-    noise: float
-    """Standard deviation of ln loss of one run about the law."""
-    shared: float
-    """Share of that variance that runs of one trunk have in common."""
-    known: KnownRuns | None = None
-
-    def regressors(self, params: Floats, tokens: Floats) -> Floats:
-        """Derivatives d ln L / d theta at runs (k,) under every law, (s, k, p)."""
-        log_loss = self.source.log_losses(params, tokens)
-        up, down = self._around()
-        s, p = self.thetas.shape
-        slopes = (log_loss(up) - log_loss(down)) / (2 * STEP)
-        return np.moveaxis(slopes.reshape(s, p, -1), 1, 2)
-
-    def targets(self) -> Floats:
-        """Derivatives of ln N* and ln L* at the target, (s, 2, p)."""
-        splits = self.source.splits(np.array([self.flops]))
-        up, down = (splits(t) for t in self._around())
-        slopes = [
-            (high[:, 0] - low[:, 0]) / (2 * STEP)
-            for high, low in ((up.log_params, down.log_params), (up.log_loss, down.log_loss))
-        ]
-        return np.stack([x.reshape(self.thetas.shape) for x in slopes], axis=1)
-
-    def _around(self) -> tuple[Floats, Floats]:
-        """Laws a step to either side in every parameter, (s p, p) each."""
-        s, p = self.thetas.shape
-        steps = np.tile(STEP * np.eye(p), (s, 1))
-        centres = np.repeat(self.thetas, p, axis=0)
-        names = self.source.law.parameters
-        return offset(names, centres, steps), offset(names, centres, -steps)
-
-
-def prior_of_fit(
-    source: ScalingLaw, fit: Fit, flops: float, *, noise: float | None = None
-) -> DesignPrior:
-    """The prior of a fit: its draws, its runs, their noise and how much of it trunks share.
-
-    Args:
-        source: The fit's law and parameters.
-        fit: The fit.
-        flops: Target budget [FLOP].
-        noise: Standard deviation of ln loss of one run; None for the fit's own.
-    """
-    draws = fit.draws[:: max(1, len(fit.draws) // (DRAWS - 1))][: DRAWS - 1]
-    scale = np.array([name[0].isupper() for name in fit.parameters()])
-    sound = np.isfinite(draws).all(axis=1) & ((draws > 1e-9) | scale & (draws >= 0)).all(axis=1)
-    thetas = np.concatenate([source.theta[None], draws[sound]])
-    _, trunk = np.unique(fit.points.cluster, return_inverse=True)
-    known = KnownRuns(
-        params=fit.points.params, tokens=fit.points.tokens, trunk=trunk.astype(np.int64)
-    )
-    prior = DesignPrior(
-        source=source,
-        flops=flops,
-        thetas=thetas,
-        noise=max(fit.noise, LEAST_NOISE) if noise is None else noise,
-        shared=SHARED_LEAST,
-        known=known,
-    )
-    shared = shared_variance(prior.regressors(known.params, known.tokens)[0], fit)
-    return dataclasses.replace(prior, shared=max(SHARED_LEAST, shared))
-
-
-def prior_of_preset(
-    source: ScalingLaw, flops: float, *, centre: tuple[float, float], noise: float
-) -> DesignPrior:
-    """The prior of a published law: draws of a stated spread around it.
-
-    Args:
-        source: The published law.
-        flops: Target budget [FLOP].
-        centre: N and D in the middle of the candidates, where the two terms have the spread
-            `TERM_SPREAD`, whatever the exponents.
-        noise: Standard deviation of ln loss of one run.
-
-    Raises:
-        QueryError: The law is not a sum of two power laws, for which the spread is stated.
-    """
-    source.law.parts(source.theta)  # refuses a law that is no sum of two terms
-    theta, names = source.theta, source.law.parameters
-    normal = np.random.default_rng(0).standard_normal(((DRAWS - 1) // 2, len(names)))
-    spread = np.concatenate([np.zeros((1, len(names))), normal, -normal])
-    widths = [FLOOR_SPREAD if n == "E" else TERM_SPREAD if n in "AB" else 0.0 for n in names]
-    moved = theta * np.exp(spread * widths)
-    middle = dict(zip("AB", np.log(centre), strict=True))
-    for i, name in enumerate(names):
-        if name in ("alpha", "beta"):
-            moved[:, i] = theta[i] * np.exp(EXPONENT_SPREAD * spread[:, i])
-    for name in middle:
-        j = names.index("beta" if name == "B" and "beta" in names else "alpha")
-        moved[:, names.index(name)] *= np.exp((moved[:, j] - theta[j]) * middle[name])
-    return DesignPrior(source=source, flops=flops, thetas=moved, noise=noise, shared=0.0)
-
-
-def shared_variance(jacobian: Floats, fit: Fit) -> float:
-    """Estimate the share of the error variance that runs of one trunk have in common.
-
-    By two moments, the sums of squares of the residuals and of their sums by trunk, which are set
-    to their expectations given that the parameters were fitted (as Henderson 1953, method III).
-
-    Args:
-        jacobian: Derivatives d ln L / d theta of the fitted runs, (n, p).
-        fit: The fit; residuals beyond 3 noise units count as 3.
+        candidates: The grid's runs, each to be trained once.
+        spend: For all that stay [FLOP], or another cost in the candidates' unit.
+        prior: Laws that may be true, and the runs that there are.
+        cost_text: Writes a cost with its unit, for the message.
 
     Returns:
-        Between 0 and `SHARED_MOST`; 0 where no two runs share a trunk.
+        Indices of the runs that stay, ascending.
+
+    Raises:
+        PlanError: No part of the grid that identifies the law costs so little.
     """
-    _, trunk = np.unique(fit.points.cluster, return_inverse=True)
-    z = (trunk[:, None] == np.arange(trunk.max() + 1)).astype(np.float64)
-    basis, values, _ = np.linalg.svd(jacobian, full_matrices=False)
-    basis = basis[:, values > 1e-10 * values[0]]
-    q = np.eye(len(trunk)) - basis @ basis.T
-    residual = np.clip(fit.points.residual, -3 * fit.noise, 3 * fit.noise)
-    inner = z.T @ q @ z
-    moments = np.array([residual @ residual, ((z.T @ residual) ** 2).sum()])
-    expected = np.array([[np.trace(q), np.trace(inner)], [np.trace(inner), (inner**2).sum()]])
-    if z.shape[1] == len(trunk) or np.linalg.cond(expected) > 1e8:
-        return 0.0
-    own, common = np.linalg.solve(expected, moments)
-    return float(np.clip(common / max(own + common, 1e-300), 0.0, SHARED_MOST))
+    if prior.top is not None:
+        costliest = prior.run_flops(candidates.params, candidates.tokens).max()
+        prior = prior.starting_at(max(float(costliest), prior.top if prior.known else 0.0))
+    search = DesignSearch(prior, candidates, 1)
+    stay = list(range(len(candidates)))
+    most = max(HEALTHY_KAPPA, search.kappa(stay))
+    while (bill := search.bill(stay)) > spend:
+        without = [[j for j in stay if j != i] for i in stay]
+        saved = np.array([bill - search.bill(w) for w in without])
+        lost = np.array([search.value(w) for w in without]) - search.value(stay)
+        order = np.argsort(lost / np.maximum(saved, 1e-9 * bill), kind="stable")
+        worst = {stay[i] for i in order[: len(stay) // AT_ONCE]}
+        rest = [j for j in stay if j not in worst]
+        if len(worst) > 1 and search.bill(rest) > spend and search.kappa(rest) <= most:
+            stay = rest
+            continue
+        healthy = (without[i] for i in order if search.kappa(without[i]) <= most)
+        smaller = next(healthy, None)
+        if smaller is None:
+            raise PlanError(
+                f"no part of the grid costs {cost_text(spend)} or less and still determines the "
+                f"law's parameters; the cheapest that does costs {cost_text(bill)}. Spend more, or "
+                "plan a grid with smaller runs."
+            )
+        stay = smaller
+    return np.array(stay, dtype=np.int64)

@@ -95,6 +95,12 @@ class Proposal:
     """Present precision; None where there are no runs yet."""
     after: Precision
     """Expected precision."""
+    discrepancy: Mapping[str, float] | None
+    """Share of the variance of ln `params` and ln `loss` that is left to what forms miss beyond the
+    costliest run; None for a law without a forecast."""
+    belief: Mapping[str, float] | None
+    """Of a published law: standard deviations of the ln of its `exponents`, of `E` and of either of
+    its `terms` that the design was made for; None for a fit, whose posterior it is."""
     steps: tuple[SpendStep, ...]
     runs: tuple[SuggestedRun, ...]
     notes: tuple[Note, ...] = ()

@@ -1,27 +1,29 @@
 """Choose the next runs for a target budget, a spend and limits, and predict what they will show.
 
-`propose` is what callers use: from a `SuggestRequest` to a `Proposal`. `choose_runs` and
-`trim_grid` are its search, and that of a plan that has to fit into a spend.
+`propose` is what callers use: from a `SuggestRequest` to a `Proposal`; `choose_runs` is its search.
 
 The choice minimises the sum of ln Var(ln N*) and ln Var(ln L*) at the target, averaged over the
 laws that may be true: c-optimal for two targets at once, and free of units. Optimising ln N* alone
 makes the loss worse. Runs of one trunk share a part of their error, and the trunk is paid once.
 
-An optimal design puts its runs at the extremes, where it relies on the law being right. So the law
-is given potential terms (DuMouchel & Jones 1994, Technometrics 36): a quadratic surface in ln N and
-ln D, small against the noise and unknown. Runs at the corners alone cannot separate it from the
-law's own terms, and lose what they seem to gain.
+For a fit these are variances of its forecast, with its discrepancy. So there are two ways to learn:
+to tell the parameters apart, and to move the costliest run, where the discrepancy begins, nearer to
+the target. Several places of it are tried. Designs keep the law's condition number healthy.
+
+For a law taken as it is, an optimal design puts its runs at the extremes, where it relies on the
+law being right. So the law is given potential terms (DuMouchel & Jones 1994, Technometrics 36): a
+quadratic surface in ln N and ln D, small against the noise and unknown. Runs at the corners alone
+cannot separate it from the law's own terms, and lose what they seem to gain.
 
 The expected interval is the present one times the factor by which the runs' information narrows it
-to first order; it holds if the law does.
+to first order.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy import stats
@@ -36,28 +38,34 @@ from fit.design.candidates import (
     incremental_flops,
     limits_of,
 )
-from fit.design.criterion import (
-    LOOSE,
+from fit.design.criterion import HEALTHY_KAPPA, DesignSearch, information
+from fit.design.plan_files import Precision, Proposal, SpendStep, SuggestedRun
+from fit.design.prior import (
+    BELIEF,
+    DISCREPANCIES,
     PRESET_NOISE,
     Codes,
     DesignPrior,
-    DesignSearch,
-    information,
+    condition_number,
     prior_of_fit,
     prior_of_preset,
 )
-from fit.design.plan_files import Precision, Proposal, SpendStep, SuggestedRun
 from fit.errors import PlanError
+from fit.inference.forecast import degrees_of_freedom
 from fit.inference.intervals import derived_interval
 from fit.quantities import power
 from fit.query.warnings import OF_THE_LAW
 from fit.results import Fit
 from fit.verdict import Note
 
-AT_ONCE = 40
-"""A step of `trim_grid` removes at most one run in so many, and one of a small grid."""
-HEALTHY_KAPPA = 160.0
-"""Largest condition number of a trimmed grid, unless it began with a larger; 40-160 is healthy."""
+TOPS = 4
+"""Places of the costliest run that are tried, from the present one to the largest allowed."""
+ROOM = 1 + 1e-9
+AT_A_SIZE = (1 / 3, 1 / 5)
+"""Largest share of the runs at one size; the second where the first leaves the law ill-conditioned.
+Branches of one trunk are cheap, and alone they would all be of one size."""
+LEAST_LEVELS = 3
+"""Sizes, and lengths, that a law of both needs."""
 SHARES = (0.25, 0.5, 0.75)
 """Parts of the spend whose expected precision is shown beside that of the whole."""
 MORE = 0.1
@@ -125,12 +133,76 @@ def choose_runs(
             f"the cheapest run within the limits costs {power(cheapest)} FLOP and the spend is "
             f"{power(spend)}. Spend more, or allow smaller runs (--min-run, --params)."
         )
-    search = DesignSearch(prior, candidates, replicates)
     if start is not None:
+        size = math.ceil(AT_A_SIZE[0] * most_runs)
+        search = DesignSearch(_starting(prior, start), start.candidates, replicates, size)
         options = [search.option(c, r) for c, r in zip(start.chosen, start.replicate, strict=True)]
         return _design(search, search.improve(options, 0.0, most_runs, spend))
+    kappa = partial(_kappa, prior)
+    most = max(HEALTHY_KAPPA, kappa(None) if prior.known is not None else 0.0)
+    found: list[tuple[float, Design]] = []
+    for share in AT_A_SIZE:
+        size = math.ceil(share * most_runs)
+        found += [
+            _searched(prior, candidates, spend, top, most_runs, replicates, size)
+            for top in _tops(prior, candidates)
+        ]
+        healthy = [pair for pair in found if kappa(pair[1]) <= most]
+        if healthy:
+            return min(healthy, key=lambda pair: pair[0])[1]
+    return min((design for _, design in found), key=kappa)
+
+
+def _searched(
+    prior: DesignPrior,
+    candidates: Candidates,
+    spend: float,
+    top: float | None,
+    most_runs: int,
+    replicates: int,
+    most_at_a_size: int,
+) -> tuple[float, Design]:
+    """The criterion and the design of a search for one place of the costliest run."""
+    if top is not None:
+        candidates, prior = candidates.take(candidates.flops <= top * ROOM), prior.starting_at(top)
+    search = DesignSearch(prior, candidates, replicates, most_at_a_size)
     best = search.affordable(most_runs, spend)
-    return _design(search, search.improve(best, 0.0, most_runs, spend))
+    design = _design(search, search.improve(best, 0.0, most_runs, spend))
+    return _value(prior, design, replicates), design
+
+
+def _kappa(prior: DesignPrior, design: Design | None) -> float:
+    """Condition number of the law with known runs and those of a design."""
+    runs = [r for r in (prior.known, design) if r is not None]
+    params, tokens = (np.concatenate([getattr(r, x) for r in runs]) for x in ("params", "tokens"))
+    if min(len(np.unique(params)), len(np.unique(tokens))) < LEAST_LEVELS:
+        return math.inf
+    return condition_number(prior, params, tokens)
+
+
+def _tops(prior: DesignPrior, candidates: Candidates) -> list[float] | list[None]:
+    """Where a forecast may start: from its costliest run, or from larger ones [FLOP]."""
+    if prior.top is None:
+        return [None]
+    largest, now = float(candidates.flops.max()), prior.top
+    if prior.known is None or largest <= now:
+        return [max(now, largest)]
+    return [now, *np.geomspace(now, largest, TOPS)[1:]]
+
+
+def _starting(prior: DesignPrior, design: Design | None) -> DesignPrior:
+    """The prior whose forecast starts from the costliest run of a design and those known."""
+    if prior.top is None or design is None or not len(design):
+        return prior
+    own = float(prior.run_flops(design.params, design.tokens).max())
+    return prior.starting_at(own if prior.known is None else max(own, prior.top))
+
+
+def _value(prior: DesignPrior, design: Design, replicates: int) -> float:
+    """The criterion of a design, by where its forecast starts."""
+    search = DesignSearch(_starting(prior, design), design.candidates, replicates)
+    pairs = zip(design.chosen, design.replicate, strict=True)
+    return search.value([search.option(c, r) for c, r in pairs])
 
 
 def deviations(prior: DesignPrior, design: Design | None) -> Floats:
@@ -140,66 +212,28 @@ def deviations(prior: DesignPrior, design: Design | None) -> Floats:
         prior: Its first law is taken; potential terms are left out.
         design: Runs beside those of the prior; None for none.
     """
+    return np.asarray(np.sqrt(_variances(prior, design).sum(axis=0)))
+
+
+def _variances(prior: DesignPrior, design: Design | None) -> Floats:
+    """What `deviations` consists of: the parameters' part and that of a discrepancy, (2, 2)."""
+    prior = _starting(prior, design)
     target = prior.targets()[0]
-    total = np.eye(target.shape[1]) / LOOSE**2
+    total = np.diag(prior.least_precision())
     runs = prior.known
     parts = [] if runs is None else [(runs.params, runs.tokens, runs.trunk, prior.shared)]
     if design is not None:
         shared = prior.shared if design.candidates.shares_trunks else 0.0
         parts.append((design.params, design.tokens, design.trunk, shared))
     for params, tokens, trunk, shared in parts:
-        x = prior.regressors(params, tokens)[:1] / (prior.noise * math.sqrt(1 - shared))
+        x = prior.informing(params, tokens)[:1] / (prior.noise * math.sqrt(1 - shared))
         total = total + information(x, trunk, shared)[0]
-    return np.asarray(np.sqrt(np.diag(target @ np.linalg.inv(total) @ target.T)))
-
-
-def trim_grid(
-    candidates: Candidates,
-    spend: float,
-    prior: DesignPrior,
-    *,
-    cost_text: Callable[[float], str] = lambda cost: f"{power(cost)} FLOP",
-) -> Codes:
-    """Remove runs from a grid until it is within a spend, and keep its law identified.
-
-    The run that tells least per FLOP is removed first, unless the condition number would leave the
-    healthy range or, outside it already, grow. Trunks are paid once, one a size.
-
-    Args:
-        candidates: The grid's runs, each to be trained once.
-        spend: For all that stay [FLOP], or another cost in the candidates' unit.
-        prior: Laws that may be true, and the runs that there are.
-        cost_text: Writes a cost with its unit, for the message.
-
-    Returns:
-        Indices of the runs that stay, ascending.
-
-    Raises:
-        PlanError: No part of the grid that identifies the law costs so little.
-    """
-    search = DesignSearch(prior, candidates, 1)
-    stay = list(range(len(candidates)))
-    most = max(HEALTHY_KAPPA, search.kappa(stay))
-    while (bill := search.bill(stay)) > spend:
-        without = [[j for j in stay if j != i] for i in stay]
-        saved = np.array([bill - search.bill(w) for w in without])
-        lost = np.array([search.value(w) for w in without]) - search.value(stay)
-        order = np.argsort(lost / np.maximum(saved, 1e-9 * bill), kind="stable")
-        worst = {stay[i] for i in order[: len(stay) // AT_ONCE]}
-        rest = [j for j in stay if j not in worst]
-        if len(worst) > 1 and search.bill(rest) > spend and search.kappa(rest) <= most:
-            stay = rest
-            continue
-        healthy = (without[i] for i in order if search.kappa(without[i]) <= most)
-        smaller = next(healthy, None)
-        if smaller is None:
-            raise PlanError(
-                f"no part of the grid costs {cost_text(spend)} or less and still determines the "
-                f"law's parameters; the cheapest that does costs {cost_text(bill)}. Spend more, or "
-                "plan a grid with smaller runs."
-            )
-        stay = smaller
-    return np.array(stay, dtype=np.int64)
+    covariance = np.linalg.inv(total)
+    whole = np.diag(target @ covariance @ target.T)
+    if prior.top is None:
+        return np.stack([whole, np.zeros(2)])
+    beyond = target[:, -DISCREPANCIES:] ** 2 @ np.diag(covariance)[-DISCREPANCIES:]
+    return np.stack([whole - beyond, beyond])
 
 
 def _design(search: DesignSearch, options: list[int]) -> Design:
@@ -227,7 +261,6 @@ def propose(request: SuggestRequest) -> Proposal:
         PlanError: No run lies within the limits, the cheapest costs more than the spend, or
             the runs are too few for the law.
     """
-    request = dataclasses.replace(request, source=request.source.plain)
     source, fit = request.source, request.source.fit
     best = source.best(np.array([request.flops]))
     if min(best.log_params[0], best.log_tokens[0]) < 0:
@@ -267,6 +300,8 @@ def propose(request: SuggestRequest) -> Proposal:
         shared=prior.shared if candidates.shares_trunks else 0.0,
         before=None if present is None else _precision(present, loss),
         after=steps[-2].precision,
+        discrepancy=None if prior.top is None else _discrepancy(prior, designs[1.0]),
+        belief=None if fit is not None else BELIEF,
         steps=steps,
         runs=_runs(designs[1.0], fit),
         notes=_notes(source, fit, prior.noise),
@@ -344,7 +379,7 @@ def _expected_widths(
     runs, trunks = len(design), len(np.unique(design.trunk))
     if known is not None:
         runs, trunks = runs + len(known.params), trunks + len(np.unique(known.trunk))
-    dof = min(trunks - 1, runs - free)
+    dof = min(trunks - 1.0, runs - free) if prior.top is None else degrees_of_freedom(trunks)
     half = np.full(2, np.inf)
     if dof > 0:
         quantile = float(stats.t.ppf(0.5 + level / 2, dof))
@@ -352,8 +387,17 @@ def _expected_widths(
         if present is not None and fit is not None and np.isfinite(present).all():
             # narrow the present interval, which rests on actual residuals, by the ratio
             narrowed = deviations(prior, design) / deviations(prior, None)
-            half = present * narrowed * quantile / fit.interval.quantile
+            ahead = fit.forecast if prior.top is not None else None
+            was = fit.interval.quantile if ahead is None else ahead.quantile
+            half = present * narrowed * quantile / was
     return half
+
+
+def _discrepancy(prior: DesignPrior, design: Design) -> dict[str, float]:
+    """Share of the variance of ln N* and of ln L* that is left to the discrepancy."""
+    parts = _variances(prior, design)
+    share = parts[1] / parts.sum(axis=0)
+    return {"params": float(share[0]), "loss": float(share[1])}
 
 
 def _precision(half: Floats, loss: float) -> Precision:
@@ -388,8 +432,11 @@ def _notes(source: ScalingLaw, fit: Fit | None, noise: float) -> tuple[Note, ...
     """Notes on why the outcome may differ from the expectation."""
     if fit is None:
         text = (
-            f"made under {source.name} with a stated spread, for runs whose noise is "
-            f"{noise:.2%} of the loss (--noise). Fit the first runs and ask again."
+            f"{source.name} is believed to {BELIEF['exponents']:.0%} in its exponents, "
+            f"{BELIEF['E']:.0%} in E and {BELIEF['terms']:.0%} in either term (standard "
+            "deviations), and runs to follow a law of its form with a noise of "
+            f"{noise:.2%} of the loss (--noise). The runs are yours, so their law need not be "
+            "within that: fit the first of them and ask again."
         )
         return (Note(code="preset", severity="info", message=text),)
     doubts = [n for n in fit.notes if n.code in OF_THE_LAW or n.severity == "serious"]

@@ -35,6 +35,8 @@ from fit.results import ForecastLaw
 
 SHAPES = 8
 """Parameters that the runs inform: ln E, ln A, ln alpha, ln B, ln beta, ln k, g_N, g_D."""
+ORDER = [0, 1, 3, 2, 4, 5, 6, 7]
+"""Where FORECAST has them; it is its own inverse."""
 CENTRE = np.array([math.log(0.65), 0.0, math.log(0.45), 0.0, math.log(0.45), -0.5, 0.0, 0.0])
 """Middle of the prior; that of ln E counts from the ln of the least loss."""
 SPREAD = np.array([0.2, 1e3, 0.25, 1e3, 0.25, 0.3, 0.01, 0.01])
@@ -139,15 +141,14 @@ def forecast(table: RunTable, level: float) -> ForecastLaw | None:
     # One quantile serves all: the discrepancy's own reference is folded into its variance.
     own = float(stdtrit(dof + 2, tail)) / quantile
     covariance = np.zeros((len(FORECAST), len(FORECAST)))
-    order = [0, 1, 3, 2, 4, 5, 6, 7]  # as FORECAST has them
     scale = np.ones(SHAPES)
     scale[[2, 4, 5]] = np.exp(whole.mode[[2, 4, 5]])  # alpha, beta, k themselves, not their ln
     moved = whole.covariance * scale[:, None] * scale
-    covariance[:SHAPES, :SHAPES] = moved[np.ix_(order, order)]
+    covariance[:SHAPES, :SHAPES] = moved[np.ix_(ORDER, ORDER)]
     covariance[SHAPES, SHAPES] = (own * share) ** 2
     covariance[SHAPES + 1, SHAPES + 1] = VALLEY**2
     values = [*whole.mode[:6], *whole.mode[6:], 0.0, 0.0]
-    theta = dict(zip(FORECAST, [values[i] for i in (*order, 8, 9)], strict=True))
+    theta = dict(zip(FORECAST, [values[i] for i in (*ORDER, 8, 9)], strict=True))
     for name in ("E", "A", "B", "alpha", "beta", "k"):
         theta[name] = math.exp(theta[name])
     return ForecastLaw(
@@ -160,6 +161,27 @@ def forecast(table: RunTable, level: float) -> ForecastLaw | None:
         discrepancy=share,
         rolled=rolled,
     )
+
+
+def prior_precision(ahead: ForecastLaw, least_loss: float) -> Floats:
+    """What is known of a forecast's parameters beside its runs, in the order of its law, (10,).
+
+    Args:
+        ahead: The forecast.
+        least_loss: Of its runs.
+    """
+    theta = np.array(list(ahead.theta.values()))
+    middle = CENTRE + np.eye(SHAPES)[0] * math.log(least_loss)
+    logs = np.concatenate([np.log(theta[ORDER[:6]]), theta[ORDER[6:]]])
+    off = (logs - middle) / SPREAD
+    precision = (PRIOR_DOF + 1) / (PRIOR_DOF + off**2) / SPREAD**2
+    precision[[2, 4, 5]] /= theta[[3, 4, 5]] ** 2  # of alpha, beta, k themselves
+    return np.concatenate([precision[ORDER], 1 / np.diag(ahead.covariance)[SHAPES:]])
+
+
+def degrees_of_freedom(groups: int) -> float:
+    """Of Student's t of a forecast by so many runs, or clusters of them."""
+    return max(FEWEST_DOF, groups - 5.0)
 
 
 def posterior_of(runs: Runs) -> Posterior | None:
@@ -310,7 +332,7 @@ class _Search:
             mode=mode,
             covariance=(covariance + covariance.T) / 2,
             noise=self.noise_of_a_run(residual, free),
-            dof=max(FEWEST_DOF, groups - 5.0),
+            dof=degrees_of_freedom(groups),
         )
 
     def noise_of_a_run(self, residual: Floats, free: float) -> float:

@@ -353,11 +353,19 @@ def _suggest_conclusion(p: Proposal) -> str:
 
 def _assumptions(p: Proposal) -> str:
     """Assumptions behind the expected intervals."""
+    by = "if the law holds" if p.discrepancy is None else "of the fit's forecast"
     text = (
-        f"Intervals are {p.level:.0%} ones at {power(p.flops)} FLOP, expected to first order if "
-        f"the law holds; one run's noise is taken as {p.noise:.2%} of the loss"
+        f"Intervals are {p.level:.0%} ones at {power(p.flops)} FLOP, expected to first order "
+        f"{by}; one run's noise is taken as {p.noise:.2%} of the loss"
     )
-    return text + (f", {p.shared:.0%} of its square shared by a trunk." if p.shared else ".")
+    text += f", {p.shared:.0%} of its square shared by a trunk." if p.shared else "."
+    if p.discrepancy is None:
+        return text
+    return text + (
+        f" Of the variance left, {p.discrepancy['params']:.0%} for N* and "
+        f"{p.discrepancy['loss']:.0%} for the loss is what forms miss beyond the costliest run: "
+        "only runs nearer to the target lower it (--max-run)."
+    )
 
 
 def _launch_rows(folder: Path, launch: str | None) -> list[str]:

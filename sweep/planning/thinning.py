@@ -1,6 +1,6 @@
 """Thin a grid to a limit on its cost: which runs stay, what that costs the answer, how to launch.
 
-`fit.design.suggest.trim_grid` drops the run that tells least for its price, as long as the law's
+`fit.design.criterion.trim_grid` drops the run that tells least for its price, as long as the law's
 parameters can still be distinguished. To first order, the statistics of a design then say how well
 N* and the loss at a target budget would be known, before any run is trained.
 
@@ -34,7 +34,9 @@ from fit.allocation.costs import Machine
 from fit.allocation.scaling_law import ScalingLaw
 from fit.data.records import Floats
 from fit.design.candidates import Candidates
-from fit.design.criterion import (
+from fit.design.criterion import trim_grid
+from fit.design.plan_files import config_text
+from fit.design.prior import (
     PRESET_NOISE,
     SHARED_LEAST,
     DesignPrior,
@@ -43,8 +45,7 @@ from fit.design.criterion import (
     prior_of_fit,
     prior_of_preset,
 )
-from fit.design.plan_files import config_text
-from fit.design.suggest import Design, deviations, trim_grid
+from fit.design.suggest import Design, deviations
 from fit.files import write_atomically
 from fit.laws.published import preset
 from fit.quantities import count_noun, power

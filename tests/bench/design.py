@@ -19,7 +19,7 @@ from fit.allocation.allocate import split
 from fit.allocation.ladder import constant_cost
 from fit.allocation.scaling_law import ScalingLaw
 from fit.design.candidates import RunLimits, candidates_of_sizes
-from fit.design.criterion import DesignPrior, KnownRuns, prior_of_preset
+from fit.design.prior import DesignPrior, KnownRuns, prior_of_preset
 from fit.design.suggest import choose_runs, deviations
 from fit.estimation.objective import FitProblem
 from fit.estimation.solver import estimate

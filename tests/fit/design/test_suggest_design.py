@@ -8,16 +8,16 @@ import pytest
 
 from fit.allocation.scaling_law import ScalingLaw
 from fit.design.candidates import Candidates, RunLimits, candidates_of_sizes
-from fit.design.criterion import (
+from fit.design.criterion import HEALTHY_KAPPA, DesignSearch, trim_grid
+from fit.design.prior import (
     LOOSE,
     DesignPrior,
-    DesignSearch,
     condition_number,
     prior_of_fit,
     prior_of_preset,
     shared_variance,
 )
-from fit.design.suggest import HEALTHY_KAPPA, choose_runs, deviations, trim_grid
+from fit.design.suggest import choose_runs, deviations
 from fit.errors import PlanError
 from fit.estimation.objective import FitProblem
 from fit.estimation.solver import estimate

@@ -7,7 +7,7 @@ import shlex
 import numpy as np
 import pytest
 
-from fit.design.criterion import condition_number
+from fit.design.prior import condition_number
 from fit.errors import PlanError
 from sweep.planning.bill import PlanOptions, planned_runs
 from sweep.planning.grid import chosen_launcher, grid
@@ -51,6 +51,15 @@ def test_a_thinned_grid_keeps_to_the_spend_and_stays_healthy():
         cheapest.pop()
     assert part.params_factor < design_value(cheapest, prior).params_factor
     assert condition_number(prior, *points_of(stay)) == part.kappa
+
+
+def test_the_prior_of_a_spend_may_be_a_fit_with_a_forecast():
+    rows = rows_of(*DEMO)
+    terms = PlanOptions(flops=spent(rows) / 3, prior="reports/reference")
+    stay = thin_grid(rows, [], "flops", terms.flops, terms)
+    assert spent(stay) <= terms.flops
+    part = design_value(stay, prior_of(rows, [], terms))
+    assert 1 < part.params_factor < 3 and part.kappa <= 160
 
 
 def test_a_spend_that_no_healthy_part_meets_is_refused_in_its_own_unit():
