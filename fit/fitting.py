@@ -32,6 +32,7 @@ from fit.diagnostics.notes import (
     local_exponent_note,
     misfit_note,
     phase_note,
+    prior_notes,
     undetermined_note,
 )
 from fit.diagnostics.residuals import lack_of_fit, replicates
@@ -49,7 +50,7 @@ from fit.estimation.weights import (
     without_near_copies,
 )
 from fit.files import versions
-from fit.inference.forecast import forecast
+from fit.inference.forecast import forecast, prior_beside
 from fit.inference.intervals import check_interval, largest_product, parameter_intervals
 from fit.inference.misspecification import detect_misfit, detect_phase, widen_by_misfit
 from fit.inference.resampling import Uncertainty, estimate_uncertainty, kappa
@@ -96,6 +97,8 @@ class FitOptions:
     discrepancy: str = "learned"
     """`learned`: answers come from the forecast, with what laws miss beyond the runs; `none`: from
     the law as it is, with its plain intervals."""
+    prior: tuple[str, ...] = ()
+    """Report folders of earlier fits of one recipe: the forecast's prior, beside public sweeps."""
     hold: tuple[tuple[str, float], ...] = ()
     """Parameters that are not fitted, and their values on raw counts."""
 
@@ -126,6 +129,11 @@ class FitOptions:
             known = ", ".join(DISCREPANCIES)
             raise FitError(
                 f"unknown discrepancy '{self.discrepancy}'; known are {known}. Choose one."
+            )
+        if self.prior and not self.forecasts:
+            raise FitError(
+                "--prior is the prior of the forecast, and these options have none. Leave out "
+                "--law, --interval, --hold and --discrepancy, or --prior."
             )
         check_interval(self.interval, law=self.law, level=self.level, resamples=self.resamples)
 
@@ -209,7 +217,8 @@ def fit_table(
     recipe = curve_checks(table, fitted) if family.target == "loss" else CurveChecks()
     moved = influence(table, fitted) if two_terms and status != "ill_conditioned" else ()
     sound = options.forecasts and status != "ill_conditioned"
-    ahead = forecast(table, options.level) if sound else None
+    earlier = [read_fit(Path(folder)) for folder in options.prior]
+    ahead = forecast(table, options.level, prior_beside(earlier, table)) if sound else None
     told = (
         *fit_notes(
             table, fitted, without_e, left_out, checks, rolled, moved, family.target, rest=rest
@@ -220,6 +229,7 @@ def fit_table(
         *curve_notes(recipe),
         *lack_of_fit(between),
         *rival_notes(fitted, bounds),
+        *prior_notes(earlier, table.recipe),
     )
     return Fit(
         name=options.name,

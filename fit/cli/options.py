@@ -326,6 +326,10 @@ fit_options = option_group(
         "--discrepancy", type=NameType("fit.fitting:DISCREPANCIES"), default="learned",
         show_default=True, help="none: answers by the law alone.",
     ),
+    click.option(
+        "--prior", multiple=True, metavar="reports/NAME",
+        help="Earlier fit of the same recipe to learn from.",
+    ),
     click.option("--resamples", type=NATURAL, default=4000, show_default=True),
     click.option("--cluster", metavar="COLUMN", help="Equal values: correlated errors."),
     click.option("--weight", metavar="COLUMN", help="Weights; loss_se: errors.  [weight]"),

@@ -295,7 +295,8 @@ def envelope_check(table: RunTable, model: EnvelopeModel, level: float) -> Cross
 
 def _slope(points: tuple[Floats, Floats, Floats]) -> float:
     """Slope of ln N on ln C."""
-    return float(np.polyfit(points[0], points[1], 1)[0])
+    x, y = (p - p.mean() for p in points[:2])
+    return float(x @ y / max(x @ x, 1e-300))
 
 
 def _sizes(table: RunTable) -> list[tuple[float, NDArray[np.int64]]]:

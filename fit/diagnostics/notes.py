@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from fit.inference.misspecification import EVENTS, TERMS, Misfit, Phase
 from fit.inference.resampling import e_is_needed, kappa
 from fit.laws.law import Law
 from fit.quantities import count_noun, percent, power, short
-from fit.results import CrossCheck, Holdout, Influence, Rolled
+from fit.results import CrossCheck, Fit, Holdout, Influence, Rolled
 from fit.verdict import DOUBTFUL_KAPPA, REFUSED_KAPPA, Note
 
 FEW_CLUSTERS = 8
@@ -457,3 +458,19 @@ def _undercooled(checks: CurveChecks) -> Iterator[Note]:
 def _note(code: str, severity: str, message: str) -> Note:
     """A note."""
     return Note(code=code, severity=severity, message=message)
+
+
+def prior_notes(earlier: Sequence[Fit], recipe: Mapping[str, Any]) -> Iterator[Note]:
+    """A warning for each earlier fit whose recipe is not that of the runs, as far as both say."""
+    for fit in earlier:
+        other = fit.recipe if recipe else {}
+        if differ := sorted(
+            k for k in {**other, **recipe} if other and other.get(k) != recipe.get(k)
+        ):
+            yield Note(
+                code="prior_recipe",
+                severity="warning",
+                message=f"the prior {fit.name} is of runs with another recipe "
+                f"({', '.join(differ[:3])}): on public sweeps such priors made forecasts worse. "
+                "Leave it out.",
+            )

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,9 +29,10 @@ from scipy.special import stdtrit
 
 from fit.data.records import Floats
 from fit.data.table import RunTable
+from fit.errors import FitError
 from fit.estimation.weights import weights_of
 from fit.laws.forecast import FORECAST, Frame
-from fit.results import ForecastLaw
+from fit.results import Fit, ForecastLaw
 
 SHAPES = 8
 """Parameters that the runs inform: ln E, ln A, ln alpha, ln B, ln beta, ln k, g_N, g_D."""
@@ -43,6 +44,8 @@ SPREAD = np.array([0.2, 1e3, 0.25, 1e3, 0.25, 0.3, 0.01, 0.01])
 """Its spread: nothing is said of A and B."""
 PRIOR_DOF = 8.0
 """Of the prior's Student's t."""
+RELATED = 0.35
+"""By how much sweeps of one recipe differ, as a share of `SPREAD` (docs/league.md)."""
 CHEAPER = 1.0
 """Variance of a run: 1 + (this times ln of the largest compute over its own), squared."""
 DISCREPANCY, DISCREPANCY_DOF = 0.075, 12.0
@@ -67,6 +70,74 @@ STEPS, SCREENING = 60, 6
 """Most steps of a search, and of its first look at each start."""
 SETTLED, SMALL = 1e-7, 1e-4
 FEWEST_DOF = 3.0
+FREE = 100.0
+"""A spread beyond which a parameter has no prior."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prior:
+    """Where the parameters of shape are expected, in the order of `SHAPES`; both (8,)."""
+
+    centre: Floats
+    """That of ln E counts from the ln of the least loss."""
+    spread: Floats
+
+    def document(self) -> dict[str, tuple[float, ...]]:
+        """Its fields as a document has them."""
+        return {n: tuple(getattr(self, n).tolist()) for n in ("centre", "spread")}
+
+
+POPULATION = Prior(centre=CENTRE, spread=SPREAD)
+
+
+def prior_beside(earlier: Sequence[Fit], table: RunTable) -> Prior:
+    """The population, moved to and narrowed about a user's earlier forecasts.
+
+    Each counts by its own precision and by how much sweeps of one recipe differ.
+
+    Args:
+        earlier: Fits of related sweeps.
+        table: The runs that are to be fitted.
+
+    Raises:
+        FitError: An earlier fit has no forecast, or has runs that are fitted now.
+    """
+    if not earlier:
+        return POPULATION
+    weight, total = SPREAD**-2, CENTRE * SPREAD**-2
+    related = (RELATED * SPREAD) ** 2
+    now = set(zip(table.params, table.tokens, table.loss, strict=True))
+    for fit in earlier:
+        points, ahead = fit.points, fit.forecast
+        if ahead is None:
+            raise FitError(
+                f"--prior {fit.name}: that fit has no forecast, so that nothing can be taken from "
+                "it. Fit its runs again without --law, --interval, --hold and --discrepancy."
+            )
+        if twice := now & set(zip(points.params, points.tokens, points.loss, strict=True)):
+            raise FitError(
+                f"--prior {fit.name}: {len(twice)} of its runs are among those to be fitted, and "
+                "would count twice. Give a fit of other runs."
+            )
+        place, slopes = _shapes(ahead)
+        place = place - np.eye(SHAPES)[0] * math.log(points.loss.min())
+        own = np.diag(ahead.covariance)[:SHAPES][ORDER] / slopes**2
+        weight, total = weight + 1 / (own + related), total + place / (own + related)
+    free = SPREAD > FREE  # nothing is carried over of what has no prior
+    return Prior(
+        centre=np.where(free, CENTRE, total / weight),
+        spread=np.where(free, SPREAD, np.sqrt(related + 1 / weight)),
+    )
+
+
+def _shapes(ahead: ForecastLaw) -> tuple[Floats, Floats]:
+    """Parameters of a forecast in the order of `SHAPES`, and d theta / d of each; (8,) each."""
+    theta = np.array(list(ahead.theta.values()))[ORDER]
+    logged = np.arange(SHAPES) < SHAPES - 2  # all but the bends
+    place = np.where(logged, np.log(np.where(logged, theta, 1.0)), theta)
+    slopes = np.ones(SHAPES)
+    slopes[[2, 4, 5]] = theta[[2, 4, 5]]  # the covariance has alpha, beta and k themselves
+    return place, slopes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +151,19 @@ class Runs:
     cluster: NDArray[np.int64]
     weight: Floats
     """Of mean 1, as the user gave it."""
+
+    @classmethod
+    def of(cls, table: RunTable) -> Runs:
+        """The runs of a table with their losses [nats/token, or another positive measure]."""
+        weights = weights_of(table)
+        return cls(
+            log_params=np.log(table.params),
+            log_tokens=np.log(table.tokens),
+            log_loss=np.log(table.loss),
+            log_flops=np.log(table.flops),
+            cluster=table.cluster,
+            weight=np.ones(len(table)) if weights is None else weights / weights.mean(),
+        )
 
     def take(self, keep: NDArray[np.bool_]) -> Runs:
         """Some of them."""
@@ -104,35 +188,28 @@ class Posterior:
     """Standard deviation of ln loss of one run near the costliest."""
     dof: float
 
-    def predict(self, runs: Runs) -> tuple[Floats, Floats, Floats]:
+    def predict(self, log_params: Floats, log_tokens: Floats) -> tuple[Floats, Floats, Floats]:
         """The ln loss of runs, its standard deviation, and the gain beyond these runs; (n,)."""
-        x, y, beyond = self.frame.place(runs.log_params, runs.log_tokens)
+        x, y, beyond = self.frame.place(log_params, log_tokens)
         value, slopes = _law(self.frame, self.mode, x, y)
         spread = np.sqrt(np.einsum("ni,ij,nj->n", slopes, self.covariance, slopes))
         near = _law(self.frame, self.mode, x - beyond / 2, y - beyond / 2)[0]
         return value, spread, np.maximum(near - value, 0.0)
 
 
-def forecast(table: RunTable, level: float) -> ForecastLaw | None:
+def forecast(table: RunTable, level: float, prior: Prior = POPULATION) -> ForecastLaw | None:
     """Forecast from a table of runs; None where they are too few or too noisy to carry it.
 
     Args:
         table: Runs with their losses [nats/token, or another positive measure].
         level: Of the intervals.
+        prior: Where the parameters of shape are expected.
     """
-    weights = weights_of(table)
-    runs = Runs(
-        log_params=np.log(table.params),
-        log_tokens=np.log(table.tokens),
-        log_loss=np.log(table.loss),
-        log_flops=np.log(table.flops),
-        cluster=table.cluster,
-        weight=np.ones(len(table)) if weights is None else weights / weights.mean(),
-    )
-    whole = posterior_of(runs) if runs.enough(LEAST_RUNS) else None
+    runs = Runs.of(table)
+    whole = posterior_of(runs, prior) if runs.enough(LEAST_RUNS) else None
     if whole is None or whole.noise > MOST_NOISE * float(np.std(runs.log_loss)):
         return None
-    rolled = tuple(rolled_discrepancies(runs))
+    rolled = tuple(rolled_discrepancies(runs, prior))
     squares = DISCREPANCY_DOF * DISCREPANCY**2 + sum(rolled)
     dof = DISCREPANCY_DOF + len(rolled)
     share = math.sqrt(squares / dof)
@@ -160,6 +237,7 @@ def forecast(table: RunTable, level: float) -> ForecastLaw | None:
         dof=whole.dof,
         discrepancy=share,
         rolled=rolled,
+        prior=None if prior is POPULATION else prior.document(),
     )
 
 
@@ -170,13 +248,16 @@ def prior_precision(ahead: ForecastLaw, least_loss: float) -> Floats:
         ahead: The forecast.
         least_loss: Of its runs.
     """
-    theta = np.array(list(ahead.theta.values()))
-    middle = CENTRE + np.eye(SHAPES)[0] * math.log(least_loss)
-    logs = np.concatenate([np.log(theta[ORDER[:6]]), theta[ORDER[6:]]])
-    off = (logs - middle) / SPREAD
-    precision = (PRIOR_DOF + 1) / (PRIOR_DOF + off**2) / SPREAD**2
-    precision[[2, 4, 5]] /= theta[[3, 4, 5]] ** 2  # of alpha, beta, k themselves
-    return np.concatenate([precision[ORDER], 1 / np.diag(ahead.covariance)[SHAPES:]])
+    place, slopes = _shapes(ahead)
+    prior = POPULATION if ahead.prior is None else Prior(**_arrays(ahead.prior))
+    off = place - prior.centre - np.eye(SHAPES)[0] * math.log(least_loss)
+    precision = (PRIOR_DOF + 1) / (PRIOR_DOF + (off / prior.spread) ** 2) / prior.spread**2
+    return np.concatenate([(precision / slopes**2)[ORDER], 1 / np.diag(ahead.covariance)[SHAPES:]])
+
+
+def _arrays(prior: Mapping[str, Sequence[float]]) -> dict[str, Floats]:
+    """The fields of a prior as a document has them."""
+    return {name: np.array(values) for name, values in prior.items()}
 
 
 def degrees_of_freedom(groups: int) -> float:
@@ -184,7 +265,7 @@ def degrees_of_freedom(groups: int) -> float:
     return max(FEWEST_DOF, groups - 5.0)
 
 
-def posterior_of(runs: Runs) -> Posterior | None:
+def posterior_of(runs: Runs, prior: Prior = POPULATION) -> Posterior | None:
     """Mode and covariance of the wider law by runs; None where no search ends anywhere."""
     behind = runs.log_flops.max() - runs.log_flops
     weight = runs.weight / (1 + (CHEAPER * behind) ** 2)
@@ -197,7 +278,7 @@ def posterior_of(runs: Runs) -> Posterior | None:
         reach_tokens=float(np.abs(runs.log_tokens - y).max()),
         log_product=float(runs.log_params[top] + runs.log_tokens[top]),
     )
-    search = _Search(frame=frame, runs=runs, weight=weight)
+    search = _Search(frame=frame, runs=runs, weight=weight, before=prior)
     looks = [search.descend(start, SCREENING) for start in search.starts()]
     best = sorted((look for look in looks if look is not None), key=lambda found: found[1])[:2]
     ends = [end for p, _, _ in best if (end := search.descend(p, STEPS)) is not None]
@@ -207,22 +288,28 @@ def posterior_of(runs: Runs) -> Posterior | None:
     return search.posterior(mode, scale)
 
 
-def rolled_discrepancies(runs: Runs) -> Iterator[float]:
+def cuts(log_flops: Floats) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+    """For each cut the runs below it, and those far enough beyond to say something of it; (n,)."""
+    for cut in CUTS:
+        below = log_flops <= log_flops.max() - math.log(cut) + 1e-6
+        if below.any():
+            yield below, ~below & (log_flops - log_flops[below].max() > LEAST_AHEAD)
+
+
+def rolled_discrepancies(runs: Runs, prior: Prior = POPULATION) -> Iterator[float]:
     """Squared share of the gain that forecasts from the runs' own smaller budgets missed.
 
     What sampling explains is taken off; a share may come out as zero, and none is below.
     """
-    for cut in CUTS:
-        below = runs.log_flops <= runs.log_flops.max() - math.log(cut) + 1e-6
+    for below, ahead in cuts(runs.log_flops):
         kept, left = runs.take(below), runs.take(~below)
-        fitted = posterior_of(kept) if kept.enough(LEAST_BELOW) else None
-        ahead = left.log_flops - kept.log_flops.max() > LEAST_AHEAD if fitted else np.zeros(0)
+        fitted = posterior_of(kept, prior) if kept.enough(LEAST_BELOW) else None
         if fitted is None or ahead.sum() < 2:
             continue
-        value, spread, gain = fitted.predict(left)
+        value, spread, gain = fitted.predict(left.log_params, left.log_tokens)
         gain = np.maximum(gain, 0.5 * np.median(gain))
         excess = (left.log_loss - value) ** 2 - spread**2 - fitted.noise**2 / left.weight
-        shares = np.sort((excess / np.maximum(gain, 1e-12) ** 2)[ahead])
+        shares = np.sort((excess / np.maximum(gain, 1e-12) ** 2)[ahead[~below]])
         yield max(float(shares[: max(1, int(KEPT * len(shares)))].mean()), 0.0)
 
 
@@ -233,11 +320,12 @@ class _Search:
     frame: Frame
     runs: Runs
     weight: Floats
+    before: Prior
 
     @property
     def middle(self) -> Floats:
         """Middle of the prior of these runs."""
-        return np.asarray(CENTRE + np.eye(SHAPES)[0] * self.runs.log_loss.min())
+        return np.asarray(self.before.centre + np.eye(SHAPES)[0] * self.runs.log_loss.min())
 
     def starts(self) -> Iterator[Floats]:
         """Where searches begin: E and the exponents from a small grid, both terms alike."""
@@ -251,9 +339,9 @@ class _Search:
 
     def prior(self, p: Floats) -> tuple[float, Floats]:
         """Minus the ln of the prior and the precision that stands for it at p, (8,)."""
-        off = (p - self.middle) / SPREAD
+        off = (p - self.middle) / self.before.spread
         value = 0.5 * (PRIOR_DOF + 1) * np.log1p(off**2 / PRIOR_DOF).sum()
-        return float(value), (PRIOR_DOF + 1) / (PRIOR_DOF + off**2) / SPREAD**2
+        return float(value), (PRIOR_DOF + 1) / (PRIOR_DOF + off**2) / self.before.spread**2
 
     def value(self, p: Floats, residual: Floats, scale: float) -> float:
         """Minus the ln of the posterior, up to a constant."""

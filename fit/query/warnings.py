@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from fit.allocation.scaling_law import ScalingLaw
 from fit.errors import RefusedError
@@ -103,9 +104,11 @@ def forecast_remark(fit: Fit) -> str | None:
     """What answers come from where that is not the law, and what they miss, in words."""
     if (ahead := fit.forecast) is None:
         return None
+    names = ", ".join(Path(p).name for p in fit.options.get("prior") or ())
+    learnt = f"; its prior learns from {names}" if names else ""
     return (
         f"answers come from a wider law, outer exponent {ahead.theta['k']:.2f}; beyond the runs it "
-        f"misses {ahead.discrepancy:.0%} of the gain in ln loss (r.m.s.)"
+        f"misses {ahead.discrepancy:.0%} of the gain in ln loss (r.m.s.)" + learnt
     )
 
 

@@ -6,6 +6,7 @@ headings, captions and an order. Text between dollar signs is mathematics.
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Collection, Mapping
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from fit.allocation.costs import next_price
 from fit.allocation.scaling_law import ScalingLaw, fit_of, further_budget, splits_budgets
+from fit.diagnostics.forms import league_of_forms, share_of_floor, stands
 from fit.errors import RefusedError
 from fit.forecasts.ledger import Ledger
 from fit.forecasts.scoring import calibration
@@ -77,7 +79,7 @@ def report_sections(
     tables_before = {"price": (_regret_table(inputs), _price_table(inputs))}
     tables_after = {
         "approaches": (_exponents(fit), _conventions(fit)),
-        "holdout": (_holdout(fit), _rolling(fit)),
+        "holdout": (_holdout(fit), _rolling(fit), *_forms(source)),
         "influence": (_influence(fit, further),),
     }
     shown: dict[str, list[Block | None]] = {}
@@ -190,6 +192,45 @@ def _rolling(fit: Fit) -> Table | None:
         caption="Rolling holdout: each budget predicted by the law fitted to all smaller ones. "
         "Errors are those of the prediction, relative to the measured value.",
     )
+
+
+def _forms(source: ScalingLaw) -> tuple[Block, ...]:
+    """Every form's rolled errors and its answer beyond the runs, and what E has to say there."""
+    fit = fit_of(source)
+    if fit.forecast is None or fit.verdict.refused or not splits_budgets(source):
+        return ()
+    flops = further_budget(source)
+    best = source.best(np.array([flops]))
+    n, d = math.exp(best.log_params[0]), math.exp(best.log_tokens[0])
+    scores = league_of_forms(fit, n, d)
+    if not scores:
+        return ()
+    held = [s.loss for s in scores if stands(s, scores)]
+    share, loss, size = share_of_floor(source, flops)
+    heads = ("below 1/3", "below 1/10")[: len(scores[0].errors)]
+    table = Table(
+        columns=(left("form"), *(right(f"from {h}") for h in heads), right("loss"), left("")),
+        rows=tuple(
+            (
+                s.name,
+                *(f"{e:.2%}" for e in s.errors),
+                f"{s.loss:.4f}",
+                "" if stands(s, scores) else "set aside",
+            )
+            for s in scores
+        ),
+        caption="Forms: error of ln loss (root mean square) of the costly runs, predicted by each "
+        "form from those below 1/3 and 1/10 of the largest compute, and its loss at "
+        f"{short(n)} parameters and {short(d)} tokens{_unit(fit)}. Set aside is a form with twice "
+        "the least error. Answers come from the forecast.",
+    )
+    spread = (max(held) / min(held) - 1) / 2
+    text = (
+        f"Sensitivity at {math_power(power(flops))} FLOP. The forms that stand differ by "
+        f"±{spread:.2%} in the loss. E accounts for {share:.0%} of the forecast's variance there: "
+        f"with an E one standard error higher the loss is {loss:+.2%} and $N^*$ {size:+.1%}."
+    )
+    return table, Paragraph(text=text)
 
 
 def _influence(fit: Fit, further: str) -> Table | None:

@@ -68,7 +68,7 @@ OPTIONS: Mapping[str, str] = {
 }
 """Options of `isoflop fit` that a request may set.
 
-Files are paths on this machine, so `base` and `hold` are left to the command line.
+Files are paths on this machine, so `base`, `hold` and `prior` are left to the command line.
 """
 NUMBERS: Mapping[str, Callable[[str, str], float]] = {
     "delta": parse_number,
