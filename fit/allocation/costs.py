@@ -120,8 +120,8 @@ def peak_of(device: str) -> float:
     Raises:
         FieldError: It is neither.
     """
-    if device in DEVICES:
-        return DEVICES[device].flops_per_second
+    if (known := device.strip().lower()) in DEVICES:
+        return DEVICES[known].flops_per_second
     try:
         peak = parse_number(device, "device")
     except QueryError:

@@ -12,6 +12,7 @@ out, and recomputation never counts (Chowdhery et al. 2022, arXiv:2204.02311, ap
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -220,54 +221,71 @@ class Device:
     memory_bytes: float
     source: str
 
+    words: frozenset[str]
+    """Words that all stand in the name that such a device reports, in lower case."""
 
-DEVICES: Mapping[str, Device] = MappingProxyType(
-    {
-        entry.name: entry
-        for entry in (
-            Device(
-                name="a100",
-                flops_per_second=312e12,
-                memory_bytes=80e9,
-                source="NVIDIA A100 80GB data sheet",
-            ),
-            Device(
-                name="h100",
-                flops_per_second=989e12,
-                memory_bytes=80e9,
-                source="NVIDIA H100 SXM data sheet",
-            ),
-            Device(
-                name="h200",
-                flops_per_second=989e12,
-                memory_bytes=141e9,
-                source="NVIDIA H200 SXM data sheet",
-            ),
-            Device(
-                name="b200",
-                flops_per_second=2.25e15,
-                memory_bytes=180e9,
-                source="NVIDIA HGX B200 data sheet",
-            ),
-            Device(
-                name="mi300x",
-                flops_per_second=1.3e15,
-                memory_bytes=192e9,
-                source="AMD Instinct MI300X data sheet",
-            ),
-            Device(
-                name="tpu-v5p",
-                flops_per_second=459e12,
-                memory_bytes=95e9,
-                source="Google Cloud TPU v5p documentation",
-            ),
-        )
-    }
+
+def _devices(*rows: tuple[str, float, float, str, str]) -> Mapping[str, Device]:
+    """Accelerators by name, from name, peak [TFLOP/s], memory [GB], source and words."""
+    return MappingProxyType(
+        {
+            name: Device(
+                name=name,
+                flops_per_second=1e12 * peak,
+                memory_bytes=1e9 * memory,
+                source=source,
+                words=frozenset((words or name).split()),
+            )
+            for name, peak, memory, source, words in rows
+        }
+    )
+
+
+DEVICES = _devices(
+    ("a100", 312, 80, "NVIDIA A100 80GB data sheet", ""),
+    ("h100", 989, 80, "NVIDIA H100 SXM data sheet", ""),
+    ("h200", 989, 141, "NVIDIA H200 SXM data sheet", ""),
+    ("b200", 2250, 180, "NVIDIA HGX B200 data sheet", ""),
+    ("b300", 2250, 288, "NVIDIA HGX B300 data sheet", ""),
+    ("h100-pcie", 756, 80, "NVIDIA H100 PCIe data sheet", "h100 pcie"),
+    ("h100-nvl", 835, 94, "NVIDIA H100 NVL data sheet", "h100 nvl"),
+    ("gh200", 989, 96, "NVIDIA GH200 data sheet", ""),
+    ("h20", 148, 96, "NVIDIA H20 data sheet", ""),
+    ("l40s", 362, 48, "NVIDIA L40S data sheet", ""),
+    ("l40", 181, 48, "NVIDIA L40 data sheet", ""),
+    ("l4", 121, 24, "NVIDIA L4 data sheet", ""),
+    ("a10", 125, 24, "NVIDIA A10 data sheet", ""),
+    ("a10g", 70, 24, "NVIDIA A10G data sheet", ""),
+    ("a40", 149.7, 48, "NVIDIA A40 data sheet", ""),
+    ("rtx-a6000", 154.8, 48, "NVIDIA GA102 white paper", "rtx a6000"),
+    ("rtx-6000-ada", 364.2, 48, "NVIDIA RTX 6000 Ada data sheet", "rtx 6000 ada"),
+    ("rtx-3090", 71, 24, "NVIDIA GA102 white paper", "rtx 3090"),
+    ("rtx-4090", 165.2, 24, "NVIDIA Ada white paper", "rtx 4090"),
+    ("rtx-5090", 209.5, 32, "NVIDIA RTX Blackwell white paper", "rtx 5090"),
+    ("v100", 125, 32, "NVIDIA V100 SXM data sheet, fp16: it has no bf16", ""),
+    ("t4", 65, 16, "NVIDIA T4 data sheet, fp16: it has no bf16", ""),
+    ("mi250x", 383, 128, "AMD Instinct MI250X data sheet", ""),
+    ("mi300x", 1300, 192, "AMD Instinct MI300X data sheet", ""),
+    ("mi325x", 1300, 256, "AMD Instinct MI325X data sheet", ""),
+    ("tpu-v5e", 197, 16, "Google Cloud TPU v5e documentation", "tpu v5e"),
+    ("tpu-v5p", 459, 95, "Google Cloud TPU v5p documentation", "tpu v5p"),
+    ("tpu-v6e", 918, 32, "Google Cloud TPU v6e documentation", "tpu v6e"),
 )
-"""Accelerators by name."""
+"""Accelerators by name; peaks of consumer cards are with accumulation in fp32."""
+MIG_SLICES = 7
+"""Of a whole GPU; a part of it, `MIG 1g.10gb`, says how many it has."""
 
 
 def device_peak(text: str | None) -> float | None:
-    """Peak of the device that a record names, such as "NVIDIA H100 80GB HBM3"; None if unknown."""
+    """Peak of the device that a record names, such as "NVIDIA H100 80GB HBM3"; None if unknown.
+
+    A part of a GPU (MIG) has its share of the slices.
+    """
     name = (text or "").lower()
-    return next((d.flops_per_second for key, d in DEVICES.items() if key in name), None)
+    words = set(re.split(r"[^a-z0-9]+", name))
+    fitting = [d for d in DEVICES.values() if d.words <= words]
+    if not fitting:
+        return None
+    peak = max(fitting, key=lambda d: len(d.words)).flops_per_second
+    part = re.search(r"\bmig (\d)g\b", name)
+    return peak * int(part[1]) / MIG_SLICES if part else peak

@@ -35,6 +35,8 @@ from sweep.planning.trajectory import Trajectory
 from sweep.settings import parse
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+SHARED = "ISOFLOP_SHARED_GPUS"
+"""Environment variable by which a launcher tells its workers that they share a machine's GPUs."""
 WAIT_SECONDS = 0.5
 """Time between two attempts to take a GPU slot."""
 MEMBER_SETTINGS = (
@@ -69,8 +71,9 @@ def gpu_slot(train: TrainConfig) -> Iterator[None]:
 
 def wants_slot(train: TrainConfig) -> bool:
     """Whether this process has to share the GPUs by locks."""
-    local = "LOKY_PARENT_PID" in os.environ or os.environ.get("SUBMITIT_EXECUTOR") == "local"
-    return local and train.devices == 1 and train.accelerator in ("auto", "cuda", "gpu")
+    return (
+        SHARED in os.environ and train.devices == 1 and train.accelerator in ("auto", "cuda", "gpu")
+    )
 
 
 def visible_gpus() -> list[str]:

@@ -38,7 +38,7 @@ from omegaconf import open_dict
 from fit.data.records import RECORD_NAME, read_record, write_record
 from fit.errors import PlanError, RecordError, ScalingError
 from sweep import ROOT
-from sweep.launch.jobs import pack_cells, pin_data, train_cell
+from sweep.launch.jobs import SHARED, pack_cells, pin_data, train_cell
 from sweep.launch.jobs import run as train_job
 from sweep.planning.compose import compose_multirun, hydra_initialised, make_launcher
 from sweep.planning.grid import Cell, run_folder
@@ -122,6 +122,7 @@ class HydraLauncher:
         self.name = str(self._config.hydra.runtime.choices.get("hydra/launcher"))
         self._slurm = target.endswith(".SlurmLauncher")
         self.one_pool = target.endswith(".JoblibLauncher")
+        self._local = self.one_pool or target.endswith(".LocalLauncher")
         self._jobs = 0
 
     def launch(self, batch: Sequence[PendingCell]) -> str | None:
@@ -132,6 +133,8 @@ class HydraLauncher:
                 self._config.hydra.launcher.name = name
         if self.name != "ray":  # whose own processes need their script's folder on the path
             isolate_child_interpreters()
+        if self._local:  # workers inherit it
+            os.environ[SHARED] = "1"
         try:
             if self._slurm:
                 returned = wait_for_jobs(name, lambda: self._run(batch))

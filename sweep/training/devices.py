@@ -36,21 +36,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from fit.data.accounting import device_peak
 from fit.errors import PlanError
 from sweep.config import TrainConfig
 from sweep.training.checkpoint import TrainState
 
-DENSE_BF16_PEAK = {
-    "A100": 312e12,
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "B200": 2.25e15,
-    "MI300X": 1.3e15,
-}
-"""Dense bf16 FLOP/s by vendors' data sheets (they print twice that for sparse matrices). The first
-key contained in a device's name counts, so longer names stand before shorter ones."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 INTERRUPTED = 130
 PR_SET_PDEATHSIG = 1
@@ -136,8 +126,7 @@ def peak_flops_per_second(device: torch.device, precision: str = "32-true") -> f
     if device.type == "cuda":
         if not precision.startswith("bf16"):
             return None
-        name = torch.cuda.get_device_name(device)
-        return next((peak for key, peak in DENSE_BF16_PEAK.items() if key in name), None)
+        return device_peak(torch.cuda.get_device_name(device))
     return _measure_peak() if device.type == "cpu" else None
 
 

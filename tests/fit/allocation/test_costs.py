@@ -53,3 +53,4 @@ def test_an_unknown_device_names_the_known_ones():
     with pytest.raises(QueryError, match="h100"):
         machine("abacus")
     assert all(d.name == name for name, d in DEVICES.items())
+    assert machine("H100").flops_per_second == machine("h100").flops_per_second

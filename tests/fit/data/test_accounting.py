@@ -2,7 +2,14 @@
 
 import pytest
 
-from fit.data.accounting import Shape, count_flops, count_params, flops_per_token_in, params_in
+from fit.data.accounting import (
+    Shape,
+    count_flops,
+    count_params,
+    device_peak,
+    flops_per_token_in,
+    params_in,
+)
 from fit.errors import PlanError
 
 SHAPE = Shape(width=8, depth=2, heads=2, head_dim=4, d_ff=32, vocab=100, seq_len=16, conv=3)
@@ -47,3 +54,32 @@ def test_six_nd_follows_the_chosen_parameters():
 def test_what_cannot_be_counted_is_named(call):
     with pytest.raises(PlanError):
         call()
+
+
+@pytest.mark.parametrize(
+    ("reported", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H100 NVL", 835e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA H20", 148e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA A10", 125e12),
+        ("NVIDIA A10G", 70e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA GeForce RTX 4090", 165.2e12),
+        ("NVIDIA RTX 6000 Ada Generation", 364.2e12),
+        ("Tesla V100-SXM2-32GB", 125e12),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", 312e12 / 7),
+        ("NVIDIA H200 MIG 3g.71gb", 989e12 * 3 / 7),
+        ("tpu-v5p", 459e12),
+        ("Quadro P400", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_the_peak_of_a_device_is_known_by_the_name_it_reports(reported, peak):
+    found = device_peak(reported)
+    assert found is None if peak is None else found == pytest.approx(peak)
