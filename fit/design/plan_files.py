@@ -101,6 +101,8 @@ class Proposal:
     belief: Mapping[str, float] | None
     """Of a published law: standard deviations of the ln of its `exponents`, of `E` and of either of
     its `terms` that the design was made for; None for a fit, whose posterior it is."""
+    kappa: tuple[float | None, float]
+    """Condition number of the law by the runs that there are, None without any, and with these."""
     steps: tuple[SpendStep, ...]
     runs: tuple[SuggestedRun, ...]
     notes: tuple[Note, ...] = ()

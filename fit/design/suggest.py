@@ -302,6 +302,7 @@ def propose(request: SuggestRequest) -> Proposal:
         after=steps[-2].precision,
         discrepancy=None if prior.top is None else _discrepancy(prior, designs[1.0]),
         belief=None if fit is not None else BELIEF,
+        kappa=(None if fit is None else _kappa(prior, None), _kappa(prior, designs[1.0])),
         steps=steps,
         runs=_runs(designs[1.0], fit),
         notes=_notes(source, fit, prior.noise),
@@ -439,7 +440,8 @@ def _notes(source: ScalingLaw, fit: Fit | None, noise: float) -> tuple[Note, ...
             "within that: fit the first of them and ask again."
         )
         return (Note(code="preset", severity="info", message=text),)
-    doubts = [n for n in fit.notes if n.code in OF_THE_LAW or n.severity == "serious"]
+    doubted = (n for n in fit.notes if n.severity != "info")
+    doubts = [n for n in doubted if n.code in OF_THE_LAW or n.severity == "serious"]
     if not doubts:
         return ()
     text = (

@@ -258,6 +258,7 @@ def proposal_text(
         "",
         row("runs", f"{_counts(p)}, {_spend_text(p)}"),
         *([row("cost", _cost_text(cost))] if cost else []),
+        row("kappa", f"{_kappa_text(p.kappa)}; below 160 is healthy"),
         row("now", "no runs yet" if p.before is None else _precision_text(p.before, p)),
         row("after", _precision_text(p.after, p)),
         "",
@@ -292,6 +293,14 @@ def _cost_text(cost: Mapping[str, Any]) -> str:
     dollars = "" if cost["dollars"] is None else f", ${cost['dollars']:,.2f}"
     hours = three_digits(cost["device_hours"])
     return f"{hours} device-hours on {cost['device']}{dollars}; MFU {three_digits(cost['mfu'])}"
+
+
+def _kappa_text(kappa: tuple[float | None, float]) -> str:
+    """Condition number before and after, those of a law that is not determined in words."""
+    before, after = (
+        "not determined" if k is None or not math.isfinite(k) else f"{k:.0f}" for k in kappa
+    )
+    return after if kappa[0] is None else f"{before} now, {after} with these runs"
 
 
 def _counts(p: Proposal) -> str:
