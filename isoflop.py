@@ -6,6 +6,8 @@
     answer = isoflop.query(fit, 1e21)
     print(answer.params, answer.tokens, answer.loss)
 
+Runs of another trainer leave records that `isoflop fit` reads: see `isoflop.record`.
+
 Names are loaded when they are first used, so that importing the module does no work.
 """
 
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fit.allocation.scaling_law import ScalingLaw
     from fit.data.readers import load
+    from fit.data.recording import record
     from fit.errors import ScalingError
     from fit.fitting import FitOptions, fit
     from fit.query.answer import predict, query
@@ -34,6 +37,7 @@ _MODULES = {
     "ScalingLaw": "fit.allocation.scaling_law",
     "fit": "fit.fitting",
     "load": "fit.data.readers",
+    "record": "fit.data.recording",
     "predict": "fit.query.answer",
     "query": "fit.query.answer",
     "read_fit": "fit.results",
@@ -52,6 +56,7 @@ __all__ = [
     "predict",
     "query",
     "read_fit",
+    "record",
 ]
 
 

@@ -79,12 +79,13 @@ class RunRecord:
     """One of `STATUSES`."""
     seed: int
     data: DataInfo
-    width: int
-    depth: int
-    heads: int
-    head_dim: int
-    vocab: int
-    seq_len: int
+    width: int | None = None
+    """Sizes of the shape; None where a run of another trainer does not say."""
+    depth: int | None = None
+    heads: int | None = None
+    head_dim: int | None = None
+    vocab: int | None = None
+    seq_len: int | None = None
     params_body: int
     params_head: int
     params_embedding: int
@@ -98,10 +99,10 @@ class RunRecord:
     flops_attention: int
     flops: float
     """FLOP of the whole run, exact convention."""
-    schedule: str
-    lr: float
+    schedule: str | None = None
+    lr: float | None = None
     """Peak learning rate of the hidden matrices."""
-    batch_tokens: int
+    batch_tokens: int | None = None
     """Tokens per optimiser step at the end of the run."""
     tokens_seen: int | None = None
     """Tokens trained on; equal to `tokens` if the run is done."""

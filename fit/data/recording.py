@@ -1,0 +1,216 @@
+"""The record of a run of one's own trainer, so that it fits, resumes and reports like the others.
+
+    with isoflop.record("runs/mine", "w128-d4", params=n, tokens=4e6, seed=0, lr=3e-4) as run:
+        if not run.done:
+            for step, batch in enumerate(batches):
+                ...
+                run.log(tokens=(step + 1) * batch_tokens, loss=loss, lr=lr)
+            run.finish(heldout_loss, loss_se=error)
+
+An exception within the block makes a failed record, with its traceback, and goes on; the run is
+then trained again by the next start of the loop, while finished ones are left alone.
+"""
+
+from __future__ import annotations
+
+import math
+import traceback as traces
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from fit.data.accounting import FLOPS_PER_PARAM_TOKEN
+from fit.data.records import CURVE_NAME, RECORD_NAME, DataInfo, RunRecord, read_record, write_record
+from fit.errors import RecordError
+from fit.files import content_hash, now, versions, write_atomically
+from fit.quantities import parse_count, short
+
+SHAPE = ("width", "depth", "heads", "head_dim", "vocab", "seq_len")
+IDENTITY = ("params_body", "tokens", "seed", "lr", "flops", "recipe", *SHAPE)
+"""Fields in which an earlier record of the same name must agree."""
+
+
+def record(
+    folder: Path | str,
+    run: str,
+    *,
+    params: float | str,
+    tokens: float | str,
+    flops: float | None = None,
+    params_embedding: float = 0,
+    seed: int = 0,
+    lr: float | None = None,
+    batch_tokens: int | None = None,
+    trunk: str | None = None,
+    data: str = "own",
+    unique_tokens: float | None = None,
+    recipe: dict[str, Any] | None = None,
+    **shape: int,
+) -> Recorder:
+    """Begin, or find again, the record of a run of one's own trainer.
+
+    Args:
+        folder: Folder of the sweep; the record is written to FOLDER/RUN/record.json.
+        run: Name of the run, unique in the sweep.
+        params: N, parameters in matrix products, the embedding left out [parameters].
+        tokens: D, the tokens that the run is planned to train on [tokens].
+        flops: Of the whole run; None for 6 N D [FLOP].
+        params_embedding: Of a look-up table beside `params` [parameters].
+        seed: Seed of the run.
+        lr: Peak learning rate.
+        batch_tokens: Tokens per optimiser step at the end.
+        trunk: Name that runs share whose losses are correlated, such as branches of one trajectory.
+        data: Name of the data set; runs of different names do not fit one law.
+        unique_tokens: Training tokens before the first repeat; None where none repeats.
+        recipe: Further settings, by name.
+        **shape: width, depth, heads, head_dim, vocab and seq_len, as far as they are wanted.
+
+    Raises:
+        RecordError: A number is none, a size of the shape is not known, or the folder has a run of
+            that name with other settings.
+    """
+    if unknown := sorted(shape.keys() - set(SHAPE)):
+        raise RecordError(f"unknown size '{unknown[0]}'; known are {', '.join(SHAPE)}. Choose one.")
+    if not run or Path(run).name != run or run.startswith("."):
+        raise RecordError(f"run is '{run}'; a name that can be a folder's is needed, as w128-s0.")
+    n, d = (
+        round(parse_count(str(v), name)) for name, v in (("params", params), ("tokens", tokens))
+    )
+    whole = FLOPS_PER_PARAM_TOKEN * n * d if flops is None else parse_count(str(flops), "flops")
+    settings: dict[str, Any] = {
+        "run": run,
+        "sweep": Path(folder).name,
+        "seed": seed,
+        "data": DataInfo(
+            name=data,
+            hash=content_hash(data.encode()),
+            unique_tokens=None if unique_tokens is None else round(unique_tokens),
+        ),
+        "params_body": n,
+        "params_head": 0,
+        "params_embedding": round(params_embedding),
+        "params_other": 0,
+        "params_total": n + round(params_embedding),
+        "tokens": d,
+        "flops_body": round(whole / d),
+        "flops_head": 0,
+        "flops_attention": 0,
+        "flops": float(whole),
+        "lr": lr,
+        "batch_tokens": batch_tokens,
+        "trunk": trunk,
+        "recipe": dict(recipe or {}),
+        **shape,
+    }
+    return Recorder(Path(folder) / run, settings)
+
+
+class Recorder:
+    """A run that is being trained, or has been; made by `record`."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.folder = folder
+        self._settings = settings
+        self._curve: list[tuple[float, float, float, float]] = []
+        self._started = now()
+        self._earlier = self._before()
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has finished, now or at an earlier start: it need not be trained."""
+        return self._earlier is not None and self._earlier.status == "done"
+
+    def log(self, tokens: float, loss: float, lr: float, grad_norm: float = math.nan) -> None:
+        """Add a point of the training curve, by which a fit checks the recipe.
+
+        Args:
+            tokens: Trained on so far, more than at the last point [tokens].
+            loss: Mean training loss since the last point [nats/token].
+            lr: Learning rate.
+            grad_norm: Norm of the gradient.
+
+        Raises:
+            RecordError: The tokens do not grow, or a number is not finite.
+        """
+        before = self._curve[-1][0] if self._curve else 0.0
+        if not (before < tokens < math.inf and math.isfinite(loss) and math.isfinite(lr)):
+            raise RecordError(
+                f"run {self.folder.name}: a point of {tokens} tokens after {before:.0f}, loss "
+                f"{loss}, lr {lr}; more tokens and finite numbers are needed."
+            )
+        self._curve.append((float(tokens), float(loss), float(lr), float(grad_norm)))
+
+    def finish(
+        self, loss: float, *, loss_se: float | None = None, tokens_seen: float | None = None
+    ) -> Path:
+        """Write the record of the finished run.
+
+        Args:
+            loss: On held-out text [nats/token].
+            loss_se: Its standard error from the finite sample.
+            tokens_seen: Tokens trained on; None for those of the last point, or those planned.
+
+        Returns:
+            Path of the record.
+
+        Raises:
+            RecordError: The loss is not positive and finite, or the tokens are not those planned.
+        """
+        if tokens_seen is None:
+            tokens_seen = self._curve[-1][0] if self._curve else self._settings["tokens"]
+        numbers = {"loss": float(loss), "loss_se": None if loss_se is None else float(loss_se)}
+        return self._write("done", tokens_seen=round(tokens_seen), **numbers)
+
+    def fail(self, reason: str, traceback: str | None = None) -> Path:
+        """Write the record of a run that ended without a result."""
+        return self._write("failed", reason=reason, traceback=traceback)
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception) and not self.done:
+            text = "".join(traces.format_exception(error))
+            self.fail(f"{type(error).__name__}: {error}", text)
+
+    def _before(self) -> RunRecord | None:
+        """The record of an earlier start, where its settings are the same."""
+        if not (self.folder / RECORD_NAME).exists():
+            return None
+        found = read_record(self.folder / RECORD_NAME)
+        for name in IDENTITY:
+            was, now = getattr(found, name), self._settings.get(name)
+            if was != now:
+                raise RecordError(
+                    f"{self.folder} has a run with {name} {_said(was)}, and this one has "
+                    f"{_said(now)}. Give the run another name."
+                )
+        return found
+
+    def _write(self, status: str, **values: Any) -> Path:
+        """Write the record, and the curve where there is one."""
+        made = RunRecord(
+            **self._settings,
+            **values,
+            status=status,
+            attempts=1 + (0 if self._earlier is None else self._earlier.attempts),
+            started=self._started,
+            finished=now(),
+            versions=versions(("isoflop",)),
+        )
+        if self._curve:
+            lines = [
+                "tokens,train_loss,lr,grad_norm",
+                *(",".join(map(repr, r)) for r in self._curve),
+            ]
+            write_atomically(self.folder / CURVE_NAME, "\n".join(lines) + "\n")
+        path = write_record(self.folder, made)
+        self._earlier = made
+        return path
+
+
+def _said(value: Any) -> str:
+    """A setting in words."""
+    return short(value) if isinstance(value, int | float) and value > 1000 else str(value)
