@@ -33,6 +33,7 @@ from fit.diagnostics.notes import (
     misfit_note,
     phase_note,
     prior_notes,
+    thinned_note,
     undetermined_note,
 )
 from fit.diagnostics.residuals import lack_of_fit, replicates
@@ -50,7 +51,7 @@ from fit.estimation.weights import (
     without_near_copies,
 )
 from fit.files import versions
-from fit.inference.forecast import forecast, prior_beside
+from fit.inference.forecast import forecast, prior_beside, with_known_entropy
 from fit.inference.intervals import check_interval, largest_product, parameter_intervals
 from fit.inference.misspecification import detect_misfit, detect_phase, widen_by_misfit
 from fit.inference.resampling import Uncertainty, estimate_uncertainty, kappa
@@ -69,13 +70,14 @@ from fit.results import (
     Span,
     read_fit,
 )
-from fit.verdict import Note, beside_forecast
+from fit.verdict import beside_forecast
 
 READING_OPTIONS = frozenset(
     ("column", "unit", "where", "wide", "keep_failed", "cluster", "params", "flops", "base", "hold")
 )
 """Options of `fit_runs` beside those of `FitOptions`: how the runs are read and what is held."""
 DISCREPANCIES = ("learned", "none")
+ENTROPIES = ("estimated", "known")
 LIBRARIES = ("isoflop", "numpy", "scipy")
 
 
@@ -99,6 +101,8 @@ class FitOptions:
     the law as it is, with its plain intervals."""
     prior: tuple[str, ...] = ()
     """Report folders of earlier fits of one recipe: the forecast's prior, beside public sweeps."""
+    entropy: str = "estimated"
+    """`known`: the forecast's E is the entropy that the data state; `estimated`: of the runs."""
     hold: tuple[tuple[str, float], ...] = ()
     """Parameters that are not fitted, and their values on raw counts."""
 
@@ -113,10 +117,16 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         check_held(law(self.law), dict(self.hold))
-        if self.loss not in LOSSES:
-            raise FitError(
-                f"unknown loss '{self.loss}'; known are {', '.join(LOSSES)}. Choose one."
-            )
+        choices = (
+            ("loss", self.loss, LOSSES),
+            ("discrepancy", self.discrepancy, DISCREPANCIES),
+            ("entropy", self.entropy, ENTROPIES),
+        )
+        for what, value, known in choices:
+            if value not in known:
+                raise FitError(
+                    f"unknown {what} '{value}'; known are {', '.join(known)}. Choose one."
+                )
         if not 0 < self.level < 1:
             raise FitError(f"level is {self.level}; a share between 0 and 1 is needed, as 0.9.")
         if self.delta is not None and not LOSSES[self.loss].takes_delta:
@@ -125,15 +135,10 @@ class FitOptions:
             raise FitError(f"seed is {self.seed}; 0 or more is needed.")
         if self.resamples < 0:
             raise FitError(f"resamples is {self.resamples}; 0 or more are needed, such as 4000.")
-        if self.discrepancy not in DISCREPANCIES:
-            known = ", ".join(DISCREPANCIES)
+        if (self.prior or self.entropy == "known") and not self.forecasts:
             raise FitError(
-                f"unknown discrepancy '{self.discrepancy}'; known are {known}. Choose one."
-            )
-        if self.prior and not self.forecasts:
-            raise FitError(
-                "--prior is the prior of the forecast, and these options have none. Leave out "
-                "--law, --interval, --hold and --discrepancy, or --prior."
+                "--prior and --entropy known are of the forecast, and these options have none. "
+                "Leave out --law, --interval, --hold and --discrepancy, or these two."
             )
         check_interval(self.interval, law=self.law, level=self.level, resamples=self.resamples)
 
@@ -193,7 +198,7 @@ def fit_table(
     spread = widen_by_misfit(spread, phase, options.seed + 1)
     inputs = interval_inputs(fitted, spread, points, options)
     bounds = parameter_intervals(inputs)
-    notes = [*_thinned(rows, len(table)), *copies_note(copies)]
+    notes = [*thinned_note(rows, len(table)), *copies_note(copies)]
     if phase is not None:
         seeming = detect_misfit(fitted, table.cluster) if misfit is None else None
         notes.append(phase_note(phase, None if seeming is None else abs(seeming.statistic)))
@@ -218,7 +223,10 @@ def fit_table(
     moved = influence(table, fitted) if two_terms and status != "ill_conditioned" else ()
     sound = options.forecasts and status != "ill_conditioned"
     earlier = [read_fit(Path(folder)) for folder in options.prior]
-    ahead = forecast(table, options.level, prior_beside(earlier, table)) if sound else None
+    prior = prior_beside(earlier, table)
+    if options.entropy == "known":
+        prior = with_known_entropy(prior, table)
+    ahead = forecast(table, options.level, prior) if sound else None
     told = (
         *fit_notes(
             table, fitted, without_e, left_out, checks, rolled, moved, family.target, rest=rest
@@ -305,17 +313,6 @@ def interval_inputs(
             value=fitted.value,
         ),
     )
-
-
-def _thinned(rows: int, kept: int) -> tuple[Note, ...]:
-    """Says that not all rows were fitted."""
-    if kept == rows:
-        return ()
-    text = (
-        f"the law is fitted to {kept:,} of {rows:,} rows, drawn evenly over compute: the rest "
-        "would narrow the intervals below what any law is true to."
-    )
-    return (Note(code="thinned", severity="info", message=text),)
 
 
 def _exponents(theta: Mapping[str, float], law: Law, points: Points) -> dict[str, float]:

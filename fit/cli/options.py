@@ -327,6 +327,10 @@ fit_options = option_group(
         show_default=True, help="none: answers by the law alone.",
     ),
     click.option(
+        "--entropy", type=NameType("fit.fitting:ENTROPIES"), default="estimated",
+        show_default=True, help="known: E of the forecast, where data state it.",
+    ),
+    click.option(
         "--prior", multiple=True, metavar="reports/NAME",
         help="Earlier fit of the same recipe to learn from.",
     ),

@@ -474,3 +474,14 @@ def prior_notes(earlier: Sequence[Fit], recipe: Mapping[str, Any]) -> Iterator[N
                 f"({', '.join(differ[:3])}): on public sweeps such priors made forecasts worse. "
                 "Leave it out.",
             )
+
+
+def thinned_note(rows: int, kept: int) -> tuple[Note, ...]:
+    """Says that not all rows were fitted."""
+    if kept == rows:
+        return ()
+    text = (
+        f"the law is fitted to {kept:,} of {rows:,} rows, drawn evenly over compute: the rest "
+        "would narrow the intervals below what any law is true to."
+    )
+    return (Note(code="thinned", severity="info", message=text),)

@@ -70,6 +70,8 @@ STEPS, SCREENING = 60, 6
 """Most steps of a search, and of its first look at each start."""
 SETTLED, SMALL = 1e-7, 1e-4
 FEWEST_DOF = 3.0
+KNOWN_ENTROPY = 0.003
+"""Spread of ln E about an entropy that is known: of what a form can miss."""
 FREE = 100.0
 """A spread beyond which a parameter has no prior."""
 
@@ -128,6 +130,23 @@ def prior_beside(earlier: Sequence[Fit], table: RunTable) -> Prior:
         centre=np.where(free, CENTRE, total / weight),
         spread=np.where(free, SPREAD, np.sqrt(related + 1 / weight)),
     )
+
+
+def with_known_entropy(prior: Prior, table: RunTable) -> Prior:
+    """The prior with E at the entropy that the data state.
+
+    Raises:
+        FitError: The data of the runs do not state one.
+    """
+    entropy = None if table.data is None else table.data.entropy
+    if entropy is None:
+        raise FitError(
+            "--entropy known needs runs whose data state their entropy, as those of data=stories "
+            "do. Leave it out."
+        )
+    centre, spread = prior.centre.copy(), prior.spread.copy()
+    centre[0], spread[0] = math.log(entropy / table.loss.min()), KNOWN_ENTROPY
+    return Prior(centre=centre, spread=spread)
 
 
 def _shapes(ahead: ForecastLaw) -> tuple[Floats, Floats]:

@@ -106,6 +106,8 @@ def forecast_remark(fit: Fit) -> str | None:
         return None
     names = ", ".join(Path(p).name for p in fit.options.get("prior") or ())
     learnt = f"; its prior learns from {names}" if names else ""
+    if fit.options.get("entropy") == "known":
+        learnt += "; its E is the entropy that is known"
     return (
         f"answers come from a wider law, outer exponent {ahead.theta['k']:.2f}; beyond the runs it "
         f"misses {ahead.discrepancy:.0%} of the gain in ln loss (r.m.s.)" + learnt

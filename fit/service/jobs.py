@@ -58,6 +58,7 @@ OPTIONS: Mapping[str, str] = {
     "interval": "hc3, pairs, wild, bca or profile.",
     "level": "Level of the intervals, such as 0.9.",
     "discrepancy": "learned, or none: answers by the law alone, with its plain intervals.",
+    "entropy": "estimated, or known: the forecast's E is the entropy that the data state.",
     "resamples": "Resamples of the bootstrap, 4000 at most.",
     "cluster": "Column whose equal values mark runs with correlated errors.",
     "weight": "Column of weights; loss_se counts each run by its own error.",

@@ -4,8 +4,9 @@
 commands: for each seed of language and training a sweep of runs of at most 1e11 FLOP, its fit, the
 answer to that times the reach, sealed, its run, its score. It prints a table in Markdown: forecast
 and interval, measured loss, error in percent of the loss and of the reducible loss (what lies above
-the known entropy of the language). Finished runs are not trained again. A run of 1e13 FLOP takes
-four minutes of one core.
+the known entropy of the language); and the same for a forecast that is told the entropy
+(`--entropy known`), of the run that was trained. Finished runs are not trained again. A run of 1e13
+FLOP takes four minutes of one core.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+
+import isoflop
+from fit.data.records import read_runs
 
 LARGEST = 1e11
 GRID = (
@@ -49,23 +53,33 @@ def distance(folder: Path, seed: int, reach: float) -> dict[str, float]:
     name, further = f"seed{seed}", f"seed{seed}-x{reach:g}"
     own = (f"seed={seed}", f"data.seed={seed}", "tracking=none")
     command(folder, "-m", "sweep", "-m", f"name={name}", *GRID, *own)
-    isoflop = ("-m", "fit")
+    fitter = ("-m", "fit")
     report = f"reports/{name}"
-    command(folder, *isoflop, "fit", f"runs/{name}", "--out", report, "--no-report")
-    asked = (*isoflop, "query", f"{reach * LARGEST:g}", "--fit", report)
+    command(folder, *fitter, "fit", f"runs/{name}", "--out", report, "--no-report")
+    asked = (*fitter, "query", f"{reach * LARGEST:g}", "--fit", report)
     if not (folder / f"reports/ledger/{further}.json").exists():
         command(folder, *asked, "--seal", further)
     sealed = json.loads((folder / f"reports/ledger/{further}.json").read_text())
     launch = shlex.split(command(folder, *asked, "--config"))
     command(folder, "-m", "sweep", *launch, f"name={further}", "tracking=none")
-    score = json.loads(command(folder, *isoflop, "score", further, "--json"))
+    score = json.loads(command(folder, *fitter, "score", further, "--json"))
     fit = json.loads((folder / report / "fit.json").read_text())
-    return {"seed": seed, "entropy": fit["data"]["entropy"], **row_of(score, sealed)}
+    told = told_forecast(folder, f"runs/{name}", f"runs/{further}")
+    return {"seed": seed, "entropy": fit["data"]["entropy"], **row_of(score, sealed), **told}
+
+
+def told_forecast(folder: Path, runs: str, further: str) -> dict[str, float]:
+    """What a fit that is told the entropy expects of the run that was trained."""
+    (run,) = read_runs(folder / further).records
+    fit = isoflop.fit(folder / runs, resamples=0, entropy="known")
+    found = isoflop.predict(fit, run.params_matmul, run.tokens, force=True).loss_next_run
+    return {"told": found.value, "told_low": found.low, "told_high": found.high}
 
 
 def row_of(score: dict[str, object], sealed: dict[str, object]) -> dict[str, float]:
     """Forecast, interval and measured loss of a score."""
-    (row,) = score["forecasts"] if "forecasts" in score else (score,)  # type: ignore[misc]
+    rows = score["forecasts"] if "forecasts" in score else [score]
+    (row,) = (r for r in rows if r["name"] == sealed["name"])  # type: ignore[attr-defined]
     expected = sealed["expected"]
     return {
         "forecast": expected["loss"],  # type: ignore[index]
@@ -85,25 +99,40 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     seeds = [int(s) for s in options.seeds.split(",")]
-    print("| seed | forecast | 90% interval | measured | error | of the reducible | inside |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print("| seed | measured | forecast [90%], error, of the reducible | told the entropy |")
+    print("| --- | --- | --- | --- |")
     with ThreadPoolExecutor(options.at_once) as pool:
         rows = list(pool.map(lambda s: distance(options.folder, s, options.reach), seeds))
     for r in rows:
-        error = r["measured"] / r["forecast"] - 1
-        reducible = (r["measured"] - r["forecast"]) / (r["measured"] - r["entropy"])
-        ends = f"[{r['low']:.4f}, {r['high']:.4f}]"
-        inside = "yes" if r["low"] <= r["measured"] <= r["high"] else "no"
+        cells = [cell(r, *names) for names in NAMES]
+        print(f"| {r['seed']:.0f} | {r['measured']:.4f} | {' | '.join(cells)} |")
+    for title, (value, low, high) in zip(("blind", "told"), NAMES, strict=True):
+        errors = [abs(r["measured"] / r[value] - 1) for r in rows]
+        shares = [abs(reducible_error(r, value)) for r in rows]
+        half = np.mean([np.log(r[high] / r[low]) / 2 for r in rows])
+        held = sum(r[low] <= r["measured"] <= r[high] for r in rows)
         print(
-            f"| {r['seed']:.0f} | {r['forecast']:.4f} | {ends} | {r['measured']:.4f} | "
-            f"{error:+.2%} | {reducible:+.1%} | {inside} |"
+            f"\n{title}: {held} of {len(rows)} inside, median error {np.median(errors):.2%} of the "
+            f"loss and {np.median(shares):.0%} of the reducible, mean half-width {half:.2%}"
         )
-    errors = [abs(r["measured"] / r["forecast"] - 1) for r in rows]
-    halves = [np.log(r["high"] / r["low"]) / 2 for r in rows]
-    held = sum(r["low"] <= r["measured"] <= r["high"] for r in rows)
-    print(
-        f"\n{held} of {len(rows)} inside, median error {np.median(errors):.2%} of the loss, "
-        f"mean half-width {np.mean(halves):.2%}"
+
+
+NAMES = (("forecast", "low", "high"), ("told", "told_low", "told_high"))
+"""Names of a forecast and its ends: blind, and told the entropy."""
+
+
+def reducible_error(row: dict[str, float], value: str) -> float:
+    """Error as a share of the loss above the entropy."""
+    return (row["measured"] - row[value]) / (row["measured"] - row["entropy"])
+
+
+def cell(row: dict[str, float], value: str, low: str, high: str) -> str:
+    """A forecast in one cell."""
+    inside = "inside" if row[low] <= row["measured"] <= row[high] else "outside"
+    error = row["measured"] / row[value] - 1
+    return (
+        f"{row[value]:.4f} [{row[low]:.4f}, {row[high]:.4f}] {error:+.2%}, "
+        f"{reducible_error(row, value):+.0%}, {inside}"
     )
 
 

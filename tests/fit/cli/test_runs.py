@@ -24,6 +24,7 @@ class Options:
     interval: str
     level: float
     discrepancy: str
+    entropy: str
     prior: tuple[str, ...]
     resamples: int
     seed: int
@@ -71,6 +72,7 @@ def test_options_reach_the_fit_and_the_document(asked, tmp_path):
         interval="pairs",
         level=0.8,
         discrepancy="learned",
+        entropy="estimated",
         prior=(),
         resamples=50,
         seed=3,

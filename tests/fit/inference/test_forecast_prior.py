@@ -1,6 +1,7 @@
 """A user's own earlier fits as the prior of a forecast."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,3 +80,22 @@ def test_a_prior_without_a_forecast_is_refused(folder, options, tmp_path):
     write_fit(tmp_path, isoflop.fit(sweep(seed=3), resamples=0, **options))
     with pytest.raises(FitError, match="has no forecast"):
         isoflop.fit(few(), resamples=0, prior=[str(tmp_path)])
+
+
+def test_an_entropy_that_is_known_is_the_forecasts_e():
+    runs = Path(__file__).parents[3] / "runs/reference"
+    found, known = (isoflop.fit(runs, resamples=0, entropy=e) for e in ("estimated", "known"))
+    entropy = known.data["entropy"]
+    assert found.theta == known.theta
+    assert known.forecast.theta["E"] == pytest.approx(entropy, rel=0.004)
+    far = [isoflop.query(f, 1e14, force=True) for f in (found, known)]
+    narrow, wide = (a.loss.high / a.loss.low for a in reversed(far))
+    assert narrow < wide
+    assert far[1].loss.value > entropy
+
+
+def test_an_entropy_that_nobody_states_is_refused():
+    with pytest.raises(FitError, match="whose data state their entropy"):
+        isoflop.fit(sweep(bent), resamples=0, entropy="known")
+    with pytest.raises(FitError, match="unknown entropy 'guessed'"):
+        isoflop.fit(sweep(bent), resamples=0, entropy="guessed")
