@@ -28,7 +28,7 @@ from sweep import closed_output_ends_quietly, search_working_folder_last
 from sweep.cache import locked
 from sweep.planning.bill import refuse_plan_options
 from sweep.planning.compose import command_overrides, parse_command, show_information
-from sweep.planning.grid import Cell, grid, run_folder
+from sweep.planning.grid import Cell, grid, refusals, run_folder
 from sweep.planning.timing import estimate, known_timing
 from sweep.training.tracking import say
 
@@ -127,9 +127,8 @@ def check_writable(cells: Sequence[Cell]) -> None:
 
 def print_opening(cells: Sequence[Cell]) -> bool:
     """Print the refused cells and how much is to be trained; False where nothing is left to do."""
-    for cell in cells:
-        if cell.refusal is not None:
-            say(f"refused  {' '.join(cell.overrides)}: {cell.refusal}")
+    for line in refusals(cells):
+        say(f"refused  {line}")
     runs = [(cell, t, run) for cell in cells for t, run in cell.runs()]
     missing = [run for cell, t, run in runs if cell.record(t, run) is None]
     if missing:
@@ -163,8 +162,8 @@ def print_closing(cells: Sequence[Cell]) -> int:
             say(f"  {name}  no record: its worker was lost; the same command runs it again")
         elif record.status != "done":
             say(f"  {name}  {record.status}: {record.reason}")
-    for cell in refused:
-        say(f"  {' '.join(cell.overrides)}  refused: {cell.refusal}")
+    for line in refusals(cells):
+        say(f"  refused  {line}")
     folders = {run_folder(t, run).parent for cell in cells for t, run in cell.runs()}
     for folder in sorted(folders) if counts["done"] else []:
         say(f"records in {folder}; next: isoflop fit {folder} --out reports/{folder.name}")

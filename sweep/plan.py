@@ -22,7 +22,7 @@ from sweep.planning.bill import (
     split_plan_options,
 )
 from sweep.planning.compose import command_overrides, parse_command, show_information
-from sweep.planning.grid import Cell, LauncherChoice, chosen_launcher, grid
+from sweep.planning.grid import Cell, LauncherChoice, chosen_launcher, grid, refusals
 from sweep.planning.timing import unmeasured
 from sweep.planning.trajectory import Trajectory, compact_count
 
@@ -172,7 +172,7 @@ def plan_table(cells: Sequence[Cell], rows: Sequence[PlannedCost]) -> list[str]:
             f"{run.run:29} {compact_count(n):>5} {compact_count(run.tokens):>5} {per_param:>6} "
             f"{batch:>9} {run.flops:8.2e} {time:>7} {state}".rstrip()
         )
-    lines += [f"refused  {' '.join(c.overrides)}: {c.refusal}" for c in cells if c.refusal]
+    lines += [f"refused  {line}" for line in refusals(cells)]
     return lines
 
 

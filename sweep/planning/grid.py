@@ -36,6 +36,9 @@ from sweep.planning.trajectory import (
 )
 from sweep.settings import parse
 
+SHOWN = 3
+"""Refused cells that are named where several share a reason."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
@@ -61,6 +64,24 @@ class Cell:
     def record(self, trajectory: Trajectory, run: RunSpec) -> RunRecord | None:
         """The valid record of a run, if it has ended."""
         return finished_record(run_folder(trajectory, run))
+
+
+def refusals(cells: Sequence[Cell]) -> list[str]:
+    """One line for each reason for which cells are refused, with what sets them apart."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell.refusal is not None:
+            groups.setdefault(cell.refusal, []).append(cell)
+    shared = set.intersection(*(set(c.overrides) for c in cells)) if cells else set()
+    lines = []
+    for reason, group in groups.items():
+        if len(group) == 1:
+            lines.append(f"{' '.join(group[0].overrides)}: {reason}")
+            continue
+        own = [" ".join(o for o in c.overrides if o not in shared) for c in group]
+        more = f" and {len(own) - SHOWN} more" if len(own) > SHOWN else ""
+        lines.append(f"{len(group)} cells ({', '.join(own[:SHOWN])}{more}): {reason}")
+    return lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
