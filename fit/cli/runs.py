@@ -89,14 +89,17 @@ def runs_document(runs: Sequence[str], **reading: Any) -> dict[str, Any]:
     """
     if len(runs) == 1 and Path(runs[0]).is_dir() and not any(reading.values()):
         folder = read_runs(Path(runs[0]))
+        progress = find_progress(Path(runs[0]), folder.records)
+        ahead = {"running": len(progress.running), "missing": len(progress.missing)}
         rows = [flat_record(r) for r in folder.records]
         skipped = [dataclasses.asdict(s) for s in folder.skipped]
-        if not rows and not skipped:
+        if not rows and not skipped and not any(ahead.values()):
             raise _no_records(Path(runs[0]))
     else:
         rows, skipped = _table_rows(load(list(runs), **reading)), []
+        ahead = {"running": 0, "missing": 0}
     statuses = Counter(row["status"] for row in rows)
-    counts = {s: statuses[s] for s in STATUSES} | {"unreadable": len(skipped)}
+    counts = {s: statuses[s] for s in STATUSES} | {"unreadable": len(skipped)} | ahead
     document = {"schema": "isoflop.runs/1", "counts": counts, "runs": rows, "skipped": skipped}
     return dict(finite_or_null(document))
 
@@ -104,11 +107,13 @@ def runs_document(runs: Sequence[str], **reading: Any) -> dict[str, Any]:
 def runs_listing(document: Mapping[str, Any]) -> str:
     """The table of runs, why some did not finish, and how many ended how."""
     rows = [[_cell(name, row.get(name)) for name in LISTED] for row in document["runs"]]
-    lines = [table_text(LISTED, rows), ""]
+    lines = [table_text(LISTED, rows), ""] if rows else ["no run has ended yet"]
     ended = [r for r in document["runs"] if r["status"] != "done"]
     lines += [f"{r['status']}: {r['run']}: {r.get('reason') or 'no reason given'}" for r in ended]
     lines += [f"unreadable: {s['run']}: {s['reason']}" for s in document["skipped"]]
     counts = [f"{n} {status}" for status, n in document["counts"].items() if n]
+    if any(document["counts"][s] for s in ("running", "missing")):
+        counts[-1] += "; --watch follows them"
     return "\n".join([lines[0], *map(wrapped, lines[1:]), ", ".join(counts)])
 
 

@@ -272,7 +272,8 @@ def test_json_is_the_document_and_nothing_else(folder):
     laws = json.loads(run("laws", "--json").stdout)
     assert {"hoffmann2022", "besiroglu2024"} <= {p["name"] for p in laws["laws"]}
     runs = json.loads(run("runs", "runs/pilot", "--json").stdout)
-    assert runs["counts"] == {"done": 2, "failed": 1, "diverged": 0, "unreadable": 1}
+    ended = {"done": 2, "failed": 1, "diverged": 0, "unreadable": 1}
+    assert runs["counts"] == {**ended, "running": 0, "missing": 0}
 
 
 def test_text_fits_eighty_columns(folder):

@@ -120,3 +120,13 @@ def test_watching_ends_when_the_sweep_is_over(tmp_path):
     (line,) = result.output.splitlines()
     document = json.loads(line)
     assert document["schema"] == "isoflop.watch/1" and document["counts"]["done"] == 1
+
+
+def test_a_sweep_whose_workers_start_is_listed_as_begun(tmp_path):
+    row = {"run": "a", "params": 1000, "tokens": 10**5, "flops_spent": 6e8, "seconds": 3.0}
+    plan = {"schema": PLAN_SCHEMA, "runs": [row, {**row, "run": "b"}]}
+    (tmp_path / PLAN_NAME).write_text(json.dumps(plan))
+    found = CliRunner().invoke(main, ["runs", str(tmp_path)])
+    assert found.exit_code == 0, found.output
+    assert "no run has ended yet" in found.output
+    assert "2 missing; --watch follows them" in found.output
