@@ -16,7 +16,7 @@ from fit.data.records import Floats, finite_or_null, parse_document
 from fit.data.table import read_only
 from fit.errors import RecordError
 from fit.files import _read_text, write_atomically
-from fit.verdict import Note, Verdict, status_notes, verdict_of
+from fit.verdict import Note, Verdict, status_notes, verdict_of, what_checks_found
 
 FIT_SCHEMA = "isoflop.fit/1"
 FIT_NAME = "fit.json"
@@ -297,7 +297,7 @@ class Fit:
         """Whether to believe the fit: of its status, its condition number and its notes."""
         return verdict_of(
             [*status_notes(self), *self.notes],
-            f"the fit converged on {self.runs_used} runs and no check of it found a fault.",
+            f"the fit converged on {self.runs_used} runs{what_checks_found(self.notes)}",
         )
 
     def inputs(self) -> IntervalInputs:

@@ -160,6 +160,17 @@ def beside_forecast(notes: Iterable[Note]) -> tuple[Note, ...]:
     return tuple(seen(note) for note in notes)
 
 
+def what_checks_found(notes: Iterable[Note]) -> str:
+    """The end of the sentence on a fit that is trusted."""
+    codes = sorted({n.code for n in notes if n.code in OF_THE_DESCRIPTION})
+    if not codes:
+        return " and no check of it found a fault."
+    return (
+        f"; what its checks found ({', '.join(codes)}) is about the law that describes them, and "
+        "real forecasts of such fits held as often."
+    )
+
+
 def track_record(reach: float) -> str | None:
     """How often real forecasts that reached as far held; None within the runs or beyond them all.
 
