@@ -51,7 +51,7 @@ from fit.estimation.weights import (
     without_near_copies,
 )
 from fit.files import versions
-from fit.inference.forecast import forecast, prior_beside, with_known_entropy
+from fit.inference.forecast import forecast, prior_beside, shortest, with_known_entropy
 from fit.inference.intervals import check_interval, largest_product, parameter_intervals
 from fit.inference.misspecification import detect_misfit, detect_phase, widen_by_misfit
 from fit.inference.resampling import Uncertainty, estimate_uncertainty, kappa
@@ -70,7 +70,7 @@ from fit.results import (
     Span,
     read_fit,
 )
-from fit.verdict import beside_forecast
+from fit.verdict import beside_forecast, short_runs_note
 
 READING_OPTIONS = frozenset(
     ("column", "unit", "where", "wide", "keep_failed", "cluster", "params", "flops", "base", "hold")
@@ -238,6 +238,7 @@ def fit_table(
         *lack_of_fit(between),
         *rival_notes(fitted, bounds),
         *prior_notes(earlier, table.recipe),
+        *([] if ahead is None else short_runs_note(ahead.short_runs, shortest(table.tokens))),
     )
     return Fit(
         name=options.name,

@@ -170,6 +170,8 @@ class ForecastLaw:
     """Share of the predicted gain in ln loss that forecasts miss, root mean square."""
     rolled: tuple[float, ...] = ()
     """Its square for each cut at which the runs were predicted from the cheaper ones."""
+    short_runs: float | None = None
+    """Shift of its ln loss beyond the runs without the shortest quarter of them, in half-widths."""
     prior: Mapping[str, tuple[float, ...]] | None = None
     """`centre` and `spread` of its prior where earlier fits gave it; None: public sweeps did."""
 

@@ -124,7 +124,7 @@ def answer(question: Question) -> Answer:
     )
     loss = next(numbers)
     if fit is not None and fit.forecast is not None:
-        notes += warnings.width_warnings(loss)
+        notes += warnings.loss_warnings(loss, fit.data.get("entropy"))
         verdict = warnings.verdict(source, notes)
     end = None if spread is None or far else flops
     budget = Number(value=flops, low=end, high=end)
@@ -245,9 +245,9 @@ def predict(
     if ranged:
         loss = _numbers(source, log_losses)[0]
     if source.fit is not None and source.fit.forecast is not None and ranged:
-        if wide := warnings.width_warnings(loss):
-            notes = (*notes, *wide)
-            verdict = worst(verdict, warnings.verdict(source, wide))
+        if doubts := warnings.loss_warnings(loss, source.fit.data.get("entropy")):
+            notes = (*notes, *doubts)
+            verdict = worst(verdict, warnings.verdict(source, doubts))
     return Prediction(
         params=n,
         tokens=d,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -126,8 +127,14 @@ def answer_warnings(
     return (*notes, *_repeats(source.fit, tokens))
 
 
-def width_warnings(loss: Number) -> list[Note]:
-    """A warning where the interval of a forecast loss is wide."""
+def loss_warnings(loss: Number, entropy: float | None) -> list[Note]:
+    """A warning where a forecast loss is one that no model reaches, or its interval is wide."""
+    if entropy is not None and loss.value < entropy:
+        text = (
+            f"the loss is forecast below the entropy of the data, {entropy:.4f}, which no model "
+            "reaches: the runs say too little of E. Tell the fit: isoflop fit --entropy known."
+        )
+        return [_note("below_entropy", "warning", text)]
     if loss.low is None or loss.high is None or not loss.low > 0:
         return []
     half = math.log(loss.high / loss.low) / 2
@@ -203,6 +210,9 @@ def _reach(reach: float | None, source: ScalingLaw) -> list[Note]:
     forecast = source.fit is not None and source.fit.forecast is not None
     same = forecast and source.fit is not None and source.fit.interval.level == TRACKED_LEVEL
     record = track_record(reach) if same and reach is not None else None
+    doubts = [] if source.fit is None or reach is None or reach <= 1 else source.fit.notes
+    if short_runs := next((n for n in doubts if n.code == "short_runs"), None):
+        return [dataclasses.replace(short_runs, severity="serious")]
     if reach is None or reach <= NOTED_REACH:
         return [_note("track_record", "info", f"{record}.")] if record is not None else []
     text = f"the budget lies {TIMES}{three_digits(reach)} beyond the largest budget fitted"
