@@ -49,7 +49,8 @@ about as often as of fits without it (89-100%, docs/league.md): beside a forecas
 WIDENED = frozenset(("not_determined", "fit_status"))
 """Codes of notes that leave the law open and not the forecast, which its prior holds."""
 DECISIVE = (
-    "extrapolates_far", "short_runs", "below_entropy", "ill_conditioned", "at_bound", "phase", "misfit", "interaction", "holdout",
+    "extrapolates_far", "short_runs", "below_entropy", "ill_conditioned", "at_bound", "phase",
+    "misfit", "interaction", "holdout",
 )  # fmt: skip
 """Codes of notes of one severity whose sentence goes before those of others: what bears on the
 answer itself before a remark on a run or on the last budgets."""
