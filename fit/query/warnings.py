@@ -17,6 +17,7 @@ from fit.results import CrossCheck, Fit, Span
 from fit.verdict import (
     FARTHEST_REACH,
     NOTED_REACH,
+    REFUSED_SHIFT,
     TRACKED_LEVEL,
     WIDEST,
     Note,
@@ -120,7 +121,8 @@ def answer_warnings(
 ) -> tuple[Note, ...]:
     """Warnings of an answer of N parameters and D tokens at a budget."""
     reach = source.reach(flops)
-    notes = [*_origin(source), *_reach(reach, source), *_below(source.range, flops)]
+    notes = [*_origin(source), *_short_runs(source.fit, reach), *_reach(reach, source)]
+    notes += _below(source.range, flops)
     notes += _ratio(source.range, tokens / params)
     if "unique_tokens" in source.law.columns:
         return (*notes, *_epochs(source, tokens))
@@ -210,9 +212,6 @@ def _reach(reach: float | None, source: ScalingLaw) -> list[Note]:
     forecast = source.fit is not None and source.fit.forecast is not None
     same = forecast and source.fit is not None and source.fit.interval.level == TRACKED_LEVEL
     record = track_record(reach) if same and reach is not None else None
-    doubts = [] if source.fit is None or reach is None or reach <= 1 else source.fit.notes
-    if short_runs := next((n for n in doubts if n.code == "short_runs"), None):
-        return [dataclasses.replace(short_runs, severity="serious")]
     if reach is None or reach <= NOTED_REACH:
         return [_note("track_record", "info", f"{record}.")] if record is not None else []
     text = f"the budget lies {TIMES}{three_digits(reach)} beyond the largest budget fitted"
@@ -230,6 +229,15 @@ def _reach(reach: float | None, source: ScalingLaw) -> list[Note]:
         "Run a budget in between first, or ask a law whose runs reach further."
     )
     return [_note("extrapolates_far", "serious", text)]
+
+
+def _short_runs(fit: Fit | None, reach: float | None) -> list[Note]:
+    """The fit's doubt of its forecast, beyond the runs; serious where the shift is large."""
+    if fit is None or fit.forecast is None or reach is None or reach <= 1:
+        return []
+    large = abs(fit.forecast.short_runs or 0.0) > REFUSED_SHIFT
+    doubts = (n for n in fit.notes if n.code == "short_runs")
+    return [dataclasses.replace(n, severity="serious") if large else n for n in doubts]
 
 
 def _below(ranges: Mapping[str, Span], flops: float) -> list[Note]:

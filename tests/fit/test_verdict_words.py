@@ -40,12 +40,16 @@ def runs(late: float, early: float) -> pd.DataFrame:
 
 
 def test_questions_beyond_runs_in_their_first_phase_are_refused_and_within_answered():
-    fit = isoflop.fit(runs(late=0.3, early=1.3), resamples=0)
-    assert abs(fit.forecast.short_runs) > 2
-    assert fit.verdict.verdict == "careful" or fit.verdict.refused
+    fit = isoflop.fit(runs(late=0.3, early=2.0), resamples=0)
+    assert fit.forecast.short_runs < -3
+    assert fit.verdict.verdict == "careful"
     top = fit.range["flops"].high
     with pytest.raises(isoflop.ScalingError, match="first phase of learning"):
         isoflop.query(fit, 10 * top)
+    assert isoflop.query(fit, 0.9 * top).verdict.verdict == "careful"
+    doubted = isoflop.fit(runs(late=0.3, early=1.3), resamples=0)
+    assert -3 < doubted.forecast.short_runs < -2
+    assert "first phase of learning" in isoflop.query(doubted, 10 * top).verdict.reason
     calm = isoflop.fit(runs(late=0.3, early=0.3), resamples=0)
     assert abs(calm.forecast.short_runs) < 1
     assert isoflop.query(calm, 10 * top).verdict.verdict in ("trust", "careful")
