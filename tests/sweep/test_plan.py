@@ -77,7 +77,7 @@ def test_every_data_set_of_a_grid_is_described_up_to_three(capsys):
     caps = "data.unique_tokens=32e3,null"
     capped, endless = planned(capsys, "train.tokens=1e5", caps)
     assert capped["tokens"] == "32,000 to train on by data.unique_tokens"
-    assert capped["epochs"] == "3.13 over these tokens"
+    assert capped["epochs"] == "3.12 over these tokens"
     assert endless["tokens"] == "endless"
     blocks = planned(capsys, "train.tokens=1e5", "data.seed=0,1,2,3,4")
     assert list(blocks[-1]) == ["and 2 furth"] and len(blocks) == 4
