@@ -20,8 +20,8 @@ from tests.sweep.test_app import ROOT, TINY
 
 pytestmark = pytest.mark.slurm
 
-LONG, CELLS = "4e5", 12
-"""Tokens of about a minute beside three others on two cores, and the number of cells."""
+LONG, CELLS = "8e5", 12
+"""Tokens of half a minute to two beside three others on two cores, and the number of cells."""
 SLURM = [
     "hydra/launcher=slurm",
     "hydra.launcher.timeout_min=5",
@@ -117,7 +117,8 @@ def test_failed_cancelled_and_timed_out_cells_leave_the_records_of_a_local_sweep
     with sweep(tmp_path / "slurm", [*cells, *SLURM], slurm.environment) as process:
         jobs = until(lambda: len(f := running_long(tmp_path / "slurm")) == 2 and f)
         late, worker = jobs[1]
-        os.kill(worker, signal.SIGSTOP)  # else a fast machine ends it in time
+        for _, process_id in jobs.values():  # else a fast machine ends them in time
+            os.kill(process_id, signal.SIGSTOP)
         slurm.call("scancel", jobs[0][0])
         slurm.call("scontrol", "update", f"JobId={late}", "TimeLimit=1")
         until(lambda: signalled(worker))
