@@ -147,7 +147,7 @@ def choose_runs(
             _searched(prior, candidates, spend, top, most_runs, replicates, size)
             for top in _tops(prior, candidates)
         ]
-        healthy = [pair for pair in found if kappa(pair[1]) <= most]
+        healthy = [pair for pair in found if not kappa(pair[1]) > most]
         if healthy:
             return min(healthy, key=lambda pair: pair[0])[1]
     return min((design for _, design in found), key=kappa)
@@ -172,7 +172,9 @@ def _searched(
 
 
 def _kappa(prior: DesignPrior, design: Design | None) -> float:
-    """Condition number of the law with known runs and those of a design."""
+    """Condition number of the law with known runs and those of a design; NaN of other laws."""
+    if prior.source.plain.law.two_terms is None:
+        return math.nan
     runs = [r for r in (prior.known, design) if r is not None]
     params, tokens = (np.concatenate([getattr(r, x) for r in runs]) for x in ("params", "tokens"))
     if min(len(np.unique(params)), len(np.unique(tokens))) < LEAST_LEVELS:

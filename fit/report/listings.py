@@ -258,7 +258,11 @@ def proposal_text(
         "",
         row("runs", f"{_counts(p)}, {_spend_text(p)}"),
         *([row("cost", _cost_text(cost))] if cost else []),
-        row("kappa", f"{_kappa_text(p.kappa)}; below 160 is healthy"),
+        *(
+            []
+            if math.isnan(p.kappa[1])
+            else [row("kappa", f"{_kappa_text(p.kappa)}; below 160 is healthy")]
+        ),
         row("now", "no runs yet" if p.before is None else _precision_text(p.before, p)),
         row("after", _precision_text(p.after, p)),
         "",

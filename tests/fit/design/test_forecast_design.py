@@ -93,6 +93,13 @@ def test_the_text_says_what_more_runs_cannot_lower(source, target, tmp_path):
     assert found.belief is None
 
 
+def test_a_law_without_a_condition_number_still_gets_its_runs(target, tmp_path):
+    source = ScalingLaw.from_fit(isoflop.fit(sweep(), law="outer", resamples=50))
+    found = propose(SuggestRequest(source=source, flops=target, spend=1e19, most_runs=4))
+    assert found.runs and found.discrepancy is None
+    assert "kappa" not in proposal_text(found, tmp_path, None)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("world", WORLDS[1:], ids=lambda w: w.__name__)
 def test_after_a_suggestion_the_verdict_is_never_worse(world):
