@@ -71,15 +71,8 @@ class Compile(Enum):
     """On CUDA, and on a CPU where the run is long enough for it to pay; never for experts."""
     on = "on"
     off = "off"
-
-
-class Graphs(Enum):
-    """Whether whole steps are captured as CUDA graphs and replayed."""
-
-    auto = "auto"
-    """On one GPU, for models so small that launching kernels takes longer than computing."""
-    on = "on"
-    off = "off"
+    reduce_overhead = "reduce_overhead"
+    """On, and torch replays the compiled code as CUDA graphs: one launch instead of many."""
 
 
 @dataclass(kw_only=True)
@@ -218,7 +211,6 @@ class TrainConfig:
     threads: int = MISSING
     """CPU threads of one run; 0 lets torch choose."""
     compile: Compile = MISSING
-    graphs: Graphs = MISSING
     checkpoint_seconds: float = MISSING
     """Least time between two checkpoints of an unfinished run [s]."""
     retries: int = MISSING
@@ -277,6 +269,11 @@ class Config:
             "train", self.train, "clip", "devices", "base_depth", "pack", "runs_per_gpu"
         )
         train, model = self.train, self.model
+        if train.devices > 1 and train.compile is Compile.reduce_overhead:
+            raise PlanError(
+                f"train.compile=reduce_overhead with train.devices={train.devices}; its graphs "
+                "are for runs on one device. Set train.devices=1 or train.compile=on."
+            )
         _check("train.cooldown", train.cooldown, 0 < train.cooldown < 1, "a number between 0 and 1")
         for name in ("beta1", "beta2"):
             beta = getattr(train, name)

@@ -8,7 +8,7 @@ An optimiser step takes a fixed time and a time per token: two batches, the firs
 the batch rule, give both. Timings are kept in the cache folder by shape, batches, device, version
 of torch, precision and compilation, so that planning again costs nothing.
 
-`wants_compile`, `wants_graphs` and `rows_that_fit` choose what pays for a run of some size on some
+`wants_compile` and `rows_that_fit` choose what pays for a run of some size on some
 device.
 """
 
@@ -32,7 +32,7 @@ from fit.data.accounting import ParamCounts, Shape
 from fit.errors import PlanError, ScalingError
 from fit.files import write_atomically
 from sweep.cache import cache_folder, digest
-from sweep.config import Compile, Graphs, TrainConfig
+from sweep.config import Compile, TrainConfig
 from sweep.planning.trajectory import RunSpec, Trajectory
 
 LARGE_WIDTH_RATE, HALF_RATE_WIDTH = 60e9, 40
@@ -43,9 +43,6 @@ BYTES_PER_PARAM = 16
 COMPILE_SECONDS = 40.0
 """Trajectories estimated longer are compiled on CPU: compiling takes 10-20 s cold, 2 s from torch's
 disk cache, and saves a third of the time."""
-GRAPH_PARAMS = 3e7
-"""Models up to this size are replayed as CUDA graphs. From the arithmetic of launches, not yet
-measured: 300 kernels of 5 us are 1.5 ms, which 30M parameters fill at 16,000 tokens a step."""
 FREE_SHARE = 0.8
 """Share of a GPU's free memory that activations may take."""
 SLOW_STEP_SECONDS = 10.0
@@ -115,7 +112,7 @@ def wants_compile(train: TrainConfig, trajectory: Trajectory, device: str) -> bo
         device: Kind of the device, as torch names it.
     """
     if train.compile is not Compile.auto:
-        return train.compile is Compile.on
+        return train.compile is not Compile.off
     if trajectory.shape.experts:
         return False  # how many tokens go to an expert changes with every batch
     if device != "cpu":
@@ -124,14 +121,6 @@ def wants_compile(train: TrainConfig, trajectory: Trajectory, device: str) -> bo
     long = formula_seconds(trajectory.shape, flops) > COMPILE_SECONDS
     # torch compiles for a CPU with the C++ compiler of the system.
     return long and shutil.which("g++") is not None
-
-
-def wants_graphs(train: TrainConfig, trajectory: Trajectory, device: str) -> bool:
-    """Whether to capture steps as CUDA graphs: as set, or for small dense models on one GPU."""
-    if device != "cuda" or train.devices > 1 or trajectory.shape.experts:
-        return False
-    small = trajectory.params.total <= GRAPH_PARAMS
-    return train.graphs is Graphs.on or (train.graphs is Graphs.auto and small)
 
 
 def rows_that_fit(shape: Shape, params: ParamCounts, free_bytes: float) -> int:
@@ -269,7 +258,7 @@ def timing_file(trajectory: Trajectory) -> Path:
         "precision": train.precision,
         "threads": train.threads,
         "compiled": wants_compile(train, trajectory, kind),
-        "graphs": wants_graphs(train, trajectory, kind),
+        "graphs": train.compile is Compile.reduce_overhead,
         "machine": [kind, *machine(kind)],
         "torch": _torch_version(),
     }
