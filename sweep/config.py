@@ -18,9 +18,11 @@ from omegaconf import MISSING
 from fit.errors import PlanError, QueryError
 from fit.quantities import parse_count, parse_flops
 
-PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
-"""Fabric's names; 16-mixed and 16-true are left out, since they need a loss scaler."""
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "64-true")
+"""Fabric's names, and auto: bf16-mixed on CUDA, 32-true elsewhere. 16-mixed and 16-true are left
+out, since they need a loss scaler."""
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
+DEVICES = ("cpu", "cuda", "mps")
 STRATEGIES = ("auto", "ddp", "fsdp")
 """auto means ddp; on one device all are the same."""
 NOT_NEGATIVE = (
@@ -202,7 +204,7 @@ class TrainConfig:
     balance_loss: float = MISSING
     """Weight of the load-balancing loss of experts."""
     precision: str = MISSING
-    """Fabric's names: 32-true, bf16-mixed, ..."""
+    """Fabric's names: 32-true, bf16-mixed, ...; auto is resolved by the plan."""
     accelerator: str = MISSING
     devices: int = MISSING
     """Devices of one run on one machine; each takes its share of every batch."""
@@ -249,6 +251,8 @@ class Config:
     """Further cells of a job, by the settings that differ; written by `sweep.launch.jobs`."""
     data_hash: str | None = MISSING
     """Content hash of the data that the job was planned on; written by `sweep.launch.jobs`."""
+    planned_device: str | None = MISSING
+    """Device that the job was planned for: cpu, cuda or mps; written by `sweep.launch.jobs`."""
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
     train: TrainConfig = MISSING
@@ -260,6 +264,8 @@ class Config:
         _check_known("data.splits", self.data.splits, SPLITS)
         _check_known("train.precision", self.train.precision, PRECISIONS)
         _check_known("train.accelerator", self.train.accelerator, ACCELERATORS)
+        if self.planned_device is not None:
+            _check_known("planned_device", self.planned_device, DEVICES)
         _check_known("train.cooldown_shape", self.train.cooldown_shape, COOLDOWN_SHAPES)
         _check_known("train.strategy", self.train.strategy, STRATEGIES)
         self._read_batch()

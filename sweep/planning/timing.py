@@ -33,6 +33,7 @@ from fit.errors import PlanError, ScalingError
 from fit.files import write_atomically
 from sweep.cache import cache_folder, digest
 from sweep.config import Compile, TrainConfig
+from sweep.planning.devices import device_kind
 from sweep.planning.trajectory import RunSpec, Trajectory
 
 LARGE_WIDTH_RATE, HALF_RATE_WIDTH = 60e9, 40
@@ -51,7 +52,7 @@ SLOW_STEP_SECONDS = 10.0
 
 def estimable(trajectory: Trajectory, timing: ShapeTiming | None, machine: Machine | None) -> bool:
     """Whether the time of a run can be told: named devices, a timing, or the formula for a CPU."""
-    device = device_kind(trajectory.config.train)
+    device = device_kind(trajectory.config)
     return machine is not None or timing is not None or device == "cpu"
 
 
@@ -60,15 +61,16 @@ def formula_seconds(shape: Shape, flops: float) -> float:
     return flops / (LARGE_WIDTH_RATE * shape.width / (shape.width + HALF_RATE_WIDTH))
 
 
-def check_memory(shape: Shape, params: ParamCounts, train: TrainConfig) -> None:
+def check_memory(trajectory: Trajectory) -> None:
     """Refuse a run that cannot fit into the machine's memory.
 
     Raises:
         PlanError: Weights, optimiser and activations need more than there is.
     """
-    if device_kind(train) != "cpu":
+    if device_kind(trajectory.config) != "cpu":
         return
-    needed = memory_bytes(shape, params, train)
+    shape = trajectory.shape
+    needed = memory_bytes(shape, trajectory.params, trajectory.config.train)
     installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > installed:
         raise PlanError(
@@ -76,13 +78,6 @@ def check_memory(shape: Shape, params: ParamCounts, train: TrainConfig) -> None:
             f"train; this machine has {installed / 2**30:.1f}. Choose a smaller shape or a smaller "
             "train.micro_batch_tokens."
         )
-
-
-def device_kind(train: TrainConfig) -> str:
-    """The device that a run will use, as torch names it, without the seconds of importing torch."""
-    if train.accelerator == "auto":
-        return "cuda" if any(Path(p).exists() for p in ("/dev/nvidia0", "/dev/kfd")) else "cpu"
-    return "cuda" if train.accelerator == "gpu" else train.accelerator
 
 
 def memory_bytes(shape: Shape, params: ParamCounts, train: TrainConfig) -> int:
@@ -249,8 +244,7 @@ def end_batches(trajectory: Trajectory) -> tuple[int, int]:
 
 def timing_file(trajectory: Trajectory) -> Path:
     """The file of a timing, named by a hash of all that the timing depends on."""
-    train = trajectory.config.train
-    kind = device_kind(train)
+    train, kind = trajectory.config.train, device_kind(trajectory.config)
     conditions: dict[str, Any] = {
         "shape": dataclasses.asdict(trajectory.shape),
         "batches": end_batches(trajectory),
@@ -286,7 +280,7 @@ def _measurable(trajectory: Trajectory) -> bool:
     train = trajectory.config.train
     flops = trajectory.flops_per_token.exact * max(end_batches(trajectory))
     slow = formula_seconds(trajectory.shape, flops) > SLOW_STEP_SECONDS
-    return train.devices == 1 and not (slow and device_kind(train) == "cpu")
+    return train.devices == 1 and not (slow and device_kind(trajectory.config) == "cpu")
 
 
 def _line(path: Path, key: str) -> str:

@@ -40,6 +40,7 @@ from fit.errors import PlanError, RecordError
 from sweep.config import Config, DataConfig, DepthRule, Schedule, TrainConfig
 from sweep.data.registry import describe
 from sweep.data.rows import moved_data
+from sweep.planning.devices import resolve_device
 from sweep.planning.sizes import build_shape, choose_shape
 
 Describe = Callable[[DataConfig, int], tuple[int, int | None, DataInfo]]
@@ -134,7 +135,7 @@ class Trajectory:
     """The recipe scaled to this shape."""
     runs: tuple[RunSpec, ...]
     config: Config
-    """Recipe, data and device settings as they were configured."""
+    """Recipe, data and device settings as they were configured, device and precision resolved."""
 
 
 def plan(config: Config, described: Describe = describe) -> tuple[Trajectory, ...]:
@@ -171,7 +172,7 @@ def plan(config: Config, described: Describe = describe) -> tuple[Trajectory, ..
 
 def trajectories(config: Config, *, vocab: int, info: DataInfo) -> tuple[Trajectory, ...]:
     """The trajectories of a job on data that are already described."""
-    config = choose_shape(config, vocab)
+    config = resolve_device(choose_shape(config, vocab))
     shape = build_shape(config.model, vocab)
     rule = batch_rule(config.train, shape.seq_len)
     budget = config.sweep.flops

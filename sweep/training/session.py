@@ -23,6 +23,7 @@ from sweep.config import Compile
 from sweep.data.registry import open_source
 from sweep.data.rows import TokenSource, moved_data
 from sweep.model import Transformer
+from sweep.planning.devices import device_kind
 from sweep.planning.timing import rows_that_fit, wants_compile
 from sweep.planning.trajectory import Trajectory
 from sweep.training.checkpoint import TrainState
@@ -93,7 +94,7 @@ class Session:
     def open(cls, trajectory: Trajectory, *, source: TokenSource | None = None) -> Session:
         """Build model, optimiser and data source at step 0; `source` replaces that of the data."""
         config, train = trajectory.config, trajectory.config.train
-        fabric = open_fabric(train)
+        fabric = open_fabric(train, device_kind(config))
         prepare_process(train.threads)
         memory_rows = None
         if (free := free_memory(fabric.device)) is not None:

@@ -29,7 +29,7 @@ NO_RESULT = frozenset(
     "train.checkpoint_seconds train.runs_per_gpu train.pack".split()
 )
 """Where runs go, what is logged, on which device they run, and what is refused beforehand."""
-BY_LAUNCH = frozenset({"also", "data_hash"})
+BY_LAUNCH = frozenset({"also", "data_hash", "planned_device"})
 """Written by a launch for its workers."""
 HUB_ONLY = frozenset({"data.subset", "data.streaming", "data.split"})
 """Read by the source `hf` alone, which needs a package of its own."""
