@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import functools
+import gc
 import multiprocessing.connection
 import os
 import pickle
@@ -96,8 +97,16 @@ def peak_memory(device: torch.device) -> int:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Free memory of a GPU [bytes]; None elsewhere."""
-    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
+    """Free memory of a GPU [bytes]; None elsewhere.
+
+    What an earlier run of this process left is given back first: tensors in cycles that Python has
+    not looked for yet, and what torch keeps for later, which the driver counts as taken.
+    """
+    if device.type != "cuda":
+        return None
+    gc.collect()
+    free_cache(device)
+    return int(torch.cuda.mem_get_info(device)[0])
 
 
 def gpu_context_lost() -> bool:

@@ -180,6 +180,14 @@ class TrajectoryTrainer:
         except BaseException as error:
             self._record_end("stopped", self._signal or type(error).__name__)
             raise
+        finally:
+            self.close_session()
+
+    def close_session(self) -> None:
+        """Give up the session: its `after_step` and this object would keep each other alive."""
+        if self.session is not None:
+            self.session.close()
+            self.session = None
 
     def _train_on_devices(self) -> BatchSteps:
         """Train in this process, or in one rank per device, whose records are read from disk."""

@@ -64,7 +64,7 @@ class Session:
     source: TokenSource
     module: Transformer
     model: Any
-    """The module, wrapped by Fabric and, where it is compiled, by torch.compile."""
+    """The module, wrapped by Fabric."""
     optimizer: Any
     stepper: SingleDeviceStepper | MultiDeviceStepper
     compiled: bool
@@ -109,8 +109,9 @@ class Session:
         module.init_weights(torch.Generator().manual_seed(config.seed))
         compiled = wants_compile(train, trajectory, fabric.device.type)
         graphs = fabric.device.type == "cuda" and train.compile is Compile.reduce_overhead
-        wrapped = compile_module(module, fabric.device, graphs=graphs) if compiled else module
-        model = fabric.setup_module(wrapped)  # first: sharding replaces the parameters
+        if compiled:
+            compile_module(module, fabric.device, graphs=graphs)
+        model = fabric.setup_module(module)  # first: sharding replaces the parameters
         inner = build_optimizer(module, trajectory, fabric.device)
         optimizer = fabric.setup_optimizers(inner)
         stepper: SingleDeviceStepper | MultiDeviceStepper = MultiDeviceStepper(
@@ -118,7 +119,7 @@ class Session:
         )
         if fabric.world_size == 1:
             stepper = SingleDeviceStepper(
-                wrapped, inner, fabric, train.clip, any_rows=compiled, graphs=graphs and compiled
+                module, inner, fabric, train.clip, any_rows=compiled, graphs=graphs and compiled
             )
         return cls(
             trajectory=trajectory,
@@ -301,6 +302,16 @@ class Session:
         else:
             self.restore(self.trunk)
 
+    def close(self) -> None:
+        """Break the reference cycles through the model, so that its memory is free at once.
+
+        A compiled module holds its own bound method, and dynamo what it has traced.
+        """
+        if self.compiled:
+            for module in self.module.modules():
+                module._compiled_call_impl = None
+            torch._dynamo.reset()
+
     def rewind(self) -> None:
         """Go back to step 0."""
         initial = Transformer(self.trajectory.shape)
@@ -349,8 +360,8 @@ def build_optimizer(
     )
 
 
-def compile_module(module: Transformer, device: torch.device, *, graphs: bool = False) -> Any:
-    """Compile a module; the number of rows alone is dynamic, so that one graph serves any batch.
+def compile_module(module: Transformer, device: torch.device, *, graphs: bool = False) -> None:
+    """Compile a module in place; the number of rows alone is dynamic: one graph for any batch.
 
     Args:
         module: The model.
@@ -364,8 +375,8 @@ def compile_module(module: Transformer, device: torch.device, *, graphs: bool = 
     torch._dynamo.reset()
     mode = "reduce-overhead" if graphs else None
     if device.type != "cpu" or module.shape.depth <= WHOLE_DEPTH:
-        return torch.compile(module, mode=mode)
+        module.compile(mode=mode)
+        return
     module.any_rows = True
     for block in module.blocks:
         block.compile(mode=mode)
-    return module
