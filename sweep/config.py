@@ -18,9 +18,11 @@ from omegaconf import MISSING
 from fit.errors import PlanError, QueryError
 from fit.quantities import parse_count, parse_flops
 
-PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
-"""Fabric's names; 16-mixed and 16-true are left out, since they need a loss scaler."""
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "64-true")
+"""Fabric's names, and auto: bf16-mixed on CUDA, 32-true elsewhere. 16-mixed and 16-true are left
+out, since they need a loss scaler."""
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
+DEVICES = ("cpu", "cuda", "mps")
 STRATEGIES = ("auto", "ddp", "fsdp")
 """auto means ddp; on one device all are the same."""
 NOT_NEGATIVE = (
@@ -71,15 +73,8 @@ class Compile(Enum):
     """On CUDA, and on a CPU where the run is long enough for it to pay; never for experts."""
     on = "on"
     off = "off"
-
-
-class Graphs(Enum):
-    """Whether whole steps are captured as CUDA graphs and replayed."""
-
-    auto = "auto"
-    """On one GPU, for models so small that launching kernels takes longer than computing."""
-    on = "on"
-    off = "off"
+    reduce_overhead = "reduce_overhead"
+    """On, and torch replays the compiled code as CUDA graphs: one launch instead of many."""
 
 
 @dataclass(kw_only=True)
@@ -209,7 +204,7 @@ class TrainConfig:
     balance_loss: float = MISSING
     """Weight of the load-balancing loss of experts."""
     precision: str = MISSING
-    """Fabric's names: 32-true, bf16-mixed, ..."""
+    """Fabric's names: 32-true, bf16-mixed, ...; auto is resolved by the plan."""
     accelerator: str = MISSING
     devices: int = MISSING
     """Devices of one run on one machine; each takes its share of every batch."""
@@ -218,7 +213,6 @@ class TrainConfig:
     threads: int = MISSING
     """CPU threads of one run; 0 lets torch choose."""
     compile: Compile = MISSING
-    graphs: Graphs = MISSING
     checkpoint_seconds: float = MISSING
     """Least time between two checkpoints of an unfinished run [s]."""
     retries: int = MISSING
@@ -257,6 +251,8 @@ class Config:
     """Further cells of a job, by the settings that differ; written by `sweep.launch.jobs`."""
     data_hash: str | None = MISSING
     """Content hash of the data that the job was planned on; written by `sweep.launch.jobs`."""
+    planned_device: str | None = MISSING
+    """Device that the job was planned for: cpu, cuda or mps; written by `sweep.launch.jobs`."""
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
     train: TrainConfig = MISSING
@@ -268,6 +264,8 @@ class Config:
         _check_known("data.splits", self.data.splits, SPLITS)
         _check_known("train.precision", self.train.precision, PRECISIONS)
         _check_known("train.accelerator", self.train.accelerator, ACCELERATORS)
+        if self.planned_device is not None:
+            _check_known("planned_device", self.planned_device, DEVICES)
         _check_known("train.cooldown_shape", self.train.cooldown_shape, COOLDOWN_SHAPES)
         _check_known("train.strategy", self.train.strategy, STRATEGIES)
         self._read_batch()
@@ -277,6 +275,11 @@ class Config:
             "train", self.train, "clip", "devices", "base_depth", "pack", "runs_per_gpu"
         )
         train, model = self.train, self.model
+        if train.devices > 1 and train.compile is Compile.reduce_overhead:
+            raise PlanError(
+                f"train.compile=reduce_overhead with train.devices={train.devices}; its graphs "
+                "are for runs on one device. Set train.devices=1 or train.compile=on."
+            )
         _check("train.cooldown", train.cooldown, 0 < train.cooldown < 1, "a number between 0 and 1")
         for name in ("beta1", "beta2"):
             beta = getattr(train, name)

@@ -94,6 +94,11 @@ SYNONYMS: Mapping[str, str] = MappingProxyType(
 """Names of other trainers that no spelling would lead to ours."""
 
 
+REMOVED: Mapping[str, str] = MappingProxyType(
+    {"train.graphs": "CUDA graphs are torch's own: train.compile=reduce_overhead, or leave it out."}
+)
+"""Settings of earlier versions, and what is there in their place."""
+
 SECTIONS = ("model", "data", "train", "sweep")
 """Fields of `Config` that are sections of their own."""
 
@@ -112,6 +117,8 @@ def settings() -> Mapping[str, Any]:
 
 def unknown_setting(key: str) -> str:
     """What is said of a key that is not declared: its full name and the nearest declared one."""
+    if key in REMOVED:
+        return f"{key} is no longer a setting; {REMOVED[key]}"
     section, _, name = key.rpartition(".")
     if section.split(".")[0] == "hydra":
         return f"{key} is no setting of the chosen launcher; leave it out, or choose another."

@@ -200,7 +200,7 @@ def _plan_cell(
         trajectories = plan(config, described)
         for t in trajectories:
             check_batches(t)
-            check_memory(t.shape, t.params, config.train)
+            check_memory(t)
         sweep = Path(config.runs_dir) / config.name
         return Cell(
             overrides=overrides,

@@ -40,6 +40,7 @@ from fit.errors import PlanError, RecordError
 from sweep.config import Config, DataConfig, DepthRule, Schedule, TrainConfig
 from sweep.data.registry import describe
 from sweep.data.rows import moved_data
+from sweep.planning.devices import resolve_device
 from sweep.planning.sizes import build_shape, choose_shape
 
 Describe = Callable[[DataConfig, int], tuple[int, int | None, DataInfo]]
@@ -48,7 +49,7 @@ RECIPE = "2"
 """Version of the recipe, part of a run's identity; raised when the code changes the result of a run
 whose settings stayed the same."""
 NOT_IDENTITY = frozenset(
-    "tokens micro_batch_tokens warmup_tokens accelerator devices strategy threads compile graphs "
+    "tokens micro_batch_tokens warmup_tokens accelerator devices strategy threads compile "
     "checkpoint_seconds retries runs_per_gpu pack cooldown cooldown_shape schedule".split()
 )
 """Settings of `train` that change no result, or that enter a run's identity in resolved form."""
@@ -134,7 +135,7 @@ class Trajectory:
     """The recipe scaled to this shape."""
     runs: tuple[RunSpec, ...]
     config: Config
-    """Recipe, data and device settings as they were configured."""
+    """Recipe, data and device settings as they were configured, device and precision resolved."""
 
 
 def plan(config: Config, described: Describe = describe) -> tuple[Trajectory, ...]:
@@ -171,7 +172,7 @@ def plan(config: Config, described: Describe = describe) -> tuple[Trajectory, ..
 
 def trajectories(config: Config, *, vocab: int, info: DataInfo) -> tuple[Trajectory, ...]:
     """The trajectories of a job on data that are already described."""
-    config = choose_shape(config, vocab)
+    config = resolve_device(choose_shape(config, vocab))
     shape = build_shape(config.model, vocab)
     rule = batch_rule(config.train, shape.seq_len)
     budget = config.sweep.flops

@@ -26,6 +26,7 @@ from fit.data.records import RunRecord, write_record
 from fit.errors import RecordError
 from fit.files import now
 from sweep.cache import locked
+from sweep.planning.devices import device_kind
 from sweep.planning.trajectory import RunSpec, Trajectory, finished_record, work_folder
 from sweep.training.checkpoint import DeferredSignals, load, save
 from sweep.training.devices import broadcast_choice, gather_train_state, run_in_ranks
@@ -179,14 +180,23 @@ class TrajectoryTrainer:
         except BaseException as error:
             self._record_end("stopped", self._signal or type(error).__name__)
             raise
+        finally:
+            self.close_session()
+
+    def close_session(self) -> None:
+        """Give up the session: its `after_step` and this object would keep each other alive."""
+        if self.session is not None:
+            self.session.close()
+            self.session = None
 
     def _train_on_devices(self) -> BatchSteps:
         """Train in this process, or in one rank per device, whose records are read from disk."""
-        config = self.trajectory.config.train
-        if config.devices == 1:
+        devices = self.trajectory.config.train.devices
+        if devices == 1:
             yield from self.train_missing()
         else:
-            run_in_ranks(self.train_in_rank, devices=config.devices, accelerator=config.accelerator)
+            kind = device_kind(self.trajectory.config)
+            run_in_ranks(self.train_in_rank, devices=devices, device=kind)
             self.read_records()
 
     def train_in_rank(self) -> None:

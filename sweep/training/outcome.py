@@ -218,7 +218,6 @@ def recipe(trajectory: Trajectory) -> dict[str, Any]:
         "strategy",
         "threads",
         "compile",
-        "graphs",
         "checkpoint_seconds",
         "retries",
         "runs_per_gpu",

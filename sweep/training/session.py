@@ -19,10 +19,12 @@ import torch
 from torch import Tensor
 
 from fit.data.schedule import LearningRate
+from sweep.config import Compile
 from sweep.data.registry import open_source
 from sweep.data.rows import TokenSource, moved_data
 from sweep.model import Transformer
-from sweep.planning.timing import rows_that_fit, wants_compile, wants_graphs
+from sweep.planning.devices import device_kind
+from sweep.planning.timing import rows_that_fit, wants_compile
 from sweep.planning.trajectory import Trajectory
 from sweep.training.checkpoint import TrainState
 from sweep.training.devices import (
@@ -36,7 +38,7 @@ from sweep.training.devices import (
     open_fabric,
     prepare_process,
 )
-from sweep.training.step import BatchFeed, GraphStepper, MultiDeviceStepper, SingleDeviceStepper
+from sweep.training.step import BatchFeed, MultiDeviceStepper, SingleDeviceStepper
 
 CPU_PASS_TOKENS = 1536
 """Most tokens of one forward pass on a CPU: 12 rows of 128 train 1.3 to 1.6 times as many tokens a
@@ -62,7 +64,7 @@ class Session:
     source: TokenSource
     module: Transformer
     model: Any
-    """The module, wrapped by Fabric and, where it is compiled, by torch.compile."""
+    """The module, wrapped by Fabric."""
     optimizer: Any
     stepper: SingleDeviceStepper | MultiDeviceStepper
     compiled: bool
@@ -92,7 +94,7 @@ class Session:
     def open(cls, trajectory: Trajectory, *, source: TokenSource | None = None) -> Session:
         """Build model, optimiser and data source at step 0; `source` replaces that of the data."""
         config, train = trajectory.config, trajectory.config.train
-        fabric = open_fabric(train)
+        fabric = open_fabric(train, device_kind(config))
         prepare_process(train.threads)
         memory_rows = None
         if (free := free_memory(fabric.device)) is not None:
@@ -106,17 +108,18 @@ class Session:
         )
         module.init_weights(torch.Generator().manual_seed(config.seed))
         compiled = wants_compile(train, trajectory, fabric.device.type)
-        wrapped = compile_module(module, fabric.device) if compiled else module
-        model = fabric.setup_module(wrapped)  # first: sharding replaces the parameters
+        graphs = fabric.device.type == "cuda" and train.compile is Compile.reduce_overhead
+        if compiled:
+            compile_module(module, fabric.device, graphs=graphs)
+        model = fabric.setup_module(module)  # first: sharding replaces the parameters
         inner = build_optimizer(module, trajectory, fabric.device)
         optimizer = fabric.setup_optimizers(inner)
         stepper: SingleDeviceStepper | MultiDeviceStepper = MultiDeviceStepper(
             model, optimizer, fabric, train.clip
         )
         if fabric.world_size == 1:
-            graphs = wants_graphs(train, trajectory, fabric.device.type)
-            stepper = (GraphStepper if graphs else SingleDeviceStepper)(
-                wrapped, inner, fabric, train.clip, any_rows=compiled
+            stepper = SingleDeviceStepper(
+                module, inner, fabric, train.clip, any_rows=compiled, graphs=graphs and compiled
             )
         return cls(
             trajectory=trajectory,
@@ -178,7 +181,7 @@ class Session:
         """Compute the gradients of a batch in pieces, in smaller ones if memory runs out."""
         started = time.perf_counter()
         while not self._try_gradients(rows):
-            self.optimizer.zero_grad(set_to_none=True)
+            self.stepper.clear_gradients()
         self.seconds += time.perf_counter() - started
 
     def update(self) -> Tensor:
@@ -195,12 +198,7 @@ class Session:
         """
         most, z_loss = self.rows_per_pass(len(rows)), self.trajectory.config.train.z_loss
         try:
-            replayed = self.stepper.replay(rows, most, z_loss)
-            self.pending = (
-                self.stepper.accumulate_gradients(rows, most, z_loss)
-                if replayed is None
-                else replayed
-            )
+            self.pending = self.stepper.accumulate_gradients(rows, most, z_loss)
         except RuntimeError as error:  # ranks with pieces of unequal size would deadlock
             if not is_out_of_memory(error) or most == 1 or self.fabric.world_size > 1:
                 raise
@@ -287,7 +285,6 @@ class Session:
         """Go to a copy of a state."""
         load_model(self.module, state.model)
         load_optimizer(self.optimizer, copy.deepcopy(state.optimizer))
-        self.stepper.reset()
         self.position, self.branch = state.position, state.branch
         self.curve, self.seconds = list(state.curve), state.seconds
         self.trunk = state.trunk
@@ -305,6 +302,16 @@ class Session:
         else:
             self.restore(self.trunk)
 
+    def close(self) -> None:
+        """Break the reference cycles through the model, so that its memory is free at once.
+
+        A compiled module holds its own bound method, and dynamo what it has traced.
+        """
+        if self.compiled:
+            for module in self.module.modules():
+                module._compiled_call_impl = None
+            torch._dynamo.reset()
+
     def rewind(self) -> None:
         """Go back to step 0."""
         initial = Transformer(self.trajectory.shape)
@@ -312,7 +319,6 @@ class Session:
         load_model(self.module, initial.state_dict())
         empty = {"state": {}, "param_groups": self.optimizer.state_dict()["param_groups"]}
         self.optimizer.load_state_dict(empty)
-        self.stepper.reset()
         self.position, self.branch, self.trunk = 0, None, None
         self.curve, self.seconds, self.losses = [], 0.0, []
 
@@ -351,21 +357,26 @@ def build_optimizer(
         ],
         betas=(train.beta1, train.beta2),
         fused=device.type in ("cpu", "cuda"),
-        capturable=device.type == "cuda",
     )
 
 
-def compile_module(module: Transformer, device: torch.device) -> Any:
-    """Compile a module; the number of rows alone is dynamic, so that one graph serves any batch.
+def compile_module(module: Transformer, device: torch.device, *, graphs: bool = False) -> None:
+    """Compile a module in place; the number of rows alone is dynamic: one graph for any batch.
+
+    Args:
+        module: The model.
+        device: Its device.
+        graphs: Let torch replay the compiled code as CUDA graphs.
 
     On CPU a deep model is compiled block by block: every block reuses the first one's code. At
     width 128 and depth 4 that takes 18 s of 33 and trains as fast (docs/log.md). Dynamo keeps 8
     graphs of a function and runs the ninth shape of a process uncompiled unless it is reset.
     """
     torch._dynamo.reset()
+    mode = "reduce-overhead" if graphs else None
     if device.type != "cpu" or module.shape.depth <= WHOLE_DEPTH:
-        return torch.compile(module)
+        module.compile(mode=mode)
+        return
     module.any_rows = True
     for block in module.blocks:
-        block.compile()
-    return module
+        block.compile(mode=mode)

@@ -25,11 +25,11 @@ from sweep.training.outcome import recipe
 ROOT = Path(__file__).parents[3]
 NO_RESULT = frozenset(
     "name runs_dir tracking data.cache data.max_epochs train.micro_batch_tokens train.accelerator "
-    "train.devices train.strategy train.threads train.compile train.graphs train.retries "
+    "train.devices train.strategy train.threads train.compile train.retries "
     "train.checkpoint_seconds train.runs_per_gpu train.pack".split()
 )
 """Where runs go, what is logged, on which device they run, and what is refused beforehand."""
-BY_LAUNCH = frozenset({"also", "data_hash"})
+BY_LAUNCH = frozenset({"also", "data_hash", "planned_device"})
 """Written by a launch for its workers."""
 HUB_ONLY = frozenset({"data.subset", "data.streaming", "data.split"})
 """Read by the source `hf` alone, which needs a package of its own."""
@@ -66,7 +66,6 @@ VALUES = {
     "train.strategy": "ddp",
     "sweep.flops": "2e11",
     "train.compile": "'off'",
-    "train.graphs": "'off'",
     "train.beta1": "0.8",
     "train.beta2": "0.95",
 }
