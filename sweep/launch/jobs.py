@@ -31,7 +31,7 @@ from fit.query.launch import hydra_value
 from sweep import search_working_folder_last
 from sweep.config import Config, TrainConfig
 from sweep.planning.grid import Cell
-from sweep.planning.trajectory import Trajectory
+from sweep.planning.trajectory import Trajectory, plugins_hash
 from sweep.settings import parse
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -43,6 +43,8 @@ MEMBER_SETTINGS = (
     "lr",
     "embedding_lr",
     "embedding_lr_power",
+    "muon_lr",
+    "muon_momentum",
     "weight_decay",
     "beta1",
     "beta2",
@@ -118,17 +120,21 @@ def pack_cells(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def pin_data(job: Cell) -> Cell:
-    """The job with the content hash of the data it was planned on, as an override.
+    """The job with the hashes of the data and plug-ins it was planned with, as overrides.
 
-    Its worker may start hours later: it trains on these data, or on none.
+    Its worker may start hours later: it trains with these, or not at all.
     """
     if job.config is None or not job.trajectories:
         return job
     planned = job.trajectories[0].data.hash
+    sources = plugins_hash(job.trajectories[0].plug_ins)
+    pinned = [f"data_hash={hydra_value(planned)}"]
+    if sources is not None:
+        pinned.append(f"plugins_hash='{sources}'")
     return dataclasses.replace(
         job,
-        overrides=(*job.overrides, f"data_hash={hydra_value(planned)}"),
-        config=dataclasses.replace(job.config, data_hash=planned),
+        overrides=(*job.overrides, *pinned),
+        config=dataclasses.replace(job.config, data_hash=planned, plugins_hash=sources),
     )
 
 
@@ -143,6 +149,7 @@ def in_step(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
     groups: dict[Any, list[Trajectory]] = {}
     for number, t in enumerate(trajectories):
         alone = bool(t.shape.experts) or t.config.train.devices > 1
+        alone = alone or t.config.model._target_ is not None
         lengths = tuple((run.tokens, run.cooldown_start) for run in t.runs)
         key = (t.shape, t.rule, t.scaled.residual, lengths, number if alone else None)
         groups.setdefault(key, []).append(t)
@@ -154,7 +161,7 @@ def _pack_key(cell: Cell, number: int) -> str:
     config = cell.config
     if config is None or cell.refusal is not None or config.train.pack == 1:
         return str(number)
-    if config.model.experts or config.train.devices > 1:
+    if config.model.experts or config.model._target_ or config.train.devices > 1:
         return str(number)
     settings = dataclasses.asdict(config)
     settings.pop("seed")

@@ -116,6 +116,8 @@ def wants_compile(train: TrainConfig, trajectory: Trajectory, device: str) -> bo
     """
     if train.compile is not Compile.auto:
         return train.compile is Compile.on
+    if "model._target_" in trajectory.plug_ins:
+        return False  # what pays for the transformer may not even compile
     if trajectory.shape.experts:
         return False  # how many tokens go to an expert changes with every batch
     if device != "cpu":
@@ -130,6 +132,8 @@ def wants_graphs(train: TrainConfig, trajectory: Trajectory, device: str) -> boo
     """Whether to capture steps as CUDA graphs: as set, or for small dense models on one GPU."""
     if device != "cuda" or train.devices > 1 or trajectory.shape.experts:
         return False
+    if train.optimizer != "adamw" or "model._target_" in trajectory.plug_ins:
+        return False  # the rate of another optimiser need not be a tensor, which a replay reads
     small = trajectory.params.total <= GRAPH_PARAMS
     return train.graphs is Graphs.on or (train.graphs is Graphs.auto and small)
 
@@ -273,6 +277,10 @@ def timing_file(trajectory: Trajectory) -> Path:
         "machine": [kind, *machine(kind)],
         "torch": _torch_version(),
     }
+    if train.optimizer != "adamw":
+        conditions["optimizer"] = train.optimizer
+    if trajectory.plug_ins:
+        conditions["plug_ins"] = {s: p.source for s, p in trajectory.plug_ins.items()}
     return cache_folder(None) / "pace" / f"{digest(conditions)}.json"
 
 
