@@ -39,6 +39,7 @@ from fit.data.accounting import FlopsPerToken, ParamCounts, Shape
 from fit.errors import PlanError
 from sweep.cache import cache_folder, compute_once
 from sweep.config import Config, names_plug_in
+from sweep.settings import settings
 
 if TYPE_CHECKING:
     import torch
@@ -167,7 +168,8 @@ def unknown_option(section: str, name: str, owners: Sequence[str], declared: Seq
             f"{section}.options.{name} is read by nothing: {section} has no plug-in. Leave it out, "
             f"or name one ({', '.join(s for s in SETTINGS if s.startswith(section))})."
         )
-    near = difflib.get_close_matches(name, declared, 1, 0.6)
+    inside = [k.rpartition(".")[2] for k in settings() if k.startswith(f"{section}.")]
+    near = difflib.get_close_matches(name, [*declared, *inside], 1, 0.6)
     advice = f"the nearest is {section}.{near[0]}; " if near else ""
     known = ", ".join(f"{section}.{n}" for n in declared) or "no settings"
     return (

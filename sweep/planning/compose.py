@@ -47,7 +47,7 @@ from sweep import ROOT
 from sweep.config import Config, names_plug_in
 from sweep.planning.quoting import quote_text, read_overrides
 from sweep.plugins import SETTINGS, describe, unknown_option
-from sweep.settings import needed, refuse_undeclared, settings, unknown_setting
+from sweep.settings import SYNONYMS, needed, refuse_undeclared, settings, unknown_setting
 
 CONFIG_FOLDER = ROOT / "conf"
 VERSION_BASE = "1.3"
@@ -121,9 +121,8 @@ def command_overrides(arguments: Namespace) -> list[str]:
         raise PlanError("--experimental-rerun and --package are not read here; leave them out.")
     overrides = read_overrides(arguments.overrides)
     refuse_repeated(overrides)
-    overrides = name_options(overrides, arguments.config_dir)
     if not arguments.config_dir:
-        return overrides
+        return name_options(overrides)
     folder = Path(arguments.config_dir).absolute()
     if not folder.is_dir():
         raise PlanError(f"--config-dir {arguments.config_dir} is no folder; give an existing one.")
@@ -132,18 +131,14 @@ def command_overrides(arguments: Namespace) -> list[str]:
             "--config-dir and hydra.searchpath are both given, of which one would be lost; give "
             "all folders in one: 'hydra.searchpath=[file:///ONE,file:///OTHER]'."
         )
-    return [*overrides, f"hydra.searchpath=[{quote_text(f'file://{folder}')}]"]
+    return name_options([*overrides, f"hydra.searchpath=[{quote_text(f'file://{folder}')}]"])
 
 
-def name_options(overrides: Sequence[str], config_dir: str | None = None) -> list[str]:
+def name_options(overrides: Sequence[str]) -> list[str]:
     """Overrides in which the fields of plug-ins have their full names.
 
     `model.state_size=8` becomes `++model.options.state_size=8` where the model of the user's own
     declares such a field: Hydra sets no key in a table that does not have it yet.
-
-    Args:
-        overrides: Of the command.
-        config_dir: A further folder of configurations, whose files may name the plug-ins.
 
     Raises:
         PlanError: A plug-in cannot be imported, or none declares a field of that name.
@@ -151,16 +146,15 @@ def name_options(overrides: Sequence[str], config_dir: str | None = None) -> lis
     unknown = {word: found for word in overrides if (found := _option(word)) is not None}
     if not unknown:
         return list(overrides)
-    rest = [word for word in overrides if word not in unknown]
-    if config_dir:
-        rest.append(f"hydra.searchpath=[{quote_text(f'file://{Path(config_dir).absolute()}')}]")
-    named = _named_plug_ins(rest)
+    named = _named_plug_ins([word for word in overrides if word not in unknown])
     out = []
     for word in overrides:
         section, name, value = unknown.get(word, ("", "", ""))
         owners = {t: s for s, t in named if s.startswith(f"{section}.")}
         if section and owners:
             declared = [f for t, s in owners.items() for f in describe(s, t)["fields"]]
+            if name in SYNONYMS and name not in declared:
+                return list(overrides)  # another trainer's name of a setting of ours: said later
             if name not in declared:
                 raise PlanError(unknown_option(section, name, list(owners), declared))
             word = f"++{section}.options.{name}={value}"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 
+from fit.design.plan_files import _experiment
 from fit.errors import PlanError
 from sweep.planning.compose import command_overrides, parse_command
 from sweep.planning.grid import compose_config, grid
@@ -229,3 +231,22 @@ def test_planning_reads_a_model_elsewhere_and_imports_no_torch_itself(tmp_path):
 def test_a_class_is_named_with_a_dot_or_a_colon(module):
     name = module()
     assert load("train.schedule", f"{name}.halved") is load("train.schedule", f"{name}:halved")
+
+
+def test_a_name_of_another_trainer_or_near_one_of_ours_is_still_explained(module):
+    target = f"{module()}:halved"
+    assert "the nearest is train.clip" in refused(f"train.schedule={target}", "train.grad_clip=1")
+    assert "the nearest is train.warmup_tokens" in refused(
+        f"train.schedule={target}", "train.warmup_token=10"
+    )
+
+
+def test_options_in_a_recipe_become_a_table_of_a_suggested_experiment():
+    fit = SimpleNamespace(
+        recipe={"data": "own", "train.lr": 0.01, "model.options.size": 8},
+        source={},
+        points=SimpleNamespace(run=()),
+        name="mine",
+    )
+    settings = _experiment(fit, ())
+    assert settings["model"] == {"options": {"size": 8}} and settings["train"] == {"lr": 0.01}
