@@ -32,6 +32,7 @@ NOT_NEGATIVE = (
 )
 """Settings of `train` that may be 0."""
 COOLDOWN_SHAPES = ("sqrt", "linear")
+OPTIMIZERS = ("adamw", "muon")
 SPLITS = ("names", "none")
 """`none`: every file is trained on, whatever its name, and the sample is drawn from all."""
 SEED_LIMIT = 2**63
@@ -99,6 +100,10 @@ class ModelConfig:
     conv: int = MISSING
     """Taps of the causal depthwise convolution on the embeddings; 0 is none."""
     seq_len: Count = MISSING
+    _target_: str | None = MISSING
+    """A model of your own in place of the transformer: package.module:Class, `sweep.plugins`."""
+    options: dict[str, Any] = MISSING
+    """Fields that it declares; model.NAME=VALUE sets one."""
 
     def __post_init__(self) -> None:
         _read_counts("model", self, "width", "depth", "head_dim", "seq_len")
@@ -110,7 +115,11 @@ class DataConfig:
     """Where tokens come from; see `sweep.data.registry`."""
 
     name: str = MISSING
-    """stories, text, tokens or hf."""
+    """stories, text, tokens, hf, or own where `_target_` is set."""
+    _target_: str | None = MISSING
+    """A source of your own: package.module:function, `sweep.plugins`."""
+    options: dict[str, Any] = MISSING
+    """Fields that it declares; data.NAME=VALUE sets one."""
     path: str | None = MISSING
     unique_tokens: Any = MISSING
     """Most distinct training tokens, repeated in whole epochs beyond that; 1e6 means 1000000."""
@@ -147,6 +156,8 @@ class DataConfig:
     """Folder of tokenised data; null is ~/.cache/isoflop."""
 
     def __post_init__(self) -> None:
+        if self._target_ not in (None, MISSING):
+            self.name = "own"
         _read_counts("data", self, "heldout_tokens")
         _read_counts("data", self, "unique_tokens", "vocab", optional=True)
         if self.max_epochs is not None:
@@ -175,7 +186,8 @@ class TrainConfig:
 
     Null: on a CPU the recipe's first batch, on CUDA what fits into its memory.
     """
-    schedule: Schedule = MISSING
+    schedule: Any = MISSING
+    """A `Schedule`, or the function package.module:function, `sweep.plugins`."""
     cooldown: float = MISSING
     """Share of the run in which a WSD branch cools down."""
     cooldown_shape: str = MISSING
@@ -196,6 +208,13 @@ class TrainConfig:
     depth_rule: DepthRule = MISSING
     base_depth: int = MISSING
     """Depth at which `completep` changes nothing."""
+    optimizer: str = MISSING
+    """adamw, muon (hidden matrices; AdamW trains the rest) or the class package.module:Class."""
+    muon_lr: float = MISSING
+    """Peak learning rate of the hidden matrices under Muon, the same at every width."""
+    muon_momentum: float = MISSING
+    options: dict[str, Any] = MISSING
+    """Fields that an optimiser or schedule of your own declares; train.NAME=VALUE sets one."""
     beta1: float = MISSING
     beta2: float = MISSING
     weight_decay: float = MISSING
@@ -223,6 +242,9 @@ class TrainConfig:
     """Cells of one shape, different in seed or learning rates, that one process trains together."""
 
     def __post_init__(self) -> None:
+        self.schedule = _schedule(self.schedule)
+        if not names_plug_in(self.optimizer):
+            _check_known("train.optimizer", self.optimizer, (*OPTIMIZERS, OWN))
         _read_counts("train", self, "micro_batch_tokens", optional=True)
         self.batch_doublings = [_positive("train.batch_doublings", d) for d in self.batch_doublings]
         self.lr_decay_from = _positive("train.lr_decay_from", self.lr_decay_from)
@@ -253,6 +275,8 @@ class Config:
     """Content hash of the data that the job was planned on; written by `sweep.launch.jobs`."""
     planned_device: str | None = MISSING
     """Device that the job was planned for: cpu, cuda or mps; written by `sweep.launch.jobs`."""
+    plugins_hash: str | None = MISSING
+    """Hash of the sources of plug-ins that the job was planned with; as `data_hash`."""
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
     train: TrainConfig = MISSING
@@ -270,7 +294,7 @@ class Config:
         _check_known("train.strategy", self.train.strategy, STRATEGIES)
         self._read_batch()
         _check_positive("model", self.model, "mlp_ratio")
-        _check_positive("train", self.train, "lr", "base_width", "embedding_lr")
+        _check_positive("train", self.train, "lr", "base_width", "embedding_lr", "muon_lr")
         _check_positive(
             "train", self.train, "clip", "devices", "base_depth", "pack", "runs_per_gpu"
         )
@@ -281,7 +305,7 @@ class Config:
                 "are for runs on one device. Set train.devices=1 or train.compile=on."
             )
         _check("train.cooldown", train.cooldown, 0 < train.cooldown < 1, "a number between 0 and 1")
-        for name in ("beta1", "beta2"):
+        for name in ("beta1", "beta2", "muon_momentum"):
             beta = getattr(train, name)
             _check(f"train.{name}", beta, 0 <= beta < 1, "a number from 0 to below 1")
         _check("model.experts", model.experts, model.experts >= 0, "0 or more")
@@ -344,6 +368,25 @@ def _check_known(name: str, value: str, known: Sequence[str]) -> None:
     """Require one of the known names."""
     if value not in known:
         raise PlanError(f"{name}={value}; known are {', '.join(known)}.")
+
+
+OWN = "one of your own as package.module:name"
+
+
+def _schedule(value: Any) -> Schedule | str:
+    """Read a schedule: a known one, or the name of a function."""
+    if isinstance(value, Schedule):
+        return value
+    if names_plug_in(value):
+        return str(value)
+    names = [s.value for s in Schedule]
+    _check_known("train.schedule", str(value), (*names, OWN))
+    return Schedule(value)
+
+
+def names_plug_in(value: Any) -> bool:
+    """Whether a value names a class or function in a module, rather than what is built in."""
+    return isinstance(value, str) and (":" in value or "." in value)
 
 
 def _length(value: Any, params: float) -> float:

@@ -161,6 +161,7 @@ _KINDS: Mapping[Any, str] = MappingProxyType(
         str: "a text",
         list[Any]: "a list of numbers",
         list[str]: "a list of texts",
+        dict[str, Any]: "a table of fields of a plug-in",
         type(None): "null",
     }
 )

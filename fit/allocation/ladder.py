@@ -219,6 +219,8 @@ def ladder_of(fit: Fit) -> Ladder | None:
     p = fit.points
     needed = ("width", "depth", "heads", "head_dim", "vocab", "seq_len")
     ratio = fit.recipe.get("model.mlp_ratio")
+    if "model._target_" in fit.recipe:
+        return None  # shapes of a model of the user's own are not counted here
     if ratio is None or any(c not in p.columns or np.isnan(p.columns[c]).any() for c in needed):
         return None
     largest = int(np.argmax(p.params))

@@ -116,6 +116,8 @@ class RunRecord:
     """Identity of the trajectory that runs share: their losses are correlated."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """Further settings that are needed to launch the run again, as overrides of the config."""
+    plug_ins: Mapping[str, str] = field(default_factory=dict)
+    """Parts of the user's own, by setting: their name and the hash of their source."""
     loss: float | None = None
     """Final held-out loss [nats/token]; entropy + paired excess where the entropy is known."""
     loss_se: float | None = None

@@ -191,9 +191,12 @@ def _experiment(fit: Fit, jobs: tuple[PlannedJob, ...]) -> dict[str, Any]:
     runs_dir, name = _sweep_folder(fit)
     settings: dict[str, Any] = {"name": name, "runs_dir": str(runs_dir)}
     for key, value in fit.recipe.items():
-        group, _, setting = key.partition(".")
-        if setting:
-            settings.setdefault(group, {})[setting] = value
+        *groups, setting = key.split(".")
+        table = settings
+        for group in groups:
+            table = table.setdefault(group, {})
+        if groups:
+            table[setting] = value
     names = ",".join(job.name for job in jobs)
     return {**settings, "hydra": {"sweeper": {"params": {"+cell": names}}}}
 

@@ -184,6 +184,8 @@ def _changed(recipe: Mapping[str, Any]) -> Iterable[str]:
         yield f"the runs' batch, which grows along the run from {first} tokens: here its last one"
     if recipe.get("train.lr_decay_power"):
         yield "the hidden matrices' rate, which falls slowly along the run: here its last one"
+    if recipe.get("train.optimizer"):
+        yield f"the optimiser {recipe['train.optimizer']}: here AdamW, whose rate has to be tuned"
     if recipe.get("train.embedding_lr"):
         yield "a separate learning rate for embedding and head"
     if recipe.get("train.z_loss"):

@@ -153,6 +153,8 @@ def learning_rate(fit: Fit, width: int) -> float | None:
 
     Without a recipe the columns of the runs decide: one rate for all, or one rate times width.
     """
+    if fit.recipe.get("train.optimizer") == "muon":
+        return float(fit.recipe["train.muon_lr"])
     base, at = fit.recipe.get("train.lr"), fit.recipe.get("train.base_width")
     if base is not None and at is not None:
         return float(base) * float(at) / width

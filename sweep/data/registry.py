@@ -4,6 +4,7 @@
     text      the user's files, as bytes or as a bpe trained on them        sweep.data.text
     tokens    memory-mapped shards of tokens that another program wrote     sweep.data.shards
     hf        a data set of the Hugging Face hub, or one saved to disk      sweep.data.text
+    own       what a function of your own opens (data._target_)             docs/extending.md
 
 Use `stories` to try things out and where the distance to the entropy matters, `text` and `hf` for
 your own text, and `tokens` where it is tokenised already. `text` and `hf` are tokenised once into a
@@ -27,6 +28,7 @@ from sweep.data.rows import CorpusSource, TokenizedCorpus, TokenSource
 from sweep.data.shards import open_shards
 from sweep.data.stories import StoriesSource
 from sweep.data.text import open_hub, open_text
+from sweep.plugins import PlugIn, read_options
 
 SourceOpener = Callable[[DataConfig, int, int], TokenSource]
 """Opens a source from its configuration, the row length T [tokens] and the run's seed."""
@@ -39,6 +41,47 @@ def corpus_opener(open_corpus: Callable[[DataConfig, int], TokenizedCorpus]) -> 
     )
 
 
+def open_own(config: DataConfig, seq_len: int, seed: int) -> TokenSource:
+    """Open the source of the user's own that `data._target_` names.
+
+    Raises:
+        PlanError: It is not named, cannot be imported, raises, or gives something else.
+    """
+    target = config._target_
+    if target is None:
+        raise PlanError(
+            "data=own opens data._target_, which is null; set it to package.module:function."
+        )
+    options = read_options("data._target_", target, config.options)
+    plug_in = PlugIn(setting="data._target_", target=target, sha="", options=options)
+    try:
+        source = plug_in.call(config, seq_len, seed)
+        if isinstance(source, TokenizedCorpus):
+            source = CorpusSource(source, config, seq_len, seed)
+    except PlanError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise PlanError(f"data._target_={target} cannot be opened ({reason}).") from error
+    missing = [n for n in SOURCE_MEMBERS if not hasattr(source, n)]
+    if missing:
+        raise PlanError(
+            f"data._target_={target} gives a {type(source).__name__} without {', '.join(missing)}; "
+            "a sweep.data.rows.TokenSource or a TokenizedCorpus is needed."
+        )
+    if config.unique_tokens is not None and source.info.unique_tokens is None:
+        raise PlanError(
+            f"data.unique_tokens={config.unique_tokens}, and data._target_={target} says that its "
+            "tokens never repeat; leave it out, or let the source read it."
+        )
+    opened: TokenSource = source
+    return opened
+
+
+SOURCE_MEMBERS = (
+    "info vocab seq_len facts available_tokens unigram_loss train heldout verify".split()
+)
+"""What a `TokenSource` has."""
 READ_BY_ALL = frozenset("name unique_tokens max_epochs heldout_tokens seed cache".split())
 """Settings of `data` that every source reads, or that like `cache` change no result."""
 
@@ -70,6 +113,7 @@ SOURCES: Mapping[str, SourceKind] = MappingProxyType(
         "hf": source_kind(
             corpus_opener(open_hub), "path subset split column streaming tokenizer vocab"
         ),
+        "own": source_kind(open_own, "_target_ options path"),
     }
 )
 """Every source by its `data.name`."""

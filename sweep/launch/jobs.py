@@ -33,7 +33,7 @@ from sweep import search_working_folder_last
 from sweep.config import Config, TrainConfig
 from sweep.planning.devices import resolve_device
 from sweep.planning.grid import Cell
-from sweep.planning.trajectory import Trajectory
+from sweep.planning.trajectory import Trajectory, plugins_hash
 from sweep.settings import parse
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -45,6 +45,8 @@ MEMBER_SETTINGS = (
     "lr",
     "embedding_lr",
     "embedding_lr_power",
+    "muon_lr",
+    "muon_momentum",
     "weight_decay",
     "beta1",
     "beta2",
@@ -120,19 +122,22 @@ def pack_cells(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def pin_plan(job: Cell) -> Cell:
-    """The job with what its plan found out, as overrides: data, device and precision.
+    """The job with what its plan found out, as overrides: data, plug-ins, device and precision.
 
-    Its worker may start hours later and on another machine: it trains on these data, on such a
-    device and in this precision, or not at all.
+    Its worker may start hours later and on another machine: it trains with these, on such a device
+    and in this precision, or not at all.
     """
     if job.config is None or not job.trajectories:
         return job
     first, config = job.trajectories[0], job.trajectories[0].config
+    sources = plugins_hash(first.plug_ins)
     pinned = {
         "data_hash": hydra_value(first.data.hash),
         "planned_device": str(config.planned_device),
         "train.precision": config.train.precision,
     }
+    if sources is not None:
+        pinned["plugins_hash"] = f"'{sources}'"
     kept = [o for o in job.overrides if o.lstrip("+").partition("=")[0] not in pinned]
     return dataclasses.replace(
         job,
@@ -140,6 +145,7 @@ def pin_plan(job: Cell) -> Cell:
         config=dataclasses.replace(
             job.config,
             data_hash=first.data.hash,
+            plugins_hash=sources,
             planned_device=config.planned_device,
             train=dataclasses.replace(job.config.train, precision=config.train.precision),
         ),
@@ -157,6 +163,7 @@ def in_step(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
     groups: dict[Any, list[Trajectory]] = {}
     for number, t in enumerate(trajectories):
         alone = bool(t.shape.experts) or t.config.train.devices > 1
+        alone = alone or t.config.model._target_ is not None
         lengths = tuple((run.tokens, run.cooldown_start) for run in t.runs)
         key = (t.shape, t.rule, t.scaled.residual, lengths, number if alone else None)
         groups.setdefault(key, []).append(t)
@@ -168,7 +175,7 @@ def _pack_key(cell: Cell, number: int) -> str:
     config = cell.config
     if config is None or cell.refusal is not None or config.train.pack == 1:
         return str(number)
-    if config.model.experts or config.train.devices > 1:
+    if config.model.experts or config.model._target_ or config.train.devices > 1:
         return str(number)
     settings = dataclasses.asdict(config)
     settings.pop("seed")

@@ -34,6 +34,7 @@ from sweep.planning.trajectory import (
     plan,
     work_folder,
 )
+from sweep.plugins import worker_closed
 from sweep.settings import parse
 
 SHOWN = 3
@@ -122,6 +123,12 @@ def grid(overrides: Sequence[str], *, multirun: bool) -> tuple[Cell, ...]:
         PlanError: The overrides themselves are wrong (unknown key, wrong type, bad grammar, no
             effect), or the only cell cannot be trained.
     """
+    with worker_closed():
+        return _plan_grid(overrides, multirun=multirun)
+
+
+def _plan_grid(overrides: Sequence[str], *, multirun: bool) -> tuple[Cell, ...]:
+    """Compose and plan every cell; see `grid`."""
     with wrong_overrides_refused(), hydra_initialised():
         check_overrides(overrides, multirun=multirun)
         jobs = expand_grid(overrides) if multirun else [list(overrides)]

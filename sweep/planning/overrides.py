@@ -58,10 +58,20 @@ RULES = (
         UnreadRule(
             setting=setting,
             unread=lambda c: c.train.schedule is not Schedule.wsd,
-            because="train.schedule=cosine has no cooldown",
+            because="only train.schedule=wsd has a cooldown",
             deciders=("train.schedule", "train"),
         )
         for setting in ("train.cooldown", "train.cooldown_shape")
+    ),
+    *(
+        UnreadRule(
+            setting=setting,
+            unread=lambda c: c.train.optimizer != "muon",
+            because="only train.optimizer=muon reads it",
+            deciders=("train.optimizer", "train"),
+            remedy="train.optimizer=muon",
+        )
+        for setting in ("train.muon_lr", "train.muon_momentum")
     ),
     UnreadRule(
         setting="train.batch_power",

@@ -108,6 +108,8 @@ def wants_compile(train: TrainConfig, trajectory: Trajectory, device: str) -> bo
     """
     if train.compile is not Compile.auto:
         return train.compile is not Compile.off
+    if "model._target_" in trajectory.plug_ins:
+        return False  # what pays for the transformer may not even compile
     if trajectory.shape.experts:
         return False  # how many tokens go to an expert changes with every batch
     if device != "cpu":
@@ -256,6 +258,10 @@ def timing_file(trajectory: Trajectory) -> Path:
         "machine": [kind, *machine(kind)],
         "torch": _torch_version(),
     }
+    if train.optimizer != "adamw":
+        conditions["optimizer"] = train.optimizer
+    if trajectory.plug_ins:
+        conditions["plug_ins"] = {s: p.source for s, p in trajectory.plug_ins.items()}
     return cache_folder(None) / "pace" / f"{digest(conditions)}.json"
 
 

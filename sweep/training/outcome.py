@@ -184,6 +184,7 @@ def _record(facts: RunFacts, **outcome: Any) -> RunRecord:
         lr=t.scaled.lr,
         batch_tokens=t.rule.batch(run.tokens - 1),
         recipe=recipe(t),
+        plug_ins={s: p.source for s, p in t.plug_ins.items()},
         precision=t.config.train.precision,
         versions=versions(LIBRARIES),
         commit=commit(),
@@ -227,6 +228,14 @@ def recipe(trajectory: Trajectory) -> dict[str, Any]:
         if name not in skipped:
             kept[f"train.{name}"] = getattr(value, "value", value)
     unread = unread_settings(trajectory.config)
+    if train.optimizer == "adamw":  # settings of plug-ins stand in records that have them
+        del kept["train.optimizer"]
+    for section in ("model", "data", "train"):
+        kept.pop(f"{section}.options", None)
+    for name, plug_in in trajectory.plug_ins.items():
+        kept[name] = plug_in.target
+        section = name.split(".")[0]
+        kept |= {f"{section}.options.{k}": v for k, v in plug_in.options.items()}
     return {k: v for k, v in kept.items() if k not in unread}
 
 

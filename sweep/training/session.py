@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from sweep.model import Transformer
 from sweep.planning.devices import device_kind
 from sweep.planning.timing import rows_that_fit, wants_compile
 from sweep.planning.trajectory import Trajectory
+from sweep.plugins import checked_groups
 from sweep.training.checkpoint import TrainState
 from sweep.training.devices import (
     free_cache,
@@ -38,6 +39,7 @@ from sweep.training.devices import (
     open_fabric,
     prepare_process,
 )
+from sweep.training.optimizers import MuonAdamW, own_optimizer
 from sweep.training.step import BatchFeed, MultiDeviceStepper, SingleDeviceStepper
 
 CPU_PASS_TOKENS = 1536
@@ -62,7 +64,8 @@ class Session:
     trajectory: Trajectory
     fabric: Any
     source: TokenSource
-    module: Transformer
+    module: Any
+    """The `Transformer`, or a model of the user's own (`sweep.plugins.OwnModel`)."""
     model: Any
     """The module, wrapped by Fabric."""
     optimizer: Any
@@ -103,9 +106,7 @@ class Session:
             source = open_source(config.data, seq_len=trajectory.shape.seq_len, seed=config.seed)
             if source.info.hash != trajectory.data.hash:  # a record holds the planned one
                 raise moved_data(config.data, source.info.hash, trajectory.data.hash)
-        module = Transformer(
-            trajectory.shape, residual=trajectory.scaled.residual, balance=train.balance_loss
-        )
+        module = build_model(trajectory)
         module.init_weights(torch.Generator().manual_seed(config.seed))
         compiled = wants_compile(train, trajectory, fabric.device.type)
         graphs = fabric.device.type == "cuda" and train.compile is Compile.reduce_overhead
@@ -314,7 +315,7 @@ class Session:
 
     def rewind(self) -> None:
         """Go back to step 0."""
-        initial = Transformer(self.trajectory.shape)
+        initial = build_model(self.trajectory)
         initial.init_weights(torch.Generator().manual_seed(self.trajectory.seed))
         load_model(self.module, initial.state_dict())
         empty = {"state": {}, "param_groups": self.optimizer.state_dict()["param_groups"]}
@@ -323,44 +324,65 @@ class Session:
         self.curve, self.seconds, self.losses = [], 0.0, []
 
 
-def build_optimizer(
-    module: Transformer, trajectory: Trajectory, device: torch.device
-) -> torch.optim.AdamW:
-    """Build AdamW with one group per rule: hidden matrices, embedding and head, gains, taps.
+def build_model(trajectory: Trajectory) -> Any:
+    """Build the transformer, or the model of the user's own, with weights that are not yet set."""
+    plug_in = trajectory.plug_ins.get("model._target_")
+    if plug_in is not None:
+        return plug_in.call(trajectory.shape)
+    balance = trajectory.config.train.balance_loss
+    return Transformer(trajectory.shape, residual=trajectory.scaled.residual, balance=balance)
 
-    Only hidden matrices decay; rates and epsilons are those of `sweep.planning.trajectory`.
-    """
-    train, scaled = trajectory.config.train, trajectory.scaled
+
+def parameter_groups(module: Any) -> Mapping[str, Sequence[Tensor]]:
+    """Parameters by their rule: hidden matrices, embedding and head, gains, taps."""
+    if not isinstance(module, Transformer):
+        return checked_groups(module)
     groups: dict[str, list[Tensor]] = {"hidden": [], "embedding": [], "gains": [], "taps": []}
     for name, parameter in module.named_parameters():
         inside = "gains" if parameter.ndim < 2 else "hidden"
         group_of = {"embedding": "embedding", "head": "embedding", "conv": "taps"}
         groups[group_of.get(name, inside)].append(parameter)
+    return groups
+
+
+def build_optimizer(
+    module: Any, trajectory: Trajectory, device: torch.device
+) -> torch.optim.Optimizer:
+    """Build the optimiser with one group per rule, see `parameter_groups`.
+
+    Only hidden matrices decay; rates and epsilons are those of `sweep.planning.trajectory`.
+    """
+    train, scaled = trajectory.config.train, trajectory.scaled
     rules = {
         "hidden": (scaled.lr, scaled.weight_decay, scaled.hidden_epsilon),
         "embedding": (scaled.embedding_lr, 0.0, scaled.epsilon),
         "gains": (train.lr, 0.0, scaled.hidden_epsilon),
         "taps": (train.lr, 0.0, scaled.epsilon),
     }
-    return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "lr": rules[name][0],
-                "peak": rules[name][0],
-                "decays": name == "hidden",
-                "weight_decay": rules[name][1],
-                "eps": rules[name][2],
-            }
-            for name, parameters in groups.items()
-            if parameters
-        ],
-        betas=(train.beta1, train.beta2),
-        fused=device.type in ("cpu", "cuda"),
-    )
+    groups = [
+        {
+            "params": list(parameters),
+            "lr": rules[name][0],
+            "peak": rules[name][0],
+            "decays": name == "hidden",
+            "weight_decay": rules[name][1],
+            "eps": rules[name][2],
+        }
+        for name, parameters in parameter_groups(module).items()
+        if parameters
+    ]
+    adam = {
+        "betas": (train.beta1, train.beta2),
+        "fused": device.type in ("cpu", "cuda"),
+    }
+    if "train.optimizer" in trajectory.plug_ins:
+        return own_optimizer(trajectory.plug_ins["train.optimizer"], groups)
+    if train.optimizer == "muon":
+        return MuonAdamW(groups, momentum=train.muon_momentum, **adam)
+    return torch.optim.AdamW(groups, **adam)  # type: ignore[arg-type]
 
 
-def compile_module(module: Transformer, device: torch.device, *, graphs: bool = False) -> None:
+def compile_module(module: Any, device: torch.device, *, graphs: bool = False) -> None:
     """Compile a module in place; the number of rows alone is dynamic: one graph for any batch.
 
     Args:
@@ -373,8 +395,9 @@ def compile_module(module: Transformer, device: torch.device, *, graphs: bool = 
     graphs of a function and runs the ninth shape of a process uncompiled unless it is reset.
     """
     torch._dynamo.reset()
+    whole = not isinstance(module, Transformer) or module.shape.depth <= WHOLE_DEPTH
     mode = "reduce-overhead" if graphs else None
-    if device.type != "cpu" or module.shape.depth <= WHOLE_DEPTH:
+    if device.type != "cpu" or whole:
         module.compile(mode=mode)
         return
     module.any_rows = True

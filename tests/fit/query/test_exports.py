@@ -192,3 +192,10 @@ def test_the_command_prints_an_export_and_refuses_what_has_none(tmp_path, monkey
     assert (both.exit_code, both.stdout) == (2, "")
     law = CliRunner().invoke(main, ["query", "1e21", "--law", "besiroglu2024", "--export", "hf"])
     assert law.exit_code == 1 and law.stderr.count("\n") == 1
+
+
+def test_an_export_says_that_the_optimiser_of_the_runs_is_lost():
+    fit = make_fit(recipe={**RECIPE, "train.optimizer": "muon", "train.muon_lr": 0.02})
+    found = answer(Question(source=ScalingLaw.from_fit(fit), flops=1e13))
+    assert found.lr == 0.02
+    assert "the optimiser muon: here AdamW" in export(found, fit, "litgpt")
