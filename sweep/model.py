@@ -94,6 +94,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.shape, self.balance = shape, balance
         self.any_rows = False  # whether each block is compiled, for any number of rows
+        self.head_loss: Callable[..., Tensor] = head_loss  # or its compiled form
         self.embedding = nn.Parameter(torch.empty(shape.vocab, shape.width))
         head = self.embedding if shape.tied else torch.empty_like(self.embedding)
         self.head = head if shape.tied else nn.Parameter(head)
@@ -131,10 +132,9 @@ class Transformer(nn.Module):
         if x_btd.device.type == "cpu":
             x_nd = x_btd.reshape(-1, x_btd.shape[-1])
             return HeadLoss.apply(x_nd, self.head, target_bt.reshape(-1), z_loss)
-        logits_nv = F.linear(x_btd, self.head).float().flatten(0, 1)
-        penalty = z_loss * logits_nv.logsumexp(-1).square().mean()
-        loss = F.cross_entropy(logits_nv, target_bt.flatten())
-        return loss + penalty - penalty.detach()
+        if self.any_rows and len(x_btd) > 1:
+            torch._dynamo.mark_dynamic(x_btd, 0)
+        return self.head_loss(x_btd, self.head, target_bt, z_loss)
 
     def hidden(self, tokens_bt: Tensor) -> Tensor:
         """Hidden states (b, t, d) after the last norm."""
@@ -321,6 +321,14 @@ class CausalConv(torch.autograd.Function):
             grad_x_btd[:, :-lag].addcmul_(grad_btd[:, lag:], tap_d)
             grad_taps.append((grad_btd[:, lag:] * x_btd[:, :-lag]).sum((0, 1)))
         return grad_x_btd, torch.stack(grad_taps)
+
+
+def head_loss(x_btd: Tensor, head_vd: Tensor, target_bt: Tensor, z_loss: float) -> Tensor:
+    """What `HeadLoss` computes, in operations that a compiler for GPUs fuses."""
+    logits_nv = F.linear(x_btd, head_vd).float().flatten(0, 1)
+    penalty = z_loss * logits_nv.logsumexp(-1).square().mean()
+    loss = F.cross_entropy(logits_nv, target_bt.flatten())
+    return loss + penalty - penalty.detach()
 
 
 class HeadLoss(torch.autograd.Function):

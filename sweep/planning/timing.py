@@ -21,6 +21,7 @@ import json
 import os
 import platform
 import shutil
+import sysconfig
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -108,16 +109,31 @@ def wants_compile(train: TrainConfig, trajectory: Trajectory, device: str) -> bo
     """
     if train.compile is not Compile.auto:
         return train.compile is not Compile.off
+    return compile_pays(trajectory, device) and not missing_for_compile(device)
+
+
+def compile_pays(trajectory: Trajectory, device: str) -> bool:
+    """Whether a compiled model trains a trajectory sooner: on CUDA, and on CPU where it is long."""
     if "model._target_" in trajectory.plug_ins:
         return False  # what pays for the transformer may not even compile
     if trajectory.shape.experts:
         return False  # how many tokens go to an expert changes with every batch
     if device != "cpu":
-        return device == "cuda" and shutil.which(os.environ.get("CC", "cc")) is not None
+        return device == "cuda"
     flops = sum(run.flops_spent for run in trajectory.runs)
-    long = formula_seconds(trajectory.shape, flops) > COMPILE_SECONDS
-    # torch compiles for a CPU with the C++ compiler of the system.
-    return long and shutil.which("g++") is not None
+    return formula_seconds(trajectory.shape, flops) > COMPILE_SECONDS
+
+
+def missing_for_compile(device: str) -> str:
+    """What torch.compile needs of this machine and does not find, in words; empty if nothing."""
+    if device == "cpu":
+        return "" if shutil.which("g++") else "a C++ compiler (g++)"
+    # Triton builds its launchers with the C compiler, against the headers of Python.
+    named = os.environ.get("CC")
+    if not any(shutil.which(name) for name in ([named] if named else ["gcc", "clang"])):
+        return f"a C compiler ({named or 'gcc'})"
+    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    return "" if headers.is_file() else f"the headers of Python ({headers})"
 
 
 def rows_that_fit(shape: Shape, params: ParamCounts, free_bytes: float) -> int:

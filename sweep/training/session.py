@@ -9,9 +9,12 @@ between the trunk of a trajectory and its branches.
 from __future__ import annotations
 
 import copy
+import functools
 import math
+import os
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +22,18 @@ import torch
 from torch import Tensor
 
 from fit.data.schedule import LearningRate
+from sweep.cache import cache_folder
 from sweep.config import Compile
 from sweep.data.registry import open_source
 from sweep.data.rows import TokenSource, moved_data
-from sweep.model import Transformer
+from sweep.model import Transformer, head_loss
 from sweep.planning.devices import device_kind
-from sweep.planning.timing import rows_that_fit, wants_compile
+from sweep.planning.timing import (
+    compile_pays,
+    missing_for_compile,
+    rows_that_fit,
+    wants_compile,
+)
 from sweep.planning.trajectory import Trajectory
 from sweep.plugins import checked_groups
 from sweep.training.checkpoint import TrainState
@@ -41,6 +50,7 @@ from sweep.training.devices import (
 )
 from sweep.training.optimizers import MuonAdamW, own_optimizer
 from sweep.training.step import BatchFeed, MultiDeviceStepper, SingleDeviceStepper
+from sweep.training.tracking import say
 
 CPU_PASS_TOKENS = 1536
 """Most tokens of one forward pass on a CPU: 12 rows of 128 train 1.3 to 1.6 times as many tokens a
@@ -112,6 +122,8 @@ class Session:
         graphs = fabric.device.type == "cuda" and train.compile is Compile.reduce_overhead
         if compiled:
             compile_module(module, fabric.device, graphs=graphs)
+        elif train.compile is Compile.auto and compile_pays(trajectory, fabric.device.type):
+            say_uncompiled(missing_for_compile(fabric.device.type))
         model = fabric.setup_module(module)  # first: sharding replaces the parameters
         inner = build_optimizer(module, trajectory, fabric.device)
         optimizer = fabric.setup_optimizers(inner)
@@ -390,16 +402,41 @@ def compile_module(module: Any, device: torch.device, *, graphs: bool = False) -
         device: Its device.
         graphs: Let torch replay the compiled code as CUDA graphs.
 
-    On CPU a deep model is compiled block by block: every block reuses the first one's code. At
-    width 128 and depth 4 that takes 18 s of 33 and trains as fast (docs/log.md). Dynamo keeps 8
+    It is compiled block by block: every block reuses the first one's code. On CPU at width 128 and
+    depth 4 that takes 18 s of 33 and trains as fast (docs/log.md); a shallow model is compiled as a
+    whole there. The head is code of its own on a GPU, and one call of ours on a CPU. Dynamo keeps 8
     graphs of a function and runs the ninth shape of a process uncompiled unless it is reset.
     """
+    keep_compiled_code()
     torch._dynamo.reset()
-    whole = not isinstance(module, Transformer) or module.shape.depth <= WHOLE_DEPTH
+    shallow = isinstance(module, Transformer) and module.shape.depth <= WHOLE_DEPTH
     mode = "reduce-overhead" if graphs else None
-    if device.type != "cpu" or whole:
+    if not isinstance(module, Transformer) or (device.type == "cpu" and shallow):
         module.compile(mode=mode)
         return
     module.any_rows = True
     for block in module.blocks:
         block.compile(mode=mode)
+    if device.type != "cpu":
+        module.head_loss = torch.compile(head_loss, mode=mode)
+
+
+def keep_compiled_code() -> None:
+    """Let torch keep compiled code in our cache folder, unless the user says where.
+
+    torch's own place is a node's temporary folder, so that every node compiles again.
+    """
+    folder = cache_folder(None) / "compiled"
+    with suppress(OSError):  # a home that cannot be written: torch's own place
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+
+
+@functools.cache
+def say_uncompiled(missing: str) -> None:
+    """Say once in a process that models are trained uncompiled, and what compiling them needs."""
+    say(
+        f"training uncompiled, which is slower: torch.compile needs {missing}; install it, or say "
+        "train.compile=off"
+    )
