@@ -38,7 +38,7 @@ from fit.data.schedule import (
 )
 from fit.errors import PlanError, RecordError
 from sweep.config import Config, DataConfig, DepthRule, Schedule, TrainConfig
-from sweep.data.registry import describe
+from sweep.data.registry import describe, separator_of
 from sweep.data.rows import moved_data
 from sweep.planning.sizes import build_shape, choose_shape
 
@@ -52,6 +52,8 @@ NOT_IDENTITY = frozenset(
     "checkpoint_seconds retries runs_per_gpu pack cooldown cooldown_shape schedule".split()
 )
 """Settings of `train` that change no result, or that enter a run's identity in resolved form."""
+LATER_COUNTS = ("kv_heads", "activation", "pad_vocab_to", "rope_base")
+"""Fields of a shape that are part of a run's identity only where they are not at their defaults."""
 EARLIER_COUNTS = {"1M": "1e+03k", "1B": "1e+03M", "1T": "1e+03B"}
 """Counts that just fall short of a unit, as earlier versions named their runs: these are kept."""
 EPSILON = 1e-10
@@ -135,6 +137,8 @@ class Trajectory:
     runs: tuple[RunSpec, ...]
     config: Config
     """Recipe, data and device settings as they were configured."""
+    separator: int | None = None
+    """Token across which the model does not look; None where rows are one text to it."""
 
 
 def plan(config: Config, described: Describe = describe) -> tuple[Trajectory, ...]:
@@ -253,7 +257,10 @@ def _plan_trajectory(
     """Plan a trunk with a branch at each of the lengths, ascending."""
     train, params, per_token = config.train, count_params(shape), count_flops(shape)
     _check_warmup(train, rule, lengths[0], warmup)
+    separator = separator_of(config.data, shape.vocab) if config.model.document_mask else None
     shared = _shared_identity(config, shape, info, warmup)
+    if separator is not None:
+        shared["separator"] = separator
     runs, previous = [], 0
     for tokens in lengths:
         wsd = train.schedule is Schedule.wsd
@@ -296,6 +303,7 @@ def _plan_trajectory(
         scaled=scale_recipe(train, shape),
         runs=tuple(runs),
         config=config,
+        separator=separator,
     )
 
 
@@ -345,6 +353,9 @@ def _shared_identity(config: Config, shape: Shape, info: DataInfo, warmup: int) 
     counts = dataclasses.asdict(shape)
     if not shape.experts:
         del counts["experts"], counts["top_k"], train["balance_loss"]
+    for field in dataclasses.fields(Shape):
+        if field.name in LATER_COUNTS and counts[field.name] == field.default:
+            del counts[field.name]
     return {
         "recipe": RECIPE,
         "shape": counts,

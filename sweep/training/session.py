@@ -102,7 +102,10 @@ class Session:
             if source.info.hash != trajectory.data.hash:  # a record holds the planned one
                 raise moved_data(config.data, source.info.hash, trajectory.data.hash)
         module = Transformer(
-            trajectory.shape, residual=trajectory.scaled.residual, balance=train.balance_loss
+            trajectory.shape,
+            residual=trajectory.scaled.residual,
+            balance=train.balance_loss,
+            separator=trajectory.separator,
         )
         module.init_weights(torch.Generator().manual_seed(config.seed))
         compiled = wants_compile(train, trajectory, fabric.device.type)
