@@ -175,6 +175,8 @@ class Transformer(nn.Module):
         for block in self.blocks:
             if self.any_rows and len(x_btd) > 1:
                 torch._dynamo.mark_dynamic(x_btd, 0)
+                if mask_b1tt is not None:
+                    torch._dynamo.mark_dynamic(mask_b1tt, 0)
             x_btd, balance = block(x_btd, cos_tk, sin_tk, mask_b1tt)
             if balance is not None:
                 balances.append(balance)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.testing import CompileCounter
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,6 +21,7 @@ from sweep.planning.grid import compose_config
 from sweep.planning.trajectory import plan
 from sweep.training.loop import train
 from sweep.training.outcome import recipe
+from sweep.training.step import any_rows
 from tests.sweep.training.test_loop import TINY, Quiet, trajectory
 
 BASE = Shape(width=32, depth=2, heads=4, head_dim=8, d_ff=48, vocab=43, seq_len=24, conv=2)
@@ -161,6 +163,29 @@ def test_gradients_of_a_masked_model_equal_central_differences():
                 parameter.sub_(sign * 1e-5 * direction)
         expected = float((parameter.grad * direction).sum())
         assert (values[0] - values[1]) / 2e-5 == pytest.approx(expected, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # torch's own
+@pytest.mark.parametrize("whole", [True, False])
+def test_one_graph_serves_any_number_of_masked_rows(whole):
+    model = build(dataclasses.replace(BASE, kv_heads=2), separator=SEPARATOR, spread=0.1)
+    rows = [batch(BASE, count) for count in (3, 5, 8)]
+    wanted = [float(model(r[:, :-1], r[:, 1:], 1e-4).detach()) for r in rows]
+    torch._dynamo.reset()
+    graphs = CompileCounter()
+    if whole:
+        forward = torch.compile(model, backend=graphs, fullgraph=True)
+    else:
+        forward, model.any_rows = model, True
+        for block in model.blocks:
+            block.compile(backend=graphs, fullgraph=True)
+    found = []
+    for r in rows:
+        tokens, targets = r[:, :-1], r[:, 1:]
+        with any_rows(tokens, targets):
+            found.append(float(forward(tokens, targets, 1e-4).detach()))
+    assert found == pytest.approx(wanted, rel=1e-5)
+    assert graphs.frame_count == 1
 
 
 def test_the_base_sets_the_slowest_rotation():
