@@ -15,6 +15,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from fit.data.accounting import MLPS
 from fit.errors import PlanError, QueryError
 from fit.quantities import parse_count, parse_flops
 
@@ -88,10 +89,15 @@ class ModelConfig:
     depth: Count = MISSING
     heads: Count = MISSING
     """Attention heads; null is width / head_dim."""
+    kv_heads: Count = MISSING
+    """Heads of keys and values, which divide the heads (grouped queries); null is one per head."""
     head_dim: Count = MISSING
     mlp_ratio: float = MISSING
     """Hidden units of the MLP per unit of width."""
+    mlp: str | None = MISSING
+    """relu2, gelu, swiglu or geglu; null is relu2, or swiglu where `gated`."""
     gated: bool = MISSING
+    """Whether the MLP is gated where `mlp` does not say."""
     tied: bool = MISSING
     experts: int = MISSING
     """MLPs per block, of which a router chooses `top_k`; 0 is one MLP without a router."""
@@ -100,6 +106,12 @@ class ModelConfig:
     conv: int = MISSING
     """Taps of the causal depthwise convolution on the embeddings; 0 is none."""
     seq_len: Count = MISSING
+    rope_base: float = MISSING
+    """Base of the rotary angles."""
+    document_mask: bool = MISSING
+    """Attention and convolution do not look across the token that ends a document."""
+    pad_vocab_to: int = MISSING
+    """Embedding and head have a multiple of so many rows; 0 is one per token."""
     _target_: str | None = MISSING
     """A model of your own in place of the transformer: package.module:Class, `sweep.plugins`."""
     options: dict[str, Any] = MISSING
@@ -107,7 +119,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _read_counts("model", self, "width", "depth", "head_dim", "seq_len")
-        _read_counts("model", self, "params", "heads", optional=True)
+        _read_counts("model", self, "params", "heads", "kv_heads", optional=True)
 
 
 @dataclass(kw_only=True)
@@ -148,6 +160,8 @@ class DataConfig:
     """text and tokens: by `names`, files that are named validation or test are held out."""
     bytes_per_token: float | None = MISSING
     """tokens: bytes of text per token, where it is known."""
+    separator: int | None = MISSING
+    """tokens: the token between documents, read by `model.document_mask`."""
     split: str = MISSING
     column: str = MISSING
     subset: str | None = MISSING
@@ -293,7 +307,11 @@ class Config:
         _check_known("train.cooldown_shape", self.train.cooldown_shape, COOLDOWN_SHAPES)
         _check_known("train.strategy", self.train.strategy, STRATEGIES)
         self._read_batch()
-        _check_positive("model", self.model, "mlp_ratio")
+        _check_positive("model", self.model, "mlp_ratio", "rope_base")
+        if self.model.mlp is not None:
+            _check_known("model.mlp", self.model.mlp, tuple(MLPS))
+        pad = self.model.pad_vocab_to
+        _check("model.pad_vocab_to", pad, pad >= 0, "0 (no padding) or a multiple such as 128")
         _check_positive("train", self.train, "lr", "base_width", "embedding_lr", "muon_lr")
         _check_positive(
             "train", self.train, "clip", "devices", "base_depth", "pack", "runs_per_gpu"

@@ -109,6 +109,8 @@ class RunRecord:
     experts: int | None = None
     """MLPs per block, `top_k` used per token, the others counted in `params_idle`; None is one."""
     top_k: int | None = None
+    kv_heads: int | None = None
+    """Heads of keys and values, shared by groups of queries; None is one per head."""
     params_idle: int | None = None
     flops_spent: float | None = None
     """FLOP that this run added: its cooldown and its own stretch of a shared trunk."""

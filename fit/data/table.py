@@ -30,7 +30,7 @@ from fit.errors import RecordError
 
 RECORD_COLUMNS = (
     "width depth heads head_dim vocab seq_len lr batch_tokens seed loss_se params_body params_head "
-    "params_embedding params_other params_idle experts top_k flops_body flops_head "
+    "params_embedding params_other params_idle experts top_k kv_heads flops_body flops_head "
     "flops_attention mfu"
 ).split()
 """Fields of a record that are numeric columns under their own names."""

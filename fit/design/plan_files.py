@@ -135,7 +135,9 @@ class PlannedJob:
 
     def settings(self) -> dict[str, Any]:
         """Its settings, nested as in the training config."""
-        names = ("width", "depth", "heads", "head_dim")
+        names = ["width", "depth", "heads", "head_dim"]
+        if self.shape.kv_heads is not None:
+            names.append("kv_heads")
         return {
             "seed": self.seed,
             "model": {name: getattr(self.shape, name) for name in names},

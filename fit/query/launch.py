@@ -193,6 +193,8 @@ def overrides(
         "model.head_dim": shape.head_dim,
         "train.tokens": round(tokens),
     }
+    if shape.kv_heads is not None:
+        chosen["model.kv_heads"] = shape.kv_heads
     if unique is not None:
         chosen["data.unique_tokens"] = round(unique)
     recipe = whole_recipe(fit.recipe)

@@ -93,25 +93,41 @@ class SourceKind:
     open: SourceOpener
     reads: frozenset[str]
     """Fields of `DataConfig`; others are refused where they are set."""
+    separator: Callable[[DataConfig, int], int | None]
+    """The token that ends a document, of a vocabulary's size; None where there is none."""
 
 
-def source_kind(open_rows: SourceOpener, reads: str) -> SourceKind:
+def source_kind(
+    open_rows: SourceOpener,
+    reads: str,
+    separator: Callable[[DataConfig, int], int | None] = lambda config, vocab: None,
+) -> SourceKind:
     """A source that reads some settings, in words, and those that all read."""
-    return SourceKind(open=open_rows, reads=READ_BY_ALL | set(reads.split()))
+    return SourceKind(open=open_rows, reads=READ_BY_ALL | set(reads.split()), separator=separator)
+
+
+def last_token(config: DataConfig, vocab: int) -> int:
+    """The token that our own tokenizers put after each document."""
+    return vocab - 1
 
 
 SOURCES: Mapping[str, SourceKind] = MappingProxyType(
     {
         "stories": source_kind(StoriesSource, "size"),
         "text": source_kind(
-            corpus_opener(open_text), "path pattern column encoding splits tokenizer vocab"
+            corpus_opener(open_text),
+            "path pattern column encoding splits tokenizer vocab",
+            last_token,
         ),
         "tokens": source_kind(
             corpus_opener(open_shards),
-            "path vocab dtype byte_order header_bytes bytes_per_token splits",
+            "path vocab dtype byte_order header_bytes bytes_per_token splits separator",
+            lambda config, vocab: config.separator,
         ),
         "hf": source_kind(
-            corpus_opener(open_hub), "path subset split column streaming tokenizer vocab"
+            corpus_opener(open_hub),
+            "path subset split column streaming tokenizer vocab",
+            last_token,
         ),
         "own": source_kind(open_own, "_target_ options path"),
     }
@@ -148,3 +164,32 @@ def describe(config: DataConfig, seq_len: int) -> tuple[int, int | None, DataInf
     """
     source = open_source(config, seq_len=seq_len, seed=0)
     return source.vocab, source.available_tokens, source.info
+
+
+def separator_of(config: DataConfig, vocab: int) -> int:
+    """The token that stands between the documents of a source.
+
+    Args:
+        config: The source and its options.
+        vocab: Size of its vocabulary.
+
+    Raises:
+        PlanError: The source has none, or it is not told, or is no token of the vocabulary.
+    """
+    kind = SOURCES[config.name]
+    separator = kind.separator(config, vocab)
+    if separator is None:
+        advice = (
+            "set data.separator=ID, 50256 in GPT-2's vocabulary"
+            if "separator" in kind.reads
+            else "leave it out, or take data=text, hf or tokens"
+        )
+        raise PlanError(
+            f"model.document_mask=true needs the token that ends a document, and "
+            f"data={config.name} names none; {advice}."
+        )
+    if not 0 <= separator < vocab:
+        raise PlanError(
+            f"data.separator={separator}; one of the tokens 0 to {vocab - 1} is needed."
+        )
+    return separator

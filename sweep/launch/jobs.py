@@ -162,12 +162,20 @@ def in_step(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
     """Groups of trajectories that can train in step: of the same shape, lengths and batches."""
     groups: dict[Any, list[Trajectory]] = {}
     for number, t in enumerate(trajectories):
-        alone = bool(t.shape.experts) or t.config.train.devices > 1
-        alone = alone or t.config.model._target_ is not None
+        alone = trains_alone(t.config)
         lengths = tuple((run.tokens, run.cooldown_start) for run in t.runs)
         key = (t.shape, t.rule, t.scaled.residual, lengths, number if alone else None)
         groups.setdefault(key, []).append(t)
     return list(groups.values())
+
+
+def trains_alone(config: Config) -> bool:
+    """Whether a pack cannot hold the model: what `sweep.training.ensemble` does not compute."""
+    model = config.model
+    shared = model.kv_heads is not None or model.document_mask or bool(model.pad_vocab_to)
+    own_mlp = model.mlp in ("gelu", "geglu") or bool(model.experts)
+    own_model = model._target_ is not None
+    return shared or own_mlp or own_model or config.train.devices > 1
 
 
 def _pack_key(cell: Cell, number: int) -> str:
@@ -175,7 +183,7 @@ def _pack_key(cell: Cell, number: int) -> str:
     config = cell.config
     if config is None or cell.refusal is not None or config.train.pack == 1:
         return str(number)
-    if config.model.experts or config.model._target_ or config.train.devices > 1:
+    if trains_alone(config):
         return str(number)
     settings = dataclasses.asdict(config)
     settings.pop("seed")

@@ -105,6 +105,19 @@ RULES = (
         for setting in ("train.balance_loss", "model.top_k")
     ),
     UnreadRule(
+        setting="model.gated",
+        unread=lambda c: c.model.mlp is not None,
+        because="model.mlp says whether the MLP is gated",
+        deciders=("model.mlp", "model"),
+    ),
+    UnreadRule(
+        setting="data.separator",
+        unread=lambda c: not c.model.document_mask,
+        because="model.document_mask=false does not read it",
+        deciders=("model.document_mask",),
+        remedy="model.document_mask=true",
+    ),
+    UnreadRule(
         setting="data.vocab",
         unread=lambda c: "vocab" in SOURCES[c.data.name].reads and c.data.tokenizer == "bytes",
         because="data.tokenizer=bytes has a fixed vocabulary",

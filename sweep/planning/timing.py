@@ -96,7 +96,7 @@ def activation_bytes(shape: Shape) -> int:
     """Memory that a token keeps from the forward for the backward pass, in fp32 [bytes]."""
     inner = shape.heads * shape.head_dim
     per_block = 6 * shape.width + 8 * inner + 3 * shape.d_ff
-    return 4 * (shape.depth * per_block + 3 * shape.vocab)
+    return 4 * (shape.depth * per_block + 3 * shape.vocab_rows)
 
 
 def wants_compile(train: TrainConfig, trajectory: Trajectory, device: str) -> bool:
@@ -265,6 +265,7 @@ def timing_file(trajectory: Trajectory) -> Path:
     train, kind = trajectory.config.train, device_kind(trajectory.config)
     conditions: dict[str, Any] = {
         "shape": dataclasses.asdict(trajectory.shape),
+        "masked": trajectory.separator is not None,
         "batches": end_batches(trajectory),
         "micro": train.micro_batch_tokens,
         "precision": train.precision,

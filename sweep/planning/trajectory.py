@@ -40,7 +40,7 @@ from fit.data.schedule import (
 )
 from fit.errors import PlanError, RecordError
 from sweep.config import Config, DataConfig, DepthRule, Schedule, TrainConfig
-from sweep.data.registry import describe
+from sweep.data.registry import describe, separator_of
 from sweep.data.rows import moved_data
 from sweep.planning.devices import resolve_device
 from sweep.planning.sizes import build_shape, choose_shape
@@ -59,6 +59,8 @@ NOT_IDENTITY = frozenset(
 MUON_SETTINGS = ("muon_lr", "muon_momentum")
 MUON_TORCH = (2, 9)
 """The version of torch that brought `torch.optim.Muon`."""
+LATER_COUNTS = ("kv_heads", "activation", "pad_vocab_to", "rope_base")
+"""Fields of a shape that are part of a run's identity only where they are not at their defaults."""
 EARLIER_COUNTS = {"1M": "1e+03k", "1B": "1e+03M", "1T": "1e+03B"}
 """Counts that just fall short of a unit, as earlier versions named their runs: these are kept."""
 EPSILON = 1e-10
@@ -148,6 +150,8 @@ class Trajectory:
     """Parts of the user's own, by the setting that names them."""
     config: Config
     """Recipe, data and device settings as they were configured, device and precision resolved."""
+    separator: int | None = None
+    """Token across which the model does not look; None where rows are one text to it."""
 
 
 def plan(config: Config, described: Describe = describe) -> tuple[Trajectory, ...]:
@@ -273,7 +277,10 @@ def _plan_trajectory(
     """Plan a trunk with a branch at each of the lengths, ascending."""
     train, (params, per_token) = config.train, count_model_of(shape, own)
     _check_warmup(train, rule, lengths[0], warmup)
+    separator = separator_of(config.data, shape.vocab) if config.model.document_mask else None
     shared = _shared_identity(config, shape, own, info, warmup)
+    if separator is not None:
+        shared["separator"] = separator
     runs, previous = [], 0
     for tokens in lengths:
         wsd = train.schedule is Schedule.wsd
@@ -318,6 +325,7 @@ def _plan_trajectory(
         runs=tuple(runs),
         plug_ins=own,
         config=config,
+        separator=separator,
     )
 
 
@@ -432,6 +440,9 @@ def _shared_identity(
     counts = dataclasses.asdict(shape)
     if not shape.experts:
         del counts["experts"], counts["top_k"], train["balance_loss"]
+    for known in dataclasses.knowns(Shape):
+        if known.name in LATER_COUNTS and counts[known.name] == known.default:
+            del counts[known.name]
     return {
         **({"plug_ins": added} if added else {}),
         "recipe": RECIPE,

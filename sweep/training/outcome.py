@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fit.data.accounting import ROPE_BASE
 from fit.data.records import DataInfo, RunRecord
 from fit.files import commit, now, versions
 from sweep.data.rows import Heldout
@@ -172,6 +173,7 @@ def _record(facts: RunFacts, **outcome: Any) -> RunRecord:
         params_idle=t.params.idle or None,
         experts=t.shape.experts or None,
         top_k=t.shape.top_k or None,
+        kv_heads=t.shape.kv_heads,
         params_total=t.params.total,
         tokens=run.tokens,
         flops_body=t.flops_per_token.body,
@@ -211,6 +213,8 @@ def recipe(trajectory: Trajectory) -> dict[str, Any]:
     mixture = ("experts", "top_k") if model.experts else ()
     for name in ("head_dim", "mlp_ratio", "gated", "tied", "conv", "seq_len", *mixture):
         kept[f"model.{name}"] = getattr(model, name)
+    kept["model.gated"] = trajectory.shape.gated
+    kept |= _later_settings(trajectory)
     skipped = (
         "tokens",
         "micro_batch_tokens",
@@ -227,7 +231,9 @@ def recipe(trajectory: Trajectory) -> dict[str, Any]:
     for name, value in vars(train).items():
         if name not in skipped:
             kept[f"train.{name}"] = getattr(value, "value", value)
-    unread = unread_settings(trajectory.config)
+    unread = set(unread_settings(trajectory.config))
+    if "model.mlp" not in kept:  # relu2 and swiglu are recorded as `gated`
+        unread.discard("model.gated")
     if train.optimizer == "adamw":  # settings of plug-ins stand in records that have them
         del kept["train.optimizer"]
     for section in ("model", "data", "train"):
@@ -237,6 +243,26 @@ def recipe(trajectory: Trajectory) -> dict[str, Any]:
         section = name.split(".")[0]
         kept |= {f"{section}.options.{k}": v for k, v in plug_in.options.items()}
     return {k: v for k, v in kept.items() if k not in unread}
+
+
+def _later_settings(trajectory: Trajectory) -> dict[str, Any]:
+    """Settings of the model that earlier records do not have, where they are not at their defaults.
+
+    Runs without them have the recipes of earlier runs, so that both are fitted as one.
+    """
+    shape, model = trajectory.shape, trajectory.config.model
+    kept: dict[str, Any] = {}
+    if shape.kv_heads is not None:
+        kept["model.kv_heads"] = shape.kv_heads
+    if shape.activation is not None:
+        kept["model.mlp"] = model.mlp
+    if shape.pad_vocab_to:
+        kept["model.pad_vocab_to"] = shape.pad_vocab_to
+    if shape.rope_base != ROPE_BASE:
+        kept["model.rope_base"] = shape.rope_base
+    if model.document_mask:
+        kept["model.document_mask"] = True
+    return kept
 
 
 def _mfu(session: Session, tokens_per_second: float | None) -> float | None:

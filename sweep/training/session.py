@@ -341,8 +341,12 @@ def build_model(trajectory: Trajectory) -> Any:
     plug_in = trajectory.plug_ins.get("model._target_")
     if plug_in is not None:
         return plug_in.call(trajectory.shape)
-    balance = trajectory.config.train.balance_loss
-    return Transformer(trajectory.shape, residual=trajectory.scaled.residual, balance=balance)
+    return Transformer(
+        trajectory.shape,
+        residual=trajectory.scaled.residual,
+        balance=trajectory.config.train.balance_loss,
+        separator=trajectory.separator,
+    )
 
 
 def parameter_groups(module: Any) -> Mapping[str, Sequence[Tensor]]:

@@ -27,6 +27,7 @@ def data_config(name, tmp_path=None, **given):
         "encoding": None,
         "splits": "names",
         "bytes_per_token": None,
+        "separator": None,
         "split": "train",
         "column": "text",
         "subset": None,

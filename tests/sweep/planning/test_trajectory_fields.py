@@ -43,6 +43,9 @@ VALUES = {
     "model.head_dim": "32",
     "model.seq_len": "64",
     "model.experts": "8",
+    "model.kv_heads": "2",
+    "model.mlp": "gelu",
+    "model.pad_vocab_to": "128",
     "data.unique_tokens": "2000",
     "data.max_epochs": "1e9",
     "data.size": "small",
@@ -54,6 +57,7 @@ VALUES = {
     "data.byte_order": "big",
     "data.header_bytes": "2",
     "data.bytes_per_token": "3.5",
+    "data.separator": "5",
     "data.splits": "none",
     "data.subset": "other",
     "data.cache": "CACHE",
@@ -135,8 +139,13 @@ def contexts(tmp_path_factory):
         "budget": ["model=w64", "sweep.flops=3e11", "train.batch_tokens=2048"],
         "text": [*base, *text],
         "tokens": [*base, *tokens],
+        "masked": [
+            *(*base, *tokens, "model.document_mask=true", "data.separator=3"),
+            *("model.mlp=geglu", "model.kv_heads=1", "model.pad_vocab_to=64"),
+        ],
     }
     others = {"text": folder / "other", "tokens": folder / "other.tokens"}
+    others["masked"] = others["tokens"]
     with hydra_initialised():
         return {
             name: (compose("config", overrides), str(others.get(name, "/none")))
@@ -159,7 +168,8 @@ def names_of(config, setting=None, value=None):
 
 
 @pytest.mark.parametrize(
-    "context", ["stories", "experts", "completep", "cosine", "muon", "budget", "text", "tokens"]
+    "context",
+    ["stories", "experts", "completep", "cosine", "muon", "budget", "text", "tokens", "masked"],
 )
 def test_every_setting_changes_the_run_or_is_refused(contexts, context):
     composed, other_path = contexts[context]
