@@ -36,6 +36,7 @@ from sweep.data.language import (
     Word,
     bytes_per_token,
     counts_from,
+    rows,
     sample,
 )
 from sweep.data.rows import Heldout, Rows, capped_rows, heldout_count, in_epochs, unigram_loss
@@ -425,14 +426,14 @@ class StoriesSource:
 
     def _rows(self, start: int, count: int) -> Rows:
         """Rows of the endless stream."""
-        return sample(
+        return rows(
             self._language,
             stream="train",
             seed=self._seed,
             start=start,
             count=count,
             seq_len=self.seq_len,
-        ).tokens
+        )
 
 
 def _unique_rows(unique_tokens: int | None, seq_len: int) -> int | None:
