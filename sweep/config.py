@@ -127,7 +127,7 @@ class DataConfig:
     size: str = MISSING
     """stories: demo, small, full or skills."""
     tokenizer: str = MISSING
-    """text and hf: bytes or bpe."""
+    """text and hf: bytes, bpe, PATH/tokenizer.json, tiktoken:NAME or tiktoken:PATH.tiktoken."""
     vocab: Count = MISSING
     """Vocabulary size: of a BPE tokenizer that is trained here; tokens: null is found out."""
     dtype: str | None = MISSING

@@ -238,6 +238,10 @@ class TokenizedCorpus:
     vocab: int
     train: TokenStream
     heldout: TokenStream
+    encode: Callable[[str], list[int]] | None = None
+    """The tokens of a text; None where another program made the tokens."""
+    end: int | None = None
+    """The token that ends a text."""
     token_bytes: Ints | None = None
     """(vocab,) bytes of text that each token stands for."""
     bytes_per_token: float | None = None
