@@ -115,7 +115,7 @@ class DataConfig:
     """Where tokens come from; see `sweep.data.registry`."""
 
     name: str = MISSING
-    """stories, text, tokens or hf."""
+    """stories, text, tokens, hf or mix."""
     path: str | None = MISSING
     unique_tokens: Any = MISSING
     """Most distinct training tokens, repeated in whole epochs beyond that; 1e6 means 1000000."""
@@ -150,6 +150,12 @@ class DataConfig:
     streaming: bool = MISSING
     cache: str | None = MISSING
     """Folder of tokenised data; null is ~/.cache/isoflop."""
+    parts: list[Any] = MISSING
+    """mix: the sources and their weights, see `sweep.data.mixture`."""
+    also_heldout: list[str] = MISSING
+    """text, hf and mix: files or folders of further texts, each with a held-out loss of its own."""
+    tasks: str | None = MISSING
+    """All but tokens: file of prompts and their right answers, see `sweep.data.measured`."""
 
     def __post_init__(self) -> None:
         _read_counts("data", self, "heldout_tokens")

@@ -4,6 +4,7 @@
     text      the user's files, as bytes or as a bpe trained on them        sweep.data.text
     tokens    memory-mapped shards of tokens that another program wrote     sweep.data.shards
     hf        a data set of the Hugging Face hub, or one saved to disk      sweep.data.text
+    mix       several of the last three, in fixed proportions               sweep.data.mixture
 
 Use `stories` to try things out and where the distance to the entropy matters, `text` and `hf` for
 your own text, and `tokens` where it is tokenised already. `text` and `hf` are tokenised once into a
@@ -23,6 +24,8 @@ from types import MappingProxyType
 from fit.data.records import DataInfo
 from fit.errors import PlanError
 from sweep.config import DataConfig
+from sweep.data.measured import check_measured
+from sweep.data.mixture import MixtureSource
 from sweep.data.rows import CorpusSource, TokenizedCorpus, TokenSource
 from sweep.data.shards import open_shards
 from sweep.data.stories import StoriesSource
@@ -57,18 +60,30 @@ def source_kind(open_rows: SourceOpener, reads: str) -> SourceKind:
     return SourceKind(open=open_rows, reads=READ_BY_ALL | set(reads.split()))
 
 
-SOURCES: Mapping[str, SourceKind] = MappingProxyType(
+CORPORA: Mapping[str, SourceKind] = MappingProxyType(
     {
-        "stories": source_kind(StoriesSource, "size"),
         "text": source_kind(
-            corpus_opener(open_text), "path pattern column encoding splits tokenizer vocab"
+            corpus_opener(open_text),
+            "path pattern column encoding splits tokenizer vocab also_heldout tasks",
         ),
         "tokens": source_kind(
             corpus_opener(open_shards),
             "path vocab dtype byte_order header_bytes bytes_per_token splits",
         ),
         "hf": source_kind(
-            corpus_opener(open_hub), "path subset split column streaming tokenizer vocab"
+            corpus_opener(open_hub),
+            "path subset split column streaming tokenizer vocab also_heldout tasks",
+        ),
+    }
+)
+"""Sources of tokens on disk, which can be mixed."""
+SOURCES: Mapping[str, SourceKind] = MappingProxyType(
+    {
+        "stories": source_kind(StoriesSource, "size tasks"),
+        **CORPORA,
+        "mix": source_kind(
+            lambda config, seq_len, seed: MixtureSource(config, seq_len, seed, CORPORA),
+            "parts tokenizer pattern column encoding splits also_heldout tasks",
         ),
     }
 )
@@ -89,9 +104,13 @@ def open_source(config: DataConfig, *, seq_len: int, seed: int) -> TokenSource:
     if config.name not in SOURCES:
         raise PlanError(f"data.name='{config.name}' is unknown; known are {', '.join(SOURCES)}.")
     kind = SOURCES[config.name]
-    if "tokenizer" in kind.reads and config.tokenizer == "bpe" and config.vocab is None:
+    if {"tokenizer", "vocab"} <= kind.reads and config.tokenizer == "bpe" and config.vocab is None:
         raise PlanError("data.vocab=null; byte pairs need a size: data.vocab=4096, say.")
-    return kind.open(config, seq_len, seed)
+    besides = [n for n in ("also_heldout", "tasks") if n in kind.reads and getattr(config, n)]
+    source = kind.open(config, seq_len, seed)
+    if besides:
+        check_measured(config, source)
+    return source
 
 
 def describe(config: DataConfig, seq_len: int) -> tuple[int, int | None, DataInfo]:

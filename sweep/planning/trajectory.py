@@ -38,6 +38,7 @@ from fit.data.schedule import (
 )
 from fit.errors import PlanError, RecordError
 from sweep.config import Config, DataConfig, DepthRule, Schedule, TrainConfig
+from sweep.data.measured import measured_identity
 from sweep.data.registry import describe
 from sweep.data.rows import moved_data
 from sweep.planning.sizes import build_shape, choose_shape
@@ -353,6 +354,7 @@ def _shared_identity(config: Config, shape: Shape, info: DataInfo, warmup: int) 
         "schedule": config.train.schedule.value,
         "warmup": warmup,
         "seed": config.seed,
+        **({"measured": measured} if (measured := measured_identity(config.data)) else {}),
     }
 
 
