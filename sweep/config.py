@@ -127,7 +127,7 @@ class DataConfig:
     """Where tokens come from; see `sweep.data.registry`."""
 
     name: str = MISSING
-    """stories, text, tokens, hf, or own where `_target_` is set."""
+    """stories, text, tokens, hf, mix, or own where `_target_` is set."""
     _target_: str | None = MISSING
     """A source of your own: package.module:function, `sweep.plugins`."""
     options: dict[str, Any] = MISSING
@@ -143,7 +143,7 @@ class DataConfig:
     size: str = MISSING
     """stories: demo, small, full or skills."""
     tokenizer: str = MISSING
-    """text and hf: bytes or bpe."""
+    """text and hf: bytes, bpe, PATH/tokenizer.json, tiktoken:NAME or tiktoken:PATH.tiktoken."""
     vocab: Count = MISSING
     """Vocabulary size: of a BPE tokenizer that is trained here; tokens: null is found out."""
     dtype: str | None = MISSING
@@ -168,6 +168,12 @@ class DataConfig:
     streaming: bool = MISSING
     cache: str | None = MISSING
     """Folder of tokenised data; null is ~/.cache/isoflop."""
+    parts: list[Any] = MISSING
+    """mix: the sources and their weights, see `sweep.data.mixture`."""
+    also_heldout: list[str] = MISSING
+    """text, hf and mix: files or folders of further texts, each with a held-out loss of its own."""
+    tasks: str | None = MISSING
+    """All but tokens: file of prompts and their right answers, see `sweep.data.measured`."""
 
     def __post_init__(self) -> None:
         if self._target_ not in (None, MISSING):

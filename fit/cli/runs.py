@@ -128,8 +128,10 @@ def flat_record(record: RunRecord) -> dict[str, Any]:
     for name, value in dataclasses.asdict(record).items():
         if name == "loss_by_skill":
             row |= {f"loss_{skill}": loss for skill, loss in (value or {}).items()}
-        elif isinstance(value, Mapping):
-            row |= {f"{name}.{k}": v for k, v in value.items()}
+        elif name in ("scores", "parts"):
+            row |= {f"{name}.{k}.{s}": v for k, of in (value or {}).items() for s, v in of.items()}
+        elif isinstance(value, Mapping) or name == "heldout":
+            row |= {f"{name}.{k}": v for k, v in (value or {}).items()}
         else:
             row[name] = value
     return {**row, "params": record.params_matmul}

@@ -130,6 +130,12 @@ class RunRecord:
     """Loss in bits per byte."""
     loss_by_skill: Mapping[str, float] | None = None
     """Each skill's share of `loss`; the shares sum to it."""
+    heldout: Mapping[str, float] | None = None
+    """Loss on each further held-out set, and on each part of a mixture [nats/token]."""
+    parts: Mapping[str, Mapping[str, float]] | None = None
+    """Of a mixture, by name of the part: weight, unique_tokens and epochs."""
+    scores: Mapping[str, Mapping[str, float | None]] | None = None
+    """By name of the tasks: items, accuracy, probability of the answer, and standard errors."""
     reason: str | None = None
     traceback: str | None = None
     attempts: int = 1
@@ -150,12 +156,10 @@ class RunRecord:
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
-            known = ", ".join(STATUSES)
-            raise RecordError(f"status is '{self.status}'; a record needs one of {known}.")
+            raise RecordError(f"status is '{self.status}'; known are {', '.join(STATUSES)}.")
         if self.status == "done" and not (self.loss and 0 < self.loss < math.inf):
-            raise RecordError(
-                f"run {self.run} is done with loss {self.loss}; a positive finite one is needed."
-            )
+            message = f"run {self.run} is done with loss {self.loss}; a positive finite one"
+            raise RecordError(f"{message} is needed.")
         if self.status == "done" and self.tokens_seen != self.tokens:
             raise RecordError(
                 f"run {self.run} is done with {self.tokens_seen} tokens seen of {self.tokens}; all "

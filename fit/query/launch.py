@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -220,4 +220,6 @@ def hydra_value(value: Any) -> str:
             return f"'{escaped}'"
         case Sequence():
             return f"[{','.join(hydra_value(v) for v in value)}]"
+        case Mapping():
+            return f"{{{','.join(f'{k}:{hydra_value(v)}' for k, v in value.items())}}}"
     return str(value)

@@ -4,6 +4,7 @@
     text      the user's files, as bytes or as a bpe trained on them        sweep.data.text
     tokens    memory-mapped shards of tokens that another program wrote     sweep.data.shards
     hf        a data set of the Hugging Face hub, or one saved to disk      sweep.data.text
+    mix       several of the last three, in fixed proportions               sweep.data.mixture
     own       what a function of your own opens (data._target_)             docs/extending.md
 
 Use `stories` to try things out and where the distance to the entropy matters, `text` and `hf` for
@@ -24,12 +25,16 @@ from types import MappingProxyType
 from fit.data.records import DataInfo
 from fit.errors import PlanError
 from sweep.config import DataConfig
+from sweep.data.measured import check_measured
+from sweep.data.mixture import MixtureSource
 from sweep.data.rows import CorpusSource, TokenizedCorpus, TokenSource
 from sweep.data.shards import open_shards
 from sweep.data.stories import StoriesSource
 from sweep.data.text import open_hub, open_text
+from sweep.data.tokenizers import is_existing, open_existing
 from sweep.plugins import PlugIn, read_options
 
+SeparatorOf = Callable[[DataConfig, int], int | None]
 SourceOpener = Callable[[DataConfig, int, int], TokenSource]
 """Opens a source from its configuration, the row length T [tokens] and the run's seed."""
 
@@ -93,31 +98,36 @@ class SourceKind:
     open: SourceOpener
     reads: frozenset[str]
     """Fields of `DataConfig`; others are refused where they are set."""
-    separator: Callable[[DataConfig, int], int | None]
+    separator: SeparatorOf
     """The token that ends a document, of a vocabulary's size; None where there is none."""
 
 
 def source_kind(
     open_rows: SourceOpener,
     reads: str,
-    separator: Callable[[DataConfig, int], int | None] = lambda config, vocab: None,
+    separator: SeparatorOf = lambda config, vocab: None,
 ) -> SourceKind:
     """A source that reads some settings, in words, and those that all read."""
     return SourceKind(open=open_rows, reads=READ_BY_ALL | set(reads.split()), separator=separator)
 
 
-def last_token(config: DataConfig, vocab: int) -> int:
-    """The token that our own tokenizers put after each document."""
-    return vocab - 1
+def end_token(config: DataConfig, vocab: int) -> int | None:
+    """The token that a tokenizer puts after each document: the last, if it is one of our own."""
+    return open_existing(config.tokenizer).end if is_existing(config.tokenizer) else vocab - 1
 
 
-SOURCES: Mapping[str, SourceKind] = MappingProxyType(
+def mixed_end(config: DataConfig, vocab: int) -> int | None:
+    """The same of a mixture; None where a part is tokenised already, in a way that is not told."""
+    told = all("tokenizer" in CORPORA[part["name"]].reads for part in config.parts)
+    return end_token(config, vocab) if told else None
+
+
+CORPORA: Mapping[str, SourceKind] = MappingProxyType(
     {
-        "stories": source_kind(StoriesSource, "size"),
         "text": source_kind(
             corpus_opener(open_text),
-            "path pattern column encoding splits tokenizer vocab",
-            last_token,
+            "path pattern column encoding splits tokenizer vocab also_heldout tasks",
+            end_token,
         ),
         "tokens": source_kind(
             corpus_opener(open_shards),
@@ -126,8 +136,20 @@ SOURCES: Mapping[str, SourceKind] = MappingProxyType(
         ),
         "hf": source_kind(
             corpus_opener(open_hub),
-            "path subset split column streaming tokenizer vocab",
-            last_token,
+            "path subset split column streaming tokenizer vocab also_heldout tasks",
+            end_token,
+        ),
+    }
+)
+"""Sources of tokens on disk, which can be mixed."""
+SOURCES: Mapping[str, SourceKind] = MappingProxyType(
+    {
+        "stories": source_kind(StoriesSource, "size tasks"),
+        **CORPORA,
+        "mix": source_kind(
+            lambda config, seq_len, seed: MixtureSource(config, seq_len, seed, CORPORA),
+            "parts tokenizer pattern column encoding splits also_heldout tasks",
+            mixed_end,
         ),
         "own": source_kind(open_own, "_target_ options path"),
     }
@@ -149,9 +171,13 @@ def open_source(config: DataConfig, *, seq_len: int, seed: int) -> TokenSource:
     if config.name not in SOURCES:
         raise PlanError(f"data.name='{config.name}' is unknown; known are {', '.join(SOURCES)}.")
     kind = SOURCES[config.name]
-    if "tokenizer" in kind.reads and config.tokenizer == "bpe" and config.vocab is None:
+    if {"tokenizer", "vocab"} <= kind.reads and config.tokenizer == "bpe" and config.vocab is None:
         raise PlanError("data.vocab=null; byte pairs need a size: data.vocab=4096, say.")
-    return kind.open(config, seq_len, seed)
+    besides = [n for n in ("also_heldout", "tasks") if n in kind.reads and getattr(config, n)]
+    source = kind.open(config, seq_len, seed)
+    if besides:
+        check_measured(config, source)
+    return source
 
 
 def describe(config: DataConfig, seq_len: int) -> tuple[int, int | None, DataInfo]:

@@ -119,8 +119,8 @@ RULES = (
     ),
     UnreadRule(
         setting="data.vocab",
-        unread=lambda c: "vocab" in SOURCES[c.data.name].reads and c.data.tokenizer == "bytes",
-        because="data.tokenizer=bytes has a fixed vocabulary",
+        unread=lambda c: "tokenizer" in SOURCES[c.data.name].reads and c.data.tokenizer != "bpe",
+        because="only data.tokenizer=bpe is trained to a size; others have theirs",
         deciders=("data.tokenizer",),
         remedy="data.tokenizer=bpe",
     ),

@@ -40,6 +40,7 @@ from fit.data.schedule import (
 )
 from fit.errors import PlanError, RecordError
 from sweep.config import Config, DataConfig, DepthRule, Schedule, TrainConfig
+from sweep.data.measured import measured_identity
 from sweep.data.registry import describe, separator_of
 from sweep.data.rows import moved_data
 from sweep.planning.devices import resolve_device
@@ -440,7 +441,7 @@ def _shared_identity(
     counts = dataclasses.asdict(shape)
     if not shape.experts:
         del counts["experts"], counts["top_k"], train["balance_loss"]
-    for known in dataclasses.knowns(Shape):
+    for known in dataclasses.fields(Shape):
         if known.name in LATER_COUNTS and counts[known.name] == known.default:
             del counts[known.name]
     return {
@@ -452,6 +453,7 @@ def _shared_identity(
         "schedule": schedule_name(config.train),
         "warmup": warmup,
         "seed": config.seed,
+        **({"measured": measured} if (measured := measured_identity(config.data)) else {}),
     }
 
 

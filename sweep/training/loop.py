@@ -13,6 +13,7 @@ killed process loses what it trained since the last one.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 import traceback
@@ -26,6 +27,7 @@ from fit.data.records import RunRecord, write_record
 from fit.errors import RecordError
 from fit.files import now
 from sweep.cache import locked
+from sweep.data.measured import further_heldout, read_tasks, task_name
 from sweep.planning.devices import device_kind
 from sweep.planning.trajectory import RunSpec, Trajectory, finished_record, work_folder
 from sweep.training.checkpoint import DeferredSignals, load, save
@@ -37,6 +39,7 @@ from sweep.training.outcome import (
     done_record,
     failed_record,
     measure,
+    score_tasks,
 )
 from sweep.training.session import BatchSteps, Diverged, Session
 from sweep.training.tracking import Attempt, Heartbeat, Tracker, end_attempt, say, start_attempt
@@ -278,13 +281,18 @@ class TrajectoryTrainer:
         """Measure a run that ended, or was stopped for a reason, and write its record."""
         source = session.source
         source.verify()
-        measured = measure(session.module, source.heldout(), self.trajectory.data, session.fabric)
+        data, module, fabric = self.trajectory.config.data, session.module, session.fabric
+        further = further_heldout(data, source)
+        measured = measure(module, source.heldout(), self.trajectory.data, fabric, further)
         if reason is None and not measured.loss <= source.unigram_loss:
             reason = (
                 f"held-out loss {measured.loss:.3f} is worse than the unigram loss "
                 f"{source.unigram_loss:.3f}"
             )
         facts = self.facts(run)
+        if reason is None and (tasks := read_tasks(data, source)):
+            scores = {task_name(data): score_tasks(module, tasks, fabric)}
+            measured = dataclasses.replace(measured, scores=scores)
         if reason is None:
             self.write_result(run, done_record(facts, measured))
         else:

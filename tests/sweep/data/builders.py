@@ -32,6 +32,9 @@ def data_config(name, tmp_path=None, **given):
         "column": "text",
         "subset": None,
         "streaming": False,
+        "parts": [],
+        "also_heldout": [],
+        "tasks": None,
         "cache": None if tmp_path is None else str(tmp_path / "cache"),
     }
     return DataConfig(**{**defaults, "name": name, **given})

@@ -51,8 +51,10 @@ def paths(tmp_path):
 
 @pytest.mark.parametrize("name", sorted(SOURCES.keys() - {"own"}))  # which reads what it likes
 def test_a_source_reads_what_it_declares_and_nothing_else(name, paths, tmp_path):
-    path = None if name == "stories" else str(paths[name])
+    path = None if name in ("stories", "mix") else str(paths[name])
     given = {"tokenizer": "bpe"} if name in ("text", "hf") else {}
+    if name == "mix":
+        given["parts"] = [{"name": "text", "path": str(paths["text"]), "weight": 1}]
     read = read_settings(data_config(name, tmp_path, path=path, **given))
     assert read <= SOURCES[name].reads
     assert SOURCES[name].reads - READ_BY_ALL <= read

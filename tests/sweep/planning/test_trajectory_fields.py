@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hydra import compose
 from omegaconf import OmegaConf, open_dict
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from fit.errors import PlanError
 from sweep.config import Schedule
@@ -61,6 +62,9 @@ VALUES = {
     "data.splits": "none",
     "data.subset": "other",
     "data.cache": "CACHE",
+    "data.parts": "[{name: text, path: OTHER, weight: 1}]",
+    "data.also_heldout": "[/none/x.txt]",
+    "data.tasks": "/none/x.jsonl",
     "data.path": "OTHER",
     "train.tokens": "200e3",
     "train.batch_tokens": "1024",
@@ -94,6 +98,8 @@ def other_value(setting, kind, value):
         return "wsd"
     if setting == "train.optimizer" and value == "muon":
         return "adamw"
+    if setting == "data.tokenizer" and value == "bytes":
+        return "TOKENIZER"
     if setting in VALUES:
         return VALUES[setting]
     if isinstance(kind, type) and issubclass(kind, Enum):
@@ -124,6 +130,7 @@ def contexts(tmp_path_factory):
     small = [f"data.cache={folder}/cache", "data.heldout_tokens=512", "model.seq_len=32"]
     text = ["data=text", f"data.path={folder}/text", "data.vocab=300", *small]
     tokens = ["data=tokens", f"data.path={folder}/text.tokens", *small]
+    mix = ["data=mix", f"data.parts=[{{name:text,path:{folder}/text,weight:1}}]", *small]
     base = ["model=w64", "train.tokens=100e3", "train.batch_tokens=2048"]
     given = {
         "stories": base,
@@ -143,9 +150,14 @@ def contexts(tmp_path_factory):
             *(*base, *tokens, "model.document_mask=true", "data.separator=3"),
             *("model.mlp=geglu", "model.kv_heads=1", "model.pad_vocab_to=64"),
         ],
+        "mix": [*base, *mix],
     }
-    others = {"text": folder / "other", "tokens": folder / "other.tokens"}
-    others["masked"] = others["tokens"]
+    others = {name: folder / "other" for name in ("text", "mix")}
+    others["tokens"] = others["masked"] = folder / "other.tokens"
+    words_alone = models.WordLevel({"red": 0, "green": 1, "other": 2}, unk_token="other")
+    tokenizer = Tokenizer(words_alone)
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "other" / ".tokenizer.json"))
     with hydra_initialised():
         return {
             name: (compose("config", overrides), str(others.get(name, "/none")))
@@ -169,7 +181,10 @@ def names_of(config, setting=None, value=None):
 
 @pytest.mark.parametrize(
     "context",
-    ["stories", "experts", "completep", "cosine", "muon", "budget", "text", "tokens", "masked"],
+    [
+        *("stories", "experts", "completep", "cosine", "muon", "budget", "text", "tokens"),
+        *("masked", "mix"),
+    ],
 )
 def test_every_setting_changes_the_run_or_is_refused(contexts, context):
     composed, other_path = contexts[context]
@@ -177,6 +192,7 @@ def test_every_setting_changes_the_run_or_is_refused(contexts, context):
     read = set()
     for setting in settings().keys() - NO_RESULT - BY_LAUNCH:
         value = other_value(setting, settings()[setting], value_of(config, setting))
+        value = value.replace("TOKENIZER", "OTHER/.tokenizer.json")
         found = names_of(composed, setting, value.replace("OTHER", other_path))
         assert found != base, f"{setting}={value} is taken in {context} and changes nothing"
         if isinstance(found, list):
