@@ -7,8 +7,8 @@
 
 A trajectory is a trunk and its runs: each run is a branch that leaves the trunk and cools down.
 `train` takes one trajectory, `train_together` several of one shape. A checkpoint is written every
-`train.checkpoint_seconds`, or less often where writing one takes more than 5% of that time; a
-killed process loses what it trained since the last one.
+`train.checkpoint_seconds`, in the background, or less often where training waits for it for more
+than 5% of that time; a killed process loses what it trained since the last one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fit.errors import RecordError
 from fit.files import now
 from sweep.cache import locked
 from sweep.planning.trajectory import RunSpec, Trajectory, finished_record, work_folder
-from sweep.training.checkpoint import DeferredSignals, load, save
+from sweep.training.checkpoint import DeferredSignals, StateWriter, host_copy, load, save
 from sweep.training.devices import broadcast_choice, gather_train_state, run_in_ranks
 from sweep.training.ensemble import Pack
 from sweep.training.outcome import (
@@ -41,7 +41,7 @@ from sweep.training.session import BatchSteps, Diverged, Session
 from sweep.training.tracking import Attempt, Heartbeat, Tracker, end_attempt, say, start_attempt
 
 SAVING_SHARE = 20
-"""Least time between two checkpoints, in units of the time that writing one takes."""
+"""Least time between two checkpoints, in units of the time that training waits for one."""
 
 
 def train(trajectory: Trajectory, runs_dir: Path, tracker: Tracker) -> tuple[RunRecord, ...]:
@@ -108,6 +108,7 @@ class TrajectoryTrainer:
     members: list[TrajectoryTrainer] = field(default_factory=list)
     """All trainers of this process, this one included: a signal makes all of them save."""
     heartbeat: Heartbeat = field(init=False)
+    writer: StateWriter = field(default_factory=StateWriter)
     _index: int = 0
     _next_save: float = field(init=False)
     _signal: str | None = None
@@ -172,11 +173,13 @@ class TrajectoryTrainer:
             self.remove_work_folder()
         except Exception as error:
             trace = traceback.format_exc()
+            self._end_save()
             self.read_records()  # on file systems without locks another process may have finished
             for run in self.missing():
                 self.write_result(run, failed_record(self.facts(run), error, trace))
             self._record_end("failed", f"{type(error).__name__}: {error}")
         except BaseException as error:
+            self._end_save()
             self._record_end("stopped", self._signal or type(error).__name__)
             raise
 
@@ -185,14 +188,19 @@ class TrajectoryTrainer:
         config = self.trajectory.config.train
         if config.devices == 1:
             yield from self.train_missing()
+            self.writer.wait()
         else:
             run_in_ranks(self.train_in_rank, devices=config.devices, accelerator=config.accelerator)
             self.read_records()
 
     def train_in_rank(self) -> None:
         """Train the missing runs in this process, each gradient computed alone."""
-        for rows in self.train_missing():
-            self.active_session.backward(rows)
+        try:
+            for rows in self.train_missing():
+                self.active_session.backward(rows)
+            self.writer.wait()
+        finally:
+            self._end_save()
 
     def facts(self, run: RunSpec) -> RunFacts:
         """What a record of the run is made from."""
@@ -203,6 +211,11 @@ class TrajectoryTrainer:
             session=self.session,
             earlier=self.earlier,
         )
+
+    def _end_save(self) -> None:
+        """Wait for a save in the background; its failure must not hide the original error."""
+        with suppress(RecordError):
+            self.writer.wait()
 
     def _record_end(self, outcome: str, reason: str) -> None:
         """Write how this attempt ended; a full disk must not hide the original error."""
@@ -292,6 +305,7 @@ class TrajectoryTrainer:
     def _after_step(self, run: RunSpec) -> None:
         """Write the heartbeat; if a signal is pending, save all trainers and deliver it."""
         session = self.active_session
+        self.writer.check()
         if self.writes:
             loss = session.curve[-1][1] if session.curve else None
             self.heartbeat.write(run.run, run.tokens, session.position, loss)
@@ -305,14 +319,15 @@ class TrajectoryTrainer:
         if self.session is not None and self.missing():
             self._signal = signal
             self._save()
+            self.writer.wait()
             self._record_end("stopped", signal)
 
     def _save(self) -> None:
-        """Write a checkpoint, and set when the next is due so that saving takes 5% at most."""
+        """Begin to write a checkpoint, and set when the next is due so that 5% at most are lost."""
         started = time.monotonic()
         state = gather_train_state(self.active_session.state())
         if self.writes:
-            save(self.checkpoint, state)
+            self.writer.start(partial(save, self.checkpoint, host_copy(state)))
         now = time.monotonic()
         every = self.trajectory.config.train.checkpoint_seconds
         self._next_save = now + (every and max(every, SAVING_SHARE * (now - started)))
