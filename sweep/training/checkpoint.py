@@ -63,7 +63,7 @@ def save(path: Path, state: TrainState) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as stream:
-            torch.save(_to_dict(state), stream)
+            torch.save(state_to_dict(state), stream)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
@@ -78,7 +78,7 @@ def save(path: Path, state: TrainState) -> None:
 def load(path: Path) -> TrainState | None:
     """Read a state; None if it is missing or unreadable (the run then starts from step 0)."""
     try:
-        return _from_dict(torch.load(path, map_location="cpu", weights_only=True))
+        return state_from_dict(torch.load(path, map_location="cpu", weights_only=True))
     except FileNotFoundError:
         return None
     except Exception:  # a damaged archive raises many unrelated types of error
@@ -161,17 +161,17 @@ def _trunk_on_host(trunk: TrainState) -> TrainState:
     return trunk if all(w.device.type == "cpu" for w in weights) else host_copy(trunk)
 
 
-def _to_dict(state: TrainState) -> dict[str, Any]:
+def state_to_dict(state: TrainState) -> dict[str, Any]:
     """Plain containers that `torch.load(weights_only=True)` accepts."""
     document = {name: getattr(state, name) for name in TrainState.__slots__}
-    document["trunk"] = None if state.trunk is None else _to_dict(state.trunk)
+    document["trunk"] = None if state.trunk is None else state_to_dict(state.trunk)
     return document
 
 
-def _from_dict(document: dict[str, Any]) -> TrainState:
-    """Inverse of `_to_dict`."""
+def state_from_dict(document: dict[str, Any]) -> TrainState:
+    """Inverse of `state_to_dict`."""
     trunk = document.pop("trunk")
-    return TrainState(**document, trunk=None if trunk is None else _from_dict(trunk))
+    return TrainState(**document, trunk=None if trunk is None else state_from_dict(trunk))
 
 
 class DeferredSignals:

@@ -21,14 +21,24 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from fit.data.records import RunRecord, write_record
 from fit.errors import RecordError
 from fit.files import now
 from sweep.cache import locked
 from sweep.planning.trajectory import RunSpec, Trajectory, finished_record, work_folder
-from sweep.training.checkpoint import DeferredSignals, StateWriter, host_copy, load, save
-from sweep.training.devices import broadcast_choice, gather_train_state, run_in_ranks
+from sweep.training.checkpoint import (
+    DeferredSignals,
+    StateWriter,
+    TrainState,
+    host_copy,
+    load,
+    save,
+)
+from sweep.training.devices import broadcast_choice, run_in_ranks
 from sweep.training.ensemble import Pack
 from sweep.training.outcome import (
     RunFacts,
@@ -38,6 +48,14 @@ from sweep.training.outcome import (
     measure,
 )
 from sweep.training.session import BatchSteps, Diverged, Session
+from sweep.training.sharded import (
+    METADATA,
+    is_sharded,
+    load_shards,
+    newest_shards,
+    next_folder,
+    save_shards,
+)
 from sweep.training.tracking import Attempt, Heartbeat, Tracker, end_attempt, say, start_attempt
 
 SAVING_SHARE = 20
@@ -112,6 +130,8 @@ class TrajectoryTrainer:
     _index: int = 0
     _next_save: float = field(init=False)
     _signal: str | None = None
+    _group: Any = None
+    """Group of the ranks in which shards are saved."""
 
     def __post_init__(self) -> None:
         self.heartbeat = Heartbeat(self.work)
@@ -251,7 +271,7 @@ class TrajectoryTrainer:
 
     def _restore(self, session: Session) -> None:
         """Restore the newest state on disk; start at step 0 where there is none that fits."""
-        state = load(self.checkpoint)
+        state = self._newest_state(session)
         if state is None:
             return
         try:
@@ -262,6 +282,19 @@ class TrajectoryTrainer:
                 "training starts again from step 0"
             )
             session.rewind()
+
+    def _newest_state(self, session: Session) -> TrainState | None:
+        """Read the newest state on disk, whole or sharded; None if there is none that is whole."""
+        folder = newest_shards(self.work)
+        with suppress(OSError):
+            if folder and self.checkpoint.stat().st_mtime > (folder / METADATA).stat().st_mtime:
+                folder = None
+        if folder is not None:
+            try:
+                return load_shards(folder, session.module, session.optimizer)
+            except Exception as error:  # damaged files raise many unrelated types
+                say(f"the checkpoint {folder} cannot be read ({type(error).__name__})")
+        return load(self.checkpoint)
 
     def remove_work_folder(self) -> None:
         """Remove the working folder once no run is missing."""
@@ -325,9 +358,20 @@ class TrajectoryTrainer:
     def _save(self) -> None:
         """Begin to write a checkpoint, and set when the next is due so that 5% at most are lost."""
         started = time.monotonic()
-        state = gather_train_state(self.active_session.state())
-        if self.writes:
+        session = self.active_session
+        state = session.state()
+        if is_sharded(state):
+            self._save_shard(host_copy(state))
+        elif self.writes:
             self.writer.start(partial(save, self.checkpoint, host_copy(state)))
         now = time.monotonic()
         every = self.trajectory.config.train.checkpoint_seconds
         self._next_save = now + (every and max(every, SAVING_SHARE * (now - started)))
+
+    def _save_shard(self, state: TrainState) -> None:
+        """Begin to write this rank's shard of a state; every rank calls it."""
+        self.writer.wait()
+        if self._group is None:  # of its own, since training goes on in the default group
+            self._group = torch.distributed.new_group(backend="gloo")
+        folder = self.active_session.fabric.broadcast(next_folder(self.work))
+        self.writer.start(partial(save_shards, folder, state, self._group, first=self.writes))
