@@ -395,13 +395,13 @@ class StoriesSource:
         first = self._rows(0, min(UNIGRAM_ROWS, self._unique or UNIGRAM_ROWS))
         return unigram_loss(first, self.heldout().rows, self.vocab)
 
-    def train(self, start: int, count: int) -> Rows:
+    def train(self, start: int, count: int, every: int = 1) -> Rows:
         unique = self._unique
-        if unique is None or start + count <= unique:
-            return self._rows(start, count)
+        if unique is None or start + every * (count - 1) < unique:
+            return self._rows(start, count, every)
         if self._kept is None:
             self._kept = self._rows(0, unique).astype(np.uint16)
-        number = np.arange(start, start + count, dtype=np.int64)
+        number = np.arange(start, start + every * count, every, dtype=np.int64)
         repeated = number >= unique
         number[repeated] = in_epochs(number[repeated], unique, self._seed)
         return np.asarray(self._kept[number], dtype=np.int32)
@@ -423,7 +423,7 @@ class StoriesSource:
             rows=drawn.tokens, ideal=drawn.ideal, skill=drawn.skill, skills=self._language.skills
         )
 
-    def _rows(self, start: int, count: int) -> Rows:
+    def _rows(self, start: int, count: int, every: int = 1) -> Rows:
         """Rows of the endless stream."""
         return sample(
             self._language,
@@ -432,6 +432,7 @@ class StoriesSource:
             start=start,
             count=count,
             seq_len=self.seq_len,
+            every=every,
         ).tokens
 
 

@@ -61,6 +61,7 @@ EXTRAS = {
 """Extra of isoflop that installs a launcher."""
 
 ConfigStore.instance().store(name="config_schema", node=Config)
+OmegaConf.register_new_resolver("cpus", lambda each, n: max(1, each) * n, replace=True)
 
 
 def hydra_initialised() -> initialize_config_dir:

@@ -124,7 +124,7 @@ def test_streams_and_seeds_differ_and_heldout_rows_are_not_in_training():
 
 def test_lanes_are_uniform_and_independent_of_their_neighbours():
     """Chi-square of nibble pairs: next lane, next row, next seed; 255 degrees of freedom each."""
-    one, two = (_lanes("train", seed, 0, 4000, LENGTH) for seed in (0, 1))
+    one, two = (_lanes("train", seed, np.arange(4000, dtype=np.uint64), LENGTH) for seed in (0, 1))
     high, low = one >> 12, one & 15
     pairs = [
         (high[:, :-1], high[:, 1:]), (low[:, :-1], high[:, 1:]),
