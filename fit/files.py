@@ -225,9 +225,10 @@ def _umask() -> int:
     return mask
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: str | Path) -> str:
     """Read a text file; an error is a RecordError that names it."""
     try:
-        return path.read_text(encoding="utf-8")
+        with open(path, encoding="utf-8") as stream:
+            return stream.read()
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(f"cannot read {path}: {error}") from error

@@ -21,6 +21,7 @@ from fit.data.cells import UNIT_COLUMN
 from fit.data.readers import load
 from fit.data.records import (
     STATUSES,
+    DataInfo,
     RunningTrajectory,
     RunRecord,
     SweepProgress,
@@ -125,7 +126,10 @@ def _no_records(folder: Path) -> RecordError:
 def flat_record(record: RunRecord) -> dict[str, Any]:
     """A record as one row: nested names joined by dots, with `params` and `loss_<skill>` added."""
     row: dict[str, Any] = {}
-    for name, value in dataclasses.asdict(record).items():
+    for name in RunRecord.__dataclass_fields__:
+        value = getattr(record, name)
+        if isinstance(value, DataInfo):
+            value = dataclasses.asdict(value)
         if name == "loss_by_skill":
             row |= {f"loss_{skill}": loss for skill, loss in (value or {}).items()}
         elif name in ("scores", "parts"):

@@ -239,7 +239,7 @@ def finite_or_null(value: Any) -> Any:
 
 def _fields_of(cls: type, document: Mapping[str, Any]) -> dict[str, Any]:
     """The items of a document that are fields of a class; a newer version may have more."""
-    names = {f.name for f in dataclasses.fields(cls)}
+    names = cls.__dataclass_fields__  # type: ignore[attr-defined]
     return {k: v for k, v in document.items() if k in names}
 
 
@@ -297,15 +297,16 @@ def read_runs(folder: Path) -> RunFolder:
         raise RecordError(f"no folder {folder}; a folder of runs or a table is needed. Check RUNS.")
     records, skipped, texts = [], [], []
     folders: dict[str, str] = {}
-    for path in sorted(_record_paths(folder)):
+    for path in sorted(_record_paths(folder), key=lambda name: name.split(os.sep)):
         try:
             text = _read_text(path)
             records.append(RunRecord.from_json(text))
         except RecordError as error:
-            skipped.append(Dropped(run=str(path.relative_to(folder)), reason=str(error)))
+            name = str(Path(path).relative_to(folder))
+            skipped.append(Dropped(run=name, reason=str(error)))
             continue
         texts.append(text)
-        folders[records[-1].run] = str(path.parent)
+        folders[records[-1].run] = str(Path(path).parent)
     return RunFolder(
         records=tuple(records),
         skipped=tuple(skipped),
@@ -330,13 +331,13 @@ def read_curve(folder: str) -> Floats | None:
     return rows if good and (np.diff(rows[:, 0], prepend=0.0) > 0).all() else None
 
 
-def _record_paths(folder: Path) -> list[Path]:
+def _record_paths(folder: Path) -> list[str]:
     """Paths of all records below a folder, dot folders left out."""
     paths = []
     for root, folders, files in os.walk(folder):
         folders[:] = [f for f in folders if not f.startswith(".")]
         if RECORD_NAME in files:
-            paths.append(Path(root) / RECORD_NAME)
+            paths.append(os.path.join(root, RECORD_NAME))
     return paths
 
 

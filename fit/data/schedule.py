@@ -134,11 +134,7 @@ class BatchRule:
                 f"tokens={tokens:g} is below one batch of {self.batch_tokens} tokens; train longer "
                 "or set a smaller train.batch_tokens."
             )
-        before, after = 0, self.batch(0)
-        for position, batch, steps in self.stretches(0, math.ceil(tokens)):
-            after = position + steps * batch
-            before = after - batch
-        return max(self.batch(0), before if tokens - before <= after - tokens else after)
+        return _nearest(self, tokens)
 
     def late_doubling(self, tokens: int) -> int | None:
         """The first doubling inside the last part of a run [tokens seen].
@@ -147,6 +143,16 @@ class BatchRule:
         another law than lengths that do not (docs/log.md).
         """
         return next((d for d in self.doublings if (1 - LATE) * tokens < d < tokens), None)
+
+
+@functools.lru_cache(maxsize=65536)
+def _nearest(rule: BatchRule, tokens: float) -> int:
+    """`BatchRule.nearest`, walked once for the cells of a grid that share a rule and a length."""
+    before, after = 0, rule.batch(0)
+    for position, batch, steps in rule.stretches(0, math.ceil(tokens)):
+        after = position + steps * batch
+        before = after - batch
+    return max(rule.batch(0), before if tokens - before <= after - tokens else after)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -160,7 +160,7 @@ def shortened(text: str, width: int) -> str:
 
 def one_line(text: str) -> str:
     """A text without line breaks or other control characters."""
-    return "".join(c if c.isprintable() else " " for c in text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
 def _joined(lines: Iterable[str]) -> str:

@@ -231,18 +231,34 @@ class Sample:
 
 
 def rows(
-    language: Language, *, stream: str, seed: int, start: int, count: int, seq_len: int
+    language: Language,
+    *,
+    stream: str,
+    seed: int,
+    start: int,
+    count: int,
+    seq_len: int,
+    every: int = 1,
 ) -> NDArray[np.int32]:
-    """Tokens of rows [start, start + count), shape (count, seq_len + 1)."""
-    lanes = _lanes(stream, seed, start, count, seq_len)
+    """Tokens of rows start, start + every, ..., shape (count, seq_len + 1)."""
+    number = np.arange(start, start + every * count, every, dtype=U64)
+    lanes = _lanes(stream, seed, number, seq_len)
     return _write(language, lanes, seq_len, measured=False).tokens
 
 
 def sample(
-    language: Language, *, stream: str, seed: int, start: int, count: int, seq_len: int
+    language: Language,
+    *,
+    stream: str,
+    seed: int,
+    start: int,
+    count: int,
+    seq_len: int,
+    every: int = 1,
 ) -> Sample:
-    """Rows [start, start + count) of a stream with the ideal loss and skill of every token."""
-    return _write(language, _lanes(stream, seed, start, count, seq_len), seq_len, measured=True)
+    """Rows start, start + every, ... of a stream with the ideal loss and skill of every token."""
+    number = np.arange(start, start + every * count, every, dtype=U64)
+    return _write(language, _lanes(stream, seed, number, seq_len), seq_len, measured=True)
 
 
 def text(language: Language, tokens: NDArray[np.int32]) -> str:
@@ -261,16 +277,16 @@ def bytes_per_token(language: Language, seq_len: int, count: int = 512) -> float
     return len(text(language, tokens[:, 1:]).encode()) / (count * seq_len)
 
 
-def _lanes(stream: str, seed: int, start: int, count: int, seq_len: int) -> NDArray[np.uint16]:
-    """Independent 16-bit numbers (count, lanes), more than a row of seq_len tokens can use."""
+def _lanes(stream: str, seed: int, rows: NDArray[np.uint64], seq_len: int) -> NDArray[np.uint16]:
+    """Independent 16-bit numbers (rows, lanes), more than a row of seq_len tokens can use."""
     per_row = (seq_len + 64 + 3) // 4
     key = hashlib.sha256(f"{stream}/{seed}".encode()).digest()
     key0, key1 = np.frombuffer(key[:16], dtype=U64)
-    index = np.arange(start, start + count, dtype=U64)[:, None] * U64(1 << 20)
+    index = rows[:, None] * U64(1 << 20)
     counter = index + np.arange(per_row, dtype=U64)
     with np.errstate(over="ignore"):
         words = finalised(finalised(counter * GOLDEN_GAMMA + key0) ^ key1)
-    return words.view(np.uint16).reshape(count, 4 * per_row)
+    return words.view(np.uint16).reshape(len(rows), 4 * per_row)
 
 
 class _Chooser:

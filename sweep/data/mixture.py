@@ -292,13 +292,14 @@ class MixtureSource:
         rows = [s.first_rows(n) for s, n in zip(self.sources, counts, strict=True)]
         return unigram_loss(np.concatenate(rows), self.heldout().rows, self.vocab)
 
-    def train(self, start: int, count: int) -> Rows:
-        part, number = self._pattern.place(np.arange(start, start + count, dtype=np.int64))
+    def train(self, start: int, count: int, every: int = 1) -> Rows:
+        rows = np.arange(start, start + every * count, every, dtype=np.int64)
+        part, number = self._pattern.place(rows)
         out = np.empty((count, self.seq_len + 1), dtype=np.int32)
         for index, source in enumerate(self.sources):
             chosen = np.flatnonzero(part == index)
-            if len(chosen):  # its rows follow one another
-                out[chosen] = source.train(int(number[chosen[0]]), len(chosen))
+            if len(chosen):
+                out[chosen] = source.rows_at(number[chosen])
         return out
 
     def heldout(self) -> Heldout:

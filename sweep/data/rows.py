@@ -225,8 +225,8 @@ class TokenSource(Protocol):
     def unigram_loss(self) -> float:
         """Loss of the token frequencies of training on the held-out sample [nats/token]."""
 
-    def train(self, start: int, count: int) -> Rows:
-        """Rows [start, start + count) of the seeded training order, (count, seq_len + 1)."""
+    def train(self, start: int, count: int, every: int = 1) -> Rows:
+        """Rows start, start + every, ... of the seeded training order, (count, seq_len + 1)."""
 
     def heldout(self) -> Heldout:
         """The held-out sample."""
@@ -293,8 +293,11 @@ class CorpusSource:
         count = min(self.unique, most)
         return self._corpus.train.rows(self._subset(np.arange(count)), self.seq_len)
 
-    def train(self, start: int, count: int) -> Rows:
-        number = np.arange(start, start + count, dtype=np.int64)
+    def train(self, start: int, count: int, every: int = 1) -> Rows:
+        return self.rows_at(np.arange(start, start + every * count, every, dtype=np.int64))
+
+    def rows_at(self, number: Ints) -> Rows:
+        """Rows of the training order by their numbers (count,), shape (count, seq_len + 1)."""
         rows = in_epochs(number, self.unique, self._seed)
         return self._corpus.train.rows(self._subset(rows), self.seq_len)
 

@@ -412,13 +412,13 @@ class StoriesSource:
             tokens += spelled
         return tokens
 
-    def train(self, start: int, count: int) -> Rows:
+    def train(self, start: int, count: int, every: int = 1) -> Rows:
         unique = self._unique
-        if unique is None or start + count <= unique:
-            return self._rows(start, count)
+        if unique is None or start + every * (count - 1) < unique:
+            return self._rows(start, count, every)
         if self._kept is None:
             self._kept = self._rows(0, unique).astype(np.uint16)
-        number = np.arange(start, start + count, dtype=np.int64)
+        number = np.arange(start, start + every * count, every, dtype=np.int64)
         repeated = number >= unique
         number[repeated] = in_epochs(number[repeated], unique, self._seed)
         return np.asarray(self._kept[number], dtype=np.int32)
@@ -440,7 +440,7 @@ class StoriesSource:
             rows=drawn.tokens, ideal=drawn.ideal, skill=drawn.skill, skills=self._language.skills
         )
 
-    def _rows(self, start: int, count: int) -> Rows:
+    def _rows(self, start: int, count: int, every: int = 1) -> Rows:
         """Rows of the endless stream."""
         return rows(
             self._language,
@@ -449,6 +449,7 @@ class StoriesSource:
             start=start,
             count=count,
             seq_len=self.seq_len,
+            every=every,
         )
 
 

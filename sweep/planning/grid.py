@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from fit.data.records import DataInfo, RunRecord
 from fit.errors import PlanError
@@ -35,7 +35,6 @@ from sweep.planning.trajectory import (
     work_folder,
 )
 from sweep.plugins import worker_closed
-from sweep.settings import parse
 
 SHOWN = 3
 """Refused cells that are named where several share a reason."""
@@ -133,8 +132,8 @@ def _plan_grid(overrides: Sequence[str], *, multirun: bool) -> tuple[Cell, ...]:
         check_overrides(overrides, multirun=multirun)
         jobs = expand_grid(overrides) if multirun else [list(overrides)]
         composer = ConfigComposer()
-        configs = [_parse(composer.compose(job), job) for job in jobs]
-        check_effect(overrides, jobs, configs, parse(composer.compose([])))
+        configs = [_checked(composer, job) for job in jobs]
+        check_effect(overrides, jobs, configs, composer.checked([]))
     seen: set[Path] = set()
     described = _describe_once()
     cells = tuple(
@@ -165,14 +164,14 @@ def compose_config(overrides: Sequence[str]) -> Config:
         PlanError: The overrides are wrong.
     """
     with wrong_overrides_refused(), hydra_initialised():
-        return parse(ConfigComposer().compose(overrides))
+        return ConfigComposer().checked(overrides)
 
 
-def _parse(config: DictConfig, job: Sequence[str]) -> Config | PlanError:
+def _checked(composer: ConfigComposer, job: Sequence[str]) -> Config | PlanError:
     """The checked configuration of one job, or why there is none."""
     try:
         check_shape_overrides(job)
-        return parse(config)
+        return composer.checked(job)
     except PlanError as error:
         return error
 

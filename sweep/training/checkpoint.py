@@ -4,6 +4,9 @@ A state holds the model, the optimiser, the position and the curve; inside a bra
 the trunk's state at the branching point. Nothing else is needed: data are addressed by position and
 training itself draws no random numbers.
 
+`StateWriter` writes in the background: training waits while the tensors are copied on the host, not
+for the disk.
+
 Slurm sends USR2 (as submitit configures it) before a time limit or a preemption, and TERM before it
 kills. A state cannot be saved in the middle of an optimiser step, so `DeferredSignals` keeps a
 signal until the step is over; the loop then saves the state and delivers the signal, which under
@@ -12,16 +15,19 @@ submitit requeues the job and leaves the process.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fit.errors import RecordError
 
@@ -57,7 +63,7 @@ def save(path: Path, state: TrainState) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as stream:
-            torch.save(_to_dict(state), stream)
+            torch.save(state_to_dict(state), stream)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
@@ -72,24 +78,100 @@ def save(path: Path, state: TrainState) -> None:
 def load(path: Path) -> TrainState | None:
     """Read a state; None if it is missing or unreadable (the run then starts from step 0)."""
     try:
-        return _from_dict(torch.load(path, map_location="cpu", weights_only=True))
+        return state_from_dict(torch.load(path, map_location="cpu", weights_only=True))
     except FileNotFoundError:
         return None
     except Exception:  # a damaged archive raises many unrelated types of error
         return None
 
 
-def _to_dict(state: TrainState) -> dict[str, Any]:
+class StateWriter:
+    """Writes states in a thread of its own, one at a time, while training goes on."""
+
+    def __init__(self) -> None:
+        self._thread: ThreadPoolExecutor | None = None
+        self._pending: Future[None] | None = None
+
+    def start(self, write: Callable[[], None]) -> None:
+        """Begin to write, once the write before is over.
+
+        Raises:
+            RecordError: The write before failed.
+        """
+        self.wait()
+        self._thread = self._thread or ThreadPoolExecutor(1, "checkpoint")
+        self._pending = self._thread.submit(write)
+
+    def check(self) -> None:
+        """Raise the error of a write that has failed; does not wait.
+
+        Raises:
+            RecordError: It could not write.
+        """
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until nothing is being written.
+
+        Raises:
+            RecordError: It could not be written.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+
+def host_copy(state: TrainState) -> TrainState:
+    """A copy of a state on the host, which stays as it is while training goes on.
+
+    On CUDA it is made in pinned memory and complete on return: no thread but the caller's ever
+    calls CUDA. The trunk's state is itself a copy, of which only what is on a device is copied.
+    """
+    kept = dataclasses.replace(
+        state,
+        model=copied_to_host(state.model),
+        optimizer=copied_to_host(state.optimizer),
+        losses=copied_to_host(state.losses),
+        curve=list(state.curve),
+        trunk=None if state.trunk is None else _trunk_on_host(state.trunk),
+    )
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.current_stream().synchronize()
+    return kept
+
+
+def copied_to_host(value: Any) -> Any:
+    """A nested state with every tensor copied to the host; other values are shared."""
+    if isinstance(value, Tensor):
+        if type(value) is not Tensor or value.device.type != "cuda":  # a sharded tensor, or a host
+            return value.detach().clone() if value.device.type == "cpu" else value.detach().cpu()
+        pinned = torch.empty_like(value, device="cpu", pin_memory=True)
+        return pinned.copy_(value.detach(), non_blocking=True)
+    if isinstance(value, Mapping):
+        return {k: copied_to_host(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(copied_to_host(v) for v in value)
+    return value
+
+
+def _trunk_on_host(trunk: TrainState) -> TrainState:
+    """A trunk's state on the host; as it is where it lies there, since nothing changes it."""
+    weights = list(trunk.model.values())
+    return trunk if all(w.device.type == "cpu" for w in weights) else host_copy(trunk)
+
+
+def state_to_dict(state: TrainState) -> dict[str, Any]:
     """Plain containers that `torch.load(weights_only=True)` accepts."""
     document = {name: getattr(state, name) for name in TrainState.__slots__}
-    document["trunk"] = None if state.trunk is None else _to_dict(state.trunk)
+    document["trunk"] = None if state.trunk is None else state_to_dict(state.trunk)
     return document
 
 
-def _from_dict(document: dict[str, Any]) -> TrainState:
-    """Inverse of `_to_dict`."""
+def state_from_dict(document: dict[str, Any]) -> TrainState:
+    """Inverse of `state_to_dict`."""
     trunk = document.pop("trunk")
-    return TrainState(**document, trunk=None if trunk is None else _from_dict(trunk))
+    return TrainState(**document, trunk=None if trunk is None else state_from_dict(trunk))
 
 
 class DeferredSignals:

@@ -2,8 +2,8 @@
 
 One run on several devices has one process, or rank, per device. DDP keeps the model on every
 device; FSDP shards weights, gradients and moments (PyTorch's `fully_shard`, one group per block and
-one for the rest). A state on disk is always whole and the same under either, so that a run begun on
-two devices can be finished on one.
+one for the rest). A state on disk is whole under DDP and in shards under FSDP
+(`sweep.training.sharded`); either way a run begun on two devices can be finished on one.
 
 `run_in_ranks` starts the ranks and watches them. Fabric's own launchers run the whole script again,
 or support DDP alone; neither works inside a Hydra job, which is itself one of many in a worker. The
@@ -14,7 +14,6 @@ they would wait for the lost one for ever, and its error is raised in the parent
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import functools
 import gc
 import multiprocessing.connection
@@ -41,7 +40,6 @@ from fit.data.accounting import device_peak
 from fit.errors import PlanError
 from sweep.config import Config, TrainConfig
 from sweep.planning.devices import device_kind
-from sweep.training.checkpoint import TrainState
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 INTERRUPTED = 130
@@ -267,16 +265,6 @@ def gather_state(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {k: gather_state(v) for k, v in value.items()}
     return value
-
-
-def gather_train_state(state: TrainState) -> TrainState:
-    """Gather every sharded tensor of a training state; every rank calls it."""
-    return dataclasses.replace(
-        state,
-        model=gather_state(state.model),
-        optimizer=gather_state(state.optimizer),
-        trunk=None if state.trunk is None else gather_train_state(state.trunk),
-    )
 
 
 def load_model(module: nn.Module, state: Mapping[str, Any]) -> None:

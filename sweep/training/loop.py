@@ -7,8 +7,8 @@
 
 A trajectory is a trunk and its runs: each run is a branch that leaves the trunk and cools down.
 `train` takes one trajectory, `train_together` several of one shape. A checkpoint is written every
-`train.checkpoint_seconds`, or less often where writing one takes more than 5% of that time; a
-killed process loses what it trained since the last one.
+`train.checkpoint_seconds`, in the background, or less often where training waits for it for more
+than 5% of that time; a killed process loses what it trained since the last one.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from fit.data.records import RunRecord, write_record
 from fit.errors import RecordError
@@ -30,8 +33,15 @@ from sweep.cache import locked
 from sweep.data.measured import further_heldout, read_tasks, task_name
 from sweep.planning.devices import device_kind
 from sweep.planning.trajectory import RunSpec, Trajectory, finished_record, work_folder
-from sweep.training.checkpoint import DeferredSignals, load, save
-from sweep.training.devices import broadcast_choice, gather_train_state, run_in_ranks
+from sweep.training.checkpoint import (
+    DeferredSignals,
+    StateWriter,
+    TrainState,
+    host_copy,
+    load,
+    save,
+)
+from sweep.training.devices import broadcast_choice, run_in_ranks
 from sweep.training.ensemble import Pack
 from sweep.training.outcome import (
     RunFacts,
@@ -42,10 +52,18 @@ from sweep.training.outcome import (
     score_tasks,
 )
 from sweep.training.session import BatchSteps, Diverged, Session
+from sweep.training.sharded import (
+    METADATA,
+    is_sharded,
+    load_shards,
+    newest_shards,
+    next_folder,
+    save_shards,
+)
 from sweep.training.tracking import Attempt, Heartbeat, Tracker, end_attempt, say, start_attempt
 
 SAVING_SHARE = 20
-"""Least time between two checkpoints, in units of the time that writing one takes."""
+"""Least time between two checkpoints, in units of the time that training waits for one."""
 
 
 def train(trajectory: Trajectory, runs_dir: Path, tracker: Tracker) -> tuple[RunRecord, ...]:
@@ -112,9 +130,12 @@ class TrajectoryTrainer:
     members: list[TrajectoryTrainer] = field(default_factory=list)
     """All trainers of this process, this one included: a signal makes all of them save."""
     heartbeat: Heartbeat = field(init=False)
+    writer: StateWriter = field(default_factory=StateWriter)
     _index: int = 0
     _next_save: float = field(init=False)
     _signal: str | None = None
+    _group: Any = None
+    """Group of the ranks in which shards are saved."""
 
     def __post_init__(self) -> None:
         self.heartbeat = Heartbeat(self.work)
@@ -176,11 +197,13 @@ class TrajectoryTrainer:
             self.remove_work_folder()
         except Exception as error:
             trace = traceback.format_exc()
+            self._end_save()
             self.read_records()  # on file systems without locks another process may have finished
             for run in self.missing():
                 self.write_result(run, failed_record(self.facts(run), error, trace))
             self._record_end("failed", f"{type(error).__name__}: {error}")
         except BaseException as error:
+            self._end_save()
             self._record_end("stopped", self._signal or type(error).__name__)
             raise
         finally:
@@ -197,6 +220,7 @@ class TrajectoryTrainer:
         devices = self.trajectory.config.train.devices
         if devices == 1:
             yield from self.train_missing()
+            self.writer.wait()
         else:
             kind = device_kind(self.trajectory.config)
             run_in_ranks(self.train_in_rank, devices=devices, device=kind)
@@ -204,8 +228,12 @@ class TrajectoryTrainer:
 
     def train_in_rank(self) -> None:
         """Train the missing runs in this process, each gradient computed alone."""
-        for rows in self.train_missing():
-            self.active_session.backward(rows)
+        try:
+            for rows in self.train_missing():
+                self.active_session.backward(rows)
+            self.writer.wait()
+        finally:
+            self._end_save()
 
     def facts(self, run: RunSpec) -> RunFacts:
         """What a record of the run is made from."""
@@ -216,6 +244,11 @@ class TrajectoryTrainer:
             session=self.session,
             earlier=self.earlier,
         )
+
+    def _end_save(self) -> None:
+        """Wait for a save in the background; its failure must not hide the original error."""
+        with suppress(RecordError):
+            self.writer.wait()
 
     def _record_end(self, outcome: str, reason: str) -> None:
         """Write how this attempt ended; a full disk must not hide the original error."""
@@ -251,7 +284,7 @@ class TrajectoryTrainer:
 
     def _restore(self, session: Session) -> None:
         """Restore the newest state on disk; start at step 0 where there is none that fits."""
-        state = load(self.checkpoint)
+        state = self._newest_state(session)
         if state is None:
             return
         try:
@@ -262,6 +295,19 @@ class TrajectoryTrainer:
                 "training starts again from step 0"
             )
             session.rewind()
+
+    def _newest_state(self, session: Session) -> TrainState | None:
+        """Read the newest state on disk, whole or sharded; None if there is none that is whole."""
+        folder = newest_shards(self.work)
+        with suppress(OSError):
+            if folder and self.checkpoint.stat().st_mtime > (folder / METADATA).stat().st_mtime:
+                folder = None
+        if folder is not None:
+            try:
+                return load_shards(folder, session.module, session.optimizer)
+            except Exception as error:  # damaged files raise many unrelated types
+                say(f"the checkpoint {folder} cannot be read ({type(error).__name__})")
+        return load(self.checkpoint)
 
     def remove_work_folder(self) -> None:
         """Remove the working folder once no run is missing."""
@@ -310,6 +356,7 @@ class TrajectoryTrainer:
     def _after_step(self, run: RunSpec) -> None:
         """Write the heartbeat; if a signal is pending, save all trainers and deliver it."""
         session = self.active_session
+        self.writer.check()
         if self.writes:
             loss = session.curve[-1][1] if session.curve else None
             self.heartbeat.write(run.run, run.tokens, session.position, loss)
@@ -323,14 +370,26 @@ class TrajectoryTrainer:
         if self.session is not None and self.missing():
             self._signal = signal
             self._save()
+            self.writer.wait()
             self._record_end("stopped", signal)
 
     def _save(self) -> None:
-        """Write a checkpoint, and set when the next is due so that saving takes 5% at most."""
+        """Begin to write a checkpoint, and set when the next is due so that 5% at most are lost."""
         started = time.monotonic()
-        state = gather_train_state(self.active_session.state())
-        if self.writes:
-            save(self.checkpoint, state)
+        session = self.active_session
+        state = session.state()
+        if is_sharded(state):
+            self._save_shard(host_copy(state))
+        elif self.writes:
+            self.writer.start(partial(save, self.checkpoint, host_copy(state)))
         now = time.monotonic()
         every = self.trajectory.config.train.checkpoint_seconds
         self._next_save = now + (every and max(every, SAVING_SHARE * (now - started)))
+
+    def _save_shard(self, state: TrainState) -> None:
+        """Begin to write this rank's shard of a state; every rank calls it."""
+        self.writer.wait()
+        if self._group is None:  # of its own, since training goes on in the default group
+            self._group = torch.distributed.new_group(backend="gloo")
+        folder = self.active_session.fabric.broadcast(next_folder(self.work))
+        self.writer.start(partial(save_shards, folder, state, self._group, first=self.writes))

@@ -225,9 +225,13 @@ class Session:
         """The rows of a batch that this rank trains on, on its device."""
         length = self.trajectory.shape.seq_len
         if self.feed is None:
-            self.feed = BatchFeed(source=self.source, device=self.fabric.device)
-        rows = self.feed.rows(position // length, batch // length)
-        return rows[self.fabric.global_rank :: self.fabric.world_size]
+            self.feed = BatchFeed(
+                source=self.source,
+                device=self.fabric.device,
+                rank=self.fabric.global_rank,
+                ranks=self.fabric.world_size,
+            )
+        return self.feed.rows(position // length, batch // length)
 
     def rows_per_pass(self, rows: int) -> int:
         """Rows per forward pass: the configured number, else what fits.

@@ -32,6 +32,9 @@ class BatchFeed:
 
     source: TokenSource
     device: torch.device
+    rank: int = 0
+    """Of the rows of a batch, those whose number is `rank` modulo `ranks` are fetched."""
+    ranks: int = 1
     block: Tensor | None = None
     start: int = 0
     ahead: tuple[int, int, Future[Tensor]] | None = None
@@ -39,7 +42,11 @@ class BatchFeed:
     worker: ThreadPoolExecutor | None = None
 
     def rows(self, start: int, count: int) -> Tensor:
-        """Rows [start, start + count) of the training order, (count, seq_len + 1) int64."""
+        """This rank's rows of [start, start + count) of the training order, int64.
+
+        Start and count are multiples of the number of ranks; (count / ranks, seq_len + 1).
+        """
+        start, count = start // self.ranks, count // self.ranks
         begin = start - self.start
         if self.block is None or begin < 0 or begin + count > len(self.block):
             self.block = self._fetch(start, max(count, FEED_ROWS))
@@ -61,7 +68,9 @@ class BatchFeed:
 
     def _read(self, start: int, count: int) -> Tensor:
         """Read a block on the host, int32, in pinned memory if it goes to a GPU."""
-        rows = torch.from_numpy(self.source.train(start, count))
+        first = start * self.ranks + self.rank
+        every = (self.ranks,) if self.ranks > 1 else ()  # other people's sources may not take it
+        rows = torch.from_numpy(self.source.train(first, count, *every))
         return rows.pin_memory() if self.device.type == "cuda" else rows
 
 

@@ -6,6 +6,7 @@ import pytest
 from hydra import compose
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from fit.errors import PlanError
 from sweep.config import Config
@@ -18,6 +19,7 @@ from sweep.planning.compose import (
 )
 from sweep.planning.grid import compose_config, grid
 from sweep.planning.trajectory import plan
+from sweep.settings import parse
 
 QUICK = ["model.width=16", "model.depth=1"]
 
@@ -190,6 +192,43 @@ def test_a_composition_that_is_shared_gives_what_hydra_gives(job):
         composer = ConfigComposer()
         composer.compose(["model.width=7"])
         assert outcome(lambda: composer.compose(job)) == outcome(lambda: compose("config", job))
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        [],
+        ["model.width=32", "train.lr=1", "seed=3", "also=[]", "train.batch_doublings=[1e6,2e6]"],
+        ["model=w96", "train.tokens=[1e6,20x]", "train=cosine", "train.depth_rule=completep"],
+        ["model.params=10M", "train.tokens=20x", "sweep.flops=1e12", "train.micro_batch_tokens=1k"],
+        ["+experiment=demo", "model=w24", "data.unique_tokens=null", "data_hash='sha256:1'"],
+        ["model={width: 48, depth: 3}", "model.width=24"],
+        ["train.tokens=${train.batch_tokens}"],
+        ["model.width=???"],
+        ["train.lr=fast"],
+        ["train.lr=-1"],
+        ["train.compile=maybe"],
+        ["model.size=3"],
+        ["++model.size=3"],
+        ["train.batch_doublings.0=3"],
+    ],
+)
+def test_a_cell_of_a_grid_is_checked_to_what_its_composition_is_parsed_to(job):
+    def checked(make):
+        try:
+            return repr(make())
+        except (HydraException, PlanError, OmegaConfBaseException) as error:
+            return str(error)
+
+    with hydra_initialised():
+        composer = ConfigComposer()
+        first = checked(lambda: composer.checked(["seed=1", "train.tokens=[1e6,2e6]"]))
+        for _ in range(2):
+            assert checked(lambda: composer.checked(job)) == checked(
+                lambda: parse(ConfigComposer().compose(job))
+            )
+        again = checked(lambda: composer.checked(["seed=1", "train.tokens=[1e6,2e6]"]))
+        assert again == first
 
 
 def outcome(make):

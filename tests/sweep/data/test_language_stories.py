@@ -127,7 +127,7 @@ def test_streams_and_seeds_differ_and_heldout_rows_are_not_in_training():
 
 def test_lanes_are_uniform_and_independent_of_their_neighbours():
     """Chi-square of nibble pairs: next lane, next row, next seed; 255 degrees of freedom each."""
-    one, two = (_lanes("train", seed, 0, 4000, LENGTH) for seed in (0, 1))
+    one, two = (_lanes("train", seed, np.arange(4000, dtype=np.uint64), LENGTH) for seed in (0, 1))
     high, low = one >> 12, one & 15
     pairs = [
         (high[:, :-1], high[:, 1:]), (low[:, :-1], high[:, 1:]),
@@ -200,7 +200,7 @@ def written_one_by_one(tongue, lanes, length):
 def test_rows_written_together_are_those_that_the_definition_gives_one_by_one(size):
     tongue, length = language(size, 2), 150
     found = sample(tongue, stream="train", seed=3, start=70, count=40, seq_len=length)
-    lanes = _lanes("train", 3, 70, 40, length).tolist()
+    lanes = _lanes("train", 3, np.arange(70, 110, dtype=np.uint64), length).tolist()
     for row in range(40):
         tokens, ideal, skill = written_one_by_one(tongue, lanes[row], length)
         assert found.tokens[row].tolist() == tokens

@@ -78,7 +78,8 @@ def test_two_interrupted_processes_resume_to_the_curve_of_one(tmp_path, single, 
     planned = trajectory(*LENGTHS, *TWO, f"train.strategy={strategy}")
     with pytest.raises(KeyboardInterrupt):
         train(planned, tmp_path, Diary(tmp_path / "diary", stop_at=4))
-    assert list((tmp_path / "tiny").glob(".work-*/state.pt"))
+    kind = "shards-*/.metadata" if strategy == "fsdp" else "state.pt"
+    assert list((tmp_path / "tiny").glob(f".work-*/{kind}"))
     diary = Diary(tmp_path / "diary")
     check(train(planned, tmp_path, diary), one, diary.curves(), curves)
 
@@ -129,12 +130,28 @@ def test_divergence_is_decided_together(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_begun_on_two_devices_is_finished_on_one(tmp_path, single):
-    one, _ = single
+    one, curves = single
     with pytest.raises(KeyboardInterrupt):
         planned = trajectory(*LENGTHS, *TWO, "train.strategy=fsdp")
-        train(planned, tmp_path, Diary(tmp_path / "diary", stop_at=3))
-    finished = train(trajectory(*LENGTHS), tmp_path, Quiet())
+        train(planned, tmp_path, Diary(tmp_path / "diary", stop_at=4))
+    tracker = Quiet()
+    finished = train(trajectory(*LENGTHS), tmp_path, tracker)
     assert [r.loss for r in finished] == pytest.approx([r.loss for r in one], abs=2e-4)
+    assert tracker.calls < len(curves[one[-1].run])  # it went on from the shards
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_run_begun_on_one_device_is_finished_on_two(tmp_path, single, strategy):
+    one, curves = single
+    with pytest.raises(KeyboardInterrupt):
+        train(trajectory(*LENGTHS), tmp_path, Quiet(4))
+    diary = Diary(tmp_path / "diary")
+    finished = train(trajectory(*LENGTHS, *TWO, f"train.strategy={strategy}"), tmp_path, diary)
+    assert [r.loss for r in finished] == pytest.approx([r.loss for r in one], abs=2e-4)
+    ((last, curve),) = diary.curves().items()
+    for row, expected in zip(curve, curves[last], strict=True):
+        assert row == pytest.approx(expected, rel=2e-3)
 
 
 @pytest.mark.parametrize(
