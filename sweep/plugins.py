@@ -26,6 +26,7 @@ import importlib.util
 import inspect
 import multiprocessing
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -250,13 +251,21 @@ def load(setting: str, target: str) -> Any:
     """Import a plug-in.
 
     Raises:
-        PlanError: It cannot be imported, is not callable, or is defined in another module.
+        PlanError: It cannot be imported, is not callable, is defined in another module, or was
+            edited since this process imported it.
     """
     module, name = split_target(setting, target)
+    sha = source_hash(setting, target)
     try:
-        plug = getattr(importlib.import_module(module), name)
+        imported = importlib.import_module(module)
+        plug = getattr(imported, name)
     except Exception as error:  # importing runs the user's code, which may raise anything
         raise PlanError(_not_imported(setting, target, error)) from error
+    if _imported.setdefault(imported, sha) != sha:  # the old code would train under the new hash
+        raise PlanError(
+            f"{setting}={target}: {module} was edited after this process imported it; start a new "
+            "process to train what it says now."
+        )
     if not callable(plug):
         raise PlanError(f"{setting}={target} is of type {type(plug).__name__}, not callable.")
     home = getattr(plug, "__module__", module)
@@ -433,6 +442,8 @@ def _answer(setting: str, question: str, *arguments: Any) -> Any:
     return _known[key]
 
 
+_imported: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+"""Hash of the source of each imported module, when it was first used here."""
 _known: dict[str, Any] = {}
 """Answers of this process, by source hash and question."""
 _worker: list[ProcessPoolExecutor] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -250,3 +251,12 @@ def test_options_in_a_recipe_become_a_table_of_a_suggested_experiment():
     )
     settings = _experiment(fit, ())
     assert settings["model"] == {"options": {"size": 8}} and settings["train"] == {"lr": 0.01}
+
+
+def test_a_module_that_was_edited_after_it_was_imported_is_refused(module):
+    name = module()
+    words = (f"train.schedule={name}:halved",)
+    name_of(*words)
+    path = Path(sys.modules[name].__file__)
+    path.write_text(path.read_text().replace("0.5", "0.25"))
+    assert "edited after this process imported it" in refused(*words)
