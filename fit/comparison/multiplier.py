@@ -50,7 +50,7 @@ LARGEST_LOG_MULTIPLIER = math.log(1e6)
 SPACING = 0.05
 """Step of the grid in ln C on which A's loss is computed. Straight lines between its points change
 ln m by less than 1e-4."""
-ALIKE = 0.5
+ALIKE = 0.25
 """Correlation, between two fits, of what their forecasts miss and what their priors leave open: see
 docs/league.md for how often intervals of multipliers held on public sweeps with it."""
 LEAST_FLOPS = 1e4
