@@ -21,8 +21,9 @@ import dataclasses
 import difflib
 import re
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -390,16 +391,24 @@ class ConfigComposer:
         ConfigLoaderImpl._apply_overrides_to_config(plain, config)
         return config
 
-    def checked(self, job: Sequence[str]) -> Config:
-        """What `sweep.settings.parse` makes of a composition, not copied for every cell.
+    def checked(self, job: Sequence[str]) -> Callable[[], Config]:
+        """What makes of a job what `sweep.settings.parse` would, not copied for every cell.
+
+        A key that is not declared is refused here, before it is called: it is wrong in every cell.
 
         Raises:
             hydra.errors.HydraException: As Hydra does.
-            PlanError: As `compose` and `parse`.
+            PlanError: As `compose`; as `parse` when it is called.
         """
         shared, plain = self._shared(job)
-        found = None if shared is None else shared.build(plain)
-        return parse(self.compose(job)) if found is None else found
+        if shared is None:
+            return partial(parse, self.compose(job))
+
+        def build() -> Config:
+            found = shared.build(plain)
+            return parse(self.compose(job)) if found is None else found
+
+        return build
 
     def _shared(self, job: Sequence[str]) -> tuple[Composition | None, list[Override]]:
         """The composition that a job shares and the values it sets; None if it shares none."""

@@ -133,7 +133,7 @@ def _plan_grid(overrides: Sequence[str], *, multirun: bool) -> tuple[Cell, ...]:
         jobs = expand_grid(overrides) if multirun else [list(overrides)]
         composer = ConfigComposer()
         configs = [_checked(composer, job) for job in jobs]
-        check_effect(overrides, jobs, configs, composer.checked([]))
+        check_effect(overrides, jobs, configs, composer.checked([])())
     seen: set[Path] = set()
     described = _describe_once()
     cells = tuple(
@@ -164,14 +164,15 @@ def compose_config(overrides: Sequence[str]) -> Config:
         PlanError: The overrides are wrong.
     """
     with wrong_overrides_refused(), hydra_initialised():
-        return ConfigComposer().checked(overrides)
+        return ConfigComposer().checked(overrides)()
 
 
 def _checked(composer: ConfigComposer, job: Sequence[str]) -> Config | PlanError:
     """The checked configuration of one job, or why there is none."""
+    build = composer.checked(job)
     try:
         check_shape_overrides(job)
-        return composer.checked(job)
+        return build()
     except PlanError as error:
         return error
 

@@ -222,12 +222,12 @@ def test_a_cell_of_a_grid_is_checked_to_what_its_composition_is_parsed_to(job):
 
     with hydra_initialised():
         composer = ConfigComposer()
-        first = checked(lambda: composer.checked(["seed=1", "train.tokens=[1e6,2e6]"]))
+        first = checked(lambda: composer.checked(["seed=1", "train.tokens=[1e6,2e6]"])())
         for _ in range(2):
-            assert checked(lambda: composer.checked(job)) == checked(
+            assert checked(lambda: composer.checked(job)()) == checked(
                 lambda: parse(ConfigComposer().compose(job))
             )
-        again = checked(lambda: composer.checked(["seed=1", "train.tokens=[1e6,2e6]"]))
+        again = checked(lambda: composer.checked(["seed=1", "train.tokens=[1e6,2e6]"])())
         assert again == first
 
 
