@@ -156,6 +156,8 @@ def heldout_shares(weights: Sequence[Fraction], count: int) -> list[int]:
     rows = [max(1, math.floor(s)) for s in shares]
     for i in sorted(range(len(rows)), key=lambda i: rows[i] - shares[i]):
         rows[i] += sum(rows) < count
+    while sum(rows) > max(count, len(rows)):  # the rows of small parts are taken from the largest
+        rows[rows.index(max(rows))] -= 1
     return rows
 
 
