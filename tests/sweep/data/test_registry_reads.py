@@ -33,6 +33,7 @@ def read_settings(config):
         source = open_source(config, seq_len=16, seed=0)
         source.train(0, 2)
         source.heldout()
+        SOURCES[source.info.name.partition(":")[0]].separator(config, source.vocab)
     except PlanError:
         assert config.__dict__["name"] == "hf"  # its data set is nowhere, and it has read all
     return config.__dict__["read"]
