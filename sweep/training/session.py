@@ -320,10 +320,12 @@ class Session:
             self.restore(self.trunk)
 
     def close(self) -> None:
-        """Break the reference cycles through the model, so that its memory is free at once.
+        """Stop the feed, and break the reference cycles through the model: its memory is then free.
 
         A compiled module holds its own bound method, and dynamo what it has traced.
         """
+        if self.feed is not None:
+            self.feed.close()
         if self.compiled:
             for module in self.module.modules():
                 module._compiled_call_impl = None

@@ -28,17 +28,23 @@ FULL_PRECISIONS = ("32-true", "64-true")
 
 @dataclass(slots=True, kw_only=True)
 class BatchFeed:
-    """Rows of a source in order, fetched in blocks and kept on the device."""
+    """Rows of a source in order, fetched in blocks and kept on the device.
+
+    Each block begins where the one before it ends, whatever the batches, so that the next one can
+    be read ahead; a batch that spans two blocks is put together.
+    """
 
     source: TokenSource
     device: torch.device
     rank: int = 0
     """Of the rows of a batch, those whose number is `rank` modulo `ranks` are fetched."""
     ranks: int = 1
+    reads_ahead: bool | None = None
+    """Whether to read the next block while this one trains; None: on a GPU, whose host is idle."""
     block: Tensor | None = None
     start: int = 0
     ahead: tuple[int, int, Future[Tensor]] | None = None
-    """On a GPU: first row, count and tensor of the next block, read while this one trains."""
+    """First row, count and tensor of the next block."""
     worker: ThreadPoolExecutor | None = None
 
     def rows(self, start: int, count: int) -> Tensor:
@@ -48,22 +54,35 @@ class BatchFeed:
         """
         start, count = start // self.ranks, count // self.ranks
         begin = start - self.start
-        if self.block is None or begin < 0 or begin + count > len(self.block):
-            self.block = self._fetch(start, max(count, FEED_ROWS))
-            self.start, begin = start, 0
-        return self.block[begin : begin + count]
+        if self.block is None or not 0 <= begin <= len(self.block):  # another path, or the first
+            self.block, self.start, begin = self._fetch(start, count), start, 0
+        parts = [self.block[begin : begin + count]]
+        missing = count - len(parts[0])
+        if missing:
+            self.start += len(self.block)
+            self.block = self._fetch(self.start, missing)
+            parts.append(self.block[:missing])
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _fetch(self, start: int, count: int) -> Tensor:
-        """Fetch a block to the device; on a GPU also start to read the block after it."""
-        if self.device.type != "cuda":
-            return self._read(start, count).long().to(self.device)
-        if self.ahead is not None and self.ahead[:2] == (start, count):
-            block = self.ahead[2].result()
+    def close(self) -> None:
+        """Stop reading ahead."""
+        if self.worker is not None:
+            self.worker.shutdown(wait=False, cancel_futures=True)
+        self.worker = self.ahead = self.block = None
+
+    def _fetch(self, start: int, least: int) -> Tensor:
+        """Fetch a block of at least so many rows to the device; perhaps begin to read the next."""
+        if self.reads_ahead is None:
+            self.reads_ahead = self.device.type == "cuda"
+        count, ahead = max(least, FEED_ROWS), self.ahead
+        if ahead is not None and ahead[0] == start and ahead[1] >= least:
+            count, block = ahead[1], ahead[2].result()
         else:
             block = self._read(start, count)
-        self.worker = self.worker or ThreadPoolExecutor(1, "feed")
-        after = start + count
-        self.ahead = (after, count, self.worker.submit(self._read, after, count))
+        if self.reads_ahead:
+            self.worker = self.worker or ThreadPoolExecutor(1, "feed")
+            after = start + count
+            self.ahead = (after, count, self.worker.submit(self._read, after, count))
         return block.to(self.device, non_blocking=True).long()
 
     def _read(self, start: int, count: int) -> Tensor:

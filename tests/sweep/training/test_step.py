@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+
+import numpy as np
 import pytest
 import torch
 
@@ -9,10 +12,48 @@ from fit.errors import PlanError
 from sweep.planning.grid import compose_config
 from sweep.training import session as session_module
 from sweep.training.session import Session
-from sweep.training.step import SingleDeviceStepper
+from sweep.training.step import FEED_ROWS, BatchFeed, SingleDeviceStepper
 from tests.sweep.training.test_loop import trajectory
 
 ROWS = torch.arange(6 * 33).view(6, 33) % 50
+
+
+class Source:
+    """Rows that hold their own number; it notes what is read, and in which thread."""
+
+    def __init__(self):
+        self.reads = []
+
+    def train(self, start, count):
+        self.reads.append((threading.current_thread().name.split("_")[0], start, count))
+        return np.repeat(np.arange(start, start + count, dtype=np.int32)[:, None], 3, axis=1)
+
+
+@pytest.mark.parametrize("reads_ahead", [True, False])
+@pytest.mark.parametrize(
+    "batches", [[24] * 300, [2048] * 4, [3000] * 4, range(1, 150), [100, 5000, 7, 2048, 2048]]
+)
+def test_the_next_block_is_read_while_this_one_trains_at_any_batch(batches, reads_ahead):
+    feed = BatchFeed(source=Source(), device=torch.device("cpu"), reads_ahead=reads_ahead)
+    start = 0
+    for count in batches:
+        rows = feed.rows(start, count)
+        assert rows.dtype == torch.int64 and rows.shape == (count, 3)
+        assert torch.equal(rows[:, 0], torch.arange(start, start + count))
+        start += count
+    feed.close()
+    reads = feed.source.reads
+    waited = [read for read in reads if read[0] != "feed"]
+    # A batch larger than any before it may be larger than the block that was read ahead.
+    grew = sum(FEED_ROWS < b > max(batches[:i], default=0) for i, b in enumerate(batches))
+    assert len(waited) <= 1 + grew if reads_ahead else waited == reads
+
+
+def test_a_feed_goes_back_to_the_branching_point():
+    feed = BatchFeed(source=Source(), device=torch.device("cpu"), reads_ahead=True)
+    for start in (0, 3000, 6000, 3000, 3010, 0):
+        assert torch.equal(feed.rows(start, 10)[:, 0], torch.arange(start, start + 10))
+    feed.close()
 
 
 class Replayed(torch.nn.Module):
