@@ -18,17 +18,9 @@ import click
 
 from fit.allocation.scaling_law import ScalingLaw
 from fit.data.cells import UNIT_COLUMN
+from fit.data.progress import RunningTrajectory, SweepProgress, find_progress
 from fit.data.readers import load
-from fit.data.records import (
-    STATUSES,
-    DataInfo,
-    RunningTrajectory,
-    RunRecord,
-    SweepProgress,
-    find_progress,
-    finite_or_null,
-    read_runs,
-)
+from fit.data.records import STATUSES, DataInfo, RunRecord, finite_or_null, read_runs
 from fit.data.table import RunTable
 from fit.diagnostics.tuning import LACK, SAFE, fit_tuning, tuning_notes
 from fit.errors import RecordError, RefusedError

@@ -282,8 +282,7 @@ def _lanes(stream: str, seed: int, rows: NDArray[np.uint64], seq_len: int) -> ND
     per_row = (seq_len + 64 + 3) // 4
     key = hashlib.sha256(f"{stream}/{seed}".encode()).digest()
     key0, key1 = np.frombuffer(key[:16], dtype=U64)
-    index = rows[:, None] * U64(1 << 20)
-    counter = index + np.arange(per_row, dtype=U64)
+    counter = rows[:, None] * U64(1 << 20) + np.arange(per_row, dtype=U64)
     with np.errstate(over="ignore"):
         words = finalised(finalised(counter * GOLDEN_GAMMA + key0) ^ key1)
     return words.view(np.uint16).reshape(len(rows), 4 * per_row)

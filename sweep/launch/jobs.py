@@ -33,7 +33,8 @@ from sweep import search_working_folder_last
 from sweep.config import Config, TrainConfig
 from sweep.planning.devices import resolve_device
 from sweep.planning.grid import Cell
-from sweep.planning.trajectory import Trajectory, plugins_hash
+from sweep.planning.identity import plugins_hash
+from sweep.planning.trajectory import Trajectory
 from sweep.settings import parse
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
