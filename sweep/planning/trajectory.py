@@ -334,6 +334,15 @@ def check_combinations(config: Config) -> None:
             f"model.params={model.params} chooses among shapes of the built-in model; with "
             f"model._target_={model._target_} set model.width and model.depth."
         )
+    for name, value in (
+        ("model.document_mask", model.document_mask),
+        ("data.tasks", config.data.tasks),
+    ):
+        if own and value:
+            raise PlanError(
+                f"{name}={value} is served by the built-in model alone, and "
+                f"model._target_={model._target_} replaces it. Leave one of the two out."
+            )
     if muon and torch_version() < MUON_TORCH:
         needed = ".".join(map(str, MUON_TORCH))
         raise PlanError(

@@ -125,6 +125,14 @@ def test_a_plug_in_that_cannot_be_used_is_refused_when_it_is_planned(module, nam
     assert said in refused(f"train.schedule={name.format(module())}")
 
 
+@pytest.mark.parametrize("setting", ["model.document_mask=true", "data.tasks=quiz.jsonl"])
+def test_what_the_built_in_model_alone_serves_is_refused_beside_another(module, setting, tmp_path):
+    (tmp_path / "quiz.jsonl").write_text('{"prompt": "once", "answer": "upon"}\n')
+    setting = setting.replace("quiz", str(tmp_path / "quiz"))
+    said = refused(f"model._target_={module()}:halved", setting)
+    assert f"{setting} is served by the built-in model alone" in said.replace("=True", "=true")
+
+
 def test_an_error_inside_a_module_is_told_in_one_line(module):
     said = refused(f"train.schedule={module('raise RuntimeError(chr(10).join(chr(97) * 3))')}:it")
     assert "cannot be imported (RuntimeError: a a a)" in said
