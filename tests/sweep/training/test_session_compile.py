@@ -77,7 +77,7 @@ def test_the_head_of_a_gpu_gives_the_loss_and_gradients_of_ours():
     for loss_of in (
         head_loss,
         compiled,
-        lambda a, b, c, z: HeadLoss.apply(a.flatten(0, 1), b, c.flatten(), z),
+        lambda a, b, c, z: HeadLoss.apply(a.flatten(0, 1), b, c.flatten(), z, 11),
     ):
         a, b = x.clone().requires_grad_(), head.clone().requires_grad_()
         loss = loss_of(a, b, target, 1e-2)
