@@ -274,7 +274,11 @@ def load_model(module: nn.Module, state: Mapping[str, Any]) -> None:
 
 
 def load_optimizer(optimizer: Any, state: Mapping[str, Any]) -> None:
-    """Load the state of an optimiser, whole or sharded; moments are sharded as their parameters."""
+    """Load the state of an optimiser, whole or sharded; moments are sharded as their parameters.
+
+    Only what training changed is loaded. Rates and switches of the groups (`fused`, `capturable`)
+    are those of the present plan and device: a checkpoint of a CPU may go on on a GPU.
+    """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     moments = {
         index: {
@@ -285,7 +289,8 @@ def load_optimizer(optimizer: Any, state: Mapping[str, Any]) -> None:
         }
         for index, values in state["state"].items()
     }
-    optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
 def _shard_like(value: Tensor, like: Tensor) -> Tensor:
