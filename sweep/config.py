@@ -212,7 +212,9 @@ class TrainConfig:
     """Fabric's names: 32-true, bf16-mixed, ..."""
     accelerator: str = MISSING
     devices: int = MISSING
-    """Devices of one run on one machine; each takes its share of every batch."""
+    """Devices of one run, on all its nodes; each takes its share of every batch."""
+    nodes: int = MISSING
+    """Machines with equally many of the devices; torchrun starts the ranks on more than one."""
     strategy: str = MISSING
     """On several devices: ddp keeps the model on each, fsdp shards it."""
     threads: int = MISSING
@@ -274,8 +276,10 @@ class Config:
         _check_positive("model", self.model, "mlp_ratio")
         _check_positive("train", self.train, "lr", "base_width", "embedding_lr")
         _check_positive(
-            "train", self.train, "clip", "devices", "base_depth", "pack", "runs_per_gpu"
+            "train", self.train, "clip", "devices", "nodes", "base_depth", "pack", "runs_per_gpu"
         )
+        share = f"a divisor of train.devices={self.train.devices}"
+        _check("train.nodes", self.train.nodes, self.train.devices % self.train.nodes == 0, share)
         train, model = self.train, self.model
         _check("train.cooldown", train.cooldown, 0 < train.cooldown < 1, "a number between 0 and 1")
         for name in ("beta1", "beta2"):

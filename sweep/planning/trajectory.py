@@ -48,8 +48,8 @@ RECIPE = "2"
 """Version of the recipe, part of a run's identity; raised when the code changes the result of a run
 whose settings stayed the same."""
 NOT_IDENTITY = frozenset(
-    "tokens micro_batch_tokens warmup_tokens accelerator devices strategy threads compile graphs "
-    "checkpoint_seconds retries runs_per_gpu pack cooldown cooldown_shape schedule".split()
+    "tokens micro_batch_tokens warmup_tokens accelerator devices nodes strategy threads compile "
+    "graphs checkpoint_seconds retries runs_per_gpu pack cooldown cooldown_shape schedule".split()
 )
 """Settings of `train` that change no result, or that enter a run's identity in resolved form."""
 EARLIER_COUNTS = {"1M": "1e+03k", "1B": "1e+03M", "1T": "1e+03B"}

@@ -150,7 +150,8 @@ def open_fabric(train: TrainConfig) -> Any:
 
     fabric = Fabric(
         accelerator=train.accelerator,
-        devices=train.devices,
+        devices=train.devices // train.nodes,
+        num_nodes=train.nodes,
         strategy=_strategy(train) if train.devices > 1 else "auto",
         precision=train.precision,  # type: ignore[arg-type]
         plugins=[LightningEnvironment()],  # not Slurm's: `run_in_ranks` starts the ranks
@@ -263,7 +264,7 @@ def run_in_ranks(work: Callable[[], None], *, devices: int, accelerator: str) ->
         KeyboardInterrupt: A rank, or this process, was interrupted.
         Exception: The error of the first rank that failed, with its traceback as a note.
     """
-    backend = _backend(devices, accelerator)
+    backend = group_backend(devices, accelerator)
     with tempfile.TemporaryDirectory(prefix="isoflop-") as name:
         folder, context = Path(name), multiprocessing.get_context("spawn")
         ranks: list[BaseProcess] = [
@@ -279,7 +280,7 @@ def run_in_ranks(work: Callable[[], None], *, devices: int, accelerator: str) ->
         _raise_first(folder, ranks)
 
 
-def _backend(devices: int, accelerator: str) -> str:
+def group_backend(devices: int, accelerator: str) -> str:
     """The communication backend: gloo between CPU processes, nccl between GPUs."""
     if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
         return "gloo"
