@@ -41,6 +41,11 @@ test-gpu: $(STAMP)  ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 .PHONY: test-gpu
 
+SMALL ?=
+gpu-day: $(STAMP)  ## a GPU's first hour in ten minutes, into docs/gpu/ (SMALL=1: the same on a CPU, small)
+	$(BIN)/python -m tests.bench.gpu_day $(if $(SMALL),--small)
+.PHONY: gpu-day
+
 test-browser: $(STAMP)  ## the page in chromium (Debian, root: installed if need be)
 	-@command -v chromium > /dev/null || apt-get install -y -q --no-install-recommends chromium
 	$(BIN)/python -m pytest -m browser

@@ -73,7 +73,7 @@ from fit.results import (
 from fit.verdict import beside_forecast, short_runs_note
 
 READING_OPTIONS = frozenset(
-    ("column", "unit", "where", "wide", "keep_failed", "cluster", "params", "flops", "base", "hold")
+    "column unit where wide keep_failed cluster params flops heldout base hold".split()
 )
 """Options of `fit_runs` beside those of `FitOptions`: how the runs are read and what is held."""
 DISCREPANCIES = ("learned", "none")
@@ -420,15 +420,16 @@ def fit_runs(
     cluster: str | None = None,
     params: str | None = None,
     flops: str | None = None,
+    heldout: str | None = None,
     base: str | None = None,
     hold: Sequence[str] = (),
     **options: Any,
 ) -> Fit:
-    """Read runs and fit a law to them.
+    """Read runs and fit a law to them, under a name.
 
     Args:
         runs: Folder of run records, or tables; see `load`.
-        name: Name of the fit.
+        name: Of the fit.
         column: What our columns are in a table, `ours=yours`; see `columns.parse_columns`.
         unit: Units of a table's columns, `column=unit`; see `quantities.parse_units`.
         where: Conditions on the columns, all of which a run must meet.
@@ -437,6 +438,7 @@ def fit_runs(
         cluster: Column whose equal values mark runs with correlated errors.
         params: Counting convention of N for records; None is theirs by default.
         flops: Counting convention of C, likewise.
+        heldout: Held-out set of records whose loss is fitted; None is the main one.
         base: Published law or report folder whose two-term law is held fixed.
         hold: Parameters held at values, `NAME=VALUE`.
         **options: Fields of `FitOptions`.
@@ -449,6 +451,7 @@ def fit_runs(
         runs,
         params=params,
         flops=flops,
+        heldout=heldout,
         rename=parse_columns(column),
         cluster=cluster,
         where=where,
@@ -459,10 +462,9 @@ def fit_runs(
     )
     if base is not None or hold:
         options["hold"] = tuple(held_of(base, hold).items())
-    reading: dict[str, Any] = {"where": join_conditions(as_conditions(where))}
-    reading |= {"cluster": cluster, "base": base}
+    reading: dict[str, Any] = {"where": join_conditions(as_conditions(where)), "cluster": cluster}
     said = {"column": list(column), "unit": list(unit), "wide": wide, "keep_failed": keep_failed}
-    reading |= {k: v for k, v in said.items() if v}
+    reading |= {"base": base} | {k: v for k, v in {**said, "heldout": heldout}.items() if v}
     return fit_table(table, FitOptions(name=name, **options), reading)
 
 

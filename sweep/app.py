@@ -13,15 +13,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from fit.data.records import (
-    PLAN_NAME,
-    PLAN_SCHEMA,
-    RECORD_NAME,
-    PlannedRun,
-    RunRecord,
-    read_plan,
-    read_record,
-)
+from fit.data.progress import PLAN_NAME, PLAN_SCHEMA, PlannedRun, read_plan
+from fit.data.records import RECORD_NAME, RunRecord, read_record
 from fit.errors import PlanError, RecordError
 from fit.files import write_atomically
 from sweep import closed_output_ends_quietly, search_working_folder_last

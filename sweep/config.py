@@ -15,12 +15,15 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from fit.data.accounting import MLPS
 from fit.errors import PlanError, QueryError
 from fit.quantities import parse_count, parse_flops
 
-PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
-"""Fabric's names; 16-mixed and 16-true are left out, since they need a loss scaler."""
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "64-true")
+"""Fabric's names, and auto: bf16-mixed on CUDA, 32-true elsewhere. 16-mixed and 16-true are left
+out, since they need a loss scaler."""
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
+DEVICES = ("cpu", "cuda", "mps")
 STRATEGIES = ("auto", "ddp", "fsdp")
 """auto means ddp; on one device all are the same."""
 NOT_NEGATIVE = (
@@ -30,6 +33,7 @@ NOT_NEGATIVE = (
 )
 """Settings of `train` that may be 0."""
 COOLDOWN_SHAPES = ("sqrt", "linear")
+OPTIMIZERS = ("adamw", "muon")
 SPLITS = ("names", "none")
 """`none`: every file is trained on, whatever its name, and the sample is drawn from all."""
 SEED_LIMIT = 2**63
@@ -71,15 +75,8 @@ class Compile(Enum):
     """On CUDA, and on a CPU where the run is long enough for it to pay; never for experts."""
     on = "on"
     off = "off"
-
-
-class Graphs(Enum):
-    """Whether whole steps are captured as CUDA graphs and replayed."""
-
-    auto = "auto"
-    """On one GPU, for models so small that launching kernels takes longer than computing."""
-    on = "on"
-    off = "off"
+    reduce_overhead = "reduce_overhead"
+    """On, and torch replays the compiled code as CUDA graphs: one launch instead of many."""
 
 
 @dataclass(kw_only=True)
@@ -92,10 +89,15 @@ class ModelConfig:
     depth: Count = MISSING
     heads: Count = MISSING
     """Attention heads; null is width / head_dim."""
+    kv_heads: Count = MISSING
+    """Heads of keys and values, which divide the heads (grouped queries); null is one per head."""
     head_dim: Count = MISSING
     mlp_ratio: float = MISSING
     """Hidden units of the MLP per unit of width."""
+    mlp: str | None = MISSING
+    """relu2, gelu, swiglu or geglu; null is relu2, or swiglu where `gated`."""
     gated: bool = MISSING
+    """Whether the MLP is gated where `mlp` does not say."""
     tied: bool = MISSING
     experts: int = MISSING
     """MLPs per block, of which a router chooses `top_k`; 0 is one MLP without a router."""
@@ -104,10 +106,20 @@ class ModelConfig:
     conv: int = MISSING
     """Taps of the causal depthwise convolution on the embeddings; 0 is none."""
     seq_len: Count = MISSING
+    rope_base: float = MISSING
+    """Base of the rotary angles."""
+    document_mask: bool = MISSING
+    """Attention and convolution do not look across the token that ends a document."""
+    pad_vocab_to: int = MISSING
+    """Embedding and head have a multiple of so many rows; 0 is one per token."""
+    _target_: str | None = MISSING
+    """A model of your own in place of the transformer: package.module:Class, `sweep.plugins`."""
+    options: dict[str, Any] = MISSING
+    """Fields that it declares; model.NAME=VALUE sets one."""
 
     def __post_init__(self) -> None:
         _read_counts("model", self, "width", "depth", "head_dim", "seq_len")
-        _read_counts("model", self, "params", "heads", optional=True)
+        _read_counts("model", self, "params", "heads", "kv_heads", optional=True)
 
 
 @dataclass(kw_only=True)
@@ -115,7 +127,11 @@ class DataConfig:
     """Where tokens come from; see `sweep.data.registry`."""
 
     name: str = MISSING
-    """stories, text, tokens or hf."""
+    """stories, text, tokens, hf, mix, or own where `_target_` is set."""
+    _target_: str | None = MISSING
+    """A source of your own: package.module:function, `sweep.plugins`."""
+    options: dict[str, Any] = MISSING
+    """Fields that it declares; data.NAME=VALUE sets one."""
     path: str | None = MISSING
     unique_tokens: Any = MISSING
     """Most distinct training tokens, repeated in whole epochs beyond that; 1e6 means 1000000."""
@@ -127,7 +143,7 @@ class DataConfig:
     size: str = MISSING
     """stories: demo, small, full or skills."""
     tokenizer: str = MISSING
-    """text and hf: bytes or bpe."""
+    """text and hf: bytes, bpe, PATH/tokenizer.json, tiktoken:NAME or tiktoken:PATH.tiktoken."""
     vocab: Count = MISSING
     """Vocabulary size: of a BPE tokenizer that is trained here; tokens: null is found out."""
     dtype: str | None = MISSING
@@ -144,14 +160,24 @@ class DataConfig:
     """text and tokens: by `names`, files that are named validation or test are held out."""
     bytes_per_token: float | None = MISSING
     """tokens: bytes of text per token, where it is known."""
+    separator: int | None = MISSING
+    """tokens: the token between documents, read by `model.document_mask`."""
     split: str = MISSING
     column: str = MISSING
     subset: str | None = MISSING
     streaming: bool = MISSING
     cache: str | None = MISSING
     """Folder of tokenised data; null is ~/.cache/isoflop."""
+    parts: list[Any] = MISSING
+    """mix: the sources and their weights, see `sweep.data.mixture`."""
+    also_heldout: list[str] = MISSING
+    """text, hf and mix: files or folders of further texts, each with a held-out loss of its own."""
+    tasks: str | None = MISSING
+    """All but tokens: file of prompts and their right answers, see `sweep.data.measured`."""
 
     def __post_init__(self) -> None:
+        if self._target_ not in (None, MISSING):
+            self.name = "own"
         _read_counts("data", self, "heldout_tokens")
         _read_counts("data", self, "unique_tokens", "vocab", optional=True)
         if self.max_epochs is not None:
@@ -180,7 +206,8 @@ class TrainConfig:
 
     Null: on a CPU the recipe's first batch, on CUDA what fits into its memory.
     """
-    schedule: Schedule = MISSING
+    schedule: Any = MISSING
+    """A `Schedule`, or the function package.module:function, `sweep.plugins`."""
     cooldown: float = MISSING
     """Share of the run in which a WSD branch cools down."""
     cooldown_shape: str = MISSING
@@ -201,6 +228,13 @@ class TrainConfig:
     depth_rule: DepthRule = MISSING
     base_depth: int = MISSING
     """Depth at which `completep` changes nothing."""
+    optimizer: str = MISSING
+    """adamw, muon (hidden matrices; AdamW trains the rest) or the class package.module:Class."""
+    muon_lr: float = MISSING
+    """Peak learning rate of the hidden matrices under Muon, the same at every width."""
+    muon_momentum: float = MISSING
+    options: dict[str, Any] = MISSING
+    """Fields that an optimiser or schedule of your own declares; train.NAME=VALUE sets one."""
     beta1: float = MISSING
     beta2: float = MISSING
     weight_decay: float = MISSING
@@ -209,7 +243,7 @@ class TrainConfig:
     balance_loss: float = MISSING
     """Weight of the load-balancing loss of experts."""
     precision: str = MISSING
-    """Fabric's names: 32-true, bf16-mixed, ..."""
+    """Fabric's names: 32-true, bf16-mixed, ...; auto is resolved by the plan."""
     accelerator: str = MISSING
     devices: int = MISSING
     """Devices of one run, on all its nodes; each takes its share of every batch."""
@@ -220,7 +254,6 @@ class TrainConfig:
     threads: int = MISSING
     """CPU threads of one run; 0 lets torch choose."""
     compile: Compile = MISSING
-    graphs: Graphs = MISSING
     checkpoint_seconds: float = MISSING
     """Least time between two checkpoints of an unfinished run [s]."""
     retries: int = MISSING
@@ -231,6 +264,9 @@ class TrainConfig:
     """Cells of one shape, different in seed or learning rates, that one process trains together."""
 
     def __post_init__(self) -> None:
+        self.schedule = _schedule(self.schedule)
+        if not names_plug_in(self.optimizer):
+            _check_known("train.optimizer", self.optimizer, (*OPTIMIZERS, OWN))
         _read_counts("train", self, "micro_batch_tokens", optional=True)
         self.batch_doublings = [_positive("train.batch_doublings", d) for d in self.batch_doublings]
         self.lr_decay_from = _positive("train.lr_decay_from", self.lr_decay_from)
@@ -259,6 +295,10 @@ class Config:
     """Further cells of a job, by the settings that differ; written by `sweep.launch.jobs`."""
     data_hash: str | None = MISSING
     """Content hash of the data that the job was planned on; written by `sweep.launch.jobs`."""
+    planned_device: str | None = MISSING
+    """Device that the job was planned for: cpu, cuda or mps; written by `sweep.launch.jobs`."""
+    plugins_hash: str | None = MISSING
+    """Hash of the sources of plug-ins that the job was planned with; as `data_hash`."""
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
     train: TrainConfig = MISSING
@@ -270,19 +310,30 @@ class Config:
         _check_known("data.splits", self.data.splits, SPLITS)
         _check_known("train.precision", self.train.precision, PRECISIONS)
         _check_known("train.accelerator", self.train.accelerator, ACCELERATORS)
+        if self.planned_device is not None:
+            _check_known("planned_device", self.planned_device, DEVICES)
         _check_known("train.cooldown_shape", self.train.cooldown_shape, COOLDOWN_SHAPES)
         _check_known("train.strategy", self.train.strategy, STRATEGIES)
         self._read_batch()
-        _check_positive("model", self.model, "mlp_ratio")
-        _check_positive("train", self.train, "lr", "base_width", "embedding_lr")
+        _check_positive("model", self.model, "mlp_ratio", "rope_base")
+        if self.model.mlp is not None:
+            _check_known("model.mlp", self.model.mlp, tuple(MLPS))
+        pad = self.model.pad_vocab_to
+        _check("model.pad_vocab_to", pad, pad >= 0, "0 (no padding) or a multiple such as 128")
+        _check_positive("train", self.train, "lr", "base_width", "embedding_lr", "muon_lr")
         _check_positive(
             "train", self.train, "clip", "devices", "nodes", "base_depth", "pack", "runs_per_gpu"
         )
         share = f"a divisor of train.devices={self.train.devices}"
         _check("train.nodes", self.train.nodes, self.train.devices % self.train.nodes == 0, share)
         train, model = self.train, self.model
+        if train.devices > 1 and train.compile is Compile.reduce_overhead:
+            raise PlanError(
+                f"train.compile=reduce_overhead with train.devices={train.devices}; its graphs "
+                "are for runs on one device. Set train.devices=1 or train.compile=on."
+            )
         _check("train.cooldown", train.cooldown, 0 < train.cooldown < 1, "a number between 0 and 1")
-        for name in ("beta1", "beta2"):
+        for name in ("beta1", "beta2", "muon_momentum"):
             beta = getattr(train, name)
             _check(f"train.{name}", beta, 0 <= beta < 1, "a number from 0 to below 1")
         _check("model.experts", model.experts, model.experts >= 0, "0 or more")
@@ -345,6 +396,25 @@ def _check_known(name: str, value: str, known: Sequence[str]) -> None:
     """Require one of the known names."""
     if value not in known:
         raise PlanError(f"{name}={value}; known are {', '.join(known)}.")
+
+
+OWN = "one of your own as package.module:name"
+
+
+def _schedule(value: Any) -> Schedule | str:
+    """Read a schedule: a known one, or the name of a function."""
+    if isinstance(value, Schedule):
+        return value
+    if names_plug_in(value):
+        return str(value)
+    names = [s.value for s in Schedule]
+    _check_known("train.schedule", str(value), (*names, OWN))
+    return Schedule(value)
+
+
+def names_plug_in(value: Any) -> bool:
+    """Whether a value names a class or function in a module, rather than what is built in."""
+    return isinstance(value, str) and (":" in value or "." in value)
 
 
 def _length(value: Any, params: float) -> float:

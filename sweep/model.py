@@ -1,8 +1,13 @@
 """A decoder-only transformer in plain torch: one recipe at every size.
 
 Pre-RMSNorm, rotary positions, QK-norm, no biases, no dropout, zero output projections at the start,
-a plain squared-ReLU or a gated MLP, tied or untied head, and a short causal convolution on the
-embeddings (Wortsman et al. 2023, arXiv:2309.14322; So et al. 2021, arXiv:2109.08668).
+a plain or a gated MLP (squared ReLU, SwiGLU, GELU, GeGLU), tied or untied head, and a short causal
+convolution on the embeddings (Wortsman et al. 2023, arXiv:2309.14322; So et al. 2021,
+arXiv:2109.08668; Shazeer 2020, arXiv:2002.05202).
+
+Several queries may share a head of keys and values (Ainslie et al. 2023, arXiv:2305.13245). With a
+`separator`, the token that ends a document, no position sees what stands before the last separator;
+the separator itself is the first of what it sees, so that losses after it depend on nothing before.
 
 The MLP may be a mixture of experts: a router sends every token to its top k experts, and no token
 is dropped. Gates are the router's probabilities, normalised over the chosen experts if there are
@@ -11,7 +16,8 @@ more). Each expert multiplies exactly the tokens sent to it, so the FLOPs are th
 the router.
 
 Shape letters, lowercase so that N, D and C always mean the law's: b rows, t positions, d width, h
-heads, k head size, f MLP units, v vocabulary, l lags of the convolution. In `mixture` and where
+heads, g heads of keys and values, k head size, f MLP units, v vocabulary (with the rows that pad
+it), l lags of the convolution. In `mixture` and where
 rows and positions are flattened: n tokens, e experts, k chosen experts.
 """
 
@@ -24,9 +30,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fit.data.accounting import Shape
+from fit.data.accounting import ROPE_BASE, Shape
 
-ROPE_BASE = 10_000.0
 EPS = 1e-6
 SMALLEST = 1e-38
 """Lower bound of a target's probability before the logarithm: its loss is at most 87 nats."""
@@ -83,23 +88,33 @@ class Transformer(nn.Module):
     cos_tk: Tensor
     sin_tk: Tensor
 
-    def __init__(self, shape: Shape, *, residual: float = 1.0, balance: float = 0.0) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        *,
+        residual: float = 1.0,
+        balance: float = 0.0,
+        separator: int | None = None,
+    ) -> None:
         """Build the modules.
 
         Args:
             shape: Sizes of the transformer.
             residual: Factor of every residual branch.
             balance: Weight of the experts' load balance in the gradient.
+            separator: Token between documents, across which nothing is seen; None: rows are one
+                text.
         """
         super().__init__()
-        self.shape, self.balance = shape, balance
+        self.shape, self.balance, self.separator = shape, balance, separator
         self.any_rows = False  # whether each block is compiled, for any number of rows
-        self.embedding = nn.Parameter(torch.empty(shape.vocab, shape.width))
+        self.head_loss: Callable[..., Tensor] = head_loss  # or its compiled form
+        self.embedding = nn.Parameter(torch.empty(shape.vocab_rows, shape.width))
         head = self.embedding if shape.tied else torch.empty_like(self.embedding)
         self.head = head if shape.tied else nn.Parameter(head)
         self.conv = nn.Parameter(torch.empty(shape.conv, shape.width)) if shape.conv else None
         self.blocks = nn.ModuleList(Block(shape, residual) for _ in range(shape.depth))
-        cos_tk, sin_tk = rotary_table(shape.seq_len, shape.head_dim)
+        cos_tk, sin_tk = rotary_table(shape.seq_len, shape.head_dim, shape.rope_base)
         self.register_buffer("cos_tk", cos_tk, persistent=False)
         self.register_buffer("sin_tk", sin_tk, persistent=False)
 
@@ -107,7 +122,8 @@ class Transformer(nn.Module):
         """Fill the weights from a generator, in a fixed order."""
         with torch.no_grad():
             std = min(EMBEDDING_STD, LARGEST_OWN_LOGIT / self.shape.width)
-            fill_normal(self.embedding, std, generator)
+            fill_normal(self.embedding[: self.shape.vocab], std, generator)
+            self.embedding[self.shape.vocab :].zero_()  # no token looks them up
             if self.head is not self.embedding:
                 self.head.zero_()
             if self.conv is not None:
@@ -129,12 +145,15 @@ class Transformer(nn.Module):
     def _cross_entropy(self, x_btd: Tensor, target_bt: Tensor, z_loss: float) -> Tensor:
         """Mean cross-entropy of the next tokens, with the gradient of the z-loss."""
         if x_btd.device.type == "cpu":
-            x_nd = x_btd.reshape(-1, x_btd.shape[-1])
-            return HeadLoss.apply(x_nd, self.head, target_bt.reshape(-1), z_loss)
-        logits_nv = F.linear(x_btd, self.head).float().flatten(0, 1)
-        penalty = z_loss * logits_nv.logsumexp(-1).square().mean()
-        loss = F.cross_entropy(logits_nv, target_bt.flatten())
-        return loss + penalty - penalty.detach()
+            x_nd, target_n = x_btd.reshape(-1, x_btd.shape[-1]), target_bt.reshape(-1)
+            return HeadLoss.apply(x_nd, self.head, target_n, z_loss, self.shape.vocab)
+        if self.any_rows and len(x_btd) > 1:
+            torch._dynamo.mark_dynamic(x_btd, 0)
+        return self.head_loss(x_btd, self.head[: self.shape.vocab], target_bt, z_loss)
+
+    def _logits(self, x_btd: Tensor) -> Tensor:
+        """Logits of the vocabulary; the head's further rows are never predicted."""
+        return F.linear(x_btd, self.head)[..., : self.shape.vocab]
 
     def hidden(self, tokens_bt: Tensor) -> Tensor:
         """Hidden states (b, t, d) after the last norm."""
@@ -143,23 +162,29 @@ class Transformer(nn.Module):
     def states(self, tokens_bt: Tensor) -> tuple[Tensor, Tensor | None]:
         """Hidden states after the last norm, and the mean load balance over the blocks."""
         x_btd = F.embedding(tokens_bt, self.embedding)
-        if self.conv is not None:
+        document_bt = None if self.separator is None else documents(tokens_bt, self.separator)
+        if self.conv is not None and document_bt is not None:
+            x_btd = masked_conv(x_btd, self.conv, document_bt)
+        elif self.conv is not None:
             x_btd = CausalConv.apply(x_btd, self.conv)
         x_btd = rms_norm(x_btd)
+        mask_b1tt = None if document_bt is None else causal_mask(document_bt)
         length = tokens_bt.shape[1]
         cos_tk, sin_tk = self.cos_tk[:length], self.sin_tk[:length]
         balances: list[Tensor] = []
         for block in self.blocks:
             if self.any_rows and len(x_btd) > 1:
                 torch._dynamo.mark_dynamic(x_btd, 0)
-            x_btd, balance = block(x_btd, cos_tk, sin_tk)
+                if mask_b1tt is not None:
+                    torch._dynamo.mark_dynamic(mask_b1tt, 0)
+            x_btd, balance = block(x_btd, cos_tk, sin_tk, mask_b1tt)
             if balance is not None:
                 balances.append(balance)
         return rms_norm(x_btd), torch.stack(balances).mean() if balances else None
 
     def token_losses(self, tokens_bt: Tensor, target_bt: Tensor) -> Tensor:
         """Negative log-likelihood of every token, (b, t) [nats], in float32."""
-        logits_nv = F.linear(self.hidden(tokens_bt), self.head).float().flatten(0, 1)
+        logits_nv = self._logits(self.hidden(tokens_bt)).float().flatten(0, 1)
         losses_n = F.cross_entropy(logits_nv, target_bt.flatten(), reduction="none")
         return losses_n.view(target_bt.shape)
 
@@ -172,8 +197,10 @@ class Block(nn.Module):
         self.residual = residual
         d, inner, f = shape.width, shape.heads * shape.head_dim, shape.d_ff
         self.heads, self.head_dim, self.gated = shape.heads, shape.head_dim, shape.gated
+        self.key_heads, self.activation = shape.key_heads, shape.activation
         self.q_gain = nn.Parameter(torch.empty(shape.head_dim))
-        self.qkv = nn.Parameter(torch.empty(3 * inner, d))
+        # Rows of queries, then of keys, then of values.
+        self.qkv = nn.Parameter(torch.empty(inner + 2 * self.key_heads * shape.head_dim, d))
         self.out = nn.Parameter(torch.empty(d, inner))
         many = (shape.experts,) if shape.experts else ()
         self.top_k = shape.top_k
@@ -192,30 +219,71 @@ class Block(nn.Module):
             fill_normal(self.router, 1 / math.sqrt(self.router.shape[-1]), generator)
 
     def forward(
-        self, x_btd: Tensor, cos_tk: Tensor, sin_tk: Tensor
+        self, x_btd: Tensor, cos_tk: Tensor, sin_tk: Tensor, mask_b1tt: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Output of the block, and the load balance of its experts if it has any."""
-        branch_btd = self.attention(rms_norm(x_btd), cos_tk, sin_tk)
+        branch_btd = self.attention(rms_norm(x_btd), cos_tk, sin_tk, mask_b1tt)
         x_btd = torch.add(x_btd, branch_btd, alpha=self.residual)
         branch_btd, balance = self.mlp(rms_norm(x_btd))
         return torch.add(x_btd, branch_btd, alpha=self.residual), balance
 
-    def attention(self, x_btd: Tensor, cos_tk: Tensor, sin_tk: Tensor) -> Tensor:
+    def attention(
+        self, x_btd: Tensor, cos_tk: Tensor, sin_tk: Tensor, mask_b1tt: Tensor | None
+    ) -> Tensor:
         """Causal self-attention with QK-norm and rotary positions.
+
+        Args:
+            x_btd: Normalised residual stream.
+            cos_tk: Table of `rotary_table`.
+            sin_tk: Its other half.
+            mask_b1tt: True where a position sees another; None is causal.
+        """
+        b, t, _ = x_btd.shape
+        qkv = F.linear(x_btd, self.qkv).view(b, t, -1, self.head_dim)
+        if self.key_heads == self.heads:
+            q_bhtk, k_bhtk, v_bhtk = self._separate_heads(qkv, cos_tk, sin_tk)
+        else:
+            q_bhtk, k_bhtk, v_bhtk = self._shared_heads(qkv, cos_tk, sin_tk)
+        y_bhtk = F.scaled_dot_product_attention(
+            q_bhtk, k_bhtk, v_bhtk, attn_mask=mask_b1tt, is_causal=mask_b1tt is None
+        )
+        return F.linear(y_bhtk.transpose(1, 2).reshape(b, t, -1), self.out)
+
+    def _separate_heads(
+        self, qkv: Tensor, cos_tk: Tensor, sin_tk: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values where every head has its own, (b, h, t, k) each.
 
         Queries and keys are normalised and rotated together. The gain of the queries (without it,
         normalised vectors of 16 numbers cannot attend sharply) is part of their half of the tables.
         """
-        b, t, _ = x_btd.shape
-        qkv = F.linear(x_btd, self.qkv).view(b, t, 3, self.heads, self.head_dim)
+        qkv = qkv.unflatten(2, (3, self.heads))
         gains_2k = torch.stack([self.q_gain, torch.ones_like(self.q_gain)])
         cos_t21k = (cos_tk[:, None] * gains_2k)[:, :, None]
         sin_t21k = (sin_tk[:, None] * gains_2k.roll(self.head_dim // 2, -1))[:, :, None]
         qk_bt2hk = rotate(rms_norm(qkv[:, :, :2]), cos_t21k, sin_t21k)
         q_bhtk, k_bhtk = qk_bt2hk.permute(2, 0, 3, 1, 4).unbind(0)
-        v_bhtk = qkv[:, :, 2].transpose(1, 2)
-        y_bhtk = F.scaled_dot_product_attention(q_bhtk, k_bhtk, v_bhtk, is_causal=True)
-        return F.linear(y_bhtk.transpose(1, 2).reshape(b, t, -1), self.out)
+        return q_bhtk, k_bhtk, qkv[:, :, 2].transpose(1, 2)
+
+    def _shared_heads(
+        self, qkv: Tensor, cos_tk: Tensor, sin_tk: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, and keys and values repeated for the heads that share them, (b, h, t, k) each.
+
+        They are repeated rather than shared inside the kernel: not every kernel of torch can, and
+        with a mask the one that can is the slow one.
+        """
+        shared = self.key_heads
+        q_bthk, k_btgk, v_btgk = qkv.split([self.heads, shared, shared], 2)
+        cos_t1k, sin_t1k = cos_tk[:, None], sin_tk[:, None]
+        gain_k = self.q_gain
+        rotated_gain_k = gain_k.roll(self.head_dim // 2, -1)
+        q_bthk = rotate(rms_norm(q_bthk), cos_t1k * gain_k, sin_t1k * rotated_gain_k)
+        k_btgk = rotate(rms_norm(k_btgk), cos_t1k, sin_t1k)
+        k_bthk, v_bthk = (
+            x.repeat_interleave(self.heads // shared, dim=2) for x in (k_btgk, v_btgk)
+        )
+        return q_bthk.transpose(1, 2), k_bthk.transpose(1, 2), v_bthk.transpose(1, 2)
 
     def mlp(self, x_btd: Tensor) -> tuple[Tensor, Tensor | None]:
         """The MLP, or a mixture of experts with its load balance."""
@@ -226,12 +294,43 @@ class Block(nn.Module):
         return y_nd.view_as(x_btd), balance
 
     def expert(self, x: Tensor, up: Tensor, down: Tensor) -> Tensor:
-        """One MLP: squared ReLU, or SiLU-gated."""
-        h = F.linear(x, up)
-        if self.gated:
-            gate, h = h.chunk(2, dim=-1)
-            return F.linear(F.silu(gate) * h, down)
-        return F.linear(SquaredReLU.apply(h), down)
+        """One MLP, gated or plain."""
+        return F.linear(activate(F.linear(x, up), self.gated, self.activation), down)
+
+
+def activate(h: Tensor, gated: bool, activation: str | None) -> Tensor:
+    """Hidden units of an MLP: squared ReLU or GELU, or half of them gated by SiLU or GELU."""
+    if gated:
+        gate, h = h.chunk(2, dim=-1)
+        return (F.silu(gate) if activation is None else F.gelu(gate)) * h
+    return SquaredReLU.apply(h) if activation is None else F.gelu(h)
+
+
+def documents(tokens_bt: Tensor, separator: int) -> Tensor:
+    """Number of the document of each position in its row, (b, t).
+
+    A separator is the first position of the next document: what it predicts is the first token of
+    that one.
+    """
+    return (tokens_bt == separator).cumsum(1)
+
+
+def causal_mask(document_bt: Tensor) -> Tensor:
+    """True where a position sees another, (b, 1, t, t): none that is later or of another document.
+
+    Rotary scores depend on distances alone, so that positions need not start anew.
+    """
+    same_btt = document_bt[:, :, None] == document_bt[:, None]
+    return same_btt.tril()[:, None]
+
+
+def masked_conv(x_btd: Tensor, taps_ld: Tensor, document_bt: Tensor) -> Tensor:
+    """`CausalConv` without the positions of other documents."""
+    y_btd, t = x_btd, x_btd.shape[1]
+    for lag, tap_d in enumerate(taps_ld, start=1):
+        same_bt = F.pad(document_bt, (lag, 0), value=-1)[:, :t] == document_bt
+        y_btd = y_btd + F.pad(x_btd, (0, 0, lag, 0))[:, :t] * tap_d * same_bt[..., None]
+    return y_btd
 
 
 def fill_normal(weight: Tensor, std: float, generator: torch.Generator) -> None:
@@ -239,13 +338,13 @@ def fill_normal(weight: Tensor, std: float, generator: torch.Generator) -> None:
     weight.copy_(torch.empty(weight.shape).normal_(std=std, generator=generator))
 
 
-def rotary_table(length: int, head_dim: int) -> tuple[Tensor, Tensor]:
+def rotary_table(length: int, head_dim: int, base: float = ROPE_BASE) -> tuple[Tensor, Tensor]:
     """Cosine and signed sine (length, head_dim) for `rotate`: pairs are (i, i + head_dim / 2).
 
     Source: Su et al. 2021, arXiv:2104.09864.
     """
     half = head_dim // 2
-    rates = ROPE_BASE ** (-torch.arange(half, dtype=torch.float64) / half)
+    rates = base ** (-torch.arange(half, dtype=torch.float64) / half)
     angles = torch.arange(length, dtype=torch.float64)[:, None] * rates
     cos, sin = angles.cos(), angles.sin()
     return torch.cat([cos, cos], 1).float(), torch.cat([-sin, sin], 1).float()
@@ -323,6 +422,14 @@ class CausalConv(torch.autograd.Function):
         return grad_x_btd, torch.stack(grad_taps)
 
 
+def head_loss(x_btd: Tensor, head_vd: Tensor, target_bt: Tensor, z_loss: float) -> Tensor:
+    """What `HeadLoss` computes, in operations that a compiler for GPUs fuses."""
+    logits_nv = F.linear(x_btd, head_vd).float().flatten(0, 1)
+    penalty = z_loss * logits_nv.logsumexp(-1).square().mean()
+    loss = F.cross_entropy(logits_nv, target_bt.flatten())
+    return loss + penalty - penalty.detach()
+
+
 class HeadLoss(torch.autograd.Function):
     """Output head, cross-entropy and z-loss in one call, gradients computed in the forward pass.
 
@@ -331,10 +438,12 @@ class HeadLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x_nd: Tensor, head_vd: Tensor, target_n: Tensor, z_loss: float):  # type: ignore
-        """Mean loss over n positions."""
+    def forward(ctx, x_nd: Tensor, head_vd: Tensor, target_n: Tensor, z_loss: float, vocab: int):  # type: ignore
+        """Mean loss over n positions; rows of the head beyond the vocabulary are not predicted."""
         n, column_n1 = x_nd.shape[0], target_n[:, None]
         logits_nv = x_nd @ head_vd.t()
+        if vocab < head_vd.shape[0]:
+            logits_nv[:, vocab:] = -math.inf
         grad_nv = logits_nv.softmax(-1)
         losses_n1 = -grad_nv.gather(1, column_n1).clamp_min(SMALLEST).log()
         lse_n1 = losses_n1 + logits_nv.gather(1, column_n1)
@@ -347,4 +456,4 @@ class HeadLoss(torch.autograd.Function):
     def backward(ctx, grad: Tensor):  # type: ignore
         """Scale the gradients computed in `forward`."""
         grad_x_nd, grad_head_vd = ctx.saved_tensors
-        return grad_x_nd * grad, grad_head_vd * grad, None, None
+        return grad_x_nd * grad, grad_head_vd * grad, None, None, None

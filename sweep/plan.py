@@ -23,8 +23,9 @@ from sweep.planning.bill import (
 )
 from sweep.planning.compose import command_overrides, parse_command, show_information
 from sweep.planning.grid import Cell, LauncherChoice, chosen_launcher, grid, refusals
+from sweep.planning.identity import compact_count
 from sweep.planning.timing import unmeasured
-from sweep.planning.trajectory import Trajectory, compact_count
+from sweep.planning.trajectory import Trajectory
 
 MOST_SETS = 3
 """Data sets of a grid that are described; more of them differ in a seed or a cap."""

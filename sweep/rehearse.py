@@ -202,14 +202,14 @@ def train_rehearsal(small: Answer, overrides: Sequence[str]) -> RunRecord:
     """
     from sweep.app import train_grid
     from sweep.planning.bill import refuse_plan_options
-    from sweep.planning.compose import refuse_repeated
+    from sweep.planning.compose import name_options, refuse_repeated
     from sweep.planning.grid import grid
     from sweep.planning.quoting import read_overrides
 
     overrides = read_overrides(overrides)
     refuse_plan_options(overrides)
     refuse_repeated(overrides)
-    prescribed = [*small.config, f"name={NAME}", "tracking=none"]
+    prescribed = name_options([*small.config, f"name={NAME}", "tracking=none"])
     requested = [*prescribed, *overrides]
     cells = grid(requested, multirun=False)
     # A run's name ends in a hash of all that changes its result: equal names are equal runs.

@@ -78,6 +78,11 @@ SYNONYMS: Mapping[str, str] = MappingProxyType(
             "model.depth": "layers n_layer n_layers num_layers",
             "model.experts": "num_experts",
             "model.heads": "n_head n_heads num_heads",
+            "model.kv_heads": "n_kv_head n_kv_heads num_key_value_heads n_query_groups",
+            "model.mlp": "activation hidden_act mlp_class_name act_fn",
+            "model.pad_vocab_to": "padded_vocab_size padding_multiple",
+            "model.rope_base": "rope_theta",
+            "data.separator": "eos_token_id eot_token bos_token_id",
             "model.seq_len": "block_size context_length max_length",
             "model.width": "d_model dim hidden_size n_embd",
             "train.batch_tokens": "batch_size global_batch_size",
@@ -93,6 +98,11 @@ SYNONYMS: Mapping[str, str] = MappingProxyType(
 )
 """Names of other trainers that no spelling would lead to ours."""
 
+
+REMOVED: Mapping[str, str] = MappingProxyType(
+    {"train.graphs": "CUDA graphs are torch's own: train.compile=reduce_overhead, or leave it out."}
+)
+"""Settings of earlier versions, and what is there in their place."""
 
 SECTIONS = ("model", "data", "train", "sweep")
 """Fields of `Config` that are sections of their own."""
@@ -112,6 +122,8 @@ def settings() -> Mapping[str, Any]:
 
 def unknown_setting(key: str) -> str:
     """What is said of a key that is not declared: its full name and the nearest declared one."""
+    if key in REMOVED:
+        return f"{key} is no longer a setting; {REMOVED[key]}"
     section, _, name = key.rpartition(".")
     if section.split(".")[0] == "hydra":
         return f"{key} is no setting of the chosen launcher; leave it out, or choose another."
@@ -154,6 +166,7 @@ _KINDS: Mapping[Any, str] = MappingProxyType(
         str: "a text",
         list[Any]: "a list of numbers",
         list[str]: "a list of texts",
+        dict[str, Any]: "a table of fields of a plug-in",
         type(None): "null",
     }
 )

@@ -27,7 +27,7 @@ PACKAGES = (
     ("fit.report", "fit.service"),
     ("fit.cli",),
     ("isoflop",),
-    ("sweep.config", "sweep.settings", "sweep.cache", "sweep.model", "sweep.data"),
+    ("sweep.config", "sweep.settings", "sweep.cache", "sweep.model", "sweep.plugins", "sweep.data"),
     ("sweep.planning",),
     ("sweep.training",),
     ("sweep.launch", "sweep.plan"),

@@ -18,6 +18,8 @@ import numpy as np
 
 from fit.data.accounting import (
     FLOPS_PER_PARAM_TOKEN,
+    MLPS,
+    ROPE_BASE,
     Shape,
     count_flops,
     count_params,
@@ -89,8 +91,21 @@ class Ladder:
     depths: Floats
     """Depth at each."""
     convention: Mapping[str, str]
+    queries_per_key: int = 0
+    """Queries that share a head of keys and values at every size; 0: as many such heads at every
+    size as the template has."""
     trained: tuple[Shape, ...] = ()
     """Shapes of the runs, which may divide their width into heads of another size."""
+
+    @property
+    def width_step(self) -> int:
+        """Widths are multiples of it: whole heads, which share keys and values equally."""
+        return self.template.head_dim * self._heads_step
+
+    @property
+    def _heads_step(self) -> int:
+        """Heads are a multiple of it."""
+        return self.queries_per_key or self.template.kv_heads or 1
 
     def depth(self, width: float) -> float:
         """Depth on the ladder, a real number."""
@@ -102,10 +117,12 @@ class Ladder:
         """The shape of a width and a depth."""
         old = self.template
         inner = width * old.heads * old.head_dim / old.width
+        step = self._heads_step
+        heads = max(1, round(inner / old.head_dim / step)) * step
         return Shape(
             width=width,
             depth=depth,
-            heads=max(1, round(inner / old.head_dim)),
+            heads=heads,
             head_dim=old.head_dim,
             d_ff=max(1, round(self.mlp_ratio * width)),
             vocab=old.vocab,
@@ -115,6 +132,10 @@ class Ladder:
             conv=old.conv,
             experts=old.experts,
             top_k=old.top_k,
+            kv_heads=heads // self.queries_per_key if self.queries_per_key else old.kv_heads,
+            activation=old.activation,
+            pad_vocab_to=old.pad_vocab_to,
+            rope_base=old.rope_base,
         )
 
     def count(self, shape: Shape) -> tuple[int, int]:
@@ -129,8 +150,8 @@ class Ladder:
 
     def along(self, counted: Callable[[Shape], tuple[int, int]]) -> Floats:
         """Two counts of its shapes, ascending, (shapes, 2); counts are linear in a real depth."""
-        head_dim = self.template.head_dim
-        widths = np.unique(np.geomspace(1, LARGEST_WIDTH // head_dim, 150).astype(int)) * head_dim
+        step = self.width_step
+        widths = np.unique(np.geomspace(1, LARGEST_WIDTH // step, 150).astype(int)) * step
         counts = np.empty((len(widths), 2))
         for row, width in enumerate(widths):
             one, two = (np.array(counted(self.shape(int(width), d)), float) for d in (1, 2))
@@ -164,14 +185,14 @@ class Ladder:
 
     def _near_widths(self, params: float) -> range:
         """Widths whose N lies around a size."""
-        head_dim = self.template.head_dim
-        low, high = 1, LARGEST_WIDTH // head_dim
+        step = self.width_step
+        low, high = 1, LARGEST_WIDTH // step
         while high - low > 1:
             middle = (low + high) // 2
-            width = middle * head_dim
+            width = middle * step
             n, _ = self.count(self.shape(width, max(1, round(self.depth(width)))))
             low, high = (middle, high) if n < params else (low, middle)
-        return range(max(1, low - 3) * head_dim, (high + 4) * head_dim, head_dim)
+        return range(max(1, low - 3) * step, (high + 4) * step, step)
 
 
 def smooth_cost(log_params: Floats, log_ratio: Floats) -> TokenCost:
@@ -219,7 +240,12 @@ def ladder_of(fit: Fit) -> Ladder | None:
     p = fit.points
     needed = ("width", "depth", "heads", "head_dim", "vocab", "seq_len")
     ratio = fit.recipe.get("model.mlp_ratio")
+    if "model._target_" in fit.recipe:
+        return None  # shapes of a model of the user's own are not counted here
     if ratio is None or any(c not in p.columns or np.isnan(p.columns[c]).any() for c in needed):
+        return None
+    queries_per_key = _queries_per_key(p)
+    if queries_per_key is None:
         return None
     largest = int(np.argmax(p.params))
     widths = np.unique(p.columns["width"])
@@ -230,6 +256,7 @@ def ladder_of(fit: Fit) -> Ladder | None:
         widths=widths,
         depths=np.array(depths, dtype=np.float64),
         convention=fit.convention,
+        queries_per_key=queries_per_key,
         trained=tuple(
             dict.fromkeys(
                 _template(p, row, ratio, fit.recipe)
@@ -241,18 +268,51 @@ def ladder_of(fit: Fit) -> Ladder | None:
     return ladder if _agrees(ladder, p) else None
 
 
+def _key_heads(points: Points) -> Floats:
+    """Heads of keys and values of every run, (runs,)."""
+    heads = points.columns["heads"]
+    shared = points.columns.get("kv_heads", heads)
+    return np.where(np.isnan(shared), heads, shared)
+
+
+def _queries_per_key(points: Points) -> int | None:
+    """Queries that share a head of keys, where it is that ratio that the runs have in common.
+
+    Returns:
+        0 where the runs have as many heads of keys, or every query its own; None without a rule.
+    """
+    if "kv_heads" not in points.columns:
+        return 0
+    keys = _key_heads(points)
+    ratios = points.columns["heads"] / keys
+    if np.ptp(keys) == 0:
+        return 0
+    return int(ratios[0]) if np.ptp(ratios) == 0 else None
+
+
 def _template(points: Points, row: int, ratio: float, recipe: Mapping[str, Any]) -> Shape:
     """The shape of one run."""
     names = ("width", "depth", "heads", "head_dim", "vocab", "seq_len")
-    sizes = {name: int(points.columns[name][row]) for name in names}
+    sizes: dict[str, int] = {name: int(points.columns[name][row]) for name in names}
+    plain = "swiglu" if recipe.get("model.gated", False) else "relu2"
+    gated, activation = MLPS[recipe.get("model.mlp", plain)]
     return Shape(
-        **sizes,
+        width=sizes["width"],
+        depth=sizes["depth"],
+        heads=sizes["heads"],
+        head_dim=sizes["head_dim"],
+        vocab=sizes["vocab"],
+        seq_len=sizes["seq_len"],
         d_ff=max(1, round(ratio * sizes["width"])),
-        gated=bool(recipe.get("model.gated", False)),
+        gated=gated,
         tied=bool(recipe.get("model.tied", True)),
         conv=int(recipe.get("model.conv", 0)),
         experts=int(recipe.get("model.experts", 0)),
         top_k=int(recipe.get("model.top_k", 0)),
+        kv_heads=int(_key_heads(points)[row]),
+        activation=activation,
+        pad_vocab_to=int(recipe.get("model.pad_vocab_to", 0)),
+        rope_base=float(recipe.get("model.rope_base", ROPE_BASE)),
     )
 
 
@@ -262,11 +322,15 @@ def _agrees(ladder: Ladder, points: Points) -> bool:
     Head sizes may differ among the runs, as long as heads fill the same share of the width.
     """
     columns = [points.columns[c].astype(int) for c in ("width", "depth", "heads", "head_dim")]
+    columns.append(_key_heads(points).astype(int))
     share = ladder.template.heads * ladder.template.head_dim / ladder.template.width
     try:
-        for width, depth, heads, head_dim, n in zip(*columns, points.params, strict=True):
+        for width, depth, heads, head_dim, keys, n in zip(*columns, points.params, strict=True):
             of_run = dataclasses.replace(
-                ladder.shape(int(width), int(depth)), heads=int(heads), head_dim=int(head_dim)
+                ladder.shape(int(width), int(depth)),
+                heads=int(heads),
+                head_dim=int(head_dim),
+                kv_heads=int(keys),
             )
             if (
                 abs(np.log(ladder.count(of_run)[0] / n)) > 0.005

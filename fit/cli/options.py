@@ -315,6 +315,7 @@ fit_options = option_group(
         show_default="exact", help="How C of records is counted.",
     ),
     table_options,
+    click.option("--heldout", metavar="SET", help="Fit the loss on this held-out set of records."),
     click.option(
         "--loss", type=NameType("fit.estimation.objective:LOSSES"), default="adaptive",
         show_default=True, help="adaptive, huber, l2, l2-levels, student, asymmetric.",

@@ -18,17 +18,9 @@ import click
 
 from fit.allocation.scaling_law import ScalingLaw
 from fit.data.cells import UNIT_COLUMN
+from fit.data.progress import RunningTrajectory, SweepProgress, find_progress
 from fit.data.readers import load
-from fit.data.records import (
-    STATUSES,
-    DataInfo,
-    RunningTrajectory,
-    RunRecord,
-    SweepProgress,
-    find_progress,
-    finite_or_null,
-    read_runs,
-)
+from fit.data.records import STATUSES, DataInfo, RunRecord, finite_or_null, read_runs
 from fit.data.table import RunTable
 from fit.diagnostics.tuning import LACK, SAFE, fit_tuning, tuning_notes
 from fit.errors import RecordError, RefusedError
@@ -132,8 +124,10 @@ def flat_record(record: RunRecord) -> dict[str, Any]:
             value = dataclasses.asdict(value)
         if name == "loss_by_skill":
             row |= {f"loss_{skill}": loss for skill, loss in (value or {}).items()}
-        elif isinstance(value, Mapping):
-            row |= {f"{name}.{k}": v for k, v in value.items()}
+        elif name in ("scores", "parts"):
+            row |= {f"{name}.{k}.{s}": v for k, of in (value or {}).items() for s, v in of.items()}
+        elif isinstance(value, Mapping) or name == "heldout":
+            row |= {f"{name}.{k}": v for k, v in (value or {}).items()}
         else:
             row[name] = value
     return {**row, "params": record.params_matmul}

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from fit.allocation.scaling_law import Frontier, ScalingLaw
-from fit.comparison.multiplier import MultiplierProblem, pair_runs
+from fit.comparison.multiplier import MultiplierProblem, like_with_like, pair_runs
 from fit.data.records import Floats, finite_or_null
 from fit.errors import QueryError
 from fit.quantities import check_count, power
@@ -107,7 +107,8 @@ def compare(
         a: The law whose compute is asked for.
         b: The law whose loss is to be reached.
         flops: Budgets of B [FLOP]; chosen inside and beyond both ranges where none are given.
-        interval: `hc3`, from the sandwich covariances, or `pairs`, from a joint bootstrap.
+        interval: `hc3`, from the covariances of what both answer by, their forecasts where both
+            have one; or `pairs`, a joint bootstrap of the laws that describe the runs.
         level: Of the intervals, between 0 and 1.
         resamples: Draws of `pairs`.
         seed: Of these draws.
@@ -127,8 +128,8 @@ def compare(
     for budget in flops:
         if check_count(budget) > MOST_FLOPS:
             raise QueryError(f"budget is {budget:g} FLOP; at most {MOST_FLOPS:g} is accepted.")
-    # What forms miss beyond the runs is alike on both sides, and would count twice.
-    a, b = a.plain, b.plain
+    # Resampling refits the laws that describe the runs, so what it gives is by these.
+    a, b = like_with_like(a, b) if interval == "hc3" else (a.plain, b.plain)
     for source in (a, b):
         if source.fit is not None:
             check_verdict(source.fit.verdict, source, force=force)

@@ -11,6 +11,9 @@ Two sweeps over the same cells (same N, D and seed, or same shape, D and seed) s
 in the same order, so their losses err together. `pair_runs` matches such runs; leaving the same
 cell out of both fits, or drawing it in both, keeps that covariance. Intervals that treat the two as
 independent are too wide.
+
+Where both laws forecast, the covariance is that of both posteriors together (`joint_posterior`):
+paired runs move both, and what forecasts miss beyond the runs is in part alike on both sides.
 """
 
 from __future__ import annotations
@@ -32,9 +35,11 @@ from fit.data.records import Floats
 from fit.errors import FitError, QueryError
 from fit.estimation.objective import FitProblem
 from fit.estimation.solver import Estimate, estimate, solve
+from fit.inference.forecast import CHEAPER, SHAPES, prior_precision
 from fit.inference.intervals import STEP, shifted
 from fit.inference.resampling import BATCH, left_out
 from fit.laws.families import law, two_term_laws
+from fit.laws.forecast import FORECAST
 from fit.results import Fit, Points
 
 PARAMETERS = ("E", "A", "B", "alpha", "beta")
@@ -45,6 +50,9 @@ LARGEST_LOG_MULTIPLIER = math.log(1e6)
 SPACING = 0.05
 """Step of the grid in ln C on which A's loss is computed. Straight lines between its points change
 ln m by less than 1e-4."""
+ALIKE = 0.25
+"""Correlation, between two fits, of what their forecasts miss and what their priors leave open: see
+docs/league.md for how often intervals of multipliers held on public sweeps with it."""
 LEAST_FLOPS = 1e4
 """Budget at which the grid begins at the lowest [FLOP]."""
 
@@ -61,6 +69,8 @@ class PairedRuns:
     """Their point estimates, repeated from the runs that they store."""
     codes: tuple[Index, Index]
     """Cluster of each run, in one numbering for both fits: (n,) and (m,)."""
+    rows: tuple[Index, Index]
+    """Rows of the paired runs in either fit, (size,) each."""
     size: int
     """Number of cells in both."""
     correlation: float | None
@@ -91,6 +101,7 @@ def pair_runs(a: Fit, b: Fit) -> PairedRuns | None:
         fits=(a, b),
         estimates=(first, second),
         codes=_join_clusters(left.cluster, right.cluster, i, j),
+        rows=(i, j),
         size=len(both),
         correlation=_correlation(left.residual[i], right.residual[j]),
     )
@@ -143,6 +154,50 @@ def joint_covariance(pairs: PairedRuns) -> Floats:
         blocks.append(np.asarray(fit.covariance) - plain.T @ plain + moved.T @ moved)
     across = moves[0].T @ moves[1]
     return np.block([[blocks[0], across], [across.T, blocks[1]]])
+
+
+def joint_posterior(a: Fit, b: Fit, pairs: PairedRuns | None) -> Floats:
+    """Covariance of the parameters of both fits' forecasts together, (10 + 10, 10 + 10).
+
+    The blocks on the diagonal are the posteriors' own. Across, paired runs move both by what each
+    run informs of it, times the correlation of their residuals; and what each owes to its prior,
+    which has what forecasts miss (`level`, `valley`), is correlated by `ALIKE`.
+    """
+    ends = [fit.posterior().covariance for fit in (a, b)]
+    left, right = (c * np.sqrt(_prior_of(f)) for f, c in zip((a, b), ends, strict=True))
+    across = ALIKE * left @ right.T
+    if pairs is not None and pairs.size and pairs.correlation is not None:
+        i, j = pairs.rows
+        across += max(pairs.correlation, 0.0) * run_influence(a)[:, i] @ run_influence(b)[:, j].T
+    return np.block([[ends[0], across], [across.T, ends[1]]])
+
+
+def run_influence(fit: Fit) -> Floats:
+    """Moves of a forecast's parameters by one standard deviation of each run's loss, (10, n).
+
+    Times their own transpose they are the part of the covariance that comes from the runs: what a
+    run's standard deviation is follows from how much the posterior knows beyond its prior.
+    """
+    covariance, points = fit.posterior().covariance, fit.points
+    steps = STEP * np.eye(SHAPES, len(FORECAST))
+    thetas = shifted(fit.posterior(), np.concatenate([steps, -steps]))
+    log_losses = ScalingLaw.from_fit(fit).log_losses(points.params, points.tokens)
+    up, down = np.split(log_losses(thetas), 2)
+    behind = CHEAPER * np.log(points.flops.max() / points.flops)
+    slopes = (up - down) / (2 * STEP) / np.sqrt(1 + behind**2)
+    own = covariance[:SHAPES, :SHAPES]
+    informed = SHAPES - float((_prior_of(fit)[:SHAPES] * np.diag(own)).sum())
+    scale = math.sqrt(max(informed, 0.0) / float(np.einsum("in,ij,jn->", slopes, own, slopes)))
+    moves = covariance[:, :SHAPES] @ slopes * scale
+    # Where outliers pull less than others the match is not exact: no more than all of it.
+    excess = np.linalg.norm(np.linalg.solve(np.linalg.cholesky(own), moves[:SHAPES]), ord=2)
+    return np.asarray(moves / max(1.0, float(excess)))
+
+
+def _prior_of(fit: Fit) -> Floats:
+    """Precision of a forecast's prior, (10,)."""
+    assert fit.forecast is not None
+    return prior_precision(fit.forecast, float(fit.points.loss.min()))
 
 
 def joint_draws(pairs: PairedRuns, resamples: int, seed: int) -> tuple[Floats, Floats]:
@@ -294,7 +349,9 @@ class MultiplierProblem:
         size = len(self.a.theta)
         steps = STEP * np.concatenate([axes, -axes])
         moved = [
-            np.repeat(s.theta[None], len(steps), axis=0) if s.fit is None else shifted(s.fit, part)
+            np.repeat(s.theta[None], len(steps), axis=0)
+            if s.fit is None
+            else shifted(s.fit.posterior(), part)
             for s, part in ((self.a, steps[:, :size]), (self.b, steps[:, size:]))
         ]
         ends = self.curves(moved[0], moved[1])
@@ -304,14 +361,16 @@ class MultiplierProblem:
 
 def _covariance(a: ScalingLaw, b: ScalingLaw, pairs: PairedRuns | None) -> Floats:
     """Covariance of both laws' parameters together; a published law is taken as exact."""
-    if pairs is not None and pairs.size:
+    if a.fit is not None and b.fit is not None and forecasts(a):
+        joint = joint_posterior(a.fit, b.fit, pairs)
+    elif pairs is not None and pairs.size:
         joint = joint_covariance(pairs)
     else:
         joint = np.zeros((len(a.theta) + len(b.theta),) * 2)
         if a.fit is not None:
-            joint[: len(a.theta), : len(a.theta)] = a.fit.covariance
+            joint[: len(a.theta), : len(a.theta)] = a.fit.posterior().covariance
         if b.fit is not None:
-            joint[len(a.theta) :, len(a.theta) :] = b.fit.covariance
+            joint[len(a.theta) :, len(a.theta) :] = b.fit.posterior().covariance
     if not np.isfinite(joint).all():
         raise QueryError(
             "the runs of a fit leave no degree of freedom for an interval. Add runs and fit again."
@@ -326,13 +385,29 @@ def _covariance(a: ScalingLaw, b: ScalingLaw, pairs: PairedRuns | None) -> Float
 
 def _degrees(a: ScalingLaw, b: ScalingLaw, parts: tuple[Floats, Floats], *, paired: bool) -> Floats:
     """Degrees of freedom of the difference (k,), by Welch 1947 where the two are independent."""
-    dofs = [s.fit.interval.dof for s in (a, b) if s.fit is not None]
+    dofs = [_dof(s.fit) for s in (a, b) if s.fit is not None]
     if paired or len(dofs) < 2:
         return np.full(len(parts[0]), float(min(dofs)))
     total = np.maximum(parts[0] + parts[1], 1e-300)
     shares = [p / total for p in parts]
     spread = shares[0] ** 2 / dofs[0] + shares[1] ** 2 / dofs[1]
     return np.asarray(1 / np.maximum(spread, 1e-12))
+
+
+def _dof(fit: Fit) -> float:
+    """Degrees of freedom of what a fit answers by."""
+    return fit.interval.dof if fit.forecast is None else fit.forecast.dof
+
+
+def forecasts(source: ScalingLaw) -> bool:
+    """Whether a law forecasts, rather than only describing its runs."""
+    return source.fit is not None and source.fit.forecast is not None
+
+
+def like_with_like(a: ScalingLaw, b: ScalingLaw) -> tuple[ScalingLaw, ScalingLaw]:
+    """Both as they are, or, where one fit has a forecast and the other has none, without it."""
+    fits = [s for s in (a, b) if s.fit is not None]
+    return (a, b) if all(map(forecasts, fits)) else (a.plain, b.plain)
 
 
 def _acceptance_interval(grid: Floats, gap: Floats, outside: Floats) -> tuple[float, float]:

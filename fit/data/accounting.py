@@ -28,6 +28,17 @@ FLOPS_CONVENTIONS = ("exact", "chinchilla", "6nd")
 """Ways to count C: by term with causal attention; as Hoffmann 2022; as 6 params tokens."""
 FLOPS_PER_PARAM_TOKEN = 6
 """FLOP of training per matmul parameter and token: 2 forward and 4 backward."""
+ROPE_BASE = 10_000.0
+"""Base of the rotary angles where no other is set."""
+MLPS: Mapping[str, tuple[bool, str | None]] = MappingProxyType(
+    {
+        "relu2": (False, None),
+        "gelu": (False, "gelu"),
+        "swiglu": (True, None),
+        "geglu": (True, "gelu"),
+    }
+)
+"""Kinds of MLP by name: whether it is gated, and the `Shape.activation` of its hidden units."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +56,7 @@ class Shape:
     d_ff: int
     """Hidden units of the MLP."""
     vocab: int
-    """Tokens in the vocabulary."""
+    """Tokens in the vocabulary; see `vocab_rows`."""
     seq_len: int
     """Context length in tokens."""
     gated: bool = False
@@ -58,6 +69,25 @@ class Shape:
     """MLPs per block among which a router chooses; 0 is one MLP without a router."""
     top_k: int = 0
     """Experts used per token."""
+    kv_heads: int | None = None
+    """Heads of keys and values, each shared by heads / kv_heads queries; None is one per head."""
+    activation: str | None = None
+    """gelu; None is squared ReLU, or SiLU where the MLP is gated."""
+    pad_vocab_to: int = 0
+    """Embedding and head have a multiple of so many rows; 0 is one per token."""
+    rope_base: float = ROPE_BASE
+    """Base of the rotary angles; no count depends on it."""
+
+    @property
+    def key_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.heads if self.kv_heads is None else self.kv_heads
+
+    @property
+    def vocab_rows(self) -> int:
+        """Rows of the embedding and of the head; those beyond the vocabulary are never used."""
+        multiple = self.pad_vocab_to or 1
+        return -(-self.vocab // multiple) * multiple
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "heads", "head_dim", "d_ff", "vocab", "seq_len"):
@@ -69,6 +99,14 @@ class Shape:
                 f"top_k is {self.top_k} of {self.experts} experts; 1 to {self.experts} is needed. "
                 "Change top_k."
             )
+        if self.kv_heads == self.heads:
+            object.__setattr__(self, "kv_heads", None)
+        if self.kv_heads is not None and (self.kv_heads < 1 or self.heads % self.kv_heads):
+            divisors = [str(k) for k in range(1, self.heads + 1) if self.heads % k == 0]
+            raise PlanError(
+                f"kv_heads is {self.kv_heads} of {self.heads} heads, which have to share them "
+                f"equally. Change kv_heads: {', '.join(divisors)}."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +116,7 @@ class ParamCounts:
     body: int
     """Matrices in the blocks that a token uses; of a mixture, the router and top_k experts."""
     head: int
-    """The output head, vocab x width, counted once whether tied or not."""
+    """The output head, vocab_rows x width, counted once whether tied or not."""
     embedding: int
     """The embedding if it is a matrix of its own; 0 if tied."""
     other: int
@@ -124,11 +162,12 @@ def count_params(shape: Shape) -> ParamCounts:
     """
     d, inner = shape.width, shape.heads * shape.head_dim
     mlp, chosen = _mlp_matrices(shape) * d * shape.d_ff, shape.top_k if shape.experts else 1
-    per_block = 4 * d * inner + chosen * mlp + shape.experts * d
+    attention = 2 * d * (inner + shape.key_heads * shape.head_dim)
+    per_block = attention + chosen * mlp + shape.experts * d
     return ParamCounts(
         body=shape.depth * per_block,
-        head=shape.vocab * d,
-        embedding=0 if shape.tied else shape.vocab * d,
+        head=shape.vocab_rows * d,
+        embedding=0 if shape.tied else shape.vocab_rows * d,
         other=shape.depth * shape.head_dim + shape.conv * d,
         idle=shape.depth * (shape.experts - chosen) * mlp if shape.experts else 0,
     )

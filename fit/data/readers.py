@@ -54,7 +54,14 @@ from fit.data.columns import (
 from fit.data.conditions import as_conditions, rows_that_meet
 from fit.data.formats import TABLE_READERS, as_frame, find_tables, read_frame
 from fit.data.records import Dropped, Floats, RunFolder, RunRecord, read_runs
-from fit.data.table import RECORD_COLUMNS, RunTable, filter_rows, recluster, without_copies
+from fit.data.table import (
+    RECORD_COLUMNS,
+    RunTable,
+    filter_rows,
+    on_heldout,
+    recluster,
+    without_copies,
+)
 from fit.data.trackers import unfinished_rows
 from fit.errors import RecordError
 from fit.files import content_hash
@@ -87,6 +94,7 @@ def load(
     wide: str | None = None,
     keep_failed: bool = False,
     target: str = "loss",
+    heldout: str | None = None,
 ) -> RunTable:
     """Read run records or tables into a `RunTable`.
 
@@ -106,6 +114,7 @@ def load(
         keep_failed: Keep rows of a table that a tracker calls failed and that reached their end.
         target: Column that the law predicts. Unless it is the loss, the table holds the run of
             least loss at each params and tokens, with the target as its `loss`.
+        heldout: Held-out set of records whose loss stands in place of the main one.
 
     Raises:
         RecordError: Nothing is there, a column is missing, cells are not positive finite numbers,
@@ -126,10 +135,18 @@ def load(
         runs = records or read_runs(paths[0])
         about: dict[str, Any] = {"source": folder if paths else "records", "hash": runs.hash}
         about |= {"params": params or "matmul", "flops": flops or "exact", "folders": runs.folders}
+        if heldout is not None:  # training curves are of another loss than the fitted one
+            runs = dataclasses.replace(runs, records=on_heldout(runs.records, heldout, folder))
+            about["folders"] = {}
         table = _read_records(runs, conditions, about)
         if cluster is not None:
             table = recluster(table, cluster)
         return table if target == "loss" else _best_of_scan(table, target)
+    if heldout is not None:
+        raise RecordError(
+            f"--heldout {heldout} chooses a loss of run records; {paths[0] if paths else 'this'} "
+            "is a table. Name its column: --column loss=YOURS."
+        )
     counting = [f"--{k} {v}" for k, v in (("params", params), ("flops", flops)) if v is not None]
     if counting:
         raise RecordError(

@@ -1,9 +1,7 @@
-"""Run records and sweep progress, as JSON documents on disk.
+"""Run records, as JSON documents on disk.
 
 A `RunRecord` is what one training run leaves behind: `record.json` in its folder, read and written
-here (`read_runs`, `read_record`, `write_record`). While a sweep is under way, the launch has
-written `plan.json` beside the records and each running trajectory writes `progress.json` into its
-working folder every few seconds; `find_progress` reads these, without the trainer.
+here (`read_runs`, `read_record`, `write_record`).
 
 Documents are written beside their place and renamed, so that a reader sees the old or the new one,
 never half of one. Folders whose name begins with a dot are working space and hold no records.
@@ -15,8 +13,7 @@ import dataclasses
 import json
 import math
 import os
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,10 +27,6 @@ from fit.files import _read_text, content_hash, write_atomically
 RECORD_NAME = "record.json"
 CURVE_NAME = "curve.csv"
 RECORD_SCHEMA = "isoflop.record/1"
-PLAN_NAME = "plan.json"
-PLAN_SCHEMA = "isoflop.plan/1"
-HEARTBEAT_NAME = "progress.json"
-HEARTBEAT_SCHEMA = "isoflop.progress/1"
 STATUSES = ("done", "failed", "diverged")
 NOT_RESULTS = frozenset(
     "sweep started finished wall_seconds tokens_per_second mfu device versions commit attempts "
@@ -42,8 +35,6 @@ NOT_RESULTS = frozenset(
 """Fields that may differ between two runs of one identity; all others must not."""
 ROUNDING = 1e-4
 """Relative error of positions in a stored curve, which have six digits."""
-SILENT_SECONDS = 60.0
-"""Without a heartbeat for so long a trajectory is taken to have stopped; it sends one every 2 s."""
 
 T = TypeVar("T")
 Floats = NDArray[np.float64]
@@ -109,6 +100,8 @@ class RunRecord:
     experts: int | None = None
     """MLPs per block, `top_k` used per token, the others counted in `params_idle`; None is one."""
     top_k: int | None = None
+    kv_heads: int | None = None
+    """Heads of keys and values, shared by groups of queries; None is one per head."""
     params_idle: int | None = None
     flops_spent: float | None = None
     """FLOP that this run added: its cooldown and its own stretch of a shared trunk."""
@@ -116,6 +109,8 @@ class RunRecord:
     """Identity of the trajectory that runs share: their losses are correlated."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """Further settings that are needed to launch the run again, as overrides of the config."""
+    plug_ins: Mapping[str, str] = field(default_factory=dict)
+    """Parts of the user's own, by setting: their name and the hash of their source."""
     loss: float | None = None
     """Final held-out loss [nats/token]; entropy + paired excess where the entropy is known."""
     loss_se: float | None = None
@@ -126,6 +121,12 @@ class RunRecord:
     """Loss in bits per byte."""
     loss_by_skill: Mapping[str, float] | None = None
     """Each skill's share of `loss`; the shares sum to it."""
+    heldout: Mapping[str, float] | None = None
+    """Loss on each further held-out set, and on each part of a mixture [nats/token]."""
+    parts: Mapping[str, Mapping[str, float]] | None = None
+    """Of a mixture, by name of the part: weight, unique_tokens and epochs."""
+    scores: Mapping[str, Mapping[str, float | None]] | None = None
+    """By name of the tasks: items, accuracy, probability of the answer, and standard errors."""
     reason: str | None = None
     traceback: str | None = None
     attempts: int = 1
@@ -146,12 +147,10 @@ class RunRecord:
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
-            known = ", ".join(STATUSES)
-            raise RecordError(f"status is '{self.status}'; a record needs one of {known}.")
+            raise RecordError(f"status is '{self.status}'; known are {', '.join(STATUSES)}.")
         if self.status == "done" and not (self.loss and 0 < self.loss < math.inf):
-            raise RecordError(
-                f"run {self.run} is done with loss {self.loss}; a positive finite one is needed."
-            )
+            message = f"run {self.run} is done with loss {self.loss}; a positive finite one"
+            raise RecordError(f"{message} is needed.")
         if self.status == "done" and self.tokens_seen != self.tokens:
             raise RecordError(
                 f"run {self.run} is done with {self.tokens_seen} tokens seen of {self.tokens}; all "
@@ -184,7 +183,7 @@ class RunRecord:
         try:
             data = DataInfo(**document.pop("data"))
             document["history"] = tuple(document.get("history", ()))
-            return cls(data=data, **_fields_of(cls, document))
+            return cls(data=data, **fields_of(cls, document))
         except (TypeError, KeyError, AttributeError) as error:
             raise RecordError(f"not a complete run record: {error}") from error
 
@@ -229,7 +228,7 @@ def finite_or_null(value: Any) -> Any:
     return value
 
 
-def _fields_of(cls: type, document: Mapping[str, Any]) -> dict[str, Any]:
+def fields_of(cls: type, document: Mapping[str, Any]) -> dict[str, Any]:
     """The items of a document that are fields of a class; a newer version may have more."""
     names = cls.__dataclass_fields__  # type: ignore[attr-defined]
     return {k: v for k, v in document.items() if k in names}
@@ -345,153 +344,3 @@ def window_means(curve: Floats, edges: Floats) -> Floats:
     total = np.r_[0.0, np.cumsum(curve[:, 1] * np.diff(ends))]
     inside = np.interp(edges, ends, total, left=np.nan, right=np.nan)
     return np.asarray(np.diff(inside) / np.diff(edges))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedRun:
-    """A run of a sweep's plan."""
-
-    run: str
-    params: int
-    """N in the matmul convention [parameters]."""
-    tokens: int
-    flops_spent: float
-    """Cost of its cooldown and its own stretch of a shared trunk [FLOP]."""
-    seconds: float
-    """Time of that on one worker, as estimated before the launch [s]."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunningTrajectory:
-    """A trajectory that is being trained, by its last heartbeat."""
-
-    run: str
-    """The run that it trains towards."""
-    tokens: int
-    """Tokens trained on so far."""
-    total: int
-    """Tokens of that run."""
-    loss: float | None
-    tokens_per_second: float | None
-    host: str
-    silent_seconds: float
-    """Time since the heartbeat [s]."""
-
-    @property
-    def alive(self) -> bool:
-        """Whether its last heartbeat is recent."""
-        return self.silent_seconds < SILENT_SECONDS
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Time to the end of this run at the present rate [s]."""
-        rate = self.tokens_per_second
-        return (self.total - self.tokens) / rate if rate else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SweepProgress:
-    """Progress of a sweep, or of several."""
-
-    running: tuple[RunningTrajectory, ...]
-    missing: tuple[PlannedRun, ...]
-    """Planned runs that have neither ended nor are running."""
-    planned: int
-    """Number of planned runs."""
-    flops_spent: float
-    flops_left: float
-    hours_spent: float
-    """Time of workers in training [h]."""
-    hours_left: float | None
-    """Time of workers by the plan's estimate, scaled by actual over estimated time so far [h]."""
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Time to the end with as many workers as run now [s]; None if there are none."""
-        workers = sum(r.alive for r in self.running)
-        return None if self.hours_left is None or not workers else self.hours_left * 3600 / workers
-
-
-def find_progress(
-    folder: Path, records: Sequence[RunRecord], *, now: float | None = None
-) -> SweepProgress:
-    """Read the plans and heartbeats below a folder of runs.
-
-    Args:
-        folder: A sweep's folder, or one that holds several.
-        records: The records there; a failed run counts as ended, as it has a record.
-        now: The present time [s since 1970]; None for the clock's.
-    """
-    moment = time.time() if now is None else now
-    planned = {p.run: p for path in _files(folder, PLAN_NAME) for p in read_plan(path)}
-    valid = {r.run for r in records if r.status != "failed"}
-    ended = {r.run for r in records}
-    beats = (_read_heartbeat(path, moment) for path in _files(folder, f".work-*/{HEARTBEAT_NAME}"))
-    running = tuple(sorted((r for r in beats if r and r.run not in valid), key=lambda r: r.run))
-    alive = {r.run for r in running if r.alive}
-    left = [p for p in planned.values() if p.run not in valid]
-    return SweepProgress(
-        running=running,
-        missing=tuple(p for p in left if p.run not in ended | alive),
-        planned=len(planned),
-        flops_spent=sum(r.flops_spent or r.flops for r in records if r.status == "done"),
-        flops_left=sum(p.flops_spent * _share_left(p, running) for p in left),
-        hours_spent=sum(map(_added_seconds, records)) / 3600,
-        hours_left=_hours_left(left, running, planned, records),
-    )
-
-
-def read_plan(path: Path) -> tuple[PlannedRun, ...]:
-    """Read the runs of a plan; none if it does not exist or cannot be read."""
-    try:
-        document = parse_document(path.read_text(encoding="utf-8"), PLAN_SCHEMA)
-        return tuple(PlannedRun(**_fields_of(PlannedRun, row)) for row in document["runs"])
-    except (OSError, UnicodeDecodeError, RecordError, KeyError, TypeError):
-        return ()
-
-
-def _read_heartbeat(path: Path, now: float) -> RunningTrajectory | None:
-    """Read a heartbeat; None if it cannot be read, as when the run has just ended."""
-    try:
-        document = parse_document(path.read_text(encoding="utf-8"), HEARTBEAT_SCHEMA)
-        silent = max(0.0, now - float(document["time"]))
-        return RunningTrajectory(**_fields_of(RunningTrajectory, document), silent_seconds=silent)
-    except (OSError, UnicodeDecodeError, RecordError, KeyError, TypeError, ValueError):
-        return None
-
-
-def _files(folder: Path, pattern: str) -> Iterable[Path]:
-    """Files of a sweep's folder, or of the sweeps in a folder, by a pattern."""
-    yield from folder.glob(pattern)
-    for path in folder.glob(f"*/{pattern}"):
-        if not path.relative_to(folder).parts[0].startswith("."):
-            yield path
-
-
-def _added_seconds(record: RunRecord) -> float:
-    """Training time that a run added, a shared trunk counted once [s]."""
-    if not record.wall_seconds or not record.flops:
-        return 0.0
-    spent = record.flops if record.flops_spent is None else record.flops_spent
-    return record.wall_seconds * min(1.0, spent / record.flops)
-
-
-def _share_left(run: PlannedRun, running: Sequence[RunningTrajectory]) -> float:
-    """The share of a run that is still to be trained, by its tokens."""
-    done = [r.tokens / r.total for r in running if r.run == run.run and r.total]
-    return 1.0 - max(done, default=0.0)
-
-
-def _hours_left(
-    left: Sequence[PlannedRun],
-    running: Sequence[RunningTrajectory],
-    planned: Mapping[str, PlannedRun],
-    records: Sequence[RunRecord],
-) -> float | None:
-    """Worker hours still needed; None without a plan."""
-    if not planned:
-        return None
-    done = [r for r in records if r.run in planned and r.status == "done" and r.wall_seconds]
-    estimated = sum(planned[r.run].seconds for r in done)
-    scale = sum(map(_added_seconds, done)) / estimated if estimated else 1.0
-    return scale * sum(p.seconds * _share_left(p, running) for p in left) / 3600

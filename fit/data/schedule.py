@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,7 +160,7 @@ class LearningRate:
     """Learning rate as a share of its peak, over one run of `tokens`."""
 
     kind: str
-    """`wsd` or `cosine`."""
+    """`wsd`, `cosine` or the name of `function`."""
     warmup: int
     """Tokens of linear warm-up."""
     tokens: int
@@ -173,10 +173,14 @@ class LearningRate:
     """Tokens seen from which the hidden matrices' rate falls along the trunk."""
     decay_power: float = 0.0
     """It falls as (decay_from / tokens seen) to this power."""
+    function: Callable[[float, int, int], float] | None = None
+    """A schedule of the user's own: (position, tokens, warmup) to a share of the peak."""
 
     def factor(self, position: int, batch: int) -> float:
         """Share of the peak rate in the step [position, position + batch), taken at its middle."""
         middle = position + batch / 2
+        if self.function is not None:
+            return self._own_factor(self.function, middle)
         warm = min(1.0, middle / self.warmup) if self.warmup else 1.0
         if self.kind == "cosine":
             share = min(1.0, max(0.0, (middle - self.warmup) / (self.tokens - self.warmup)))
@@ -186,6 +190,20 @@ class LearningRate:
             return warm
         share = min(1.0, (middle - self.cooldown_start) / (self.tokens - self.cooldown_start))
         return warm * (1.0 - (share if self.shape == "linear" else math.sqrt(share)))
+
+    def _own_factor(self, function: Callable[[float, int, int], float], middle: float) -> float:
+        """Share of the peak rate by the user's function.
+
+        Raises:
+            PlanError: It gives no finite number from 0 on.
+        """
+        share = function(middle, self.tokens, self.warmup)
+        if not (isinstance(share, int | float) and 0 <= share < math.inf):
+            raise PlanError(
+                f"train.schedule={self.kind} gives {share!r} at {middle:.0f} of {self.tokens} "
+                "tokens; a share of the peak rate, 0 or more, is needed."
+            )
+        return float(share)
 
     def decay(self, position: int, batch: int) -> float:
         """Further factor of the hidden matrices' rate in a step.

@@ -30,7 +30,7 @@ from fit.errors import RecordError
 
 RECORD_COLUMNS = (
     "width depth heads head_dim vocab seq_len lr batch_tokens seed loss_se params_body params_head "
-    "params_embedding params_other params_idle experts top_k flops_body flops_head "
+    "params_embedding params_other params_idle experts top_k kv_heads flops_body flops_head "
     "flops_attention mfu"
 ).split()
 """Fields of a record that are numeric columns under their own names."""
@@ -223,6 +223,12 @@ def _further_columns(done: Sequence[RunRecord], active: Floats | None) -> dict[s
             lambda record, skill=skill: (record.loss_by_skill or {}).get(skill),  # type: ignore[misc]
             math.nan,
         )
+    for name in sorted({s for record in done for s in (record.heldout or {})}):
+        add(
+            f"heldout.{name}",
+            lambda record, name=name: (record.heldout or {}).get(name),  # type: ignore[misc]
+            math.nan,
+        )
     for name in sorted({s for record in done for s in record.recipe if s.startswith("train.")}):
         settings = [record.recipe.get(name) for record in done]
         if len(set(map(repr, settings))) > 1 and all(_is_number(s) for s in settings):
@@ -252,6 +258,38 @@ def _count(record: RunRecord, params: str, flops: str) -> tuple[int, int]:
     )
     n = params_in(params, groups)
     return n, flops_per_token_in(flops, flops=terms, params=n)
+
+
+def on_heldout(records: Sequence[RunRecord], name: str, source: str) -> tuple[RunRecord, ...]:
+    """Records with the loss on a further held-out set, or a part of a mixture, as their loss.
+
+    What belongs to the main loss is left out: its error, its bits per byte, its shares of skills
+    and the entropy of the data. The data are named after the set.
+
+    Raises:
+        RecordError: No record has such a set.
+    """
+    known = sorted({n for record in records for n in record.heldout or {}})
+    if name not in known:
+        raise RecordError(
+            f"no run of {source} has a loss on a held-out set '{name}'; known are "
+            f"{', '.join(known) or 'none'}. Choose one, or sweep with data.also_heldout."
+        )
+    out = []
+    for record in records:
+        loss = (record.heldout or {}).get(name)
+        cleared: dict[str, Any] = dict.fromkeys(
+            ("loss_se", "loss_plain", "loss_bpb", "loss_by_skill"), None
+        )
+        if record.status == "done" and not loss:
+            cleared |= {"status": "failed", "reason": f"no loss on the held-out set '{name}'"}
+        data = DataInfo(
+            name=f"{record.data.name}, loss on {name}",
+            hash=f"{record.data.hash}/{name}",
+            unique_tokens=record.data.unique_tokens,
+        )
+        out.append(dataclasses.replace(record, loss=loss, data=data, **cleared))
+    return tuple(out)
 
 
 def _dropped(record: RunRecord) -> Dropped:

@@ -170,15 +170,15 @@ def _rungs(ladder: Ladder, limits: RunLimits) -> list[Shape]:
     """Shapes of the ladder within the limits of N, at most `SIZES` of them."""
     lowest = limits.params.low * (1 - ROOM)
     highest = min(limits.params.high, math.sqrt(limits.flops.high / (4 * limits.ratio.low)))
-    head_dim = ladder.template.head_dim
-    shapes, width = [], head_dim
+    step = ladder.width_step
+    shapes, width = [], step
     while not limits.widths:
         shape = _rung(ladder, width)
         n, _ = ladder.count(shape)
         if n > highest * (1 + ROOM) or width > LARGEST_WIDTH:
             break
         shapes.append(shape)
-        width += head_dim * max(1, width // (head_dim * WIDTHS_AN_OCTAVE))
+        width += step * max(1, width // (step * WIDTHS_AN_OCTAVE))
     shapes += [_rung(ladder, w) for w in limits.widths]
     inside = [s for s in shapes if lowest <= ladder.count(s)[0] <= highest * (1 + ROOM)]
     keep = np.unique(np.linspace(0, len(inside) - 1, min(SIZES, len(inside))).round().astype(int))

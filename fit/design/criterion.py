@@ -93,14 +93,9 @@ class DesignSearch:
         return float(_criterion(self._variances(self._covariance(options))))
 
     def kappa(self, options: list[int]) -> float:
-        """Condition number with known runs and options; infinite below 3 sizes or lengths."""
-        runs, c = self.prior.known, self.candidates
-        n, d = c.params[self.of[options]], c.tokens[self.of[options]]
-        if runs is not None:
-            n, d = np.concatenate([runs.params, n]), np.concatenate([runs.tokens, d])
-        if len(np.unique(n)) < 3 or len(np.unique(d)) < 3:
-            return math.inf
-        return condition_number(self.prior, n, d)
+        """Condition number with known runs and options."""
+        c, chosen = self.candidates, self.of[options]
+        return condition_number(self.prior, c.params[chosen], c.tokens[chosen])
 
     def affordable(self, most: int, spend: float) -> list[int]:
         """The best set within the spend among those of a bisection of the price per FLOP.

@@ -135,7 +135,9 @@ class PlannedJob:
 
     def settings(self) -> dict[str, Any]:
         """Its settings, nested as in the training config."""
-        names = ("width", "depth", "heads", "head_dim")
+        names = ["width", "depth", "heads", "head_dim"]
+        if self.shape.kv_heads is not None:
+            names.append("kv_heads")
         return {
             "seed": self.seed,
             "model": {name: getattr(self.shape, name) for name in names},
@@ -191,9 +193,12 @@ def _experiment(fit: Fit, jobs: tuple[PlannedJob, ...]) -> dict[str, Any]:
     runs_dir, name = _sweep_folder(fit)
     settings: dict[str, Any] = {"name": name, "runs_dir": str(runs_dir)}
     for key, value in fit.recipe.items():
-        group, _, setting = key.partition(".")
-        if setting:
-            settings.setdefault(group, {})[setting] = value
+        *groups, setting = key.split(".")
+        table = settings
+        for group in groups:
+            table = table.setdefault(group, {})
+        if groups:
+            table[setting] = value
     names = ",".join(job.name for job in jobs)
     return {**settings, "hydra": {"sweeper": {"params": {"+cell": names}}}}
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,9 @@ STEP = 1e-4
 """Central-difference step in ln of scales, and in exponents."""
 DISCREPANCIES = 2
 """Parameters of the forecast, its last, that no run informs."""
+LEAST_LEVELS = 3
+"""Sizes, and lengths, without which no law of both can be told."""
+NONE = np.empty(0)
 SIGNED = 4
 """Its last that may be negative: bends and discrepancies."""
 
@@ -67,7 +71,7 @@ class KnownRuns:
     trunk: NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class DesignPrior:
     """Laws that may be true, the noise of a run, and the runs that there are."""
 
@@ -85,6 +89,11 @@ class DesignPrior:
     """Of what is known of the parameters of a forecast beside its runs, (p,); None: nothing is."""
     top: float | None = None
     """Compute of the costliest run, where a forecast starts [FLOP]; None without one."""
+
+    @cached_property
+    def plain(self) -> ScalingLaw:
+        """The law that describes the runs, without the forecast."""
+        return self.source.plain
 
     def starting_at(self, top: float) -> DesignPrior:
         """The same for a forecast that starts from a costliest run of another compute [FLOP]."""
@@ -223,16 +232,26 @@ def prior_of_preset(
     return DesignPrior(source=source, flops=flops, thetas=moved, noise=noise, shared=0.0)
 
 
-def condition_number(prior: DesignPrior, params: Floats, tokens: Floats) -> float:
+def condition_number(prior: DesignPrior, params: Floats = NONE, tokens: Floats = NONE) -> float:
     """Condition number of the centred Jacobian with unit columns, as `Fit.kappa`.
 
     Args:
-        prior: Its law is taken as it is, without a forecast.
-        params: N of the runs [parameters], (n,).
-        tokens: D of the runs [tokens], (n,).
+        prior: Its known runs count, and its law is taken as it is, without a forecast.
+        params: N of further runs [parameters], (n,).
+        tokens: D of further runs [tokens], (n,).
+
+    Returns:
+        Infinite below 3 sizes or lengths; NaN for a law without the two terms in N and D.
     """
-    source = prior.source.plain
+    source = prior.plain
     law = source.law
+    if law.two_terms is None:
+        return math.nan
+    if prior.known is not None:
+        params = np.concatenate([prior.known.params, params])
+        tokens = np.concatenate([prior.known.tokens, tokens])
+    if min(len(np.unique(params)), len(np.unique(tokens))) < LEAST_LEVELS:
+        return math.inf
     e, a, b, alpha, beta = (float(v) for v in law.parts(source.theta))
     problem = FitProblem.of(params, tokens, law.loss(source.theta, params, tokens))
     n, d = problem.centre

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from scipy import stats
@@ -64,8 +63,6 @@ ROOM = 1 + 1e-9
 AT_A_SIZE = (1 / 3, 1 / 5)
 """Largest share of the runs at one size; the second where the first leaves the law ill-conditioned.
 Branches of one trunk are cheap, and alone they would all be of one size."""
-LEAST_LEVELS = 3
-"""Sizes, and lengths, that a law of both needs."""
 SHARES = (0.25, 0.5, 0.75)
 """Parts of the spend whose expected precision is shown beside that of the whole."""
 MORE = 0.1
@@ -138,8 +135,11 @@ def choose_runs(
         search = DesignSearch(_starting(prior, start), start.candidates, replicates, size)
         options = [search.option(c, r) for c, r in zip(start.chosen, start.replicate, strict=True)]
         return _design(search, search.improve(options, 0.0, most_runs, spend))
-    kappa = partial(_kappa, prior)
-    most = max(HEALTHY_KAPPA, kappa(None) if prior.known is not None else 0.0)
+
+    def kappa(design: Design) -> float:
+        return condition_number(prior, design.params, design.tokens)
+
+    most = max(HEALTHY_KAPPA, 0.0 if prior.known is None else condition_number(prior))
     found: list[tuple[float, Design]] = []
     for share in AT_A_SIZE:
         size = math.ceil(share * most_runs)
@@ -169,17 +169,6 @@ def _searched(
     best = search.affordable(most_runs, spend)
     design = _design(search, search.improve(best, 0.0, most_runs, spend))
     return _value(prior, design, replicates), design
-
-
-def _kappa(prior: DesignPrior, design: Design | None) -> float:
-    """Condition number of the law with known runs and those of a design; NaN of other laws."""
-    if prior.source.plain.law.two_terms is None:
-        return math.nan
-    runs = [r for r in (prior.known, design) if r is not None]
-    params, tokens = (np.concatenate([getattr(r, x) for r in runs]) for x in ("params", "tokens"))
-    if min(len(np.unique(params)), len(np.unique(tokens))) < LEAST_LEVELS:
-        return math.inf
-    return condition_number(prior, params, tokens)
 
 
 def _tops(prior: DesignPrior, candidates: Candidates) -> list[float] | list[None]:
@@ -304,7 +293,10 @@ def propose(request: SuggestRequest) -> Proposal:
         after=steps[-2].precision,
         discrepancy=None if prior.top is None else _discrepancy(prior, designs[1.0]),
         belief=None if fit is not None else BELIEF,
-        kappa=(None if fit is None else _kappa(prior, None), _kappa(prior, designs[1.0])),
+        kappa=(
+            None if fit is None else condition_number(prior),
+            condition_number(prior, designs[1.0].params, designs[1.0].tokens),
+        ),
         steps=steps,
         runs=_runs(designs[1.0], fit),
         notes=_notes(source, fit, prior.noise),

@@ -171,7 +171,9 @@ class Answer:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         counts = {k: fields.pop(f"shape_{k}") for k in ("params", "tokens", "loss")}
         if self.shape is not None:
-            sizes = ("width", "depth", "heads", "head_dim")
+            sizes = ["width", "depth", "heads", "head_dim"]
+            if self.shape.kv_heads is not None:
+                sizes.append("kv_heads")
             fields["shape"] = {**{k: getattr(self.shape, k) for k in sizes}, **counts}
         return _document(fields)
 

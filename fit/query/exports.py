@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fit.data.accounting import Shape, count_params
+from fit.data.accounting import ROPE_BASE, Shape, count_params
 from fit.data.schedule import rate_decay, warmup_tokens, whole_recipe
 from fit.errors import QueryError
 from fit.quantities import power, short
@@ -141,8 +141,16 @@ def plain_shape(answer: Answer) -> Shape:
 
     Of the widths near the answer's, each at the depth that meets N best, the one nearest in N. A
     difference in ln N counts ten times more than one in ln depth.
+
+    Raises:
+        QueryError: Launching is refused, or heads share keys and values.
     """
     old = launchable(answer)
+    if old.kv_heads is not None:
+        raise QueryError(
+            f"the answer's {old.heads} heads share {old.kv_heads} of keys and values, and this "
+            "trainer gives every head its own. Export to litgpt or hf."
+        )
     n = count_params(old).matmul
     heads_near = max(1, old.width // old.head_dim)
     # The answer's own width comes first and wins a tie.
@@ -153,7 +161,7 @@ def plain_shape(answer: Answer) -> Shape:
         one = dataclasses.replace(
             old, width=width, depth=1, heads=heads, d_ff=4 * width, gated=False
         )
-        blocks = (n - one.vocab * width) / count_params(one).body
+        blocks = (n - one.vocab_rows * width) / count_params(one).body
         shape = dataclasses.replace(one, depth=max(1, round(blocks)))
         distance = abs(math.log(count_params(shape).matmul / n))
         distance += 0.1 * abs(math.log(shape.depth / old.depth))
@@ -174,7 +182,9 @@ def gated_shape(answer: Answer) -> Shape:
         return old
     units = old.d_ff * 2 / 3
     step = 8 if units >= 400 else 1
-    return dataclasses.replace(old, gated=True, d_ff=max(1, round(units / step) * step))
+    return dataclasses.replace(
+        old, gated=True, activation=None, d_ff=max(1, round(units / step) * step)
+    )
 
 
 def _changed(recipe: Mapping[str, Any]) -> Iterable[str]:
@@ -184,12 +194,27 @@ def _changed(recipe: Mapping[str, Any]) -> Iterable[str]:
         yield f"the runs' batch, which grows along the run from {first} tokens: here its last one"
     if recipe.get("train.lr_decay_power"):
         yield "the hidden matrices' rate, which falls slowly along the run: here its last one"
+    if recipe.get("train.optimizer"):
+        yield f"the optimiser {recipe['train.optimizer']}: here AdamW, whose rate has to be tuned"
     if recipe.get("train.embedding_lr"):
         yield "a separate learning rate for embedding and head"
     if recipe.get("train.z_loss"):
         yield f"z-loss {recipe['train.z_loss']}"
     if recipe.get("model.conv"):
         yield "the short convolution on the embeddings"
+    if recipe.get("model.document_mask"):
+        yield "the document mask: positions here see across documents"
+    if recipe.get("model.pad_vocab_to"):
+        yield "that the vocabulary's padding is never predicted: here it is part of the softmax"
+
+
+def _mlp_lost(answer: Answer, theirs: str) -> Iterable[str]:
+    """The loss of the answer's MLP in a trainer that has another: gelu or relu2."""
+    shape = launchable(answer)
+    if shape.gated:
+        yield f"the gated MLP: here a plain one ({theirs}), width and depth chosen so that N agrees"
+    elif (shape.activation or "relu2") != theirs:
+        yield f"the MLP's {shape.activation or 'relu2'}: here {theirs}"
 
 
 def export(answer: Answer, fit: Fit, target: str) -> str:
@@ -212,8 +237,10 @@ def nanogpt(answer: Answer, fit: Fit) -> str:
     s = job.shape
     lost = [
         *_schedule_lost(job),
-        "rotary positions, query and key norms: nanoGPT learns positions, and has a GELU",
-        f"a vocabulary: put vocab_size = {s.vocab} into the data's meta.pkl, or it takes 50304",
+        *_mlp_lost(answer, "gelu"),
+        "rotary positions, query and key norms: nanoGPT learns positions",
+        f"a vocabulary: put vocab_size = {s.vocab_rows} into the data's meta.pkl, or it takes "
+        "50304",
     ]
     values: dict[str, Any] = {
         "n_layer": s.depth,
@@ -248,7 +275,10 @@ def nanochat(answer: Answer, fit: Fit) -> str:
         f"tokens, which it pads to {s.vocab}",
         "the shape of the schedule's descent: nanochat's is linear",
         "value embeddings and other parts that nanochat adds are not in N",
+        *_mlp_lost(answer, "relu2"),
     ]
+    if s.rope_base != ROPE_BASE:
+        lost.append(f"the base {s.rope_base:g} of the rotary angles: nanochat's stays")
     flags: dict[str, Any] = {
         "depth": s.depth,
         "aspect-ratio": aspect,
@@ -276,19 +306,23 @@ def litgpt(answer: Answer, fit: Fit) -> str:
         "hf_config": {},
         "block_size": s.seq_len,
         "vocab_size": s.vocab,
-        "padded_vocab_size": s.vocab,
+        "padded_vocab_size": s.vocab_rows,
         "n_layer": s.depth,
         "n_head": s.heads,
         "head_size": s.head_dim,
         "n_embd": s.width,
         "intermediate_size": s.d_ff,
-        "mlp_class_name": "LLaMAMLP" if s.gated else "GptNeoxMLP",
+        "mlp_class_name": _litgpt_mlp(s),
         "norm_class_name": "RMSNorm",
         "norm_qk": True,
         "rotary_percentage": 1.0,
         "parallel_residual": False,
         "bias": False,
     }
+    if s.kv_heads is not None:
+        model["n_query_groups"] = s.kv_heads
+    if s.rope_base != ROPE_BASE:
+        model["rope_base"] = round(s.rope_base)
     train = {
         "global_batch_size": job.rows,
         "micro_batch_size": job.micro,
@@ -302,10 +336,18 @@ def litgpt(answer: Answer, fit: Fit) -> str:
     adam = {"lr": job.lr, **_named(job, weight_decay="weight_decay"), **_betas(job)}
     optimizer = {"class_path": "torch.optim.AdamW", "init_args": adam}
     lost = [*_schedule_lost(job)]
-    lost += ["squared ReLU: litgpt's plain MLP has a GELU"] * (not s.gated)
+    plain = not s.gated and s.activation is None
+    lost += ["squared ReLU: litgpt's plain MLP has a GELU"] * plain
     document = {"model_name": "isoflop", "model_config": model, "train": train}
     document |= {"optimizer": optimizer}
     return "\n".join([*_comment(_head(answer, job, lost)), "", *_yaml(document)])
+
+
+def _litgpt_mlp(shape: Shape) -> str:
+    """Class of the MLP in litgpt."""
+    if not shape.gated:
+        return "GptNeoxMLP"
+    return "LLaMAMLP" if shape.activation is None else "GemmaMLP"
 
 
 def hf(answer: Answer, fit: Fit) -> str:
@@ -334,20 +376,22 @@ def hf(answer: Answer, fit: Fit) -> str:
     document = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "vocab_size": s.vocab,
+        "vocab_size": s.vocab_rows,
         "hidden_size": s.width,
         "intermediate_size": s.d_ff,
         "num_hidden_layers": s.depth,
         "num_attention_heads": s.heads,
-        "num_key_value_heads": s.heads,
+        "num_key_value_heads": s.key_heads,
         "head_dim": s.head_dim,
-        "hidden_act": "silu",
+        "hidden_act": s.activation or "silu",
         "max_position_embeddings": s.seq_len,
         "tie_word_embeddings": s.tied,
         "attention_bias": False,
         "mlp_bias": False,
         "isoflop": {"notes": _head(answer, job, lost), "training_arguments": arguments},
     }
+    if s.rope_base != ROPE_BASE:
+        document["rope_theta"] = s.rope_base
     return json.dumps(document, indent=2, allow_nan=False)
 
 
@@ -395,7 +439,7 @@ def _nanochat_shape(answer: Answer) -> tuple[Shape, int]:
             heads = -(-depth * ratio // q)
             shape = dataclasses.replace(
                 old, depth=depth, heads=heads, width=heads * q, d_ff=4 * heads * q, tied=False,
-                vocab=-(-old.vocab // PADDED) * PADDED,
+                vocab=-(-old.vocab // PADDED) * PADDED, pad_vocab_to=0,
             )  # fmt: skip
             distance = abs(math.log(count_params(shape).matmul / n))
             distance += 0.1 * abs(math.log(depth / old.depth))

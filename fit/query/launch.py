@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,6 +153,8 @@ def learning_rate(fit: Fit, width: int) -> float | None:
 
     Without a recipe the columns of the runs decide: one rate for all, or one rate times width.
     """
+    if fit.recipe.get("train.optimizer") == "muon":
+        return float(fit.recipe["train.muon_lr"])
     base, at = fit.recipe.get("train.lr"), fit.recipe.get("train.base_width")
     if base is not None and at is not None:
         return float(base) * float(at) / width
@@ -191,6 +193,8 @@ def overrides(
         "model.head_dim": shape.head_dim,
         "train.tokens": round(tokens),
     }
+    if shape.kv_heads is not None:
+        chosen["model.kv_heads"] = shape.kv_heads
     if unique is not None:
         chosen["data.unique_tokens"] = round(unique)
     recipe = whole_recipe(fit.recipe)
@@ -216,4 +220,6 @@ def hydra_value(value: Any) -> str:
             return f"'{escaped}'"
         case Sequence():
             return f"[{','.join(hydra_value(v) for v in value)}]"
+        case Mapping():
+            return f"{{{','.join(f'{k}:{hydra_value(v)}' for k, v in value.items())}}}"
     return str(value)

@@ -2,7 +2,7 @@
 
 `open_corpus` tokenises documents once into a cached folder of shards, the ends of the documents and
 the tokenizer, and splits them. A document that occurs again is left out. Each document ends with
-the tokenizer's last token, which no text can contain.
+the tokenizer's end token, which no text can contain, where it has one.
 
 `split` chooses the documents that are held out, no more than needed. The folder is the same for
 every split and cap, which only choose intervals of it. A document's place in the draw is a keyed
@@ -32,7 +32,16 @@ from sweep.cache import META, build_once, cache_folder, digest
 from sweep.config import DataConfig
 from sweep.data.rows import Ints, TokenizedCorpus, Words, heldout_count, key_of, mixed, stream_of
 from sweep.data.shards import check_share, open_shard
-from sweep.data.tokenizers import TOKENIZERS, Bpe, Bytes, Encoded, Tokenizer, load_bpe, train_bpe
+from sweep.data.tokenizers import (
+    TOKENIZERS,
+    Bytes,
+    Encoded,
+    Tokenizer,
+    is_existing,
+    load_bpe,
+    open_existing,
+    train_bpe,
+)
 
 LONGEST_SHARE = 4
 """A document above 1/4 of the held-out sample is never held out: it would dominate it."""
@@ -46,6 +55,8 @@ technical prose: 2.712, 2.735, 2.744, 2.738."""
 PIECE_CHARACTERS = 1 << 18
 BATCH_CHARACTERS = 4_000_000
 SHARD_TOKENS = 1 << 27
+BYTES_FILE = "bytes.npy"
+"""Bytes of each document, where the tokenizer does not say those of each token."""
 NOTICE = 10.0
 """Time between two lines of progress [s]."""
 
@@ -178,24 +189,28 @@ def open_corpus(documents: Documents, config: DataConfig, seq_len: int) -> Token
     Raises:
         PlanError: The tokenizer is unknown, or there is no text or too little of it.
     """
-    if config.tokenizer not in TOKENIZERS:
+    existing = open_existing(config.tokenizer) if is_existing(config.tokenizer) else None
+    if existing is None and config.tokenizer not in TOKENIZERS:
         raise PlanError(
-            f"data.tokenizer='{config.tokenizer}' is unknown; known are {', '.join(TOKENIZERS)}."
+            f"data.tokenizer='{config.tokenizer}' is unknown; known are {', '.join(TOKENIZERS)}, "
+            "PATH/tokenizer.json and tiktoken:NAME."
         )
     identity = {"tokenizer": config.tokenizer, "version": VERSION, "documents": documents.identity}
+    if existing is not None:
+        identity["tokenizer"] = ["existing", existing.identity]
     if config.tokenizer == "bpe":
         if config.vocab is None:
             raise PlanError("data.vocab is null; a bpe needs its size, such as data.vocab=1024.")
         identity["vocab"] = config.vocab
     folder = build_once(
         cache_folder(config.cache) / "corpora" / digest(identity),
-        lambda empty: _build(empty, documents, config),
+        lambda empty: _build(empty, documents, config, existing),
     )
     meta = json.loads((folder / META).read_text())
     named = meta.get("heldout_documents", 0)
     if not named:
         check_share(config, seq_len, meta["tokens"])
-    tokenizer: Tokenizer = Bytes() if config.tokenizer == "bytes" else load_bpe(folder)
+    tokenizer = existing or (Bytes() if config.tokenizer == "bytes" else load_bpe(folder))
     files = [folder / name for name in meta["shards"]]
     shards = [open_shard(file, meta["dtype"]) for file in files]
     if sum(len(s) for s in shards) != meta["tokens"]:
@@ -203,8 +218,9 @@ def open_corpus(documents: Documents, config: DataConfig, seq_len: int) -> Token
             f"{folder} lacks some of the {meta['tokens']} tokens that its {META} lists; delete the "
             "folder, and the corpus is tokenised again."
         )
+    ends = np.load(folder / "ends.npy")
     parts = split(
-        np.load(folder / "ends.npy"),
+        ends,
         np.load(folder / "keys.npy"),
         heldout_tokens=heldout_count(config, seq_len) * seq_len + 1,
         seed=config.seed,
@@ -223,13 +239,36 @@ def open_corpus(documents: Documents, config: DataConfig, seq_len: int) -> Token
         vocab=tokenizer.vocab,
         train=train,
         heldout=stream_of(shards, parts.heldout),
+        encode=lambda text: [int(t) for t in tokenizer.encode([text])[0]],
+        end=tokenizer.end,
         token_bytes=tokenizer.token_bytes,
+        bytes_per_token=(
+            _bytes_per_token(parts.heldout, ends, np.load(folder / BYTES_FILE))
+            if tokenizer.token_bytes is None
+            else None
+        ),
         facts=(
-            ("tokenizer", TOKENIZERS[config.tokenizer]),
+            ("tokenizer", _tokenizer_in_words(config.tokenizer, tokenizer)),
             ("documents", _documents_in_words(meta)),
             *documents.facts,
         ),
     )
+
+
+def _tokenizer_in_words(name: str, tokenizer: Tokenizer) -> str:
+    """What the plan says of a tokenizer."""
+    if name in TOKENIZERS:
+        return TOKENIZERS[name]
+    end = "no token" if tokenizer.end is None else f"token {tokenizer.end}"
+    return f"{name} (hash {tokenizer.identity}), {end} at the end of a document"
+
+
+def _bytes_per_token(intervals: Ints, ends: Ints, sizes: Ints) -> float:
+    """Bytes of text per token of intervals, those of a document spread evenly over its tokens."""
+    borders = np.concatenate([[0], ends])
+    before = np.concatenate([[0], np.cumsum(sizes)])
+    begin, end = np.interp(intervals.T, borders, before)
+    return float((end - begin).sum() / np.diff(intervals).sum())
 
 
 def _documents_in_words(meta: Mapping[str, Any]) -> str:
@@ -241,15 +280,16 @@ def _documents_in_words(meta: Mapping[str, Any]) -> str:
     return f"{meta['documents']:,}, {copies}{rest}"
 
 
-def _build(folder: Path, documents: Documents, config: DataConfig) -> None:
+def _build(
+    folder: Path, documents: Documents, config: DataConfig, existing: Tokenizer | None
+) -> None:
     """Write a tokenised corpus to an empty folder."""
     progress = _ProgressLines()
     progress.write(f"tokenising {documents.name} once, into {folder.parent}")
-    tokenizer: Tokenizer = Bytes()
+    tokenizer = existing or Bytes()
     if config.tokenizer == "bpe":
         assert config.vocab is not None  # by `open_corpus`
         tokenizer = train_bpe(_bounded(documents.sample(), BPE_SAMPLE_BYTES), config.vocab)
-        assert isinstance(tokenizer, Bpe)
     tokenizer.save(folder)
     writer = _CorpusWriter(folder=folder, tokenizer=tokenizer)
     limit = math.inf if documents.limit is None else documents.limit
@@ -286,6 +326,7 @@ class _CorpusWriter:
     tokenizer: Tokenizer
     tokens: int = 0
     in_document: int = 0
+    bytes_in_document: int = 0
     duplicates: int = 0
     """Documents left out, since they repeat the content of another."""
     without_text: int = 0
@@ -294,6 +335,8 @@ class _CorpusWriter:
     """Keys of the documents that are held out by name."""
     ends: list[int] = field(default_factory=list)
     keys: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    """Bytes of the text of each document."""
     shards: list[str] = field(default_factory=list)
     hash: Any = field(default_factory=hashlib.sha256)
 
@@ -305,17 +348,20 @@ class _CorpusWriter:
     def add(self, batch: list[tuple[str, int | None]]) -> None:
         """Append pieces of text; the last piece of a document comes with the document's key."""
         encoded = self.tokenizer.encode([piece for piece, _ in batch])
-        end = np.array([self.tokenizer.vocab - 1], dtype=np.uint32)
+        last = self.tokenizer.end
+        end = np.array([] if last is None else [last], dtype=np.uint32)
         parts: list[Encoded] = []
-        for tokens, (_, key) in zip(encoded, batch, strict=True):
+        for tokens, (piece, key) in zip(encoded, batch, strict=True):
             parts.append(tokens)
             self.in_document += len(tokens)
+            self.bytes_in_document += len(piece.encode())
             if key is not None and self.in_document:
                 parts.append(end)
-                self.tokens += self.in_document + 1
-                self.in_document = 0
+                self.tokens += self.in_document + len(end)
                 self.ends.append(self.tokens)
                 self.keys.append(key)
+                self.sizes.append(self.bytes_in_document)
+                self.in_document = self.bytes_in_document = 0
         self._append(np.concatenate(parts).astype(np.dtype(self.dtype).newbyteorder("<")))
 
     def _append(self, tokens: Any) -> None:
@@ -337,7 +383,11 @@ class _CorpusWriter:
             )
         np.save(self.folder / "ends.npy", np.array(self.ends, dtype=np.int64))
         np.save(self.folder / "keys.npy", np.array(self.keys, dtype=np.uint64))
-        self.hash.update(self.tokenizer.token_bytes.astype("<i8").tobytes())
+        if self.tokenizer.token_bytes is None:
+            np.save(self.folder / BYTES_FILE, np.array(self.sizes, dtype=np.int64))
+            self.hash.update(self.tokenizer.identity.encode())
+        else:
+            self.hash.update(self.tokenizer.token_bytes.astype("<i8").tobytes())
         meta = {
             "schema": "isoflop.corpus/1",
             "vocab": self.tokenizer.vocab,

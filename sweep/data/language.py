@@ -18,6 +18,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,12 @@ LANE = 65_536
 SKILLS = ("grammar", "novel", "facts", "consistency", "reasoning")
 """What a token asks of a model: fixed words; random choices; the language's table of facts; names
 and objects of the same story; answers that take steps (Eldan & Li 2023, arXiv:2305.07759)."""
+DIRECT_CONTEXTS = 32
+"""Most contexts of a draw whose options stand in a table of all lanes, 64 kB a context."""
+MOST_PREPARED = 4
+COSTS = np.zeros(LANE + 1, np.float32)
+"""Loss of a choice of each count out of 65,536 [nats]."""
+COSTS[1:] = -np.log(np.arange(1, LANE + 1) / LANE)
 U64 = np.uint64
 
 Floats = NDArray[np.float64]
@@ -224,12 +231,19 @@ class Sample:
 
 
 def rows(
-    language: Language, *, stream: str, seed: int, start: int, count: int, seq_len: int
+    language: Language,
+    *,
+    stream: str,
+    seed: int,
+    start: int,
+    count: int,
+    seq_len: int,
+    every: int = 1,
 ) -> NDArray[np.int32]:
-    """Tokens of rows [start, start + count), shape (count, seq_len + 1)."""
-    return sample(
-        language, stream=stream, seed=seed, start=start, count=count, seq_len=seq_len
-    ).tokens
+    """Tokens of rows start, start + every, ..., shape (count, seq_len + 1)."""
+    number = np.arange(start, start + every * count, every, dtype=U64)
+    lanes = _lanes(stream, seed, number, seq_len)
+    return _write(language, lanes, seq_len, measured=False).tokens
 
 
 def sample(
@@ -243,9 +257,8 @@ def sample(
     every: int = 1,
 ) -> Sample:
     """Rows start, start + every, ... of a stream with the ideal loss and skill of every token."""
-    lanes = _lanes(stream, seed, np.arange(start, start + every * count, every, dtype=U64), seq_len)
-    writer = _RowWriter(language, lanes, seq_len)
-    return writer.write()
+    number = np.arange(start, start + every * count, every, dtype=U64)
+    return _write(language, _lanes(stream, seed, number, seq_len), seq_len, measured=True)
 
 
 def text(language: Language, tokens: NDArray[np.int32]) -> str:
@@ -264,111 +277,224 @@ def bytes_per_token(language: Language, seq_len: int, count: int = 512) -> float
     return len(text(language, tokens[:, 1:]).encode()) / (count * seq_len)
 
 
-def _lanes(stream: str, seed: int, rows: NDArray[np.uint64], seq_len: int) -> Ints:
+def _lanes(stream: str, seed: int, rows: NDArray[np.uint64], seq_len: int) -> NDArray[np.uint16]:
     """Independent 16-bit numbers (rows, lanes), more than a row of seq_len tokens can use."""
     per_row = (seq_len + 64 + 3) // 4
     key = hashlib.sha256(f"{stream}/{seed}".encode()).digest()
     key0, key1 = np.frombuffer(key[:16], dtype=U64)
-    index = rows[:, None] * U64(1 << 20)
-    counter = index + np.arange(per_row, dtype=U64)
+    counter = rows[:, None] * U64(1 << 20) + np.arange(per_row, dtype=U64)
     with np.errstate(over="ignore"):
         words = finalised(finalised(counter * GOLDEN_GAMMA + key0) ^ key1)
-    return words.view(np.uint16).reshape(len(rows), 4 * per_row).astype(np.int64)
+    return words.view(np.uint16).reshape(len(rows), 4 * per_row)
 
 
-class _RowWriter:
-    """Generates all rows at once, one segment of each row per round."""
+class _Chooser:
+    """The option that a lane chooses: a look into a table or, for many contexts, a search."""
 
-    def __init__(self, language: Language, lanes: Ints, seq_len: int) -> None:
-        count = len(lanes)
-        longest = max(s.length for segments in language.states.values() for s in segments)
-        self.language, self.lanes, self.seq_len = language, lanes, seq_len
-        self.tokens = np.zeros((count, seq_len + 1 + longest), np.int32)
-        self.ideal = np.zeros((count, seq_len + longest), np.float32)
-        self.skill = np.zeros((count, seq_len + longest), np.uint8)
-        self.at = np.zeros(count, np.int64)
-        self.cursor = np.zeros(count, np.int64)
-        self.names = sorted(language.states)
-        self.state = np.full(count, self.names.index(language.start))
-        self.vars: dict[str, Ints] = {}
-        self.log = np.zeros(LANE + 1, np.float32)
-        self.log[1:] = -np.log(np.arange(1, LANE + 1) / LANE)
+    def __init__(self, counts: Ints) -> None:
+        contexts, self.options = counts.shape
+        self.table: NDArray[np.uint8] | None = None
+        if contexts <= DIRECT_CONTEXTS and self.options <= 256:
+            options = np.tile(np.arange(self.options, dtype=np.uint8), contexts)
+            self.table = np.repeat(options, counts.ravel())
+        # Ends of all contexts in one ascending sequence, each context on a stretch of its own.
+        stretch = LANE * np.arange(contexts)[:, None]
+        self.ends = (np.cumsum(counts, axis=1) + stretch).ravel()
 
-    def write(self) -> Sample:
-        """Fill every row."""
-        active = np.arange(len(self.at))
-        while len(active):
-            for state, name in enumerate(self.names):
-                here = active[(self.state[active] == state) & (self.at[active] < self.seq_len)]
-                if len(here):
-                    self._choose(here, self.language.states[name])
-            active = active[self.at[active] < self.seq_len]
-        end = self.seq_len
-        return Sample(
-            tokens=np.ascontiguousarray(self.tokens[:, : end + 1]),
-            ideal=np.ascontiguousarray(self.ideal[:, :end]),
-            skill=np.ascontiguousarray(self.skill[:, :end]),
+    def __call__(self, context: Any, lane: NDArray[np.uint16]) -> Ints:
+        """Options (n,) of contexts (n,), or of one, and lanes (n,)."""
+        key = context * LANE + lane.astype(np.int64)
+        if self.table is not None:
+            return np.asarray(self.table[key], dtype=np.int64)
+        return np.asarray(np.searchsorted(self.ends, key, side="right") - context * self.options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """A slot that is no fixed word, prepared."""
+
+    place: int | None
+    """Of its token in the segment; None for an `Update`."""
+    given: tuple[tuple[str, int], ...]
+    """Variables that select an entry, each with its number of values."""
+    table: Ints
+    """(entries,) tokens, or values of a variable."""
+    var: str = ""
+    """The variable that it sets."""
+    chooser: _Chooser | None = None
+    """Of a draw."""
+    cost: NDArray[np.float32] | None = None
+    """(contexts * options,) of a draw: its loss under a perfect predictor [nats]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Program:
+    """A segment prepared to be written in many rows at once."""
+
+    tokens: NDArray[np.int32]
+    """(length,), with the fixed words in their places."""
+    skill: NDArray[np.uint8]
+    """(length,)."""
+    cost: np.float32
+    """Loss of the choice of the segment, which its first token reveals [nats]."""
+    places: Ints
+    steps: tuple[_Step, ...]
+    then: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Programs:
+    """A language as programs, its segments numbered through and its states by name."""
+
+    segments: tuple[_Program, ...]
+    chosen: tuple[NDArray[np.uint8], ...]
+    """For each state, (65,536,): the segment that a lane chooses."""
+    takes_lane: tuple[bool, ...]
+    """For each state, whether it has several segments, so that the choice takes a lane."""
+    kept: frozenset[str]
+    """Variables that some segment reads before it sets them."""
+    start: int
+    longest: int
+
+
+_prepared: dict[str, _Programs] = {}
+
+
+def _programs_of(language: Language) -> _Programs:
+    """The programs of a language, kept by its hash."""
+    if language.hash not in _prepared:
+        if len(_prepared) >= MOST_PREPARED:
+            _prepared.clear()
+        _prepared[language.hash] = _prepare(language)
+    return _prepared[language.hash]
+
+
+def _prepare(language: Language) -> _Programs:
+    """Turn every segment into a program."""
+    names = sorted(language.states)
+    choosers: dict[int, _Chooser] = {}
+    programs: list[_Program] = []
+    chosen, kept = [], set[str]()
+    for name in names:
+        segments = language.states[name]
+        numbers = np.arange(len(programs), len(programs) + len(segments), dtype=np.uint8)
+        chosen.append(np.repeat(numbers, [s.count for s in segments]))
+        for segment in segments:
+            slots = [s for s in segment.slots if not isinstance(s, Update)]
+            skill = [language.skills.index(s.skill) for s in slots]
+            if len(segments) > 1:
+                skill[0] = language.choice(segment)
+            steps, place, written = list[_Step](), 0, set[str]()
+            for slot in segment.slots:
+                if not isinstance(slot, Word):
+                    kept |= set(slot.given) - written
+                    steps.append(_step_of(slot, place, choosers))
+                    written.add(steps[-1].var)
+                place += not isinstance(slot, Update)
+            program = _Program(
+                tokens=np.array([s.token if isinstance(s, Word) else 0 for s in slots], np.int32),
+                skill=np.array(skill, np.uint8),
+                cost=COSTS[segment.count] if len(segments) > 1 else np.float32(0),
+                places=np.arange(len(slots)),
+                steps=tuple(steps),
+                then=names.index(segment.then),
+            )
+            programs.append(program)
+    return _Programs(
+        segments=tuple(programs),
+        chosen=tuple(chosen),
+        takes_lane=tuple(len(language.states[n]) > 1 for n in names),
+        kept=frozenset(kept),
+        start=names.index(language.start),
+        longest=max(len(p.tokens) for p in programs),
+    )
+
+
+def _step_of(slot: Draw | Recall | Update, place: int, choosers: dict[int, _Chooser]) -> _Step:
+    """A slot as a step; draws from one distribution share a chooser."""
+    if isinstance(slot, Draw):
+        if id(slot.counts) not in choosers:
+            choosers[id(slot.counts)] = _Chooser(slot.counts)
+        given = tuple((name, slot.counts.shape[1]) for name in slot.given)
+        chooser = choosers[id(slot.counts)]
+        return _Step(
+            place=place,
+            given=given,
+            table=slot.tokens,
+            var=slot.var,
+            chooser=chooser,
+            cost=COSTS[slot.counts].ravel(),
         )
+    given = tuple(zip(slot.given, slot.table.shape, strict=True))
+    table = slot.table.ravel()
+    if isinstance(slot, Recall):
+        return _Step(place=place, given=given, table=table)
+    return _Step(place=None, given=given, table=table, var=slot.var)
 
-    def _choose(self, here: Ints, segments: tuple[Segment, ...]) -> None:
-        """Choose a segment for each row of one state and write it."""
-        if len(segments) == 1:
-            self._segment(here, segments[0])
-            return
-        ends = np.cumsum([s.count for s in segments])
-        picked = np.searchsorted(ends, self._lane(here), side="right")
-        for i, segment in enumerate(segments):
-            chosen = here[picked == i]
-            if len(chosen):
-                first = self.at[chosen]
-                self._segment(chosen, segment)
-                self.ideal[chosen, first] += self.log[segment.count]
-                self.skill[chosen, first] = self.language.choice(segment)
 
-    def _segment(self, here: Ints, segment: Segment) -> None:
-        """Write a segment's tokens into its rows."""
-        for slot in segment.slots:
-            if isinstance(slot, Update):
-                self._set(slot.var, here, slot.table[tuple(self.vars[v][here] for v in slot.given)])
-                continue
-            at = self.at[here]
-            if isinstance(slot, Word):
-                self.tokens[here, at + 1] = slot.token
-            elif isinstance(slot, Recall):
-                values = tuple(self.vars[v][here] for v in slot.given)
-                self.tokens[here, at + 1] = slot.table[values]
-            else:
-                self._draw(here, at, slot)
-            self.skill[here, at] = self.language.skills.index(slot.skill)
-            self.at[here] = at + 1
-        self.state[here] = self.names.index(segment.then)
+def _write(
+    language: Language, lanes: NDArray[np.uint16], seq_len: int, *, measured: bool
+) -> Sample:
+    """Write rows; their ideal losses and skills too where they are `measured`, else zeros.
 
-    def _draw(self, here: Ints, at: Ints, slot: Draw) -> None:
-        """Write a random draw: the option whose cumulative counts contain the lane."""
-        lane = self._lane(here)
-        options = slot.counts.shape[1]
-        if slot.given:
-            context = np.zeros(len(here), np.int64)
-            for name in slot.given:
-                context = context * options + self.vars[name][here]
-            ends = np.cumsum(slot.counts, axis=1)[context]
-            value = (lane[:, None] >= ends).sum(axis=1)
-            count = slot.counts[context, value]
+    Rows that are to write the same segment do so at once, as one block; rows of a rare segment wait
+    until they are as many as those of the mean one, since a small block costs as much as a large.
+    """
+    programs, count = _programs_of(language), len(lanes)
+    stride = seq_len + 1 + programs.longest
+    tokens, drawn = np.zeros(count * stride, np.int32), lanes.ravel()
+    ideal = np.zeros(count * stride if measured else 0, np.float32)
+    skill = np.zeros(ideal.shape, np.uint8)
+    at, cursor = np.arange(count) * stride + 1, np.arange(count) * lanes.shape[1]
+    end, segment = at + seq_len, np.zeros(count, np.intp)
+    kept = {name: np.zeros(count, np.int64) for name in programs.kept}
+
+    def choose(here: Ints, state: int) -> None:
+        if programs.takes_lane[state]:
+            segment[here] = programs.chosen[state][drawn[cursor[here]]]
+            cursor[here] += 1
         else:
-            value = np.searchsorted(np.cumsum(slot.counts[0]), lane, side="right")
-            count = slot.counts[0, value]
-        self._set(slot.var, here, value)
-        self.tokens[here, at + 1] = slot.tokens[value]
-        self.ideal[here, at] = self.log[count]
+            segment[here] = programs.chosen[state][0]
 
-    def _lane(self, here: Ints) -> Ints:
-        """Take the next unused lane of each row."""
-        lane = self.lanes[here, self.cursor[here]]
-        self.cursor[here] += 1
-        return lane
+    active = np.arange(count)
+    choose(active, programs.start)
+    while len(active):
+        now = segment[active]
+        sizes = np.bincount(now, minlength=len(programs.segments))
+        for number in np.flatnonzero(sizes * np.count_nonzero(sizes) >= len(active)):
+            program, here = programs.segments[number], active[now == number]
+            lane, places = cursor[here], at[here][:, None] + program.places
+            block = np.empty(places.shape, np.int32)
+            block[:] = program.tokens
+            costs = np.zeros(places.shape if measured else 0, np.float32)
+            own: dict[str, Ints] = {}
+            for step in program.steps:
+                index: Any = 0
+                for name, size in step.given:
+                    index = index * size + (own[name] if name in own else kept[name][here])
+                if step.chooser is not None:
+                    context, index = index, step.chooser(index, drawn[lane])
+                    lane += 1
+                    own[step.var] = index
+                    if measured and step.cost is not None:
+                        costs[:, step.place] = step.cost[context * step.chooser.options + index]
+                elif step.var:
+                    own[step.var] = step.table[index]
+                if step.place is not None:
+                    block[:, step.place] = step.table[index]
+            tokens[places] = block
+            if measured:
+                costs[:, 0] += program.cost
+                ideal[places], skill[places] = costs, program.skill
+            cursor[here] = lane
+            at[here] += len(program.tokens)
+            for name in own.keys() & kept.keys():
+                kept[name][here] = own[name]
+            choose(here, program.then)
+        active = active[at[active] < end[active]]
 
-    def _set(self, name: str, here: Ints, values: Ints) -> None:
-        """Set a variable in some rows."""
-        if name not in self.vars:
-            self.vars[name] = np.zeros(len(self.at), np.int64)
-        self.vars[name][here] = values
+    def cut(flat: Any, begin: int) -> Any:
+        part = flat.reshape(count if len(flat) else 0, stride)[:, begin : seq_len + 1]
+        return np.ascontiguousarray(part)
+
+    return Sample(tokens=cut(tokens, 0), ideal=cut(ideal, 1), skill=cut(skill, 1))

@@ -199,10 +199,17 @@ class Heldout:
     skill: NDArray[np.uint8] | None = None
     """(rows, seq_len): index into `skills`."""
     skills: tuple[str, ...] = ()
+    part: NDArray[np.uint8] | None = None
+    """(rows,): index into `parts`, whose own losses are measured besides."""
+    parts: tuple[str, ...] = ()
 
 
 class TokenSource(Protocol):
-    """A data source: rows of tokens by index, and a held-out sample."""
+    """A data source: rows of tokens by index, and a held-out sample.
+
+    One with text may also have `encode`, from a text to a list of tokens, and `start`, the tokens
+    that begin a document: tasks and further held-out texts are read by them.
+    """
 
     info: DataInfo
     vocab: int
@@ -238,6 +245,10 @@ class TokenizedCorpus:
     vocab: int
     train: TokenStream
     heldout: TokenStream
+    encode: Callable[[str], list[int]] | None = None
+    """The tokens of a text; None where another program made the tokens."""
+    end: int | None = None
+    """The token that ends a text."""
     token_bytes: Ints | None = None
     """(vocab,) bytes of text that each token stands for."""
     bytes_per_token: float | None = None
@@ -262,6 +273,8 @@ class CorpusSource:
         self.unique = capped_rows(config.unique_tokens, seq_len, available)
         self._heldout = Heldout(rows=heldout_rows(corpus.heldout, config, seq_len))
         self.facts = corpus.facts
+        self.encode = corpus.encode
+        self.start = () if corpus.end is None else (corpus.end,)
         self.info = DataInfo(
             name=corpus.name,
             hash=corpus.hash,
@@ -272,12 +285,19 @@ class CorpusSource:
     @cached_property
     def unigram_loss(self) -> float:
         """Loss of the frequencies in a part of the subset, the same for every seed of a run."""
-        count = min(self.unique, max(1, UNIGRAM_TOKENS // self.seq_len))
-        rows = self._corpus.train.rows(self._subset(np.arange(count)), self.seq_len)
+        rows = self.first_rows(max(1, UNIGRAM_TOKENS // self.seq_len))
         return unigram_loss(rows, self._heldout.rows, self.vocab)
 
+    def first_rows(self, most: int) -> Rows:
+        """The first rows of the subset, at most so many, in an order that no seed of a run sets."""
+        count = min(self.unique, most)
+        return self._corpus.train.rows(self._subset(np.arange(count)), self.seq_len)
+
     def train(self, start: int, count: int, every: int = 1) -> Rows:
-        number = np.arange(start, start + every * count, every, dtype=np.int64)
+        return self.rows_at(np.arange(start, start + every * count, every, dtype=np.int64))
+
+    def rows_at(self, number: Ints) -> Rows:
+        """Rows of the training order by their numbers (count,), shape (count, seq_len + 1)."""
         rows = in_epochs(number, self.unique, self._seed)
         return self._corpus.train.rows(self._subset(rows), self.seq_len)
 

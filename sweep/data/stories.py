@@ -36,6 +36,7 @@ from sweep.data.language import (
     Word,
     bytes_per_token,
     counts_from,
+    rows,
     sample,
 )
 from sweep.data.rows import Heldout, Rows, capped_rows, heldout_count, in_epochs, unigram_loss
@@ -375,6 +376,7 @@ class StoriesSource:
     """
 
     available_tokens = None
+    start = (0,)
     facts: tuple[tuple[str, str], ...] = (
         ("tokenizer", "words of the language"),
         ("documents", "endless, none repeated"),
@@ -394,6 +396,21 @@ class StoriesSource:
         """Loss of the token frequencies of the first `UNIGRAM_ROWS` rows."""
         first = self._rows(0, min(UNIGRAM_ROWS, self._unique or UNIGRAM_ROWS))
         return unigram_loss(first, self.heldout().rows, self.vocab)
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text in words of the language.
+
+        Raises:
+            PlanError: It has another word.
+        """
+        number = {word: token for token, word in enumerate(self._language.vocab)}
+        tokens = []
+        for word in text.replace(",", " , ").replace(".", " . ").split():
+            spelled = _spell(word, number)
+            if not spelled:
+                raise PlanError(f"'{word}' is no word of stories, data.size={self._config.size}.")
+            tokens += spelled
+        return tokens
 
     def train(self, start: int, count: int, every: int = 1) -> Rows:
         unique = self._unique
@@ -425,7 +442,7 @@ class StoriesSource:
 
     def _rows(self, start: int, count: int, every: int = 1) -> Rows:
         """Rows of the endless stream."""
-        return sample(
+        return rows(
             self._language,
             stream="train",
             seed=self._seed,
@@ -433,7 +450,17 @@ class StoriesSource:
             count=count,
             seq_len=self.seq_len,
             every=every,
-        ).tokens
+        )
+
+
+def _spell(word: str, number: dict[str, int]) -> list[int]:
+    """The tokens of a word, of several syllables where it is a place; none where there are none."""
+    if word in number:
+        return [number[word]]
+    for end in range(1, len(word)):
+        if f"{word[:end]}-" in number and (rest := _spell(word[end:], number)):
+            return [number[f"{word[:end]}-"], *rest]
+    return []
 
 
 def _unique_rows(unique_tokens: int | None, seq_len: int) -> int | None:

@@ -52,18 +52,7 @@ def open_text(config: DataConfig, seq_len: int) -> TokenizedCorpus:
             all are validation or test data by their names.
     """
     root = existing_path(config)
-    listing = FileList(files=[root]) if root.is_file() else find_files(root, config.pattern)
-    files = listing.files
-    encoding = [] if config.encoding is None else [config.encoding]
-    rows = compute_once(
-        cache_folder(config.cache),
-        ["text files", stamp(files), *encoding],
-        lambda: [[f.hash, f.encoding] for f in examine_files(files, config.encoding)],
-    )
-    found = [
-        TextFile(path=path, hash=hash, encoding=codec)
-        for path, (hash, codec) in zip(files, rows, strict=True)
-    ]
+    listing, found = examined_files(root, config)
     by_name = config.splits == "names" and root.is_dir()
     names = [file.path.relative_to(root).as_posix() if by_name else "" for file in found]
     train, heldout, unused = (
@@ -81,6 +70,26 @@ def open_text(config: DataConfig, seq_len: int) -> TokenizedCorpus:
         config,
         seq_len,
     )
+
+
+def examined_files(root: Path, config: DataConfig) -> tuple[FileList, list[TextFile]]:
+    """The files of a folder that match the pattern, or a single file, each read once.
+
+    Raises:
+        PlanError: No file matches, or some cannot be read as text.
+    """
+    listing = FileList(files=[root]) if root.is_file() else find_files(root, config.pattern)
+    files = listing.files
+    encoding = [] if config.encoding is None else [config.encoding]
+    rows = compute_once(
+        cache_folder(config.cache),
+        ["text files", stamp(files), *encoding],
+        lambda: [[f.hash, f.encoding] for f in examine_files(files, config.encoding)],
+    )
+    return listing, [
+        TextFile(path=path, hash=hash, encoding=codec)
+        for path, (hash, codec) in zip(files, rows, strict=True)
+    ]
 
 
 def _facts(

@@ -3,7 +3,8 @@
 Packs: cells that differ only in settings of a single run (seed, learning rates, what the optimiser
 does with a gradient) are joined, `train.pack` to a job. The job is its first cell, whose setting
 `also` names the others by what differs: `also=['seed=1','seed=0 train.lr=0.01']`. Any launcher can
-pass that on, and `data_hash` likewise, by which a worker knows the data that were planned.
+pass that on, and `data_hash`, `planned_device` and `train.precision` likewise, by which a worker
+knows what was planned.
 
 GPUs: Slurm and Ray give each job its own. joblib and submitit_local do not, so their workers share
 the machine's GPUs by locks: a worker takes a slot, which is a locked file per GPU and share of it,
@@ -30,7 +31,9 @@ from fit.errors import ScalingError
 from fit.query.launch import hydra_value
 from sweep import search_working_folder_last
 from sweep.config import Config, TrainConfig
+from sweep.planning.devices import resolve_device
 from sweep.planning.grid import Cell
+from sweep.planning.identity import plugins_hash
 from sweep.planning.trajectory import Trajectory
 from sweep.settings import parse
 
@@ -43,6 +46,8 @@ MEMBER_SETTINGS = (
     "lr",
     "embedding_lr",
     "embedding_lr_power",
+    "muon_lr",
+    "muon_momentum",
     "weight_decay",
     "beta1",
     "beta2",
@@ -117,18 +122,34 @@ def pack_cells(cells: Sequence[Cell]) -> list[Cell]:
     return jobs
 
 
-def pin_data(job: Cell) -> Cell:
-    """The job with the content hash of the data it was planned on, as an override.
+def pin_plan(job: Cell) -> Cell:
+    """The job with what its plan found out, as overrides: data, plug-ins, device and precision.
 
-    Its worker may start hours later: it trains on these data, or on none.
+    Its worker may start hours later and on another machine: it trains with these, on such a device
+    and in this precision, or not at all.
     """
     if job.config is None or not job.trajectories:
         return job
-    planned = job.trajectories[0].data.hash
+    first, config = job.trajectories[0], job.trajectories[0].config
+    sources = plugins_hash(first.plug_ins)
+    pinned = {
+        "data_hash": hydra_value(first.data.hash),
+        "planned_device": str(config.planned_device),
+        "train.precision": config.train.precision,
+    }
+    if sources is not None:
+        pinned["plugins_hash"] = f"'{sources}'"
+    kept = [o for o in job.overrides if o.lstrip("+").partition("=")[0] not in pinned]
     return dataclasses.replace(
         job,
-        overrides=(*job.overrides, f"data_hash={hydra_value(planned)}"),
-        config=dataclasses.replace(job.config, data_hash=planned),
+        overrides=(*kept, *(f"{name}={value}" for name, value in pinned.items())),
+        config=dataclasses.replace(
+            job.config,
+            data_hash=first.data.hash,
+            plugins_hash=sources,
+            planned_device=config.planned_device,
+            train=dataclasses.replace(job.config.train, precision=config.train.precision),
+        ),
     )
 
 
@@ -142,11 +163,20 @@ def in_step(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
     """Groups of trajectories that can train in step: of the same shape, lengths and batches."""
     groups: dict[Any, list[Trajectory]] = {}
     for number, t in enumerate(trajectories):
-        alone = bool(t.shape.experts) or t.config.train.devices > 1
+        alone = trains_alone(t.config)
         lengths = tuple((run.tokens, run.cooldown_start) for run in t.runs)
         key = (t.shape, t.rule, t.scaled.residual, lengths, number if alone else None)
         groups.setdefault(key, []).append(t)
     return list(groups.values())
+
+
+def trains_alone(config: Config) -> bool:
+    """Whether a pack cannot hold the model: what `sweep.training.ensemble` does not compute."""
+    model = config.model
+    shared = model.kv_heads is not None or model.document_mask or bool(model.pad_vocab_to)
+    own_mlp = model.mlp in ("gelu", "geglu") or bool(model.experts)
+    own_model = model._target_ is not None
+    return shared or own_mlp or own_model or config.train.devices > 1
 
 
 def _pack_key(cell: Cell, number: int) -> str:
@@ -154,7 +184,7 @@ def _pack_key(cell: Cell, number: int) -> str:
     config = cell.config
     if config is None or cell.refusal is not None or config.train.pack == 1:
         return str(number)
-    if config.model.experts or config.train.devices > 1:
+    if trains_alone(config):
         return str(number)
     settings = dataclasses.asdict(config)
     settings.pop("seed")
@@ -238,9 +268,11 @@ def _train(config: Config) -> None:
     settings are all that a launcher hands over, and planning takes little beside training.
     """
     from sweep.planning.trajectory import plan
+    from sweep.training.devices import check_planned_device
     from sweep.training.loop import train_together
     from sweep.training.tracking import CommandLineTracker
 
+    check_planned_device(resolve_device(config))
     configs = members_of(config)
     trajectories = [t for member in configs for t in plan(member)]
     for group in in_step(trajectories) if len(configs) > 1 else [[t] for t in trajectories]:

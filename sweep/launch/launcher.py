@@ -38,7 +38,7 @@ from omegaconf import open_dict
 from fit.data.records import RECORD_NAME, read_record, write_record
 from fit.errors import PlanError, RecordError, ScalingError
 from sweep import ROOT
-from sweep.launch.jobs import SHARED, pack_cells, pin_data, train_cell
+from sweep.launch.jobs import SHARED, pack_cells, pin_plan, train_cell
 from sweep.launch.jobs import run as train_job
 from sweep.planning.compose import compose_multirun, hydra_initialised, make_launcher
 from sweep.planning.grid import Cell, run_folder
@@ -68,7 +68,7 @@ def launch_cells(cells: Sequence[Cell], overrides: Sequence[str]) -> None:
     Raises:
         PlanError: The launcher is not installed, or starts nothing.
     """
-    jobs = [pin_data(cell) for cell in pack_cells(cells) if cell.refusal is None]
+    jobs = [pin_plan(cell) for cell in pack_cells(cells) if cell.refusal is None]
     pending = [PendingCell(cell=job) for job in jobs]
     with hydra_initialised():
         launcher = HydraLauncher(overrides)
@@ -89,7 +89,7 @@ def launch_cells(cells: Sequence[Cell], overrides: Sequence[str]) -> None:
 
 def train_here(cell: Cell) -> None:
     """Train a single cell in this process, without a launcher."""
-    job = pin_data(cell)
+    job = pin_plan(cell)
     assert job.config is not None
     pending = PendingCell(cell=job)
     pending.reason = train_job(job.config)
@@ -99,7 +99,7 @@ def train_here(cell: Cell) -> None:
 
 def follow_first_rank(cell: Cell) -> int:
     """Train a single cell with rank 0, in a process that torchrun started; the exit code."""
-    job = pin_data(cell)
+    job = pin_plan(cell)
     assert job.config is not None
     return int(train_job(job.config) is not None)
 

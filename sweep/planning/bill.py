@@ -17,11 +17,11 @@ from fit.data.records import RunRecord
 from fit.errors import PlanError, QueryError
 from fit.quantities import count_noun, parse_count, parse_flops, parse_share, power
 from sweep.config import TrainConfig
+from sweep.planning.devices import device_kind
 from sweep.planning.grid import Cell, LauncherChoice
 from sweep.planning.timing import (
     CostEstimate,
     ShapeTiming,
-    device_kind,
     estimable,
     estimate,
     known_timing,
@@ -177,7 +177,7 @@ def device_hours(row: PlannedCost) -> float:
     """Device-hours of a run: of a shared GPU its part; on a CPU a worker counts as a device."""
     train = row.trajectory.config.train
     # A named device is counted by its FLOP: how many runs share it changes nothing.
-    shared = device_kind(train) == "cuda" and row.timing is not None
+    shared = device_kind(row.trajectory.config) == "cuda" and row.timing is not None
     runs_per_device = train.runs_per_gpu if shared else 1
     return row.estimate.seconds / 3600 * train.devices / runs_per_device
 
@@ -196,6 +196,7 @@ def cost_lines(cost: PlanCost, options: PlanOptions, rows: Sequence[PlannedCost]
     if not cost.runs:
         return []
     lines = [_line("to do", f"{count_noun(cost.runs, 'run')}, {cost.flops:.2e} FLOP")]
+    lines += _wrapped("planned", _planned_for(rows))
     memory = f"{cost.memory_bytes / 2**30:.2g} GiB at most in a run ({cost.largest})"
     if not cost.priced:
         unknown = next(row for row in rows if row.record is None and not row.priced)
@@ -216,6 +217,14 @@ def cost_lines(cost: PlanCost, options: PlanOptions, rows: Sequence[PlannedCost]
     return lines + [
         line for text in _estimate_basis(rows, options) for line in _wrapped("estimate", text)
     ]
+
+
+def _planned_for(rows: Sequence[PlannedCost]) -> str:
+    """The device and the precision that the runs are planned for, in words."""
+    configs = [row.trajectory.config for row in rows if row.record is None]
+    pairs = sorted({(device_kind(c), c.train.precision) for c in configs})
+    found = ", found here" if all(c.train.accelerator == "auto" for c in configs) else ""
+    return f"for {' and '.join(f'{device} in {how}' for device, how in pairs)}{found}"
 
 
 def _estimate_basis(rows: Sequence[PlannedCost], options: PlanOptions) -> list[str]:

@@ -21,8 +21,9 @@ import dataclasses
 import difflib
 import re
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fit.errors import PlanError
 from sweep import ROOT
-from sweep.config import Config
+from sweep.config import Config, names_plug_in
 from sweep.planning.quoting import quote_text, read_overrides
-from sweep.settings import needed, parse, refuse_undeclared, settings, unknown_setting
+from sweep.plugins import SETTINGS, describe, unknown_option
+from sweep.settings import SYNONYMS, needed, parse, refuse_undeclared, settings, unknown_setting
 
 CONFIG_FOLDER = ROOT / "conf"
 VERSION_BASE = "1.3"
@@ -123,7 +125,7 @@ def command_overrides(arguments: Namespace) -> list[str]:
     overrides = read_overrides(arguments.overrides)
     refuse_repeated(overrides)
     if not arguments.config_dir:
-        return overrides
+        return name_options(overrides)
     folder = Path(arguments.config_dir).absolute()
     if not folder.is_dir():
         raise PlanError(f"--config-dir {arguments.config_dir} is no folder; give an existing one.")
@@ -132,7 +134,67 @@ def command_overrides(arguments: Namespace) -> list[str]:
             "--config-dir and hydra.searchpath are both given, of which one would be lost; give "
             "all folders in one: 'hydra.searchpath=[file:///ONE,file:///OTHER]'."
         )
-    return [*overrides, f"hydra.searchpath=[{quote_text(f'file://{folder}')}]"]
+    return name_options([*overrides, f"hydra.searchpath=[{quote_text(f'file://{folder}')}]"])
+
+
+def name_options(overrides: Sequence[str]) -> list[str]:
+    """Overrides in which the fields of plug-ins have their full names.
+
+    `model.state_size=8` becomes `++model.options.state_size=8` where the model of the user's own
+    declares such a field: Hydra sets no key in a table that does not have it yet.
+
+    Raises:
+        PlanError: A plug-in cannot be imported, or none declares a field of that name.
+    """
+    unknown = {word: found for word in overrides if (found := _option(word)) is not None}
+    if not unknown:
+        return list(overrides)
+    named = _named_plug_ins([word for word in overrides if word not in unknown])
+    out = []
+    for word in overrides:
+        section, name, value = unknown.get(word, ("", "", ""))
+        owners = {t: s for s, t in named if s.startswith(f"{section}.")}
+        if section and owners:
+            declared = [f for t, s in owners.items() for f in describe(s, t)["fields"]]
+            if name in SYNONYMS and name not in declared:
+                return list(overrides)  # another trainer's name of a setting of ours: said later
+            if name not in declared:
+                raise PlanError(unknown_option(section, name, list(owners), declared))
+            word = f"++{section}.options.{name}={value}"
+        out.append(word)
+    return out
+
+
+def _option(word: str) -> tuple[str, str, str] | None:
+    """Section, name and value of an override that sets no declared setting of its section."""
+    key, _, value = word.lstrip("+").partition("=")
+    section, _, name = key.partition(".")
+    if section not in ("model", "data", "train") or not name or word.startswith("~"):
+        return None
+    if name.startswith("options."):
+        return section, name.removeprefix("options."), value
+    return None if key in settings() or not name.isidentifier() else (section, name, value)
+
+
+def _named_plug_ins(overrides: Sequence[str]) -> list[tuple[str, str]]:
+    """The (setting, target) of every plug-in that overrides and the files they choose name."""
+    keys = {word: word.lstrip("+").partition("=")[0] for word in overrides}
+    with wrong_overrides_refused(), hydra_initialised():
+        naming = [
+            word for word, k in keys.items() if k in (*SETTINGS, "hydra.searchpath") or is_group(k)
+        ]
+        shared = compose_shared(naming)
+        swept = {
+            o.key_or_group: list(o.sweep_string_iterator())
+            for o in parse_overrides(naming)
+            if o.is_sweep_override() and o.key_or_group in SETTINGS
+        }
+    return [
+        (setting, str(target))
+        for setting in SETTINGS
+        for target in swept.get(setting, [OmegaConf.select(shared, setting)])
+        if names_plug_in(target)
+    ]
 
 
 def refuse_repeated(overrides: Sequence[str]) -> None:
@@ -298,8 +360,8 @@ class Composition:
 
 
 def _own_lists(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with lists copied, so that no two configurations share one."""
-    return {k: list(v) if isinstance(v, list) else v for k, v in values.items()}
+    """The values with lists and options copied, so that no two configurations share one."""
+    return {k: copy.copy(v) if isinstance(v, list | dict) else v for k, v in values.items()}
 
 
 class ConfigComposer:
@@ -329,16 +391,24 @@ class ConfigComposer:
         ConfigLoaderImpl._apply_overrides_to_config(plain, config)
         return config
 
-    def checked(self, job: Sequence[str]) -> Config:
-        """What `sweep.settings.parse` makes of a composition, not copied for every cell.
+    def checked(self, job: Sequence[str]) -> Callable[[], Config]:
+        """What makes of a job what `sweep.settings.parse` would, not copied for every cell.
+
+        A key that is not declared is refused here, before it is called: it is wrong in every cell.
 
         Raises:
             hydra.errors.HydraException: As Hydra does.
-            PlanError: As `compose` and `parse`.
+            PlanError: As `compose`; as `parse` when it is called.
         """
         shared, plain = self._shared(job)
-        found = None if shared is None else shared.build(plain)
-        return parse(self.compose(job)) if found is None else found
+        if shared is None:
+            return partial(parse, self.compose(job))
+
+        def build() -> Config:
+            found = shared.build(plain)
+            return parse(self.compose(job)) if found is None else found
+
+        return build
 
     def _shared(self, job: Sequence[str]) -> tuple[Composition | None, list[Override]]:
         """The composition that a job shares and the values it sets; None if it shares none."""
@@ -375,7 +445,7 @@ class ConfigComposer:
         """Whether an override sets one value, whatever the others do."""
         return not (
             override.is_add()
-            or override.is_force_add()
+            or (override.is_force_add() and ".options." not in override.key_or_group)
             or override.is_delete()
             or override.is_hydra_override()
             or override.package is not None

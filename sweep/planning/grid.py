@@ -34,6 +34,7 @@ from sweep.planning.trajectory import (
     plan,
     work_folder,
 )
+from sweep.plugins import worker_closed
 
 SHOWN = 3
 """Refused cells that are named where several share a reason."""
@@ -121,12 +122,18 @@ def grid(overrides: Sequence[str], *, multirun: bool) -> tuple[Cell, ...]:
         PlanError: The overrides themselves are wrong (unknown key, wrong type, bad grammar, no
             effect), or the only cell cannot be trained.
     """
+    with worker_closed():
+        return _plan_grid(overrides, multirun=multirun)
+
+
+def _plan_grid(overrides: Sequence[str], *, multirun: bool) -> tuple[Cell, ...]:
+    """Compose and plan every cell; see `grid`."""
     with wrong_overrides_refused(), hydra_initialised():
         check_overrides(overrides, multirun=multirun)
         jobs = expand_grid(overrides) if multirun else [list(overrides)]
         composer = ConfigComposer()
         configs = [_checked(composer, job) for job in jobs]
-        check_effect(overrides, jobs, configs, composer.checked([]))
+        check_effect(overrides, jobs, configs, composer.checked([])())
     seen: set[Path] = set()
     described = _describe_once()
     cells = tuple(
@@ -157,14 +164,15 @@ def compose_config(overrides: Sequence[str]) -> Config:
         PlanError: The overrides are wrong.
     """
     with wrong_overrides_refused(), hydra_initialised():
-        return ConfigComposer().checked(overrides)
+        return ConfigComposer().checked(overrides)()
 
 
 def _checked(composer: ConfigComposer, job: Sequence[str]) -> Config | PlanError:
     """The checked configuration of one job, or why there is none."""
+    build = composer.checked(job)
     try:
         check_shape_overrides(job)
-        return composer.checked(job)
+        return build()
     except PlanError as error:
         return error
 
@@ -199,7 +207,7 @@ def _plan_cell(
         trajectories = plan(config, described)
         for t in trajectories:
             check_batches(t)
-            check_memory(t.shape, t.params, config.train)
+            check_memory(t)
         sweep = Path(config.runs_dir) / config.name
         return Cell(
             overrides=overrides,

@@ -58,10 +58,20 @@ RULES = (
         UnreadRule(
             setting=setting,
             unread=lambda c: c.train.schedule is not Schedule.wsd,
-            because="train.schedule=cosine has no cooldown",
+            because="only train.schedule=wsd has a cooldown",
             deciders=("train.schedule", "train"),
         )
         for setting in ("train.cooldown", "train.cooldown_shape")
+    ),
+    *(
+        UnreadRule(
+            setting=setting,
+            unread=lambda c: c.train.optimizer != "muon",
+            because="only train.optimizer=muon reads it",
+            deciders=("train.optimizer", "train"),
+            remedy="train.optimizer=muon",
+        )
+        for setting in ("train.muon_lr", "train.muon_momentum")
     ),
     UnreadRule(
         setting="train.batch_power",
@@ -95,9 +105,22 @@ RULES = (
         for setting in ("train.balance_loss", "model.top_k")
     ),
     UnreadRule(
+        setting="model.gated",
+        unread=lambda c: c.model.mlp is not None,
+        because="model.mlp says whether the MLP is gated",
+        deciders=("model.mlp", "model"),
+    ),
+    UnreadRule(
+        setting="data.separator",
+        unread=lambda c: not c.model.document_mask,
+        because="model.document_mask=false does not read it",
+        deciders=("model.document_mask",),
+        remedy="model.document_mask=true",
+    ),
+    UnreadRule(
         setting="data.vocab",
-        unread=lambda c: "vocab" in SOURCES[c.data.name].reads and c.data.tokenizer == "bytes",
-        because="data.tokenizer=bytes has a fixed vocabulary",
+        unread=lambda c: "tokenizer" in SOURCES[c.data.name].reads and c.data.tokenizer != "bpe",
+        because="only data.tokenizer=bpe is trained to a size; others have theirs",
         deciders=("data.tokenizer",),
         remedy="data.tokenizer=bpe",
     ),

@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 
-from fit.data.accounting import Shape, count_params
+from fit.data.accounting import MLPS, Shape, count_params
 from fit.errors import PlanError
 from fit.quantities import short
 from sweep.config import Config, ModelConfig
@@ -30,7 +30,8 @@ def build_shape(model: ModelConfig, vocab: int) -> Shape:
     """Derive the model's shape from its settings.
 
     Raises:
-        PlanError: The width is not a whole number of heads, or the head size is odd.
+        PlanError: The width is not a whole number of heads, the head size is odd, heads of keys and
+            values cannot be shared equally, or a plain MLP is to be gated.
     """
     heads = model.heads
     if model.head_dim % 2:
@@ -42,6 +43,9 @@ def build_shape(model: ModelConfig, vocab: int) -> Shape:
                 f"model.width={model.width} is not a multiple of model.head_dim={model.head_dim}; "
                 "choose a width that is, or set model.heads."
             )
+    gated, activation = MLPS[model.mlp or ("swiglu" if model.gated else "relu2")]
+    if model.gated and not gated:
+        raise PlanError(f"model.mlp={model.mlp} is not gated, and model.gated=true; leave one out.")
     return Shape(
         width=model.width,
         depth=model.depth,
@@ -50,11 +54,15 @@ def build_shape(model: ModelConfig, vocab: int) -> Shape:
         d_ff=max(1, round(model.mlp_ratio * model.width)),
         vocab=vocab,
         seq_len=model.seq_len,
-        gated=model.gated,
+        gated=gated,
         tied=model.tied,
         conv=model.conv,
         experts=model.experts,
         top_k=model.top_k if model.experts else 0,
+        kv_heads=model.kv_heads,
+        activation=activation,
+        pad_vocab_to=model.pad_vocab_to if model.pad_vocab_to and vocab % model.pad_vocab_to else 0,
+        rope_base=model.rope_base,
     )
 
 
@@ -73,7 +81,13 @@ def choose_shape(config: Config, vocab: int) -> Config:
         return config
     if (model.width, model.depth, model.heads, model.head_dim) != DEFAULT_SHAPE:
         raise shape_conflict(params, "the model's width, depth, heads or head size")
-    best = min(_ladder(model, params, vocab), key=lambda rung: rung[0])[1]
+    ladder = _ladder(model, params, vocab)
+    _, best = min(ladder, key=lambda rung: rung[0], default=(0.0, None))
+    if best is None:
+        raise PlanError(
+            f"no shape of the ladder has heads that model.kv_heads={model.kv_heads} divides; take "
+            "a smaller one."
+        )
     n = count_params(build_shape(best, vocab)).matmul
     if abs(math.log(n / params)) > FARTHEST:
         raise PlanError(
@@ -112,8 +126,11 @@ def _ladder(model: ModelConfig, params: int, vocab: int) -> Iterator[tuple[float
     for width in _widths():
         ideal = max(2, round(width / WIDTH_PER_BLOCK))
         for depth in range(max(2, math.ceil(0.75 * ideal)), math.floor(1.34 * ideal) + 1):
+            head_dim = _head_dim(width)
+            if model.kv_heads and (width // head_dim) % model.kv_heads:
+                break  # its queries could not share the keys equally
             rung = dataclasses.replace(
-                model, params=None, width=width, depth=depth, head_dim=_head_dim(width)
+                model, params=None, width=width, depth=depth, head_dim=head_dim
             )
             ratio = count_params(build_shape(rung, vocab)).matmul / params
             yield abs(math.log(ratio)) + 0.1 * abs(math.log(depth / ideal)), rung

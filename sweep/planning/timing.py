@@ -8,7 +8,7 @@ An optimiser step takes a fixed time and a time per token: two batches, the firs
 the batch rule, give both. Timings are kept in the cache folder by shape, batches, device, version
 of torch, precision and compilation, so that planning again costs nothing.
 
-`wants_compile`, `wants_graphs` and `rows_that_fit` choose what pays for a run of some size on some
+`wants_compile` and `rows_that_fit` choose what pays for a run of some size on some
 device.
 """
 
@@ -21,6 +21,7 @@ import json
 import os
 import platform
 import shutil
+import sysconfig
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ from fit.data.accounting import ParamCounts, Shape
 from fit.errors import PlanError, ScalingError
 from fit.files import write_atomically
 from sweep.cache import cache_folder, digest
-from sweep.config import Compile, Graphs, TrainConfig
+from sweep.config import Compile, TrainConfig
+from sweep.planning.devices import device_kind
 from sweep.planning.trajectory import RunSpec, Trajectory
 
 LARGE_WIDTH_RATE, HALF_RATE_WIDTH = 60e9, 40
@@ -43,9 +45,6 @@ BYTES_PER_PARAM = 16
 COMPILE_SECONDS = 40.0
 """Trajectories estimated longer are compiled on CPU: compiling takes 10-20 s cold, 2 s from torch's
 disk cache, and saves a third of the time."""
-GRAPH_PARAMS = 3e7
-"""Models up to this size are replayed as CUDA graphs. From the arithmetic of launches, not yet
-measured: 300 kernels of 5 us are 1.5 ms, which 30M parameters fill at 16,000 tokens a step."""
 FREE_SHARE = 0.8
 """Share of a GPU's free memory that activations may take."""
 SLOW_STEP_SECONDS = 10.0
@@ -54,7 +53,7 @@ SLOW_STEP_SECONDS = 10.0
 
 def estimable(trajectory: Trajectory, timing: ShapeTiming | None, machine: Machine | None) -> bool:
     """Whether the time of a run can be told: named devices, a timing, or the formula for a CPU."""
-    device = device_kind(trajectory.config.train)
+    device = device_kind(trajectory.config)
     return machine is not None or timing is not None or device == "cpu"
 
 
@@ -63,15 +62,16 @@ def formula_seconds(shape: Shape, flops: float) -> float:
     return flops / (LARGE_WIDTH_RATE * shape.width / (shape.width + HALF_RATE_WIDTH))
 
 
-def check_memory(shape: Shape, params: ParamCounts, train: TrainConfig) -> None:
+def check_memory(trajectory: Trajectory) -> None:
     """Refuse a run that cannot fit into the machine's memory.
 
     Raises:
         PlanError: Weights, optimiser and activations need more than there is.
     """
-    if device_kind(train) != "cpu":
+    if device_kind(trajectory.config) != "cpu":
         return
-    needed = memory_bytes(shape, params, train)
+    shape = trajectory.shape
+    needed = memory_bytes(shape, trajectory.params, trajectory.config.train)
     installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > installed:
         raise PlanError(
@@ -79,13 +79,6 @@ def check_memory(shape: Shape, params: ParamCounts, train: TrainConfig) -> None:
             f"train; this machine has {installed / 2**30:.1f}. Choose a smaller shape or a smaller "
             "train.micro_batch_tokens."
         )
-
-
-def device_kind(train: TrainConfig) -> str:
-    """The device that a run will use, as torch names it, without the seconds of importing torch."""
-    if train.accelerator == "auto":
-        return "cuda" if any(Path(p).exists() for p in ("/dev/nvidia0", "/dev/kfd")) else "cpu"
-    return "cuda" if train.accelerator == "gpu" else train.accelerator
 
 
 def memory_bytes(shape: Shape, params: ParamCounts, train: TrainConfig) -> int:
@@ -103,7 +96,7 @@ def activation_bytes(shape: Shape) -> int:
     """Memory that a token keeps from the forward for the backward pass, in fp32 [bytes]."""
     inner = shape.heads * shape.head_dim
     per_block = 6 * shape.width + 8 * inner + 3 * shape.d_ff
-    return 4 * (shape.depth * per_block + 3 * shape.vocab)
+    return 4 * (shape.depth * per_block + 3 * shape.vocab_rows)
 
 
 def wants_compile(train: TrainConfig, trajectory: Trajectory, device: str) -> bool:
@@ -115,23 +108,32 @@ def wants_compile(train: TrainConfig, trajectory: Trajectory, device: str) -> bo
         device: Kind of the device, as torch names it.
     """
     if train.compile is not Compile.auto:
-        return train.compile is Compile.on
+        return train.compile is not Compile.off
+    return compile_pays(trajectory, device) and not missing_for_compile(device)
+
+
+def compile_pays(trajectory: Trajectory, device: str) -> bool:
+    """Whether a compiled model trains a trajectory sooner: on CUDA, and on CPU where it is long."""
+    if "model._target_" in trajectory.plug_ins:
+        return False  # what pays for the transformer may not even compile
     if trajectory.shape.experts:
         return False  # how many tokens go to an expert changes with every batch
     if device != "cpu":
-        return device == "cuda" and shutil.which(os.environ.get("CC", "cc")) is not None
+        return device == "cuda"
     flops = sum(run.flops_spent for run in trajectory.runs)
-    long = formula_seconds(trajectory.shape, flops) > COMPILE_SECONDS
-    # torch compiles for a CPU with the C++ compiler of the system.
-    return long and shutil.which("g++") is not None
+    return formula_seconds(trajectory.shape, flops) > COMPILE_SECONDS
 
 
-def wants_graphs(train: TrainConfig, trajectory: Trajectory, device: str) -> bool:
-    """Whether to capture steps as CUDA graphs: as set, or for small dense models on one GPU."""
-    if device != "cuda" or train.devices > 1 or trajectory.shape.experts:
-        return False
-    small = trajectory.params.total <= GRAPH_PARAMS
-    return train.graphs is Graphs.on or (train.graphs is Graphs.auto and small)
+def missing_for_compile(device: str) -> str:
+    """What torch.compile needs of this machine and does not find, in words; empty if nothing."""
+    if device == "cpu":
+        return "" if shutil.which("g++") else "a C++ compiler (g++)"
+    # Triton builds its launchers with the C compiler, against the headers of Python.
+    named = os.environ.get("CC")
+    if not any(shutil.which(name) for name in ([named] if named else ["gcc", "clang"])):
+        return f"a C compiler ({named or 'gcc'})"
+    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    return "" if headers.is_file() else f"the headers of Python ({headers})"
 
 
 def rows_that_fit(shape: Shape, params: ParamCounts, free_bytes: float) -> int:
@@ -260,19 +262,23 @@ def end_batches(trajectory: Trajectory) -> tuple[int, int]:
 
 def timing_file(trajectory: Trajectory) -> Path:
     """The file of a timing, named by a hash of all that the timing depends on."""
-    train = trajectory.config.train
-    kind = device_kind(train)
+    train, kind = trajectory.config.train, device_kind(trajectory.config)
     conditions: dict[str, Any] = {
         "shape": dataclasses.asdict(trajectory.shape),
+        "masked": trajectory.separator is not None,
         "batches": end_batches(trajectory),
         "micro": train.micro_batch_tokens,
         "precision": train.precision,
         "threads": train.threads,
         "compiled": wants_compile(train, trajectory, kind),
-        "graphs": wants_graphs(train, trajectory, kind),
+        "graphs": train.compile is Compile.reduce_overhead,
         "machine": [kind, *machine(kind)],
         "torch": _torch_version(),
     }
+    if train.optimizer != "adamw":
+        conditions["optimizer"] = train.optimizer
+    if trajectory.plug_ins:
+        conditions["plug_ins"] = {s: p.source for s, p in trajectory.plug_ins.items()}
     return cache_folder(None) / "pace" / f"{digest(conditions)}.json"
 
 
@@ -297,7 +303,7 @@ def _measurable(trajectory: Trajectory) -> bool:
     train = trajectory.config.train
     flops = trajectory.flops_per_token.exact * max(end_batches(trajectory))
     slow = formula_seconds(trajectory.shape, flops) > SLOW_STEP_SECONDS
-    return train.devices == 1 and not (slow and device_kind(train) == "cpu")
+    return train.devices == 1 and not (slow and device_kind(trajectory.config) == "cpu")
 
 
 def _line(path: Path, key: str) -> str:

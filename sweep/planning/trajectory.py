@@ -19,12 +19,11 @@ and Adam's epsilon, which hold across widths too.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-from collections.abc import Callable, Collection, Hashable
-from dataclasses import dataclass
+import functools
+import importlib.metadata
+from collections.abc import Callable, Collection, Hashable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from fit.data.accounting import FlopsPerToken, ParamCounts, Shape, count_flops, count_params
 from fit.data.records import RECORD_NAME, DataInfo, RunRecord, read_record
@@ -38,22 +37,24 @@ from fit.data.schedule import (
 )
 from fit.errors import PlanError, RecordError
 from sweep.config import Config, DataConfig, DepthRule, Schedule, TrainConfig
-from sweep.data.registry import describe
+from sweep.data.registry import describe, separator_of
 from sweep.data.rows import moved_data
+from sweep.planning.devices import resolve_device
+from sweep.planning.identity import (
+    compact_count,
+    digest,
+    plugins_hash,
+    run_name,
+    schedule_name,
+    shared_identity,
+)
 from sweep.planning.sizes import build_shape, choose_shape
+from sweep.plugins import PlugIn, count_model, plug_ins
 
 Describe = Callable[[DataConfig, int], tuple[int, int | None, DataInfo]]
 """What `describe` is: vocabulary, distinct tokens and facts of the data."""
-RECIPE = "2"
-"""Version of the recipe, part of a run's identity; raised when the code changes the result of a run
-whose settings stayed the same."""
-NOT_IDENTITY = frozenset(
-    "tokens micro_batch_tokens warmup_tokens accelerator devices nodes strategy threads compile "
-    "graphs checkpoint_seconds retries runs_per_gpu pack cooldown cooldown_shape schedule".split()
-)
-"""Settings of `train` that change no result, or that enter a run's identity in resolved form."""
-EARLIER_COUNTS = {"1M": "1e+03k", "1B": "1e+03M", "1T": "1e+03B"}
-"""Counts that just fall short of a unit, as earlier versions named their runs: these are kept."""
+MUON_TORCH = (2, 9)
+"""The version of torch that brought `torch.optim.Muon`."""
 EPSILON = 1e-10
 """Adam's epsilon at the base shape: far below the size of the gradients at any shape tried."""
 
@@ -80,6 +81,10 @@ def scale_recipe(train: TrainConfig, shape: Shape) -> ScaledRecipe:
     """Scale learning rates, weight decay, epsilons and residual factor to a shape."""
     narrower = train.base_width / shape.width
     lr, embedding_lr = train.lr * narrower, train.embedding_lr * narrower**train.embedding_lr_power
+    if train.optimizer == "muon":
+        # An orthogonalised update has the spectral norm 1 at every width, and torch's factor
+        # sqrt(max(1, rows/columns)) keeps that of rectangular matrices right: one rate serves all.
+        lr = train.muon_lr
     if train.depth_rule is DepthRule.none:
         return ScaledRecipe(
             lr=lr,
@@ -133,8 +138,12 @@ class Trajectory:
     scaled: ScaledRecipe
     """The recipe scaled to this shape."""
     runs: tuple[RunSpec, ...]
+    plug_ins: Mapping[str, PlugIn] = field(default_factory=dict)
+    """Parts of the user's own, by the setting that names them."""
     config: Config
-    """Recipe, data and device settings as they were configured."""
+    """Recipe, data and device settings as they were configured, device and precision resolved."""
+    separator: int | None = None
+    """Token across which the model does not look; None where rows are one text to it."""
 
 
 def plan(config: Config, described: Describe = describe) -> tuple[Trajectory, ...]:
@@ -171,19 +180,25 @@ def plan(config: Config, described: Describe = describe) -> tuple[Trajectory, ..
 
 def trajectories(config: Config, *, vocab: int, info: DataInfo) -> tuple[Trajectory, ...]:
     """The trajectories of a job on data that are already described."""
-    config = choose_shape(config, vocab)
+    check_combinations(config)
+    config = resolve_device(choose_shape(config, vocab))
     shape = build_shape(config.model, vocab)
+    own = plug_ins(config)
+    if config.plugins_hash not in (None, plugins_hash(own)):
+        raise PlanError(
+            f"the source of {', '.join(p.target for p in own.values())} changed after the runs "
+            "were planned. Give the same command again to train what is there now."
+        )
+    params, per_token = count_model_of(shape, own)
     rule = batch_rule(config.train, shape.seq_len)
     budget = config.sweep.flops
     if budget is None:
-        targets = config.targets(count_params(shape).matmul)
+        targets = config.targets(params.matmul)
     else:
-        targets = (budget / count_flops(shape).exact,)
+        targets = (budget / per_token.exact,)
     lengths = sorted({rule.nearest(t) for t in targets})
     warmups = {
-        n: warmup_tokens(
-            count_params(shape).matmul, rule.batch_tokens, n, config.train.warmup_tokens
-        )
+        n: warmup_tokens(params.matmul, rule.batch_tokens, n, config.train.warmup_tokens)
         for n in lengths
     }
     groups: dict[Hashable, list[int]] = {}
@@ -191,7 +206,7 @@ def trajectories(config: Config, *, vocab: int, info: DataInfo) -> tuple[Traject
         trunk = (warmups[n], None if config.train.schedule is Schedule.wsd else n)
         groups.setdefault(trunk, []).append(n)
     return tuple(
-        _plan_trajectory(config, shape, info, rule, group, warmups[group[0]])
+        _plan_trajectory(config, shape, own, info, rule, group, warmups[group[0]])
         for group in groups.values()
     )
 
@@ -245,27 +260,32 @@ def check_batches(trajectory: Trajectory) -> None:
 def _plan_trajectory(
     config: Config,
     shape: Shape,
+    own: Mapping[str, PlugIn],
     info: DataInfo,
     rule: BatchRule,
     lengths: list[int],
     warmup: int,
 ) -> Trajectory:
     """Plan a trunk with a branch at each of the lengths, ascending."""
-    train, params, per_token = config.train, count_params(shape), count_flops(shape)
+    train, (params, per_token) = config.train, count_model_of(shape, own)
     _check_warmup(train, rule, lengths[0], warmup)
-    shared = _shared_identity(config, shape, info, warmup)
+    separator = separator_of(config.data, shape.vocab) if config.model.document_mask else None
+    shared = shared_identity(config, shape, own, info, warmup)
+    if separator is not None:
+        shared["separator"] = separator
     runs, previous = [], 0
     for tokens in lengths:
         wsd = train.schedule is Schedule.wsd
         start = cooldown_start(rule, tokens, train.cooldown) if wsd else 0
         rate = LearningRate(
-            kind=train.schedule.value,
+            kind=schedule_name(train),
             warmup=warmup,
             tokens=tokens,
             cooldown_start=start,
             shape=train.cooldown_shape,
             decay_from=train.lr_decay_from,
             decay_power=train.lr_decay_power,
+            function=own["train.schedule"].function() if "train.schedule" in own else None,
         )
         identity = {
             **shared,
@@ -275,7 +295,7 @@ def _plan_trajectory(
         }
         runs.append(
             RunSpec(
-                run=_run_name(config, shape, tokens, digest(identity)),
+                run=run_name(config, shape, tokens, digest(identity)),
                 tokens=tokens,
                 cooldown_start=start,
                 rate=rate,
@@ -295,8 +315,66 @@ def _plan_trajectory(
         rule=rule,
         scaled=scale_recipe(train, shape),
         runs=tuple(runs),
+        plug_ins=own,
         config=config,
+        separator=separator,
     )
+
+
+def check_combinations(config: Config) -> None:
+    """Refuse an optimiser or a model of the user's own beside settings that it cannot serve.
+
+    Raises:
+        PlanError: There is one.
+    """
+    model, train = config.model, config.train
+    muon, own = train.optimizer == "muon", model._target_ is not None
+    if own and model.params is not None:
+        raise PlanError(
+            f"model.params={model.params} chooses among shapes of the built-in model; with "
+            f"model._target_={model._target_} set model.width and model.depth."
+        )
+    for name, value in (
+        ("model.document_mask", model.document_mask),
+        ("data.tasks", config.data.tasks),
+    ):
+        if own and value:
+            raise PlanError(
+                f"{name}={value} is served by the built-in model alone, and "
+                f"model._target_={model._target_} replaces it. Leave one of the two out."
+            )
+    if muon and torch_version() < MUON_TORCH:
+        needed = ".".join(map(str, MUON_TORCH))
+        raise PlanError(
+            f"train.optimizer=muon needs torch {needed} or newer, which brings torch.optim.Muon; "
+            f"this is {importlib.metadata.version('torch')}. pip install 'torch>={needed}', or "
+            "train.optimizer=adamw."
+        )
+    if muon and (model.experts or train.depth_rule is not DepthRule.none):
+        cause = f"model.experts={model.experts}, whose matrices are stacked"
+        if not model.experts:
+            cause = f"train.depth_rule={train.depth_rule.value}, which is a rule for AdamW"
+        raise PlanError(f"train.optimizer=muon does not serve {cause}; set one of the two back.")
+    if (own or train.optimizer != "adamw") and train.devices > 1 and train.strategy == "fsdp":
+        named = f"model._target_={model._target_}" if own else f"train.optimizer={train.optimizer}"
+        raise PlanError(
+            f"{named} is not trained by train.strategy=fsdp, which shards the matrices of the "
+            "built-in model for AdamW; train.strategy=ddp copies them to each device."
+        )
+
+
+@functools.cache
+def torch_version() -> tuple[int, ...]:
+    """Major and minor version of torch, without the seconds of importing it."""
+    return tuple(int(part) for part in importlib.metadata.version("torch").split(".")[:2])
+
+
+def count_model_of(shape: Shape, own: Mapping[str, PlugIn]) -> tuple[ParamCounts, FlopsPerToken]:
+    """Parameters and FLOP per token of the transformer, or of a model of the user's own."""
+    plug_in = own.get("model._target_")
+    if plug_in is None:
+        return count_params(shape), count_flops(shape)
+    return count_model(plug_in, shape)
 
 
 def keep_lengths(trajectory: Trajectory, lengths: Collection[int]) -> Trajectory:
@@ -333,29 +411,6 @@ def _check_warmup(train: TrainConfig, rule: BatchRule, shortest: int, warmup: in
         )
 
 
-def _shared_identity(config: Config, shape: Shape, info: DataInfo, warmup: int) -> dict[str, Any]:
-    """Everything that changes the result of a trunk, as a JSON object to be hashed.
-
-    Settings that were added after the first records are left out where they change nothing, so that
-    the names of earlier runs stay valid.
-    """
-    train = {k: v for k, v in vars(config.train).items() if k not in NOT_IDENTITY}
-    if config.train.depth_rule is DepthRule.none:
-        del train["depth_rule"], train["base_depth"]
-    counts = dataclasses.asdict(shape)
-    if not shape.experts:
-        del counts["experts"], counts["top_k"], train["balance_loss"]
-    return {
-        "recipe": RECIPE,
-        "shape": counts,
-        "data": [info.hash, info.unique_tokens, config.data.heldout_tokens, config.data.seed],
-        "train": {**train, "batch_doublings": [float(d) for d in train["batch_doublings"]]},
-        "schedule": config.train.schedule.value,
-        "warmup": warmup,
-        "seed": config.seed,
-    }
-
-
 def work_folder(trajectory: Trajectory) -> str:
     """Name of the working folder: one per set of runs, so that two jobs never share one."""
     return f".work-{digest([r.run for r in trajectory.runs])}"
@@ -368,34 +423,3 @@ def finished_record(folder: Path) -> RunRecord | None:
     except RecordError:
         return None
     return None if record.status == "failed" else record
-
-
-def digest(identity: Any) -> str:
-    """Eight hexadecimal digits of a canonical JSON's hash."""
-    text = json.dumps(identity, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def compact_count(count: float) -> str:
-    """A count in at most five characters: 307200 -> 307k, 999_999_488 -> 1B, 1e20 -> 1e20.
-
-    Part of run names, which must not change; `fit.quantities.short` pads to three digits (2.40M).
-    """
-    if count >= 0.9995e15:
-        return f"{count:.0e}".replace("e+", "e")
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= 0.9995 * size:  # what rounds to 1000 of a unit is 1 of the next
-            return f"{count / size:.3g}{unit}"
-    return f"{count:.3g}"
-
-
-def _run_name(config: Config, shape: Shape, tokens: int, identity: str) -> str:
-    """A readable name of a run that ends in the hash of its identity."""
-    experts = f"-e{shape.experts}k{shape.top_k}" if shape.experts else ""
-    start, end = f"w{shape.width}-d{shape.depth}{experts}", f"s{config.seed}-{identity}"
-    count = compact_count(tokens)
-    if count in EARLIER_COUNTS:
-        earlier = f"{start}-t{EARLIER_COUNTS[count]}-{end}"
-        if (Path(config.runs_dir) / config.name / earlier).is_dir():
-            return earlier
-    return f"{start}-t{count}-{end}"

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import multiprocessing.connection
 import os
 import pickle
@@ -37,7 +38,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from fit.data.accounting import device_peak
 from fit.errors import PlanError
-from sweep.config import TrainConfig
+from sweep.config import Config, TrainConfig
+from sweep.planning.devices import device_kind
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 INTERRUPTED = 130
@@ -93,8 +95,16 @@ def peak_memory(device: torch.device) -> int:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Free memory of a GPU [bytes]; None elsewhere."""
-    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
+    """Free memory of a GPU [bytes]; None elsewhere.
+
+    What an earlier run of this process left is given back first: tensors in cycles that Python has
+    not looked for yet, and what torch keeps for later, which the driver counts as taken.
+    """
+    if device.type != "cuda":
+        return None
+    gc.collect()
+    free_cache(device)
+    return int(torch.cuda.mem_get_info(device)[0])
 
 
 def gpu_context_lost() -> bool:
@@ -139,8 +149,43 @@ def _measure_peak(size: int = 768, repeats: int = 5) -> float:
     return 2 * size**3 / best
 
 
-def open_fabric(train: TrainConfig) -> Any:
+def check_planned_device(config: Config) -> None:
+    """Refuse to train on another device than the one that a job was planned for.
+
+    Raises:
+        PlanError: The device is not here; or, where the plan found it by itself, there is another,
+            which would train in another precision; or it has no bf16 arithmetic.
+    """
+    kind, precision = device_kind(config), config.train.precision
+    found = available_device()
+    named = config.train.accelerator != "auto"
+    if found != kind and not (named and kind == "cpu"):
+        raise PlanError(
+            f"the runs were planned for {kind} in {precision}, and torch finds {found} here "
+            f"({platform.node()}); a worker with {kind} is needed, or a plan for what it has: "
+            f"train.accelerator={found}."
+        )
+    if kind == "cuda" and precision.startswith("bf16"):
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise PlanError(
+                f"the runs were planned in {precision}, and {torch.cuda.get_device_name()} has no "
+                "bf16 arithmetic; a newer GPU is needed, or train.precision=32-true."
+            )
+
+
+def available_device() -> str:
+    """Kind of the device that torch finds here: cuda, mps or cpu."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def open_fabric(train: TrainConfig, device: str) -> Any:
     """Open Fabric as configured; with several devices, for one rank of the group.
+
+    Args:
+        train: Settings.
+        device: Kind of the device that the run was planned for.
 
     Returns:
         A launched `lightning.fabric.Fabric`.
@@ -149,7 +194,7 @@ def open_fabric(train: TrainConfig) -> Any:
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
     fabric = Fabric(
-        accelerator=train.accelerator,
+        accelerator=device,
         devices=train.devices // train.nodes,
         num_nodes=train.nodes,
         strategy=_strategy(train) if train.devices > 1 else "auto",
@@ -230,7 +275,11 @@ def load_model(module: nn.Module, state: Mapping[str, Any]) -> None:
 
 
 def load_optimizer(optimizer: Any, state: Mapping[str, Any]) -> None:
-    """Load the state of an optimiser, whole or sharded; moments are sharded as their parameters."""
+    """Load the state of an optimiser, whole or sharded; moments are sharded as their parameters.
+
+    Only what training changed is loaded. Rates and switches of the groups (`fused`, `capturable`)
+    are those of the present plan and device: a checkpoint of a CPU may go on on a GPU.
+    """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     moments = {
         index: {
@@ -241,7 +290,8 @@ def load_optimizer(optimizer: Any, state: Mapping[str, Any]) -> None:
         }
         for index, values in state["state"].items()
     }
-    optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
 def _shard_like(value: Tensor, like: Tensor) -> Tensor:
@@ -251,20 +301,20 @@ def _shard_like(value: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
 
 
-def run_in_ranks(work: Callable[[], None], *, devices: int, accelerator: str) -> None:
+def run_in_ranks(work: Callable[[], None], *, devices: int, device: str) -> None:
     """Run a function in one process per device, each a rank of one group; wait for all.
 
     Args:
         work: Can be pickled; called without arguments in every rank.
         devices: Number of ranks.
-        accelerator: Fabric's name; decides the group's backend.
+        device: Kind of the devices; decides the group's backend.
 
     Raises:
         PlanError: The machine has fewer devices, or they cannot form a group.
         KeyboardInterrupt: A rank, or this process, was interrupted.
         Exception: The error of the first rank that failed, with its traceback as a note.
     """
-    backend = group_backend(devices, accelerator)
+    backend = group_backend(devices, device)
     with tempfile.TemporaryDirectory(prefix="isoflop-") as name:
         folder, context = Path(name), multiprocessing.get_context("spawn")
         ranks: list[BaseProcess] = [
@@ -280,13 +330,13 @@ def run_in_ranks(work: Callable[[], None], *, devices: int, accelerator: str) ->
         _raise_first(folder, ranks)
 
 
-def group_backend(devices: int, accelerator: str) -> str:
+def group_backend(devices: int, device: str) -> str:
     """The communication backend: gloo between CPU processes, nccl between GPUs."""
-    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
+    if device == "cpu":
         return "gloo"
-    if accelerator not in ("auto", "cuda", "gpu"):
+    if device != "cuda":
         raise PlanError(
-            f"train.devices={devices} with train.accelerator={accelerator}; one run on several "
+            f"train.devices={devices} with train.accelerator={device}; one run on several "
             "devices needs cpu or cuda. Set train.devices=1."
         )
     available = torch.cuda.device_count()

@@ -13,6 +13,7 @@ than 5% of that time; a killed process loses what it trained since the last one.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 import traceback
@@ -29,6 +30,8 @@ from fit.data.records import RunRecord, write_record
 from fit.errors import RecordError
 from fit.files import now
 from sweep.cache import locked
+from sweep.data.measured import further_heldout, read_tasks, task_name
+from sweep.planning.devices import device_kind
 from sweep.planning.trajectory import RunSpec, Trajectory, finished_record, work_folder
 from sweep.training.checkpoint import (
     DeferredSignals,
@@ -46,6 +49,7 @@ from sweep.training.outcome import (
     done_record,
     failed_record,
     measure,
+    score_tasks,
 )
 from sweep.training.ranks import from_first_rank, join_ranks, started_rank
 from sweep.training.session import BatchSteps, Diverged, Session
@@ -201,8 +205,8 @@ class TrajectoryTrainer:
 
     def _join_started_ranks(self) -> None:
         """Join the ranks that torchrun started."""
-        config = self.trajectory.config.train
-        join_ranks(config, group_backend(config.devices // config.nodes, config.accelerator))
+        config, kind = self.trajectory.config.train, device_kind(self.trajectory.config)
+        join_ranks(config, group_backend(config.devices // config.nodes, kind))
 
     def train_and_record(self) -> BatchSteps:
         """Train the missing runs; write failed records on an error, so that the sweep goes on."""
@@ -225,15 +229,24 @@ class TrajectoryTrainer:
             self._end_save()
             self._record_end("stopped", self._signal or type(error).__name__)
             raise
+        finally:
+            self.close_session()
+
+    def close_session(self) -> None:
+        """Give up the session: its `after_step` and this object would keep each other alive."""
+        if self.session is not None:
+            self.session.close()
+            self.session = None
 
     def _train_on_devices(self) -> BatchSteps:
         """Train in this process, or in one rank per device, whose records are read from disk."""
-        config = self.trajectory.config.train
-        if config.devices == 1 or started_rank() is not None:
+        devices = self.trajectory.config.train.devices
+        if devices == 1 or started_rank() is not None:
             yield from self.train_missing()
             self.writer.wait()
         else:
-            run_in_ranks(self.train_in_rank, devices=config.devices, accelerator=config.accelerator)
+            kind = device_kind(self.trajectory.config)
+            run_in_ranks(self.train_in_rank, devices=devices, device=kind)
             self.read_records()
 
     def train_in_rank(self) -> None:
@@ -337,13 +350,18 @@ class TrajectoryTrainer:
         """Measure a run that ended, or was stopped for a reason, and write its record."""
         source = session.source
         source.verify()
-        measured = measure(session.module, source.heldout(), self.trajectory.data, session.fabric)
+        data, module, fabric = self.trajectory.config.data, session.module, session.fabric
+        further = further_heldout(data, source)
+        measured = measure(module, source.heldout(), self.trajectory.data, fabric, further)
         if reason is None and not measured.loss <= source.unigram_loss:
             reason = (
                 f"held-out loss {measured.loss:.3f} is worse than the unigram loss "
                 f"{source.unigram_loss:.3f}"
             )
         facts = self.facts(run)
+        if reason is None and (tasks := read_tasks(data, source)):
+            scores = {task_name(data): score_tasks(module, tasks, fabric)}
+            measured = dataclasses.replace(measured, scores=scores)
         if reason is None:
             self.write_result(run, done_record(facts, measured))
         else:

@@ -1,6 +1,7 @@
 """Held-out loss of a trained model, and the record of a run that is done, diverged or failed.
 
-`measure` gives the loss, its standard error, its split over skills, and bits per byte.
+`measure` gives the loss, its standard error, its split over skills, bits per byte, and the losses
+on further texts; `score_tasks` gives the accuracy on tasks.
 `done_record`, `diverged_record` and `failed_record` make the run record; `recipe` gives the
 settings it keeps.
 """
@@ -9,17 +10,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fit.data.accounting import ROPE_BASE
 from fit.data.records import DataInfo, RunRecord
 from fit.files import commit, now, versions
-from sweep.data.rows import Heldout
+from sweep.data.measured import Task
+from sweep.data.mixture import MixtureSource
+from sweep.data.rows import Heldout, Rows
 from sweep.model import Transformer
 from sweep.planning.overrides import unread_settings
 from sweep.planning.trajectory import RunSpec, Trajectory
@@ -43,13 +48,30 @@ class Measurement:
     loss_plain: float
     loss_bpb: float | None
     loss_by_skill: Mapping[str, float] | None
+    heldout: Mapping[str, float] | None = None
+    """Loss on each part of the sample and on each further text."""
+    scores: Mapping[str, Mapping[str, float | None]] | None = None
+    """Of tasks, by their name."""
 
 
-def measure(model: Transformer, heldout: Heldout, info: DataInfo, fabric: Any) -> Measurement:
+def measure(
+    model: Transformer,
+    heldout: Heldout,
+    info: DataInfo,
+    fabric: Any,
+    further: Mapping[str, Rows] = MappingProxyType({}),
+) -> Measurement:
     """Measure the loss of a model on the whole held-out sample.
 
     Where the ideal loss of every token is known, the entropy noise of the sample cancels in the
     paired difference to it, and the exact expectation is added back.
+
+    Args:
+        model: The trained model.
+        heldout: The sample.
+        info: Of the data.
+        fabric: Of the process.
+        further: Rows of further texts by name, each measured on its own.
     """
     losses = token_losses(model, heldout.rows, fabric)
     plain = float(losses.mean())
@@ -67,7 +89,75 @@ def measure(model: Transformer, heldout: Heldout, info: DataInfo, fabric: Any) -
         loss_plain=plain,
         loss_bpb=None if per_byte is None else loss / math.log(2) / per_byte,
         loss_by_skill=_by_skill(excess, heldout, info),
+        heldout=_by_set(model, losses, heldout, further, fabric) or None,
     )
+
+
+def _by_set(
+    model: Transformer,
+    losses: NDArray[np.float64],
+    heldout: Heldout,
+    further: Mapping[str, Rows],
+    fabric: Any,
+) -> dict[str, float]:
+    """Loss on each part of the sample and on each further text [nats/token]."""
+    parts = {
+        name: float(losses[heldout.part == number].mean())
+        for number, name in enumerate(heldout.parts)
+    }
+    return parts | {n: float(token_losses(model, r, fabric).mean()) for n, r in further.items()}
+
+
+def score_tasks(model: Transformer, tasks: Sequence[Task], fabric: Any) -> dict[str, float | None]:
+    """Accuracy and mean probability of the right answers, each with its standard error.
+
+    A task without choices is solved where greedy decoding gives the answer: each of its tokens is
+    the likeliest after the prompt and the tokens before it. One with choices is solved where the
+    answer is the most probable of them.
+    """
+    # Each option is a row of its own: tokens, and where the answer begins.
+    rows = [(task.prompt + option, len(task.prompt)) for task in tasks for option in task.options]
+    by_length: dict[int, list[int]] = {}
+    for number, (tokens, _) in enumerate(rows):
+        by_length.setdefault(len(tokens), []).append(number)
+    logs, greedy = np.zeros(len(rows)), np.zeros(len(rows), dtype=bool)
+    for length, numbers in by_length.items():
+        step = CHUNK_TOKENS // length + 1
+        for chosen in (numbers[i : i + step] for i in range(0, len(numbers), step)):
+            block = torch.tensor([rows[i][0] for i in chosen], device=fabric.device)
+            for i, log, likeliest in zip(chosen, *_continuations(model, block), strict=True):
+                begin = rows[i][1] - 1  # the first token of a row has no prediction
+                logs[i], greedy[i] = log[begin:].sum(), likeliest[begin:].all()
+    solved, shares, first = np.zeros(len(tasks)), np.zeros(len(tasks)), 0
+    for number, task in enumerate(tasks):
+        own = logs[first : first + len(task.options)]
+        solved[number] = own.argmax() == task.answer if len(own) > 1 else greedy[first]
+        shares[number] = math.exp(own[task.answer])
+        first += len(own)
+    return {
+        "items": float(len(tasks)),
+        "accuracy": float(solved.mean()),
+        "accuracy_se": _standard_error(solved),
+        "probability": float(shares.mean()),
+        "probability_se": _standard_error(shares),
+    }
+
+
+def _continuations(
+    model: Transformer, rows: torch.Tensor
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Log-probability of each next token, and whether it is the likeliest; each (b, t)."""
+    with torch.no_grad():
+        hidden = model.hidden(rows[:, :-1])
+        logits = torch.nn.functional.linear(hidden, model.head).float()[..., : model.shape.vocab]
+        target = rows[:, 1:, None]
+        logs = logits.log_softmax(-1).gather(-1, target)[..., 0]
+        return logs.double().cpu().numpy(), (logits.argmax(-1) == target[..., 0]).cpu().numpy()
+
+
+def _standard_error(values: NDArray[np.float64]) -> float | None:
+    """Standard error of a mean; None of a single value."""
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
 
 
 def token_losses(model: Transformer, rows: NDArray[np.int32], fabric: Any) -> NDArray[np.float64]:
@@ -152,6 +242,8 @@ def _record(facts: RunFacts, **outcome: Any) -> RunRecord:
     if session is not None:
         outcome |= {"tokens_seen": session.position, "wall_seconds": session.seconds}
         outcome["device"] = device_name(session.fabric.device)
+        if isinstance(session.source, MixtureSource):
+            outcome["parts"] = session.source.part_facts(run.tokens)
         if t.config.train.devices > 1:
             outcome["device"] = f"{t.config.train.devices} x {outcome['device']}"
     return RunRecord(
@@ -172,6 +264,7 @@ def _record(facts: RunFacts, **outcome: Any) -> RunRecord:
         params_idle=t.params.idle or None,
         experts=t.shape.experts or None,
         top_k=t.shape.top_k or None,
+        kv_heads=t.shape.kv_heads,
         params_total=t.params.total,
         tokens=run.tokens,
         flops_body=t.flops_per_token.body,
@@ -184,6 +277,7 @@ def _record(facts: RunFacts, **outcome: Any) -> RunRecord:
         lr=t.scaled.lr,
         batch_tokens=t.rule.batch(run.tokens - 1),
         recipe=recipe(t),
+        plug_ins={s: p.source for s, p in t.plug_ins.items()},
         precision=t.config.train.precision,
         versions=versions(LIBRARIES),
         commit=commit(),
@@ -210,6 +304,8 @@ def recipe(trajectory: Trajectory) -> dict[str, Any]:
     mixture = ("experts", "top_k") if model.experts else ()
     for name in ("head_dim", "mlp_ratio", "gated", "tied", "conv", "seq_len", *mixture):
         kept[f"model.{name}"] = getattr(model, name)
+    kept["model.gated"] = trajectory.shape.gated
+    kept |= _later_settings(trajectory)
     skipped = (
         "tokens",
         "micro_batch_tokens",
@@ -219,7 +315,6 @@ def recipe(trajectory: Trajectory) -> dict[str, Any]:
         "strategy",
         "threads",
         "compile",
-        "graphs",
         "checkpoint_seconds",
         "retries",
         "runs_per_gpu",
@@ -228,8 +323,41 @@ def recipe(trajectory: Trajectory) -> dict[str, Any]:
     for name, value in vars(train).items():
         if name not in skipped:
             kept[f"train.{name}"] = getattr(value, "value", value)
-    unread = unread_settings(trajectory.config)
+    for name in ("data.parts", "data.also_heldout", "data.tasks"):  # added after the first records
+        if not kept[name]:
+            del kept[name]
+    unread = set(unread_settings(trajectory.config))
+    if "model.mlp" not in kept:  # relu2 and swiglu are recorded as `gated`
+        unread.discard("model.gated")
+    if train.optimizer == "adamw":  # settings of plug-ins stand in records that have them
+        del kept["train.optimizer"]
+    for section in ("model", "data", "train"):
+        kept.pop(f"{section}.options", None)
+    for name, plug_in in trajectory.plug_ins.items():
+        kept[name] = plug_in.target
+        section = name.split(".")[0]
+        kept |= {f"{section}.options.{k}": v for k, v in plug_in.options.items()}
     return {k: v for k, v in kept.items() if k not in unread}
+
+
+def _later_settings(trajectory: Trajectory) -> dict[str, Any]:
+    """Settings of the model that earlier records do not have, where they are not at their defaults.
+
+    Runs without them have the recipes of earlier runs, so that both are fitted as one.
+    """
+    shape, model = trajectory.shape, trajectory.config.model
+    kept: dict[str, Any] = {}
+    if shape.kv_heads is not None:
+        kept["model.kv_heads"] = shape.kv_heads
+    if shape.activation is not None:
+        kept["model.mlp"] = model.mlp
+    if shape.pad_vocab_to:
+        kept["model.pad_vocab_to"] = shape.pad_vocab_to
+    if shape.rope_base != ROPE_BASE:
+        kept["model.rope_base"] = shape.rope_base
+    if model.document_mask:
+        kept["model.document_mask"] = True
+    return kept
 
 
 def _mfu(session: Session, tokens_per_second: float | None) -> float | None:

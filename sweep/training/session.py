@@ -9,9 +9,12 @@ between the trunk of a trajectory and its branches.
 from __future__ import annotations
 
 import copy
+import functools
 import math
+import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,11 +22,20 @@ import torch
 from torch import Tensor
 
 from fit.data.schedule import LearningRate
+from sweep.cache import cache_folder
+from sweep.config import Compile
 from sweep.data.registry import open_source
 from sweep.data.rows import TokenSource, moved_data
-from sweep.model import Transformer
-from sweep.planning.timing import rows_that_fit, wants_compile, wants_graphs
+from sweep.model import Transformer, head_loss
+from sweep.planning.devices import device_kind
+from sweep.planning.timing import (
+    compile_pays,
+    missing_for_compile,
+    rows_that_fit,
+    wants_compile,
+)
 from sweep.planning.trajectory import Trajectory
+from sweep.plugins import checked_groups
 from sweep.training.checkpoint import TrainState
 from sweep.training.devices import (
     free_cache,
@@ -36,7 +48,9 @@ from sweep.training.devices import (
     open_fabric,
     prepare_process,
 )
-from sweep.training.step import BatchFeed, GraphStepper, MultiDeviceStepper, SingleDeviceStepper
+from sweep.training.optimizers import MuonAdamW, own_optimizer
+from sweep.training.step import BatchFeed, MultiDeviceStepper, SingleDeviceStepper
+from sweep.training.tracking import say
 
 CPU_PASS_TOKENS = 1536
 """Most tokens of one forward pass on a CPU: 12 rows of 128 train 1.3 to 1.6 times as many tokens a
@@ -60,9 +74,10 @@ class Session:
     trajectory: Trajectory
     fabric: Any
     source: TokenSource
-    module: Transformer
+    module: Any
+    """The `Transformer`, or a model of the user's own (`sweep.plugins.OwnModel`)."""
     model: Any
-    """The module, wrapped by Fabric and, where it is compiled, by torch.compile."""
+    """The module, wrapped by Fabric."""
     optimizer: Any
     stepper: SingleDeviceStepper | MultiDeviceStepper
     compiled: bool
@@ -92,7 +107,7 @@ class Session:
     def open(cls, trajectory: Trajectory, *, source: TokenSource | None = None) -> Session:
         """Build model, optimiser and data source at step 0; `source` replaces that of the data."""
         config, train = trajectory.config, trajectory.config.train
-        fabric = open_fabric(train)
+        fabric = open_fabric(train, device_kind(config))
         prepare_process(train.threads)
         memory_rows = None
         if (free := free_memory(fabric.device)) is not None:
@@ -101,22 +116,23 @@ class Session:
             source = open_source(config.data, seq_len=trajectory.shape.seq_len, seed=config.seed)
             if source.info.hash != trajectory.data.hash:  # a record holds the planned one
                 raise moved_data(config.data, source.info.hash, trajectory.data.hash)
-        module = Transformer(
-            trajectory.shape, residual=trajectory.scaled.residual, balance=train.balance_loss
-        )
+        module = build_model(trajectory)
         module.init_weights(torch.Generator().manual_seed(config.seed))
         compiled = wants_compile(train, trajectory, fabric.device.type)
-        wrapped = compile_module(module, fabric.device) if compiled else module
-        model = fabric.setup_module(wrapped)  # first: sharding replaces the parameters
+        graphs = fabric.device.type == "cuda" and train.compile is Compile.reduce_overhead
+        if compiled:
+            compile_module(module, fabric.device, graphs=graphs)
+        elif train.compile is Compile.auto and compile_pays(trajectory, fabric.device.type):
+            say_uncompiled(missing_for_compile(fabric.device.type))
+        model = fabric.setup_module(module)  # first: sharding replaces the parameters
         inner = build_optimizer(module, trajectory, fabric.device)
         optimizer = fabric.setup_optimizers(inner)
         stepper: SingleDeviceStepper | MultiDeviceStepper = MultiDeviceStepper(
             model, optimizer, fabric, train.clip
         )
         if fabric.world_size == 1:
-            graphs = wants_graphs(train, trajectory, fabric.device.type)
-            stepper = (GraphStepper if graphs else SingleDeviceStepper)(
-                wrapped, inner, fabric, train.clip, any_rows=compiled
+            stepper = SingleDeviceStepper(
+                module, inner, fabric, train.clip, any_rows=compiled, graphs=graphs and compiled
             )
         return cls(
             trajectory=trajectory,
@@ -178,7 +194,7 @@ class Session:
         """Compute the gradients of a batch in pieces, in smaller ones if memory runs out."""
         started = time.perf_counter()
         while not self._try_gradients(rows):
-            self.optimizer.zero_grad(set_to_none=True)
+            self.stepper.clear_gradients()
         self.seconds += time.perf_counter() - started
 
     def update(self) -> Tensor:
@@ -195,12 +211,7 @@ class Session:
         """
         most, z_loss = self.rows_per_pass(len(rows)), self.trajectory.config.train.z_loss
         try:
-            replayed = self.stepper.replay(rows, most, z_loss)
-            self.pending = (
-                self.stepper.accumulate_gradients(rows, most, z_loss)
-                if replayed is None
-                else replayed
-            )
+            self.pending = self.stepper.accumulate_gradients(rows, most, z_loss)
         except RuntimeError as error:  # ranks with pieces of unequal size would deadlock
             if not is_out_of_memory(error) or most == 1 or self.fabric.world_size > 1:
                 raise
@@ -291,7 +302,6 @@ class Session:
         """Go to a copy of a state."""
         load_model(self.module, state.model)
         load_optimizer(self.optimizer, copy.deepcopy(state.optimizer))
-        self.stepper.reset()
         self.position, self.branch = state.position, state.branch
         self.curve, self.seconds = list(state.curve), state.seconds
         self.trunk = state.trunk
@@ -309,67 +319,134 @@ class Session:
         else:
             self.restore(self.trunk)
 
+    def close(self) -> None:
+        """Stop the feed, and break the reference cycles through the model: its memory is then free.
+
+        A compiled module holds its own bound method, and dynamo what it has traced.
+        """
+        if self.feed is not None:
+            self.feed.close()
+        if self.compiled:
+            for module in self.module.modules():
+                module._compiled_call_impl = None
+            torch._dynamo.reset()
+
     def rewind(self) -> None:
         """Go back to step 0."""
-        initial = Transformer(self.trajectory.shape)
+        initial = build_model(self.trajectory)
         initial.init_weights(torch.Generator().manual_seed(self.trajectory.seed))
         load_model(self.module, initial.state_dict())
         empty = {"state": {}, "param_groups": self.optimizer.state_dict()["param_groups"]}
         self.optimizer.load_state_dict(empty)
-        self.stepper.reset()
         self.position, self.branch, self.trunk = 0, None, None
         self.curve, self.seconds, self.losses = [], 0.0, []
 
 
-def build_optimizer(
-    module: Transformer, trajectory: Trajectory, device: torch.device
-) -> torch.optim.AdamW:
-    """Build AdamW with one group per rule: hidden matrices, embedding and head, gains, taps.
+def build_model(trajectory: Trajectory) -> Any:
+    """Build the transformer, or the model of the user's own, with weights that are not yet set."""
+    plug_in = trajectory.plug_ins.get("model._target_")
+    if plug_in is not None:
+        return plug_in.call(trajectory.shape)
+    return Transformer(
+        trajectory.shape,
+        residual=trajectory.scaled.residual,
+        balance=trajectory.config.train.balance_loss,
+        separator=trajectory.separator,
+    )
 
-    Only hidden matrices decay; rates and epsilons are those of `sweep.planning.trajectory`.
-    """
-    train, scaled = trajectory.config.train, trajectory.scaled
+
+def parameter_groups(module: Any) -> Mapping[str, Sequence[Tensor]]:
+    """Parameters by their rule: hidden matrices, embedding and head, gains, taps."""
+    if not isinstance(module, Transformer):
+        return checked_groups(module)
     groups: dict[str, list[Tensor]] = {"hidden": [], "embedding": [], "gains": [], "taps": []}
     for name, parameter in module.named_parameters():
         inside = "gains" if parameter.ndim < 2 else "hidden"
         group_of = {"embedding": "embedding", "head": "embedding", "conv": "taps"}
         groups[group_of.get(name, inside)].append(parameter)
+    return groups
+
+
+def build_optimizer(
+    module: Any, trajectory: Trajectory, device: torch.device
+) -> torch.optim.Optimizer:
+    """Build the optimiser with one group per rule, see `parameter_groups`.
+
+    Only hidden matrices decay; rates and epsilons are those of `sweep.planning.trajectory`.
+    """
+    train, scaled = trajectory.config.train, trajectory.scaled
     rules = {
         "hidden": (scaled.lr, scaled.weight_decay, scaled.hidden_epsilon),
         "embedding": (scaled.embedding_lr, 0.0, scaled.epsilon),
         "gains": (train.lr, 0.0, scaled.hidden_epsilon),
         "taps": (train.lr, 0.0, scaled.epsilon),
     }
-    return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "lr": rules[name][0],
-                "peak": rules[name][0],
-                "decays": name == "hidden",
-                "weight_decay": rules[name][1],
-                "eps": rules[name][2],
-            }
-            for name, parameters in groups.items()
-            if parameters
-        ],
-        betas=(train.beta1, train.beta2),
-        fused=device.type in ("cpu", "cuda"),
-        capturable=device.type == "cuda",
-    )
+    groups = [
+        {
+            "params": list(parameters),
+            "lr": rules[name][0],
+            "peak": rules[name][0],
+            "decays": name == "hidden",
+            "weight_decay": rules[name][1],
+            "eps": rules[name][2],
+        }
+        for name, parameters in parameter_groups(module).items()
+        if parameters
+    ]
+    adam = {
+        "betas": (train.beta1, train.beta2),
+        "fused": device.type in ("cpu", "cuda"),
+    }
+    if "train.optimizer" in trajectory.plug_ins:
+        return own_optimizer(trajectory.plug_ins["train.optimizer"], groups)
+    if train.optimizer == "muon":
+        return MuonAdamW(groups, momentum=train.muon_momentum, **adam)
+    return torch.optim.AdamW(groups, **adam)  # type: ignore[arg-type]
 
 
-def compile_module(module: Transformer, device: torch.device) -> Any:
-    """Compile a module; the number of rows alone is dynamic, so that one graph serves any batch.
+def compile_module(module: Any, device: torch.device, *, graphs: bool = False) -> None:
+    """Compile a module in place; the number of rows alone is dynamic: one graph for any batch.
 
-    On CPU a deep model is compiled block by block: every block reuses the first one's code. At
-    width 128 and depth 4 that takes 18 s of 33 and trains as fast (docs/log.md). Dynamo keeps 8
+    Args:
+        module: The model.
+        device: Its device.
+        graphs: Let torch replay the compiled code as CUDA graphs.
+
+    It is compiled block by block: every block reuses the first one's code. On CPU at width 128 and
+    depth 4 that takes 18 s of 33 and trains as fast (docs/log.md); a shallow model is compiled as a
+    whole there. The head is code of its own on a GPU, and one call of ours on a CPU. Dynamo keeps 8
     graphs of a function and runs the ninth shape of a process uncompiled unless it is reset.
     """
+    keep_compiled_code()
     torch._dynamo.reset()
-    if device.type != "cpu" or module.shape.depth <= WHOLE_DEPTH:
-        return torch.compile(module)
+    shallow = isinstance(module, Transformer) and module.shape.depth <= WHOLE_DEPTH
+    mode = "reduce-overhead" if graphs else None
+    if not isinstance(module, Transformer) or (device.type == "cpu" and shallow):
+        module.compile(mode=mode)
+        return
     module.any_rows = True
     for block in module.blocks:
-        block.compile()
-    return module
+        block.compile(mode=mode)
+    if device.type != "cpu":
+        module.head_loss = torch.compile(head_loss, mode=mode)
+
+
+def keep_compiled_code() -> None:
+    """Let torch keep compiled code in our cache folder, unless the user says where.
+
+    torch's own place is a node's temporary folder, so that every node compiles again.
+    """
+    folder = cache_folder(None) / "compiled"
+    with suppress(OSError):  # a home that cannot be written: torch's own place
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+
+
+@functools.cache
+def say_uncompiled(missing: str) -> None:
+    """Say once in a process that models are trained uncompiled, and what compiling them needs."""
+    say(
+        f"training uncompiled, which is slower: torch.compile needs {missing}; install it, or say "
+        "train.compile=off"
+    )

@@ -6,11 +6,6 @@
                           `backward`, clipping and `Optimizer.step` cost 1-4% of a small step
                           and do nothing else on one device, so they are left out.
     MultiDeviceStepper    one rank of several devices, through Fabric.
-    GraphStepper          one GPU, whole steps captured as CUDA graphs: one launch instead of
-                          hundreds of kernels of microseconds each, for which a tiny model's GPU
-                          waits. The first steps of every batch size run as usual; then forward,
-                          backward, clipping and AdamW are captured once, without running, and every
-                          later step copies its rows and rates in and replays the capture.
 """
 
 from __future__ import annotations
@@ -29,24 +24,27 @@ from sweep.data.rows import TokenSource
 FEED_ROWS = 2048
 """Rows of a block: one call to the source per hundreds of steps."""
 FULL_PRECISIONS = ("32-true", "64-true")
-WARM_STEPS = 3
-"""Ordinary steps of a batch size before its capture, which needs compiled code, workspaces and the
-optimiser's state to exist. They are real steps of the run."""
 
 
 @dataclass(slots=True, kw_only=True)
 class BatchFeed:
-    """Rows of a source in order, fetched in blocks and kept on the device."""
+    """Rows of a source in order, fetched in blocks and kept on the device.
+
+    Each block begins where the one before it ends, whatever the batches, so that the next one can
+    be read ahead; a batch that spans two blocks is put together.
+    """
 
     source: TokenSource
     device: torch.device
     rank: int = 0
     """Of the rows of a batch, those whose number is `rank` modulo `ranks` are fetched."""
     ranks: int = 1
+    reads_ahead: bool | None = None
+    """Whether to read the next block while this one trains; None: on a GPU, whose host is idle."""
     block: Tensor | None = None
     start: int = 0
     ahead: tuple[int, int, Future[Tensor]] | None = None
-    """On a GPU: first row, count and tensor of the next block, read while this one trains."""
+    """First row, count and tensor of the next block."""
     worker: ThreadPoolExecutor | None = None
 
     def rows(self, start: int, count: int) -> Tensor:
@@ -56,22 +54,35 @@ class BatchFeed:
         """
         start, count = start // self.ranks, count // self.ranks
         begin = start - self.start
-        if self.block is None or begin < 0 or begin + count > len(self.block):
-            self.block = self._fetch(start, max(count, FEED_ROWS))
-            self.start, begin = start, 0
-        return self.block[begin : begin + count]
+        if self.block is None or not 0 <= begin <= len(self.block):  # another path, or the first
+            self.block, self.start, begin = self._fetch(start, count), start, 0
+        parts = [self.block[begin : begin + count]]
+        missing = count - len(parts[0])
+        if missing:
+            self.start += len(self.block)
+            self.block = self._fetch(self.start, missing)
+            parts.append(self.block[:missing])
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _fetch(self, start: int, count: int) -> Tensor:
-        """Fetch a block to the device; on a GPU also start to read the block after it."""
-        if self.device.type != "cuda":
-            return self._read(start, count).long().to(self.device)
-        if self.ahead is not None and self.ahead[:2] == (start, count):
-            block = self.ahead[2].result()
+    def close(self) -> None:
+        """Stop reading ahead."""
+        if self.worker is not None:
+            self.worker.shutdown(wait=False, cancel_futures=True)
+        self.worker = self.ahead = self.block = None
+
+    def _fetch(self, start: int, least: int) -> Tensor:
+        """Fetch a block of at least so many rows to the device; perhaps begin to read the next."""
+        if self.reads_ahead is None:
+            self.reads_ahead = self.device.type == "cuda"
+        count, ahead = max(least, FEED_ROWS), self.ahead
+        if ahead is not None and ahead[0] == start and ahead[1] >= least:
+            count, block = ahead[1], ahead[2].result()
         else:
             block = self._read(start, count)
-        self.worker = self.worker or ThreadPoolExecutor(1, "feed")
-        after = start + count
-        self.ahead = (after, count, self.worker.submit(self._read, after, count))
+        if self.reads_ahead:
+            self.worker = self.worker or ThreadPoolExecutor(1, "feed")
+            after = start + count
+            self.ahead = (after, count, self.worker.submit(self._read, after, count))
         return block.to(self.device, non_blocking=True).long()
 
     def _read(self, start: int, count: int) -> Tensor:
@@ -109,9 +120,6 @@ class Stepper:
 
     optimizer: Any
 
-    def reset(self) -> None:
-        """Drop what depends on the optimiser's tensors, after its state was replaced."""
-
     def set_rate(self, factor: float, decay: float = 1.0) -> None:
         """Set the learning rates to `factor` times their peaks.
 
@@ -120,15 +128,11 @@ class Stepper:
             decay: Further factor of the groups whose rate falls along the trunk.
         """
         for group in self.optimizer.param_groups:
-            self._assign(group, group["peak"] * factor * (decay if group["decays"] else 1.0))
+            group["lr"] = group["peak"] * factor * (decay if group["decays"] else 1.0)
 
-    def _assign(self, group: dict[str, Any], rate: float) -> None:
-        """Set the rate of one group."""
-        group["lr"] = rate
-
-    def replay(self, rows: Tensor, most: int, z_loss: float) -> PieceLosses | None:
-        """Replay a captured step; None where there is no capture, as here."""
-        return None
+    def clear_gradients(self) -> None:
+        """Clear the gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
 
 
 class SingleDeviceStepper(Stepper):
@@ -142,6 +146,7 @@ class SingleDeviceStepper(Stepper):
         clip: float,
         *,
         any_rows: bool = False,
+        graphs: bool = False,
     ) -> None:
         """Keep what a step needs.
 
@@ -151,32 +156,44 @@ class SingleDeviceStepper(Stepper):
             fabric: Gives the context of mixed precision.
             clip: Largest norm of the gradient.
             any_rows: Compile one graph for every number of rows; no effect on an eager module.
+            graphs: The module was compiled with `mode="reduce-overhead"`, whose CUDA graphs
+                overwrite what they returned before: losses are copied, and gradients are added to
+                buffers of their own.
         """
         self.forward, self.optimizer, self.clip = forward, optimizer, clip
-        self.any_rows = any_rows
+        self.any_rows, self.graphs = any_rows, graphs
         full = fabric._precision.precision in FULL_PRECISIONS
         self.context = nullcontext if full else fabric.autocast
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self.reset()
+        if graphs:
+            for parameter in self.parameters:
+                parameter.grad = torch.zeros_like(parameter)
 
     def accumulate_gradients(self, rows: Tensor, most: int, z_loss: float) -> PieceLosses:
         """Compute the gradients of a batch, `most` rows at a time; returns the losses."""
         losses = []
         for piece in split_rows(rows, most):
+            if self.graphs:
+                torch.compiler.cudagraph_mark_step_begin()
             tokens, targets = piece[:, :-1], piece[:, 1:]
             with self.context(), any_rows(tokens, targets) if self.any_rows else nullcontext():
                 loss = self.forward(tokens, targets, z_loss)
             share = len(piece) / len(rows)
             (loss if share == 1 else loss * share).backward()
-            losses.append((loss.detach().float(), len(piece)))
+            value = loss.detach().float()
+            losses.append((value.clone() if self.graphs else value, len(piece)))
         return losses
 
     def update(self) -> Tensor:
         """Clip the gradient, step and clear it; returns its norm before clipping."""
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.clear_gradients()
         return norm
+
+    def clear_gradients(self) -> None:
+        """Clear the gradients; buffers that graphs add to are kept."""
+        self.optimizer.zero_grad(set_to_none=not self.graphs)
 
 
 class MultiDeviceStepper(Stepper):
@@ -203,68 +220,5 @@ class MultiDeviceStepper(Stepper):
             self.model, self.optimizer, max_norm=self.clip, error_if_nonfinite=False
         )
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.clear_gradients()
         return norm
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CapturedStep:
-    """A captured step of one batch size."""
-
-    graph: torch.cuda.CUDAGraph
-    rows: Tensor
-    """Input of the capture: each batch is copied into it."""
-    losses: list[tuple[Tensor, int]]
-    norm: Tensor
-
-
-class GraphStepper(SingleDeviceStepper):
-    """Steps on one GPU, captured as CUDA graphs.
-
-    Learning rates are tensors, which a replay reads. The capture of the present batch size is kept;
-    restoring a state drops it.
-    """
-
-    def reset(self) -> None:
-        """Drop the capture, which reads the tensors of the earlier optimiser state."""
-        self._size: tuple[int, int] | None = None
-        self._steps = 0
-        self._captured: CapturedStep | None = None
-        self._norm: Tensor | None = None
-        for group in self.optimizer.param_groups:
-            rate = float(group["lr"])
-            group["lr"] = torch.tensor(rate, device=self.parameters[0].device)
-
-    def _assign(self, group: dict[str, Any], rate: float) -> None:
-        """Set the rate of one group in place."""
-        group["lr"].fill_(rate)
-
-    def replay(self, rows: Tensor, most: int, z_loss: float) -> PieceLosses | None:
-        """Replay a whole step; None for the first steps of a batch size."""
-        if self._size != (len(rows), most):  # batches only grow: the earlier capture is over
-            self._size, self._steps, self._captured = (len(rows), most), 0, None
-        self._steps += 1
-        if self._steps <= WARM_STEPS:
-            return None
-        if self._captured is None:
-            self._captured = self._capture(rows, most, z_loss)
-        captured = self._captured
-        captured.rows.copy_(rows)
-        captured.graph.replay()
-        self._norm = captured.norm
-        return [(loss.clone(), count) for loss, count in captured.losses]
-
-    def update(self) -> Tensor:
-        """Return the norm of the replayed step; without a replay, step as usual."""
-        norm, self._norm = self._norm, None
-        return super().update() if norm is None else norm
-
-    def _capture(self, rows: Tensor, most: int, z_loss: float) -> CapturedStep:
-        """Capture a step without running it."""
-        graph, static_rows = torch.cuda.CUDAGraph(), rows.clone()
-        self.optimizer.zero_grad(set_to_none=True)
-        with torch.cuda.graph(graph):
-            losses = self.accumulate_gradients(static_rows, most, z_loss)
-            norm = super().update()
-        self.optimizer.zero_grad(set_to_none=True)  # the capture keeps its own gradients
-        return CapturedStep(graph=graph, rows=static_rows, losses=losses, norm=norm)

@@ -142,9 +142,9 @@ class RandomTokens:
         shape = (self.ROWS, self.seq_len + 1)
         self._block = np.random.default_rng(0).integers(self.vocab, size=shape, dtype=np.int32)
 
-    def train(self, start: int, count: int) -> Any:
-        """Rows [start, start + count) of one block that repeats."""
-        return self._block[np.arange(start, start + count) % self.ROWS]
+    def train(self, start: int, count: int, every: int = 1) -> Any:
+        """Rows start, start + every, ... of one block that repeats."""
+        return self._block[np.arange(start, start + every * count, every) % self.ROWS]
 
     def heldout(self) -> Any:
         """Not available: a timing has no held-out loss."""

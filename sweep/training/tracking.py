@@ -22,7 +22,8 @@ from typing import Any, Protocol
 
 from omegaconf import OmegaConf
 
-from fit.data.records import HEARTBEAT_NAME, HEARTBEAT_SCHEMA, RunRecord, finite_or_null
+from fit.data.progress import HEARTBEAT_NAME, HEARTBEAT_SCHEMA
+from fit.data.records import RunRecord, finite_or_null
 from fit.files import now, write_atomically
 from sweep.config import Config, Tracking
 

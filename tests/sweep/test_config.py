@@ -64,9 +64,9 @@ def test_every_experiment_spans_a_grid_that_can_be_trained(name):
         (["name=../up"], "folder name"),
         (["name="], "folder name"),
         (["train.tokens=-1"], "positive number"),
-        (["train.precision=bf17"], "known are 32-true"),
+        (["train.precision=bf17"], "known are auto, 32-true"),
         (["train.accelerator=gpux"], "known are auto"),
-        (["train.precision=16-mixed"], "known are 32-true"),
+        (["train.precision=16-mixed"], "known are auto, 32-true"),
         (["seed=-1"], "0 or more"),
         (["train.clip=0"], "positive number"),
         (["train.beta1=1.5"], "from 0 to below 1"),
@@ -222,12 +222,12 @@ def test_a_cell_of_a_grid_is_checked_to_what_its_composition_is_parsed_to(job):
 
     with hydra_initialised():
         composer = ConfigComposer()
-        first = checked(lambda: composer.checked(["seed=1", "train.tokens=[1e6,2e6]"]))
+        first = checked(lambda: composer.checked(["seed=1", "train.tokens=[1e6,2e6]"])())
         for _ in range(2):
-            assert checked(lambda: composer.checked(job)) == checked(
+            assert checked(lambda: composer.checked(job)()) == checked(
                 lambda: parse(ConfigComposer().compose(job))
             )
-        again = checked(lambda: composer.checked(["seed=1", "train.tokens=[1e6,2e6]"]))
+        again = checked(lambda: composer.checked(["seed=1", "train.tokens=[1e6,2e6]"])())
         assert again == first
 
 

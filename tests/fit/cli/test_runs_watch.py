@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from fit.cli import runs
 from fit.cli.main import main
-from fit.data.records import HEARTBEAT_NAME, HEARTBEAT_SCHEMA, PLAN_NAME, PLAN_SCHEMA, write_record
+from fit.data.progress import HEARTBEAT_NAME, HEARTBEAT_SCHEMA, PLAN_NAME, PLAN_SCHEMA
+from fit.data.records import write_record
 from fit.errors import RecordError
 from tests.fit.data.builders import record
 

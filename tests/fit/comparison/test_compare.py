@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+import isoflop
 from fit.allocation.scaling_law import ScalingLaw
 from fit.comparison import multiplier
 from fit.comparison.compare import compare
@@ -81,6 +82,35 @@ def test_common_noise_cancels_between_paired_runs(interval):
 
 
 SEEDS = np.zeros(36)
+
+
+def forecast_of(seed: int, factor: float = 1.0, **given) -> ScalingLaw:
+    table = sweep_table(factor=factor, seed=seed, shared=7)
+    return ScalingLaw.from_fit(isoflop.fit(table, resamples=0, **given))
+
+
+def test_forecasts_are_compared_by_forecasts_and_like_with_like():
+    a, b, bare = forecast_of(1, 2.0), forecast_of(2), forecast_of(2, discrepancy="none")
+    far = (1e22,)  # ten times the largest run
+    ahead, mixed = compare(a, b, flops=far).rows[0], compare(a, bare, flops=far).rows[0]
+    plain = compare(a.plain, bare, flops=far).rows[0]
+    assert ahead.loss_a == pytest.approx(np.exp(a.best(np.array(far)).log_loss[0]))
+    assert mixed == plain
+    assert ahead.multiplier.low < 2 < ahead.multiplier.high
+    assert width(ahead) > width(plain)  # the plain laws take their form for the truth
+    bootstrap = compare(a, b, flops=far, interval="pairs").rows[0]
+    assert bootstrap.multiplier.value == pytest.approx(plain.multiplier.value)
+
+
+def test_common_noise_cancels_between_paired_forecasts():
+    a, b = forecast_of(1, 2.0), forecast_of(2)
+    points = dataclasses.replace(a.fit.points, columns={"seed": SEEDS + 1})
+    c = ScalingLaw.from_fit(dataclasses.replace(a.fit, points=points))
+    points = dataclasses.replace(b.fit.points, columns={"seed": SEEDS})
+    d = ScalingLaw.from_fit(dataclasses.replace(b.fit, points=points))
+    paired, unpaired = (compare(*two, flops=(1e19,)) for two in ((a, b), (c, d)))
+    assert (paired.runs_paired, unpaired.runs_paired) == (36, 0)
+    assert width(paired.rows[0]) < 0.75 * width(unpaired.rows[0])
 
 
 def coverage(sweeps: int, interval: str, *, paired: bool) -> np.ndarray:

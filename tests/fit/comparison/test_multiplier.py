@@ -5,7 +5,16 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fit.comparison.multiplier import joint_covariance, joint_draws, pair_runs, refit_from_points
+import isoflop
+from fit.comparison.multiplier import (
+    joint_covariance,
+    joint_draws,
+    joint_posterior,
+    pair_runs,
+    refit_from_points,
+    run_influence,
+)
+from fit.inference.forecast import prior_precision
 from tests.fit.comparison.builders import CELLS, fitted, sweep_table
 
 
@@ -76,3 +85,25 @@ def test_joint_draws_spread_as_the_covariance_says():
         expected = wanted[i, i + 5] / np.sqrt(wanted[i, i] * wanted[i + 5, i + 5])
         assert correlation == pytest.approx(expected, abs=0.12)
         assert correlation > 0.6
+
+
+def test_runs_and_prior_together_are_all_of_a_forecasts_covariance():
+    fit = isoflop.fit(sweep_table(seed=1, shared=7), resamples=0)
+    covariance, moves = fit.forecast.covariance[:8, :8], run_influence(fit)
+    precision = np.diag(prior_precision(fit.forecast, fit.points.loss.min())[:8])
+    of_both = moves[:8] @ moves[:8].T + covariance @ precision @ covariance
+    share = np.diag(of_both) / np.diag(covariance)
+    assert share == pytest.approx(np.ones(8), abs=0.03)
+    assert not moves[8:].any()  # no run informs what forecasts miss
+
+
+def test_two_forecasts_together_keep_their_own_and_are_possible():
+    a, b = (isoflop.fit(sweep_table(seed=s, shared=3), resamples=0) for s in (1, 2))
+    for pairs in (None, pair_runs(a, b)):
+        joint = joint_posterior(a, b, pairs)
+        assert (joint[:10, :10] == a.forecast.covariance).all()
+        assert (joint[10:, 10:] == b.forecast.covariance).all()
+        scale = np.sqrt(np.diag(joint))
+        assert np.linalg.eigvalsh(joint / scale / scale[:, None]).min() > -1e-9
+    paired, apart = joint_posterior(a, b, pair_runs(a, b)), joint_posterior(a, b, None)
+    assert np.trace(paired[:10, 10:]) > np.trace(apart[:10, 10:])

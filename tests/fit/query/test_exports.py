@@ -192,3 +192,51 @@ def test_the_command_prints_an_export_and_refuses_what_has_none(tmp_path, monkey
     assert (both.exit_code, both.stdout) == (2, "")
     law = CliRunner().invoke(main, ["query", "1e21", "--law", "besiroglu2024", "--export", "hf"])
     assert law.exit_code == 1 and law.stderr.count("\n") == 1
+
+
+def test_an_export_says_that_the_optimiser_of_the_runs_is_lost():
+    fit = make_fit(recipe={**RECIPE, "train.optimizer": "muon", "train.muon_lr": 0.02})
+    found = answer(Question(source=ScalingLaw.from_fit(fit), flops=1e13))
+    assert found.lr == 0.02
+    assert "the optimiser muon: here AdamW" in export(found, fit, "litgpt")
+
+
+def test_shared_keys_padding_and_gates_are_in_the_trainers_that_have_them():
+    found, fit = asked()
+    fit = dataclasses.replace(fit, recipe=fit.recipe | {"model.pad_vocab_to": 64})
+    changes = {"kv_heads": 1, "gated": True, "activation": "gelu", "pad_vocab_to": 64}
+    shape = dataclasses.replace(found.shape, rope_base=5e5, **changes)
+    odd = dataclasses.replace(found, shape=shape)
+    model = yaml.safe_load(export(odd, fit, "litgpt"))["model_config"]
+    assert (model["n_query_groups"], model["mlp_class_name"]) == (1, "GemmaMLP")
+    assert (model["vocab_size"], model["padded_vocab_size"]) == (500, 512)
+    assert model["rope_base"] == 500_000
+    config = json.loads(export(odd, fit, "hf"))
+    assert (config["num_key_value_heads"], config["hidden_act"]) == (1, "gelu")
+    assert (config["vocab_size"], config["rope_theta"]) == (512, 5e5)
+    assert "padding is never predicted" in " ".join(config["isoflop"]["notes"])
+    for target in ("nanogpt", "nanochat"):
+        with pytest.raises(QueryError, match=r"share 1 of keys and values.*Export to litgpt or hf"):
+            export(odd, fit, target)
+
+
+@pytest.mark.parametrize(
+    ("activation", "target", "said"),
+    [
+        ("gelu", "nanogpt", None),
+        ("gelu", "nanochat", "the MLP's gelu: here relu2"),
+        ("gelu", "litgpt", None),
+        (None, "nanogpt", "the MLP's relu2: here gelu"),
+        (None, "nanochat", None),
+    ],
+)
+def test_another_kind_of_mlp_is_said_where_the_trainer_has_it_not(activation, target, said):
+    found, fit = asked(recipe=RECIPES["plain"] | {"model.document_mask": True})
+    shape = dataclasses.replace(found.shape, activation=activation)
+    text = export(dataclasses.replace(found, shape=shape), fit, target)
+    words = re.sub(r"\s*\n#\s*", " ", text)
+    assert "positions here see across documents" in words
+    if said is None:
+        assert "the MLP's" not in words and "plain MLP" not in words
+    else:
+        assert said in words

@@ -28,6 +28,9 @@ def planned(overrides):
     [
         ["model=w64", "train.tokens=[3e5,6e5]"],
         ["model=w32", "train=cosine", "train.tokens=3e5", "train.lr=3e-5", "model.mlp_ratio=4"],
+        ["model=w32", "train.optimizer=muon", "train.muon_lr=0.01", "train.tokens=3e5"],
+        ["model=w64", "train.tokens=3e5", "model.mlp=gelu", "model.rope_base=5e5"],
+        ["model=w64", "train.tokens=3e5", "model.mlp=swiglu", "model.mlp_ratio=2.667"],
     ],
 )
 def test_an_answers_overrides_plan_its_shape_with_the_same_recipe(overrides):

@@ -27,10 +27,14 @@ def data_config(name, tmp_path=None, **given):
         "encoding": None,
         "splits": "names",
         "bytes_per_token": None,
+        "separator": None,
         "split": "train",
         "column": "text",
         "subset": None,
         "streaming": False,
+        "parts": [],
+        "also_heldout": [],
+        "tasks": None,
         "cache": None if tmp_path is None else str(tmp_path / "cache"),
     }
     return DataConfig(**{**defaults, "name": name, **given})

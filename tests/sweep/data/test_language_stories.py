@@ -9,8 +9,11 @@ import pytest
 from sweep.data.language import (
     LANE,
     SKILLS,
+    Draw,
+    Update,
+    Word,
     _lanes,
-    _RowWriter,
+    _write,
     bytes_per_token,
     rows,
     sample,
@@ -57,7 +60,7 @@ def scores(tongue, *, stream, seed, count, block=1 << 13):
 def test_each_option_is_drawn_by_exactly_its_count_of_the_lanes_65536_values(at, counts):
     lanes = np.zeros((LANE, 8), np.int64)
     lanes[:, at] = np.arange(LANE)
-    found = _RowWriter(tiny(), lanes, 3).write()
+    found = _write(tiny(), lanes, 3, measured=True)
     token, ideal = found.tokens[:, at + 1], found.ideal[:, at]
     for word, count in counts.items():
         chosen = token == tiny().vocab.index(word)
@@ -157,3 +160,51 @@ def test_bytes_per_token_is_that_of_the_text():
         drawn = rows(tongue, stream="other", seed=9, start=0, count=400, seq_len=length)
         found = len(text(tongue, drawn[:, 1:]).encode()) / (400 * length)
         assert bytes_per_token(tongue, length) == pytest.approx(found, rel=0.01)
+
+
+def written_one_by_one(tongue, lanes, length):
+    """A row by the definition of a language: its tokens, ideal losses and skills."""
+    tokens, ideal, skill, variables = [0], [], [], {}
+    lane, state = iter(lanes), tongue.start
+    while len(ideal) < length:
+        segments, first = tongue.states[state], len(ideal)
+        several = len(segments) > 1
+        drawn = next(lane) if several else 0
+        ends = np.cumsum([s.count for s in segments])
+        segment = segments[int(np.searchsorted(ends, drawn, side="right"))]
+        for slot in segment.slots:
+            given = tuple(int(variables[name]) for name in getattr(slot, "given", ()))
+            if isinstance(slot, Update):
+                variables[slot.var] = slot.table[given]
+                continue
+            cost = np.float32(0)
+            if isinstance(slot, Draw):
+                options = slot.counts.shape[1]
+                counts = slot.counts[sum(v * options**i for i, v in enumerate(given[::-1]))]
+                value = int(np.searchsorted(np.cumsum(counts), next(lane), side="right"))
+                variables[slot.var] = value
+                tokens.append(slot.tokens[value])
+                cost = np.float32(-math.log(counts[value] / LANE))
+            else:
+                tokens.append(slot.token if isinstance(slot, Word) else slot.table[given])
+            ideal.append(cost)
+            skill.append(SKILLS.index(slot.skill))
+        if several:
+            ideal[first] += np.float32(-math.log(segment.count / LANE))
+            skill[first] = tongue.choice(segment)
+        state = segment.then
+    return tokens[: length + 1], ideal[:length], skill[:length]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_rows_written_together_are_those_that_the_definition_gives_one_by_one(size):
+    tongue, length = language(size, 2), 150
+    found = sample(tongue, stream="train", seed=3, start=70, count=40, seq_len=length)
+    lanes = _lanes("train", 3, np.arange(70, 110, dtype=np.uint64), length).tolist()
+    for row in range(40):
+        tokens, ideal, skill = written_one_by_one(tongue, lanes[row], length)
+        assert found.tokens[row].tolist() == tokens
+        assert found.skill[row].tolist() == skill
+        assert np.array_equal(found.ideal[row], np.array(ideal, np.float32))
+    alone = rows(tongue, stream="train", seed=3, start=70, count=40, seq_len=length)
+    assert np.array_equal(alone, found.tokens)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fit.errors import PlanError
-from sweep.data.registry import describe, open_source
+from sweep.data.registry import describe, open_source, separator_of
 from tests.sweep.data.builders import data_config, rows_as_set
 
 T = 16
@@ -128,3 +128,15 @@ def test_capped_stories_repeat_the_beginning_of_the_endless_ones():
     assert rows_as_set(third) == rows_as_set(endless.train(0, 100))
     assert not np.array_equal(third, capped.train(100, 100))
     assert np.array_equal(capped.train(90, 120), capped.train(0, 210)[90:])
+
+
+def test_the_token_between_documents_is_known_told_or_asked_for():
+    assert separator_of(data_config("text"), 300) == 299
+    assert separator_of(data_config("hf"), 300) == 299
+    assert separator_of(data_config("tokens", separator=7), 300) == 7
+    with pytest.raises(PlanError, match="data=tokens names none; set data.separator=ID"):
+        separator_of(data_config("tokens"), 300)
+    with pytest.raises(PlanError, match="data.separator=300; one of the tokens 0 to 299"):
+        separator_of(data_config("tokens", separator=300), 300)
+    with pytest.raises(PlanError, match="data=stories names none; leave it out"):
+        separator_of(data_config("stories"), 300)

@@ -11,6 +11,7 @@ import pytest
 from fit.errors import PlanError
 from sweep.data.registry import describe, open_source
 from sweep.data.text import _unreachable, stream_limit
+from sweep.planning.grid import grid
 from tests.sweep.data.builders import data_config
 from tests.sweep.data.test_text import decoded, everything, prose
 
@@ -128,6 +129,21 @@ def test_without_a_network_the_message_names_the_way_out_and_the_hub_is_tried_on
         with pytest.raises(PlanError, match="Couldn't reach .* save_to_disk .* data.path=FOLDER"):
             open_source(data_config("hf", tmp_path), seq_len=T, seed=0)
     assert calls == [("roneneldan/TinyStories", None)]
+
+
+def test_a_data_set_of_the_hub_that_was_tokenised_is_planned_without_loading_it(
+    tmp_path, monkeypatch
+):
+    texts = [f"a tale of number {i} and some words" for i in range(200)]
+    monkeypatch.setattr(
+        "datasets.load_dataset", lambda *args, **kwargs: datasets.Dataset.from_dict({"text": texts})
+    )
+    settings = ["data=hf", f"data.cache={tmp_path}", "data.tokenizer=bytes", "model.seq_len=32"]
+    settings += ["data.heldout_tokens=512", "train.tokens=1e5", "model=w16"]
+    (first,) = grid(settings, multirun=False)
+    monkeypatch.setattr("datasets.load_dataset", None)
+    (again,) = grid(settings, multirun=False)
+    assert [r.run for _, r in again.runs()] == [r.run for _, r in first.runs()]
 
 
 def test_the_library_offline_ends_in_one_line(tmp_path):

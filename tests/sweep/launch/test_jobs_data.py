@@ -13,7 +13,7 @@ from fit.errors import PlanError
 from sweep.app import train_grid
 from sweep.data.registry import open_source
 from sweep.launch import launcher as launcher_module
-from sweep.launch.jobs import pack_cells, pin_data, run
+from sweep.launch.jobs import pack_cells, pin_plan, run
 from sweep.launch.launcher import launch_cells, train_here
 from sweep.planning.grid import compose_config, grid, run_folder
 from sweep.planning.trajectory import plan
@@ -148,7 +148,7 @@ def test_a_resumed_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
     for number in range(2):
         write_tokens(tmp_path / "d", f"{number}.bin", number)
     cells = grid([*overrides(tmp_path), "train.checkpoint_seconds=0"], multirun=True)[:1]
-    job = pin_data(cells[0])
+    job = pin_plan(cells[0])
     steps = iter(range(4))
 
     def interrupt(self, run):
@@ -198,10 +198,10 @@ def test_files_that_change_under_a_run_end_it_unless_its_tokens_stay(tmp_path, h
 def test_every_job_carries_the_hash_it_was_planned_on(tmp_path):
     write_tokens(tmp_path / "d", "0.bin", 0)
     jobs = pack_cells(grid([*overrides(tmp_path), "seed=0,1", "train.pack=2"], multirun=True))
-    for job in map(pin_data, jobs):
+    for job in map(pin_plan, jobs):
         planned = job.trajectories[0].data.hash
-        assert job.overrides[-1] == f"data_hash={planned}" and job.config.data_hash == planned
-    (stories,) = map(pin_data, grid(["name=x", f"runs_dir={tmp_path}"], multirun=True))
+        assert f"data_hash={planned}" in job.overrides and job.config.data_hash == planned
+    (stories,) = map(pin_plan, grid(["name=x", f"runs_dir={tmp_path}"], multirun=True))
     assert stories.config.data_hash.startswith("sha256:")
     assert compose_config(stories.overrides).data_hash == stories.config.data_hash
     assert Path(run_folder(*jobs[0].runs()[0])).parent.name == "moving"

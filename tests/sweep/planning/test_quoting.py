@@ -9,9 +9,10 @@ from fit.data.accounting import count_params
 from fit.errors import PlanError
 from sweep.planning.compose import CONFIG_FOLDER
 from sweep.planning.grid import compose_config, grid
+from sweep.planning.identity import compact_count
 from sweep.planning.quoting import read_overrides
 from sweep.planning.sizes import DEFAULT_SHAPE, build_shape
-from sweep.planning.trajectory import compact_count, plan
+from sweep.planning.trajectory import plan
 
 
 @pytest.mark.parametrize(

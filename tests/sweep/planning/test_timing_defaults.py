@@ -5,15 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sweep.config import Compile, Graphs
+from sweep.config import Compile
 from sweep.planning.grid import compose_config
 from sweep.planning.timing import (
-    GRAPH_PARAMS,
     activation_bytes,
     rows_that_fit,
     state_bytes,
     wants_compile,
-    wants_graphs,
 )
 from sweep.planning.trajectory import plan
 from sweep.training.loop import train
@@ -25,23 +23,6 @@ def planned(*overrides: str):
     return found
 
 
-def test_graphs_are_for_small_dense_models_on_one_gpu():
-    small, large = planned("model=w64"), planned("model=w512", "train.batch_tokens=4096")
-    assert small.params.total < GRAPH_PARAMS < large.params.total
-    auto = small.config.train
-    assert wants_graphs(auto, small, "cuda") and not wants_graphs(auto, large, "cuda")
-    assert not wants_graphs(auto, small, "cpu")
-    assert not wants_graphs(auto, planned("model=w64", "model.experts=4"), "cuda")
-    large.config.train.graphs, small.config.train.graphs = Graphs.on, Graphs.off
-    assert wants_graphs(large.config.train, large, "cuda")
-    assert not wants_graphs(small.config.train, small, "cuda")
-    assert not wants_graphs(
-        planned("train.devices=2", "train.batch_tokens=1024", "train.graphs=on").config.train,
-        small,
-        "cuda",
-    )
-
-
 def test_a_short_run_is_not_compiled_on_cpu_and_a_long_one_is(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/" + name)
     short, long = planned("model=w32", "train.tokens=1e5"), planned("model=w32", "train.tokens=1e8")
@@ -50,6 +31,8 @@ def test_a_short_run_is_not_compiled_on_cpu_and_a_long_one_is(monkeypatch):
     assert wants_compile(short.config.train, short, "cuda")
     long.config.train.compile = Compile.off
     assert not wants_compile(long.config.train, long, "cpu")
+    short.config.train.compile = Compile.reduce_overhead
+    assert wants_compile(short.config.train, short, "cuda")
 
 
 @pytest.mark.parametrize("free", [1e9, 3e9, 8e10])
@@ -66,19 +49,20 @@ CUDA = ("train.accelerator=cuda", "train.batch_doublings=[8e3]")
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("compiled", ["off", "on"])
-def test_replayed_steps_give_the_losses_of_eager_ones(tmp_path, compiled):
-    options = ("train.tokens=[8e3,16e3]", *CUDA, f"train.compile={compiled}")
-    eager = train(trajectory(*options, "train.graphs=off"), tmp_path / "a", Quiet())
-    replayed = train(trajectory(*options, "train.graphs=on"), tmp_path / "b", Quiet())
-    for one, other in zip(eager, replayed, strict=True):
+@pytest.mark.parametrize("how", ["on", "reduce_overhead"])
+def test_compiled_steps_give_the_losses_of_eager_ones(tmp_path, how):
+    options = ("train.tokens=[8e3,16e3]", *CUDA)
+    eager = train(trajectory(*options, "train.compile=off"), tmp_path / "a", Quiet())
+    compiled = train(trajectory(*options, f"train.compile={how}"), tmp_path / "b", Quiet())
+    for one, other in zip(eager, compiled, strict=True):
         assert (one.run, one.status) == (other.run, "done")
         assert other.loss == pytest.approx(one.loss, rel=1e-3)
 
 
 @pytest.mark.gpu
 def test_a_replayed_run_resumes_from_its_checkpoint(tmp_path):
-    options = ("train.tokens=[8e3,16e3]", *CUDA, "train.graphs=on", "train.checkpoint_seconds=0")
+    how = ("train.compile=reduce_overhead", "train.checkpoint_seconds=0")
+    options = ("train.tokens=[8e3,16e3]", *CUDA, *how)
     calm = train(trajectory(*options), tmp_path / "a", Quiet())
     with pytest.raises(KeyboardInterrupt):
         train(trajectory(*options), tmp_path / "b", Quiet(4))

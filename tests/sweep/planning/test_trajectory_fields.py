@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hydra import compose
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from fit.errors import PlanError
+from sweep.config import Schedule
 from sweep.planning.compose import hydra_initialised
 from sweep.planning.overrides import unread_settings, value_of
 from sweep.planning.trajectory import plan
@@ -25,14 +27,16 @@ from sweep.training.outcome import recipe
 ROOT = Path(__file__).parents[3]
 NO_RESULT = frozenset(
     "name runs_dir tracking data.cache data.max_epochs train.micro_batch_tokens train.accelerator "
-    "train.devices train.strategy train.threads train.compile train.graphs train.retries "
+    "train.devices train.strategy train.threads train.compile train.retries "
     "train.checkpoint_seconds train.runs_per_gpu train.pack".split()
 )
 """Where runs go, what is logged, on which device they run, and what is refused beforehand."""
-BY_LAUNCH = frozenset({"also", "data_hash"})
+BY_LAUNCH = frozenset({"also", "data_hash", "planned_device", "plugins_hash"})
 """Written by a launch for its workers."""
 HUB_ONLY = frozenset({"data.subset", "data.streaming", "data.split"})
 """Read by the source `hf` alone, which needs a package of its own."""
+OWN_ONLY = frozenset({"data._target_", "data.options"})
+"""Read by the source `own` alone."""
 NULL_RULES = frozenset({"data.dtype", "data.byte_order", "data.header_bytes", "data.encoding"})
 """Null is found by the content of the files, and a wrong value is refused."""
 VALUES = {
@@ -40,6 +44,9 @@ VALUES = {
     "model.head_dim": "32",
     "model.seq_len": "64",
     "model.experts": "8",
+    "model.kv_heads": "2",
+    "model.mlp": "gelu",
+    "model.pad_vocab_to": "128",
     "data.unique_tokens": "2000",
     "data.max_epochs": "1e9",
     "data.size": "small",
@@ -51,9 +58,13 @@ VALUES = {
     "data.byte_order": "big",
     "data.header_bytes": "2",
     "data.bytes_per_token": "3.5",
+    "data.separator": "5",
     "data.splits": "none",
     "data.subset": "other",
     "data.cache": "CACHE",
+    "data.parts": "[{name: text, path: OTHER, weight: 1}]",
+    "data.also_heldout": "[/none/x.txt]",
+    "data.tasks": "/none/x.jsonl",
     "data.path": "OTHER",
     "train.tokens": "200e3",
     "train.batch_tokens": "1024",
@@ -66,7 +77,14 @@ VALUES = {
     "train.strategy": "ddp",
     "sweep.flops": "2e11",
     "train.compile": "'off'",
-    "train.graphs": "'off'",
+    "train.schedule": "cosine",
+    "train.optimizer": "muon",
+    "train.muon_momentum": "0.9",
+    "model._target_": "nowhere:Model",  # refused here; tests/sweep/test_plugins.py has real ones
+    "model.options": "{size: 1}",
+    "data._target_": "nowhere:open",
+    "data.options": "{size: 1}",
+    "train.options": "{size: 1}",
     "train.beta1": "0.8",
     "train.beta2": "0.95",
 }
@@ -76,6 +94,12 @@ VALUES = {
 def other_value(setting, kind, value):
     if setting == "data.name":
         return "tokens" if value == "text" else "text"
+    if setting == "train.schedule" and value is Schedule.cosine:
+        return "wsd"
+    if setting == "train.optimizer" and value == "muon":
+        return "adamw"
+    if setting == "data.tokenizer" and value == "bytes":
+        return "TOKENIZER"
     if setting in VALUES:
         return VALUES[setting]
     if isinstance(kind, type) and issubclass(kind, Enum):
@@ -106,6 +130,7 @@ def contexts(tmp_path_factory):
     small = [f"data.cache={folder}/cache", "data.heldout_tokens=512", "model.seq_len=32"]
     text = ["data=text", f"data.path={folder}/text", "data.vocab=300", *small]
     tokens = ["data=tokens", f"data.path={folder}/text.tokens", *small]
+    mix = ["data=mix", f"data.parts=[{{name:text,path:{folder}/text,weight:1}}]", *small]
     base = ["model=w64", "train.tokens=100e3", "train.batch_tokens=2048"]
     given = {
         "stories": base,
@@ -117,11 +142,22 @@ def contexts(tmp_path_factory):
             "train.lr_decay_power=.1",
         ],
         "cosine": [*base, "train=cosine"],
+        "muon": [*base, "train.optimizer=muon"],
         "budget": ["model=w64", "sweep.flops=3e11", "train.batch_tokens=2048"],
         "text": [*base, *text],
         "tokens": [*base, *tokens],
+        "masked": [
+            *(*base, *tokens, "model.document_mask=true", "data.separator=3"),
+            *("model.mlp=geglu", "model.kv_heads=1", "model.pad_vocab_to=64"),
+        ],
+        "mix": [*base, *mix],
     }
-    others = {"text": folder / "other", "tokens": folder / "other.tokens"}
+    others = {name: folder / "other" for name in ("text", "mix")}
+    others["tokens"] = others["masked"] = folder / "other.tokens"
+    words_alone = models.WordLevel({"red": 0, "green": 1, "other": 2}, unk_token="other")
+    tokenizer = Tokenizer(words_alone)
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "other" / ".tokenizer.json"))
     with hydra_initialised():
         return {
             name: (compose("config", overrides), str(others.get(name, "/none")))
@@ -132,7 +168,8 @@ def contexts(tmp_path_factory):
 def names_of(config, setting=None, value=None):
     """The names of a job's runs; why they are refused where one setting is another."""
     if setting is not None:
-        config = OmegaConf.merge(config, OmegaConf.from_dotlist([f"{setting}={value}"]))
+        with open_dict(config):
+            config = OmegaConf.merge(config, OmegaConf.from_dotlist([f"{setting}={value}"]))
     try:
         parsed = parse(config)
         if setting in unread_settings(parsed):
@@ -143,7 +180,11 @@ def names_of(config, setting=None, value=None):
 
 
 @pytest.mark.parametrize(
-    "context", ["stories", "experts", "completep", "cosine", "budget", "text", "tokens"]
+    "context",
+    [
+        *("stories", "experts", "completep", "cosine", "muon", "budget", "text", "tokens"),
+        *("masked", "mix"),
+    ],
 )
 def test_every_setting_changes_the_run_or_is_refused(contexts, context):
     composed, other_path = contexts[context]
@@ -151,13 +192,15 @@ def test_every_setting_changes_the_run_or_is_refused(contexts, context):
     read = set()
     for setting in settings().keys() - NO_RESULT - BY_LAUNCH:
         value = other_value(setting, settings()[setting], value_of(config, setting))
+        value = value.replace("TOKENIZER", "OTHER/.tokenizer.json")
         found = names_of(composed, setting, value.replace("OTHER", other_path))
         assert found != base, f"{setting}={value} is taken in {context} and changes nothing"
         if isinstance(found, list):
             read.add(setting)
     # What a record says of its recipe was read: with another value it is another run.
     kept = set(recipe(plan(config)[0])) - {"data"}
-    assert kept <= read | NULL_RULES, kept - read
+    refused = {"train.depth_rule"} if context == "muon" else set()  # each other value of it is
+    assert kept <= read | NULL_RULES | refused, kept - read
 
 
 def test_settings_that_change_no_result_keep_the_name(contexts):
@@ -177,4 +220,4 @@ def test_the_documentation_lists_the_settings_that_change_no_result():
 def test_every_setting_is_read_by_some_run(contexts):
     """No setting is refused everywhere: one that nothing can read has no place in the schema."""
     unread = [set(unread_settings(parse(composed))) for composed, _ in contexts.values()]
-    assert set.intersection(*unread) == HUB_ONLY
+    assert set.intersection(*unread) == HUB_ONLY | OWN_ONLY

@@ -11,6 +11,7 @@ import torch
 
 from sweep.model import Transformer
 from sweep.training.checkpoint import DeferredSignals
+from sweep.training.devices import load_optimizer
 from sweep.training.loop import train
 from tests.sweep.training.test_loop import Quiet, results, trajectory
 
@@ -123,3 +124,38 @@ def test_a_row_that_does_not_fit_is_a_failed_record(tmp_path, monkeypatch):
     (record,) = train(trajectory("train.tokens=8e3"), tmp_path, Quiet())
     assert (record.status, sizes) == ("failed", [4, 2, 1])
     assert "OutOfMemoryError" in record.reason
+
+
+def adam_state(device, **how):
+    """AdamW of one parameter on a device, and its state after three steps on a CPU."""
+    optimizer = torch.optim.AdamW(
+        [{"params": [torch.nn.Parameter(torch.zeros(2, device=device))], "peak": 0.5}], **how
+    )
+    moments = {"step": torch.tensor(3.0), "exp_avg": torch.ones(2), "exp_avg_sq": torch.ones(2)}
+    groups = optimizer.state_dict()["param_groups"]
+    return optimizer, {"state": {0: moments}, "param_groups": groups}
+
+
+def test_the_moments_of_a_cpu_go_to_the_device_and_its_switches_stay():
+    """`meta` stands for a GPU, whose kernels want the count of steps on the device as well."""
+    _, saved = adam_state("cpu", lr=0.1)
+    optimizer, _ = adam_state("meta", lr=0.2, capturable=True)
+    load_optimizer(optimizer, saved)
+    (state,) = optimizer.state.values()
+    assert {name: value.device.type for name, value in state.items()} == dict.fromkeys(
+        ("step", "exp_avg", "exp_avg_sq"), "meta"
+    )
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["capturable"], group["peak"]) == (0.2, True, 0.5)
+
+
+def test_a_state_of_a_gpu_goes_on_on_a_cpu():
+    _, saved = adam_state("cpu", lr=torch.tensor(0.1), capturable=True)
+    optimizer, _ = adam_state("cpu", lr=0.2, fused=True)
+    load_optimizer(optimizer, saved)
+    (group,) = optimizer.param_groups
+    (parameter,) = group["params"]
+    assert (group["lr"], group["capturable"], group["fused"]) == (0.2, False, True)
+    parameter.grad = torch.ones(2)
+    optimizer.step()
+    assert float(optimizer.state[parameter]["step"]) == 4

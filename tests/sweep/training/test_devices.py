@@ -105,7 +105,7 @@ def die_in_rank_one():
 )
 def test_a_lost_rank_stops_the_others_and_is_named(work, words):
     with pytest.raises(RuntimeError, match=words) as caught:
-        devices.run_in_ranks(work, devices=2, accelerator="cpu")
+        devices.run_in_ranks(work, devices=2, device="cpu")
     if work is fail_in_rank_one:
         assert "in rank 1" in "".join(caught.value.__notes__)
 

@@ -200,6 +200,23 @@ def test_paths_that_differ_are_not_walked_in_step():
     assert in_step(experts) == [[experts[0]], [experts[1]]]
 
 
+@pytest.mark.parametrize(
+    ("options", "packed"),
+    [
+        (["model.rope_base=5e5"], True),
+        (["model.mlp=swiglu"], True),
+        (["model.mlp=gelu"], False),
+        (["model.width=16", "model.kv_heads=1"], False),
+        (["model.pad_vocab_to=64"], False),
+    ],
+)
+def test_models_that_an_ensemble_does_not_compute_train_alone(options, packed):
+    cells = grid([*TINY, *options, "seed=0,1", "train.pack=2"], multirun=True)
+    assert len(pack_cells(cells)) == (1 if packed else 2)
+    pair = [trajectory(*options, f"seed={s}") for s in (0, 1)]
+    assert len(in_step(pair)) == (1 if packed else 2)
+
+
 @pytest.mark.slow
 def test_a_packed_multirun_leaves_the_records_of_a_plain_one(tmp_path):
     grid_of = ("-m", "model.width=8,16", "seed=0,1,2", "train.tokens=[4e3,8e3]", "tracking=none")

@@ -251,7 +251,6 @@ def test_records_of_a_sweep_can_be_read_back(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # torch's own
 @pytest.mark.parametrize(
     "depth", [WHOLE_DEPTH, WHOLE_DEPTH + 1]
 )  # compiled whole, and block by block

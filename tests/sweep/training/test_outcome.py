@@ -1,0 +1,127 @@
+"""Losses on further texts and scores of tasks, against computations one by one."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from fit.data.accounting import Shape
+from fit.data.readers import load
+from fit.data.records import RECORD_NAME, read_record
+from sweep.data.measured import Task
+from sweep.model import Transformer
+from sweep.planning.grid import compose_config
+from sweep.planning.trajectory import plan
+from sweep.training.loop import train
+from sweep.training.outcome import recipe, score_tasks
+from tests.sweep.training.test_loop import TINY, Quiet
+
+FABRIC = SimpleNamespace(device=torch.device("cpu"), world_size=1, global_rank=0)
+
+
+def model():
+    shape = Shape(width=16, depth=2, heads=2, head_dim=8, d_ff=64, vocab=12, seq_len=16)
+    out = Transformer(shape)
+    out.init_weights(torch.Generator().manual_seed(0))
+    for parameter in out.parameters():  # outputs begin at zero, which would make all tokens equal
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.5, generator=torch.Generator().manual_seed(1))
+    return out
+
+
+def next_log_probabilities(net, tokens):
+    """Log-probabilities of the token after a sequence, from losses of each possible one."""
+    inputs = torch.tensor([tokens])
+    losses = []
+    for candidate in range(12):
+        target = torch.tensor([[*tokens[1:], candidate]])
+        losses.append(float(net.token_losses(inputs, target)[0, -1]))
+    return -np.array(losses)
+
+
+def greedy_completion(net, prompt, length):
+    tokens = list(prompt)
+    for _ in range(length):
+        tokens.append(int(next_log_probabilities(net, tokens).argmax()))
+    return tuple(tokens[len(prompt) :])
+
+
+def log_probability(net, prompt, option):
+    total, tokens = 0.0, list(prompt)
+    for token in option:
+        total += next_log_probabilities(net, tokens)[token]
+        tokens.append(token)
+    return total
+
+
+def test_scores_are_those_of_greedy_completions_and_of_the_most_probable_choice():
+    net, random = model(), np.random.default_rng(0)
+    tasks = []
+    with torch.no_grad():
+        for number in range(24):
+            prompt = tuple(random.integers(12, size=random.integers(1, 6)).tolist())
+            size = int(random.integers(1, 4))
+            right = greedy_completion(net, prompt, size)
+            other = tuple(random.integers(12, size=size).tolist())
+            if number % 3 == 0:
+                tasks.append(Task(prompt=prompt, options=(right,), answer=0))
+            elif number % 3 == 1:
+                tasks.append(Task(prompt=prompt, options=(other,), answer=0))
+            else:
+                tasks.append(Task(prompt=prompt, options=(other, (3,), right), answer=number % 2))
+        found = score_tasks(net, tasks, FABRIC)
+        solved, shares = [], []
+        for task in tasks:
+            logs = [log_probability(net, task.prompt, option) for option in task.options]
+            shares.append(math.exp(logs[task.answer]))
+            if len(logs) > 1:
+                solved.append(int(np.argmax(logs)) == task.answer)
+            else:
+                whole = greedy_completion(net, task.prompt, len(task.options[0]))
+                solved.append(whole == task.options[0])
+    assert 0 < sum(solved) < len(tasks) and found["items"] == 24
+    assert found["accuracy"] == np.mean(solved)
+    assert found["accuracy_se"] == pytest.approx(np.std(solved, ddof=1) / math.sqrt(24))
+    assert found["probability"] == pytest.approx(np.mean(shares), rel=1e-5)
+    assert found["probability_se"] == pytest.approx(
+        np.std(shares, ddof=1) / math.sqrt(24), rel=1e-4
+    )
+
+
+def test_a_single_task_has_no_standard_error():
+    found = score_tasks(model(), [Task(prompt=(1,), options=((2,),), answer=0)], FABRIC)
+    assert found["accuracy_se"] is None and found["accuracy"] in (0.0, 1.0)
+
+
+def test_a_run_records_its_loss_on_further_texts_and_its_scores(tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.txt").write_text("to be or not to be, that is the question. " * 800)
+    (tmp_path / "same.txt").write_text("to be or not to be, that is the question. " * 60)
+    (tmp_path / "other.txt").write_text("quartz jackdaws vex my big sphinx of black " * 60)
+    rows = [{"prompt": "to be or n", "answer": "o"}, {"prompt": "to be or n", "answer": "x"}]
+    (tmp_path / "quiz.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    settings = [
+        *TINY,
+        *("data=text", f"data.path={tmp_path / 'd'}", f"data.cache={tmp_path / 'cache'}"),
+        *("data.tokenizer=bytes", "train.tokens=[8000,16000]"),
+    ]
+    besides = [
+        f"data.also_heldout=[{tmp_path / 'same.txt'},{tmp_path / 'other.txt'}]",
+        f"data.tasks={tmp_path / 'quiz.jsonl'}",
+    ]
+    (plain,), (trajectory,) = (plan(compose_config([*settings, *more])) for more in ((), besides))
+    assert {r.run for r in plain.runs}.isdisjoint(r.run for r in trajectory.runs)
+    assert "data.tasks" not in recipe(plain) and "data.also_heldout" not in recipe(plain)
+    records = train(trajectory, tmp_path / "runs", Quiet())
+    record = records[-1]
+    assert read_record(tmp_path / "runs" / "tiny" / record.run / RECORD_NAME) == record
+    assert record.status == "done" and set(record.heldout) == {"same", "other"}
+    assert record.heldout["same"] < record.heldout["other"]
+    assert record.heldout["same"] == pytest.approx(record.loss, rel=0.2)
+    assert record.scores["quiz"]["items"] == 2 and record.scores["quiz"]["accuracy"] <= 0.5
+    assert record.recipe["data.tasks"] == str(tmp_path / "quiz.jsonl")
+    table = load(str(tmp_path / "runs"), heldout="other")
+    assert sorted(table.loss) == sorted(r.heldout["other"] for r in records)
