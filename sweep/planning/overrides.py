@@ -354,10 +354,13 @@ def _meant(names: Collection[str], config: Config) -> str:
     if not fitting:
         each = (f"{'|'.join(n for n, s in SOURCES.items() if k in s.reads)} for {k}" for k in names)
         return f"data={', data='.join(each)}"
+    if fitting == ["own"]:  # no file of the group: it is what the setting below chooses
+        return "data._target_=package.module:function, which declares it"
     path = config.data.path
     if "path" in names:
         return f"data={next(n for n in _kinds_of(str(path)) if n in fitting)}"
-    return f"data={fitting[0]}" + (" data.path=PATH" if path is None and fitting[0] != "hf" else "")
+    needs_path = path is None and fitting[0] != "hf" and "path" in SOURCES[fitting[0]].reads
+    return f"data={fitting[0]}" + (" data.path=PATH" if needs_path else "")
 
 
 def _kinds_of(path: str) -> list[str]:

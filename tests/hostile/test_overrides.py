@@ -104,7 +104,7 @@ def taken(words: list[str], *expected: dict[str, Any], unread_data: bool = False
 DOORS = {"plan": plan, "sweep": sweep, "worker": work, "rehearsal": rehearse}
 UNDECLARED = {
     "train.learning_rate": "train.lr",
-    "model.kv_heads": "model.heads",
+    "model.kv_head": "model.kv_heads",
     "data.tokeniser": "data.tokenizer",
     "train.weight_decy": "train.weight_decay",
     "sweep.flop": "sweep.flops",
@@ -114,7 +114,6 @@ UNDECLARED = {
     "data.paht": "data.path",
     "model.num_experts": "model.experts",
     "modell": "model",
-    "data.options.streaming": "data.streaming",
 }
 """Keys that nothing reads, and the nearest that something does."""
 
@@ -124,12 +123,19 @@ def undeclared() -> list[Case]:
     for number, (key, nearest) in enumerate(UNDECLARED.items()):
         for plus in ("", "+", "++"):
             for door in ("plan", list(DOORS)[1 + number % 3]):
-                nested = key.count(".") > 1 and not plus  # then the outer key is what is missing
-                words = ("data.options",) if nested else (key, nearest)
                 run = DOORS[door](f"{plus}{key}=3")
-                found.append(refused(f"{door} {plus}{key}", run, *words))
-    lists = plan("+train.optimizer=muon,adamw,lion")
-    return [*found, refused("list of an undeclared key", lists, "train.optimizer", "weight_decay")]
+                found.append(refused(f"{door} {plus}{key}", run, key, nearest))
+    for plus, words in {
+        "": ["data.options"],
+        "++": ["'streaming': 3", "add data._target_="],
+    }.items():
+        own = plan(f"{plus}data.options.streaming=3")  # a field of a source of one's own
+        found.append(refused(f"a field without its source {plus}", own, *words))
+    lists = plan("+train.weight_decy=0.1,0.2,0.3")
+    return [
+        *found,
+        refused("list of an undeclared key", lists, "train.weight_decy", "weight_decay"),
+    ]
 
 
 WRONG = {int: "abc", float: "abc", bool: "maybe", str: "[a,b]", Any: "abc"}
@@ -200,9 +206,9 @@ def files() -> list[Case]:
         own("several jobs of a pack", f"{root}also: [seed=1]\n", "also"),
         refused(
             "key in a shape",
-            with_file("model/mine.yaml", "width: 16\nkv_heads: 2\n", "model=mine"),
+            with_file("model/mine.yaml", "width: 16\nkv_head: 2\n", "model=mine"),
+            "model.kv_head",
             "model.kv_heads",
-            "model.heads",
         ),
         refused(
             "key in a source",
@@ -320,6 +326,10 @@ UNREAD_VALUES = {
     "streaming": "true",
     "header_bytes": "8",
     "splits": "none",
+    "separator": "3",
+    "parts": "[{name:text,path:x,weight:1}]",
+    "also_heldout": "[x]",
+    "tasks": "x.jsonl",
 }
 
 
@@ -327,8 +337,12 @@ def unread() -> list[Case]:
     """Every source with every setting of the data that it does not read."""
     found = []
     for source, kind in SOURCES.items():
+        if source == "own":  # chosen by data._target_ and not by a name
+            continue
+        beside = plan(f"data={source}", "data._target_=nowhere:it")
+        found.append(refused(f"{source} and a source of one's own", beside, "has no effect"))
         for field in dataclasses.fields(DataConfig):
-            if field.name in kind.reads:
+            if field.name in kind.reads or field.name in ("_target_", "options"):
                 continue
             word = f"data.{field.name}={UNREAD_VALUES.get(field.name, 'small')}"
             readers = [n for n, other in SOURCES.items() if field.name in other.reads]
@@ -359,7 +373,7 @@ def unread() -> list[Case]:
         ),
         refused("tokens", plan("train.tokens=1e6", "sweep.flops=1e12"), "sweep.flops sets"),
         refused("default tokens", plan("train.tokens=4e6", "sweep.flops=1e12"), "sweep.flops sets"),
-        refused("cooldown", plan("train=cosine", "train.cooldown=0.1"), "has no cooldown"),
+        refused("cooldown", plan("train=cosine", "train.cooldown=0.1"), "wsd has a cooldown"),
         refused("depth", plan("train.base_depth=4"), "train.depth_rule=completep"),
         refused("router", plan("model.top_k=1"), "model.experts=NUMBER"),
         refused("router's loss", plan("train.balance_loss=0.1"), "model.experts=NUMBER"),
