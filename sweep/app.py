@@ -23,6 +23,7 @@ from sweep.planning.bill import refuse_plan_options
 from sweep.planning.compose import command_overrides, parse_command, show_information
 from sweep.planning.grid import Cell, grid, refusals, run_folder
 from sweep.planning.timing import estimate, known_timing
+from sweep.training.ranks import check_ranks, started_rank
 from sweep.training.tracking import say
 
 
@@ -88,9 +89,13 @@ def train_grid(cells: Sequence[Cell], overrides: Sequence[str], *, multirun: boo
     Raises:
         PlanError: The records could not be written, or the launcher starts nothing.
     """
-    from sweep.launch.launcher import launch_cells, train_here
+    from sweep.launch.launcher import follow_first_rank, launch_cells, train_here
 
-    if print_opening(cells):
+    check_ranks([c.config.train for c in cells if c.config is not None], multirun=multirun)
+    rank = started_rank()
+    if rank:
+        return follow_first_rank(cells[0])
+    if print_opening(cells) or rank == 0:  # the other ranks wait for the first
         check_writable(cells)
         write_plan(cells)
         if multirun:

@@ -246,7 +246,9 @@ class TrainConfig:
     """Fabric's names: 32-true, bf16-mixed, ...; auto is resolved by the plan."""
     accelerator: str = MISSING
     devices: int = MISSING
-    """Devices of one run on one machine; each takes its share of every batch."""
+    """Devices of one run, on all its nodes; each takes its share of every batch."""
+    nodes: int = MISSING
+    """Machines with equally many of the devices; torchrun starts the ranks on more than one."""
     strategy: str = MISSING
     """On several devices: ddp keeps the model on each, fsdp shards it."""
     threads: int = MISSING
@@ -320,8 +322,10 @@ class Config:
         _check("model.pad_vocab_to", pad, pad >= 0, "0 (no padding) or a multiple such as 128")
         _check_positive("train", self.train, "lr", "base_width", "embedding_lr", "muon_lr")
         _check_positive(
-            "train", self.train, "clip", "devices", "base_depth", "pack", "runs_per_gpu"
+            "train", self.train, "clip", "devices", "nodes", "base_depth", "pack", "runs_per_gpu"
         )
+        share = f"a divisor of train.devices={self.train.devices}"
+        _check("train.nodes", self.train.nodes, self.train.devices % self.train.nodes == 0, share)
         train, model = self.train, self.model
         if train.devices > 1 and train.compile is Compile.reduce_overhead:
             raise PlanError(

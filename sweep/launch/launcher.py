@@ -97,6 +97,13 @@ def train_here(cell: Cell) -> None:
         pending.give_up()
 
 
+def follow_first_rank(cell: Cell) -> int:
+    """Train a single cell with rank 0, in a process that torchrun started; the exit code."""
+    job = pin_plan(cell)
+    assert job.config is not None
+    return int(train_job(job.config) is not None)
+
+
 def next_batch(pending: Sequence[PendingCell], *, one_pool: bool) -> list[PendingCell]:
     """What to launch now: every cell that may be tried, the least tried, then the costliest first.
 

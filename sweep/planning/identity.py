@@ -22,7 +22,7 @@ RECIPE = "2"
 """Version of the recipe, part of a run's identity; raised when the code changes the result of a run
 whose settings stayed the same."""
 NOT_IDENTITY = frozenset(
-    "tokens micro_batch_tokens warmup_tokens accelerator devices strategy threads compile "
+    "tokens micro_batch_tokens warmup_tokens accelerator devices nodes strategy threads compile "
     "checkpoint_seconds retries runs_per_gpu pack cooldown cooldown_shape schedule options".split()
 )
 """Settings of `train` that change no result, or that enter a run's identity in resolved form."""

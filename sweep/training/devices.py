@@ -195,7 +195,8 @@ def open_fabric(train: TrainConfig, device: str) -> Any:
 
     fabric = Fabric(
         accelerator=device,
-        devices=train.devices,
+        devices=train.devices // train.nodes,
+        num_nodes=train.nodes,
         strategy=_strategy(train) if train.devices > 1 else "auto",
         precision=train.precision,  # type: ignore[arg-type]
         plugins=[LightningEnvironment()],  # not Slurm's: `run_in_ranks` starts the ranks
@@ -313,7 +314,7 @@ def run_in_ranks(work: Callable[[], None], *, devices: int, device: str) -> None
         KeyboardInterrupt: A rank, or this process, was interrupted.
         Exception: The error of the first rank that failed, with its traceback as a note.
     """
-    backend = _backend(devices, device)
+    backend = group_backend(devices, device)
     with tempfile.TemporaryDirectory(prefix="isoflop-") as name:
         folder, context = Path(name), multiprocessing.get_context("spawn")
         ranks: list[BaseProcess] = [
@@ -329,7 +330,7 @@ def run_in_ranks(work: Callable[[], None], *, devices: int, device: str) -> None
         _raise_first(folder, ranks)
 
 
-def _backend(devices: int, device: str) -> str:
+def group_backend(devices: int, device: str) -> str:
     """The communication backend: gloo between CPU processes, nccl between GPUs."""
     if device == "cpu":
         return "gloo"

@@ -41,7 +41,7 @@ from sweep.training.checkpoint import (
     load,
     save,
 )
-from sweep.training.devices import broadcast_choice, run_in_ranks
+from sweep.training.devices import broadcast_choice, group_backend, run_in_ranks
 from sweep.training.ensemble import Pack
 from sweep.training.outcome import (
     RunFacts,
@@ -51,6 +51,7 @@ from sweep.training.outcome import (
     measure,
     score_tasks,
 )
+from sweep.training.ranks import from_first_rank, join_ranks, started_rank
 from sweep.training.session import BatchSteps, Diverged, Session
 from sweep.training.sharded import (
     METADATA,
@@ -180,17 +181,39 @@ class TrajectoryTrainer:
 
     def train_steps(self) -> BatchSteps:
         """Train the missing runs; yields batches, whose gradients the caller computes."""
+        if started_rank():
+            yield from self.follow()
+            return
         self.read_records()
-        if not self.missing():
+        if not self.missing() and started_rank() is None:
             self.remove_work_folder()
             return
         with locked(self.checkpoint):  # waits for another process that trains the same cell
             self.read_records()
             yield from self.train_and_record()
 
+    def follow(self) -> BatchSteps:
+        """Train what rank 0 trains, in a rank that torchrun started; an error ends the process."""
+        self._join_started_ranks()
+        self.records = from_first_rank(None)
+        try:
+            if self.missing():
+                yield from self.train_missing()
+            self.writer.wait()
+        finally:
+            self._end_save()
+
+    def _join_started_ranks(self) -> None:
+        """Join the ranks that torchrun started."""
+        config, kind = self.trajectory.config.train, device_kind(self.trajectory.config)
+        join_ranks(config, group_backend(config.devices // config.nodes, kind))
+
     def train_and_record(self) -> BatchSteps:
         """Train the missing runs; write failed records on an error, so that the sweep goes on."""
         try:
+            if started_rank() is not None:
+                self._join_started_ranks()
+                from_first_rank(self.records)
             if self.missing():
                 self.earlier = start_attempt(self.work)
                 yield from self._train_on_devices()
@@ -218,7 +241,7 @@ class TrajectoryTrainer:
     def _train_on_devices(self) -> BatchSteps:
         """Train in this process, or in one rank per device, whose records are read from disk."""
         devices = self.trajectory.config.train.devices
-        if devices == 1:
+        if devices == 1 or started_rank() is not None:
             yield from self.train_missing()
             self.writer.wait()
         else:

@@ -311,6 +311,7 @@ def recipe(trajectory: Trajectory) -> dict[str, Any]:
         "micro_batch_tokens",
         "accelerator",
         "devices",
+        "nodes",
         "strategy",
         "threads",
         "compile",
