@@ -260,8 +260,6 @@ class TrainConfig:
     """How often one command launches a run again whose worker failed or was lost."""
     runs_per_gpu: int = MISSING
     """Runs that share a GPU under launchers that assign none: joblib, submitit_local."""
-    pack: int = MISSING
-    """Cells of one shape, different in seed or learning rates, that one process trains together."""
 
     def __post_init__(self) -> None:
         self.schedule = _schedule(self.schedule)
@@ -291,8 +289,6 @@ class Config:
     runs_dir: str = MISSING
     seed: int = MISSING
     tracking: Tracking = MISSING
-    also: list[str] = MISSING
-    """Further cells of a job, by the settings that differ; written by `sweep.launch.jobs`."""
     data_hash: str | None = MISSING
     """Content hash of the data that the job was planned on; written by `sweep.launch.jobs`."""
     planned_device: str | None = MISSING
@@ -322,7 +318,7 @@ class Config:
         _check("model.pad_vocab_to", pad, pad >= 0, "0 (no padding) or a multiple such as 128")
         _check_positive("train", self.train, "lr", "base_width", "embedding_lr", "muon_lr")
         _check_positive(
-            "train", self.train, "clip", "devices", "nodes", "base_depth", "pack", "runs_per_gpu"
+            "train", self.train, "clip", "devices", "nodes", "base_depth", "runs_per_gpu"
         )
         share = f"a divisor of train.devices={self.train.devices}"
         _check("train.nodes", self.train.nodes, self.train.devices % self.train.nodes == 0, share)

@@ -100,7 +100,10 @@ SYNONYMS: Mapping[str, str] = MappingProxyType(
 
 
 REMOVED: Mapping[str, str] = MappingProxyType(
-    {"train.graphs": "CUDA graphs are torch's own: train.compile=reduce_overhead, or leave it out."}
+    {
+        "train.graphs": "torch makes CUDA graphs: train.compile=reduce_overhead, or leave it out.",
+        "train.pack": "Tiny runs are compiled each for itself, which is faster; leave it out.",
+    }
 )
 """Settings of earlier versions, and what is there in their place."""
 

@@ -51,7 +51,7 @@ SPACING = 0.05
 """Step of the grid in ln C on which A's loss is computed. Straight lines between its points change
 ln m by less than 1e-4."""
 ALIKE = 0.25
-"""Correlation, between two fits, of what their forecasts miss and what their priors leave open: see
+"""Least correlation, between two fits, of what forecasts miss and priors leave open: see
 docs/league.md for how often intervals of multipliers held on public sweeps with it."""
 LEAST_FLOPS = 1e4
 """Budget at which the grid begins at the lowest [FLOP]."""
@@ -161,15 +161,28 @@ def joint_posterior(a: Fit, b: Fit, pairs: PairedRuns | None) -> Floats:
 
     The blocks on the diagonal are the posteriors' own. Across, paired runs move both by what each
     run informs of it, times the correlation of their residuals; and what each owes to its prior,
-    which has what forecasts miss (`level`, `valley`), is correlated by `ALIKE`.
+    which has what forecasts miss (`level`, `valley`), is correlated by `likeness`.
     """
     ends = [fit.posterior().covariance for fit in (a, b)]
     left, right = (c * np.sqrt(_prior_of(f)) for f, c in zip((a, b), ends, strict=True))
-    across = ALIKE * left @ right.T
+    across = likeness(pairs) * left @ right.T
     if pairs is not None and pairs.size and pairs.correlation is not None:
         i, j = pairs.rows
         across += max(pairs.correlation, 0.0) * run_influence(a)[:, i] @ run_influence(b)[:, j].T
     return np.block([[ends[0], across], [across.T, ends[1]]])
+
+
+def likeness(pairs: PairedRuns | None) -> float:
+    """Correlation of what two forecasts miss: `ALIKE`, or more where their residuals are alike.
+
+    What the law misses of paired runs, and is alike on both sides, will be alike further on: the
+    rest of the way from `ALIKE` to 1 is taken by the residuals' correlation times the share of the
+    runs that are paired, so that a fit and itself have the correlation 1.
+    """
+    if pairs is None or pairs.correlation is None:
+        return ALIKE
+    share = pairs.size / max(len(fit.points.loss) for fit in pairs.fits)
+    return ALIKE + (1 - ALIKE) * share * max(pairs.correlation, 0.0)
 
 
 def run_influence(fit: Fit) -> Floats:

@@ -38,7 +38,7 @@ from omegaconf import open_dict
 from fit.data.records import RECORD_NAME, read_record, write_record
 from fit.errors import PlanError, RecordError, ScalingError
 from sweep import ROOT
-from sweep.launch.jobs import SHARED, pack_cells, pin_plan, train_cell
+from sweep.launch.jobs import SHARED, pin_plan, train_cell
 from sweep.launch.jobs import run as train_job
 from sweep.planning.compose import compose_multirun, hydra_initialised, make_launcher
 from sweep.planning.grid import Cell, run_folder
@@ -68,7 +68,7 @@ def launch_cells(cells: Sequence[Cell], overrides: Sequence[str]) -> None:
     Raises:
         PlanError: The launcher is not installed, or starts nothing.
     """
-    jobs = [pin_plan(cell) for cell in pack_cells(cells) if cell.refusal is None]
+    jobs = [pin_plan(cell) for cell in cells if cell.refusal is None]
     pending = [PendingCell(cell=job) for job in jobs]
     with hydra_initialised():
         launcher = HydraLauncher(overrides)

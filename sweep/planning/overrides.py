@@ -283,11 +283,6 @@ def check_effect(
     """
     given = _given_keys(overrides)
     known = [c for c in configs if isinstance(c, Config) and c.data.name in SOURCES]
-    for config in known:
-        if config.also:
-            raise PlanError(
-                "also is written by a launch and not to be set; cells are a list: -m seed=0,1."
-            )
     _check_unread(given, known, default)
     _check_replaced(given, jobs, configs)
 

@@ -5,10 +5,10 @@
         keep the trunk's state, cool down to the run's end, measure, write the record
         return to the trunk
 
-A trajectory is a trunk and its runs: each run is a branch that leaves the trunk and cools down.
-`train` takes one trajectory, `train_together` several of one shape. A checkpoint is written every
-`train.checkpoint_seconds`, in the background, or less often where training waits for it for more
-than 5% of that time; a killed process loses what it trained since the last one.
+A trajectory is a trunk and its runs: each run is a branch that leaves the trunk and cools down. A
+checkpoint is written every `train.checkpoint_seconds`, in the background, or less often where
+training waits for it for more than 5% of that time; a killed process loses what it trained since
+the last one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import dataclasses
 import shutil
 import time
 import traceback
-from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -42,7 +41,6 @@ from sweep.training.checkpoint import (
     save,
 )
 from sweep.training.devices import broadcast_choice, group_backend, run_in_ranks
-from sweep.training.ensemble import Pack
 from sweep.training.outcome import (
     RunFacts,
     diverged_record,
@@ -52,7 +50,7 @@ from sweep.training.outcome import (
     score_tasks,
 )
 from sweep.training.ranks import from_first_rank, join_ranks, started_rank
-from sweep.training.session import BatchSteps, Diverged, Session
+from sweep.training.session import Diverged, Session
 from sweep.training.sharded import (
     METADATA,
     is_sharded,
@@ -81,38 +79,13 @@ def train(trajectory: Trajectory, runs_dir: Path, tracker: Tracker) -> tuple[Run
     Raises:
         KeyboardInterrupt: Stopped by hand; the newest checkpoint is kept to resume from.
     """
-    (records,) = train_together([trajectory], runs_dir, [tracker])
-    return records
-
-
-def train_together(
-    trajectories: Sequence[Trajectory], runs_dir: Path, trackers: Sequence[Tracker]
-) -> list[tuple[RunRecord, ...]]:
-    """Train several trajectories of one shape in this process; see `train`.
-
-    Args:
-        trajectories: One, or several that differ only in seed and learning rates.
-        runs_dir: Folder of sweeps.
-        trackers: One per trajectory.
-
-    Returns:
-        The records of each trajectory.
-    """
-    trainers = [
-        TrajectoryTrainer(trajectory=t, folder=runs_dir / t.sweep, tracker=tracker)
-        for t, tracker in zip(trajectories, trackers, strict=True)
-    ]
-    interruption = DeferredSignals()
-    for trainer in trainers:
-        trainer.members, trainer.interruption = trainers, interruption
-    in_order = sorted(
-        trainers, key=lambda trainer: str(trainer.checkpoint)
-    )  # one order of locks: no deadlock between processes
-    with interruption if all(t.config.train.devices == 1 for t in trajectories) else nullcontext():
-        Pack(in_order).train()
-    return [
-        tuple(trainer.records[run.run] for run in trainer.trajectory.runs) for trainer in trainers
-    ]
+    trainer = TrajectoryTrainer(
+        trajectory=trajectory, folder=runs_dir / trajectory.sweep, tracker=tracker
+    )
+    alone = trajectory.config.train.devices == 1
+    with trainer.interruption if alone else nullcontext():
+        trainer.train()
+    return tuple(trainer.records[run.run] for run in trajectory.runs)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -128,11 +101,8 @@ class TrajectoryTrainer:
     """Attempts at the trajectory before the present one."""
     session: Session | None = None
     interruption: DeferredSignals = field(default_factory=DeferredSignals)
-    members: list[TrajectoryTrainer] = field(default_factory=list)
-    """All trainers of this process, this one included: a signal makes all of them save."""
     heartbeat: Heartbeat = field(init=False)
     writer: StateWriter = field(default_factory=StateWriter)
-    _index: int = 0
     _next_save: float = field(init=False)
     _signal: str | None = None
     _group: Any = None
@@ -169,20 +139,15 @@ class TrajectoryTrainer:
                 self.records[run.run] = record
 
     @property
-    def path_position(self) -> tuple[int, int]:
-        """Index of the run in training and the position on its path [tokens]."""
-        return self._index, self.active_session.position
-
-    @property
     def active_session(self) -> Session:
         """The session, which must be open."""
         assert self.session is not None
         return self.session
 
-    def train_steps(self) -> BatchSteps:
-        """Train the missing runs; yields batches, whose gradients the caller computes."""
+    def train(self) -> None:
+        """Train the missing runs."""
         if started_rank():
-            yield from self.follow()
+            self.follow()
             return
         self.read_records()
         if not self.missing() and started_rank() is None:
@@ -190,15 +155,15 @@ class TrajectoryTrainer:
             return
         with locked(self.checkpoint):  # waits for another process that trains the same cell
             self.read_records()
-            yield from self.train_and_record()
+            self.train_and_record()
 
-    def follow(self) -> BatchSteps:
+    def follow(self) -> None:
         """Train what rank 0 trains, in a rank that torchrun started; an error ends the process."""
         self._join_started_ranks()
         self.records = from_first_rank(None)
         try:
             if self.missing():
-                yield from self.train_missing()
+                self.train_missing()
             self.writer.wait()
         finally:
             self._end_save()
@@ -208,7 +173,7 @@ class TrajectoryTrainer:
         config, kind = self.trajectory.config.train, device_kind(self.trajectory.config)
         join_ranks(config, group_backend(config.devices // config.nodes, kind))
 
-    def train_and_record(self) -> BatchSteps:
+    def train_and_record(self) -> None:
         """Train the missing runs; write failed records on an error, so that the sweep goes on."""
         try:
             if started_rank() is not None:
@@ -216,7 +181,7 @@ class TrajectoryTrainer:
                 from_first_rank(self.records)
             if self.missing():
                 self.earlier = start_attempt(self.work)
-                yield from self._train_on_devices()
+                self._train_on_devices()
             self.remove_work_folder()
         except Exception as error:
             trace = traceback.format_exc()
@@ -238,11 +203,11 @@ class TrajectoryTrainer:
             self.session.close()
             self.session = None
 
-    def _train_on_devices(self) -> BatchSteps:
+    def _train_on_devices(self) -> None:
         """Train in this process, or in one rank per device, whose records are read from disk."""
         devices = self.trajectory.config.train.devices
         if devices == 1 or started_rank() is not None:
-            yield from self.train_missing()
+            self.train_missing()
             self.writer.wait()
         else:
             kind = device_kind(self.trajectory.config)
@@ -250,10 +215,9 @@ class TrajectoryTrainer:
             self.read_records()
 
     def train_in_rank(self) -> None:
-        """Train the missing runs in this process, each gradient computed alone."""
+        """Train the missing runs in this process."""
         try:
-            for rows in self.train_missing():
-                self.active_session.backward(rows)
+            self.train_missing()
             self.writer.wait()
         finally:
             self._end_save()
@@ -287,8 +251,8 @@ class TrajectoryTrainer:
             write_record(self.folder / run.run, record)
         self.records[run.run] = record
 
-    def train_missing(self) -> BatchSteps:
-        """Open a session and train every missing run; yields as `train_steps` does."""
+    def train_missing(self) -> None:
+        """Open a session and train every missing run."""
         session = self.session = Session.open(self.trajectory)
         self._restore(session)
         for index, run in enumerate(self.trajectory.runs):
@@ -297,9 +261,8 @@ class TrajectoryTrainer:
             if session.branch is not None and session.branch != index:
                 session.return_to_trunk()
             session.after_step = partial(self._after_step, run)
-            self._index = index
             try:
-                yield from self._train(session, index, run)
+                self._train(session, index, run)
                 self._finish_run(session, run)
             except Diverged as error:
                 for stopped in self.missing() if session.branch is None else [run]:
@@ -336,15 +299,15 @@ class TrajectoryTrainer:
         """Remove the working folder once no run is missing."""
         shutil.rmtree(self.checkpoint.parent, ignore_errors=True)
 
-    def _train(self, session: Session, index: int, run: RunSpec) -> BatchSteps:
+    def _train(self, session: Session, index: int, run: RunSpec) -> None:
         """Train along the trunk to the position where the run leaves it, then along its branch."""
         if session.branch is None:
             if session.position > run.cooldown_start:
                 session.rewind()
-            yield from session.train_steps(run.rate, run.cooldown_start, lambda: self._report(run))
+            session.advance(run.rate, run.cooldown_start, lambda: self._report(run))
             session.leave_trunk(index, come_back=len(self.missing()) > 1)
             self._save()
-        yield from session.train_steps(run.rate, run.tokens, lambda: self._report(run))
+        session.advance(run.rate, run.tokens, lambda: self._report(run))
 
     def _finish_run(self, session: Session, run: RunSpec, reason: str | None = None) -> None:
         """Measure a run that ended, or was stopped for a reason, and write its record."""
@@ -377,15 +340,14 @@ class TrajectoryTrainer:
             self._save()
 
     def _after_step(self, run: RunSpec) -> None:
-        """Write the heartbeat; if a signal is pending, save all trainers and deliver it."""
+        """Write the heartbeat; if a signal is pending, save and deliver it."""
         session = self.active_session
         self.writer.check()
         if self.writes:
             loss = session.curve[-1][1] if session.curve else None
             self.heartbeat.write(run.run, run.tokens, session.position, loss)
         if self.interruption.pending is not None:
-            for trainer in self.members:
-                trainer.save_on_signal(self.interruption.pending.name)
+            self.save_on_signal(self.interruption.pending.name)
             self.interruption.deliver()
 
     def save_on_signal(self, signal: str) -> None:

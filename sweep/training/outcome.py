@@ -318,7 +318,6 @@ def recipe(trajectory: Trajectory) -> dict[str, Any]:
         "checkpoint_seconds",
         "retries",
         "runs_per_gpu",
-        "pack",
     )
     for name, value in vars(train).items():
         if name not in skipped:

@@ -1,9 +1,7 @@
 """One model in training: its device, data, optimiser, learning curve and position.
 
-`Session.open` builds it at step 0. `train_steps` trains to a position and leaves the gradients of
-each step to its caller, so that several sessions can compute theirs at once
-(`sweep.training.ensemble`); `advance` computes them alone. `leave_trunk` and `return_to_trunk` move
-between the trunk of a trajectory and its branches.
+`Session.open` builds it at step 0, and `advance` trains to a position. `leave_trunk` and
+`return_to_trunk` move between the trunk of a trajectory and its branches.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,10 +55,6 @@ CPU_PASS_TOKENS = 1536
 second as 4, and more gain nothing (docs/log.md)."""
 WHOLE_DEPTH = 2
 """Most blocks of a model that is compiled as a whole on CPU: 15% faster steps at width 32."""
-
-
-BatchSteps = Generator[Tensor, None, None]
-"""Rows of one step after the other; the caller computes their gradients before it continues."""
 
 
 class Diverged(Exception):
@@ -147,11 +141,6 @@ class Session:
         )
 
     def advance(self, rate: LearningRate, until: int, on_row: Callable[[], None]) -> None:
-        """Train from the present position to another on its own; see `train_steps`."""
-        for rows in self.train_steps(rate, until, on_row):
-            self.backward(rows)
-
-    def train_steps(self, rate: LearningRate, until: int, on_row: Callable[[], None]) -> BatchSteps:
         """Train from the present position to another, step by step.
 
         Args:
@@ -159,22 +148,15 @@ class Session:
             until: A position of the batch rule's sequence [tokens].
             on_row: Called after every row of the curve.
 
-        Yields:
-            The rows of the next step. The caller computes their gradients before it continues:
-            alone by `backward`, or with other sessions at once as in `sweep.training.ensemble`.
-
         Raises:
             Diverged: The loss is not finite, or above the unigram loss after warm-up.
         """
-        started = time.perf_counter()
         for position, batch in self.trajectory.rule.steps(self.position, until):
+            started = time.perf_counter()
             factor = rate.factor(position, batch)
             decay = rate.decay(position, batch)
             self.stepper.set_rate(factor, decay)
-            rows = self._rows(position, batch)
-            self.seconds += time.perf_counter() - started
-            yield rows
-            started = time.perf_counter()
+            self.backward(self._rows(position, batch))
             norm = self.update()
             self.position = position + batch
             if self.position >= self._next_row() or self.position == until:
@@ -182,7 +164,7 @@ class Session:
                 self._check(row, rate.warmup)
                 on_row()
             self.after_step()
-        self.seconds += time.perf_counter() - started
+            self.seconds += time.perf_counter() - started
 
     def step(self, position: int, batch: int, factor: float) -> Tensor:
         """Take one optimiser step on the rows at a position; returns the norm of the gradient."""
@@ -192,10 +174,8 @@ class Session:
 
     def backward(self, rows: Tensor) -> None:
         """Compute the gradients of a batch in pieces, in smaller ones if memory runs out."""
-        started = time.perf_counter()
         while not self._try_gradients(rows):
             self.stepper.clear_gradients()
-        self.seconds += time.perf_counter() - started
 
     def update(self) -> Tensor:
         """Apply the computed gradients; returns their norm."""

@@ -140,17 +140,15 @@ class Tracker(Protocol):
 class CommandLineTracker:
     """Tracker of the command line: a bar or lines, `config.yaml`, `curve.csv`, wandb."""
 
-    def __init__(self, config: Config, *, quiet_seconds: float = 15.0, shown: bool = True) -> None:
+    def __init__(self, config: Config, *, quiet_seconds: float = 15.0) -> None:
         self.config = config
-        self.quiet_seconds, self.shown = quiet_seconds, shown
+        self.quiet_seconds = quiet_seconds
         self._bar: Any = None
         self._last_line = time.monotonic()
         self._started: dict[str, float] = {}
 
     def show_progress(self, run: str, tokens: int, total: int, loss: float) -> None:
         """Draw a bar on a terminal; elsewhere print a line every `quiet_seconds`."""
-        if not self.shown:  # the members of a pack are all at the position of its first
-            return
         if sys.stderr.isatty() and not _parallel():
             self._draw(run, tokens, total, loss)
             return

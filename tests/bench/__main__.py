@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-NAMES = "training packing many records tables query fit design service".split()
+NAMES = "training many records tables query fit design service".split()
 
 for name in NAMES:
     print(f"\n== {name}", flush=True)

@@ -1,8 +1,8 @@
-"""One GPU: share of the measured matmul ceiling by size, and many tiny runs at once.
+"""One GPU: share of the measured matmul ceiling by size, and tiny runs.
 
 `python -m tests.bench.gpu [--small] [--out FILE]`: our training in bf16 against a plain compiled
 PyTorch loop over a plain GPT (`tests.bench.plain`) of the same shape and batch, both as a share of
-the best of a few matrix products; then sixteen tiny runs, one after the other and as one pack.
+the best of a few matrix products; then a tiny run, eager, compiled and with CUDA graphs.
 `--small` is the same on a CPU, at sizes that a CPU can do: it shows that the script runs.
 """
 
@@ -21,11 +21,9 @@ import torch.nn.functional as F
 from sweep.planning.grid import compose_config
 from sweep.planning.trajectory import Trajectory, trajectories
 from sweep.training.devices import device_name
-from sweep.training.ensemble import Pack
 from sweep.training.session import Session
 from sweep.training.timing import RandomTokens
 from tests.bench.ours import INFO
-from tests.bench.packing import Endless
 from tests.bench.plain import GPT
 
 VOCAB = 1024
@@ -80,7 +78,7 @@ def main() -> None:
     setting = SMALL if arguments.small else GPU
     device = torch.device("cpu" if arguments.small else "cuda")
     torch.set_num_threads(1)
-    lines = [*mfu_table(setting, device), "", *packing_table(setting, device)]
+    lines = [*mfu_table(setting, device), "", *tiny_table(setting, device)]
     if arguments.out:
         arguments.out.write_text("\n".join(lines) + "\n")
 
@@ -114,28 +112,19 @@ def mfu_table(setting: Setting, device: torch.device) -> list[str]:
     return lines
 
 
-def packing_table(setting: Setting, device: torch.device) -> list[str]:
-    """Tokens/s of tiny runs one after the other, eager and compiled, and as a pack."""
-    rows, length, members = 4, 128, setting.members
+def tiny_table(setting: Setting, device: torch.device) -> list[str]:
+    """Tokens/s of a tiny run, by how it is compiled."""
+    rows, length = 4, 128
     cell = dataclasses.replace(setting, rows=rows, length=length)
     rates = {}
-    for name, how, together in (
-        ("one after the other, eager", "off", 1),
-        ("one after the other, compiled", "on", 1),
-        ("with CUDA graphs", "reduce_overhead", 1),
-        (f"a pack of {members}", "off", members),
-    ):
-        t = planned(setting.tiny, cell, device, f"train.compile={how}")
-        sessions = [Session.open(t, source=RandomTokens(t)) for _ in range(together)]
-        pack = Pack([Endless(session) for session in sessions])
-        pack.start()
-        batch = rows * length * together
-        rates[name] = rate(pack.train_step, batch, setting.seconds, device)
+    for name, how in (("eager", "off"), ("compiled", "on"), ("CUDA graphs", "reduce_overhead")):
+        planned_run = planned(setting.tiny, cell, device, f"train.compile={how}")
+        rates[name] = ours(planned_run, cell)
     first = next(iter(rates.values()))
     width, depth, _ = setting.tiny
-    head = print_line(f"{members} runs of width {width}, depth {depth}, batch {rows}x{length}")
+    head = print_line(f"a run of width {width}, depth {depth}, batch {rows}x{length}")
     return [head] + [
-        print_line(f"{name:32} {value:10.0f} tokens/s {value / first:6.2f}x")
+        print_line(f"{name:12} {value:10.0f} tokens/s {value / first:6.2f}x")
         for name, value in rates.items()
     ]
 

@@ -6,7 +6,7 @@
 - *resume*: the same steps, stopped in the middle, written to disk and read again;
 - *speed*: share of the ceiling of matrix products at 1M to 100M parameters and 8k and 65k tokens a
   step, against a plain compiled loop;
-- *packs*: sixteen tiny runs one after the other, and together.
+- *tiny*: a run of a few thousand parameters, eager, compiled and with CUDA graphs.
 
 It writes one JSON file into docs/gpu/, named by the device. `--small` is the same on a CPU, at
 sizes that a CPU can do: it shows that the script runs, and says nothing of a GPU.
@@ -33,7 +33,7 @@ from sweep.planning.trajectory import Trajectory, plan
 from sweep.training.checkpoint import load, save
 from sweep.training.devices import device_name
 from sweep.training.session import Session
-from tests.bench.gpu import GPU, SMALL, Setting, matmul_ceiling, ours, packing_table, plain, planned
+from tests.bench.gpu import GPU, SMALL, Setting, matmul_ceiling, ours, plain, planned, tiny_table
 
 STEPS = 200
 LAST = 50
@@ -74,10 +74,14 @@ def train(session: Session, first: int, last: int) -> list[float]:
     """Train steps [first, last) and return their losses [nats/token]."""
     (run,) = session.trajectory.runs
     losses: list[float] = []
-    for rows in session.train_steps(run.rate, last * 1024, lambda: None):
-        session.backward(rows)
+    rule = session.trajectory.rule
+    for position, batch in rule.steps(first * 1024, last * 1024):
+        session.stepper.set_rate(run.rate.factor(position, batch), run.rate.decay(position, batch))
+        session.backward(session._rows(position, batch))
         total = sum(count for _, count in session.pending)
         losses.append(sum(float(loss) * count for loss, count in session.pending) / total)
+        session.update()
+        session.position = position + batch
     assert len(losses) == last - first
     return losses
 
@@ -170,7 +174,7 @@ def main() -> None:
         "agreement": agreement,
         "resume": resume,
         "speed": speed,
-        "packs": packing_table,
+        "tiny": tiny_table,
     }
     for part, work in parts.items():
         started = time.perf_counter()

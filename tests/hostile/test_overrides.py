@@ -203,7 +203,6 @@ def files() -> list[Case]:
             "sweep.flops",
         ),
         refused("missing value", plan("model.width=???"), "model.width", "needed"),
-        own("several jobs of a pack", f"{root}also: [seed=1]\n", "also"),
         refused(
             "key in a shape",
             with_file("model/mine.yaml", "width: 16\nkv_head: 2\n", "model=mine"),
@@ -316,7 +315,7 @@ def choices() -> list[Case]:
             for word in ("measure=off", "price=2.5", "workers=8", "spend.hours=2")
             for name, door in (("sweep", sweep), ("rehearsal", rehearse))
         ),
-        refused("pack by hand", plan("also=['seed=1']"), "also"),
+        refused("packs, as there were", plan("train.pack=4"), "compiled"),
     ]
 
 

@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 
 import isoflop
+from fit.allocation.scaling_law import ScalingLaw
+from fit.comparison.compare import compare
 from fit.comparison.multiplier import (
+    ALIKE,
     joint_covariance,
     joint_draws,
     joint_posterior,
+    likeness,
     pair_runs,
     refit_from_points,
     run_influence,
@@ -107,3 +111,15 @@ def test_two_forecasts_together_keep_their_own_and_are_possible():
         assert np.linalg.eigvalsh(joint / scale / scale[:, None]).min() > -1e-9
     paired, apart = joint_posterior(a, b, pair_runs(a, b)), joint_posterior(a, b, None)
     assert np.trace(paired[:10, 10:]) > np.trace(apart[:10, 10:])
+
+
+def test_what_forecasts_miss_is_as_alike_as_the_residuals_of_paired_runs():
+    fit = isoflop.fit(sweep_table(seed=1, shared=7), resamples=0)
+    other = isoflop.fit(sweep_table(seed=2), resamples=0)
+    assert likeness(None) == ALIKE
+    assert likeness(pair_runs(fit, fit)) == pytest.approx(1.0)
+    assert ALIKE <= likeness(pair_runs(fit, other)) < 0.6
+    law = ScalingLaw.of(fit)
+    (row,) = compare(law, law, flops=(float(fit.points.flops.max()),)).rows
+    assert row.multiplier.low == pytest.approx(1.0, abs=0.02)
+    assert row.multiplier.high == pytest.approx(1.0, abs=0.02)

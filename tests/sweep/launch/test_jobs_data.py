@@ -13,7 +13,7 @@ from fit.errors import PlanError
 from sweep.app import train_grid
 from sweep.data.registry import open_source
 from sweep.launch import launcher as launcher_module
-from sweep.launch.jobs import pack_cells, pin_plan, run
+from sweep.launch.jobs import pin_plan, run
 from sweep.launch.launcher import launch_cells, train_here
 from sweep.planning.grid import compose_config, grid, run_folder
 from sweep.planning.trajectory import plan
@@ -197,7 +197,7 @@ def test_files_that_change_under_a_run_end_it_unless_its_tokens_stay(tmp_path, h
 
 def test_every_job_carries_the_hash_it_was_planned_on(tmp_path):
     write_tokens(tmp_path / "d", "0.bin", 0)
-    jobs = pack_cells(grid([*overrides(tmp_path), "seed=0,1", "train.pack=2"], multirun=True))
+    jobs = grid([*overrides(tmp_path), "seed=0,1"], multirun=True)
     for job in map(pin_plan, jobs):
         planned = job.trajectories[0].data.hash
         assert f"data_hash={planned}" in job.overrides and job.config.data_hash == planned

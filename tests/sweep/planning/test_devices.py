@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fit.data.records import RECORD_NAME, read_record
-from sweep.launch.jobs import pack_cells, pin_plan, run
+from sweep.launch.jobs import pin_plan, run
 from sweep.launch.launcher import train_here
 from sweep.plan import main as print_plan
 from sweep.planning import devices
@@ -145,7 +145,7 @@ def test_a_job_planned_without_a_gpu_has_the_same_name_on_a_worker_with_one(mach
     words = [*TINY, "train.tokens=3e3", "train.accelerator=auto", "++train.precision=auto"]
     for more in ([], ["train.accelerator=cuda"]):
         (cell,) = grid([w for w in words if not more or "accel" not in w] + more, multirun=True)
-        (job,) = [pin_plan(c) for c in pack_cells([cell])]
+        job = pin_plan(cell)
         machine(Nvml(VOLTA if more else AMPERE))
         again = plan(compose_config(list(job.overrides)))
         assert [r.run for t in again for r in t.runs] == [r.run for _, r in cell.runs()]

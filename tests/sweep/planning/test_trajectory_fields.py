@@ -28,10 +28,10 @@ ROOT = Path(__file__).parents[3]
 NO_RESULT = frozenset(
     "name runs_dir tracking data.cache data.max_epochs train.micro_batch_tokens train.accelerator "
     "train.devices train.strategy train.threads train.compile train.retries "
-    "train.checkpoint_seconds train.runs_per_gpu train.pack".split()
+    "train.checkpoint_seconds train.runs_per_gpu".split()
 )
 """Where runs go, what is logged, on which device they run, and what is refused beforehand."""
-BY_LAUNCH = frozenset({"also", "data_hash", "planned_device", "plugins_hash"})
+BY_LAUNCH = frozenset({"data_hash", "planned_device", "plugins_hash"})
 """Written by a launch for its workers."""
 HUB_ONLY = frozenset({"data.subset", "data.streaming", "data.split"})
 """Read by the source `hf` alone, which needs a package of its own."""

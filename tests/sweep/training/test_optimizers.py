@@ -11,7 +11,7 @@ import torch
 from fit.errors import PlanError
 from sweep.planning.grid import compose_config
 from sweep.planning.trajectory import plan
-from sweep.training.loop import train, train_together
+from sweep.training.loop import train
 from sweep.training.optimizers import MuonAdamW
 from sweep.training.session import Session
 from tests.sweep.training.test_devices import BATCH, TWO, Diary
@@ -133,13 +133,3 @@ def test_two_devices_give_the_losses_of_one_under_muon(tmp_path):
         assert a.run == b.run
         # Newton-Schulz steps round to bfloat16, so that sums in another order show sooner.
         assert b.loss == pytest.approx(a.loss, rel=2e-3)
-
-
-def test_a_pack_under_muon_leaves_the_records_of_single_runs(tmp_path):
-    members = [trajectory(*MUON, f"seed={seed}") for seed in (0, 1)]
-    packed = train_together(members, tmp_path / "pack", [Quiet(), Quiet()])
-    for member, records in zip(members, packed, strict=True):
-        alone = train(member, tmp_path / "alone", Quiet())
-        for a, b in zip(alone, records, strict=True):
-            assert (a.run, a.status) == (b.run, b.status)
-            assert b.loss == pytest.approx(a.loss, rel=2e-3)

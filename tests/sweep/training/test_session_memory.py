@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sweep.training import devices
-from sweep.training.loop import train, train_together
+from sweep.training.loop import train
 from sweep.training.session import Session
 from sweep.training.timing import measure_timing
 from tests.sweep.training.test_loop import Quiet, trajectory
@@ -56,12 +56,6 @@ def test_no_model_is_alive_after_its_trajectory(tmp_path, opened, cheap_compiler
         assert [r.status for r in records] == ["done", "done"]
         assert not alive(opened)
     assert len(opened) == 3 * (2 + depth)
-
-
-def test_no_member_of_a_pack_is_alive_after_it(tmp_path, opened):
-    members = [trajectory("train.tokens=2e3", f"seed={seed}") for seed in range(2)]
-    train_together(members, tmp_path, [Quiet(), Quiet()])
-    assert len(opened) == 6 and not alive(opened)
 
 
 def test_a_run_that_failed_leaves_no_model(tmp_path, opened, monkeypatch):
