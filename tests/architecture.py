@@ -29,6 +29,7 @@ PACKAGES = (
     ("isoflop",),
     ("sweep.config", "sweep.settings", "sweep.cache", "sweep.model", "sweep.plugins", "sweep.data"),
     ("sweep.planning",),
+    ("sweep.writing",),
     ("sweep.training",),
     ("sweep.launch", "sweep.plan"),
     ("sweep.app", "sweep.rehearse", "sweep.imports"),
