@@ -319,6 +319,7 @@ def recipe(trajectory: Trajectory) -> dict[str, Any]:
         "retries",
         "runs_per_gpu",
         "pack",
+        "keep",
     )
     for name, value in vars(train).items():
         if name not in skipped:
