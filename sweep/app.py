@@ -28,7 +28,7 @@ from sweep.planning.timing import estimate, known_timing
 from sweep.training.ranks import check_ranks, started_rank
 from sweep.training.tracking import say
 
-COMMANDS = {"write": "sweep.write"}
+COMMANDS = {"write": "sweep.write", "ladder": "sweep.ladder"}
 """First words that are no overrides but name a command, and the module whose `main` it is."""
 
 
@@ -68,7 +68,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep
     search_working_folder_last()
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words and words[0] in COMMANDS:
-        importlib.import_module(COMMANDS[words[0]]).main(words, prog=prog)
+        command = importlib.import_module(COMMANDS[words[0]])
+        command.main(words, prog=prog)
         return
     options = parse_command(words, prog)
     if options.cfg or options.help or options.hydra_help or options.info:

@@ -32,7 +32,7 @@ PACKAGES = (
     ("sweep.writing",),
     ("sweep.training",),
     ("sweep.launch", "sweep.plan"),
-    ("sweep.app", "sweep.rehearse", "sweep.imports", "sweep.write"),
+    ("sweep.app", "sweep.rehearse", "sweep.imports", "sweep.write", "sweep.ladder"),
 )
 """Ground floor first. Packages of one row may import one another, as long as there is no circle."""
 
