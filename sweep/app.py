@@ -7,6 +7,7 @@ that was asked for, so that `isoflop runs` knows what is missing.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import sys
 import tempfile
@@ -14,9 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fit.data.progress import PLAN_NAME, PLAN_SCHEMA, PlannedRun, read_plan
-from fit.data.records import RECORD_NAME, RunRecord, read_record
+from fit.data.records import RECORD_NAME, WEIGHTS_NAME, RunRecord, read_record
 from fit.errors import PlanError, RecordError
 from fit.files import write_atomically
+from fit.quantities import count_noun
 from sweep import closed_output_ends_quietly, search_working_folder_last
 from sweep.cache import locked
 from sweep.planning.bill import refuse_plan_options
@@ -25,6 +27,9 @@ from sweep.planning.grid import Cell, grid, refusals, run_folder
 from sweep.planning.timing import estimate, known_timing
 from sweep.training.ranks import check_ranks, started_rank
 from sweep.training.tracking import say
+
+COMMANDS = {"write": "sweep.write", "export": "sweep.write", "ladder": "sweep.ladder"}
+"""First words that are no overrides but name a command, and the module whose `main` it is."""
 
 
 def write_plan(cells: Sequence[Cell]) -> None:
@@ -61,7 +66,12 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep
         prog: The command's name in messages.
     """
     search_working_folder_last()
-    options = parse_command(arguments, prog)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words and words[0] in COMMANDS:
+        command = importlib.import_module(COMMANDS[words[0]])
+        command.main(words, prog=prog)
+        return
+    options = parse_command(words, prog)
     if options.cfg or options.help or options.hydra_help or options.info:
         show_information(options, prog)
         return
@@ -132,6 +142,18 @@ def print_opening(cells: Sequence[Cell]) -> bool:
     if missing:
         flops = sum(run.flops_spent for run in missing)
         say(f"{len(missing)} of {len(runs)} runs to do, {flops:.2e} FLOP")
+    bare = [
+        run.run
+        for _, t, run in runs
+        if t.config.train.keep == "weights"
+        and run not in missing
+        and not (run_folder(t, run) / WEIGHTS_NAME).exists()
+    ]
+    if bare:
+        say(
+            f"{count_noun(len(bare), 'run')} trained earlier kept no weights, such as {bare[0]}; "
+            "remove their folders to train them again"
+        )
     return bool(missing)
 
 

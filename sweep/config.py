@@ -34,6 +34,8 @@ NOT_NEGATIVE = (
 """Settings of `train` that may be 0."""
 COOLDOWN_SHAPES = ("sqrt", "linear")
 OPTIMIZERS = ("adamw", "muon")
+KEPT = ("none", "weights")
+"""What a run leaves beside its record."""
 SPLITS = ("names", "none")
 """`none`: every file is trained on, whatever its name, and the sample is drawn from all."""
 SEED_LIMIT = 2**63
@@ -260,9 +262,12 @@ class TrainConfig:
     """How often one command launches a run again whose worker failed or was lost."""
     runs_per_gpu: int = MISSING
     """Runs that share a GPU under launchers that assign none: joblib, submitit_local."""
+    keep: str = MISSING
+    """weights: leave the trained weights beside the record; none: leave none."""
 
     def __post_init__(self) -> None:
         self.schedule = _schedule(self.schedule)
+        _check_known("train.keep", self.keep, KEPT)
         if not names_plug_in(self.optimizer):
             _check_known("train.optimizer", self.optimizer, (*OPTIMIZERS, OWN))
         _read_counts("train", self, "micro_batch_tokens", optional=True)

@@ -29,9 +29,10 @@ PACKAGES = (
     ("isoflop",),
     ("sweep.config", "sweep.settings", "sweep.cache", "sweep.model", "sweep.plugins", "sweep.data"),
     ("sweep.planning",),
+    ("sweep.writing",),
     ("sweep.training",),
     ("sweep.launch", "sweep.plan"),
-    ("sweep.app", "sweep.rehearse", "sweep.imports"),
+    ("sweep.app", "sweep.rehearse", "sweep.imports", "sweep.write", "sweep.ladder"),
 )
 """Ground floor first. Packages of one row may import one another, as long as there is no circle."""
 

@@ -26,6 +26,7 @@ from fit.files import _read_text, content_hash, write_atomically
 
 RECORD_NAME = "record.json"
 CURVE_NAME = "curve.csv"
+WEIGHTS_NAME = "weights.safetensors"
 RECORD_SCHEMA = "isoflop.record/1"
 STATUSES = ("done", "failed", "diverged")
 NOT_RESULTS = frozenset(

@@ -223,6 +223,13 @@ CAPTIONS: Mapping[str, tuple[CaptionPart, ...]] = {
         ("nearly as good as fresh", "Below the solid line repeats are nearly as good as new."),
         ("of little value beyond", "Above the dotted line they are of little value."),
     ),
+    "ladder": (
+        "Perplexity, e to the loss in nats per token: as many equally likely tokens would be as "
+        "hard to predict. All steps are measured on the held-out sample.",
+        ("n-gram", "N-grams have interpolated Kneser-Ney smoothing."),
+        ("model", "Of each size of model the best run is shown."),
+        ("limit", "At the end stands what no model can pass."),
+    ),
     "skills": (lambda inputs: context_plots.skills_caption(inputs.shapes),),
     "fit": (
         "Measured against fitted {target} (top), and the residuals in percent (bottom).",

@@ -29,7 +29,7 @@ from fit.laws.published import PRESETS, PUBLISHED_MODELS, PublishedModel
 from fit.quantities import power, short, three_digits
 from fit.query.warnings import FRESH_EPOCHS, STALE_EPOCHS
 from fit.report import plots
-from fit.report.figure_data import PREFIX, ShapeSkills, by_shape
+from fit.report.figure_data import PREFIX, LadderStep, ShapeSkills, by_shape
 from fit.report.plots import (
     ACCENT,
     BAND,
@@ -321,6 +321,36 @@ def skills_caption(shapes: Sequence[ShapeSkills]) -> str:
         f"over a perfect predictor [nats/1000 per token], mean over seeds{beneath}; a darker cell "
         f"is a lower loss. {last[:1].upper()}{last[1:]}."
     )
+
+
+def perplexity_ladder(ax: Axes, steps: Sequence[LadderStep]) -> Axes:
+    """Perplexities of n-grams, models and the truth, from above, on a log axis.
+
+    Args:
+        ax: Axes to draw on.
+        steps: In their order.
+
+    Returns:
+        The same axes.
+    """
+    colours = {"n-gram": BLUE, "model": ACCENT, "limit": LAW}
+    for kind, colour in colours.items():
+        rows = [i for i, step in enumerate(steps) if step.kind == kind]
+        values = [steps[i].perplexity for i in rows]
+        ax.hlines(rows, 1.0, values, color=FAINT, lw=0.8)
+        ax.plot(values, rows, "o", ms=4.5, color=colour, label=kind)
+    for row, step in enumerate(steps):
+        place = (step.perplexity, row)
+        ax.annotate(
+            three_digits(step.perplexity), place, (6, 0), textcoords="offset points",
+            va="center", fontsize=7.5, gid=step.name,
+        )  # fmt: skip
+    ax.set_xscale("log")
+    ax.set_xlim(1.0, 2.2 * max(step.perplexity for step in steps))
+    ax.set_ylim(len(steps) - 0.5, -0.5)
+    plots.style_axes(ax, x="Perplexity", y="")
+    ax.set_yticks(range(len(steps)), [step.name for step in steps])
+    return ax
 
 
 def skill_by_shape(ax: Axes, rows: Sequence[ShapeSkills], skill: str) -> Axes:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fit.data.records import Floats
+from fit.data.records import Floats, fields_of, parse_document
 from fit.data.table import RunTable
-from fit.errors import FitError
+from fit.errors import FitError, RecordError
 from fit.files import csv_text
 
 if TYPE_CHECKING:
@@ -35,6 +36,36 @@ PREFIX = "loss_"
 SHOWN = 3
 """Skills that fit on a terminal beside the shape; the document has all."""
 NOT_SKILLS = ("loss_se", "loss_bpb", "loss_plain")
+
+
+LADDER_NAME = "ladder.json"
+"""In a folder of runs: what `isoflop sweep ladder` measured."""
+LADDER_SCHEMA = "isoflop.ladder/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LadderStep:
+    """A predictor of a data source, and its loss on the held-out sample."""
+
+    name: str
+    kind: str
+    """n-gram, model or limit."""
+    loss: float
+    """[nats/token]."""
+
+    @property
+    def perplexity(self) -> float:
+        """As many equally likely tokens would be as hard to predict."""
+        return math.exp(self.loss)
+
+
+def read_ladder(folder: Path) -> tuple[LadderStep, ...]:
+    """The ladder beside some runs; empty where there is none that can be read."""
+    try:
+        document = parse_document((folder / LADDER_NAME).read_text(), LADDER_SCHEMA)
+        return tuple(LadderStep(**fields_of(LadderStep, step)) for step in document["steps"])
+    except (OSError, RecordError, KeyError, TypeError, AttributeError):
+        return ()  # a figure less: the report is of the fit
 
 
 def figure_table(figure: Figure, runs: Sequence[str] = ()) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +30,13 @@ from fit.query.answer import answer
 from fit.query.documents import Answer
 from fit.query.question import Question
 from fit.report import check_plots, context_plots, plots
-from fit.report.figure_data import ShapeSkills, figure_table, shown_series
+from fit.report.figure_data import (
+    LadderStep,
+    ShapeSkills,
+    figure_table,
+    read_ladder,
+    shown_series,
+)
 from fit.report.text import approach_name
 from fit.verdict import Verdict, worst
 
@@ -83,6 +90,8 @@ class FigureInputs:
     request: costs.ReportRequest
     shapes: tuple[ShapeSkills, ...]
     """Losses by skill and shape; empty where there are none."""
+    ladder: tuple[LadderStep, ...] = ()
+    """N-grams, models and the truth, where they were measured beside the runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +132,7 @@ def figure_inputs(source: ScalingLaw, request: costs.ReportRequest | None = None
         verdict=verdict,
         request=request or costs.ReportRequest(),
         shapes=shapes if len({r.depth for r in shapes}) > 1 else (),
+        ladder=read_ladder(Path(str(fit.source.get("path") or ""))),
     )
 
 
@@ -372,6 +382,14 @@ def _curves(inputs: FigureInputs) -> Figure | None:
     return figure
 
 
+def _ladder(inputs: FigureInputs) -> Figure | None:
+    if not inputs.ladder:
+        return None
+    figure = _figure(0.7 + 0.19 * len(inputs.ladder), 5.2)
+    context_plots.perplexity_ladder(figure.subplots(), inputs.ladder)
+    return figure
+
+
 def _phase(inputs: FigureInputs) -> Figure | None:
     fit = fit_of(inputs.source)
     if not fit.curves.get("phase"):
@@ -392,6 +410,7 @@ FIGURES: Mapping[str, ReportFigure] = {
     "surface": ReportFigure(section=SIZES, draw=_surface),
     "models": ReportFigure(section=SIZES, draw=_models),
     "tokens": ReportFigure(section=SIZES, draw=_tokens),
+    "ladder": ReportFigure(section=SIZES, draw=_ladder, width=78),
     "price": ReportFigure(section=COSTS, draw=_price, width=78),
     "serving": ReportFigure(section=COSTS, draw=_serving, width=78),
     "repeats": ReportFigure(section=COSTS, draw=_repeats),

@@ -240,6 +240,7 @@ def open_corpus(documents: Documents, config: DataConfig, seq_len: int) -> Token
         train=train,
         heldout=stream_of(shards, parts.heldout),
         encode=lambda text: [int(t) for t in tokenizer.encode([text])[0]],
+        decode=lambda tokens: tokenizer.decode(tokens).decode(errors="replace"),
         end=tokenizer.end,
         token_bytes=tokenizer.token_bytes,
         bytes_per_token=(

@@ -234,7 +234,7 @@ class MixtureSource:
         self._pattern = pattern_of([p.weight for p in self.parts], seed)
         self.vocab = max(s.vocab for s in self.sources)
         text = next((s for s in self.sources if s.encode is not None), self.sources[0])
-        self.encode, self.start = text.encode, text.start
+        self.encode, self.decode, self.start = text.encode, text.decode, text.start
         if text.encode is not None and text.vocab < self.vocab:
             raise PlanError(
                 f"a part of data.parts has {self.vocab} tokens, and data.tokenizer="

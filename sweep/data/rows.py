@@ -207,8 +207,8 @@ class Heldout:
 class TokenSource(Protocol):
     """A data source: rows of tokens by index, and a held-out sample.
 
-    One with text may also have `encode`, from a text to a list of tokens, and `start`, the tokens
-    that begin a document: tasks and further held-out texts are read by them.
+    One with text may also have `encode`, from a text to a list of tokens, `decode`, and `start`,
+    the tokens that begin a document: tasks, further held-out texts and prompts are read by them.
     """
 
     info: DataInfo
@@ -247,6 +247,8 @@ class TokenizedCorpus:
     heldout: TokenStream
     encode: Callable[[str], list[int]] | None = None
     """The tokens of a text; None where another program made the tokens."""
+    decode: Callable[[Sequence[int]], str] | None = None
+    """The text of some tokens, as `encode`."""
     end: int | None = None
     """The token that ends a text."""
     token_bytes: Ints | None = None
@@ -273,7 +275,7 @@ class CorpusSource:
         self.unique = capped_rows(config.unique_tokens, seq_len, available)
         self._heldout = Heldout(rows=heldout_rows(corpus.heldout, config, seq_len))
         self.facts = corpus.facts
-        self.encode = corpus.encode
+        self.encode, self.decode = corpus.encode, corpus.decode
         self.start = () if corpus.end is None else (corpus.end,)
         self.info = DataInfo(
             name=corpus.name,

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -38,6 +39,7 @@ from sweep.data.language import (
     counts_from,
     rows,
     sample,
+    text,
 )
 from sweep.data.rows import Heldout, Rows, capped_rows, heldout_count, in_epochs, unigram_loss
 
@@ -411,6 +413,15 @@ class StoriesSource:
                 raise PlanError(f"'{word}' is no word of stories, data.size={self._config.size}.")
             tokens += spelled
         return tokens
+
+    @property
+    def ending(self) -> list[int]:
+        """The tokens that end a story."""
+        return self.encode("so ends the story .")
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of some tokens, as people write it."""
+        return text(self._language, np.array(tokens, dtype=np.int32))
 
     def train(self, start: int, count: int, every: int = 1) -> Rows:
         unique = self._unique

@@ -23,6 +23,7 @@ import functools
 import importlib.metadata
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from fit.data.accounting import FlopsPerToken, ParamCounts, Shape, count_flops, count_params
@@ -343,6 +344,11 @@ def check_combinations(config: Config) -> None:
                 f"{name}={value} is served by the built-in model alone, and "
                 f"model._target_={model._target_} replaces it. Leave one of the two out."
             )
+    if train.keep != "none" and find_spec("safetensors") is None:
+        raise PlanError(
+            f"train.keep={train.keep} needs the package 'safetensors', not installed here: pip "
+            "install 'isoflop[train]'; or leave it out."
+        )
     if muon and torch_version() < MUON_TORCH:
         needed = ".".join(map(str, MUON_TORCH))
         raise PlanError(

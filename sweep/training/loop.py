@@ -40,7 +40,12 @@ from sweep.training.checkpoint import (
     load,
     save,
 )
-from sweep.training.devices import broadcast_choice, group_backend, run_in_ranks
+from sweep.training.devices import (
+    broadcast_choice,
+    gather_state,
+    group_backend,
+    run_in_ranks,
+)
 from sweep.training.outcome import (
     RunFacts,
     diverged_record,
@@ -60,6 +65,7 @@ from sweep.training.sharded import (
     save_shards,
 )
 from sweep.training.tracking import Attempt, Heartbeat, Tracker, end_attempt, say, start_attempt
+from sweep.writing.weights import distinct_weights, write_weights
 
 SAVING_SHARE = 20
 """Least time between two checkpoints, in units of the time that training waits for one."""
@@ -326,9 +332,19 @@ class TrajectoryTrainer:
             scores = {task_name(data): score_tasks(module, tasks, fabric)}
             measured = dataclasses.replace(measured, scores=scores)
         if reason is None:
-            self.write_result(run, done_record(facts, measured))
+            record = done_record(facts, measured)
+            if self.trajectory.config.train.keep == "weights":
+                self._keep_weights(run, record)
+            self.write_result(run, record)
         else:
             self.write_result(run, diverged_record(facts, measured, reason))
+
+    def _keep_weights(self, run: RunSpec, record: RunRecord) -> None:
+        """Write the weights of a run; every rank calls it, since a sharded model is gathered."""
+        weights = distinct_weights(self.active_session.module)
+        whole = {name: gather_state(weight).cpu() for name, weight in weights.items()}
+        if self.writes:
+            write_weights(self.folder / run.run, whole, record, self.trajectory)
 
     def _report(self, run: RunSpec) -> None:
         """Show the progress of a run; save a checkpoint when it is due."""

@@ -318,6 +318,7 @@ def recipe(trajectory: Trajectory) -> dict[str, Any]:
         "checkpoint_seconds",
         "retries",
         "runs_per_gpu",
+        "keep",
     )
     for name, value in vars(train).items():
         if name not in skipped:

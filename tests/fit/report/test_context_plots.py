@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import io
+import json
+import math
 import re
 
 import numpy as np
@@ -22,8 +24,8 @@ from fit.laws.published import PUBLISHED_MODELS
 from fit.query.constraints import ConstrainedProblem, least_cost
 from fit.report import context_plots
 from fit.report.captions import figure_caption
-from fit.report.figure_data import figure_table
-from fit.report.figures import figure_inputs
+from fit.report.figure_data import LADDER_NAME, LADDER_SCHEMA, LadderStep, figure_table
+from fit.report.figures import FIGURES, draw_figures, figure_inputs
 from fit.report.summary_page import report_content
 from tests.fit.builders import THETA, make_fit, plain_points
 
@@ -170,3 +172,37 @@ def test_tokens_per_parameter_show_every_model_and_a_reference_law_far_from_home
 
 def test_the_second_budget_is_ten_times_the_largest():
     assert further_budget(SOURCE) == pytest.approx(10 * SOURCE.range["flops"].high)
+
+
+STEPS = [
+    {"name": "uniform", "kind": "n-gram", "loss": math.log(500)},
+    {"name": "bigram", "kind": "n-gram", "loss": 1.6},
+    {"name": "11k on 2M", "kind": "model", "loss": 1.2},
+    {"name": "truth", "kind": "limit", "loss": 1.0},
+]
+
+
+def test_a_ladder_shows_the_perplexity_of_every_step():
+    ax = context_plots.perplexity_ladder(axis(), [LadderStep(**step) for step in STEPS])
+    rows = list(csv.DictReader(io.StringIO(figure_table(ax.figure))))
+    points = {int(float(r["y"])): float(r["x"]) for r in rows if r["kind"] == "point"}
+    assert points == pytest.approx({i: math.exp(s["loss"]) for i, s in enumerate(STEPS)})
+    assert [t.get_text() for t in ax.get_yticklabels()] == [s["name"] for s in STEPS]
+    assert [r["name"] for r in rows if r["kind"] == "label"] == ["500", "4.95", "3.32", "2.72"]
+    assert ax.get_xscale() == "log" and ax.yaxis_inverted()
+
+
+def test_the_report_draws_the_ladder_that_lies_beside_its_runs(tmp_path):
+    fit = make_fit(source={"path": str(tmp_path), "hash": "sha256:0"})
+    source = ScalingLaw.from_fit(fit)
+    assert "ladder" not in draw_figures(source)
+    path = tmp_path / LADDER_NAME
+    path.write_text(json.dumps({"schema": LADDER_SCHEMA, "steps": STEPS}))
+    inputs = figure_inputs(source)
+    drawn = draw_figures(source)["ladder"]
+    assert drawn.shown >= {"n-gram", "model", "limit"}
+    caption = figure_caption("ladder", inputs, drawn.shown)
+    assert "Kneser-Ney" in caption and "no model can pass" in caption
+    assert "Kneser-Ney" not in figure_caption("ladder", inputs, {"model"})
+    path.write_text("{")
+    assert FIGURES["ladder"].draw(figure_inputs(source)) is None

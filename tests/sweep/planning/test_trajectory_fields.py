@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[3]
 NO_RESULT = frozenset(
     "name runs_dir tracking data.cache data.max_epochs train.micro_batch_tokens train.accelerator "
     "train.devices train.strategy train.threads train.compile train.retries "
-    "train.checkpoint_seconds train.runs_per_gpu".split()
+    "train.checkpoint_seconds train.runs_per_gpu train.keep".split()
 )
 """Where runs go, what is logged, on which device they run, and what is refused beforehand."""
 BY_LAUNCH = frozenset({"data_hash", "planned_device", "plugins_hash"})
@@ -70,6 +70,7 @@ VALUES = {
     "train.batch_tokens": "1024",
     "train.batch_doublings": "[1e3]",
     "train.cooldown_shape": "linear",
+    "train.keep": "weights",
     "train.micro_batch_tokens": "256",
     "train.warmup_tokens": "2000",
     "train.precision": "64-true",

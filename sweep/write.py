@@ -1,0 +1,145 @@
+"""`isoflop sweep write RUN`: print text that a trained model writes; trains nothing.
+
+The run must have kept its weights (`train.keep=weights`). `isoflop sweep export RUN FOLDER` writes
+them in the format of Hugging Face.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fit.cli.options import OneValueCommand
+from fit.errors import PlanError, ScalingError
+from sweep import closed_output_ends_quietly, search_working_folder_last
+from sweep.data.measured import encoder_of
+from sweep.data.registry import open_source
+from sweep.data.rows import TokenSource, moved_data
+
+DEFAULT_TOKENS = 256
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def commands() -> None:
+    """Use the weights that runs kept."""
+
+
+@commands.command("write", cls=OneValueCommand)
+@click.argument("run")
+@click.option("--prompt", default="", help="Text to go on from; without it a document begins.")
+@click.option("--n", "count", default=1, show_default=True, help="Number of texts.")
+@click.option("--temperature", default=1.0, show_default=True, help="Below 1: likelier tokens.")
+@click.option("--greedy", is_flag=True, help="The likeliest token at every step.")
+@click.option(
+    "--max-tokens", default=DEFAULT_TOKENS, show_default=True,
+    help="Most tokens after the prompt; a text also ends where the model's context is full.",
+)  # fmt: skip
+@click.option("--seed", default=0, show_default=True, help="Of the draws.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON object per text.")
+def write_command(
+    run: str,
+    prompt: str,
+    count: int,
+    temperature: float,
+    greedy: bool,
+    max_tokens: int,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Print text that the model of a run writes.
+
+    RUN is the folder of a run that kept its weights (train.keep=weights), its name below runs/, or
+    a folder of runs of which one kept them.
+    """
+    if greedy:
+        count = 1  # all would be the same
+    if count < 1 or seed < 0:
+        raise PlanError(f"--n {count} --seed {seed}; --n of at least 1 and a seed from 0 on.")
+    settings = {"temperature": temperature, "greedy": greedy, "max_tokens": max_tokens}
+    texts = write_texts(run, prompt, count=count, seed=seed, **settings)
+    if as_json:
+        for text in texts:
+            click.echo(json.dumps({"run": run, "prompt": prompt, "text": text, "seed": seed}))
+    else:
+        click.echo("\n---\n".join(texts))
+
+
+def write_texts(run: str, prompt: str, *, count: int, **settings: Any) -> list[str]:
+    """Texts of a run, each with its prompt.
+
+    Args:
+        run: As `sweep.writing.weights.find_run` takes it.
+        prompt: In the words of the run's data; empty begins a document.
+        count: Number of texts.
+        settings: Of `sweep.writing.generate.generate`.
+
+    Raises:
+        RecordError: There is no such run, or it kept no weights.
+        PlanError: The prompt cannot be encoded, or the data have changed.
+    """
+    import torch
+
+    from sweep.writing.generate import generate
+    from sweep.writing.weights import load_run
+
+    kept, model = load_run(run)
+    source = open_source(kept.data, seq_len=kept.shape.seq_len, seed=0)
+    if source.info.hash != kept.record.data.hash:
+        raise moved_data(kept.data, source.info.hash, kept.record.data.hash)
+    encode = encoder_of(source, "--prompt")
+    start = list(getattr(source, "start", ()))
+    tokens = [*start, *encode(prompt)]
+    if not tokens:
+        raise PlanError("the tokenizer has no token that begins a document; give a --prompt.")
+    if torch.cuda.is_available():
+        model.cuda()
+    written = generate(model, [tokens] * count, stop=ending_of(source) or None, **settings)
+    return [text_of(source, tokens[len(start) :] + w) for w in written]
+
+
+def ending_of(source: TokenSource) -> list[int]:
+    """The tokens that end a document; none where it has no end."""
+    return list(getattr(source, "ending", getattr(source, "start", ())))
+
+
+def text_of(source: Any, tokens: Sequence[int]) -> str:
+    """The text of tokens, without the token that ends a document."""
+    end = list(source.start)
+    bare = tokens[:-1] if end and list(tokens[-1:]) == end else tokens
+    return str(source.decode(bare))
+
+
+@commands.command("export", cls=OneValueCommand)
+@click.argument("run")
+@click.argument("folder", type=click.Path(path_type=Path))
+def export_command(run: str, folder: Path) -> None:
+    """Write the model of RUN to FOLDER in the format of Hugging Face."""
+    from sweep.writing.export import export_model
+    from sweep.writing.weights import load_run
+
+    kept, model = load_run(run)
+    click.echo(export_model(model, folder, kept.record))
+
+
+@closed_output_ends_quietly()
+def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep.write") -> None:
+    """Run the command; a `ScalingError` is one line and exit code 1.
+
+    Args:
+        arguments: Of the command, its name first; None for those of this process.
+        prog: The command's name in help and messages.
+    """
+    search_working_folder_last()
+    try:
+        commands(None if arguments is None else list(arguments), prog_name=prog)
+    except ScalingError as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+if __name__ == "__main__":
+    main()
