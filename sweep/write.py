@@ -1,6 +1,7 @@
 """`isoflop sweep write RUN`: print text that a trained model writes; trains nothing.
 
-The run must have kept its weights (`train.keep=weights`).
+The run must have kept its weights (`train.keep=weights`). `isoflop sweep export RUN FOLDER` writes
+them in the format of Hugging Face.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -110,6 +112,18 @@ def text_of(source: Any, tokens: Sequence[int]) -> str:
     end = list(source.start)
     bare = tokens[:-1] if end and list(tokens[-1:]) == end else tokens
     return str(source.decode(bare))
+
+
+@commands.command("export", cls=OneValueCommand)
+@click.argument("run")
+@click.argument("folder", type=click.Path(path_type=Path))
+def export_command(run: str, folder: Path) -> None:
+    """Write the model of RUN to FOLDER in the format of Hugging Face."""
+    from sweep.writing.export import export_model
+    from sweep.writing.weights import load_run
+
+    kept, model = load_run(run)
+    click.echo(export_model(model, folder, kept.record))
 
 
 @closed_output_ends_quietly()

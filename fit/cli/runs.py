@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import time
 from collections import Counter
@@ -130,7 +131,8 @@ def flat_record(record: RunRecord) -> dict[str, Any]:
             row |= {f"{name}.{k}": v for k, v in (value or {}).items()}
         else:
             row[name] = value
-    return {**row, "params": record.params_matmul}
+    perplexity = None if record.loss is None else math.exp(record.loss)
+    return {**row, "params": record.params_matmul, "perplexity": perplexity}
 
 
 def _table_rows(table: RunTable) -> list[dict[str, Any]]:
