@@ -103,9 +103,14 @@ class StoriesSource:
         return tokens
 
     @property
+    def language(self) -> Language:
+        """The language whose text this is."""
+        return self._language
+
+    @property
     def ending(self) -> list[int]:
         """The tokens that end a story."""
-        return self.encode("so ends the story .")
+        return self.encode("the end ." if "tales" in self._config.size else "so ends the story .")
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of some tokens, as people write it."""
