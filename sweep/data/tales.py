@@ -131,9 +131,12 @@ class TaleBuilder(StoryBuilder):
         self.she = self.recall("gender", ["she", "he"])
         self.her = self.recall("gender", ["her", "his"])
         if self.instruct:
-            friend, thing, weather = map(self._told, (self.friend, self.object, self.weather))
+            topics: tuple[Slot, ...] = tuple(
+                map(self._told, (self.friend, self.object, self.weather))
+            )
         else:
-            friend, thing, weather = self._topics()
+            topics = self._topics()
+        friend, thing, weather = topics
         self.other = self.draw("other", list(OBJECTS))
         return (
             *self.phrase("once upon a time a"),
