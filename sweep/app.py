@@ -28,7 +28,12 @@ from sweep.planning.timing import estimate, known_timing
 from sweep.training.ranks import check_ranks, started_rank
 from sweep.training.tracking import say
 
-COMMANDS = {"write": "sweep.write", "export": "sweep.write", "ladder": "sweep.ladder"}
+COMMANDS = {
+    "write": "sweep.write",
+    "export": "sweep.write",
+    "grade": "sweep.write",
+    "ladder": "sweep.ladder",
+}
 """First words that are no overrides but name a command, and the module whose `main` it is."""
 
 

@@ -1,11 +1,12 @@
 """`isoflop sweep write RUN`: print text that a trained model writes; trains nothing.
 
 The run must have kept its weights (`train.keep=weights`). `isoflop sweep export RUN FOLDER` writes
-them in the format of Hugging Face.
+them in the format of Hugging Face; `isoflop sweep grade RUN` judges stories that the model writes.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -82,24 +83,36 @@ def write_texts(run: str, prompt: str, *, count: int, **settings: Any) -> list[s
         RecordError: There is no such run, or it kept no weights.
         PlanError: The prompt cannot be encoded, or the data have changed.
     """
-    import torch
-
     from sweep.writing.generate import generate
-    from sweep.writing.weights import load_run
 
-    kept, model = load_run(run)
-    source = open_source(kept.data, seq_len=kept.shape.seq_len, seed=0)
-    if source.info.hash != kept.record.data.hash:
-        raise moved_data(kept.data, source.info.hash, kept.record.data.hash)
+    _, model, source = open_run(run)
     encode = encoder_of(source, "--prompt")
     start = list(getattr(source, "start", ()))
     tokens = [*start, *encode(prompt)]
     if not tokens:
         raise PlanError("the tokenizer has no token that begins a document; give a --prompt.")
-    if torch.cuda.is_available():
-        model.cuda()
     written = generate(model, [tokens] * count, stop=ending_of(source) or None, **settings)
     return [text_of(source, tokens[len(start) :] + w) for w in written]
+
+
+def open_run(run: str) -> tuple[Any, Any, Any]:
+    """A run that kept its weights, its model and the data that it was trained on.
+
+    Raises:
+        RecordError: There is no such run, or it kept no weights.
+        PlanError: The data have changed.
+    """
+    import torch
+
+    from sweep.writing.weights import load_run
+
+    kept, model = load_run(run)
+    source = open_source(kept.data, seq_len=kept.shape.seq_len, seed=kept.record.seed)
+    if source.info.hash != kept.record.data.hash:
+        raise moved_data(kept.data, source.info.hash, kept.record.data.hash)
+    if torch.cuda.is_available():
+        model.cuda()
+    return kept, model, source
 
 
 def ending_of(source: TokenSource) -> list[int]:
@@ -124,6 +137,27 @@ def export_command(run: str, folder: Path) -> None:
 
     kept, model = load_run(run)
     click.echo(export_model(model, folder, kept.record))
+
+
+@commands.command("grade", cls=OneValueCommand)
+@click.argument("run")
+@click.option("--stories", default=200, show_default=True, help="Number of stories.")
+@click.option("--temperature", default=1.0, show_default=True, help="Below 1: likelier tokens.")
+@click.option("--seed", default=0, show_default=True, help="Of the draws.")
+@click.option("--json", "as_json", is_flag=True, help="The grades as JSON.")
+def grade_command(run: str, stories: int, temperature: float, seed: int, as_json: bool) -> None:
+    """Grade stories that the model of RUN writes: grammar, facts, consistency, reasoning."""
+    from sweep.skills.grading import grade_model, grades_table
+
+    kept, model, source = open_run(run)
+    grades, written = grade_model(
+        model, source, stories=stories, temperature=temperature, seed=seed
+    )
+    if as_json:
+        found = {skill: dataclasses.asdict(value) for skill, value in grades.items()}
+        click.echo(json.dumps({"run": kept.record.run, "grades": found}))
+    else:
+        click.echo(grades_table(source, grades, written))
 
 
 @closed_output_ends_quietly()

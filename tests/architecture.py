@@ -30,6 +30,7 @@ PACKAGES = (
     ("sweep.config", "sweep.settings", "sweep.cache", "sweep.model", "sweep.plugins", "sweep.data"),
     ("sweep.planning",),
     ("sweep.writing",),
+    ("sweep.skills",),
     ("sweep.training",),
     ("sweep.launch", "sweep.plan"),
     ("sweep.app", "sweep.rehearse", "sweep.imports", "sweep.write", "sweep.ladder"),

@@ -60,10 +60,7 @@ class Draw:
     counts: Ints
     tokens: Ints
     given: tuple[str, ...] = ()
-    """Variables whose values select the row of `counts`, most significant first.
-
-    The names of slot fields are part of the language's hash.
-    """
+    """Variables whose values select the row of `counts`, most significant first."""
     skill: str = "novel"
 
     def entropy(self) -> Floats:
@@ -170,7 +167,7 @@ class Language:
             if isinstance(slot, Update):
                 continue
             if isinstance(slot, Draw):
-                context = _joint(weights, slot.given)
+                context = _context(slot, weights)
                 costs[position, self.skills.index(slot.skill)] += float(context @ slot.entropy())
                 weights[slot.var] = context @ (slot.counts / LANE)
                 weights["/".join((*slot.given, slot.var))] = (
@@ -186,9 +183,12 @@ class Language:
         return self.skills.index(segment.skill or self.choice_skill)
 
 
-def _joint(weights: Mapping[str, Floats], variables: tuple[str, ...]) -> Floats:
-    """Joint distribution of the variables that a draw depends on, flattened."""
-    return weights["/".join(variables)] if variables else np.ones(1)
+def _context(draw: Draw, weights: Mapping[str, Floats]) -> Floats:
+    """Distribution of the rows of a draw's counts; that of earlier segments must not matter."""
+    if not draw.given or "/".join(draw.given) in weights:
+        return weights["/".join(draw.given)] if draw.given else np.ones(1)
+    assert np.ptp(draw.entropy()) == 0, f"the entropy of {draw.var} depends on an earlier segment"
+    return np.full(len(draw.counts), 1 / len(draw.counts))
 
 
 def counts_from(weights: NDArray[np.float64]) -> Ints:
@@ -203,7 +203,7 @@ def counts_from(weights: NDArray[np.float64]) -> Ints:
 
 
 def _content_hash(language: Language) -> str:
-    """Hash of everything that decides the text."""
+    """Hash of everything that decides the text, names of slot fields included."""
     digest = hashlib.sha256(repr((language.vocab, language.start, language.choice_skill)).encode())
     for name, segments in language.states.items():
         digest.update(name.encode())
@@ -272,7 +272,7 @@ def text(language: Language, tokens: NDArray[np.int32]) -> str:
 
 
 def bytes_per_token(language: Language, seq_len: int, count: int = 512) -> float:
-    """Bytes of the rendered text per token, over a fixed sample of rows."""
+    """Bytes of the text per token, over a fixed sample of rows."""
     tokens = rows(language, stream="bytes", seed=0, start=0, count=count, seq_len=seq_len)
     return len(text(language, tokens[:, 1:]).encode()) / (count * seq_len)
 
@@ -322,9 +322,8 @@ class _Step:
     var: str = ""
     """The variable that it sets."""
     chooser: _Chooser | None = None
-    """Of a draw."""
     cost: NDArray[np.float32] | None = None
-    """(contexts * options,) of a draw: its loss under a perfect predictor [nats]."""
+    """(contexts * options,) of a draw [nats]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -437,8 +436,8 @@ def _write(
 ) -> Sample:
     """Write rows; their ideal losses and skills too where they are `measured`, else zeros.
 
-    Rows that are to write the same segment do so at once, as one block; rows of a rare segment wait
-    until they are as many as those of the mean one, since a small block costs as much as a large.
+    Rows that write the same segment do so at once; rows of a rare segment wait until they are as
+    many as those of the mean one, since a small block costs as much as a large.
     """
     programs, count = _programs_of(language), len(lanes)
     stride = seq_len + 1 + programs.longest

@@ -8,7 +8,6 @@ import pytest
 
 from sweep.data.language import (
     LANE,
-    SKILLS,
     Draw,
     Update,
     Word,
@@ -38,9 +37,9 @@ def scores(tongue, *, stream, seed, count, block=1 << 13):
     for start in range(0, count, block):
         n = min(block, count - start)
         part = sample(tongue, stream=stream, seed=seed, start=start, count=n, seq_len=LENGTH)
-        cell = (np.arange(n)[:, None] * len(SKILLS) + part.skill).ravel()
-        shares = np.bincount(cell, weights=part.ideal.ravel(), minlength=n * len(SKILLS))
-        per_row = shares.reshape(n, len(SKILLS)) / LENGTH
+        cell = (np.arange(n)[:, None] * len(tongue.skills) + part.skill).ravel()
+        shares = np.bincount(cell, weights=part.ideal.ravel(), minlength=n * len(tongue.skills))
+        per_row = shares.reshape(n, len(tongue.skills)) / LENGTH
         per_row = np.column_stack([per_row, per_row.sum(axis=1)])
         sums += per_row.sum(axis=0)
         squares += (per_row**2).sum(axis=0)
@@ -188,7 +187,7 @@ def written_one_by_one(tongue, lanes, length):
             else:
                 tokens.append(slot.token if isinstance(slot, Word) else slot.table[given])
             ideal.append(cost)
-            skill.append(SKILLS.index(slot.skill))
+            skill.append(tongue.skills.index(slot.skill))
         if several:
             ideal[first] += np.float32(-math.log(segment.count / LANE))
             skill[first] = tongue.choice(segment)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from fit.errors import PlanError
+from sweep.data.grammars import BODY_WEIGHTS
 from sweep.data.language import SKILLS, Draw, Update, Word, rows, sample, text
-from sweep.data.stories import BODY_WEIGHTS, SIZES, language
+from sweep.data.stories import SIZES, language
 
 LENGTH = 128
 
@@ -52,10 +53,12 @@ def test_skills_share_the_entropy_and_sizes_hold_the_skills_they_say(size):
     shares = tongue.entropy_by_skill(LENGTH)
     assert math.fsum(shares.values()) == pytest.approx(tongue.entropy(LENGTH), rel=1e-12)
     found = sample(tongue, stream="t", seed=0, start=0, count=2000, seq_len=LENGTH)
-    tokens = dict(zip(SKILLS, np.bincount(found.skill.ravel(), minlength=5), strict=True))
+    counts = np.bincount(found.skill.ravel(), minlength=len(tongue.skills))
+    tokens = dict(zip(tongue.skills, counts, strict=True))
     share = {skill: n / found.skill.size for skill, n in tokens.items()}
     assert min(share["grammar"], share["novel"], share["facts"], share["consistency"]) > 0.02
-    least = {"demo": 0, "small": 0, "full": 0.003, "skills": 0.03}[size]
+    assert (share.get("instruct", 0) > 0) == (size == "tales-instruct")
+    least = {"demo": 0, "small": 0, "skills": 0.03}.get(size, 0.003)
     assert share["reasoning"] >= least and (share["reasoning"] > 0) == (least > 0)
 
 
@@ -80,7 +83,7 @@ def test_every_answer_of_the_counting_game_counts_as_reasoning(length):
     assert answers > 100
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", list(BODY_WEIGHTS))
 def test_stories_read_like_stories(size):
     tongue = language(size, 0)
     found = text(tongue, rows(tongue, stream="t", seed=0, start=0, count=64, seq_len=400)[:, 1:])

@@ -1,0 +1,99 @@
+"""Grades of a trained model: stories that it writes, judged exactly.
+
+The same number of true stories, from the held-out stream, is graded beside them: all grades of the
+judge are 1 there, and novelty is what the language itself has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fit.errors import PlanError
+from sweep.data.stories import StoriesSource
+from sweep.model import Transformer
+from sweep.skills.judge import Grade, grade, summarised
+from sweep.skills.novelty import longest_matches, new_shares
+
+TRAINING_ROWS = 4096
+"""Rows of the training stream with which novelty is compared, from its first on."""
+
+
+def grade_model(
+    model: Transformer,
+    source: Any,
+    *,
+    stories: int = 200,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> tuple[dict[str, Grade], list[list[int]]]:
+    """Let a model write stories, and grade them.
+
+    Args:
+        model: The transformer.
+        source: The data that it was trained on.
+        stories: Number of stories.
+        temperature: Of the draws.
+        seed: Of the draws.
+
+    Returns:
+        Grades by skill, 0 to 1, with `novelty` besides; and the stories.
+
+    Raises:
+        PlanError: The source is no generated language, or no number of stories is positive.
+    """
+    from sweep.writing.generate import generate
+
+    if not isinstance(source, StoriesSource):
+        raise PlanError(
+            f"data={source.info.name} has no grammar to judge by; only data=stories has. Grade a "
+            "model of other data by prompts: data.tasks."
+        )
+    if stories < 1:
+        raise PlanError(f"--stories {stories}; at least 1 is needed.")
+    prompts = [list(source.start)] * stories
+    written = generate(
+        model,
+        prompts,
+        max_tokens=source.seq_len - len(source.start),
+        temperature=temperature,
+        seed=seed,
+        stop=source.ending,
+    )
+    return grade_stories(source, written), written
+
+
+def grade_stories(source: StoriesSource, stories: Sequence[Sequence[int]]) -> dict[str, Grade]:
+    """Grades of stories by skill, and their novelty against the training stream."""
+    training = np.asarray(source.train(0, TRAINING_ROWS), dtype=np.int64)
+    novelty = summarised([{"novelty": share} for share in new_shares(stories, training)])
+    return grade(source.language, stories) | novelty
+
+
+def true_stories(source: StoriesSource, count: int) -> list[list[int]]:
+    """Stories of the held-out stream, each cut off where a model's would be."""
+    ending, found = source.ending, list[list[int]]()
+    for row in source.heldout().rows[:count, 1 : source.seq_len].tolist():
+        ends = (i + len(ending) for i in range(len(row)) if row[i : i + len(ending)] == ending)
+        found.append(row[: next(ends, len(row))])
+    return found
+
+
+def grades_table(source: StoriesSource, grades: dict[str, Grade], written: list[list[int]]) -> str:
+    """The grades as a table for the terminal, true stories beside them."""
+    true = true_stories(source, len(written))
+    beside = grade_stories(source, true)
+    lines = [f"{'skill':12} {'grade':>14} {'stories':>8} {'true stories':>13}"]
+    for skill, found in sorted(grades.items()):
+        other = beside.get(skill)
+        lines.append(
+            f"{skill:12} {found.value:6.3f} ± {found.error:.3f} {found.texts:8} "
+            + (f"{other.value:13.3f}" if other else f"{'-':>13}")
+        )
+    training = np.asarray(source.train(0, TRAINING_ROWS), dtype=np.int64)
+    mine, theirs = (float(np.mean(longest_matches(t, training))) for t in (written, true))
+    rows = f"the first {TRAINING_ROWS} training rows"
+    lines.append(f"longest part in {rows}: {mine:.1f} tokens (true stories {theirs:.1f})")
+    return "\n".join(lines)

@@ -1,0 +1,85 @@
+"""Tales: acts in two ways, instructions that are followed, and how different they are."""
+
+import numpy as np
+import pytest
+
+from sweep.data.grammars import OBJECTS
+from sweep.data.language import rows, text
+from sweep.data.stories import language
+from sweep.data.tales import FEATURES, SKILLS, diversity
+
+LENGTH = 400
+
+
+def stories(size: str, count: int = 200) -> list[str]:
+    """Whole tales."""
+    tongue = language(size, 0)
+    found = rows(tongue, stream="t", seed=0, start=0, count=count, seq_len=LENGTH)
+    first = "features :" if size == "tales-instruct" else "once upon a time"
+    return [
+        first + tale
+        for line in text(tongue, found[:, 1:]).splitlines()
+        for tale in line.split(first)[1:-1]
+    ]
+
+
+SIGNS = {
+    "dialogue": (' said " where is my', "looked out and saw the"),
+    "twist": (" but the ", " and the "),
+    "bad": (" broke and ", " shone and "),
+    "moral": ("the moral is always be", "they all went home feeling"),
+}
+"""What a tale says with a feature, and without it."""
+
+
+def test_an_act_is_told_in_one_of_two_ways_each_half_of_the_time():
+    tales = stories("tales")
+    for with_it, without in SIGNS.values():
+        having = [with_it in t.split("in the end")[1] for t in tales]
+        lacking = [without in t.split("in the end")[1] for t in tales]
+        assert all(a != b for a, b in zip(having, lacking, strict=True))
+        assert np.mean(having) == pytest.approx(0.5, abs=4 * 0.5 / len(tales) ** 0.5)
+
+
+def test_instructions_are_followed_in_features_and_in_words():
+    tales = stories("tales-instruct")
+    for tale in tales:
+        asked, _, story = tale.partition(" story : ")
+        features, _, words = asked.removeprefix("features : ").partition(" words : ")
+        for (feature, without), given in zip(FEATURES, features.split(), strict=True):
+            assert given in (feature, without)
+            assert SIGNS[feature][given == without] in story.split("in the end")[1]
+        assert all(word in story.split() or f"{word}." in story.split() for word in words.split())
+
+
+def test_people_animals_and_their_objects_come_back_at_any_distance():
+    distances = []
+    for tale in stories("tales"):
+        words = tale.replace(".", " ").split()
+        name = words[words.index("named") + 1]
+        again = [i for i, w in enumerate(words) if w == name][1:]
+        distances.append(again[0] - words.index(name))
+        owned = words[words.index(".") - 1 if "." in words else 0 :]
+        assert name in owned
+    assert min(distances) < 30 < 60 < max(distances)
+
+
+def test_most_rows_of_the_usual_length_hold_a_whole_tale():
+    lengths = [len(t.replace(".", " .").split()) for t in stories("tales")]
+    assert np.mean(np.array(lengths) <= 127) > 0.7
+
+
+def test_topics_have_a_long_tail_and_no_two_rows_are_alike():
+    tongue = language("tales", 0)
+    found = rows(tongue, stream="t", seed=0, start=0, count=2000, seq_len=128)
+    figures = diversity(tongue, found, OBJECTS)
+    named = (found == tongue.vocab.index(OBJECTS[0])).any(axis=1).mean()
+    assert named <= figures["commonest"] < 0.6
+    assert figures["distinct"] == 1.0
+    assert 0.05 < figures["fourgrams"] < 0.3
+    assert diversity(tongue, np.repeat(found[:1], 50, axis=0), OBJECTS)["distinct"] == 1 / 50
+
+
+def test_instructions_cost_nothing_once_they_are_given():
+    shares = language("tales-instruct", 0).entropy_by_skill(128)
+    assert set(shares) == set(SKILLS) and shares["instruct"] == 0 < shares["novel"]

@@ -1,0 +1,59 @@
+"""Grades of trained models: what they write is judged, and true stories beside it."""
+
+import json
+
+import pytest
+
+from fit.errors import PlanError
+from sweep.app import main
+from sweep.data.registry import open_source
+from sweep.planning.grid import compose_config
+from sweep.skills.grading import grade_model, grade_stories, true_stories
+from sweep.training.loop import train
+from tests.sweep.training.test_loop import Quiet, trajectory
+
+pytest.importorskip("safetensors")
+
+
+def graded(capsys, *words):
+    """What the command prints."""
+    with pytest.raises(SystemExit) as ended:
+        main(["grade", *words])
+    assert ended.value.code in (0, None)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("size", ["full", "tales"])
+def test_a_kept_model_is_graded_by_its_own_stories(tmp_path, capsys, size):
+    planned = trajectory("train.tokens=4e3", "train.keep=weights", f"data.size={size}")
+    (record,) = train(planned, tmp_path, Quiet())
+    folder = str(tmp_path / "tiny" / record.run)
+    out = json.loads(graded(capsys, folder, "--stories", "5", "--json"))
+    again = json.loads(graded(capsys, folder, "--stories", "5", "--json"))
+    assert out == again and out["run"] == record.run
+    assert {"grammar", "novelty"} <= set(out["grades"])
+    assert all(0 <= g["value"] <= 1 and g["texts"] <= 5 for g in out["grades"].values())
+    assert out["grades"]["grammar"]["value"] < 0.7  # hardly trained
+    table = graded(capsys, folder, "--stories", "5")
+    assert "true stories" in table and max(map(len, table.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("size", ["full", "tales", "tales-instruct"])
+def test_true_stories_have_every_grade_and_end_where_stories_end(size):
+    source = open_source(compose_config([f"data.size={size}"]).data, seq_len=128, seed=0)
+    stories = true_stories(source, 40)
+    grades = grade_stories(source, stories)
+    assert {g.value for skill, g in grades.items() if skill != "novelty"} == {1.0}
+    assert 0 < grades["novelty"].value < 1
+    ended = [s for s in stories if s[-len(source.ending) :] == source.ending]
+    assert len(ended) > 10 and all(len(s) < 128 for s in stories)
+
+
+def test_models_of_real_text_are_not_graded_by_a_grammar(tmp_path):
+    (tmp_path / "a.txt").write_text("to be or not to be. " * 4000)
+    config = compose_config(
+        ["data=text", f"data.path={tmp_path / 'a.txt'}", "data.heldout_tokens=2000"]
+    )
+    source = open_source(config.data, seq_len=32, seed=0)
+    with pytest.raises(PlanError, match=r"no grammar to judge by.*data\.tasks"):
+        grade_model(None, source)
