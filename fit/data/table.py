@@ -190,6 +190,24 @@ class RunTable:
         )
 
 
+def score_columns(columns: Mapping[str, Any]) -> dict[str, str]:
+    """Name of each score -> its column: `score_NAME`, `accuracy`, `accuracy_NAME`, `NAME_accuracy`.
+
+    Columns with the standard error of another are left out.
+    """
+    found = {}
+    for column in columns:
+        if column.endswith("_se") and column.removesuffix("_se") in columns:
+            continue
+        if column.startswith(SCORE):
+            found[column.removeprefix(SCORE)] = column
+        elif column == "accuracy" or column.startswith("accuracy_"):
+            found[column.removeprefix("accuracy_")] = column
+        elif column.endswith("_accuracy"):
+            found[column.removesuffix("_accuracy")] = column
+    return found
+
+
 def read_only(values: Any) -> Floats:
     """A read-only float64 copy of values."""
     array = np.array(values, dtype=np.float64)

@@ -12,7 +12,7 @@ from fit.allocation import costs
 from fit.allocation.scaling_law import FURTHER, ScalingLaw, fit_of
 from fit.inference.misspecification import EVENTS
 from fit.quantities import count_noun, percent, short
-from fit.report import check_plots, context_plots, tables
+from fit.report import check_plots, context_plots, scores, tables
 from fit.report.figure_data import EQUAL_LOSS
 from fit.report.figures import APPROACH_2, FigureInputs, limited_law, serving_costs_of
 from fit.report.text import approach_name
@@ -224,6 +224,12 @@ CAPTIONS: Mapping[str, tuple[CaptionPart, ...]] = {
         ("of little value beyond", "Above the dotted line they are of little value."),
     ),
     "skills": (lambda inputs: context_plots.skills_caption(inputs.shapes),),
+    "scores": (lambda inputs: scores.score_caption(inputs.scores),),
+    "scores-loss": (
+        "Scores against the loss above its floor: what seems to appear at once in compute is "
+        "smooth in the loss.",
+        ("curve of the loss", "Lines are the laws of scores that follow the loss best."),
+    ),
     "fit": (
         "Measured against fitted {target} (top), and the residuals in percent (bottom).",
         RUNS,
