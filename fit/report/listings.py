@@ -58,9 +58,23 @@ def entry_text(entry: LedgerEntry) -> str:
         left = v.reducible_error
         part = "" if left is None else f" ({left:+.1%} of the reducible loss)"
         rows.append(("verdict", f"{entry.status}, {v.error:+.2%}{part}, z = {v.z:+.2f}"))
+    rows += [("score", text) for text in _score_texts(entry)]
     if entry.status in STATUSES:
         rows.append(("", f"{entry.status}: {STATUSES[entry.status]}"))
     return "\n".join([wrapped(head), "", *(row(k, text) for k, text in rows)])
+
+
+def _score_texts(entry: LedgerEntry) -> Iterable[str]:
+    """Each sealed score in percent, and how it was measured."""
+    outcomes = {} if entry.outcome is None else entry.outcome.document.get("scores", {})
+    for name, sealed in entry.forecast.document.get("scores", {}).items():
+        value, low, high = (100 * sealed[k] for k in ("value", "low", "high"))
+        text = f"{name} {value:.1f}% [{low:.1f}, {high:.1f}]"
+        if (found := outcomes.get(name)) is not None:
+            inside = "inside" if found["hit"] else "outside"
+            text += f", measured {100 * found['measured']:.1f}%, {found['points']:+.1f} points, "
+            text += inside
+        yield text
 
 
 def ledger_text(ledger: Ledger) -> str:
@@ -120,6 +134,7 @@ def _forecast_row(entry: LedgerEntry) -> dict[str, Any]:
         "flops": f.flops,
         "expected": dataclasses.asdict(f.expected),
         "hash": f.hash,
+        **({"scores": f.document["scores"]} if "scores" in f.document else {}),
         "outcome": None if o is None else {**dict(o.document), "intact": o.intact},
     }
 
