@@ -224,7 +224,15 @@ CAPTIONS: Mapping[str, tuple[CaptionPart, ...]] = {
         ("of little value beyond", "Above the dotted line they are of little value."),
     ),
     "skills": (lambda inputs: context_plots.skills_caption(inputs.shapes),),
-    "scores": (lambda inputs: scores.score_caption(inputs.scores),),
+    "scores": (
+        "Scores against compute.",
+        RUNS,
+        ("one model in training", "Faint lines join the lengths of one training."),
+        ("law", "The black line is the law of each score along the compute-optimal path."),
+        DASHES,
+        ("{level} interval", "The grey band is its {level} interval."),
+        ("thresholds", scores.THRESHOLDS_TEXT),
+    ),
     "scores-loss": (
         "Scores against the loss above its floor: what seems to appear at once in compute is "
         "smooth in the loss.",

@@ -34,6 +34,7 @@ FORMS = {
     "excess": "the predicted excess loss",
 }
 """What a score is a function of, in words."""
+THRESHOLDS_TEXT = f"Dotted lines are at {' and '.join(map(percent, THRESHOLDS))}."
 COLOURS = (ACCENT, BLUE, "#5a8f3c", "#8a5aa3", "#c08a2b", "#3c8f8a", "#7a4a2b", "#666666")
 MOST_SCORES = 9
 """Panels of the figure, the scores that are passed first."""
@@ -330,16 +331,6 @@ def _handles(ax: Axes, names: set[str]) -> tuple[list[Any], list[str]]:
     """Legend entries of the scores."""
     pairs = [p for p in zip(*ax.get_legend_handles_labels(), strict=True) if p[1] in names]
     return [h for h, _ in pairs], [n for _, n in pairs]
-
-
-def score_caption(laws: Sequence[ScoreLaw]) -> str:
-    """What the panels of scores show."""
-    return (
-        "Scores against compute. Points are runs; faint lines join the lengths of one training. "
-        "The black line is the law of each score along the compute-optimal path, its median, "
-        f"dashed beyond the runs, with {percent(laws[0].level)} intervals; dotted lines are at "
-        f"{' and '.join(percent(t) for t in THRESHOLDS)}."
-    )
 
 
 def score_table(source: ScalingLaw, laws: Sequence[ScoreLaw]) -> Table:
