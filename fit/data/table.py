@@ -193,11 +193,13 @@ class RunTable:
 def score_columns(columns: Mapping[str, Any]) -> dict[str, str]:
     """Name of each score -> its column: `score_NAME`, `accuracy`, `accuracy_NAME`, `NAME_accuracy`.
 
-    Columns with the standard error of another are left out.
+    Columns with the standard error of another, or with text, are left out.
     """
     found = {}
-    for column in columns:
+    for column, values in columns.items():
         if column.endswith("_se") and column.removesuffix("_se") in columns:
+            continue
+        if not np.issubdtype(np.asarray(values).dtype, np.number):
             continue
         if column.startswith(SCORE):
             found[column.removeprefix(SCORE)] = column

@@ -209,7 +209,7 @@ def score_laws(
         The laws, and the scores that have none with the reason.
 
     Raises:
-        FitError: A score is not in 0 to 1, or a level of chance is of no score.
+        FitError: A level of chance is of no score.
     """
     fit = fit_of(source)
     points, known = fit.points, dict(chance or {})
@@ -271,6 +271,10 @@ class _ScoreData:
     @property
     def lack(self) -> str:
         """Why no law is fitted, or nothing."""
+        outside = self.score[(self.score < 0) | (self.score > 1)]
+        if len(outside):
+            text = f"it is {outside[0]:g} in a run, and a score is a number from 0 to 1"
+            return f"{text}: divide percentages by 100"
         budgets = len(np.unique(np.round(self.places.log_flops, 6)))
         if len(self.score) < LEAST_RUNS or budgets < LEAST_BUDGETS:
             return (
@@ -323,12 +327,6 @@ def _data(points: Points, name: str, column: str, floor: float, chance: float | 
     score = np.asarray(points.columns[column], dtype=np.float64)
     error = np.asarray(points.columns.get(f"{column}_se", np.zeros(len(score))), dtype=np.float64)
     keep = np.isfinite(score)
-    bad = np.flatnonzero(keep & ~((score >= 0) & (score <= 1)))
-    if len(bad):
-        raise FitError(
-            f"{column} of {points.run[bad[0]]} is {score[bad[0]]:g}; a score from 0 to 1 is "
-            "needed. Divide percentages by 100."
-        )
     places = Places(
         log_params=np.log(points.params)[keep],
         log_tokens=np.log(points.tokens)[keep],

@@ -78,20 +78,22 @@ def test_a_known_entropy_is_the_floor_and_chance_is_taken_over():
         score_laws(source, {"other": 0.1})
 
 
-def test_a_score_of_few_runs_has_no_law_and_one_that_is_none_is_refused():
+def test_a_score_of_few_runs_or_in_percent_has_no_law_and_the_reason_is_said():
     table = simulated(TRUE, seed=0)
     few = np.where(np.arange(len(table)) < 5, table.column("score_half"), np.nan)
     source, laws = laws_of(dataclasses.replace(table, columns={**table.columns, "score_half": few}))
     assert [law.name for law in laws] == ["early"]
     assert "5 runs of" in dict(score_laws(source)[1])["half"]
     percent = {**table.columns, "score_half": 100 * table.column("score_half")}
-    with pytest.raises(FitError, match="score_half of .* a score from 0 to 1 .* by 100"):
-        laws_of(dataclasses.replace(table, columns=percent))
+    source, laws = laws_of(dataclasses.replace(table, columns=percent))
+    assert [law.name for law in laws] == ["early"]
+    assert "divide percentages by 100" in dict(score_laws(source)[1])["half"]
 
 
 def test_columns_of_scores_are_known_by_their_names():
     names = "score_a score_a_se accuracy accuracy_b c_accuracy loss_d score_se width".split()
-    found = score_columns(dict.fromkeys(names))
+    columns = {**dict.fromkeys(names, np.zeros(2)), "score_text": np.array(["a", "b"])}
+    found = score_columns(columns)
     assert found == {
         "a": "score_a", "accuracy": "accuracy", "b": "accuracy_b", "c": "c_accuracy",
         "se": "score_se",
