@@ -36,6 +36,9 @@ COOLDOWN_SHAPES = ("sqrt", "linear")
 OPTIMIZERS = ("adamw", "muon")
 KEPT = ("none", "weights")
 """What a run leaves beside its record."""
+SCORES = ("accuracy",)
+"""What `train.scores` may name. accuracy: of the likeliest token, by skill, on the held-out sample.
+"""
 SPLITS = ("names", "none")
 """`none`: every file is trained on, whatever its name, and the sample is drawn from all."""
 SEED_LIMIT = 2**63
@@ -264,6 +267,8 @@ class TrainConfig:
     """Runs that share a GPU under launchers that assign none: joblib, submitit_local."""
     keep: str = MISSING
     """weights: leave the trained weights beside the record; none: leave none."""
+    scores: Any = MISSING
+    """Grades of the trained model that a record holds beside its losses, of `SCORES`."""
 
     def __post_init__(self) -> None:
         self.schedule = _schedule(self.schedule)
@@ -273,6 +278,7 @@ class TrainConfig:
         _read_counts("train", self, "micro_batch_tokens", optional=True)
         self.batch_doublings = [_positive("train.batch_doublings", d) for d in self.batch_doublings]
         self.lr_decay_from = _positive("train.lr_decay_from", self.lr_decay_from)
+        self.scores = _scores(self.scores)
         if self.warmup_tokens:  # None chooses, 0 is none
             self.warmup_tokens = _positive("train.warmup_tokens", self.warmup_tokens)
 
@@ -397,6 +403,15 @@ def _check_known(name: str, value: str, known: Sequence[str]) -> None:
     """Require one of the known names."""
     if value not in known:
         raise PlanError(f"{name}={value}; known are {', '.join(known)}.")
+
+
+def _scores(value: Any) -> list[str]:
+    """Read train.scores: a name, several, or null and [] for none."""
+    several = isinstance(value, Sequence) and not isinstance(value, str)
+    names = list(value) if several else [] if value is None else [value]
+    for name in names:
+        _check_known("train.scores", name, SCORES)
+    return sorted(set(names))
 
 
 OWN = "one of your own as package.module:name"

@@ -188,6 +188,14 @@ class Transformer(nn.Module):
         losses_n = F.cross_entropy(logits_nv, target_bt.flatten(), reduction="none")
         return losses_n.view(target_bt.shape)
 
+    def token_results(self, tokens_bt: Tensor, target_bt: Tensor) -> Tensor:
+        """`token_losses`, and 1 where the target is the likeliest token, else 0; (b, t, 2)."""
+        logits_nv = self._logits(self.hidden(tokens_bt)).float().flatten(0, 1)
+        target_n = target_bt.flatten()
+        losses_n = F.cross_entropy(logits_nv, target_n, reduction="none")
+        right_n = (logits_nv.argmax(-1) == target_n).to(losses_n.dtype)
+        return torch.stack([losses_n, right_n], dim=-1).view(*target_bt.shape, 2)
+
 
 class Block(nn.Module):
     """Attention and MLP, each on a normalised copy of the residual stream."""

@@ -22,7 +22,7 @@ PACKAGES = (
     ("fit.estimation",),
     ("fit.inference",),
     ("fit.diagnostics", "fit.allocation"),
-    ("fit.fitting", "fit.query"),
+    ("fit.fitting", "fit.query", "fit.scores"),
     ("fit.design", "fit.comparison", "fit.forecasts"),
     ("fit.report", "fit.service"),
     ("fit.cli",),

@@ -31,11 +31,13 @@ from fit.cli.options import (
     launch_text,
     level_option,
     output_options,
+    parse_chances,
     question_options,
     read_question,
     reading_of,
     report_options,
     seal_answer,
+    skills_options,
     source_options,
     suggest_options,
     table_options,
@@ -344,13 +346,20 @@ def tuning_command(
 
 @main.command("skills")
 @runs_argument
+@skills_options
 @table_options
 @json_option
-def skills_command(runs: tuple[str, ...], as_json: bool, **reading: Any) -> None:
-    """Show the loss by skill of each shape: what width buys and what depth buys."""
-    from fit.report.listings import skills_document, skills_listing
+def skills_command(
+    runs: tuple[str, ...], flops: tuple[float, ...], chance: tuple[str, ...], as_json: bool,
+    **reading: Any,
+) -> None:  # fmt: skip
+    """Show what each skill costs each shape, and at what compute each score is reached.
 
-    document = skills_document(runs, **reading_of(**reading))
+    Scores are columns score_NAME of 0 to 1: in records, train.scores=accuracy and data.tasks.
+    """
+    from fit.report.scores import skills_document, skills_listing
+
+    document = skills_document(runs, flops, parse_chances(chance), **reading_of(**reading))
     _print(document, skills_listing(document), as_json=as_json)
 
 

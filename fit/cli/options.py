@@ -149,6 +149,39 @@ table_options = option_group(
 `reading_of` gives them to `fit.data.readers.load`."""
 
 
+skills_options = option_group(
+    click.option(
+        "--flops", type=flops_type(), multiple=True, metavar="C",
+        help="Budget at which scores are forecast, several may follow.  [largest fitted, 10 times]",
+    ),
+    click.option(
+        "--chance", type=AssignmentType("reasoning=0.125"), multiple=True, metavar="NAME=LEVEL",
+        help="Level of chance of a score, where it is known; it is fitted for the others.",
+    ),
+)  # fmt: skip
+"""Add the options of forecasts of scores."""
+
+
+def parse_chances(texts: tuple[str, ...]) -> dict[str, float]:
+    """Levels of chance by score, from texts `NAME=LEVEL`.
+
+    Raises:
+        FitError: A level is no number from 0 to below 1.
+    """
+    from fit.errors import FitError
+
+    levels = {}
+    for text in texts:
+        name, _, level = text.rpartition("=")
+        try:
+            levels[name] = float(level)
+        except ValueError:
+            levels[name] = -1.0
+        if not 0 <= levels[name] < 1:
+            raise FitError(f"--chance {text}; a number from 0 to below 1 is needed, as 0.125.")
+    return levels
+
+
 def reading_of(
     *, where: tuple[str, ...], column: tuple[str, ...], unit: tuple[str, ...], wide: str | None,
     keep_failed: bool,

@@ -22,7 +22,7 @@ from fit.data.cells import UNIT_COLUMN
 from fit.data.progress import RunningTrajectory, SweepProgress, find_progress
 from fit.data.readers import load
 from fit.data.records import STATUSES, DataInfo, RunRecord, finite_or_null, read_runs
-from fit.data.table import RunTable
+from fit.data.table import SCORE, RunTable
 from fit.diagnostics.tuning import LACK, SAFE, fit_tuning, tuning_notes
 from fit.errors import RecordError, RefusedError
 from fit.files import COMPRESSIONS
@@ -117,7 +117,7 @@ def _no_records(folder: Path) -> RecordError:
 
 
 def flat_record(record: RunRecord) -> dict[str, Any]:
-    """A record as one row: nested names joined by dots, with `params` and `loss_<skill>` added."""
+    """A record as one row: nested names joined by dots, `params`, `loss_*` and `score_*` added."""
     row: dict[str, Any] = {}
     for name in RunRecord.__dataclass_fields__:
         value = getattr(record, name)
@@ -125,7 +125,15 @@ def flat_record(record: RunRecord) -> dict[str, Any]:
             value = dataclasses.asdict(value)
         if name == "loss_by_skill":
             row |= {f"loss_{skill}": loss for skill, loss in (value or {}).items()}
-        elif name in ("scores", "parts"):
+        elif name == "scores":
+            for score, of in (value or {}).items():
+                row |= {
+                    f"{SCORE}{score}": of["accuracy"],
+                    f"{SCORE}{score}_se": of.get("accuracy_se"),
+                }
+                others = of.keys() - {"accuracy", "accuracy_se"}
+                row |= {f"scores.{score}.{key}": of[key] for key in sorted(others)}
+        elif name == "parts":
             row |= {f"{name}.{k}.{s}": v for k, of in (value or {}).items() for s, v in of.items()}
         elif isinstance(value, Mapping) or name == "heldout":
             row |= {f"{name}.{k}": v for k, v in (value or {}).items()}

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import traceback as traces
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -141,7 +142,12 @@ class Recorder:
         self._curve.append((float(tokens), float(loss), float(lr), float(grad_norm)))
 
     def finish(
-        self, loss: float, *, loss_se: float | None = None, tokens_seen: float | None = None
+        self,
+        loss: float,
+        *,
+        loss_se: float | None = None,
+        tokens_seen: float | None = None,
+        scores: Mapping[str, Mapping[str, float | None]] | None = None,
     ) -> Path:
         """Write the record of the finished run.
 
@@ -149,17 +155,19 @@ class Recorder:
             loss: On held-out text [nats/token].
             loss_se: Its standard error from the finite sample.
             tokens_seen: Tokens trained on; None for those of the last point, or those planned.
+            scores: Grades by name: `accuracy` in 0 to 1, `accuracy_se` and `items`.
 
         Returns:
             Path of the record.
 
         Raises:
-            RecordError: The loss is not positive and finite, or the tokens are not those planned.
+            RecordError: The loss is not positive and finite, the tokens are not those planned, or a
+                score is none.
         """
         if tokens_seen is None:
             tokens_seen = self._curve[-1][0] if self._curve else self._settings["tokens"]
         numbers = {"loss": float(loss), "loss_se": None if loss_se is None else float(loss_se)}
-        return self._write("done", tokens_seen=round(tokens_seen), **numbers)
+        return self._write("done", tokens_seen=round(tokens_seen), scores=scores, **numbers)
 
     def fail(self, reason: str, traceback: str | None = None) -> Path:
         """Write the record of a run that ended without a result."""

@@ -127,7 +127,9 @@ class RunRecord:
     parts: Mapping[str, Mapping[str, float]] | None = None
     """Of a mixture, by name of the part: weight, unique_tokens and epochs."""
     scores: Mapping[str, Mapping[str, float | None]] | None = None
-    """By name of the tasks: items, accuracy, probability of the answer, and standard errors."""
+    """Grades by name, of a skill or of tasks: `accuracy` in 0 to 1, its standard error
+    `accuracy_se` where it is known, and `items`, the number graded; tasks also have the probability
+    of the answer."""
     reason: str | None = None
     traceback: str | None = None
     attempts: int = 1
@@ -157,6 +159,8 @@ class RunRecord:
                 f"run {self.run} is done with {self.tokens_seen} tokens seen of {self.tokens}; all "
                 "are needed."
             )
+        for name, score in (self.scores or {}).items():
+            _check_score(self.run, name, score)
 
     @property
     def params_matmul(self) -> int:
@@ -187,6 +191,24 @@ class RunRecord:
             return cls(data=data, **fields_of(cls, document))
         except (TypeError, KeyError, AttributeError) as error:
             raise RecordError(f"not a complete run record: {error}") from error
+
+
+def _check_score(run: str, name: str, score: Any) -> None:
+    """Require a grade in 0 to 1, an error that is not negative and a positive number of items."""
+    needed = "an accuracy from 0 to 1 is"
+    try:
+        accuracy, error, items = (score.get(k) for k in ("accuracy", "accuracy_se", "items"))
+        good = 0 <= accuracy <= 1
+        if good:
+            needed = "an accuracy_se of 0 or more, or null, and a positive number of items are"
+            good = (error is None or error >= 0) and items > 0
+    except (AttributeError, TypeError):
+        good = False
+    if not good:
+        raise RecordError(
+            f"run {run} has the score '{name}' {score}; {needed} needed. Correct the record, or "
+            "leave its scores out."
+        )
 
 
 def parse_document(text: str, schema: str) -> dict[str, Any]:

@@ -40,6 +40,8 @@ TEXT_COLUMNS: dict[str, Callable[[Any], str]] = {
     "sweep": lambda record: record.sweep,
 }
 """Columns of text, for conditions on rows."""
+SCORE = "score_"
+"""Start of the names of columns with a grade in 0 to 1; NAME_se holds its standard error."""
 MOST_RUNS = 10_000
 """Largest number of runs fitted: 4000 resamples of them take 20 s of one core, and at 0.3% noise
 they determine exponents to 0.001, more closely than any law is true."""
@@ -188,6 +190,26 @@ class RunTable:
         )
 
 
+def score_columns(columns: Mapping[str, Any]) -> dict[str, str]:
+    """Name of each score -> its column: `score_NAME`, `accuracy`, `accuracy_NAME`, `NAME_accuracy`.
+
+    Columns with the standard error of another, or with text, are left out.
+    """
+    found = {}
+    for column, values in columns.items():
+        if column.endswith("_se") and column.removesuffix("_se") in columns:
+            continue
+        if not np.issubdtype(np.asarray(values).dtype, np.number):
+            continue
+        if column.startswith(SCORE):
+            found[column.removeprefix(SCORE)] = column
+        elif column == "accuracy" or column.startswith("accuracy_"):
+            found[column.removeprefix("accuracy_")] = column
+        elif column.endswith("_accuracy"):
+            found[column.removesuffix("_accuracy")] = column
+    return found
+
+
 def read_only(values: Any) -> Floats:
     """A read-only float64 copy of values."""
     array = np.array(values, dtype=np.float64)
@@ -229,6 +251,13 @@ def _further_columns(done: Sequence[RunRecord], active: Floats | None) -> dict[s
             lambda record, name=name: (record.heldout or {}).get(name),  # type: ignore[misc]
             math.nan,
         )
+    for name in sorted({s for record in done for s in (record.scores or {})}):
+        for column, key in ((f"{SCORE}{name}", "accuracy"), (f"{SCORE}{name}_se", "accuracy_se")):
+            add(
+                column,
+                lambda record, n=name, k=key: (record.scores or {}).get(n, {}).get(k),  # type: ignore[misc]
+                math.nan,
+            )
     for name in sorted({s for record in done for s in record.recipe if s.startswith("train.")}):
         settings = [record.recipe.get(name) for record in done]
         if len(set(map(repr, settings))) > 1 and all(_is_number(s) for s in settings):

@@ -26,6 +26,7 @@ from fit.data.accounting import count_params
 from fit.data.records import finite_or_null, parse_document
 from fit.errors import QueryError, RecordError
 from fit.files import commit, content_hash, now, versions, write_once
+from fit.forecasts.scores import sealed_scores
 from fit.query.answer import predict
 from fit.query.documents import Answer
 from fit.query.question import Question
@@ -353,6 +354,7 @@ def _sealed_body(name: str, question: Question, answer: Answer) -> dict[str, Any
     d = answer.tokens.value if answer.shape_tokens is None else answer.shape_tokens
     expected = expected_loss(source, n, d)
     assert fit is not None
+    scores = sealed_scores(source, n, d)
     data = {k: fit.data.get(k) for k in ("name", "hash", "unique_tokens")}
     return {
         "schema": FORECAST_SCHEMA,
@@ -360,6 +362,7 @@ def _sealed_body(name: str, question: Question, answer: Answer) -> dict[str, Any
         "sealed": now(),
         "question": _question_fields(question),
         "expected": asdict(expected),
+        **({"scores": scores} if scores else {}),
         "run": _run_identity(answer, fit, question.unique_tokens),
         "answer": answer.document(),
         "fit": {"name": fit.name, "hash": answer.fit_hash, "runs": dict(fit.source)},

@@ -23,6 +23,7 @@ from fit.forecasts.ledger import (
     read_ledger,
     write_outcome,
 )
+from fit.forecasts.scores import score_outcomes
 
 SIZES = ("width", "depth", "heads", "head_dim", "vocab", "seq_len", "params_body")
 TOKENS_TOLERANCE = 0.01
@@ -190,9 +191,11 @@ def _facts(forecast: Forecast, runs: Sequence[RunRecord]) -> dict[str, Any]:
     fitted = set(forecast.document["fitted"])
     later = [r for r in runs if not not_after(r.finished, forecast.sealed) and r.run not in fitted]
     record = later[0] if later else runs[0]
+    scores = score_outcomes(forecast.document.get("scores", {}), record)
     return {
         "measured": record.loss,
         "loss_se": record.loss_se,
+        **({"scores": scores} if scores else {}),
         "run": record.run,
         "sweep": record.sweep,
         "tokens": record.tokens,

@@ -12,7 +12,7 @@ from fit.allocation import costs
 from fit.allocation.scaling_law import FURTHER, ScalingLaw, fit_of
 from fit.inference.misspecification import EVENTS
 from fit.quantities import count_noun, percent, short
-from fit.report import check_plots, context_plots, tables
+from fit.report import check_plots, context_plots, scores, tables
 from fit.report.figure_data import EQUAL_LOSS
 from fit.report.figures import APPROACH_2, FigureInputs, limited_law, serving_costs_of
 from fit.report.text import approach_name
@@ -231,6 +231,20 @@ CAPTIONS: Mapping[str, tuple[CaptionPart, ...]] = {
         ("limit", "At the end stands what no model can pass."),
     ),
     "skills": (lambda inputs: context_plots.skills_caption(inputs.shapes),),
+    "scores": (
+        "Scores against compute.",
+        RUNS,
+        ("one model in training", "Faint lines join the lengths of one training."),
+        ("law", "The black line is the law of each score along the compute-optimal path."),
+        DASHES,
+        ("{level} interval", "The grey band is its {level} interval."),
+        ("thresholds", scores.THRESHOLDS_TEXT),
+    ),
+    "scores-loss": (
+        "Scores against the loss above its floor: what seems to appear at once in compute is "
+        "smooth in the loss.",
+        ("curve of the loss", "Lines are the laws of scores that follow the loss best."),
+    ),
     "fit": (
         "Measured against fitted {target} (top), and the residuals in percent (bottom).",
         RUNS,

@@ -316,10 +316,12 @@ def skills_caption(shapes: Sequence[ShapeSkills]) -> str:
     last = " and ".join(effects)
     if not last:
         last = "width and depth change together: the effect of neither is seen by itself"
+    scored = any(row.scores for row in rows)
+    graded = " The percentage is the skill's accuracy." if scored else ""
     return (
         f"Loss by shape at {short(rows[0].tokens)} tokens. A cell holds the excess loss of a skill "
         f"over a perfect predictor [nats/1000 per token], mean over seeds{beneath}; a darker cell "
-        f"is a lower loss. {last[:1].upper()}{last[1:]}."
+        f"is a lower loss.{graded} {last[:1].upper()}{last[1:]}."
     )
 
 
@@ -380,6 +382,8 @@ def skill_by_shape(ax: Axes, rows: Sequence[ShapeSkills], skill: str) -> Axes:
         error = 1e3 * row.excess[skill].error
         half = f"±{error:.2f}" if error >= 0.005 else "±<0.01"
         text = f"{value:.2f}" + (f"\n{half}" if np.isfinite(error) else "")
+        if (graded := row.scores.get(skill)) is not None and np.isfinite(graded.mean):
+            text += f"\n{100 * graded.mean:.0f}%"
         ink: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7.0, "linespacing": 1.1}
         ax.text(x, y, text, gid=f"w{row.width} d{row.depth}", **ink)
     ax.set_xticks(range(len(widths)), [str(w) for w in widths])

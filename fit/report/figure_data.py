@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fit.data.records import Floats, fields_of, parse_document
-from fit.data.table import RunTable
+from fit.data.table import RunTable, score_columns
 from fit.errors import FitError, RecordError
 from fit.files import csv_text
 
@@ -212,6 +212,8 @@ class ShapeSkills:
     tokens: float
     seeds: int
     excess: Mapping[str, SkillExcess]
+    scores: Mapping[str, SkillExcess] = field(default_factory=dict)
+    """Mean of each score of 0 to 1 over the seeds, where the runs have scores."""
 
 
 def skills_by_shape(table: RunTable) -> tuple[ShapeSkills, ...]:
@@ -253,6 +255,7 @@ def by_shape(
         return ()
     bare = {n: n.removeprefix(PREFIX) for n in names}
     values = {bare[n]: np.asarray(columns[n], float) - entropy.get(bare[n], 0.0) for n in names}
+    scores = {name: np.asarray(columns[c], float) for name, c in score_columns(columns).items()}
     kept = {name: v for name, v in values.items() if (np.abs(v) > 1e-12).any()}
     keys = np.stack([tokens, columns["depth"], columns["width"], params], 1).astype(float)
     shapes, group = np.unique(keys, axis=0, return_inverse=True)
@@ -267,6 +270,7 @@ def by_shape(
                 tokens=float(length),
                 seeds=int(chosen.sum()),
                 excess={name: _excess(v[chosen]) for name, v in kept.items()},
+                scores={name: _excess(v[chosen]) for name, v in scores.items()},
             )
         )
     return tuple(rows)

@@ -25,11 +25,12 @@ from fit.allocation.scaling_law import (
     identified_frontier,
     splits_budgets,
 )
+from fit.data.table import score_columns
 from fit.errors import RefusedError
 from fit.query.answer import answer
 from fit.query.documents import Answer
 from fit.query.question import Question
-from fit.report import check_plots, context_plots, plots
+from fit.report import check_plots, context_plots, plots, scores
 from fit.report.figure_data import (
     LadderStep,
     ShapeSkills,
@@ -38,6 +39,7 @@ from fit.report.figure_data import (
     shown_series,
 )
 from fit.report.text import approach_name
+from fit.scores.law import ScoreLaw, score_laws, score_path
 from fit.verdict import Verdict, worst
 
 if TYPE_CHECKING:
@@ -92,6 +94,8 @@ class FigureInputs:
     """Losses by skill and shape; empty where there are none."""
     ladder: tuple[LadderStep, ...] = ()
     """N-grams, models and the truth, where they were measured beside the runs."""
+    scores: tuple[ScoreLaw, ...] = ()
+    """Laws of the runs' scores, in the order in which they are reached."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,8 +129,10 @@ def figure_inputs(source: ScalingLaw, request: costs.ReportRequest | None = None
         except RefusedError as error:
             best = None
             verdict = Verdict(verdict="refuse", reason=error.reason, message=str(error))
+    laws = score_laws(source)[0] if best is not None and score_columns(p.columns) else ()
     return FigureInputs(
         source=source,
+        scores=scores.ordered(laws, score_path(source))[: scores.MOST_SCORES] if laws else (),
         best=best,
         answers=answers,
         verdict=verdict,
@@ -284,6 +290,29 @@ def _shape_figure(shapes: tuple[ShapeSkills, ...]) -> Figure:
     return figure
 
 
+def _scores(inputs: FigureInputs) -> Figure | None:
+    """A panel per score against compute."""
+    if not (laws := inputs.scores):
+        return None
+    across = 2 if len(laws) == 4 else min(3, len(laws))
+    down = -(-len(laws) // across)
+    figure = _figure(2.2 * down)
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    for ax, law in zip(panels, laws, strict=False):
+        scores.draw_score(ax, law, inputs.source)
+    for ax in panels[len(laws) :]:
+        ax.remove()
+    return figure
+
+
+def _scores_by_loss(inputs: FigureInputs) -> Figure | None:
+    if not inputs.scores:
+        return None
+    figure = _figure(2.8, 4.8)
+    scores.draw_score_by_loss(figure.subplots(), inputs.scores)
+    return figure
+
+
 def _isoflop(inputs: FigureInputs) -> Figure | None:
     if not splits_budgets(inputs.source):
         return None
@@ -399,8 +428,8 @@ def _phase(inputs: FigureInputs) -> Figure | None:
     return figure
 
 
-SIZES, COSTS, SHAPES, FIT, CHECKS = (
-    "Sizes and tokens", "Costs", "Width and depth", "Fit and measurement", "Checks",
+SIZES, SCORES, COSTS, SHAPES, FIT, CHECKS = (
+    "Sizes and tokens", "Scores", "Costs", "Width and depth", "Fit and measurement", "Checks",
 )  # fmt: skip
 """Titles of sections; they stand in the report in the order in which the registry names them."""
 FIGURES: Mapping[str, ReportFigure] = {
@@ -411,6 +440,8 @@ FIGURES: Mapping[str, ReportFigure] = {
     "models": ReportFigure(section=SIZES, draw=_models),
     "tokens": ReportFigure(section=SIZES, draw=_tokens),
     "ladder": ReportFigure(section=SIZES, draw=_ladder, width=78),
+    "scores": ReportFigure(section=SCORES, draw=_scores),
+    "scores-loss": ReportFigure(section=SCORES, draw=_scores_by_loss, width=72),
     "price": ReportFigure(section=COSTS, draw=_price, width=78),
     "serving": ReportFigure(section=COSTS, draw=_serving, width=78),
     "repeats": ReportFigure(section=COSTS, draw=_repeats),

@@ -1,7 +1,6 @@
-"""Ledgers, comparisons, proposals of runs and skills as text for a terminal.
+"""Ledgers, comparisons and proposals of runs as text for a terminal.
 
-Documents that only the command line prints (`ledger_document`, `skills_document`) stand beside
-their tables.
+A document that only the command line prints (`ledger_document`) stands beside its table.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from fit.comparison.compare import BudgetComparison, Comparison
-from fit.data.readers import load
 from fit.data.records import finite_or_null
 from fit.design.plan_files import Precision, Proposal, SpendStep, SuggestedRun
 from fit.forecasts.ledger import Ledger, LedgerEntry
@@ -22,7 +20,6 @@ from fit.laws.families import law
 from fit.laws.law import Law
 from fit.laws.published import Preset
 from fit.quantities import count_noun, percent, power, short, three_digits
-from fit.report.figure_data import SHOWN, SKILL_LEVEL, skills_by_shape
 from fit.report.text import (
     TIMES,
     WIDTH,
@@ -61,9 +58,23 @@ def entry_text(entry: LedgerEntry) -> str:
         left = v.reducible_error
         part = "" if left is None else f" ({left:+.1%} of the reducible loss)"
         rows.append(("verdict", f"{entry.status}, {v.error:+.2%}{part}, z = {v.z:+.2f}"))
+    rows += [("score", text) for text in _score_texts(entry)]
     if entry.status in STATUSES:
         rows.append(("", f"{entry.status}: {STATUSES[entry.status]}"))
     return "\n".join([wrapped(head), "", *(row(k, text) for k, text in rows)])
+
+
+def _score_texts(entry: LedgerEntry) -> Iterable[str]:
+    """Each sealed score in percent, and how it was measured."""
+    outcomes = {} if entry.outcome is None else entry.outcome.document.get("scores", {})
+    for name, sealed in entry.forecast.document.get("scores", {}).items():
+        value, low, high = (100 * sealed[k] for k in ("value", "low", "high"))
+        text = f"{name} {value:.1f}% [{low:.1f}, {high:.1f}]"
+        if (found := outcomes.get(name)) is not None:
+            inside = "inside" if found["hit"] else "outside"
+            text += f", measured {100 * found['measured']:.1f}%, {found['points']:+.1f} points, "
+            text += inside
+        yield text
 
 
 def ledger_text(ledger: Ledger) -> str:
@@ -123,6 +134,7 @@ def _forecast_row(entry: LedgerEntry) -> dict[str, Any]:
         "flops": f.flops,
         "expected": dataclasses.asdict(f.expected),
         "hash": f.hash,
+        **({"scores": f.document["scores"]} if "scores" in f.document else {}),
         "outcome": None if o is None else {**dict(o.document), "intact": o.intact},
     }
 
@@ -397,53 +409,6 @@ def _launch_rows(folder: Path, launch: str | None) -> list[str]:
         else:
             rows.append(f"{label:8} {command}")
     return rows
-
-
-def skills_document(runs: Sequence[str | Path] | Path, **reading: Any) -> dict[str, Any]:
-    """The `isoflop.skills/1` document.
-
-    Args:
-        runs: Folder of run records.
-        **reading: How tables are read and rows selected, see `load`.
-
-    Raises:
-        RecordError: The runs cannot be read.
-        FitError: They have no losses by skill.
-    """
-    rows = [dataclasses.asdict(s) for s in skills_by_shape(load(runs, **reading))]
-    return dict(
-        finite_or_null({"schema": "isoflop.skills/1", "level": SKILL_LEVEL, "shapes": rows})
-    )
-
-
-def skills_listing(document: Mapping[str, Any]) -> str:
-    """The skills with the largest excess loss as a table, in thousandths of a nat."""
-    rows = document["shapes"]
-    cost = {s: max(row["excess"][s]["mean"] for row in rows) for s in rows[0]["excess"]}
-    skills = sorted(cost, key=lambda s: -cost[s])[:SHOWN]
-    headings = ("width", "depth", "params", "tokens", "seeds", *skills)
-    cells = [
-        [
-            str(row["width"]),
-            str(row["depth"]),
-            short(row["params"]),
-            short(row["tokens"]),
-            str(row["seeds"]),
-            *(_cell(row["excess"][s]) for s in skills),
-        ]
-        for row in rows
-    ]
-    note = "excess loss by skill [nats/1000 per token], mean over seeds and its 90% interval"
-    return f"{table_text(headings, cells)}\n\n{note}"
-
-
-def _cell(excess: Mapping[str, float | None]) -> str:
-    """Mean and half of the interval, in thousandths of a nat."""
-    mean, error = excess["mean"], excess["error"]
-    assert mean is not None
-    if error is None:
-        return f"{1e3 * mean:.2f}"
-    return f"{1e3 * mean:.2f} ±{1e3 * error:.2f}" if error >= 5e-6 else f"{1e3 * mean:.2f} ±<0.01"
 
 
 def laws_text(presets: Iterable[Preset]) -> str:

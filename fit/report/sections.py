@@ -28,6 +28,7 @@ from fit.report import figures, tables
 from fit.report.captions import caption_words, figure_caption
 from fit.report.figures import FigureInputs
 from fit.report.listings import calibration_lines
+from fit.report.scores import score_table
 from fit.report.tables import (
     Block,
     FigureBlock,
@@ -78,6 +79,7 @@ def report_sections(
     further = caption_words(source)["further"]
     tables_before = {"price": (_regret_table(inputs), _price_table(inputs))}
     tables_after = {
+        "scores": (score_table(source, inputs.scores),) if inputs.scores else (),
         "approaches": (_exponents(fit), _conventions(fit)),
         "holdout": (_holdout(fit), _rolling(fit), *_forms(source)),
         "influence": (_influence(fit, further),),

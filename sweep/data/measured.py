@@ -112,6 +112,12 @@ def check_measured(config: DataConfig, source: TokenSource) -> None:
         measured_identity(config)
     if config.tasks is not None:
         read_tasks(config, source)
+        graded = {"tokens", *(source.info.entropy_by_skill or {})}
+        if task_name(config) in graded:
+            raise PlanError(
+                f"data.tasks={config.tasks}: '{task_name(config)}' is the name of another score "
+                "(train.scores=accuracy); the tasks are called after their file. Rename the file."
+            )
 
 
 def encoder_of(source: TokenSource, setting: str) -> Callable[[str], list[int]]:

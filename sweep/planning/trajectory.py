@@ -338,6 +338,7 @@ def check_combinations(config: Config) -> None:
     for name, value in (
         ("model.document_mask", model.document_mask),
         ("data.tasks", config.data.tasks),
+        ("train.scores", ",".join(train.scores)),
     ):
         if own and value:
             raise PlanError(

@@ -225,6 +225,7 @@ def _shard(model: nn.Module, mesh: Any) -> nn.Module:
         fully_shard(block, mesh=ranks)
     fully_shard(model, mesh=ranks)
     register_fsdp_forward_method(model, "token_losses")
+    register_fsdp_forward_method(model, "token_results")
     return model
 
 

@@ -321,7 +321,8 @@ class TrajectoryTrainer:
         source.verify()
         data, module, fabric = self.trajectory.config.data, session.module, session.fabric
         further = further_heldout(data, source)
-        measured = measure(module, source.heldout(), self.trajectory.data, fabric, further)
+        asked = self.trajectory.config.train.scores
+        measured = measure(module, source.heldout(), self.trajectory.data, fabric, further, asked)
         if reason is None and not measured.loss <= source.unigram_loss:
             reason = (
                 f"held-out loss {measured.loss:.3f} is worse than the unigram loss "
@@ -329,7 +330,8 @@ class TrajectoryTrainer:
             )
         facts = self.facts(run)
         if reason is None and (tasks := read_tasks(data, source)):
-            scores = {task_name(data): score_tasks(module, tasks, fabric)}
+            graded = {task_name(data): score_tasks(module, tasks, fabric)}
+            scores = {**(measured.scores or {}), **graded}
             measured = dataclasses.replace(measured, scores=scores)
         if reason is None:
             record = done_record(facts, measured)

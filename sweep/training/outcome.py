@@ -1,7 +1,7 @@
 """Held-out loss of a trained model, and the record of a run that is done, diverged or failed.
 
-`measure` gives the loss, its standard error, its split over skills, bits per byte, and the losses
-on further texts; `score_tasks` gives the accuracy on tasks.
+`measure` gives the loss, its standard error, its split over skills, bits per byte, the losses
+on further texts and, where they are asked for, grades; `score_tasks` gives the accuracy on tasks.
 `done_record`, `diverged_record` and `failed_record` make the run record; `recipe` gives the
 settings it keeps.
 """
@@ -34,6 +34,8 @@ from sweep.training.tracking import Attempt
 
 CHUNK_TOKENS = 4096
 """Tokens per forward pass: the logits of a vocabulary of 500 stay inside an 8 MB cache."""
+ALL_TOKENS = "tokens"
+"""Name of the accuracy of a sample whose tokens have no skills."""
 LIBRARIES = ("isoflop", "torch", "lightning", "numpy")
 
 
@@ -51,7 +53,7 @@ class Measurement:
     heldout: Mapping[str, float] | None = None
     """Loss on each part of the sample and on each further text."""
     scores: Mapping[str, Mapping[str, float | None]] | None = None
-    """Of tasks, by their name."""
+    """Grades of skills and of tasks, by their name."""
 
 
 def measure(
@@ -60,6 +62,7 @@ def measure(
     info: DataInfo,
     fabric: Any,
     further: Mapping[str, Rows] = MappingProxyType({}),
+    scores: Sequence[str] = (),
 ) -> Measurement:
     """Measure the loss of a model on the whole held-out sample.
 
@@ -72,8 +75,11 @@ def measure(
         info: Of the data.
         fabric: Of the process.
         further: Rows of further texts by name, each measured on its own.
+        scores: Grades that are asked for, see `sweep.config.SCORES`.
     """
-    losses = token_losses(model, heldout.rows, fabric)
+    graded = "accuracy" in scores
+    results = token_results(model, heldout.rows, fabric, graded=graded)
+    losses = results[..., 0]
     plain = float(losses.mean())
     excess = losses if heldout.ideal is None else losses - heldout.ideal
     base = 0.0
@@ -90,7 +96,36 @@ def measure(
         loss_bpb=None if per_byte is None else loss / math.log(2) / per_byte,
         loss_by_skill=_by_skill(excess, heldout, info),
         heldout=_by_set(model, losses, heldout, further, fabric) or None,
+        scores=accuracies(results[..., 1], heldout) if graded else None,
     )
+
+
+def accuracies(
+    right: NDArray[np.float64], heldout: Heldout
+) -> dict[str, Mapping[str, float | None]]:
+    """Share of tokens for which the target is the model's likeliest token, by skill.
+
+    Where the ideal losses are known, only tokens that a perfect predictor is certain of count, so
+    that its accuracy is 1; a skill without such tokens, as that of random choices, is left out. The
+    standard error is that of a ratio of sums over rows, within which tokens depend on each other.
+
+    Args:
+        right: (rows, seq_len), 1 or 0.
+        heldout: The sample.
+    """
+    sure = np.ones(right.shape, bool) if heldout.ideal is None else heldout.ideal == 0
+    groups = {ALL_TOKENS: sure}
+    if heldout.skill is not None:
+        groups = {n: sure & (heldout.skill == i) for i, n in enumerate(heldout.skills)}
+    scores: dict[str, Mapping[str, float | None]] = {}
+    for name, chosen in groups.items():
+        counts, hits = chosen.sum(axis=1), (right * chosen).sum(axis=1)
+        if items := int(counts.sum()):
+            accuracy, rows = float(hits.sum()) / items, len(counts)
+            spread = float(np.square(hits - accuracy * counts).sum())
+            error = math.sqrt(spread * rows / (rows - 1)) / items if rows > 1 else None
+            scores[name] = {"items": items, "accuracy": accuracy, "accuracy_se": error}
+    return scores
 
 
 def _by_set(
@@ -161,7 +196,16 @@ def _standard_error(values: NDArray[np.float64]) -> float | None:
 
 
 def token_losses(model: Transformer, rows: NDArray[np.int32], fabric: Any) -> NDArray[np.float64]:
-    """Negative log-likelihood of every target token, (rows, seq_len) [nats], shared by the ranks.
+    """Negative log-likelihood of every target token, (rows, seq_len) [nats]."""
+    return token_results(model, rows, fabric)[..., 0]
+
+
+def token_results(
+    model: Transformer, rows: NDArray[np.int32], fabric: Any, *, graded: bool = False
+) -> NDArray[np.float64]:
+    """Loss of every target token [nats] and, if `graded`, whether it was the likeliest, 1 or 0.
+
+    Shared by the ranks; (rows, seq_len, 1), or 2 if graded.
 
     All ranks run a sharded model together, so each rank must take equally many chunks: `np.resize`
     repeats rows where they do not divide evenly, and `gather_rows` drops the repeated ones.
@@ -170,13 +214,15 @@ def token_losses(model: Transformer, rows: NDArray[np.int32], fabric: Any) -> ND
     step = max(1, CHUNK_TOKENS // length)
     most = -(-len(rows) // ranks)
     padded = np.resize(rows[fabric.global_rank :: ranks], (most, length + 1))
-    out = torch.empty(most, length, dtype=torch.float64)
+    out = torch.empty(most, length, 1 + graded, dtype=torch.float64)
     with torch.no_grad():
         for start in range(0, most, step):
             chunk = torch.from_numpy(padded[start : start + step].astype(np.int64)).to(
                 fabric.device
             )
-            out[start : start + step] = model.token_losses(chunk[:, :-1], chunk[:, 1:]).cpu()
+            given = chunk[:, :-1], chunk[:, 1:]
+            found = model.token_results(*given) if graded else model.token_losses(*given)[..., None]
+            out[start : start + step] = found.cpu()
     return gather_rows(fabric, out, len(rows)).numpy()
 
 
@@ -319,6 +365,7 @@ def recipe(trajectory: Trajectory) -> dict[str, Any]:
         "retries",
         "runs_per_gpu",
         "keep",
+        "scores",
     )
     for name, value in vars(train).items():
         if name not in skipped:

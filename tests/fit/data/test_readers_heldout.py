@@ -62,8 +62,27 @@ def test_held_out_losses_and_scores_are_columns(runs):
     assert table.column("heldout.books") == pytest.approx(1.1 * table.loss)
     kept = dataclasses.replace(record(), heldout={"books": 2.5}, scores=SCORES)
     row = flat_record(kept)
-    assert row["heldout.books"] == 2.5 and row["scores.quiz.accuracy"] == 0.5
+    assert row["heldout.books"] == 2.5 and row["scores.quiz.items"] == 3
+    assert row["score_quiz"] == 0.5 and row["score_quiz_se"] is None
+    assert table.column("score_quiz") == pytest.approx(0.5)
     assert not {"heldout", "scores"} & flat_record(record()).keys()
+
+
+@pytest.mark.parametrize(
+    ("score", "needed"),
+    [
+        ({"items": 3, "accuracy": 1.5}, "an accuracy from 0 to 1"),
+        ({"items": 3, "accuracy": None}, "an accuracy from 0 to 1"),
+        ({"items": 3}, "an accuracy from 0 to 1"),
+        ("good", "an accuracy from 0 to 1"),
+        ({"items": 0, "accuracy": 0.5}, "a positive number of items"),
+        ({"items": 3, "accuracy": 0.5, "accuracy_se": -1}, "an accuracy_se of 0 or more"),
+    ],
+)
+def test_a_score_that_is_none_is_refused_when_it_is_read(score, needed):
+    document = json.loads(record().to_json()) | {"scores": {"quiz": score}}
+    with pytest.raises(RecordError, match=f"the score 'quiz' .*{needed}"):
+        RunRecord.from_json(json.dumps(document))
 
 
 def test_records_without_the_new_fields_are_read_as_before():

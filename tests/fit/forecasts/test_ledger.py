@@ -28,7 +28,7 @@ from fit.forecasts.ledger import (
 from fit.forecasts.scoring import calibration, runs_of, score_loss, score_open, score_run
 from fit.query.answer import answer
 from fit.query.question import Question
-from fit.report.listings import ledger_document, ledger_text
+from fit.report.listings import entry_text, ledger_document, ledger_text
 from tests.fit.builders import make_fit
 from tests.fit.data.builders import record
 
@@ -316,3 +316,39 @@ def test_two_that_score_at_once_agree_or_the_later_is_told(tmp_path, monkeypatch
     monkeypatch.setattr(scoring, "read_ledger", lambda f: next(found, None) or read_ledger(f))
     with pytest.raises(QueryError, match="not overwritten"):
         score_loss(tmp_path, "big", 1.01 * forecast.expected.loss)
+
+
+def graded_fit():
+    """A fit whose runs have a score that follows their compute."""
+    p = FIT.points
+    score = 0.1 + 0.85 / (1 + np.exp(-(np.log(p.flops) - np.log(p.flops).mean())))
+    columns = {**p.columns, "score_facts": score, "score_facts_se": np.full(len(score), 0.01)}
+    return dataclasses.replace(FIT, points=dataclasses.replace(p, columns=columns))
+
+
+def test_scores_are_sealed_with_the_loss_and_scored_with_it(tmp_path):
+    forecast = sealed(tmp_path, fit=graded_fit())
+    given = forecast.document["scores"]["facts"]
+    assert 0 < given["low"] < given["value"] < given["high"] <= 1 and given["level"] == 0.9
+    assert "facts" in entry_text(read_ledger(tmp_path).entry("big"))
+    facts = {"items": 100, "accuracy": given["low"] - 0.01, "accuracy_se": 0.02}
+    run = launched(forecast, scores={"facts": facts, "other": facts})
+    entry = score_run(tmp_path, "big", lambda: [run])
+    assert entry.status == "hit"  # of the loss
+    (name,) = entry.outcome.document["scores"]
+    found = entry.outcome.document["scores"][name]
+    assert name == "facts" and found["hit"] is False and found["measured_se"] == 0.02
+    assert found["points"] == pytest.approx(100 * (facts["accuracy"] - given["value"]))
+    assert "points, outside" in entry_text(entry)
+    row = ledger_document(read_ledger(tmp_path))["forecasts"][0]
+    assert row["scores"]["facts"] == given and row["outcome"]["scores"] == {"facts": found}
+    path = tmp_path / "big.json"
+    path.write_text(path.read_text().replace(repr(given["low"]), "0.001", 1))
+    assert read_ledger(tmp_path).entry("big").status == "altered"
+
+
+def test_a_forecast_of_runs_without_scores_has_none(tmp_path):
+    forecast = sealed(tmp_path)
+    assert "scores" not in forecast.document
+    entry = score_run(tmp_path, "big", lambda: [launched(forecast)])
+    assert "scores" not in entry.outcome.document and "score " not in entry_text(entry)

@@ -16,6 +16,7 @@ from fit.report.figure_data import shown_series
 from fit.report.figures import FIGURES, figure_inputs
 from fit.report.summary_page import report_content
 from fit.results import Influence
+from tests.bench.skills import WORLDS, laws_of, simulated
 from tests.fit.builders import THETA, make_fit, make_points, plain_points
 from tests.fit.diagnostics.curve_builders import sweep
 
@@ -73,13 +74,14 @@ CASES = {
     "E at its bound": lambda: ScalingLaw.from_fit(make_fit(theta={**THETA, "E": 1e-6})),
     "plain": lambda: ScalingLaw.from_fit(make_fit(points=plain_points(), recipe={})),
     "skills": lambda: ScalingLaw.from_fit(skills()),
+    "scores": lambda: laws_of(simulated({"half": WORLDS["excess, half way"]}, seed=0))[0],
     "curves": lambda: ScalingLaw.from_fit(swept(2)),
     "curves of one seed": lambda: ScalingLaw.from_fit(swept(1)),
 }
 REQUEST = ReportRequest(serve_tokens=1e9, unique_tokens=1e6)
 
 
-QUICK = ("records", "one budget", "curves")
+QUICK = ("records", "one budget", "curves", "scores")
 
 
 @pytest.fixture(
@@ -115,7 +117,7 @@ def test_a_caption_explains_every_mark_and_none_that_is_not_there(drawn):
         caption = figure_caption(name, inputs, figure)
         assert caption.endswith(".") and "{" not in caption, (name, caption)
         unexplained = figure - explained(name, words) - NAMED_ON_THE_AXIS - conventions
-        if name != "serving":  # its marks are told by colour
+        if name not in ("serving", "scores-loss"):  # their marks are told by colour
             assert not unexplained, (name, unexplained)
         for label, sentence in (p for p in CAPTIONS[name] if isinstance(p, tuple)):
             is_shown = label.format_map(words) in figure

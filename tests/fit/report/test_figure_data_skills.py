@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import itertools
 import json
 import math
@@ -18,9 +19,16 @@ from fit.data.readers import load
 from fit.data.records import DataInfo
 from fit.data.table import RunTable
 from fit.errors import FitError
-from fit.report.context_plots import TOTAL, shapes_of, skill_by_shape, skills_shown
+from fit.report.context_plots import (
+    TOTAL,
+    shapes_of,
+    skill_by_shape,
+    skills_caption,
+    skills_shown,
+)
 from fit.report.figure_data import skills_by_shape
 from fit.report.render import write_any_report
+from fit.report.scores import skills_listing
 
 ROOT = Path(__file__).parents[3]
 DATA = DataInfo(
@@ -126,3 +134,23 @@ def test_a_fit_of_several_shapes_shows_its_skills():
 def test_runs_of_one_shape_have_no_report_without_a_fit():
     with pytest.raises(FitError, match="isoflop fit"):
         shapes_of(load(ROOT / "runs" / "skills", where="depth == 2"))
+
+
+def graded(**given):
+    plain = table(**given)
+    score = np.linspace(0.5, 0.7, len(plain))
+    return dataclasses.replace(plain, columns={**plain.columns, "score_facts": score})
+
+
+def test_scores_stand_beside_the_losses_of_a_shape_in_tables_and_figures():
+    wide, deep = skills_by_shape(graded())
+    assert wide.scores["facts"].mean == pytest.approx(0.54)
+    assert deep.scores["facts"].error == pytest.approx(2.92 * 0.04 / math.sqrt(3), rel=1e-3)
+    assert not skills_by_shape(table())[0].scores
+    rows = shapes_of(graded())
+    ax = skill_by_shape(Figure().subplots(), rows, "facts")
+    assert sorted(text.get_text().splitlines()[-1] for text in ax.texts) == ["54%", "66%"]
+    assert "The percentage is the skill's accuracy." in skills_caption(rows)
+    assert "percentage" not in skills_caption(shapes_of(table()))
+    document = {"shapes": [dataclasses.asdict(r) for r in skills_by_shape(graded())]}
+    assert "54.00 ±6.74" in skills_listing(document)

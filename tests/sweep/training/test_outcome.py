@@ -1,5 +1,6 @@
 """Losses on further texts and scores of tasks, against computations one by one."""
 
+import dataclasses
 import json
 import math
 from types import SimpleNamespace
@@ -10,13 +11,15 @@ import torch
 
 from fit.data.accounting import Shape
 from fit.data.readers import load
-from fit.data.records import RECORD_NAME, read_record
+from fit.data.records import RECORD_NAME, DataInfo, read_record
+from fit.errors import PlanError
 from sweep.data.measured import Task
+from sweep.data.rows import Heldout
 from sweep.model import Transformer
 from sweep.planning.grid import compose_config
 from sweep.planning.trajectory import plan
 from sweep.training.loop import train
-from sweep.training.outcome import recipe, score_tasks
+from sweep.training.outcome import measure, recipe, score_tasks
 from tests.sweep.training.test_loop import TINY, Quiet
 
 FABRIC = SimpleNamespace(device=torch.device("cpu"), world_size=1, global_rank=0)
@@ -94,6 +97,66 @@ def test_scores_are_those_of_greedy_completions_and_of_the_most_probable_choice(
 def test_a_single_task_has_no_standard_error():
     found = score_tasks(model(), [Task(prompt=(1,), options=((2,),), answer=0)], FABRIC)
     assert found["accuracy_se"] is None and found["accuracy"] in (0.0, 1.0)
+
+
+def test_accuracies_are_those_of_the_likeliest_next_tokens_that_can_be_known():
+    net, random = model(), np.random.default_rng(0)
+    rows = random.integers(12, size=(5, 17)).astype(np.int32)
+    skill = random.integers(3, size=(5, 16)).astype(np.uint8)
+    ideal = random.choice([0.0, 0.7], size=(5, 16)).astype(np.float32)
+    ideal[skill == 2] = 0.7  # of a skill of random tokens nothing can be known
+    right = np.zeros((5, 16))
+    with torch.no_grad():
+        for r, t in np.ndindex(5, 16):
+            best = greedy_completion(net, rows[r, : t + 1].tolist(), 1)[0]
+            right[r, t] = best == rows[r, t + 1]
+    sample = Heldout(rows=rows, ideal=ideal, skill=skill, skills=("a", "b", "c"))
+    info = DataInfo(name="x", hash="x", entropy=0.5)
+    graded = measure(net, sample, info, FABRIC, scores=["accuracy"])
+    assert set(graded.scores) == {"a", "b"} and 0 < right.mean() < 0.5
+    for number, name in enumerate("ab"):
+        chosen = (skill == number) & (ideal == 0)
+        accuracy = right[chosen].mean()
+        assert graded.scores[name]["items"] == chosen.sum()
+        assert graded.scores[name]["accuracy"] == pytest.approx(accuracy)
+        off = ((right - accuracy) * chosen).sum(axis=1)
+        error = math.sqrt((off**2).sum() * 5 / 4) / chosen.sum()
+        assert graded.scores[name]["accuracy_se"] == pytest.approx(error)
+    plain = measure(net, sample, info, FABRIC)
+    assert plain == dataclasses.replace(graded, scores=None)
+    one = measure(net, Heldout(rows=rows), info, FABRIC, scores=["accuracy"]).scores
+    assert one["tokens"]["items"] == 80 and one["tokens"]["accuracy"] == right.mean()
+
+
+def test_every_branch_of_a_trunk_is_graded_and_its_name_stays(tmp_path):
+    settings = [*TINY, "train.tokens=[8000,16000]"]
+    (plain,), (graded,) = (
+        plan(compose_config([*settings, *more])) for more in ((), ["train.scores=accuracy"])
+    )
+    assert [r.run for r in plain.runs] == [r.run for r in graded.runs]
+    assert recipe(plain) == recipe(graded)
+    ungraded = train(plain, tmp_path / "a", Quiet())
+    records = train(graded, tmp_path / "b", Quiet())
+    for record, other in zip(records, ungraded, strict=True):
+        assert "grammar" in record.scores and "novel" not in record.scores
+        assert other.scores is None
+        assert 0 < record.scores["grammar"]["accuracy"] <= 1
+        assert dataclasses.replace(record, scores=None).result() == other.result()
+    # a run that is done is not trained again for its grades
+    assert train(graded, tmp_path / "a", Quiet()) == ungraded
+
+
+def test_tasks_called_like_a_skill_are_refused(tmp_path):
+    (tmp_path / "facts.jsonl").write_text('{"prompt": "Lily", "answer": "Tom"}')
+    with pytest.raises(PlanError, match="'facts' is the name of another score"):
+        plan(compose_config([*TINY, f"data.tasks={tmp_path / 'facts.jsonl'}"]))
+
+
+def test_an_unknown_grade_and_a_model_that_cannot_be_graded_are_refused():
+    with pytest.raises(PlanError, match="train.scores=acuracy; known are accuracy"):
+        plan(compose_config([*TINY, "train.scores=[acuracy]"]))
+    with pytest.raises(PlanError, match="train.scores=accuracy is served by the built-in model"):
+        plan(compose_config([*TINY, "train.scores=accuracy", "model._target_=some:Model"]))
 
 
 def test_a_run_records_its_loss_on_further_texts_and_its_scores(tmp_path):

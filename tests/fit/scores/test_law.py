@@ -1,0 +1,135 @@
+"""Laws of scores in worlds of which the truth is known."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from fit.cli.main import main
+from fit.data.table import RunTable, score_columns
+from fit.errors import FitError
+from fit.report.scores import budget_text
+from fit.scores.law import RIVALS, places_of, score_laws, score_path
+from tests.bench.skills import (
+    WORLDS,
+    E,
+    laws_of,
+    loss,
+    observed,
+    of_compute,
+    of_excess,
+    simulated,
+    true_budget,
+)
+
+TRUE = {"early": of_compute(1e10, 1.0, 0.1), "half": of_excess(1.3, 2.5, 0.1)}
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return laws_of(simulated(TRUE, seed=5))
+
+
+def test_intervals_hold_the_scores_at_ten_times_the_compute(fitted):
+    source, laws = fitted
+    assert [law.name for law in laws] == ["early", "half"]
+    for law in laws:
+        best = source.best(np.array([10 * np.exp(law.span[1])]))
+        n, d = np.exp(best.log_params), np.exp(best.log_tokens)
+        drawn = observed(np.repeat(TRUE[law.name](n, d), 100), np.random.default_rng(0))
+        value, low, high = law.intervals(places_of(source, n, d), next_run=True)
+        assert ((low <= drawn) & (drawn <= high)).mean() > 0.7
+        assert 0 <= low[0] < value[0] < high[0] <= 1
+        # the curve is known better than a run
+        assert np.ptp(law.intervals(places_of(source, n, d))[1:]) <= high[0] - low[0]
+
+
+def test_thresholds_are_passed_where_the_truth_passes_them(fitted):
+    source, laws = fitted
+    path = score_path(source)
+    early = laws[0].passes(0.5, path)
+    assert early.low <= true_budget(TRUE["early"], 0.5, source) <= early.high
+    assert early.high / early.low < 3
+    assert laws[0].passes(0.5, path).value < laws[1].passes(0.5, path).value
+    assert laws[0].passes(0.01, path).value == 0.0  # it is above that at the smallest budget
+    assert laws[0].passes(0.99999, path).high == np.inf
+
+
+def test_the_rival_is_the_one_with_the_least_error_on_costlier_runs(fitted):
+    for law in fitted[1]:
+        assert set(law.misses) == set(RIVALS)
+        assert law.rival == min(law.misses, key=lambda r: law.misses[r])
+    by_length = {"length alone": WORLDS["length alone"]}
+    assert laws_of(simulated(by_length, seed=0))[1][0].rival == "size"
+
+
+def test_a_known_entropy_is_the_floor_and_chance_is_taken_over():
+    table = simulated({"half": TRUE["half"]}, seed=1)
+    source, (law,) = laws_of(table)
+    assert law.floor == pytest.approx(source.fit.posterior().theta["E"])
+    assert law.floor == pytest.approx(E, abs=0.3)
+    (law,), _ = score_laws(source, {"half": 0.1})
+    assert law.curve.chance == 0.1
+    with pytest.raises(FitError, match="--chance other is of no score; the runs have half"):
+        score_laws(source, {"other": 0.1})
+
+
+def test_a_score_of_few_runs_or_in_percent_has_no_law_and_the_reason_is_said():
+    table = simulated(TRUE, seed=0)
+    few = np.where(np.arange(len(table)) < 5, table.column("score_half"), np.nan)
+    source, laws = laws_of(dataclasses.replace(table, columns={**table.columns, "score_half": few}))
+    assert [law.name for law in laws] == ["early"]
+    assert "5 runs of" in dict(score_laws(source)[1])["half"]
+    percent = {**table.columns, "score_half": 100 * table.column("score_half")}
+    source, laws = laws_of(dataclasses.replace(table, columns=percent))
+    assert [law.name for law in laws] == ["early"]
+    assert "divide percentages by 100" in dict(score_laws(source)[1])["half"]
+
+
+def test_columns_of_scores_are_known_by_their_names():
+    names = "score_a score_a_se accuracy accuracy_b c_accuracy loss_d score_se width".split()
+    columns = {**dict.fromkeys(names, np.zeros(2)), "score_text": np.array(["a", "b"])}
+    found = score_columns(columns)
+    assert found == {
+        "a": "score_a", "accuracy": "accuracy", "b": "accuracy_b", "c": "c_accuracy",
+        "se": "score_se",
+    }  # fmt: skip
+
+
+def write_table(path, table: RunTable):
+    names = ("params", "tokens", "loss", *(c for c in table.columns if not c.endswith("_se")))
+    lines = [",".join(names)]
+    columns = [table.column(n) for n in names]
+    lines += [",".join(map(repr, map(float, row))) for row in zip(*columns, strict=True)]
+    path.write_text("\n".join(lines))
+
+
+def test_the_command_shows_scores_of_any_table(tmp_path):
+    write_table(tmp_path / "t.csv", simulated({"half": TRUE["half"]}, seed=2))
+    command = ["skills", str(tmp_path / "t.csv"), "--flops", "1e12", "--chance", "half=0.1"]
+    text = CliRunner().invoke(main, command)
+    assert text.exit_code == 0, text.output
+    assert "passes 50% [FLOP]" in text.output and "at 1e12" in text.output
+    assert max(map(len, text.output.splitlines())) <= 80
+    shown = json.loads(CliRunner().invoke(main, [*command, "--json"]).output)
+    assert shown["schema"] == "isoflop.skills/1" and shown["shapes"] == []
+    (law,) = shown["scores"]["laws"]
+    (at,) = law["at"]
+    n, d = at["params"], at["tokens"]
+    assert at["low"] <= TRUE["half"](np.array(n), np.array(d)) <= at["high"]
+    assert at["flops"] == 1e12 and loss(n, d) > E
+    refused = CliRunner().invoke(main, ["skills", "runs/reference", "--flops", "1e12"])
+    assert refused.exit_code == 1 and "train.scores=accuracy" in refused.output
+
+
+def test_open_ends_of_budgets_are_said():
+    inf = np.inf
+    assert budget_text(None, None, None) == "not in sight"
+    assert budget_text(0.0, 0.0, 0.0) == "before the runs"
+    assert budget_text(1e10, inf, inf) == "beyond 1e10"
+    assert budget_text(0.0, 1.234e10, 2e10) == "1.2e10 (any to 2e10)"
+    assert budget_text(1e10, 1.234e10, inf) == "1.2e10 (1e10 to unbounded)"
