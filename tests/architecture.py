@@ -28,6 +28,7 @@ PACKAGES = (
     ("fit.cli",),
     ("isoflop",),
     ("sweep.config", "sweep.settings", "sweep.cache", "sweep.model", "sweep.plugins", "sweep.data"),
+    ("sweep.skills",),
     ("sweep.planning",),
     ("sweep.training",),
     ("sweep.launch", "sweep.plan"),
