@@ -200,7 +200,8 @@ class Heldout:
     """(rows, seq_len): index into `skills`."""
     skills: tuple[str, ...] = ()
     part: NDArray[np.uint8] | None = None
-    """(rows,): index into `parts`, whose own losses are measured besides."""
+    """(rows,), or (rows, seq_len) of single tokens: index into `parts`, whose own losses are
+    measured besides; what belongs to none has a larger one."""
     parts: tuple[str, ...] = ()
 
 

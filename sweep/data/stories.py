@@ -23,8 +23,9 @@ import numpy as np
 from fit.data.records import DataInfo
 from fit.errors import PlanError
 from sweep.config import DataConfig
-from sweep.data.grammars import StoryBuilder
+from sweep.data.grammars import MOVES, StoryBuilder
 from sweep.data.language import Language, bytes_per_token, rows, sample, text
+from sweep.data.moves import parts_by_moves
 from sweep.data.rows import Heldout, Rows, capped_rows, heldout_count, in_epochs, unigram_loss
 from sweep.data.tales import TaleBuilder
 
@@ -140,9 +141,11 @@ class StoriesSource:
         drawn = sample(
             self._language, stream="heldout", seed=0, start=0, count=count, seq_len=self.seq_len
         )
+        part, parts = parts_by_moves(self._language, drawn, MOVES)
         return Heldout(
-            rows=drawn.tokens, ideal=drawn.ideal, skill=drawn.skill, skills=self._language.skills
-        )
+            rows=drawn.tokens, ideal=drawn.ideal, skill=drawn.skill,
+            skills=self._language.skills, part=part, parts=parts,
+        )  # fmt: skip
 
     def _rows(self, start: int, count: int, every: int = 1) -> Rows:
         """Rows of the endless stream."""
