@@ -222,7 +222,7 @@ def addition(places: int, taps: int) -> Program:
 
 def _at(tokens: Values, distance: int) -> Values:
     """Truth by distance for exactly one distance."""
-    return np.arange(tokens.shape[1]) == distance
+    return np.asarray(np.arange(tokens.shape[1]) == distance)
 
 
 def _numbers(grammar: Language) -> dict[str, int]:
