@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from sweep.data.grammars import LONGEST_GAME, MOVES, OBJECTS
 from sweep.data.language import Language, Recall, Segment, Update
-from sweep.data.stories import LONGEST_GAME, MOVES, OBJECTS
 from sweep.skills.rasp import (
     SOp,
     Values,
