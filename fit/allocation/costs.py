@@ -14,7 +14,7 @@ import numpy as np
 
 from fit.allocation.allocate import MOST_LOG, falling_root, log_loss, tokens_needed
 from fit.allocation.scaling_law import IntervalCurve, ScalingLaw, fit_of
-from fit.data.accounting import DEVICES
+from fit.data.accounting import DEVICES, find_device
 from fit.data.records import Floats
 from fit.errors import FieldError, QueryError
 from fit.inference.intervals import derived_interval
@@ -109,8 +109,10 @@ def machine(
         notes = (note,)
     if price is not None:
         check_count(price, "price")
+    known = find_device(device)
+    name = device if known is None else known.name
     return Machine(
-        name=device, flops_per_second=peak, mfu=mfu, devices=devices, price=price, notes=notes
+        name=name, flops_per_second=peak, mfu=mfu, devices=devices, price=price, notes=notes
     )
 
 
@@ -120,8 +122,8 @@ def peak_of(device: str) -> float:
     Raises:
         FieldError: It is neither.
     """
-    if (known := device.strip().lower()) in DEVICES:
-        return DEVICES[known].flops_per_second
+    if known := find_device(device):
+        return known.flops_per_second
     try:
         peak = parse_number(device, "device")
     except QueryError:
@@ -133,6 +135,27 @@ def peak_of(device: str) -> float:
             "device",
         )
     return peak
+
+
+def rental_price(device: str) -> tuple[float, Note]:
+    """A device's price [$/h] where none is given, with a note on whose it is.
+
+    Raises:
+        FieldError: None is known.
+    """
+    known = find_device(device)
+    if known is None or known.rental is None:
+        raise FieldError(
+            f"a budget in dollars needs the price of an hour, and none of '{device}' is stored; "
+            "give it: --price 2.5.",
+            "price",
+        )
+    price, source = known.rental
+    text = (
+        f"an hour of one {known.name} is taken at ${price:g} ({source}); others ask up to several "
+        "times as much, and the budget goes as 1 / price. Give yours: --price."
+    )
+    return price, Note(code="price_assumed", severity="warning", message=text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,13 +18,13 @@ import click
 from fit.cli.options import (
     LEDGER,
     POSITIVE,
+    BudgetType,
     OneValueCommand,
     check_output_options,
     column_options,
     count_type,
     device_options,
     fit_options,
-    flops_type,
     interval_option,
     json_option,
     launch_command,
@@ -164,7 +164,8 @@ def query_command(
 ) -> None:  # fmt: skip
     """Split a budget between parameters and tokens, or find the budget that reaches a loss.
 
-    The budget is FLOPS (1e21), or --dollars, --hours, --deadline or --loss.
+    The budget is FLOPS (1e21, '10 PFLOP-days', '$5k on h100', '8 h100 for 3 days'), or --dollars,
+    --hours, --deadline or --loss.
     """
     from fit.query.answer import answer
     from fit.query.documents import refused_document
@@ -232,7 +233,7 @@ def predict_command(
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
 @click.option(
-    "--flops", "budgets", type=flops_type(), multiple=True, metavar="C", help="Budget of B."
+    "--flops", "budgets", type=BudgetType(), multiple=True, metavar="C", help="Budget of B."
 )
 @interval_option(
     "fit.comparison.compare:INTERVALS",
@@ -242,7 +243,7 @@ def predict_command(
 @click.option("--force", is_flag=True, help="Compare losses that have no common unit.")
 @json_option
 def compare_command(
-    a: Path, b: Path, budgets: tuple[float, ...], as_json: bool, **options: Any
+    a: Path, b: Path, budgets: tuple[str, ...], as_json: bool, **options: Any
 ) -> None:
     """Estimate how much compute A needs to reach the loss of B.
 
@@ -394,6 +395,7 @@ def suggest_command(
     source, path = _select_law(folder, law)
     machine = priced_machine(source.fit, device=device, mfu=mfu, price=price)
     home = out or (path.parent if path.is_file() else path) / FOLDER
+    limits |= {"device": device, "mfu": mfu, "price": price}
     proposal = propose(parse_request(source, **limits))
     launch = write_plan(home, proposal, source.fit)
     cost = None if machine is None else machine.cost(proposal.flops_spent)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fit.errors import FieldError, QueryError
-from fit.quantities import option_name, parse_count, parse_flops, parse_share
+from fit.quantities import option_name, parse_count, parse_flops, parse_price, parse_share
+from fit.query.budget_text import budget_fields
 from fit.query.question import FIELDS, LAW_COLUMNS
 
 if TYPE_CHECKING:
@@ -83,9 +84,34 @@ class AssignmentType(click.ParamType):  # type: ignore[type-arg]  # generic from
         return value
 
 
-def flops_type(what: str = "budget") -> AmountType:
-    """A budget [FLOP]."""
-    return AmountType(what, parse_flops)
+class BudgetType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
+    """A budget as people write it, checked and left as text: 1e21, 8 h100 for 3 days."""
+
+    name = "budget"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the text."""
+        try:
+            budget_fields(value, {})
+        except FieldError as error:
+            self.fail(str(error), param, ctx)
+        return value
+
+
+class DeviceType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
+    """A device by name, in any spelling, or by its peak."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the text if it is a device."""
+        from fit.allocation.costs import peak_of
+
+        try:
+            peak_of(value)
+        except FieldError as error:
+            self.fail(str(error), param, ctx)
+        return value
 
 
 def count_type(what: str) -> AmountType:
@@ -104,11 +130,16 @@ def option_group(*options: Callable[[Command], Command]) -> Callable[[Command], 
     return add
 
 
+def _column_type(column: str) -> AmountType:
+    """A law's column: compute, or a count."""
+    return AmountType(column, parse_flops if column == "flops" else parse_count)
+
+
 def column_options(*columns: str) -> Callable[[Command], Command]:
     """Add an option for each column that a law may need beside params and tokens."""
     return option_group(
         *(
-            click.option(option_name(c), c, type=count_type(c), metavar="X", help=LAW_COLUMNS[c])
+            click.option(option_name(c), c, type=_column_type(c), metavar="X", help=LAW_COLUMNS[c])
             for c in columns
         )
     )
@@ -245,6 +276,8 @@ def launch_command(asked: Question, fields: Mapping[str, Any], source: Path | st
     from fit.query.launch import launch_line
 
     words = [] if asked.flops is None else [f"{asked.flops:.12g}".replace("e+", "e")]
+    if asked.flops is None and fields.get("flops"):
+        words = [shlex.quote(fields["flops"])]
     words.append(
         f"--law {source}" if isinstance(source, str) else f"--fit {shlex.quote(str(source))}"
     )
@@ -255,6 +288,7 @@ def launch_command(asked: Question, fields: Mapping[str, Any], source: Path | st
     return launch_line(f"isoflop query {' '.join(words)}")
 
 
+PRICE = AmountType("price", parse_price)
 device_options = option_group(
     click.option("--device", metavar="NAME", help="a100, h100, ..., or its dense bf16 FLOP/s."),
     click.option(
@@ -262,7 +296,7 @@ device_options = option_group(
         help="Share of the peak reached.  [of the runs on such a device, or 0.4]",
     ),
     click.option(
-        "--price", type=count_type("price"), metavar="$", help="Dollars per device-hour."
+        "--price", type=PRICE, metavar="$", help="Dollars per device-hour."
     ),
 )  # fmt: skip
 """Add --device, --mfu and --price, the accounting of `fit.allocation.costs`."""
@@ -285,13 +319,14 @@ report_options = option_group(
         "--unique-tokens", type=count_type("unique_tokens"), metavar="U",
         help="Plot the cost of having only U unique tokens.",
     ),
-    click.option("--price", type=POSITIVE, metavar="$", help="Dollars per device-hour."),
+    click.option("--price", type=PRICE, metavar="$", help="Dollars per device-hour."),
     click.option(
-        "--device",
-        type=NameType("fit.allocation.costs:DEVICES"),
-        help="Device that the price is for.",
+        "--device", type=DeviceType(), metavar="NAME", help="Device that the price is for."
     ),
-    click.option("--mfu", type=SHARE, help="Share of the peak FLOP/s reached.  [0.4]"),
+    click.option(
+        "--mfu", type=AmountType("mfu", parse_share), metavar="SHARE",
+        help="Share of the peak FLOP/s reached.  [0.4]",
+    ),
 )  # fmt: skip
 """Add the options of `isoflop report`."""
 

@@ -174,7 +174,7 @@ def test_users_mistakes_are_one_line_and_exit_code_one(folder, args, expected):
         (["query", "-inf"], "budget is '-inf'"),
         (["query", "1e14", "--loss", "2"], "the budget is given 2 times, as --flops and --loss"),
         (["query", "1e14", "--memory", "8 apples"], "memory is '8 apples'"),
-        (["query", "--dollars", "5"], "--dollars was given without --price and --device"),
+        (["query", "--dollars", "5"], "--dollars was given without --device"),
         (["query", "7B"], "counts parameters or tokens; a number of FLOP is needed, such as 7e9"),
         (["query", "1e14", "--law", "nobody1999"], "besiroglu2024"),
         (["query", "1e14", "--fit", "reports/pilot", "--law", "besiroglu2024"], "not both"),
