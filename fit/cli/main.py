@@ -30,6 +30,7 @@ from fit.cli.options import (
     launch_command,
     launch_text,
     level_option,
+    notes_option,
     output_options,
     question_options,
     read_question,
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from fit.allocation.scaling_law import ScalingLaw
 
 REPORTS = Path("reports")
+MOST_NOTES = 3
+"""Notes under an answer; --notes prints the others."""
 HELP = {"help_option_names": ["-h", "--help"]}
 
 
@@ -157,10 +160,11 @@ def fit_command(
 @source_options
 @question_options
 @output_options
+@notes_option
 @json_option
 def query_command(
     folder: Path | None, law: str | None, config: bool, trainer: str | None, sealed: str | None,
-    as_json: bool, **fields: Any,
+    as_json: bool, all_notes: bool, **fields: Any,
 ) -> None:  # fmt: skip
     """Split a budget between parameters and tokens, or find the budget that reaches a loss.
 
@@ -192,7 +196,8 @@ def query_command(
         click.echo(launch_text(asked, reply, trainer))
     else:
         command = launch_command(asked, fields, path if law is None else law)
-        _print(reply.document(), answer_text(reply, command, limit_rows(reply)), as_json=as_json)
+        text = answer_text(reply, command, limit_rows(reply), None if all_notes else MOST_NOTES)
+        _print(reply.document(), text, as_json=as_json)
     if sealed_line:
         click.echo(sealed_line, err=bool(trainer or config or as_json))
 
@@ -208,10 +213,11 @@ add_sweep_commands(main)
 @source_options
 @column_options(*LAW_COLUMNS)
 @click.option("--force", is_flag=True, help="Predict although the verdict is `refuse`.")
+@notes_option
 @json_option
 def predict_command(
     params: float, tokens: float, folder: Path | None, law: str | None, force: bool, as_json: bool,
-    **fixed: float | None,
+    all_notes: bool, **fixed: float | None,
 ) -> None:  # fmt: skip
     """Predict the loss of a model of N parameters trained on D tokens."""
     from fit.query.answer import predict
@@ -226,7 +232,8 @@ def predict_command(
         if as_json:
             click.echo(_dump(refused_document(error.reason, PREDICTION_SCHEMA)))
         raise
-    _print(prediction.document(), prediction_text(prediction), as_json=as_json)
+    text = prediction_text(prediction, None if all_notes else MOST_NOTES)
+    _print(prediction.document(), text, as_json=as_json)
 
 
 @main.command("compare")
@@ -295,6 +302,22 @@ def laws_command(as_json: bool) -> None:
 
     text = f"{laws_text(PRESETS.values())}\n\n{families_text(LAWS.values())}"
     _print(laws_document(), text, as_json=as_json)
+
+
+@main.command("explain")
+@click.argument("note", required=False)
+@json_option
+def explain_command(note: str | None, as_json: bool) -> None:
+    """Explain a NOTE by the code at its end: what was seen, why it matters, what to do.
+
+    Without one, all are listed, and the questions that no fit answers.
+    """
+    from fit.note_codes import explanation_document
+    from fit.report.listings import explanation_text, explanations_text
+
+    document = explanation_document(note)
+    text = explanations_text() if note is None else explanation_text(document["notes"])
+    _print(document, text, as_json=as_json)
 
 
 @main.command("runs")

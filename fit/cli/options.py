@@ -148,6 +148,7 @@ def column_options(*columns: str) -> Callable[[Command], Command]:
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print the JSON document and nothing else."
 )
+notes_option = click.option("--notes", "all_notes", is_flag=True, help="Print all notes.")
 level_option = click.option(
     "--level", type=SHARE, default=0.9, show_default=True, help="Level of the intervals."
 )

@@ -384,7 +384,8 @@ def _refusal_note(
     *,
     force: bool,
     code: str = "other_data",
-    cure: str = "Fit both on the same data and tokenizer",
+    cure: str = "Which data set is better is answered by losses on one common held-out text "
+    "(isoflop explain which_data). Fit both on the same data and tokenizer",
 ) -> Note:
     """A serious note on a comparison without meaning, if it is forced.
 

@@ -94,7 +94,7 @@ def test_the_exported_names_are_thirteen_and_can_be_loaded_before_use():
         (["query", "1e14", "--fit", "reports/pilot/fit.json"], "by pilot"),
         (["query", "1e21", "--law", "besiroglu2024"], "parameters        2.78B"),
         (["query", "1e11", "--fit", "reports/blind", "--force"], "serious"),
-        (["query", "1e20", "--force"], "serious           the budget lies"),
+        (["query", "1e20", "--force"], "serious           Run a budget in between first"),
         (["query", "1e20", "--force"], "verdict           REFUSE: the budget lies"),
         (["query", "5e13"], "verdict           CAREFUL: run"),
         (["predict", "--params", "7B", "--tokens", "1.4T", "--law", "hoffmann2022"], "2.0217"),
