@@ -154,26 +154,25 @@ level_option = click.option(
 )
 where_option = click.option(
     "--where", metavar="CONDITION", multiple=True,
-    help='Runs to use, such as "depth == 2"; several must all hold.',
+    help='Runs to use, such as "depth == 2"; all must hold.',
 )  # fmt: skip
 table_options = option_group(
     where_option,
     click.option(
         "--column", type=AssignmentType("params=n_params"), multiple=True, metavar="OURS=YOURS",
-        help="A table's column for ours, such as loss=val/loss; or a number, a text in quotes, "
-        "a part of the file's name: params=llama-{file}-*.",
+        help="Our column from yours, a number or 'text'.",
     ),
     click.option(
         "--unit", type=AssignmentType("params=M"), multiple=True, metavar="OURS=UNIT",
-        help="Unit of a table's column: params=M, tokens=1e9, loss=ppl, bits, bpb or nats.",
+        help="Unit: params=M, tokens=1e9, loss=ppl, bits, bpb.",
     ),
     click.option(
         "--wide", type=click.Choice(["params", "tokens"]),
-        help="Columns named by numbers are values of it, their cells losses.",
+        help="What columns named by numbers are values of.",
     ),
     click.option(
         "--keep-failed", is_flag=True,
-        help="Keep rows whose state is failed and whose last step was the planned one.",
+        help="Keep failed runs that took their last step.",
     ),
 )  # fmt: skip
 """Add the options that say how a table is read: --where, --column, --unit, --wide, --keep-failed.
@@ -193,28 +192,6 @@ def reading_of(
         "where": where, "rename": parse_columns(column), "units": parse_units(unit), "wide": wide,
         "keep_failed": keep_failed,
     }  # fmt: skip
-
-
-class OneValueCommand(click.Command):
-    """A command whose options are refused where a second value would replace the first."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the arguments.
-
-        Raises:
-            UsageError: An option that takes one value is given twice.
-        """
-        order = self.make_parser(ctx).parse_args(list(args))[2]
-        for parameter in dict.fromkeys(order):
-            single = isinstance(parameter, click.Option) and not (
-                parameter.multiple or parameter.is_flag or parameter.count
-            )
-            if single and order.count(parameter) > 1:
-                raise click.UsageError(
-                    f"{parameter.opts[0]} is given {order.count(parameter)} times, and takes one "
-                    "value. Leave one.", ctx
-                )  # fmt: skip
-        return super().parse_args(ctx, args)
 
 
 def interval_option(methods: str, about: str) -> Callable[[Command], Command]:
@@ -294,7 +271,7 @@ device_options = option_group(
     click.option("--device", metavar="NAME", help="a100, h100, ..., or its dense bf16 FLOP/s."),
     click.option(
         "--mfu", type=AmountType("mfu", parse_share), metavar="SHARE",
-        help="Share of the peak reached.  [of the runs on such a device, or 0.4]",
+        help="Share of the peak reached.  [of the runs, or 0.4]",
     ),
     click.option(
         "--price", type=PRICE, metavar="$", help="Dollars per device-hour."
@@ -354,7 +331,7 @@ fit_options = option_group(
     click.option("--heldout", metavar="SET", help="Fit the loss on this held-out set of records."),
     click.option(
         "--loss", type=NameType("fit.estimation.objective:LOSSES"), default="adaptive",
-        show_default=True, help="adaptive, huber, l2, l2-levels, student, asymmetric.",
+        show_default=True, help="Or huber, l2, l2-levels, student.",
     ),
     click.option("--delta", type=POSITIVE, help="Fixed threshold of the Huber loss."),
     interval_option("fit.inference.intervals:METHODS", "hc3, pairs, wild, bca, profile."),
@@ -365,7 +342,7 @@ fit_options = option_group(
     ),
     click.option(
         "--entropy", type=NameType("fit.fitting:ENTROPIES"), default="estimated",
-        show_default=True, help="known: E of the forecast, where data state it.",
+        show_default=True, help="known: E as the data state it.",
     ),
     click.option(
         "--prior", multiple=True, metavar="reports/NAME",
@@ -399,11 +376,11 @@ suggest_options = option_group(
     click.option("--spend", required=True, metavar="C2", help="FLOP of all the runs."),
     click.option("--law", metavar="NAME", help="A published law instead of a fit."),
     click.option(
-        "--runs", "most_runs", type=click.IntRange(1, 200), default=24, show_default=True,
-        help="Most runs.",
+        "--runs", "most_runs", metavar="M", type=click.IntRange(1, 200), default=24,
+        show_default=True, help="Most runs.",
     ),
     click.option(
-        "--replicates", type=click.IntRange(1, 10), default=3, show_default=True,
+        "--replicates", metavar="R", type=click.IntRange(1, 10), default=3, show_default=True,
         help="Most runs of one size and length.",
     ),
     click.option(

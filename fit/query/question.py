@@ -39,7 +39,7 @@ LAW_COLUMNS = {
     "width": "Width, for a law of shapes.",
     "depth": "Depth, for a law of shapes.",
     "unique_tokens": "Unique tokens there are, for a law of repeated data.",
-    "params_total": "All parameters, for a law of experts (--params: active ones).",
+    "params_total": "All parameters, for a law of experts.",
     "params_embedding": "Of the vocabulary, for its law (--params: the others).",
     "experts": "Experts, for a law of their number.",
     "flops": "Compute [FLOP], for a law of compute alone.",
@@ -121,7 +121,7 @@ class Question:
         parse_number, "L", "Loss to be reached [nats/token]: how much compute?", budget=True
     )
     price: float | None = _row(
-        parse_price, "$", "Dollars per device-hour.  [$: a stored one]", needs=("device",)
+        parse_price, "$", "Dollars per device-hour.  [stored, for dollars]", needs=("device",)
     )
     device: str | None = _row(
         parse_name, "NAME", "a100, h100, ..., or its dense bf16 FLOP/s: 1.65e14."
