@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from fit.errors import QueryError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
     """What a note says, at length: what was seen, why it matters, what to do."""
 
@@ -55,8 +54,8 @@ def page() -> str:
         lines += ["", f"## {heading}"]
         for code, entry in {**NOTES, **QUESTIONS}.items():
             if entry.about == about:
-                rows = (("Seen", entry.seen), ("Why", entry.why), ("Do", entry.todo))
-                lines += ["", f"### `{code}`", "", *(f"- **{k}**: {v}" for k, v in rows)]
+                lines += ["", f"### `{code}`", "", f"- **Seen**: {entry.seen}"]
+                lines += [f"- **Why**: {entry.why}", f"- **Do**: {entry.todo}"]
     return "\n".join(lines) + "\n"
 
 
@@ -112,8 +111,7 @@ _TABLE = {
     "trajectory": (
         "Rows look like checkpoints of one run, and count as independent.",
         "They share that run's errors, so the intervals are too narrow.",
-        "Say which rows belong together: --cluster run. Checkpoints before the cooldown are no "
-        "finished runs: leave them out.",
+        "Say which rows belong together: --cluster run. Leave unfinished checkpoints out.",
     ),
 }
 _LAW = {
@@ -214,8 +212,7 @@ _RESIDUALS = {
         "Fitted to parts of the range, the law's terms differ by more than noise allows.",
         "The law is only nearly true here. Its effect is added to the intervals where it can be "
         "estimated.",
-        "Fit a narrower range and compare (--where), and run a budget in between before a large "
-        "step.",
+        "Fit a narrower range and compare (--where), and run a budget in between first.",
     ),
     "lack_of_fit": (
         "Seeds of one setting agree better with each other than with the law.",
@@ -353,6 +350,11 @@ _ANSWER = {
         "Say how many there are, so that the law counts them: --unique-tokens. The answer then "
         "says where more compute stops paying.",
     ),
+    "where_to_stop": (
+        "From some budget on repeats gain less than a fifth of what fresh tokens would.",
+        "More compute buys nothing worth having: the data set is used up.",
+        "Stop there, or get more unique tokens. A larger model does not help either.",
+    ),
     "coarse_ladder": (
         "The nearest shape of the ladder lies outside the sizes that are as good as the best.",
         "Launching it costs more loss than one run's noise.",
@@ -383,8 +385,7 @@ _COST = {
     "memory": (
         "The memory limit counts the weights alone.",
         "A cache of keys and values, activations and the runtime come on top.",
-        "Leave room for them. Weights of 1 byte (int8) or half a byte (int4) hold two or four "
-        "times the parameters: --bytes-per-param 1 or 0.5.",
+        "Leave room for them. In int8 or int4 it holds 2 or 4 times as many: --bytes-per-param.",
     ),
     "serving": (
         "Served tokens are counted as forward passes at the utilisation of training.",

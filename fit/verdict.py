@@ -51,7 +51,7 @@ WIDENED = frozenset(("not_determined", "fit_status"))
 """Codes of notes that leave the law open and not the forecast, which its prior holds."""
 DECISIVE = (
     "extrapolates_far", "short_runs", "below_entropy", "ill_conditioned", "at_bound", "phase",
-    "misfit", "interaction", "holdout",
+    "misfit", "interaction", "holdout", "where_to_stop",
 )  # fmt: skip
 """Codes of notes of one severity whose sentence goes before those of others: what bears on the
 answer itself before a remark on a run or on the last budgets."""
