@@ -22,6 +22,7 @@ from fit.cli.options import (
     count_type,
     device_options,
     fit_options,
+    gate_options,
     interval_option,
     json_option,
     launch_command,
@@ -247,6 +248,23 @@ def compare_command(
     with progress("comparing"):
         comparison = compare(_fit_or_law(a), _fit_or_law(b), flops=budgets, **options)
     _print(comparison.document(), comparison_text(comparison), as_json=as_json)
+
+
+@main.command("gate")
+@click.argument("base")
+@click.argument("change")
+@gate_options
+@json_option
+def gate_command(base: str, change: str, as_json: bool, **options: Any) -> None:
+    """Is a change worth it? What it saves in compute, seconds and dollars, from a few sizes.
+
+    BASE and CHANGE are folders of runs or tables, of the same sizes, lengths and seeds. Two sizes
+    give a first answer, four show whether it lasts; the answer says how many seeds would settle it.
+    """
+    from fit.cli.gates import gate_text, read_gate
+
+    found = read_gate(base, change, **options)
+    _print(found.document(), gate_text(found, base, change), as_json=as_json)
 
 
 @main.command("import")

@@ -280,6 +280,22 @@ device_options = option_group(
 """Add --device, --mfu and --price, the accounting of `fit.allocation.costs`."""
 
 
+gate_options = option_group(
+    click.option(
+        "--worth", "least", type=POSITIVE, default=1.0, show_default=True, metavar="X",
+        help="Smallest multiplier that is worth having.",
+    ),
+    click.option("--noise", type=POSITIVE, help="Of ln loss of one run.  [of the seeds]"),
+    click.option(
+        "--price", "prices", multiple=True, type=PRICE, metavar="$",
+        help="Dollars per device-hour; twice: base, change.",
+    ),
+    level_option,
+    where_option,
+)  # fmt: skip
+"""Add the options of `isoflop gate`."""
+
+
 report_options = option_group(
     click.option(
         "--format", "form", type=NameType("fit.report.render:FORMATS"), default="pdf",

@@ -43,7 +43,7 @@ _CODE = re.compile(r"\[[a-z_]+\]$", re.MULTILINE)
 GROUPS: Mapping[str, str] = MappingProxyType(
     {
         "Ask": "query predict compare laws",
-        "Fit and judge": "fit report runs tuning skills score explain",
+        "Fit and judge": "fit report runs tuning skills gate score explain",
         "Plan and train": "suggest plan sweep rehearse",
         "Bring runs in": "import imports",
         "Serve, and check the installation": "serve doctor",
@@ -97,6 +97,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "compare": (
             "isoflop compare reports/new reports/old --flops '10 PFLOP-days'",
             "isoflop compare besiroglu2024 hoffmann2022",
+        ),
+        "gate": (
+            "isoflop gate runs/base runs/change",
+            "isoflop gate runs/base runs/change --worth 1.05 --price '$2.50'",
         ),
         "laws": ("isoflop laws", "isoflop laws --json"),
         "fit": (
