@@ -283,7 +283,7 @@ device_options = option_group(
 gate_options = option_group(
     click.option(
         "--worth", "least", type=POSITIVE, default=1.0, show_default=True, metavar="X",
-        help="Smallest multiplier that is worth having.",
+        help="Least multiplier worth having.",
     ),
     click.option("--noise", type=POSITIVE, help="Of ln loss of one run.  [of the seeds]"),
     click.option(

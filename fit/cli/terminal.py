@@ -19,7 +19,6 @@ from typing import IO, Any
 
 import click
 
-from fit.data.progress import stages_to
 from fit.errors import RefusedError, ScalingError
 from fit.quantities import duration
 
@@ -168,6 +167,8 @@ def progress(what: str) -> Iterator[None]:
     if not stream.isatty():
         yield
         return
+    from fit.data.progress import stages_to  # imports numpy, and --help needs none
+
     stage, start, done = [what], time.monotonic(), threading.Event()
 
     def draw() -> None:
