@@ -73,7 +73,7 @@ def _seconds(table: RunTable, source: str) -> Floats | None:
 def gate_text(found: Gate, base: str, change: str) -> str:
     """The verdict, the multipliers with their intervals, the sizes, and what would settle it."""
     rows = [
-        *wrapped_row("verdict", f"{VERDICTS[found.verdict]}, from {TIMES}{found.least:g} on"),
+        *wrapped_row("verdict", f"{VERDICTS[found.verdict]} (above {TIMES}{found.least:g})"),
         "",
         row("compute", f"{_interval(found.compute)}, {percent(found.level)} confidence"),
     ]

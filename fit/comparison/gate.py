@@ -169,9 +169,11 @@ def gate(
 
 
 def _common_cells(base: RunTable, change: RunTable) -> list[tuple[list[int], list[int]]]:
-    """Rows of either table at each size, of its longest common length, in order of compute.
+    """Rows of either table at each size, of one length that both have, in order of compute.
 
-    A change may alter the count of parameters: sizes are matched by their order.
+    Of several lengths that one whose tokens per parameter are nearest to the median of all, so that
+    compute grows along one ratio. A change may alter the count of parameters: sizes are matched by
+    their order.
     """
     sizes = [np.unique(table.params) for table in (base, change)]
     if len(sizes[0]) != len(sizes[1]):
@@ -181,12 +183,20 @@ def _common_cells(base: RunTable, change: RunTable) -> list[tuple[list[int], lis
         )
     if len(sizes[0]) < 2:
         raise QueryError("one size shows no slope of the loss; run two or more of both.")
+    lengths = {
+        (own, other): sorted(
+            set(base.tokens[base.params == own]) & set(change.tokens[change.params == other])
+        )
+        for own, other in zip(*sizes, strict=True)
+    }
+    ratios = [tokens / own for (own, _), several in lengths.items() for tokens in several]
+    middle = float(np.median(np.log(ratios))) if ratios else 0.0
     found = []
-    for own, other in zip(*sizes, strict=True):
-        lengths = set(base.tokens[base.params == own]) & set(change.tokens[change.params == other])
-        if lengths:
+    for (own, other), several in lengths.items():
+        if several:
+            tokens = min(several, key=lambda d: abs(math.log(d / own) - middle))
             rows = [
-                np.flatnonzero((table.params == size) & (table.tokens == max(lengths))).tolist()
+                np.flatnonzero((table.params == size) & (table.tokens == tokens)).tolist()
                 for table, size in ((base, own), (change, other))
             ]
             found.append((rows[0], rows[1]))

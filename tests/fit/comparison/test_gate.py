@@ -1,5 +1,6 @@
 """Whether a change is worth it, from a few sizes and seeds."""
 
+import dataclasses
 import json
 import math
 
@@ -88,6 +89,27 @@ def test_the_seeds_that_it_asks_for_settle_it():
     assert 0.3 < settled < 0.9
     assert np.mean([trial(4 * enough).verdict == "adopt" for _ in range(100)]) > 0.9
     assert gate(runs(TWO), runs(TWO, 1.0001), noise=0.01).seeds is None
+
+
+def test_of_a_grid_one_ratio_of_tokens_to_params_is_compared():
+    def grid(multiplier):
+        parts = [runs(FOUR * k**2, multiplier) for k in (0.5, 1.0, 2.0)]
+        tokens = [part.tokens * k for part, k in zip(parts, (0.5, 1.0, 2.0), strict=True)]
+        joined = {n: np.concatenate([getattr(p, n) for p in parts]) for n in ("flops", "loss")}
+        return dataclasses.replace(
+            parts[0],
+            run=tuple(f"r{i}" for i in range(12)),
+            params=np.tile(parts[1].params, 3),
+            tokens=np.concatenate(tokens),
+            cluster=np.arange(12),
+            columns={"seed": np.zeros(12)},
+            **joined,
+        )
+
+    found = gate(grid(1.0), grid(1.2), noise=1e-6)
+    alone = gate(runs(FOUR), runs(FOUR, 1.2), noise=1e-6)
+    assert [r.flops for r in found.rows] == pytest.approx([r.flops for r in alone.rows])
+    assert found.compute.value == pytest.approx(alone.compute.value)
 
 
 def test_times_and_prices_make_the_multiplier_of_seconds_and_dollars():
