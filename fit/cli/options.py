@@ -364,10 +364,15 @@ fit_options = option_group(
         "--prior", multiple=True, metavar="reports/NAME",
         help="Earlier fit of the same recipe to learn from.",
     ),
-    click.option("--resamples", type=NATURAL, default=4000, show_default=True),
+    click.option(
+        "--resamples", metavar="R", type=NATURAL, default=4000, show_default=True,
+        help="Draws of a bootstrap.",
+    ),
     click.option("--cluster", metavar="COLUMN", help="Equal values: correlated errors."),
     click.option("--weight", metavar="COLUMN", help="Weights; loss_se: errors.  [weight]"),
-    click.option("--seed", type=NATURAL, default=0, show_default=True),
+    click.option(
+        "--seed", metavar="S", type=NATURAL, default=0, show_default=True, help="Of the draws."
+    ),
 )  # fmt: skip
 """Add the options of `isoflop fit`; docs/method.md explains the methods."""
 

@@ -106,6 +106,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "isoflop fit runs/reference",
             "isoflop fit runs.csv --column params=N --unit params=M",
             "isoflop fit runs.csv --where 'loss < 5' --cluster run --no-report",
+            "isoflop fit 'logs/*.csv' --column 'params=llama-{file}-*'",
         ),
         "report": (
             "isoflop report reports/reference",
