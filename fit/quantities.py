@@ -1,7 +1,7 @@
 """Parse and format quantities: counts (7B, 1.4T), FLOP, memory, shares, times, units of columns.
 
-- `parse_*` reads what people type: 8e3, 0.5M, 1B, 10,000 or 10_000. An error names the quantity
-  and shows what may be typed.
+- `parse_*` reads what people type: 8e3, 0.5M, 1B, 10,000 or 10_000; 10 PFLOP-days; $5k; 3 days. An
+  error names the quantity and shows what may be typed.
 - `short`, `power`, `gigabytes`, `duration`, `percent` and `three_digits` print numbers.
 - `parse_units` reads the units of table columns, such as `params=M` or `loss=bits`.
 """
@@ -19,12 +19,43 @@ DEFAULT_MFU = 0.4
 
 UNITS: Mapping[str, float] = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 """Factors that may follow a number; no `P` and `E`, since 1E21 is a number already."""
-_NUMBER = re.compile(
-    r"\s*([+-]?(?:(?:\d{1,3}(?:,\d{3})+|\d+(?:_\d+)*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)"
-    r"\s*([kKMmBbGgTt]?)\s*",
-    re.ASCII,
-)
+_WORDS = {"thousand": "k", "million": "M", "billion": "B", "trillion": "T"}
+_FACTORS = {unit.lower(): factor for unit, factor in UNITS.items()} | {
+    word: UNITS[unit] for word, unit in _WORDS.items()
+}
+_DIGITS = r"[+-]?(?:(?:\d{1,3}(?:,\d{3})+|\d+(?:_\d+)*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
+_FACTOR = rf"[kmbgt]|{'|'.join(_WORDS)}"
+_NUMBER = re.compile(rf"\s*({_DIGITS})\s*({_FACTOR}|)\s*", re.ASCII | re.IGNORECASE)
 """A number, its thousands kept apart by commas or underscores if at all, and a factor."""
+_COUNTED = re.compile(r"(.*\S)\s*\b(tokens?|param(?:eter)?s?)\s*", re.ASCII | re.IGNORECASE)
+"""A count and the noun behind it: 15T tokens."""
+_DECIMAL_COMMA = re.compile(r"\d,(\d{3})*(\d{1,2})(?!\d)", re.ASCII)
+_SI = "kilo mega giga tera peta exa zetta yotta ronna quetta".split()
+_FLOP_FACTORS = _FACTORS | {
+    name: 1000.0**i for i, word in enumerate(_SI, 1) for name in (word, word[0])
+}
+"""Factors in front of FLOP, where a prefix is no exponent: k to Q, kilo to quetta, in any case."""
+_FLOP_PREFIX = "|".join(sorted(_FLOP_FACTORS, key=len, reverse=True))
+_COMPUTE = re.compile(
+    rf"\s*({_DIGITS})\s*({_FLOP_PREFIX})\s?(flops?(?:/s)?|f)"
+    r"(?:\s?[-*]\s?|\s)?([a-z]+|)\s*",
+    re.ASCII | re.IGNORECASE,
+)
+"""FLOP with a prefix, perhaps times a time: 1 ZFLOP, 10 PFLOP-days, 10 petaflop/s-days."""
+_MONEY = re.compile(r"(?:us)?\s?\$(.+)|(.+?)\s?(?:us)?\$|usd\s?(.+)|(.+?)\s?(?:usd|dollars?)", re.I)
+_OTHER_MONEY = re.compile(r"[\u20ac\u00a3\u00a5]|\b(eur|euros?|gbp|pounds?|yen|chf)\b", re.I)
+_PER_HOUR = re.compile(r"\s*(?:/|per)\s*(?:(?:gpu|device|card)[- ])?(?:h|hr|hour)\s*", re.I)
+_TIME = re.compile(
+    rf"\s*({_DIGITS}\s*k?)\s*(?:(?:gpu|device|card)[- ])?([a-z]+)\s*", re.I | re.ASCII
+)
+_HOURS: Mapping[str, float] = {
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), 1 / 3600),
+    **dict.fromkeys(("min", "mins", "minute", "minutes"), 1 / 60),
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), 1.0),
+    **dict.fromkeys(("d", "day", "days"), 24.0),
+    **dict.fromkeys(("w", "wk", "week", "weeks"), 168.0),
+}
+"""Units of time [h]; none for `m` and months, which are minutes to some and of no one length."""
 EXAMPLES = "1e21, 2.5e9, 7B or 1.4T"
 BYTES: Mapping[str, float] = {
     "": 1.0,
@@ -55,32 +86,108 @@ def parse_count(text: str, what: str = "budget", *, examples: str = EXAMPLES) ->
         QueryError: Not a number, not positive, or beyond what a float can hold.
     """
     match = _NUMBER.fullmatch(text)
+    if match is None and (counted := _COUNTED.fullmatch(text)):
+        if counted[2][:5].lower() in what:  # "token" in max_tokens
+            match = _NUMBER.fullmatch(counted[1])
     if match is None:
         raise _refusal(text, what, examples)
-    unit = match[2] if match[2] in UNITS else match[2].swapcase()
-    value = _float(match[1]) * UNITS[unit]
+    value = _float(match[1]) * _FACTORS[match[2].lower()]
     if not (math.isfinite(value) and value > 0):
         raise _refusal(text, what, examples)
     return value
 
 
 def parse_flops(text: str, what: str = "budget") -> float:
-    """Read a budget in FLOP such as `1e21`; a suffix such as B marks a count, and is refused.
+    """Read a budget in FLOP: `1e21`, `1 ZFLOP`, `10 PFLOP-days`; `7B` is a count, and refused.
 
     Args:
         text: What the user typed.
         what: Name of the quantity, for the message.
 
     Raises:
-        QueryError: Not a positive finite number, or one with a unit.
+        QueryError: Not a positive finite number, one with a unit of another quantity, or a rate.
     """
     match = _NUMBER.fullmatch(text)
-    if match is None or not match[2]:
-        return parse_count(text, what, examples="1e21 or 2.5e9")
-    raise QueryError(
-        f"{what} is '{text.strip()}', which counts parameters or tokens; a number of FLOP is "
-        f"needed, such as {power(parse_count(text, what))}."
-    )
+    if match is not None and match[2]:
+        count = parse_count(text, what)
+        raise QueryError(
+            f"{what} is '{text.strip()}', which counts parameters or tokens; a number of FLOP is "
+            f"needed, such as {power(count)}, and dollars are written ${text.strip()}."
+        )
+    if match is None and (compute := _COMPUTE.fullmatch(text)):
+        return _compute(compute, text, what)
+    return parse_count(text, what, examples="1e21, 1 ZFLOP or 10 PFLOP-days")
+
+
+def _compute(match: re.Match[str], text: str, what: str) -> float:
+    """FLOP of a match of `_COMPUTE`."""
+    prefix, name, time = match[2].lower(), match[3].lower(), match[4].lower()
+    value = _float(match[1]) * _FLOP_FACTORS[prefix]
+    seconds = _HOURS.get(time, 0.0) * 3600 if time else 1.0
+    if not seconds or (not time and name in ("f", "flop/s", "flops/s")):
+        raise QueryError(
+            f"{what} is '{text.strip()}', a rate or no known unit; compute is needed, such as 1e21 "
+            "FLOP, or a rate times a time: 10 PFLOP-days."
+        )
+    return check_count(value * seconds, what)
+
+
+def parse_dollars(text: str, what: str) -> float:
+    """Read money in dollars: `5000`, `$5,000`, `5k$` or `5k USD`.
+
+    Raises:
+        QueryError: It is not positive, or another currency.
+    """
+    if _OTHER_MONEY.search(text):
+        raise QueryError(f"{what} is '{text.strip()}'; dollars are needed, such as $5,000 or 5k$.")
+    match = _MONEY.fullmatch(text.strip())
+    amount = next(g for g in match.groups() if g) if match else text
+    try:
+        return parse_count(amount, what)
+    except QueryError:
+        raise _refusal(text, what, "5000, $5,000 or 5k$") from None
+
+
+def parse_price(text: str, what: str) -> float:
+    """Read dollars per device-hour: `2.5`, `$2.50` or `$2.50/h`.
+
+    Raises:
+        QueryError: It is not.
+    """
+    if match := re.fullmatch(rf"(.+?){_PER_HOUR.pattern}", text, re.I):
+        text = match[1]
+    return parse_dollars(text, what)
+
+
+def parse_hours(text: str, what: str) -> float:
+    """Read a time in hours: `72`, `72h`, `3d`, `3 days`, `90 min` or `2 weeks`.
+
+    Raises:
+        QueryError: It is not, or its unit is ambiguous.
+    """
+    examples = "72 (hours), 3d, 90 min or 2 weeks"
+    match = _TIME.fullmatch(text)
+    if match and match[2].lower() in _HOURS:
+        return check_count(_HOURS[match[2].lower()] * parse_count(match[1], what), what)
+    if text.rstrip().endswith("m"):  # 2.8M are a million hours
+        raise _refusal(text, what, f"{examples} ('m' could be minutes or months)")
+    return parse_count(text, what, examples=examples)
+
+
+def is_compute(text: str) -> bool:
+    """Whether a text is a number alone, or one with a factor or a unit of compute."""
+    return bool(_NUMBER.fullmatch(text) or _COMPUTE.fullmatch(text))
+
+
+def is_time(text: str) -> bool:
+    """Whether a text is a number with a unit of time."""
+    match = _TIME.fullmatch(text)
+    return match is not None and match[2].lower() in _HOURS
+
+
+def has_money(text: str) -> bool:
+    """Whether a text states an amount of money, in whatever currency."""
+    return bool(_MONEY.fullmatch(text.strip()) or _OTHER_MONEY.search(text))
 
 
 def parse_number(text: str, what: str) -> float:
@@ -253,6 +360,8 @@ def _float(digits: str) -> float:
 
 def _refusal(text: str, what: str, examples: str) -> QueryError:
     """The error for what is not a positive finite number."""
+    if _DECIMAL_COMMA.search(text):
+        examples = f"{examples} (a comma separates thousands, a point decimals)"
     return QueryError(
         f"{what} is '{text.strip()}'; a positive finite number is needed, such as {examples}."
     )

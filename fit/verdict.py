@@ -51,7 +51,7 @@ WIDENED = frozenset(("not_determined", "fit_status"))
 """Codes of notes that leave the law open and not the forecast, which its prior holds."""
 DECISIVE = (
     "extrapolates_far", "short_runs", "below_entropy", "ill_conditioned", "at_bound", "phase",
-    "misfit", "interaction", "holdout",
+    "misfit", "interaction", "holdout", "where_to_stop",
 )  # fmt: skip
 """Codes of notes of one severity whose sentence goes before those of others: what bears on the
 answer itself before a remark on a run or on the last budgets."""
@@ -85,9 +85,28 @@ class Verdict:
         """Whether nothing may be concluded, drawn or launched."""
         return self.verdict == "refuse"
 
-    def further(self, notes: Iterable[Note]) -> list[Note]:
-        """Notes but those that the reason has said in full."""
-        return [note for note in notes if note.message.rstrip(".") not in self.reason]
+    def decided_by(self, note: Note) -> bool:
+        """Whether the verdict is of this note's severity and says its first sentence."""
+        same = VERDICTS.index(self.verdict) == SEVERITIES.index(note.severity)
+        return same and note.severity != "info" and first_sentence(note.message) == self.reason
+
+    def ranked(self, notes: Iterable[Note]) -> list[Note]:
+        """What a reader should know besides: the most important first, and no sentence twice.
+
+        The note that decides the verdict is left with what it says beyond the reason. Of notes
+        with one code and message the first stays.
+        """
+        once = {(n.code, n.message): n for n in reversed(list(notes))}
+        found = []
+        for note in sorted(reversed(once.values()), key=_rank):
+            rest = note.message
+            if self.decided_by(note):
+                rest = rest.removeprefix(self.reason).strip()
+            elif rest.rstrip(".") in self.reason:
+                rest = ""
+            if rest:
+                found.append(dataclasses.replace(note, message=rest))
+        return found
 
     def document(self) -> dict[str, str]:
         """Its two fields in the document of a fit, an answer or a prediction."""
@@ -101,12 +120,7 @@ def verdict_of(notes: Iterable[Note], trusted: str) -> Verdict:
         notes: Notes; of those of the highest severity `DECISIVE` chooses, then the first.
         trusted: The reason of `trust`, where no note is a warning.
     """
-
-    def rank(note: Note) -> tuple[int, int]:
-        decisive = DECISIVE.index(note.code) if note.code in DECISIVE else len(DECISIVE)
-        return -SEVERITIES.index(note.severity), decisive
-
-    ranked = sorted(notes, key=rank)
+    ranked = sorted(notes, key=_rank)
     if not ranked or ranked[0].severity == "info":
         return Verdict(verdict="trust", reason=trusted, message=trusted)
     first = ranked[0]
@@ -115,6 +129,12 @@ def verdict_of(notes: Iterable[Note], trusted: str) -> Verdict:
         reason=first_sentence(first.message),
         message=first.message,
     )
+
+
+def _rank(note: Note) -> tuple[int, int]:
+    """Place of a note: by its severity, then by whether it decides."""
+    decisive = DECISIVE.index(note.code) if note.code in DECISIVE else len(DECISIVE)
+    return -SEVERITIES.index(note.severity), decisive
 
 
 def worst(*verdicts: Verdict) -> Verdict:

@@ -9,7 +9,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 and the number of SIGINT."""
 ROOT = Path(__file__).resolve().parents[1]
 """Folder of our packages: a checkout, or the site-packages of an installation."""
 
@@ -44,6 +47,12 @@ def closed_output_ends_quietly() -> Iterator[None]:
         ):  # what is left in the buffer must not be written at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def stopped(hint: str) -> NoReturn:
+    """End after Ctrl-C: one line on stderr, and the exit code of an interrupted command."""
+    print(f"stopped; {hint}", file=sys.stderr)
+    sys.exit(INTERRUPTED)
 
 
 # `python -m sweep.plan` puts the working folder first and imports this package before the module

@@ -19,7 +19,7 @@ from fit.data.records import RECORD_NAME, WEIGHTS_NAME, RunRecord, read_record
 from fit.errors import PlanError, RecordError
 from fit.files import write_atomically
 from fit.quantities import count_noun
-from sweep import closed_output_ends_quietly, search_working_folder_last
+from sweep import closed_output_ends_quietly, search_working_folder_last, stopped
 from sweep.cache import locked
 from sweep.planning.bill import refuse_plan_options
 from sweep.planning.compose import command_overrides, parse_command, show_information
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep
     except PlanError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("stopped; the same command again continues from the newest checkpoints")
+        stopped("the same command again continues from the newest checkpoints")
 
 
 def train_grid(cells: Sequence[Cell], overrides: Sequence[str], *, multirun: bool) -> int:

@@ -22,7 +22,8 @@ from typing import Any, TypeVar
 
 import click
 
-from fit.cli.options import OneValueCommand, where_option
+from fit.cli.options import where_option
+from fit.cli.terminal import OneValueCommand
 from fit.data.columns import parse_columns
 from fit.data.trackers import (
     LoggedRun,
@@ -33,6 +34,7 @@ from fit.data.trackers import (
 )
 from fit.errors import RecordError, ScalingError
 from fit.quantities import parse_units
+from sweep import stopped
 
 TIMEOUT_SECONDS = 30
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -44,7 +46,18 @@ WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 """Kinds of chunks: a whole record, or a part of one."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """A group that Ctrl-C ends with one line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            stopped("nothing was written")
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def commands() -> None:
     """Make a table of runs that were logged to W&B."""
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from fit.errors import ScalingError
 from fit.quantities import count_noun
-from sweep import closed_output_ends_quietly, search_working_folder_last
+from sweep import closed_output_ends_quietly, search_working_folder_last, stopped
 from sweep.data.registry import open_source
 from sweep.data.rows import heldout_count
 from sweep.planning.bill import (
@@ -81,6 +81,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep
     except ScalingError as error:
         sys.stdout.flush()
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        stopped("a plan trains nothing")
     sys.exit(int(any(cell.refusal is not None for cell in cells)))
 
 

@@ -27,7 +27,7 @@ from fit.query.answer import answer
 from fit.query.documents import ANSWER_SCHEMA, Answer
 from fit.query.question import Question
 from fit.report.text import wrapped
-from sweep import closed_output_ends_quietly, search_working_folder_last
+from sweep import closed_output_ends_quietly, search_working_folder_last, stopped
 
 USAGE = """\
 {prog} ANSWER [fraction=0.01] [fit=reports/NAME] [--json] [override ...]
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep
     except ScalingError as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
-        sys.exit("stopped; the same command again continues from the newest checkpoint")
+        stopped("the same command again continues from the newest checkpoint")
     if as_json:
         print(json.dumps(rehearsal.document(), indent=1, allow_nan=False))
     else:

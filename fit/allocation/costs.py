@@ -2,7 +2,7 @@
 
 `machine` names devices, whose `Machine` converts FLOP to hours and dollars; `next_price` is the
 compute of a lower loss, `serving_costs` compares sizes of one loss over training and serving, and
-`with_unique_tokens` is a law whose tokens repeat.
+`with_unique_tokens` is a law whose tokens repeat; `where_repeats_stop` says how long that pays.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from fit.allocation.allocate import MOST_LOG, falling_root, log_loss, tokens_needed
 from fit.allocation.scaling_law import IntervalCurve, ScalingLaw, fit_of
-from fit.data.accounting import DEVICES
+from fit.data.accounting import DEVICES, find_device
 from fit.data.records import Floats
 from fit.errors import FieldError, QueryError
 from fit.inference.intervals import derived_interval
@@ -34,6 +34,15 @@ SPACING = 0.05
 below 2e-5 nats for the published laws: 0.2% of the step."""
 SIZES = 400
 """Points of the table of serving costs."""
+WORTH_HAVING = 0.2
+"""Share of what fresh tokens would gain below which repeats are not worth their compute: about 40
+epochs by Muennighoff et al. 2023, arXiv:2305.16264, who call their returns nothing from there."""
+DECADES = 8
+"""How far around a budget that place is looked for."""
+DOUBLING_POINTS = 4
+"""Points of that table from a budget to twice it: the place is known to a fifth of its compute."""
+ENDLESS_TOKENS = 1e30
+"""Unique tokens that no budget repeats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +118,10 @@ def machine(
         notes = (note,)
     if price is not None:
         check_count(price, "price")
+    known = find_device(device)
+    name = device if known is None else known.name
     return Machine(
-        name=device, flops_per_second=peak, mfu=mfu, devices=devices, price=price, notes=notes
+        name=name, flops_per_second=peak, mfu=mfu, devices=devices, price=price, notes=notes
     )
 
 
@@ -120,8 +131,8 @@ def peak_of(device: str) -> float:
     Raises:
         FieldError: It is neither.
     """
-    if (known := device.strip().lower()) in DEVICES:
-        return DEVICES[known].flops_per_second
+    if known := find_device(device):
+        return known.flops_per_second
     try:
         peak = parse_number(device, "device")
     except QueryError:
@@ -133,6 +144,27 @@ def peak_of(device: str) -> float:
             "device",
         )
     return peak
+
+
+def rental_price(device: str) -> tuple[float, Note]:
+    """A device's price [$/h] where none is given, with a note on whose it is.
+
+    Raises:
+        FieldError: None is known.
+    """
+    known = find_device(device)
+    if known is None or known.rental is None:
+        raise FieldError(
+            f"a budget in dollars needs the price of an hour, and none of '{device}' is stored; "
+            "give it: --price 2.5.",
+            "price",
+        )
+    price, source = known.rental
+    text = (
+        f"an hour of one {known.name} is taken at ${price:g} ({source}); others ask up to several "
+        "times as much, and the budget goes as 1 / price. Give yours: --price."
+    )
+    return price, Note(code="price_assumed", severity="warning", message=text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,3 +339,52 @@ def with_unique_tokens(source: ScalingLaw, unique_tokens: float) -> ScalingLaw |
     """
     repeats = "unique_tokens" in source.law.columns or source.plain.law.powers is not None
     return source.given(unique_tokens=unique_tokens) if repeats else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepeatStop:
+    """Where repeats of the unique tokens stop paying."""
+
+    flops: float
+    epochs: float
+    loss: float
+    """At that budget."""
+    gain: float
+    """Fall of the loss by twice that budget."""
+    fresh_gain: float
+    """What twice the budget would gain there with fresh tokens."""
+
+
+def where_repeats_stop(source: ScalingLaw, unique_tokens: float, flops: float) -> RepeatStop | None:
+    """The budget from which a doubling gains less than `WORTH_HAVING` of what fresh tokens gain.
+
+    Args:
+        source: The law.
+        unique_tokens: Unique tokens that there are.
+        flops: A budget to look around [FLOP].
+
+    Returns:
+        The first such budget, at its best split; None where there is none within `DECADES`.
+    """
+    limited, fresh = (source.given(unique_tokens=u) for u in (unique_tokens, ENDLESS_TOKENS))
+    step = math.log(2) / DOUBLING_POINTS
+    half = int(DECADES * math.log(10) / step)
+    log_flops = math.log(flops) + step * np.arange(-half, half + 1)
+    with np.errstate(all="ignore"):
+        here, unlimited = (law.best(np.exp(log_flops)) for law in (limited, fresh))
+    gain, fresh_gain = (
+        loss[:-DOUBLING_POINTS] - loss[DOUBLING_POINTS:]
+        for loss in (np.exp(here.log_loss), np.exp(unlimited.log_loss))
+    )
+    repeated = here.log_tokens[: len(gain)] > math.log(unique_tokens)
+    past = repeated & (gain < WORTH_HAVING * fresh_gain)
+    if not past.any():
+        return None
+    i = int(np.argmax(past))
+    return RepeatStop(
+        flops=float(np.exp(log_flops[i])),
+        epochs=float(np.exp(here.log_tokens[i])) / unique_tokens,
+        loss=float(np.exp(here.log_loss[i])),
+        gain=float(gain[i]),
+        fresh_gain=float(fresh_gain[i]),
+    )

@@ -7,9 +7,7 @@ that `isoflop query` starts in a fraction of a second.
 
 from __future__ import annotations
 
-import errno
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +16,19 @@ import click
 from fit.cli.options import (
     LEDGER,
     POSITIVE,
-    OneValueCommand,
+    BudgetType,
     check_output_options,
     column_options,
     count_type,
     device_options,
     fit_options,
-    flops_type,
+    gate_options,
     interval_option,
     json_option,
     launch_command,
     launch_text,
     level_option,
+    notes_option,
     output_options,
     parse_chances,
     question_options,
@@ -43,48 +42,17 @@ from fit.cli.options import (
     table_options,
 )
 from fit.cli.plugins import add_sweep_commands
-from fit.errors import RefusedError, ScalingError
+from fit.cli.terminal import CommandGroup, NumberCommand, progress, show
+from fit.errors import RefusedError
 from fit.query.question import LAW_COLUMNS
 
 if TYPE_CHECKING:
     from fit.allocation.scaling_law import ScalingLaw
 
 REPORTS = Path("reports")
+MOST_NOTES = 3
+"""Notes under an answer; --notes prints the others."""
 HELP = {"help_option_names": ["-h", "--help"]}
-
-
-class CommandGroup(click.Group):
-    """A group in which a mistake of the user is one line on stderr, never a traceback."""
-
-    command_class = OneValueCommand
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; an error or a full disk exits with code 1, wrong usage with 2."""
-        code = 1
-        try:
-            return super().invoke(ctx)
-        except click.UsageError as error:
-            command = error.ctx.command_path if error.ctx else ctx.command_path
-            message, code = f"{error.format_message()} See: {command} --help", 2
-        except RefusedError as error:
-            message = f"{error} To see it all the same: --force."
-        except ScalingError as error:
-            message = str(error)
-        except OSError as error:
-            if error.errno == errno.EPIPE:  # the reader has gone, as with `| head`: left to click
-                raise
-            message = f"{error}; free space and readable files are needed. Fix this and run again."
-        click.echo(f"isoflop: {' '.join(message.split())}", err=True)
-        ctx.exit(code)
-
-
-class NumberCommand(OneValueCommand):
-    """A command whose argument may be a negative number: -1 is a wrong budget, not an option."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the arguments; with a blank in front, a negative number stays an argument."""
-        kept = [f" {a}" if re.match(r"-(\.?\d|inf|nan)", a) else a for a in args]
-        return super().parse_args(ctx, kept)
 
 
 runs_argument = click.argument("runs", metavar="RUNS...", nargs=-1, required=True)
@@ -146,27 +114,32 @@ def fit_command(
     from fit.results import write_fit
 
     folder = out or REPORTS / name_of(runs)
-    fit = fit_runs(runs, name=folder.name, **options)
+    with progress("fitting"):
+        fit = fit_runs(runs, name=folder.name, **options)
     write_fit(folder, fit)
-    click.echo(_dump(fit.document(draws=False)) if as_json else summary(fit, folder))
+    click.echo(_dump(fit.document(draws=False))) if as_json else show(summary(fit, folder))
     if not no_report:
         from fit.report.render import write_report
 
-        click.echo(f"report   {write_report(folder)}", err=as_json)
+        with progress("report"):
+            path = write_report(folder)
+        click.echo(f"report   {path}", err=as_json)
 
 
 @main.command("query", cls=NumberCommand)
 @source_options
 @question_options
 @output_options
+@notes_option
 @json_option
 def query_command(
     folder: Path | None, law: str | None, config: bool, trainer: str | None, sealed: str | None,
-    as_json: bool, **fields: Any,
+    as_json: bool, all_notes: bool, **fields: Any,
 ) -> None:  # fmt: skip
     """Split a budget between parameters and tokens, or find the budget that reaches a loss.
 
-    The budget is FLOPS (1e21), or --dollars, --hours, --deadline or --loss.
+    The budget is FLOPS (1e21, '10 PFLOP-days', '$5k on h100', '8 h100 for 3 days'), or --dollars,
+    --hours, --deadline or --loss.
     """
     from fit.query.answer import answer
     from fit.query.documents import refused_document
@@ -193,12 +166,30 @@ def query_command(
         click.echo(launch_text(asked, reply, trainer))
     else:
         command = launch_command(asked, fields, path if law is None else law)
-        _print(reply.document(), answer_text(reply, command, limit_rows(reply)), as_json=as_json)
+        text = answer_text(reply, command, limit_rows(reply), None if all_notes else MOST_NOTES)
+        _print(reply.document(), text, as_json=as_json)
     if sealed_line:
         click.echo(sealed_line, err=bool(trainer or config or as_json))
 
 
 add_sweep_commands(main)
+
+
+@main.command("doctor")
+@json_option
+@click.pass_context
+def doctor_command(ctx: click.Context, as_json: bool) -> None:
+    """Check the installation: versions, extras, devices, compiler, folders.
+
+    Exit code 1 where something is broken; a part that is not installed is not.
+    """
+    from fit.cli.doctor import checks, doctor_document, doctor_text
+
+    with progress("looking"):
+        found = checks()
+    document = doctor_document(found)
+    _print(document, "" if as_json else doctor_text(found), as_json=as_json)
+    ctx.exit(0 if document["ok"] else 1)
 
 
 @main.command("predict", cls=NumberCommand)
@@ -209,10 +200,11 @@ add_sweep_commands(main)
 @source_options
 @column_options(*LAW_COLUMNS)
 @click.option("--force", is_flag=True, help="Predict although the verdict is `refuse`.")
+@notes_option
 @json_option
 def predict_command(
     params: float, tokens: float, folder: Path | None, law: str | None, force: bool, as_json: bool,
-    **fixed: float | None,
+    all_notes: bool, **fixed: float | None,
 ) -> None:  # fmt: skip
     """Predict the loss of a model of N parameters trained on D tokens."""
     from fit.query.answer import predict
@@ -227,24 +219,25 @@ def predict_command(
         if as_json:
             click.echo(_dump(refused_document(error.reason, PREDICTION_SCHEMA)))
         raise
-    _print(prediction.document(), prediction_text(prediction), as_json=as_json)
+    text = prediction_text(prediction, None if all_notes else MOST_NOTES)
+    _print(prediction.document(), text, as_json=as_json)
 
 
 @main.command("compare")
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
 @click.option(
-    "--flops", "budgets", type=flops_type(), multiple=True, metavar="C", help="Budget of B."
+    "--flops", "budgets", type=BudgetType(), multiple=True, metavar="C", help="Budget of B."
 )
 @interval_option(
     "fit.comparison.compare:INTERVALS",
-    "Sandwich covariance (hc3), or a bootstrap of both fits together (pairs).",
+    "hc3, or pairs: a bootstrap.",
 )
 @level_option
 @click.option("--force", is_flag=True, help="Compare losses that have no common unit.")
 @json_option
 def compare_command(
-    a: Path, b: Path, budgets: tuple[float, ...], as_json: bool, **options: Any
+    a: Path, b: Path, budgets: tuple[str, ...], as_json: bool, **options: Any
 ) -> None:
     """Estimate how much compute A needs to reach the loss of B.
 
@@ -254,8 +247,26 @@ def compare_command(
     from fit.comparison.compare import compare
     from fit.report.listings import comparison_text
 
-    comparison = compare(_fit_or_law(a), _fit_or_law(b), flops=budgets, **options)
+    with progress("comparing"):
+        comparison = compare(_fit_or_law(a), _fit_or_law(b), flops=budgets, **options)
     _print(comparison.document(), comparison_text(comparison), as_json=as_json)
+
+
+@main.command("gate")
+@click.argument("base")
+@click.argument("change")
+@gate_options
+@json_option
+def gate_command(base: str, change: str, as_json: bool, **options: Any) -> None:
+    """Is a change worth it? What it saves in compute, seconds and dollars, from a few sizes.
+
+    BASE and CHANGE are folders of runs or tables, of the same sizes, lengths and seeds. Two sizes
+    give a first answer, four show whether it lasts; the answer says how many seeds would settle it.
+    """
+    from fit.cli.gates import gate_text, read_gate
+
+    found = read_gate(base, change, **options)
+    _print(found.document(), gate_text(found, base, change), as_json=as_json)
 
 
 @main.command("import")
@@ -278,9 +289,10 @@ def import_command(
     from fit.quantities import parse_units
 
     columns, units = parse_columns(column), parse_units(unit)
-    logged = read_exports(tables, wide=wide)
-    imported = build_table(logged, columns, units, where=where, keep_failed=keep_failed)
-    write_table(out, imported.rows)
+    with progress("reading the exports"):
+        logged = read_exports(tables, wide=wide)
+        imported = build_table(logged, columns, units, where=where, keep_failed=keep_failed)
+        write_table(out, imported.rows)
     for line in skipped_lines(imported):
         click.echo(line, err=True)
     click.echo(import_text(imported, out))
@@ -296,6 +308,22 @@ def laws_command(as_json: bool) -> None:
 
     text = f"{laws_text(PRESETS.values())}\n\n{families_text(LAWS.values())}"
     _print(laws_document(), text, as_json=as_json)
+
+
+@main.command("explain")
+@click.argument("note", required=False)
+@json_option
+def explain_command(note: str | None, as_json: bool) -> None:
+    """Explain a NOTE by the code at its end: what was seen, why it matters, what to do.
+
+    Without one, all are listed, and the questions that no fit answers.
+    """
+    from fit.note_codes import explanation_document
+    from fit.report.listings import explanation_text, explanations_text
+
+    document = explanation_document(note)
+    text = explanations_text() if note is None else explanation_text(document["notes"])
+    _print(document, text, as_json=as_json)
 
 
 @main.command("runs")
@@ -328,10 +356,8 @@ def runs_command(
 
 @main.command("tuning")
 @runs_argument
-@click.option(
-    "--law", default="rate", show_default=True, help="rate, batch or a column: train.weight_decay."
-)
-@click.option("--rule", type=float, help="Setting whose cost is asked; else the middle one tried.")
+@click.option("--law", default="rate", show_default=True, help="rate, batch or a column.")
+@click.option("--rule", type=float, help="Setting whose cost is asked.  [the middle one tried]")
 @table_options
 @json_option
 def tuning_command(
@@ -340,7 +366,8 @@ def tuning_command(
     """Fit the best learning rate or batch over N and D to scans of it, and judge the rule used."""
     from fit.cli.runs import tuning_document, tuning_listing
 
-    document = tuning_document(runs, law, rule, **reading_of(**reading))
+    with progress("fitting the scans"):
+        document = tuning_document(runs, law, rule, **reading_of(**reading))
     _print(document, tuning_listing(document), as_json=as_json)
 
 
@@ -377,7 +404,8 @@ def report_command(
     from fit.allocation.costs import ReportRequest
     from fit.report.render import write_any_report
 
-    path = write_any_report(folder, out=out, form=form, request=ReportRequest(**options))
+    with progress("report"):
+        path = write_any_report(folder, out=out, form=form, request=ReportRequest(**options))
     _print({"schema": "isoflop.report/1", "report": str(path)}, str(path), as_json=as_json)
 
 
@@ -403,7 +431,9 @@ def suggest_command(
     source, path = _select_law(folder, law)
     machine = priced_machine(source.fit, device=device, mfu=mfu, price=price)
     home = out or (path.parent if path.is_file() else path) / FOLDER
-    proposal = propose(parse_request(source, **limits))
+    limits |= {"device": device, "mfu": mfu, "price": price}
+    with progress("choosing runs"):
+        proposal = propose(parse_request(source, **limits))
     launch = write_plan(home, proposal, source.fit)
     cost = None if machine is None else machine.cost(proposal.flops_spent)
     text = proposal_text(proposal, home, launch, cost)
@@ -422,9 +452,9 @@ def suggest_command(
     "--token-file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="File of the token that requests must carry; needed beyond loopback.  [$ISOFLOP_TOKEN]",
+    help="Token that requests carry.  [$ISOFLOP_TOKEN]",
 )
-@click.option("--token", help="The token itself, which other users of this machine can read (ps).")
+@click.option("--token", help="The token itself, visible to ps.")
 def serve_command(more: tuple[Path, ...], folders: tuple[Path, ...], **options: Any) -> None:
     """Serve fits: a web page to explore them, and the same answers over HTTP."""
     from fit.service.serve import serve
@@ -462,7 +492,7 @@ def _fit_or_law(name: Path) -> ScalingLaw:
 
 def _print(document: dict[str, Any], text: str, *, as_json: bool) -> None:
     """Print a document as JSON or as text."""
-    click.echo(_dump(document) if as_json else text)
+    click.echo(_dump(document)) if as_json else show(text)
 
 
 def _dump(document: dict[str, Any]) -> str:

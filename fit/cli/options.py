@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fit.errors import FieldError, QueryError
-from fit.quantities import option_name, parse_count, parse_flops, parse_share
+from fit.quantities import option_name, parse_count, parse_flops, parse_price, parse_share
+from fit.query.budget_text import budget_fields
 from fit.query.question import FIELDS, LAW_COLUMNS
 
 if TYPE_CHECKING:
@@ -83,9 +84,34 @@ class AssignmentType(click.ParamType):  # type: ignore[type-arg]  # generic from
         return value
 
 
-def flops_type(what: str = "budget") -> AmountType:
-    """A budget [FLOP]."""
-    return AmountType(what, parse_flops)
+class BudgetType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
+    """A budget as people write it, checked and left as text: 1e21, 8 h100 for 3 days."""
+
+    name = "budget"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the text."""
+        try:
+            budget_fields(value, {})
+        except FieldError as error:
+            self.fail(str(error), param, ctx)
+        return value
+
+
+class DeviceType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
+    """A device by name, in any spelling, or by its peak."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the text if it is a device."""
+        from fit.allocation.costs import peak_of
+
+        try:
+            peak_of(value)
+        except FieldError as error:
+            self.fail(str(error), param, ctx)
+        return value
 
 
 def count_type(what: str) -> AmountType:
@@ -104,11 +130,16 @@ def option_group(*options: Callable[[Command], Command]) -> Callable[[Command], 
     return add
 
 
+def _column_type(column: str) -> AmountType:
+    """A law's column: compute, or a count."""
+    return AmountType(column, parse_flops if column == "flops" else parse_count)
+
+
 def column_options(*columns: str) -> Callable[[Command], Command]:
     """Add an option for each column that a law may need beside params and tokens."""
     return option_group(
         *(
-            click.option(option_name(c), c, type=count_type(c), metavar="X", help=LAW_COLUMNS[c])
+            click.option(option_name(c), c, type=_column_type(c), metavar="X", help=LAW_COLUMNS[c])
             for c in columns
         )
     )
@@ -117,31 +148,31 @@ def column_options(*columns: str) -> Callable[[Command], Command]:
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print the JSON document and nothing else."
 )
+notes_option = click.option("--notes", "all_notes", is_flag=True, help="Print all notes.")
 level_option = click.option(
     "--level", type=SHARE, default=0.9, show_default=True, help="Level of the intervals."
 )
 where_option = click.option(
     "--where", metavar="CONDITION", multiple=True,
-    help='Runs to use, such as "depth == 2"; several must all hold.',
+    help='Runs to use, such as "depth == 2"; all must hold.',
 )  # fmt: skip
 table_options = option_group(
     where_option,
     click.option(
         "--column", type=AssignmentType("params=n_params"), multiple=True, metavar="OURS=YOURS",
-        help="A table's column for ours, such as loss=val/loss; or a number, a text in quotes, "
-        "a part of the file's name: params=llama-{file}-*.",
+        help="Our column from yours, a number or 'text'.",
     ),
     click.option(
         "--unit", type=AssignmentType("params=M"), multiple=True, metavar="OURS=UNIT",
-        help="Unit of a table's column: params=M, tokens=1e9, loss=ppl, bits, bpb or nats.",
+        help="Unit: params=M, tokens=1e9, loss=ppl, bits, bpb.",
     ),
     click.option(
         "--wide", type=click.Choice(["params", "tokens"]),
-        help="Columns named by numbers are values of it, their cells losses.",
+        help="What columns named by numbers are values of.",
     ),
     click.option(
         "--keep-failed", is_flag=True,
-        help="Keep rows whose state is failed and whose last step was the planned one.",
+        help="Keep failed runs that took their last step.",
     ),
 )  # fmt: skip
 """Add the options that say how a table is read: --where, --column, --unit, --wide, --keep-failed.
@@ -194,28 +225,6 @@ def reading_of(
         "where": where, "rename": parse_columns(column), "units": parse_units(unit), "wide": wide,
         "keep_failed": keep_failed,
     }  # fmt: skip
-
-
-class OneValueCommand(click.Command):
-    """A command whose options are refused where a second value would replace the first."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the arguments.
-
-        Raises:
-            UsageError: An option that takes one value is given twice.
-        """
-        order = self.make_parser(ctx).parse_args(list(args))[2]
-        for parameter in dict.fromkeys(order):
-            single = isinstance(parameter, click.Option) and not (
-                parameter.multiple or parameter.is_flag or parameter.count
-            )
-            if single and order.count(parameter) > 1:
-                raise click.UsageError(
-                    f"{parameter.opts[0]} is given {order.count(parameter)} times, and takes one "
-                    "value. Leave one.", ctx
-                )  # fmt: skip
-        return super().parse_args(ctx, args)
 
 
 def interval_option(methods: str, about: str) -> Callable[[Command], Command]:
@@ -278,6 +287,8 @@ def launch_command(asked: Question, fields: Mapping[str, Any], source: Path | st
     from fit.query.launch import launch_line
 
     words = [] if asked.flops is None else [f"{asked.flops:.12g}".replace("e+", "e")]
+    if asked.flops is None and fields.get("flops"):
+        words = [shlex.quote(fields["flops"])]
     words.append(
         f"--law {source}" if isinstance(source, str) else f"--fit {shlex.quote(str(source))}"
     )
@@ -288,17 +299,34 @@ def launch_command(asked: Question, fields: Mapping[str, Any], source: Path | st
     return launch_line(f"isoflop query {' '.join(words)}")
 
 
+PRICE = AmountType("price", parse_price)
 device_options = option_group(
     click.option("--device", metavar="NAME", help="a100, h100, ..., or its dense bf16 FLOP/s."),
     click.option(
         "--mfu", type=AmountType("mfu", parse_share), metavar="SHARE",
-        help="Share of the peak reached.  [of the runs on such a device, or 0.4]",
+        help="Share of the peak reached.  [of the runs, or 0.4]",
     ),
     click.option(
-        "--price", type=count_type("price"), metavar="$", help="Dollars per device-hour."
+        "--price", type=PRICE, metavar="$", help="Dollars per device-hour."
     ),
 )  # fmt: skip
 """Add --device, --mfu and --price, the accounting of `fit.allocation.costs`."""
+
+
+gate_options = option_group(
+    click.option(
+        "--worth", "least", type=POSITIVE, default=1.0, show_default=True, metavar="X",
+        help="Least multiplier worth having.",
+    ),
+    click.option("--noise", type=POSITIVE, help="Of ln loss of one run.  [of the seeds]"),
+    click.option(
+        "--price", "prices", multiple=True, type=PRICE, metavar="$",
+        help="Dollars per device-hour; twice: base, change.",
+    ),
+    level_option,
+    where_option,
+)  # fmt: skip
+"""Add the options of `isoflop gate`."""
 
 
 report_options = option_group(
@@ -318,13 +346,14 @@ report_options = option_group(
         "--unique-tokens", type=count_type("unique_tokens"), metavar="U",
         help="Plot the cost of having only U unique tokens.",
     ),
-    click.option("--price", type=POSITIVE, metavar="$", help="Dollars per device-hour."),
+    click.option("--price", type=PRICE, metavar="$", help="Dollars per device-hour."),
     click.option(
-        "--device",
-        type=NameType("fit.allocation.costs:DEVICES"),
-        help="Device that the price is for.",
+        "--device", type=DeviceType(), metavar="NAME", help="Device that the price is for."
     ),
-    click.option("--mfu", type=SHARE, help="Share of the peak FLOP/s reached.  [0.4]"),
+    click.option(
+        "--mfu", type=AmountType("mfu", parse_share), metavar="SHARE",
+        help="Share of the peak FLOP/s reached.  [0.4]",
+    ),
 )  # fmt: skip
 """Add the options of `isoflop report`."""
 
@@ -351,7 +380,7 @@ fit_options = option_group(
     click.option("--heldout", metavar="SET", help="Fit the loss on this held-out set of records."),
     click.option(
         "--loss", type=NameType("fit.estimation.objective:LOSSES"), default="adaptive",
-        show_default=True, help="adaptive, huber, l2, l2-levels, student, asymmetric.",
+        show_default=True, help="Or huber, l2, l2-levels, student.",
     ),
     click.option("--delta", type=POSITIVE, help="Fixed threshold of the Huber loss."),
     interval_option("fit.inference.intervals:METHODS", "hc3, pairs, wild, bca, profile."),
@@ -362,16 +391,21 @@ fit_options = option_group(
     ),
     click.option(
         "--entropy", type=NameType("fit.fitting:ENTROPIES"), default="estimated",
-        show_default=True, help="known: E of the forecast, where data state it.",
+        show_default=True, help="known: E as the data state it.",
     ),
     click.option(
         "--prior", multiple=True, metavar="reports/NAME",
         help="Earlier fit of the same recipe to learn from.",
     ),
-    click.option("--resamples", type=NATURAL, default=4000, show_default=True),
+    click.option(
+        "--resamples", metavar="R", type=NATURAL, default=4000, show_default=True,
+        help="Draws of a bootstrap.",
+    ),
     click.option("--cluster", metavar="COLUMN", help="Equal values: correlated errors."),
     click.option("--weight", metavar="COLUMN", help="Weights; loss_se: errors.  [weight]"),
-    click.option("--seed", type=NATURAL, default=0, show_default=True),
+    click.option(
+        "--seed", metavar="S", type=NATURAL, default=0, show_default=True, help="Of the draws."
+    ),
 )  # fmt: skip
 """Add the options of `isoflop fit`; docs/method.md explains the methods."""
 
@@ -396,11 +430,11 @@ suggest_options = option_group(
     click.option("--spend", required=True, metavar="C2", help="FLOP of all the runs."),
     click.option("--law", metavar="NAME", help="A published law instead of a fit."),
     click.option(
-        "--runs", "most_runs", type=click.IntRange(1, 200), default=24, show_default=True,
-        help="Most runs.",
+        "--runs", "most_runs", metavar="M", type=click.IntRange(1, 200), default=24,
+        show_default=True, help="Most runs.",
     ),
     click.option(
-        "--replicates", type=click.IntRange(1, 10), default=3, show_default=True,
+        "--replicates", metavar="R", type=click.IntRange(1, 10), default=3, show_default=True,
         help="Most runs of one size and length.",
     ),
     click.option(

@@ -7,11 +7,13 @@ them, not click.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from types import MappingProxyType
 
 import click
 
+from fit.cli.terminal import progress
 from fit.errors import PlanError
 
 GROUP = "isoflop.commands"
@@ -68,7 +70,8 @@ class PluginCommand(click.Command):
                 "Install it: pip install 'isoflop[sweep]'."
             )
         main = next(iter(entries)).load()
-        main(list(arguments))
+        with progress("planning") if self.name == "plan" else contextlib.nullcontext():
+            main(list(arguments))
 
 
 def add_sweep_commands(group: click.Group) -> None:

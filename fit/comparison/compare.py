@@ -23,8 +23,8 @@ from fit.allocation.scaling_law import Frontier, ScalingLaw
 from fit.comparison.multiplier import MultiplierProblem, like_with_like, pair_runs
 from fit.data.records import Floats, finite_or_null
 from fit.errors import QueryError
-from fit.quantities import check_count, power
-from fit.query.budget import MOST_FLOPS
+from fit.quantities import power
+from fit.query.budget import budget_flops
 from fit.query.documents import Number
 from fit.query.warnings import OF_THE_LAW, check_verdict
 from fit.results import Span, loss_unit
@@ -94,7 +94,7 @@ def compare(
     a: ScalingLaw,
     b: ScalingLaw,
     *,
-    flops: Sequence[float] = (),
+    flops: Sequence[float | str] = (),
     interval: str = "hc3",
     level: float = 0.9,
     resamples: int = 1000,
@@ -106,7 +106,8 @@ def compare(
     Args:
         a: The law whose compute is asked for.
         b: The law whose loss is to be reached.
-        flops: Budgets of B [FLOP]; chosen inside and beyond both ranges where none are given.
+        flops: Budgets of B [FLOP], or text such as `8 h100 for 3 days`; chosen inside and beyond
+            both ranges where none are given.
         interval: `hc3`, from the covariances of what both answer by, their forecasts where both
             have one; or `pairs`, a joint bootstrap of the laws that describe the runs.
         level: Of the intervals, between 0 and 1.
@@ -125,9 +126,8 @@ def compare(
         raise QueryError(f"level is {level:g}; a share between 0 and 1 is needed, as 0.9.")
     if not 200 <= resamples <= MOST_DRAWS:
         raise QueryError(f"resamples is {resamples}; 200 to {MOST_DRAWS} are needed, such as 1000.")
-    for budget in flops:
-        if check_count(budget) > MOST_FLOPS:
-            raise QueryError(f"budget is {budget:g} FLOP; at most {MOST_FLOPS:g} is accepted.")
+    read = [budget_flops(budget, fit=b.fit) for budget in flops]
+    assumed = list(dict.fromkeys(note for _, notes in read for note in notes))
     # Resampling refits the laws that describe the runs, so what it gives is by these.
     a, b = like_with_like(a, b) if interval == "hc3" else (a.plain, b.plain)
     for source in (a, b):
@@ -136,7 +136,7 @@ def compare(
     scales, unit, notes = comparable_unit(a, b, force=force)
     frontiers = Frontier.of(a), Frontier.of(b)
     shared = _shared_range(frontiers, scales)
-    budgets = _default_budgets(a, b, shared) if not flops else np.array(sorted(set(flops)))
+    budgets = _default_budgets(a, b, shared) if not read else np.array(sorted({v for v, _ in read}))
     pairs, unpaired = None, []
     if a.fit is not None and b.fit is not None:
         pairs = pair_runs(a.fit, b.fit)
@@ -170,7 +170,7 @@ def compare(
         correlation=None if pairs is None else pairs.correlation,
         shared=shared,
         rows=tuple(_rows(frontiers, scales, budgets, bounds)),
-        warnings=(*notes, *comparison_warnings(a, b, shared), *unpaired),
+        warnings=(*notes, *comparison_warnings(a, b, shared), *unpaired, *assumed),
     )
 
 
@@ -384,7 +384,8 @@ def _refusal_note(
     *,
     force: bool,
     code: str = "other_data",
-    cure: str = "Fit both on the same data and tokenizer",
+    cure: str = "Which data set is better is answered by losses on one common held-out text "
+    "(isoflop explain which_data). Fit both on the same data and tokenizer",
 ) -> Note:
     """A serious note on a comparison without meaning, if it is forced.
 

@@ -263,6 +263,11 @@ class Device:
     words: frozenset[str]
     """Words that all stand in the name that such a device reports, in lower case."""
 
+    @property
+    def rental(self) -> tuple[float, str] | None:
+        """Price of an hour of one [$] and whose on which day; None where none was looked up."""
+        return RENTALS.get(self.name)
+
 
 def _devices(*rows: tuple[str, float, float, str, str]) -> Mapping[str, Device]:
     """Accelerators by name, from name, peak [TFLOP/s], memory [GB], source and words."""
@@ -298,6 +303,8 @@ DEVICES = _devices(
     ("a40", 149.7, 48, "NVIDIA A40 data sheet", ""),
     ("rtx-a6000", 154.8, 48, "NVIDIA GA102 white paper", "rtx a6000"),
     ("rtx-6000-ada", 364.2, 48, "NVIDIA RTX 6000 Ada data sheet", "rtx 6000 ada"),
+    # NVIDIA prints no such number for GA106: 112 tensor cores x 128 FLOP x 1.777 GHz, as in GA102.
+    ("rtx-3060", 25.5, 12, "NVIDIA RTX 3060 cores and boost clock, GA102 white paper", "rtx 3060"),
     ("rtx-3090", 71, 24, "NVIDIA GA102 white paper", "rtx 3090"),
     ("rtx-4090", 165.2, 24, "NVIDIA Ada white paper", "rtx 4090"),
     ("rtx-5090", 209.5, 32, "NVIDIA RTX Blackwell white paper", "rtx 5090"),
@@ -310,9 +317,49 @@ DEVICES = _devices(
     ("tpu-v5p", 459, 95, "Google Cloud TPU v5p documentation", "tpu v5p"),
     ("tpu-v6e", 918, 32, "Google Cloud TPU v6e documentation", "tpu v6e"),
 )
-"""Accelerators by name; peaks of consumer cards are with accumulation in fp32."""
+"""Accelerators by name; peaks of consumer cards are with accumulation in fp32. Apple's chips are
+missing, since Apple publishes no such number."""
+_RUNPOD = "RunPod, read 2026-10-07"
+RENTALS: Mapping[str, tuple[float, str]] = MappingProxyType(
+    {
+        "a100": (1.59, _RUNPOD),
+        "h100": (3.49, _RUNPOD),
+        "h200": (4.59, _RUNPOD),
+        "b200": (6.79, _RUNPOD),
+        "b300": (7.89, _RUNPOD),
+        "h100-pcie": (2.89, "RunPod, read 2026-08-19"),
+        "h100-nvl": (3.19, "RunPod, read 2026-08-19"),
+        "a40": (0.44, "RunPod, read 2026-08-19"),
+        "rtx-a6000": (0.82, "Verda, read 2026-10-29"),
+        "rtx-3090": (0.18, "OpenRelay, read 2026-09-20"),
+        "rtx-4090": (0.29, "OpenRelay, read 2026-09-20"),
+    }
+)
+"""Dollars of one device for an hour, on demand, by name, and whose price it was. Prices of others
+differ by factors: they stand in where a budget is in dollars and no price is given."""
 MIG_SLICES = 7
 """Of a whole GPU; a part of it, `MIG 1g.10gb`, says how many it has."""
+
+
+def find_device(text: str) -> Device | None:
+    """A device by its name as people write it: H100, RTX 4090, rtx4090, 4090, nvidia h100 sxm.
+
+    Args:
+        text: The name, in any case; vendor, memory and a plural s do not matter.
+
+    Returns:
+        The device; None if it is not known.
+    """
+    name = re.sub(r"\b(nvidia|amd|google|geforce|instinct|sxm\d?|\d+\s?gb)\b", "", text.lower())
+    bare = re.sub(r"[^a-z0-9]", "", name)
+    for known in (bare, bare.removesuffix("s")):  # l40s is no plural
+        for prefix in ("", "rtx"):
+            if device := _BARE_NAMES.get(prefix + known):
+                return device
+    return None
+
+
+_BARE_NAMES = {name.replace("-", ""): device for name, device in DEVICES.items()}
 
 
 def device_peak(text: str | None) -> float | None:

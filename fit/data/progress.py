@@ -1,13 +1,16 @@
 """How far a sweep is: its plan, what is running, and what is left, as JSON documents on disk.
 
 The launch writes `plan.json` beside the records, and each running trajectory writes `progress.json`
-into its working folder every few seconds; `find_progress` reads these, without the trainer.
+into its working folder every few seconds; `find_progress` reads these, without the trainer. And how
+far a long computation is: it reports its stages to whoever listens.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +23,24 @@ HEARTBEAT_NAME = "progress.json"
 HEARTBEAT_SCHEMA = "isoflop.progress/1"
 SILENT_SECONDS = 60.0
 """Without a heartbeat for so long a trajectory is taken to have stopped; it sends one every 2 s."""
+
+_LISTENER: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
+
+
+def report_stage(text: str) -> None:
+    """Say what is being computed, such as `bootstrap: 500 of 4000`, if anybody listens."""
+    if (listener := _LISTENER.get()) is not None:
+        listener(text)
+
+
+@contextlib.contextmanager
+def stages_to(listener: Callable[[str], None]) -> Iterator[None]:
+    """Give what is reported meanwhile to a listener."""
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

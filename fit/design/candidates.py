@@ -24,7 +24,9 @@ from fit.data.accounting import Shape
 from fit.data.records import Floats
 from fit.errors import PlanError, QueryError
 from fit.quantities import parse_count, power, short
+from fit.query.budget import budget_flops
 from fit.results import Span
+from fit.verdict import Note
 
 SIZES = 40
 """Largest number of sizes, evenly spaced in ln N: with 24 the interval of ln N* is 4% wider."""
@@ -248,6 +250,8 @@ class SuggestRequest:
     widths: tuple[int, ...] = ()
     noise: float | None = None
     """Standard deviation of ln loss of one run; None for the fit's own."""
+    assumed: tuple[Note, ...] = ()
+    """What was assumed to turn budgets of money or time into FLOP."""
 
 
 def parse_request(
@@ -261,9 +265,12 @@ def parse_request(
     params: str | None = None,
     tokens: str | None = None,
     widths: str | None = None,
+    device: str | None = None,
+    mfu: float | None = None,
+    price: float | None = None,
     **options: Any,
 ) -> SuggestRequest:
-    """Read a request as it is typed: counts such as 1e21 and 7B, ranges as LOW:HIGH.
+    """Read a request as it is typed: budgets such as 1e21 or $500, ranges as LOW:HIGH.
 
     Args:
         source: The law that the runs extend.
@@ -275,17 +282,30 @@ def parse_request(
         params: Range of N.
         tokens: Range of D.
         widths: Widths separated by commas.
+        device: The device of budgets in money or hours that name none.
+        mfu: Share of its peak.
+        price: Dollars of an hour of it.
         **options: The other fields of `SuggestRequest`.
 
     Raises:
         QueryError: A count that is not positive and finite, or a malformed range.
     """
+    asked = {"--flops": flops, "--spend": spend, "--max-run": max_run, "--min-run": min_run}
+    budgets: dict[str, float] = {}
+    assumed: list[Note] = []
+    for name, text in asked.items():
+        if text is not None:
+            budgets[name], notes = budget_flops(
+                text, name, fit=source.fit, device=device, mfu=mfu, price=price
+            )
+            assumed += notes
     return SuggestRequest(
         source=source,
-        flops=parse_count(flops, "--flops"),
-        spend=parse_count(spend, "--spend"),
-        most_flops=None if max_run is None else parse_count(max_run, "--max-run"),
-        least_flops=None if min_run is None else parse_count(min_run, "--min-run"),
+        flops=budgets["--flops"],
+        spend=budgets["--spend"],
+        most_flops=budgets.get("--max-run"),
+        least_flops=budgets.get("--min-run"),
+        assumed=tuple(dict.fromkeys(assumed)),
         ratio=parse_range(ratio, "--ratio"),
         params=parse_range(params, "--params"),
         tokens=parse_range(tokens, "--tokens"),

@@ -299,7 +299,7 @@ def propose(request: SuggestRequest) -> Proposal:
         ),
         steps=steps,
         runs=_runs(designs[1.0], fit),
-        notes=_notes(source, fit, prior.noise),
+        notes=(*_notes(source, fit, prior.noise), *request.assumed),
     )
 
 

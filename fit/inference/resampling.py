@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
 
+from fit.data.progress import report_stage
 from fit.data.records import Floats
 from fit.errors import FitError
 from fit.estimation.objective import LN_E, FitProblem, derivatives, value
@@ -278,6 +279,7 @@ def bootstrap(fitted: Estimate, codes: NDArray[np.int64], resamples: int, seed: 
     costs = _candidates(fitted, cloud)
     size = max(LEAST_BATCH, BATCH // len(codes))
     for start in range(0, resamples, size):
+        report_stage(f"bootstrap: {start} of {resamples} resamples")
         count = min(size, resamples - start)
         drawn = random.multinomial(groups, np.full(groups, 1 / groups), size=count)
         weights = drawn[:, codes] * fitted.weights
@@ -384,6 +386,7 @@ def wild_bootstrap(
     out = np.empty((resamples, len(fitted.theta)))
     size = max(LEAST_BATCH, BATCH // len(codes))
     for start in range(0, resamples, size):
+        report_stage(f"wild bootstrap: {start} of {resamples} resamples")
         signs = _signs(random, min(size, resamples - start), groups)
         y = fitted.problem.y - fitted.residual + signs[:, codes] * outside
         problem = dataclasses.replace(fitted.problem, y=y)

@@ -136,7 +136,13 @@ def answer(question: Question) -> Answer:
     regrets = regret_rows(problem, float(place.log_params[0]), numbers) if regret else ()
 
     config = launch_config(question, source, problem, float(np.exp(place.log_params[0])), flops)
-    notes += warnings.limit_warnings(question, source)
+    notes += warnings.limit_warnings(
+        question,
+        source,
+        training=training.value,
+        serving=None if serving is None else serving.value,
+        flops=budget.value,
+    )
     band = None
     # Beyond a thousandfold the band of a bent frontier runs to sizes of no use.
     if fit is not None and not far:

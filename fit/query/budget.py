@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
-from fit.allocation.costs import Machine, MeasuredMfu, machine
-from fit.errors import QueryError
+from fit.allocation.costs import Machine, MeasuredMfu, machine, rental_price
+from fit.errors import FieldError, QueryError
 from fit.quantities import check_count
+from fit.query.budget_text import budget_fields
 from fit.query.documents import AnswerCost, Number, mapped
 from fit.query.question import Question
 from fit.results import Fit
+from fit.verdict import Note
 
 MOST_FLOPS = 1e40
 """Above it a budget is a typing error; every computer ever built has done less."""
@@ -18,18 +22,25 @@ MOST_FLOPS = 1e40
 def machine_of(question: Question) -> Machine | None:
     """The devices of a question; None where it names none.
 
+    A budget in dollars without a price is taken at the stored rental price, with a note.
+
     Raises:
-        FieldError: The device is neither known nor a number.
+        FieldError: The device is neither known nor a number, or its price is needed and unknown.
     """
     if question.device is None:
         return None
-    return machine(
+    price, assumed = question.price, tuple[Note, ...]()
+    if question.dollars is not None and price is None:
+        price, note = rental_price(question.device)
+        assumed = (note,)
+    devices = machine(
         question.device,
         mfu=question.mfu,
-        price=question.price,
+        price=price,
         devices=None if question.devices is None else round(question.devices),
         measured=measured_mfu(question.source.fit),
     )
+    return dataclasses.replace(devices, notes=(*assumed, *devices.notes))
 
 
 def budget_of(question: Question, devices: Machine | None) -> float | None:
@@ -42,8 +53,8 @@ def budget_of(question: Question, devices: Machine | None) -> float | None:
         return None
     flops, hours = question.flops, question.hours
     if devices is not None and flops is None:
-        if question.dollars is not None and question.price is not None:
-            hours = question.dollars / question.price
+        if question.dollars is not None and devices.price is not None:
+            hours = question.dollars / devices.price
         if question.deadline is not None and devices.devices is not None:
             hours = question.deadline * devices.devices
         assert hours is not None
@@ -61,6 +72,57 @@ def check_budget(flops: float) -> float:
     if check_count(flops) > MOST_FLOPS:
         raise QueryError(f"budget is {flops:g} FLOP; at most {MOST_FLOPS:g} is believed. Check it.")
     return flops
+
+
+def budget_flops(
+    text: str | float,
+    what: str = "budget",
+    *,
+    fit: Fit | None = None,
+    device: str | None = None,
+    mfu: float | None = None,
+    price: float | None = None,
+) -> tuple[float, tuple[Note, ...]]:
+    """The compute of a budget that is no question [FLOP], and what was assumed for it.
+
+    Args:
+        text: A number of FLOP, or what was typed.
+        what: Its name, for the message.
+        fit: Whose measured utilisation is used, on such a device.
+        device: The device, where the text names none.
+        mfu: Share of its peak.
+        price: Dollars of an hour of it; the stored one where None.
+
+    Raises:
+        QueryError: It is no budget, or names money or hours and no device.
+    """
+    if not isinstance(text, str):
+        return check_budget(text), ()
+    try:
+        fields = budget_fields(text, {})
+    except FieldError as error:
+        raise QueryError(str(error).replace("budget is", f"{what} is", 1)) from error
+    if "flops" in fields:
+        return check_budget(float(str(fields["flops"]))), ()
+    device = str(fields.get("device") or device or "") or None
+    if device is None:
+        raise QueryError(
+            f"{what} is '{text}', without a device; name it, as in '8 h100 for 3 days', or give "
+            "FLOP: 1e21."
+        )
+    notes: tuple[Note, ...] = ()
+    if "dollars" in fields and price is None:
+        price, note = rental_price(device)
+        notes = (note,)
+    devices = machine(device, mfu=mfu, price=price, measured=measured_mfu(fit))
+    if "dollars" in fields:
+        assert price is not None
+        hours = float(str(fields["dollars"])) / price
+    elif "hours" in fields:
+        hours = float(str(fields["hours"]))
+    else:
+        hours = float(str(fields["deadline"])) * float(str(fields.get("devices", 1)))
+    return check_budget(hours * devices.flops_per_hour), (*notes, *devices.notes)
 
 
 def answer_cost(

@@ -21,12 +21,16 @@ from fit.quantities import (
     option_name,
     parse_bytes,
     parse_count,
+    parse_dollars,
     parse_flag,
     parse_flops,
+    parse_hours,
     parse_name,
     parse_number,
+    parse_price,
     parse_share,
 )
+from fit.query.budget_text import budget_fields
 
 if TYPE_CHECKING:
     from fit.allocation.scaling_law import ScalingLaw
@@ -35,7 +39,7 @@ LAW_COLUMNS = {
     "width": "Width, for a law of shapes.",
     "depth": "Depth, for a law of shapes.",
     "unique_tokens": "Unique tokens there are, for a law of repeated data.",
-    "params_total": "All parameters, for a law of experts (--params: active ones).",
+    "params_total": "All parameters, for a law of experts.",
     "params_embedding": "Of the vocabulary, for its law (--params: the others).",
     "experts": "Experts, for a law of their number.",
     "flops": "Compute [FLOP], for a law of compute alone.",
@@ -89,32 +93,36 @@ class Question:
     """
 
     source: ScalingLaw
-    flops: float | None = _row(parse_flops, "C", "Budget in FLOP, such as 1e21.", budget=True)
+    flops: float | None = _row(
+        parse_flops, "C", "Budget: 1e21, '$5k on h100', '8 h100 for 3 days'.", budget=True
+    )
     dollars: float | None = _row(
-        parse_count,
+        parse_dollars,
         "$",
-        "Budget in dollars; needs --price and --device.",
+        "Budget in dollars, such as 5k; needs --device.",
         budget=True,
-        needs=("price", "device"),
+        needs=("device",),
     )
     hours: float | None = _row(
-        parse_count,
+        parse_hours,
         "H",
         "Budget in device-hours; needs --device.",
         budget=True,
         needs=("device",),
     )
     deadline: float | None = _row(
-        parse_count,
+        parse_hours,
         "H",
-        "Hours until it must be done; needs --devices.",
+        "Time until it must be done, such as 3d; needs --devices.",
         budget=True,
         needs=("devices", "device"),
     )
     loss: float | None = _row(
         parse_number, "L", "Loss to be reached [nats/token]: how much compute?", budget=True
     )
-    price: float | None = _row(parse_count, "$", "Dollars per device-hour.", needs=("device",))
+    price: float | None = _row(
+        parse_price, "$", "Dollars per device-hour.  [stored, for dollars]", needs=("device",)
+    )
     device: str | None = _row(
         parse_name, "NAME", "a100, h100, ..., or its dense bf16 FLOP/s: 1.65e14."
     )
@@ -265,6 +273,9 @@ def question(source: ScalingLaw, fields: Mapping[str, object]) -> Question:
         FieldError: A field that is unknown, cannot be read, is out of range, is missing or one too
             many; its `field` says which.
     """
+    if isinstance(budget := fields.get("flops"), str):
+        others = {name: value for name, value in fields.items() if name != "flops"}
+        fields = {**others, **budget_fields(budget, others)}
     values = {name: _read(name, value) for name, value in fields.items() if value is not None}
     return Question(source=source, **values)  # type: ignore[arg-type]
 

@@ -7,10 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fit.allocation.costs import where_repeats_stop
 from fit.allocation.scaling_law import ScalingLaw
 from fit.errors import RefusedError
 from fit.laws.families import DECAY_PARAMS, DECAY_TOKENS, borrows_repeat_constants
-from fit.quantities import power, short, three_digits
+from fit.quantities import gigabytes, power, short, three_digits
 from fit.query.documents import Number, RegretBand
 from fit.query.question import BYTES_PER_PARAM, Question
 from fit.results import CrossCheck, Fit, Span
@@ -35,6 +36,8 @@ WIDEST_COMPARISON = 0.25
 """Half-width of the interval of a difference of exponents from which agreement says nothing."""
 FRESH_EPOCHS, STALE_EPOCHS = 4.0, 16.0
 """Muennighoff et al. 2023, arXiv:2305.16264: up to 4 epochs are nearly as good as fresh data."""
+WEIGHTS = {"bf16": 2.0, "int8": 1.0, "int4": 0.5}
+"""Bytes per parameter of weights as they are served."""
 OF_THE_LAW = frozenset(
     "interaction trend trend_shape trend_tuning trajectory noise holdout one_sided phase misfit "
     "collapse undercooled e_not_needed influence".split()
@@ -160,25 +163,59 @@ def shape_warnings(band: RegretBand, params: float | None) -> list[Note]:
     return [_note("coarse_ladder", "info", text)]
 
 
-def limit_warnings(question: Question, source: ScalingLaw) -> list[Note]:
-    """Notes on what a memory limit and served tokens count, and what they leave out."""
+def limit_warnings(
+    question: Question, source: ScalingLaw, *, training: float, serving: float | None, flops: float
+) -> list[Note]:
+    """Notes on what limits count and leave out, what the budget covers, and where to stop.
+
+    Args:
+        question: The question.
+        source: The law that answers, with its unique tokens.
+        training: Compute of training [FLOP].
+        serving: Compute of serving [FLOP]; None without any.
+        flops: The budget of both [FLOP].
+    """
     notes = []
     if question.memory is not None:
         each = question.bytes_per_param or BYTES_PER_PARAM
         which = "every parameter of the ladder's shapes" if source.ladder else "each of N"
+        held = [f"{short(question.memory / size)} in {name}" for name, size in WEIGHTS.items()]
         text = (
-            f"the memory holds the weights alone, {each:g} bytes for {which}; a cache of keys and "
-            "values, activations and the runtime come on top."
+            f"{gigabytes(question.memory)} hold {', '.join(held)} (--bytes-per-param). The memory "
+            f"holds the weights alone, {each:g} bytes for {which}; a cache of keys and values, "
+            "activations and the runtime come on top."
         )
         notes.append(_note("memory", "info", text))
-    if question.serve_tokens is not None:
+    if question.unique_tokens is not None:
+        notes += _stop(question.source, question.unique_tokens, training)
+    if question.serve_tokens is not None and serving is not None:
+        spent = (training + serving) / flops
+        rest = "" if spent > 0.995 else f"; {1 - spent:.0%} of it is left over, by the limits"
         text = (
-            "a served token is counted as one forward pass, a third of a trained one, at full "
+            f"the budget covers the training ({training / flops:.0%} of it) and "
+            f"{short(question.serve_tokens)} served tokens ({serving / flops:.0%}){rest}. "
+            "A served token is counted as one forward pass, a third of a trained one, at full "
             "context; where hours or money are shown, at the same MFU as training, and decoding "
             "one token after the other reaches far less."
         )
         notes.append(_note("serving", "info", text))
     return notes
+
+
+def _stop(source: ScalingLaw, unique_tokens: float, flops: float) -> list[Note]:
+    """Where more compute buys nothing worth having, by the unique tokens alone."""
+    stop = where_repeats_stop(source, unique_tokens, flops)
+    if stop is None:
+        return []
+    past = flops > stop.flops
+    text = (
+        f"{'the budget lies beyond where' if past else 'stop where'} repeats of the "
+        f"{short(unique_tokens)} unique tokens pay: from {power(stop.flops)} FLOP on "
+        f"({three_digits(stop.epochs)} epochs, loss {stop.loss:.4f}) twice the compute lowers the "
+        f"loss by {stop.gain:.2g}, and by {stop.fresh_gain:.2g} with fresh tokens. "
+        f"{'Spend less, or get' if past else 'Beyond it get'} more data."
+    )
+    return [_note("where_to_stop", "warning" if past else "info", text)]
 
 
 def _origin(source: ScalingLaw) -> list[Note]:

@@ -25,6 +25,7 @@ from fit.allocation.scaling_law import (
     identified_frontier,
     splits_budgets,
 )
+from fit.data.progress import report_stage
 from fit.data.table import score_columns
 from fit.errors import RefusedError
 from fit.query.answer import answer
@@ -156,7 +157,10 @@ def draw_figures(
     """
     inputs = figure_inputs(source, request)
     runs = fit_of(source).points.run
-    rendered = {n: _render(n, figure.draw, inputs, runs) for n, figure in FIGURES.items()}
+    rendered = {}
+    for place, (name, figure) in enumerate(FIGURES.items(), 1):
+        report_stage(f"report: figure {place} of {len(FIGURES)}")
+        rendered[name] = _render(name, figure.draw, inputs, runs)
     return {name: image for name, image in rendered.items() if image is not None}
 
 

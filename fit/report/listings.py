@@ -19,8 +19,10 @@ from fit.forecasts.scoring import SURE, Calibration, calibration
 from fit.laws.families import law
 from fit.laws.law import Law
 from fit.laws.published import Preset
+from fit.note_codes import NOTES, PARTS, QUESTIONS
 from fit.quantities import count_noun, percent, power, short, three_digits
 from fit.report.text import (
+    LABEL,
     TIMES,
     WIDTH,
     convention_text,
@@ -30,6 +32,7 @@ from fit.report.text import (
     shortened,
     table_text,
     wrapped,
+    wrapped_row,
 )
 from fit.results import loss_unit
 
@@ -433,3 +436,25 @@ def families_text(families: Iterable[Law]) -> str:
         also = [t for t in (f.about, f"needs {', '.join(needs)}" if needs else "") if t]
         lines.append(wrapped("; ".join([f"{f.name}: {f.formula}", *also]), "  "))
     return "\n".join(lines)
+
+
+def explanation_text(notes: Sequence[Mapping[str, str]]) -> str:
+    """Entries of notes: what was seen, why it matters, what to do."""
+    rows = []
+    for note in notes:
+        labels = (("seen", "seen"), ("why", "why it matters"), ("todo", "what to do"))
+        rows += [note["code"], *(r for k, label in labels for r in wrapped_row(label, note[k]))]
+    return "\n".join(rows)
+
+
+def explanations_text() -> str:
+    """The codes of all notes with what was seen, by part."""
+    lines = []
+    for about, heading in PARTS.items():
+        lines += [heading, ""]
+        for code, entry in {**NOTES, **QUESTIONS}.items():
+            if entry.about == about:
+                label = [f"  {code}"] if len(code) > LABEL else []
+                lines += [*label, *wrapped_row("" if label else code, entry.seen)]
+        lines.append("")
+    return "\n".join([*lines, "Why it matters and what to do: isoflop explain CODE"])

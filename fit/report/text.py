@@ -35,7 +35,7 @@ from fit.query.documents import (
 from fit.query.sensitivity import limit_text
 from fit.query.warnings import cross_check_remark, forecast_remark
 from fit.results import CrossCheck, Fit, loss_unit
-from fit.verdict import Note, Verdict, kappa_text
+from fit.verdict import SEVERITIES, Note, Verdict, kappa_text
 
 WIDTH = 80
 TIMES, DASH = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
@@ -45,6 +45,7 @@ LEAST_NAME = 12
 """Characters that the first column of a table keeps, however wide the others are."""
 APPROACHES = {"isoflop": ("approach 2", "isoFLOP"), "envelope": ("approach 1", "envelope")}
 REGRET_HEADER = ("size", "params", "loss up", "compute up", "serve", "even at")
+FOUR_DECIMALS = "{:.4f}".format
 MOST_PERCENT = 100.0
 """A larger share is written as a factor."""
 REGRET_LEGEND = (
@@ -53,17 +54,16 @@ REGRET_LEGEND = (
 )
 
 
-def answer_text(answer: Answer, launch: str, limits: Sequence[str] = ()) -> str:
-    """An answer as a small table.
+def answer_text(
+    answer: Answer, launch: str, limits: Sequence[str] = (), most: int | None = None
+) -> str:
+    """An answer as a small table, with the command that launches it and rows of `limit_rows`.
 
-    Args:
-        answer: The answer.
-        launch: The command that prints its overrides.
-        limits: Rows on what limits it and what it costs; see `limit_rows`.
+    Of its notes the `most` important ones are printed, or all.
     """
     head = wrapped(f"{power(answer.flops.value)} FLOP, by {answer.source} ({_basis(answer)})")
     rows = [
-        *_verdict_rows(answer.verdict),
+        *_verdict_rows(answer.verdict, answer.warnings),
         row("parameters", _with_interval(answer.params, short)),
         row("tokens", _with_interval(answer.tokens, short)),
         row("tokens per param", _with_interval(answer.tokens_per_param, three_digits)),
@@ -73,17 +73,19 @@ def answer_text(answer: Answer, launch: str, limits: Sequence[str] = ()) -> str:
         band = f"{short(answer.regret_band.low)} to {short(answer.regret_band.high)} parameters"
         rows.append(row("just as good", f"{band}: within one run's noise"))
     rows += [*_reach_rows(answer), *limits, *_launch_rows(answer, launch)]
-    return _joined([head, "", *rows, *note_rows(answer.verdict.further(answer.warnings))])
+    notes = answer.verdict.ranked(answer.warnings)
+    return _joined([head, "", *rows, *note_rows(notes, most)])
 
 
-def prediction_text(prediction: Prediction) -> str:
-    """A prediction as a small table."""
+def prediction_text(prediction: Prediction, most: int | None = None) -> str:
+    """A prediction as a small table, with so many notes; see `answer_text`."""
     sizes = f"{short(prediction.params)} parameters on {short(prediction.tokens)} tokens"
     head = wrapped(f"{sizes}, by {prediction.source} ({_basis(prediction)})")
-    rows = [*_verdict_rows(prediction.verdict), row("compute", f"{power(prediction.flops)} FLOP")]
+    verdict, notes = prediction.verdict, prediction.warnings
+    rows = [*_verdict_rows(verdict, notes), row("compute", f"{power(prediction.flops)} FLOP")]
     rows += [row(k.replace("_", " "), _plain_or_short(v)) for k, v in prediction.given.items()]
     rows += [*_loss_rows(prediction), *_reach_rows(prediction)]
-    return _joined([head, "", *rows, *note_rows(prediction.verdict.further(prediction.warnings))])
+    return _joined([head, "", *rows, *note_rows(verdict.ranked(notes), most)])
 
 
 def fit_text(fit: Fit) -> str:
@@ -94,7 +96,7 @@ def fit_text(fit: Fit) -> str:
     status = f"{fit.status.replace('_', ' ')}, kappa {kappa_text(fit)}"
     heading = f"{percent(fit.interval.level)} confidence ({fit.interval.method})"
     rows = [
-        *_verdict_rows(fit.verdict),
+        *_verdict_rows(fit.verdict, fit.notes),
         row("status", status),
         row("runs", f"{fit.runs_used} used{dropped}; {convention_text(fit.convention)}"),
         row("noise", f"{100 * fit.noise:.2g}% of the {family.target}, one run about the law"),
@@ -112,9 +114,10 @@ def fit_text(fit: Fit) -> str:
     return _joined([head, "", *rows, "", *checks, *note_rows(fit.notes)])
 
 
-def _verdict_rows(verdict: Verdict) -> list[str]:
+def _verdict_rows(verdict: Verdict, notes: Iterable[Note]) -> list[str]:
     """The verdict and the sentence that decides it: what stands first at every door."""
-    return [*wrapped_row("verdict", f"{verdict.verdict.upper()}: {verdict.reason}"), ""]
+    code = next((f" [{n.code}]" for n in notes if verdict.decided_by(n)), "")
+    return [*wrapped_row("verdict", f"{verdict.verdict.upper()}: {verdict.reason}{code}"), ""]
 
 
 def hint_text(answer: Answer) -> str:
@@ -123,7 +126,7 @@ def hint_text(answer: Answer) -> str:
     return wrapped(
         f"At {power(answer.flops.value)} FLOP ({_reach_text(answer.reach)} the largest budget): "
         f"{n} parameters on {d} tokens, loss "
-        f"{_with_interval(answer.loss, _four_decimals)} {loss_unit(answer.convention)} "
+        f"{_with_interval(answer.loss, FOUR_DECIMALS)} {loss_unit(answer.convention)} "
         f"({answer.verdict.verdict})."
     )
 
@@ -142,12 +145,13 @@ def table_text(header: Sequence[str], rows: Iterable[Sequence[str]], width: int 
     return "\n".join(lines)
 
 
-def note_rows(notes: Iterable[Note]) -> list[str]:
-    """Notes, the most severe first, each wrapped beside its severity."""
-    order = ("serious", "warning", "info")
-    ranked = sorted(notes, key=lambda n: order.index(n.severity))
-    rows = [line for n in ranked for line in wrapped_row(n.severity, n.message)]
-    return ["", *rows] if rows else []
+def note_rows(notes: Iterable[Note], most: int | None = None) -> list[str]:
+    """Notes, the most severe first, beside its severity; those beyond `most` are counted."""
+    ranked = sorted(notes, key=lambda n: -SEVERITIES.index(n.severity))
+    shown = [wrapped_row(n.severity, f"{n.message} [{n.code}]") for n in ranked[:most]]
+    left = len(ranked) - len(shown)
+    more = [row("", f"{count_noun(left, 'more note')}: --notes")] if left else []
+    return ["", *(line for lines in shown for line in lines), *more] if ranked else []
 
 
 def shortened(text: str, width: int) -> str:
@@ -215,11 +219,6 @@ def _with_interval(number: Number, form: Callable[[float], str]) -> str:
     return f"{form(number.value)} {ends if ends[0] == '[' else f'({ends})'}"
 
 
-def _four_decimals(loss: float) -> str:
-    """A loss with four decimals."""
-    return f"{loss:.4f}"
-
-
 def _plain_or_short(value: float) -> str:
     """A width or a depth in full, a count with its unit."""
     return f"{value:g}" if value < 1e5 else short(value)
@@ -229,7 +228,7 @@ def _loss_rows(result: Answer | Prediction) -> list[str]:
     """Loss by the law with its confidence interval, and the prediction interval of one run."""
     quantity = result.quantity if isinstance(result, Prediction) else "loss"
     per_token = f" {loss_unit(result.convention)}"
-    form, unit = (_four_decimals, per_token) if quantity == "loss" else (three_digits, "")
+    form, unit = (FOUR_DECIMALS, per_token) if quantity == "loss" else (three_digits, "")
     rows = [row(quantity.replace("_", " "), f"{_with_interval(result.loss, form)}{unit}")]
     run = result.loss_next_run
     if run.low is not None and run.high is not None and result.level is not None:

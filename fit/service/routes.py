@@ -22,6 +22,7 @@ from fit.errors import FieldError, QueryError
 from fit.inference.intervals import derived_interval
 from fit.quantities import parse_count, parse_flag, parse_flops, parse_share
 from fit.query.answer import answer, predict
+from fit.query.budget_text import budget_fields
 from fit.query.question import FIELDS, LAW_COLUMNS, question
 from fit.results import Fit, Span, loss_unit
 from fit.service.errors import RequestError, short_name
@@ -231,9 +232,19 @@ def _read(name: str, value: str, parse: Callable[[str, str], Value]) -> Value:
         raise FieldError(str(error), name) from None
 
 
+def _as_budget(text: str, _: str) -> str:
+    """A budget as text, once it can be read."""
+    budget_fields(text, {})
+    return text
+
+
 def _with_columns(law: ServedLaw, fields: Fields) -> ScalingLaw:
     """The law with the columns, such as unique_tokens, that a request fixes."""
-    columns = {n: _read(n, fields[n][0], parse_count) for n in LAW_COLUMNS if n in fields}
+    columns = {
+        n: _read(n, fields[n][0], parse_flops if n == "flops" else parse_count)
+        for n in LAW_COLUMNS
+        if n in fields
+    }
     return law.source.given(**columns)
 
 
@@ -263,7 +274,7 @@ def _compare(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
     comparison = compare(
         laws[0].source,
         laws[1].source,
-        flops=tuple(_read("flops", v, parse_flops) for v in fields.get("flops", ())),
+        flops=tuple(_read("flops", v, _as_budget) for v in fields.get("flops", ())),
         interval=_first(fields, "interval", "hc3"),
         level=_read("level", _first(fields, "level", "0.9"), parse_share),
         force=_read("force", _first(fields, "force", "false"), parse_flag),

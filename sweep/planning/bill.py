@@ -15,7 +15,16 @@ from typing import Any
 from fit.allocation.costs import Machine, machine, peak_of
 from fit.data.records import RunRecord
 from fit.errors import PlanError, QueryError
-from fit.quantities import count_noun, parse_count, parse_flops, parse_share, power
+from fit.quantities import (
+    count_noun,
+    parse_count,
+    parse_dollars,
+    parse_flops,
+    parse_hours,
+    parse_price,
+    parse_share,
+    power,
+)
 from sweep.config import TrainConfig
 from sweep.planning.devices import device_kind
 from sweep.planning.grid import Cell, LauncherChoice
@@ -375,20 +384,16 @@ def _parse_device(word: str, value: str) -> str:
     return value
 
 
-def _parse_share(word: str, value: str) -> float:
-    """Parse a share such as 0.4 or 40%."""
-    try:
-        return parse_share(value, word)
-    except QueryError as error:
-        raise PlanError(str(error)) from error
+def _parser(parse: Callable[[str, str], float]) -> Callable[[str, str], float]:
+    """A parser of quantities whose errors are those of a plan."""
 
+    def read(word: str, value: str) -> float:
+        try:
+            return parse(value, word)
+        except QueryError as error:
+            raise PlanError(str(error)) from error
 
-def _parse_flops(word: str, value: str) -> float:
-    """Parse a compute budget [FLOP]."""
-    try:
-        return parse_flops(value, word)
-    except QueryError as error:
-        raise PlanError(str(error)) from error
+    return read
 
 
 def _parse_whole(word: str, value: str) -> int:
@@ -409,15 +414,15 @@ def _parse_prior(word: str, value: str) -> str:
 PLAN_OPTIONS: Mapping[str, tuple[str, Callable[[str, str], Any]]] = MappingProxyType(
     {
         "measure": ("measure", _parse_switch),
-        "price": ("price", _parse_number),
+        "price": ("price", _parser(parse_price)),
         "device": ("device", _parse_device),
-        "mfu": ("mfu", _parse_share),
+        "mfu": ("mfu", _parser(parse_share)),
         "workers": ("workers", _parse_whole),
-        "spend.hours": ("hours", _parse_number),
-        "spend.dollars": ("dollars", _parse_number),
-        "spend.flops": ("flops", _parse_flops),
+        "spend.hours": ("hours", _parser(parse_hours)),
+        "spend.dollars": ("dollars", _parser(parse_dollars)),
+        "spend.flops": ("flops", _parser(parse_flops)),
         "spend.prior": ("prior", _parse_prior),
-        "spend.target": ("target", _parse_flops),
+        "spend.target": ("target", _parser(parse_flops)),
     }
 )
 """Option -> field of `PlanOptions` and the function that parses its value."""

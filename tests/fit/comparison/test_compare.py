@@ -236,7 +236,8 @@ def test_the_document_is_json_with_its_schema_first():
         ({"level": 2.0}, "level is 2"),
         ({"resamples": 3}, "resamples is 3"),
         ({"flops": (-1.0,)}, "positive finite"),
-        ({"flops": (1e60,)}, "is accepted"),
+        ({"flops": (1e60,)}, "is believed"),
+        ({"flops": ("$500",)}, "without a device"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(changes, message):

@@ -62,7 +62,7 @@ def test_a_share_is_a_number_or_a_percentage():
         ({"loss": True}, "loss", "loss is 'True'"),
         ({"loss": [2, 3]}, "loss", "loss is '[2, 3]'"),
         ({"loss": "nan"}, "loss", "loss is 'nan'"),
-        ({"dollars": 1e4}, "price", "--dollars was given without --price and --device"),
+        ({"dollars": 1e4}, "device", "--dollars was given without --device"),
         ({"hours": 1e4}, "device", "--hours was given without --device"),
         ({"deadline": 24, "device": "h100"}, "devices", "without --devices"),
         ({"flops": 1e21, "price": 2}, "device", "--price was given without --device"),

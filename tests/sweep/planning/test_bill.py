@@ -71,3 +71,19 @@ def test_a_wrong_word_is_one_line_that_says_what_is_needed(words, said):
     with pytest.raises(PlanError, match=said) as error:
         split_plan_options(words)
     assert "\n" not in str(error.value)
+
+
+def test_limits_and_budgets_are_read_as_people_write_them():
+    words = ["spend.hours=3d", "spend.dollars=$5k", "price=$2.50/h", "device=RTX 4090"]
+    options, rest = split_plan_options([*words, "spend.target=1 EFLOP", "spend.flops=2 PFLOP-days"])
+    assert rest == []
+    assert (options.hours, options.dollars, options.price) == (72, 5000, 2.5)
+    assert (options.target, options.flops) == (1e18, 2e15 * 86400)
+    assert options.machine is not None and options.machine.name == "rtx-4090"
+    names = {
+        run.run
+        for text in ("1e11", "100 GFLOP", "100 gigaflops")
+        for cell in grid(["model=w16", f"sweep.flops={text}"], multirun=False)
+        for _, run in cell.runs()
+    }
+    assert len(names) == 1
