@@ -15,7 +15,7 @@ import numpy as np
 from fit.data.records import Floats, finite_or_null, parse_document
 from fit.data.table import read_only
 from fit.errors import RecordError
-from fit.files import _read_text, write_atomically
+from fit.files import _read_text, checked_path, write_atomically
 from fit.verdict import Note, Verdict, status_notes, verdict_of, what_checks_found
 
 FIT_SCHEMA = "isoflop.fit/1"
@@ -458,6 +458,7 @@ def read_fit(path: Path) -> Fit:
     Raises:
         RecordError: Missing, corrupt, foreign or of a newer major version.
     """
+    path = checked_path(path)
     file = path / FIT_NAME if path.is_dir() else path
     if not file.is_file():
         there = sorted(str(p.parent) for p in Path("reports").glob(f"*/{FIT_NAME}"))

@@ -273,9 +273,11 @@ def _delta_method(
     axes = _axes(inputs)
     if axes is None:
         return np.full_like(centre, -np.inf), np.full_like(centre, np.inf)
-    error = np.sqrt(np.sum(_slopes(inputs, quantity, axes) ** 2, axis=0))
-    half = np.where(error > 0, _quantile(inputs.quantile) * np.maximum(error, 1e-300), 0.0)
-    return centre - half, centre + half
+    # An end that is open: 1e200 served tokens, for example.
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = np.sqrt(np.sum(_slopes(inputs, quantity, axes) ** 2, axis=0))
+        half = np.where(error > 0, _quantile(inputs.quantile) * np.maximum(error, 1e-300), 0.0)
+        return centre - half, centre + half
 
 
 def _slopes(inputs: IntervalInputs, quantity: LogQuantity, axes: Floats) -> Floats:
