@@ -235,3 +235,18 @@ def test_a_users_script_is_typed(tmp_path):
     assert "float64" in done.stdout or "floating" in done.stdout
     errors = [line for line in done.stdout.splitlines() if "script.py" in line and "error" in line]
     assert len(errors) == 1 and "predict" in errors[0], done.stdout
+
+
+def test_the_example_of_the_package_is_the_committed_fit_without_its_draws(tmp_path, monkeypatch):
+    from fit.results import EXAMPLE
+
+    monkeypatch.chdir(tmp_path)
+    committed = isoflop.read_fit(REFERENCE)
+    bare = {"draws": committed.draws[:0], "moves": committed.moves[:0]}
+    assert isoflop.read_fit("example") == dataclasses.replace(committed, name="example", **bare)
+    asked = [isoflop.query(source, "3e13") for source in ("example", REFERENCE)]
+    assert asked[0].loss == asked[1].loss and asked[0].config == asked[1].config
+    # A folder of that name with a fit of one's own comes first.
+    committed.save("example")
+    assert isoflop.read_fit("example").name == "reference"
+    assert len(EXAMPLE.read_bytes()) < 50_000
