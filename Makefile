@@ -103,7 +103,7 @@ $(VENV)/.docs: $(DEMO)
 	@touch $@
 
 docs: $(VENV)/.docs  ## the documentation as a site in build/site, every link checked
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --config-file .ci/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --config-file .ci/mkdocs.yml
 .PHONY: docs
 
 check: lint type test  ## what to run before a commit: lint, types, fast tests

@@ -39,11 +39,14 @@ def on_page_markdown(markdown, page, config, files):
 
     def target(match):
         text, path, anchor = match[1], match[2], match[3] or ""
-        if "://" in path:
+        if "://" in path or path.startswith("data:"):
             return match[0]
         path = path.removeprefix("../")
         path = {"README.md": "index.md", "tutorial.ipynb": "tutorial-notebook.md"}.get(path, path)
-        return f"[{text}]({path}{anchor})" if path in files.src_uris else text
+        exists = (ROOT / path).exists() or (ROOT / "docs" / path).exists()
+        if exists and path not in files.src_uris:
+            return text
+        return f"[{text}]({path}{anchor})"  # mkdocs warns of what is not there
 
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.S | re.M)
     return "".join(p if p.startswith("```") else LINK.sub(target, p) for p in parts)
