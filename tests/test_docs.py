@@ -147,6 +147,18 @@ def test_sweeps_of_the_cluster_page_can_be_planned():
         assert all("device" in r or "memory" in r for r in refused), (command, refused)
 
 
+def test_the_containers_command_has_the_options_that_it_uses(tmp_path):
+    text = (ROOT / "docs" / "service.md").read_text()
+    (recipe,) = re.findall(r"^```dockerfile\n(.*?)^```", text, re.S | re.M)
+    (command,) = re.findall(r"^CMD (.*)$", recipe, re.M)
+    program, name, *words = json.loads(command)
+    assert program == "isoflop"
+    with main.commands[name].make_context(name, words) as context:
+        assert context.params["host"] == "0.0.0.0"
+    (check,) = re.findall(r"^HEALTHCHECK CMD (.*)$", recipe, re.M)
+    compile(json.loads(check)[2], "check", "exec")
+
+
 @pytest.mark.slurm
 def test_launchers_of_the_cluster_page_have_the_settings_that_it_names():
     from hydra_plugins.hydra_submitit_launcher.config import SlurmQueueConf
