@@ -179,7 +179,8 @@ class FittedLaw(Fit):
         """The law in at most ten lines."""
         rows = [f"  {label:<9}{text}" for label, text in self._rows()]
         values = _packed([f"{name} {text}" for name, text in self._values()], WIDTH - 4)
-        use = "  law.predict(N, D), law.summary(), law.plot(); isoflop.query(law, 1e21)"
+        further = power(10 * self.range["flops"].high)
+        use = f"  law.predict(N, D), law.summary(), law.plot(), isoflop.query(law, '{further}')"
         head = f"{self.name}: {family_of(self.law).formula}"
         lines = [head, *rows, *(f"  {line}" for line in values[:MOST_VALUES]), use]
         return "\n".join(
@@ -202,7 +203,7 @@ class FittedLaw(Fit):
         return f"<p><b>{html.escape(self.name)}</b>: {formula}</p><table>{cells}</table>"
 
     def _rows(self) -> list[tuple[str, str]]:
-        """Verdict, runs and forecast in a line each."""
+        """Verdict, runs and intervals in a line each."""
         verdict, span = self.verdict, self.range["flops"]
         c = self.convention
         runs = f"{self.runs_used}, {power(span.low)} to {power(span.high)} FLOP"
