@@ -98,6 +98,14 @@ readme: $(STAMP)  ## the README's outputs as its commands print them now
 	$(BIN)/python -m tests.doc_commands
 .PHONY: readme
 
+$(VENV)/.docs: $(DEMO)
+	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.docs  ## the documentation as a site in build/site, every link checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --config-file .ci/mkdocs.yml
+.PHONY: docs
+
 check: lint type test  ## what to run before a commit: lint, types, fast tests
 .PHONY: check
 

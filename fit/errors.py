@@ -66,3 +66,15 @@ class ReportError(ScalingError):
 
 class ServeError(ScalingError):
     """The service cannot start."""
+
+
+def check_type(
+    error: type[ScalingError], what: str, value: object, kinds: tuple[type, ...], needed: str
+) -> None:
+    """Refuse a value of another type than those named; True and False are no numbers.
+
+    Raises:
+        ScalingError: The value is of another type; of the class that is given.
+    """
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        raise error(f"{what} is {value!r:.60}; {needed} is needed. Change it.")

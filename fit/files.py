@@ -75,6 +75,24 @@ def open_decompressed(source: Path | IO[bytes], compression: str | None) -> IO[b
     return source.open("rb") if isinstance(source, Path) else source
 
 
+def checked_path(path: object) -> Path:
+    """A path that can be asked for, whether or not there is anything.
+
+    Raises:
+        RecordError: It is no path, or one that no file system takes.
+    """
+    try:
+        if isinstance(path, str | os.PathLike) and isinstance(text := os.fspath(path), str):
+            os.stat(text)
+            return Path(text)
+        reason = f"it is {type(path).__name__}"
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return Path(text)
+    except (OSError, ValueError) as error:
+        reason = str(getattr(error, "strerror", None) or error)
+    raise RecordError(f"{path!r:.60} is no path of a file ({reason}). Name a file or a folder.")
+
+
 def escape_formula(cell: Any) -> Any:
     """Put an apostrophe before a text that a spreadsheet would compute; numbers stay numbers."""
     return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) else cell

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,7 @@ from fit.diagnostics.notes import (
 )
 from fit.diagnostics.residuals import lack_of_fit, replicates
 from fit.diagnostics.robustness import conventions, holdout, influence, rival_notes, rolling
-from fit.errors import FitError, QueryError
+from fit.errors import FitError, QueryError, check_type
 from fit.estimation.general import GeneralProblem, check_columns, check_held, fit_problem
 from fit.estimation.objective import LOSSES
 from fit.estimation.solver import Estimate, estimate
@@ -72,13 +72,23 @@ from fit.results import (
 )
 from fit.verdict import beside_forecast, short_runs_note
 
-READING_OPTIONS = frozenset(
-    "column unit where wide keep_failed cluster params flops heldout base hold".split()
-)
-"""Options of `fit_runs` beside those of `FitOptions`: how the runs are read and what is held."""
 DISCREPANCIES = ("learned", "none")
 ENTROPIES = ("estimated", "known")
 LIBRARIES = ("isoflop", "numpy", "scipy")
+MOST_RESAMPLES = 1_000_000
+"""Their parameters are held in memory, and stored with the fit."""
+KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    **dict.fromkeys(
+        ("name", "law", "loss", "interval", "discrepancy", "entropy"), ((str,), "text")
+    ),
+    **dict.fromkeys(("resamples", "seed"), ((numbers.Integral,), "a whole number")),
+    "level": ((numbers.Real,), "a share between 0 and 1, as 0.9"),
+    "delta": ((numbers.Real, type(None)), "a number, as 1e-3"),
+    "weight": ((str, type(None)), "the name of a column"),
+    "prior": ((tuple,), "a tuple of report folders"),
+    "hold": ((tuple,), "a tuple of pairs (parameter, value)"),
+}
+"""Types of the options of a fit, and how they are given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +126,8 @@ class FitOptions:
         return plain and self.discrepancy == "learned"
 
     def __post_init__(self) -> None:
+        for name, (kinds, example) in KINDS.items():
+            check_type(FitError, name, getattr(self, name), kinds, example)
         check_held(law(self.law), dict(self.hold))
         choices = (
             ("loss", self.loss, LOSSES),
@@ -135,6 +147,8 @@ class FitOptions:
             raise FitError(f"seed is {self.seed}; 0 or more is needed.")
         if self.resamples < 0:
             raise FitError(f"resamples is {self.resamples}; 0 or more are needed, such as 4000.")
+        if self.resamples > MOST_RESAMPLES:
+            raise FitError(f"resamples are at most {MOST_RESAMPLES:,}. Ask for fewer, as 4000.")
         if (self.prior or self.entropy == "known") and not self.forecasts:
             raise FitError(
                 "--prior and --entropy known are of the forecast, and these options have none. "
@@ -375,37 +389,6 @@ def _points(table: RunTable, fitted: Estimate) -> Points:
         cluster=table.cluster.astype(np.float64),
         columns=columns,
     )
-
-
-def fit(runs: object, *, name: str | None = None, **options: Any) -> Fit:
-    """Fit a law to runs: `isoflop fit` as a function, without a report.
-
-    Args:
-        runs: Path of a folder of run records or of a table; a data frame (pandas, polars, arrow);
-            a list of `RunRecord`; or what `load` has read.
-        name: Name of the fit; the input's own unless given.
-        **options: Those of the command, such as `law`, `loss`, `interval`, `level`, `resamples`,
-            `seed`; and, unless `load` has read the runs, `where`, `cluster`, `column`, `unit`,
-            `params`, `flops`.
-
-    Returns:
-        The fit, with its intervals and the notes of every check.
-
-    Raises:
-        RecordError: The runs cannot be read.
-        FitError: They cannot carry the fit, or an option is not known.
-    """
-    names = {field.name for field in dataclasses.fields(FitOptions)} - {"name"}
-    if not isinstance(runs, RunTable):
-        names |= READING_OPTIONS
-    if unknown := sorted(options.keys() - names):
-        raise FitError(
-            f"unknown option '{unknown[0]}'; known are {', '.join(sorted(names))}. Choose one."
-        )
-    if isinstance(runs, RunTable):
-        return fit_table(runs, FitOptions(name=name or Path(runs.source).stem or "fit", **options))
-    stem = Path(runs).stem if isinstance(runs, str | os.PathLike) else ""
-    return fit_runs(runs, name=name or stem or "fit", **options)
 
 
 def fit_runs(

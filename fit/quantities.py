@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from collections.abc import Callable, Iterable, Mapping
 
@@ -263,13 +264,20 @@ def check_count(value: float, what: str = "budget") -> float:
     return value
 
 
-def read_count(value: float | str, what: str) -> float:
+def read_count(value: object, what: str) -> float:
     """A positive count, given as a number or as text such as `7B`.
 
     Raises:
         QueryError: It is not.
     """
-    return parse_count(value, what) if isinstance(value, str) else check_count(value, what)
+    if isinstance(value, str):
+        return parse_count(value, what)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise _refusal(" ".join(str(value).split())[:40], what, EXAMPLES)
+    try:
+        return check_count(float(value), what)
+    except OverflowError as error:
+        raise _refusal("beyond every float", what, EXAMPLES) from error
 
 
 def short(count: float) -> str:

@@ -15,11 +15,13 @@ import numpy as np
 from fit.data.records import Floats, finite_or_null, parse_document
 from fit.data.table import read_only
 from fit.errors import RecordError
-from fit.files import _read_text, write_atomically
+from fit.files import _read_text, checked_path, write_atomically
 from fit.verdict import Note, Verdict, status_notes, verdict_of, what_checks_found
 
 FIT_SCHEMA = "isoflop.fit/1"
 FIT_NAME = "fit.json"
+EXAMPLE = Path(__file__).parent / "example.json"
+"""The committed reference fit without its draws, so that an installed package answers at once."""
 NATS_PER_TOKEN, BITS_PER_BYTE = "nats/token", "bits/byte"
 """Units of a fitted loss; the second stands in `convention["loss"]`, the first goes without."""
 
@@ -453,12 +455,12 @@ def write_fit(folder: Path, fit: Fit) -> Path:
 
 
 def read_fit(path: Path) -> Fit:
-    """Read a fit from its report folder or its `fit.json`.
+    """Read a fit from its report folder or its `fit.json`, or the one of the package, `example`.
 
     Raises:
         RecordError: Missing, corrupt, foreign or of a newer major version.
     """
-    file = path / FIT_NAME if path.is_dir() else path
+    file = fit_file(path)
     if not file.is_file():
         there = sorted(str(p.parent) for p in Path("reports").glob(f"*/{FIT_NAME}"))
         raise RecordError(
@@ -471,10 +473,16 @@ def read_fit(path: Path) -> Fit:
         raise RecordError(f"cannot read the fit {file}: {error}") from error
 
 
-def fit_hash(path: Path) -> str:
-    """Content hash of a fit's file, in a report folder or by itself."""
+def fit_file(path: Path) -> Path:
+    """The file of a fit: in a report folder, by itself, or that of the package for `example`."""
+    path = checked_path(path)
     file = path / FIT_NAME if path.is_dir() else path
-    return f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    return EXAMPLE if path == Path("example") and not file.is_file() else file
+
+
+def fit_hash(path: Path) -> str:
+    """Content hash of a fit's file."""
+    return f"sha256:{hashlib.sha256(fit_file(path).read_bytes()).hexdigest()}"
 
 
 def newest_fit(reports: Path) -> Path:

@@ -25,7 +25,7 @@ PACKAGES = (
     ("fit.fitting", "fit.query", "fit.scores"),
     ("fit.design", "fit.comparison", "fit.forecasts"),
     ("fit.report", "fit.service"),
-    ("fit.cli",),
+    ("fit.cli", "fit.interface"),
     ("isoflop",),
     ("sweep.config", "sweep.settings", "sweep.cache", "sweep.model", "sweep.plugins", "sweep.data"),
     ("sweep.planning",),

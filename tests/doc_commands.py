@@ -1,7 +1,7 @@
 """Commands of a page and what it shows of their output.
 
-`python -m tests.doc_commands` (`make readme`) puts what the README's commands print now into the
-README: run it when the reference sweep, or a text that is printed, has changed.
+`python -m tests.doc_commands` (`make readme`) puts what the commands print now into the README and
+into the pages of `WALKED`: run it when the reference sweep, or a text that is printed, has changed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -20,15 +21,22 @@ from fit.cli.main import main
 ROOT = Path(__file__).parents[1]
 SHOWN = re.compile(r"^\$ isoflop ([^\n]+)\n(.*?)(?=^\$ |^```)", re.S | re.M)
 """A command of isoflop and its whole output, in a console block."""
+WALKED = ("start.md", "budget.md")
+"""Pages of `docs/` whose console blocks are whole, so that what they show can be written anew."""
 
 
 def shown(text):
     """(command, lines shown) of every `$ ` in a text's console blocks, in order."""
-    found = []
+    found, until = [], None
     for block in re.findall(r"^```console\n(.*?)^```", text, re.S | re.M):
         for line in block.splitlines():
-            if line.startswith("$ "):
+            if until is not None:  # the lines of a here-document belong to its command
+                found[-1] = (f"{found[-1][0]}\n{line}", [])
+                until = None if line == until else until
+            elif line.startswith("$ "):
                 found.append((line[2:], []))
+                here = re.search(r"<< '(\w+)'$", line)
+                until = here[1] if here else None
             else:
                 found[-1][1].append(line)
     return found
@@ -96,6 +104,24 @@ def filled(text):
     return SHOWN.sub(lambda m: f"$ isoflop {m[1]}\n{printed(m[1])}\n", text)
 
 
+def rewalked(text, folder):
+    """A page with what its console blocks print now, run in order in a folder."""
+    steps = shown(text)
+    found = iter(walked([command for command, _ in steps], folder))
+
+    def block(match):
+        lines = []
+        for command, _ in shown(match[0]):
+            lines += [f"$ {command}", *next(found)]
+        return "```console\n" + "\n".join(lines) + "\n```"
+
+    return re.sub(r"^```console\n.*?^```", block, text, flags=re.S | re.M)
+
+
 if __name__ == "__main__":
     page = ROOT / "README.md"
     page.write_text(filled(page.read_text()))
+    for name in WALKED:
+        page = ROOT / "docs" / name
+        with tempfile.TemporaryDirectory() as folder:
+            page.write_text(rewalked(page.read_text(), Path(folder)))

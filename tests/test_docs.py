@@ -34,6 +34,40 @@ def test_links_to_files_resolve(page):
             assert (page.parent / target).exists(), target
 
 
+JARGON = {
+    "matmul": "matmul-count",
+    "kappa": "kappa",
+    "trunk": "trunk",
+    "hc3": "hc3",
+    "isoFLOP": "isoflop",
+    "\N{MULTIPLICATION SIGN}/": "factor-either-way",
+}
+"""Words of ours, and where the glossary explains them."""
+READ = "start budget cluster own-runs slurm-and-ray report limits service tutorial method".split()
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_word_of_ours_links_to_the_glossary_where_it_first_stands(name):
+    text = (ROOT / "docs" / f"{name}.md").read_text()
+    plain = re.sub(r"^```.*?^```|^#.*?$|`[^`\n]*`", "", text, flags=re.S | re.M)
+    for word, anchor in JARGON.items():
+        first = re.search(
+            rf"(\[[^\]]*)?(?<![\w-]){re.escape(word)}s?(?!\w)",
+            plain,
+            0 if word == "isoFLOP" else re.I,
+        )
+        if first is not None:
+            link = plain[first.start() :].split("]", 1)[1] if first[1] else ""
+            assert link.startswith(f"(glossary.md#{anchor}"), (word, plain[first.start() :][:60])
+
+
+def test_the_glossary_explains_the_words_that_pages_link_to():
+    headings = re.findall(r"^### (.*)", (ROOT / "docs" / "glossary.md").read_text(), re.M)
+    anchors = {re.sub(r"[^\w -]", "", h.lower()).strip().replace(" ", "-") for h in headings}
+    linked = {a for page in PAGES for a in re.findall(r"glossary\.md#([\w-]+)", page.read_text())}
+    assert {"trunk", "kappa", "hc3", "matmul-count"} <= linked <= anchors
+
+
 def test_the_readme_shows_what_its_commands_print():
     """`make readme` writes them there."""
     assert len(SHOWN.findall(README)) >= 2
@@ -111,6 +145,18 @@ def test_sweeps_of_the_cluster_page_can_be_planned():
         given = [o for o in shlex.split(command) if not o.startswith("hydra")]
         refused = [c.refusal for c in grid(given, multirun=True) if c.refusal is not None]
         assert all("device" in r or "memory" in r for r in refused), (command, refused)
+
+
+def test_the_containers_command_has_the_options_that_it_uses(tmp_path):
+    text = (ROOT / "docs" / "service.md").read_text()
+    (recipe,) = re.findall(r"^```dockerfile\n(.*?)^```", text, re.S | re.M)
+    (command,) = re.findall(r"^CMD (.*)$", recipe, re.M)
+    program, name, *words = json.loads(command)
+    assert program == "isoflop"
+    with main.commands[name].make_context(name, words) as context:
+        assert context.params["host"] == "0.0.0.0"
+    (check,) = re.findall(r"^HEALTHCHECK CMD (.*)$", recipe, re.M)
+    compile(json.loads(check)[2], "check", "exec")
 
 
 @pytest.mark.slurm

@@ -80,6 +80,20 @@ def test_what_the_demo_installs_leaves_out_what_it_does_not_use():
     assert closure({"sweep"}) >= needed - closure({"report"}) | {"tokenizers", "pyarrow"}
 
 
+def test_one_version_stands_in_the_package_the_citation_and_the_changelog():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    cited = re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.M)
+    released = re.findall(r"^## (\d\S*)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert cited == [project["version"]]
+    assert released[0] == project["version"]
+
+
+def test_the_service_reads_parquet_and_needs_no_torch():
+    needed = closure({"serve"})
+    assert {"pyarrow", "fastapi", "matplotlib"} <= needed
+    assert "torch" not in needed
+
+
 @pytest.mark.slow
 def test_the_demos_commands_run_where_nothing_else_is_installed(tmp_path):
     """A finder in every process hides modules of distributions that `make demo` does not install.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import venv
@@ -46,6 +47,7 @@ def test_the_wheel_holds_every_package_its_configs_and_the_page(wheel):
     for needed in (
         "isoflop.py",
         "fit/py.typed",
+        "fit/example.json",
         "fit/report/report.typ",
         "fit/service/page/index.html",
         "sweep/training/loop.py",
@@ -54,6 +56,31 @@ def test_the_wheel_holds_every_package_its_configs_and_the_page(wheel):
     ):
         assert needed in names, needed
     assert not [n for n in names if n.startswith(("tests/", "docs/", "runs/"))]
+
+
+def test_the_sdist_makes_the_same_wheel_without_git(wheel, tmp_path):
+    """Built in a folder that is no checkout, as a packager does."""
+    source = tmp_path / "source"
+    left_out = (".*", "runs", "reports", "tests", "docs", "build", "*.egg-info")
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*left_out))
+    build = f"import setuptools.build_meta as b; print(b.build_sdist({str(tmp_path)!r}))"
+    made = run(sys.executable, "-c", build, cwd=source)
+    assert made.returncode == 0, made.stderr
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    pip = (sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation")
+    built = run(*pip, "-w", tmp_path / "wheels", sdist, cwd=tmp_path)
+    assert built.returncode == 0, built.stderr
+    (again,) = (tmp_path / "wheels").glob("*.whl")
+    assert again.name == wheel.name
+    assert sorted(zipfile.ZipFile(again).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
+
+
+def test_without_extras_the_readmes_first_commands_answer(bare, tmp_path):
+    answer = run(bare / "isoflop", "query", "3e13", "--fit", "example", cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    assert "TRUST" in answer.stdout
+    installed = run(bare / "python", "-m", "pip", "list", cwd=tmp_path).stdout
+    assert "torch" not in installed and "matplotlib" not in installed
 
 
 def test_without_extras_a_published_law_answers_and_the_api_imports(bare, tmp_path):

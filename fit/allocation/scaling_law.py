@@ -20,6 +20,7 @@ from fit.allocation.allocate import Split, falling_root, split
 from fit.allocation.ladder import Ladder, TokenCost, constant_cost, ladder_of, token_cost
 from fit.data.accounting import FLOPS_PER_PARAM_TOKEN
 from fit.data.records import Floats
+from fit.errors import RecordError
 from fit.inference.intervals import derived_interval
 from fit.laws.families import law, with_repeats
 from fit.laws.forecast import FORECAST, Frame, forecast_law
@@ -193,6 +194,11 @@ class ScalingLaw:
             return what
         if isinstance(what, Fit):
             return cls.from_fit(what)
+        if not isinstance(what, str | Path):
+            raise RecordError(
+                f"a law is given as {type(what).__name__}; a fit, its report folder or the name of "
+                "a published law is needed. Make a fit: isoflop.fit(runs)."
+            )
         if str(what) in PRESETS and not Path(what).exists():
             return cls.from_preset(PRESETS[str(what)])
         return cls.at(Path(what))

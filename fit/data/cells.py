@@ -197,8 +197,10 @@ def read_numbers(
         return cells.to_numpy(dtype=np.float64), np.zeros(len(cells), dtype=bool)
     if cells.dtype.kind in "bcmM":
         return np.full(len(cells), np.nan), np.ones(len(cells), dtype=bool)
-    # pandas reads True as 1, and text in any alphabet's digits
-    clean = cells.map(lambda c: c if not isinstance(c, bool) else str(c))
+    # pandas reads True as 1, and text in any alphabet's digits; an int beyond floats stops it
+    clean = cells.map(
+        lambda c: str(c) if isinstance(c, bool) or (isinstance(c, int) and abs(c) > 2**1000) else c
+    )
     values = pd.to_numeric(clean, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     values = np.array(values)
     unread = np.zeros(len(cells), dtype=bool)

@@ -28,7 +28,13 @@ import numpy as np
 
 from fit.data.cells import typed_columns
 from fit.errors import RecordError
-from fit.files import COMPRESSIONS, compression_of, open_decompressed, unescape_formula
+from fit.files import (
+    COMPRESSIONS,
+    checked_path,
+    compression_of,
+    open_decompressed,
+    unescape_formula,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,7 +113,7 @@ def find_tables(sources: Sequence[str | Path]) -> list[Path]:
         RecordError: A glob matches nothing, one file is given twice, or a name is no table's.
     """
     paths: list[Path] = []
-    for source in map(str, sources):
+    for source in (str(checked_path(source)) for source in sources):
         matches = [source]
         if glob.has_magic(source) and not Path(source).exists():
             matches = sorted(glob.glob(source, recursive=True))
@@ -128,21 +134,46 @@ def find_tables(sources: Sequence[str | Path]) -> list[Path]:
 
 
 def as_frame(source: object) -> pd.DataFrame:
-    """A data frame of any library as one of pandas, nested cells flattened."""
+    """A data frame of any library, columns by name or rows as one of pandas, nested cells flat."""
     import pandas as pd
 
     if isinstance(source, pd.DataFrame):
-        frame = source.copy()
-    elif hasattr(source, "to_pandas"):
-        frame = pd.DataFrame(source.to_pandas())
-    elif hasattr(source, "__dataframe__"):
-        frame = pd.api.interchange.from_dataframe(source)
-    else:
+        return flat_frame(source.copy().reset_index(drop=True))
+    if hasattr(source, "collect") and not hasattr(source, "to_pandas"):
+        source = source.collect()  # polars' lazy frames
+    try:
+        frame = _foreign_frame(source)
+    except RecordError:
+        raise
+    except Exception as error:  # each library raises its own kinds
+        raise RecordError(
+            f"the {type(source).__name__} is no table of runs ({error}); columns of equal length "
+            "are needed. Convert it: pandas.DataFrame(...)."
+        ) from error
+    if frame is None:
         raise RecordError(
             f"runs are given as {type(source).__name__}; a path, a data frame or a list of run "
             "records is needed. Convert them: pandas.DataFrame(...)."
         )
     return flat_frame(frame.reset_index(drop=True))
+
+
+def _foreign_frame(source: Any) -> pd.DataFrame | None:
+    """What is no frame of pandas as one: a mapping of columns, rows, or another library's table."""
+    import pandas as pd
+
+    if isinstance(source, Mapping):
+        return pd.DataFrame({str(name): np.asarray(v) for name, v in source.items()})
+    if isinstance(source, list | tuple):
+        rows = source and all(isinstance(row, Mapping) for row in source)
+        return _frame_of_rows([dict(row) for row in source]) if rows else None
+    if hasattr(source, "get_columns"):  # polars, whose own conversion needs pyarrow
+        return pd.DataFrame({c.name: c.to_list() for c in source.get_columns()})
+    if hasattr(source, "to_pandas"):
+        return pd.DataFrame(source.to_pandas())
+    if hasattr(source, "__dataframe__"):
+        return pd.api.interchange.from_dataframe(source)
+    return None
 
 
 def flat_frame(frame: pd.DataFrame) -> pd.DataFrame:

@@ -63,7 +63,7 @@ from fit.data.table import (
     without_copies,
 )
 from fit.data.trackers import unfinished_rows
-from fit.errors import RecordError
+from fit.errors import RecordError, check_type
 from fit.files import content_hash
 from fit.quantities import Units, check_units, count_noun
 
@@ -120,6 +120,13 @@ def load(
         RecordError: Nothing is there, a column is missing, cells are not positive finite numbers,
             or an argument has no meaning for this source.
     """
+    for name, value in (("rename", rename), ("units", units)):
+        check_type(RecordError, name, value, (Mapping, type(None)), "a dictionary by column")
+    texts = {"cluster": cluster, "wide": wide, "params": params, "flops": flops}
+    texts |= {"heldout": heldout, "target": target, **(rename or {})}
+    for name, text in texts.items():
+        check_type(RecordError, name, text, (str, type(None)), "text")
+    check_type(RecordError, "keep_failed", keep_failed, (bool,), "True or False")
     conditions = as_conditions(where)
     records = _as_records(source)
     paths = [] if records is not None else _paths(source)

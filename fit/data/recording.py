@@ -14,6 +14,7 @@ then trained again by the next start of the loop, while finished ones are left a
 from __future__ import annotations
 
 import math
+import numbers
 import traceback as traces
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,9 +23,9 @@ from typing import Any
 
 from fit.data.accounting import FLOPS_PER_PARAM_TOKEN
 from fit.data.records import CURVE_NAME, RECORD_NAME, DataInfo, RunRecord, read_record, write_record
-from fit.errors import RecordError
-from fit.files import content_hash, now, versions, write_atomically
-from fit.quantities import parse_count, short
+from fit.errors import RecordError, check_type
+from fit.files import checked_path, content_hash, now, versions, write_atomically
+from fit.quantities import parse_count, read_count, short
 
 SHAPE = ("width", "depth", "heads", "head_dim", "vocab", "seq_len")
 IDENTITY = ("params_body", "tokens", "seed", "lr", "flops", "recipe", *SHAPE)
@@ -72,6 +73,16 @@ def record(
     """
     if unknown := sorted(shape.keys() - set(SHAPE)):
         raise RecordError(f"unknown size '{unknown[0]}'; known are {', '.join(SHAPE)}. Choose one.")
+    check_type(RecordError, "run", run, (str,), "a name")
+    for name, value in (("data", data), ("trunk", "" if trunk is None else trunk)):
+        check_type(RecordError, name, value, (str,), "a name")
+    check_type(RecordError, "recipe", recipe, (dict, type(None)), "a dictionary of settings")
+    check_type(RecordError, "seed", seed, (numbers.Integral,), "a whole number")
+    for size, number in (("lr", lr), ("batch_tokens", batch_tokens), *shape.items()):
+        check_type(RecordError, size, number, (numbers.Real, type(None)), "a number")
+    check_type(RecordError, "params_embedding", params_embedding, (numbers.Real,), "a number")
+    embedding = read_count(params_embedding, "params_embedding") if params_embedding else 0
+    unique = None if unique_tokens is None else round(read_count(unique_tokens, "unique_tokens"))
     if not run or Path(run).name != run or run.startswith("."):
         raise RecordError(f"run is '{run}'; a name that can be a folder's is needed, as w128-s0.")
     n, d = (
@@ -80,18 +91,18 @@ def record(
     whole = FLOPS_PER_PARAM_TOKEN * n * d if flops is None else parse_count(str(flops), "flops")
     settings: dict[str, Any] = {
         "run": run,
-        "sweep": Path(folder).name,
+        "sweep": checked_path(folder).name,
         "seed": seed,
         "data": DataInfo(
             name=data,
             hash=content_hash(data.encode()),
-            unique_tokens=None if unique_tokens is None else round(unique_tokens),
+            unique_tokens=unique,
         ),
         "params_body": n,
         "params_head": 0,
-        "params_embedding": round(params_embedding),
+        "params_embedding": round(embedding),
         "params_other": 0,
-        "params_total": n + round(params_embedding),
+        "params_total": n + round(embedding),
         "tokens": d,
         "flops_body": round(whole / d),
         "flops_head": 0,
@@ -103,7 +114,7 @@ def record(
         "recipe": dict(recipe or {}),
         **shape,
     }
-    return Recorder(Path(folder) / run, settings)
+    return Recorder(checked_path(Path(folder) / run), settings)
 
 
 class Recorder:

@@ -15,8 +15,7 @@ next run's loss and adds the noise of one run to it. Numpy only: every query imp
   above, 2-4 on 30 runs at 1% noise: percentiles have no small-sample reference.
 - `bca`: `pairs` corrected for bias and skewness, which does not bring that reference either.
 
-An end outside what a parameter can be is open: -inf or inf, null in a document; both: the runs do
-not determine it. E begins at zero, where the runs do not rule that out.
+An end outside what a parameter can be is open: -inf or inf, null in a document. E begins at zero.
 
 All five hold their nominal 90% to 88-92.5% on average (docs/calibration.md). To add a method, add
 an entry to `METHODS`.
@@ -56,7 +55,7 @@ FEWEST_CLUSTERS = 5
 OPEN = math.log(1e6)
 """The ln of the factor beyond which an end of a scale's interval says nothing."""
 OPEN_RATIO = math.log(1e12)
-"""The same of the ratio of both ends of any quantity's."""
+"""The same of the ratio of both ends of any quantity."""
 LONGEST_AXIS = 100.0
 """Standard errors beyond which a covariance is of directions that the runs do not determine."""
 STEP = 1e-3
@@ -273,9 +272,10 @@ def _delta_method(
     axes = _axes(inputs)
     if axes is None:
         return np.full_like(centre, -np.inf), np.full_like(centre, np.inf)
-    error = np.sqrt(np.sum(_slopes(inputs, quantity, axes) ** 2, axis=0))
-    half = np.where(error > 0, _quantile(inputs.quantile) * np.maximum(error, 1e-300), 0.0)
-    return centre - half, centre + half
+    with np.errstate(over="ignore", invalid="ignore"):  # an open end, as of 1e200 served tokens
+        error = np.sqrt(np.sum(_slopes(inputs, quantity, axes) ** 2, axis=0))
+        half = np.where(error > 0, _quantile(inputs.quantile) * np.maximum(error, 1e-300), 0.0)
+        return centre - half, centre + half
 
 
 def _slopes(inputs: IntervalInputs, quantity: LogQuantity, axes: Floats) -> Floats:

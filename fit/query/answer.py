@@ -238,7 +238,8 @@ def predict(
         RefusedError: The verdict is `refuse`, and `force` is not set.
         RecordError: There is no such fit.
     """
-    source = ScalingLaw.of(source).given(**columns)
+    given = {name: read_count(value, name) for name, value in columns.items()}
+    source = ScalingLaw.of(source).given(**given)
     n, d = read_count(params, "params"), read_count(tokens, "tokens")
     flops = d * float(np.exp(source.cost.log_flops_per_token(np.log([n])))[0])
     log_losses = source.log_losses(np.array([n]), np.array([d]))

@@ -35,6 +35,13 @@ class Number:
     low: float | None = None
     high: float | None = None
 
+    def __float__(self) -> float:
+        return self.value
+
+    def __repr__(self) -> str:
+        ends = "" if self.low is None else f", low={self.low:.6g}, high={self.high:.6g}"
+        return f"Number({self.value:.6g}{ends})"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
@@ -113,7 +120,7 @@ class RegretBand:
     high: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Answer:
     """The best model of a question, with intervals, doubts and the run that trains it."""
 
@@ -166,6 +173,10 @@ class Answer:
     """Why the answer cannot be launched or exported; None where `config` launches it."""
     schema: str = ANSWER_SCHEMA
 
+    def __repr__(self) -> str:
+        """The answer in a few lines; `document()` has all of it."""
+        return _listing(self, ("flops", "params", "tokens", "tokens_per_param", "loss"))
+
     def document(self) -> dict[str, Any]:
         """The `isoflop.answer/1` document."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -178,7 +189,7 @@ class Answer:
         return _document(fields)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Prediction:
     """The loss of a model of N parameters trained on D tokens."""
 
@@ -202,10 +213,24 @@ class Prediction:
     """Columns of the law that the question fixed."""
     schema: str = PREDICTION_SCHEMA
 
+    def __repr__(self) -> str:
+        """The prediction in a few lines; `document()` has all of it."""
+        return _listing(self, ("params", "tokens", "flops", "loss", "loss_next_run"))
+
     def document(self) -> dict[str, Any]:
         """The `isoflop.prediction/1` document; the prediction stands under its quantity's name."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return _document({k.replace("loss", self.quantity): v for k, v in fields.items()})
+
+
+def _listing(result: Answer | Prediction, names: tuple[str, ...]) -> str:
+    """Some numbers of a result by the names of their fields, and its verdict."""
+    values = {name: getattr(result, name) for name in names}
+    rows = {k: f"{v:.6g}" if isinstance(v, float) else repr(v) for k, v in values.items()}
+    rows |= {"reach": "None" if result.reach is None else f"{result.reach:.3g}"}
+    rows |= {"verdict": f"{result.verdict.verdict}: {result.verdict.reason}"}
+    head = f"{type(result).__name__} by {result.source}"
+    return "\n".join([head, *(f"  {name:<17}{text}" for name, text in rows.items())])
 
 
 def refused_document(reason: str, schema: str = ANSWER_SCHEMA) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from fit.allocation.scaling_law import ScalingLaw
-from fit.fitting import fit
 from fit.inference import forecast as forecasts
+from fit.interface import fit
 from fit.laws.families import law as family
 from fit.laws.forecast import FORECAST, NEAR, Frame, forecast_law
 from fit.query.answer import predict, query
