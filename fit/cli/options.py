@@ -268,30 +268,23 @@ device_options = option_group(
 """Add --device, --mfu and --price, the accounting of `fit.allocation.costs`."""
 
 
+REPORT_FIELDS = tuple(name for name in FIELDS if name not in ("regret", "force"))
+"""Fields of a question that a report takes: all but what other sizes cost, which it always shows,
+and an answer against the verdict, which it never gives."""
 report_options = option_group(
     click.option(
         "--format", "form", type=NameType("fit.report.render:FORMATS"), default="pdf",
-        show_default=True, help="pdf, or html: one self-contained file.",
+        show_default=True, help="pdf; html: one file; md, tex: with figures beside them.",
     ),
     click.option(
         "--out", type=click.Path(path_type=Path),
         help="Folder of a report on runs.  [reports/<FOLDER>]",
     ),
-    click.option(
-        "--serve-tokens", type=count_type("serve_tokens"), metavar="S",
-        help="Plot the cost of training and serving S tokens.",
+    click.option("--author", default="", metavar="NAME", help="Name under the title."),
+    *(
+        click.option(option_name(name), name, metavar=FIELDS[name].metavar, help=FIELDS[name].about)
+        for name in REPORT_FIELDS
     ),
-    click.option(
-        "--unique-tokens", type=count_type("unique_tokens"), metavar="U",
-        help="Plot the cost of having only U unique tokens.",
-    ),
-    click.option("--price", type=POSITIVE, metavar="$", help="Dollars per device-hour."),
-    click.option(
-        "--device",
-        type=NameType("fit.allocation.costs:DEVICES"),
-        help="Device that the price is for.",
-    ),
-    click.option("--mfu", type=SHARE, help="Share of the peak FLOP/s reached.  [0.4]"),
 )  # fmt: skip
 """Add the options of `isoflop report`."""
 
