@@ -28,8 +28,8 @@ def shared_legend(figure: Figure, order: Sequence[str] = ()) -> None:
     for ax in figure.axes:
         named |= dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True)) | named
     for ax in figure.axes:
-        if ax.get_legend() is not None:
-            ax.get_legend().remove()
+        if (own := ax.get_legend()) is not None:
+            own.remove()
     _draw_legend(figure, named, order, figure.get_figwidth())
 
 

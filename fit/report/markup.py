@@ -211,9 +211,9 @@ class LatexDialect:
         spec = "".join("X" if c["wide"] else _side(c) for c in columns)
         kind, width = ("tabularx", r"{\linewidth}") if "X" in spec else ("tabular", "")
         named = [rf"\caption{{{caption}}}"] if caption else []
-        start = [r"\begin{table}[htbp]", *named, r"\small"]
+        opening = [r"\begin{table}[htbp]", *named, r"\small"]
         inner = [rf"\begin{{{kind}}}{width}{{{spec}}}", *inner, rf"\end{{{kind}}}"]
-        return "\n".join([*start, *inner, r"\end{table}"])
+        return "\n".join([*opening, *inner, r"\end{table}"])
 
 
 def _side(column: Content) -> str:
