@@ -216,7 +216,7 @@ def typeset(data: Mapping[str, Any], figures: Mapping[str, bytes]) -> bytes:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         (root / TEMPLATE.name).write_text(TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")
-        whole = {**data, "brief": _broken(data["brief"]), "sections": _broken(data["sections"])}
+        whole = {**data, **{k: _broken(data[k]) for k in ("brief", "sections") if k in data}}
         (root / "data.json").write_text(json.dumps(whole), encoding="utf-8")
         for file, content in figures.items():
             (root / file).write_bytes(content)
