@@ -169,7 +169,7 @@ def test_the_known_entropy_is_held_against_e():
     assert any("1.0900 nats/token, inside" in t for t in texts)
     off = report_content(ScalingLaw.from_fit(make_fit(data={"entropy": 0.5})))["checks"]
     assert ["fair", off[-1][1]] == off[-1]
-    assert "inline" in off[-1][1]
+    assert "outside" in off[-1][1]
 
 
 def test_the_gravest_doubt_stands_first_and_none_twice():
