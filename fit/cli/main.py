@@ -43,7 +43,7 @@ from fit.cli.options import (
 )
 from fit.cli.plugins import add_sweep_commands
 from fit.cli.terminal import CommandGroup, NumberCommand, progress, show
-from fit.errors import RefusedError
+from fit.errors import FieldError, QueryError, RefusedError
 from fit.query.question import LAW_COLUMNS
 
 if TYPE_CHECKING:
@@ -109,20 +109,20 @@ def fit_command(
     runs: tuple[str, ...], out: Path | None, no_report: bool, as_json: bool, **options: Any
 ) -> None:
     """Fit a law to RUNS: a folder of run records; or tables (.csv, .jsonl, .parquet, .gz)."""
-    from fit.cli.runs import name_of, summary
+    from fit.cli.runs import dated, name_of, summary
     from fit.fitting import fit_runs
     from fit.results import write_fit
 
     folder = out or REPORTS / name_of(runs)
     with progress("fitting"):
-        fit = fit_runs(runs, name=folder.name, **options)
+        fit = dated(fit_runs(runs, name=folder.name, **options))
     write_fit(folder, fit)
     click.echo(_dump(fit.document(draws=False))) if as_json else show(summary(fit, folder))
     if not no_report:
         from fit.report.render import write_report
 
         with progress("report"):
-            path = write_report(folder)
+            path = write_report(folder).path
         click.echo(f"report   {path}", err=as_json)
 
 
@@ -395,18 +395,29 @@ def skills_command(
 @report_options
 @json_option
 def report_command(
-    folder: Path, form: str, out: Path | None, as_json: bool, **options: Any
+    folder: Path, form: str, out: Path | None, author: str, as_json: bool, **fields: str | None
 ) -> None:
     """Write FOLDER/report.pdf and its figures from FOLDER/fit.json.
 
+    Page 1 answers your question, put as to isoflop query: --flops 1e24, --dollars, limits. Without
+    one: ten times the largest budget fitted.
+
     If FOLDER holds runs of several shapes, the report shows what width and depth buy, by skill.
     """
-    from fit.allocation.costs import ReportRequest
     from fit.report.render import write_any_report
 
-    with progress("report"):
-        path = write_any_report(folder, out=out, form=form, request=ReportRequest(**options))
-    _print({"schema": "isoflop.report/1", "report": str(path)}, str(path), as_json=as_json)
+    try:
+        with progress("report"):
+            made = write_any_report(folder, out=out, form=form, fields=fields, author=author)
+    except FieldError as error:
+        raise click.UsageError(str(error)) from error
+    document = {"schema": "isoflop.report/1", "report": str(made.path), "verdict": made.verdict}
+    _print(document, str(made.path), as_json=as_json)
+    if made.refusal is not None:
+        raise QueryError(
+            f"{made.path} was written and answers no question: {made.refusal} Page 2 says what "
+            "the answer takes."
+        )
 
 
 @main.command("suggest")

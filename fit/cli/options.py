@@ -182,8 +182,8 @@ table_options = option_group(
 
 skills_options = option_group(
     click.option(
-        "--flops", type=flops_type(), multiple=True, metavar="C",
-        help="Budget at which scores are forecast, several may follow.  [largest fitted, 10 times]",
+        "--flops", type=_column_type("flops"), multiple=True, metavar="C",
+        help="Budget of a score's forecast; repeatable.  [largest, 10 times]",
     ),
     click.option(
         "--chance", type=AssignmentType("reasoning=0.125"), multiple=True, metavar="NAME=LEVEL",
@@ -329,30 +329,22 @@ gate_options = option_group(
 """Add the options of `isoflop gate`."""
 
 
+REPORT_FIELDS = tuple(name for name in FIELDS if name not in ("regret", "force"))
+"""Fields of a question that a report takes: all but what other sizes cost, which it always shows,
+and an answer against the verdict, which it never gives."""
 report_options = option_group(
     click.option(
         "--format", "form", type=NameType("fit.report.render:FORMATS"), default="pdf",
-        show_default=True, help="pdf, or html: one self-contained file.",
+        show_default=True, help="pdf; html: one file; md, tex: with figures beside them.",
     ),
     click.option(
         "--out", type=click.Path(path_type=Path),
         help="Folder of a report on runs.  [reports/<FOLDER>]",
     ),
-    click.option(
-        "--serve-tokens", type=count_type("serve_tokens"), metavar="S",
-        help="Plot the cost of training and serving S tokens.",
-    ),
-    click.option(
-        "--unique-tokens", type=count_type("unique_tokens"), metavar="U",
-        help="Plot the cost of having only U unique tokens.",
-    ),
-    click.option("--price", type=PRICE, metavar="$", help="Dollars per device-hour."),
-    click.option(
-        "--device", type=DeviceType(), metavar="NAME", help="Device that the price is for."
-    ),
-    click.option(
-        "--mfu", type=AmountType("mfu", parse_share), metavar="SHARE",
-        help="Share of the peak FLOP/s reached.  [0.4]",
+    click.option("--author", default="", metavar="NAME", help="Name under the title."),
+    *(
+        click.option(option_name(name), name, metavar=FIELDS[name].metavar, help=FIELDS[name].about)
+        for name in REPORT_FIELDS
     ),
 )  # fmt: skip
 """Add the options of `isoflop report`."""

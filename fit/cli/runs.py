@@ -12,6 +12,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,12 @@ def name_of(runs: Sequence[str]) -> str:
     for suffix in COMPRESSIONS:
         name = name.removesuffix(suffix)
     return re.sub(r"[*?\[\]]+", "", Path(name).stem).strip("-_. ") or "runs"
+
+
+def dated(fit: Fit) -> Fit:
+    """A fit with today's date (UTC) in its source, which its report shows."""
+    today = datetime.now(UTC).date().isoformat()
+    return dataclasses.replace(fit, source={**fit.source, "date": today})
 
 
 def runs_document(runs: Sequence[str], **reading: Any) -> dict[str, Any]:

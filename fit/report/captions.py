@@ -14,8 +14,8 @@ from fit.inference.misspecification import EVENTS
 from fit.quantities import count_noun, percent, short
 from fit.report import check_plots, context_plots, scores, tables
 from fit.report.figure_data import EQUAL_LOSS
-from fit.report.figures import APPROACH_2, FigureInputs, limited_law, serving_costs_of
-from fit.report.text import approach_name
+from fit.report.figures import FigureInputs, limited_law, serving_costs_of
+from fit.report.plots import ANSWER
 
 CaptionPart = str | tuple[str, str] | Callable[[FigureInputs], str]
 """A sentence, one with the label of the mark that it explains, or one made from the data."""
@@ -82,18 +82,6 @@ def _price_end(inputs: FigureInputs) -> str:
     )
 
 
-def _exponents_caption(inputs: FigureInputs) -> str:
-    """Which approaches and conventions the left panel shows."""
-    fit = fit_of(inputs.source)
-    others = [approach_name(c.name) for c in fit.cross_checks if c.a is not None]
-    names = ["the law (approach 3)", *others]
-    text = f"Left: the exponent $a$ of $N^* ~ C^a$ by {' and '.join(names)}"
-    text += f", with {percent(fit.interval.level)} intervals where they have one"
-    if any(mark == "v" for *_, (mark, _) in check_plots.exponent_rows(fit)):
-        text += "; triangles are the same law under other counting conventions"
-    return f"{text}. Right: $N^*$ by each{', dashed beyond its budgets' if others else ''}."
-
-
 def _serving_caption(inputs: FigureInputs) -> str:
     costs_by_size, served = serving_costs_of(inputs), inputs.request.serve_tokens
     if costs_by_size is None or served is None:
@@ -105,7 +93,7 @@ def _repeats_caption(inputs: FigureInputs) -> str:
     if (limit := limited_law(inputs)) is None:
         return ""
     _, limited, unique = limit
-    return context_plots.repeats_caption(inputs.source, limited, unique)
+    return context_plots.repeats_caption(inputs.source, limited, unique, inputs.budget)
 
 
 def _phase_caption(inputs: FigureInputs) -> str:
@@ -153,6 +141,10 @@ CAPTIONS: Mapping[str, tuple[CaptionPart, ...]] = {
         ("{level} confidence", "The band is its {level} confidence interval."),
         ("fitted E", "The grey dotted line is the fitted $E$."),
         ("known entropy", "The red dash-dotted line is the known entropy of the data."),
+        (
+            ANSWER,
+            "The star is the answer above, its bar the {level} prediction interval of one run.",
+        ),
         _undetermined,
     ),
     "optimum": (
@@ -161,7 +153,7 @@ CAPTIONS: Mapping[str, tuple[CaptionPart, ...]] = {
         DASHES,
         LAW_BAND,
         ("runs", "Points are the runs that were trained."),
-        (APPROACH_2, "Diamonds are the minima of isoFLOP curves, found without the law."),
+        (ANSWER, "The star is the answer of page 1, its bar the {level} interval."),
         ("published models", "Triangles are published models at a compute of 6 N D."),
     ),
     "isoflop": (
@@ -246,7 +238,7 @@ CAPTIONS: Mapping[str, tuple[CaptionPart, ...]] = {
         ("curve of the loss", "Lines are the laws of scores that follow the loss best."),
     ),
     "fit": (
-        "Measured against fitted {target} (top), and the residuals in percent (bottom).",
+        "Measured against fitted {target} (left), and the residuals in percent (right).",
         RUNS,
         ("law", "On the black line both agree."),
         (
@@ -279,7 +271,7 @@ CAPTIONS: Mapping[str, tuple[CaptionPart, ...]] = {
         _collapse_result,
     ),
     "approaches": (
-        _exponents_caption,
+        "$N^*$ against compute by the law and by other approaches, dashed beyond their budgets.",
         ("law", "The black line is the law."),
         DASHES,
         LAW_BAND,
@@ -299,12 +291,6 @@ CAPTIONS: Mapping[str, tuple[CaptionPart, ...]] = {
             "what {level} intervals allow",
             "The bars are the range that chance allows if the intervals are correct.",
         ),
-    ),
-    "influence": (
-        "Influence: change of $N^*$ at {further} times the largest budget when runs are left "
-        "out and the law is fitted again.",
-        ("a run left out", "Grey: one run."),
-        ("a cluster left out", "Black: a cluster of runs that share a trunk."),
     ),
 }
 """Captions by the name of the figure in `figures.FIGURES`."""

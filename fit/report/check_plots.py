@@ -1,4 +1,4 @@
-"""Plots that check a fit: residuals, other approaches, influence, and held-out budgets."""
+"""Plots that check a fit: residuals, other approaches, curves, and held-out budgets."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from fit.data.records import Floats
 from fit.diagnostics.curves import FIRST, FIRST_DRAWN
 from fit.quantities import percent, short
 from fit.report import plots
+from fit.report.legends import legend
 from fit.report.plots import (
     ACCENT,
     BAND,
@@ -23,8 +24,8 @@ from fit.report.plots import (
     draw_curve,
     legend_order,
 )
-from fit.report.tables import clean, target_name
-from fit.report.text import APPROACHES, approach_name, shortened
+from fit.report.tables import target_name
+from fit.report.text import APPROACHES, approach_name
 from fit.results import Fit, loss_unit
 
 if TYPE_CHECKING:
@@ -34,20 +35,16 @@ MARKS = {"isoflop": ("D", ACCENT), "envelope": ("s", BLUE)}
 """Mark and colour of the other approaches."""
 
 
-Ends = tuple[float, float] | None
-"""An interval, where there is one."""
-
-
 def fit_against_measurement(ax: Axes, below: Axes, source: ScalingLaw) -> Axes:
-    """Measured against fitted values, and the residuals in percent beneath.
+    """Measured against fitted values, and the residuals in percent against the same.
 
     Args:
-        ax: Upper axes.
-        below: Lower axes, sharing x.
+        ax: First axes.
+        below: Second axes, with the same limits of x.
         source: A fit as a source.
 
     Returns:
-        The upper axes.
+        The first axes.
     """
     fit = fit_of(source)
     p = fit.points
@@ -60,13 +57,12 @@ def fit_against_measurement(ax: Axes, below: Axes, source: ScalingLaw) -> Axes:
     plots.loss_axis(ax.xaxis)
     plots.loss_axis(ax.yaxis)
     what = target_label(source)
-    plots.style_axes(ax, x="", y=f"Measured {what}")
-    ax.tick_params(labelbottom=False)
-    plots.legend(ax, ("runs", "law"), loc="upper left")
+    plots.style_axes(ax, x=f"Fitted {what}", y=f"Measured {what}")
+    legend(ax, ("runs", "law"))
     residuals(below, fit, law, x=f"Fitted {what}")
     below.set_xlim(*ends)
     plots.loss_axis(below.xaxis)
-    plots.legend(below, ("one run's noise",), loc="upper center")
+    legend(below, ("one run's noise",))
     return ax
 
 
@@ -94,28 +90,6 @@ def residuals_against_count(ax: Axes, fit: Fit, against: Floats, *, x: str) -> A
     residuals(ax, fit, against, x=x)
     ax.set_xlim(against.min() / 1.5, against.max() * 1.5)
     plots.count_axis(ax.xaxis, most=5)
-    return ax
-
-
-def exponents(ax: Axes, fit: Fit) -> Axes:
-    """The exponent of N* by each approach and under each counting convention, a row each.
-
-    Triangles are the same law fitted under other conventions, which have no interval.
-    """
-    rows = exponent_rows(fit)
-    for place, (name, a, ends, (mark, colour)) in enumerate(rows):
-        if ends is not None:
-            ax.hlines(place, *ends, color=colour, lw=1.4, zorder=2, label=name)
-        filled = None if mark == "o" else "none"
-        ax.plot([a], [place], mark, mfc=filled, color=colour, ms=5, zorder=3, label=name)
-    exponent = fit.exponents.get("a")
-    if exponent is not None:
-        ax.axvline(exponent, color=FAINT, lw=0.8, zorder=1)
-    ax.set_yticks(range(len(rows)), [r[0] for r in rows])
-    ax.set_ylim(len(rows) - 0.5, -0.5)
-    ax.tick_params(axis="y", length=0)
-    plots.style_axes(ax, x="Exponent a of N* ~ C^a", y="")
-    ax.grid(False, axis="y")
     return ax
 
 
@@ -147,28 +121,7 @@ def approaches(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Axes:
     plots.flops_axis(ax.xaxis)
     plots.count_axis(ax.yaxis)
     plots.style_axes(ax, x=C_LABEL, y="Optimal parameters N*")
-    plots.legend(ax, legend_order(source, *map(approach_name, APPROACHES)), loc="upper left")
-    return ax
-
-
-def influence(ax: Axes, fit: Fit) -> Axes:
-    """Change of N* when a run, or a cluster of runs, is left out."""
-    rows = fit.influence
-    shifts = 100 * np.expm1([i.shift for i in rows])
-    for place, (i, shift) in enumerate(zip(rows, shifts, strict=True)):
-        colour = BAND if i.kind == "run" else LAW
-        label = "a run left out" if i.kind == "run" else "a cluster left out"
-        ax.hlines(place, min(shift, 0), max(shift, 0), color=colour, lw=1.2, zorder=2)
-        ax.plot([shift], [place], "o", color=colour, ms=5, label=label)
-    ax.axvline(0, color=LAW, lw=0.9, zorder=1)
-    names = [shortened(clean(i.run, 60), 26) + (f" +{i.runs - 1}" * (i.runs > 1)) for i in rows]
-    ax.set_yticks(range(len(rows)), names, fontsize="x-small")
-    ax.set_ylim(len(rows) - 0.4, -0.6)
-    reach = 1.2 * max(float(np.abs(shifts).max()), 0.1)
-    ax.set_xlim(-reach, reach)
-    plots.style_axes(ax, x="Change of N* at ten times the largest budget [%]", y="")
-    ax.grid(False, axis="y")
-    plots.legend(ax, ("a run left out", "a cluster left out"), loc="upper right")
+    legend(ax, legend_order(source, *map(approach_name, APPROACHES)))
     return ax
 
 
@@ -201,7 +154,9 @@ def normalised_curves(ax: Axes, curves: Mapping[str, Any]) -> Axes:
     plots.style_axes(ax, x="Share of the run t/T", y="Fall of the loss [1e-3 nats/token]")
     shown = sizes if len(sizes) <= 5 else sizes[[0, len(sizes) // 2, -1]]
     keys = [Line2D([], [], color=plots.colour_of(n, sizes), lw=1.2) for n in shown]
-    ax.legend(keys, [f"N = {short(n)}" for n in shown], frameon=False, loc="upper right")
+    names = [f"N = {short(n)}" for n in shown]
+    above: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 3}
+    ax.legend(keys, names, frameon=False, columnspacing=1.2, **above)
     return ax
 
 
@@ -230,7 +185,7 @@ def curve_deviations(ax: Axes, curves: Mapping[str, Any]) -> Axes:
     _end_of_trunk(ax, curves)
     ax.set_xlim(FIRST, 1)
     plots.style_axes(ax, x="Share of the run t/T", y="Off the mean curve [1e-3 nats/token]")
-    plots.legend(ax, (SEEDS_BAND, TRUNK_END), loc="upper right")
+    legend(ax, (SEEDS_BAND, TRUNK_END))
     return ax
 
 
@@ -258,7 +213,7 @@ def residuals_by_event(ax: Axes, fit: Fit) -> Axes:
     ax.set_xlim(fit.points.tokens.min() / 1.5, fit.points.tokens.max() * 1.5)
     plots.count_axis(ax.xaxis, most=5)
     plots.style_axes(ax, x=plots.D_LABEL, y="Residual [%]")
-    plots.legend(ax, (MET, NOT_MET), loc="upper right", ncols=2)
+    legend(ax, (MET, NOT_MET))
     return ax
 
 
@@ -283,7 +238,7 @@ def holdout_errors(ax: Axes, fit: Fit) -> Axes:
     ax.set_xlim(x.min() / 1.6, x.max() * 1.6)
     plots.flops_axis(ax.xaxis)
     plots.style_axes(ax, x=C_LABEL, y=f"Error of the predicted {target_name(fit.law)} [%]")
-    plots.legend(ax, ("runs", "mean of a budget", "largest error", "one run's noise"))
+    legend(ax, ("runs", "mean of a budget", "largest error", "one run's noise"))
     return ax
 
 
@@ -297,7 +252,7 @@ def holdout_coverage(ax: Axes, fit: Fit) -> Axes:
     counts = np.array([r.runs for r in fit.rolling])
     low, high = (np.array([_binomial(n, level, p, bdtr) for n in counts]) for p in tails)
     label = f"what {percent(level)} intervals allow"
-    ax.vlines(budgets, 100 * low / counts, 100 * high / counts, color=FAINT, lw=5, label=label)
+    ax.vlines(budgets, 100 * low / counts, 100 * high / counts, color=FAINT, lw=4, label=label)
     covered = [100 * r.covered for r in fit.rolling]
     ax.plot(budgets, covered, "D", mfc="none", color=ACCENT, ms=5, label="runs inside")
     ax.axhline(100 * level, color=LAW, lw=0.9)
@@ -305,7 +260,7 @@ def holdout_coverage(ax: Axes, fit: Fit) -> Axes:
     ax.set_ylim(0, 108)
     plots.flops_axis(ax.xaxis)
     plots.style_axes(ax, x=C_LABEL, y="In the prediction interval [%]")
-    plots.legend(ax, ("runs inside", label), loc="lower right")
+    legend(ax, ("runs inside", label))
     return ax
 
 
@@ -323,23 +278,3 @@ def _holdout_points(fit: Fit) -> Floats:
         (fit.points.flops[place[run]], 100 * (p / m - 1)) for run, p, m in rows if run in place
     ]
     return np.array(points, dtype=float).reshape(-1, 2)
-
-
-def exponent_rows(fit: Fit) -> list[tuple[str, float, Ends, tuple[str, str]]]:
-    """Name, exponent, interval, mark and colour of each row that has a value."""
-    rows: list[tuple[str, float | None, Ends, tuple[str, str]]] = [
-        ("3, this law", fit.exponents.get("a"), fit.interval.bounds.get("a"), ("o", LAW))
-    ]
-    for check in fit.cross_checks:
-        name = approach_name(check.name).removeprefix("approach ")
-        rows.append((name, check.a, check.a_interval, MARKS.get(check.name, ("D", ACCENT))))
-    convention = (fit.convention.get("params"), fit.convention.get("flops"))
-    for c in fit.conventions:
-        if (c.get("params"), c.get("flops")) != convention:
-            rows.append((f"N {c.get('params')}, C {c.get('flops')}", c.get("a"), None, ("v", BAND)))
-    return [(n, a, _finite(e), style) for n, a, e, style in rows if a is not None]
-
-
-def _finite(ends: Ends) -> Ends:
-    """An interval that can be drawn."""
-    return ends if ends is not None and np.isfinite(ends).all() else None

@@ -18,7 +18,6 @@ from fit.allocation.scaling_law import (
     IntervalCurve,
     ScalingLaw,
     fit_of,
-    further_budget,
 )
 from fit.data.records import Floats
 from fit.data.table import RunTable
@@ -30,6 +29,7 @@ from fit.quantities import power, short, three_digits
 from fit.query.warnings import FRESH_EPOCHS, STALE_EPOCHS
 from fit.report import plots
 from fit.report.figure_data import PREFIX, LadderStep, ShapeSkills, by_shape
+from fit.report.legends import legend
 from fit.report.plots import (
     ACCENT,
     BAND,
@@ -103,8 +103,7 @@ def ratio_against_params(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Ax
     plots.count_axis(ax.yaxis)
     plots.style_axes(ax, x=N_LABEL, y="Tokens per parameter D/N")
     named = legend_order(source, "published models", "mixtures of experts", REFERENCE_LABEL)
-    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 4, "columnspacing": 1.2}
-    plots.legend(ax, named, **above)
+    legend(ax, named)
     return ax
 
 
@@ -154,7 +153,7 @@ def _name_models(ax: Axes) -> None:
             (m.params, m.tokens / m.params),
             xytext=(3, 2.5),
             textcoords="offset points",
-            fontsize=6,
+            fontsize=7.5,
             color="#2c4d70",
         )
 
@@ -175,7 +174,7 @@ def next_price(ax: Axes, source: ScalingLaw, best: FrontierBand, price: Interval
     plots.style_axes(
         ax, x=C_LABEL, y=f"Price of the next 0.01 {loss_unit(source.convention)} [FLOP]"
     )
-    plots.legend(ax, legend_order(source, "equal to the budget")[1:], loc="upper left")
+    legend(ax, legend_order(source, "equal to the budget")[1:])
     return ax
 
 
@@ -196,8 +195,7 @@ def lifetime_cost(ax: Axes, costs: ServingCosts) -> Axes:
     plots.flops_axis(ax.yaxis)
     plots.style_axes(ax, x=N_LABEL, y="Compute at the same loss [FLOP]")
     named = ("training", "serving", "both", "lowest total", "optimum N*")
-    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 5, "columnspacing": 1.0}
-    plots.legend(ax, named, **above)
+    legend(ax, named)
     return ax
 
 
@@ -237,7 +235,7 @@ def repeats_loss(ax: Axes, best: FrontierBand, source: ScalingLaw, limited: Scal
     plots.flops_axis(ax.xaxis)
     plots.loss_axis(ax.yaxis)
     plots.style_axes(ax, x=C_LABEL, y=plots.loss_label(source))
-    plots.legend(ax, legend_order(source, "unique tokens limited"))
+    legend(ax, legend_order(source, "unique tokens limited"))
     return ax
 
 
@@ -254,21 +252,23 @@ def repeats_epochs(ax: Axes, best: FrontierBand, limited: ScalingLaw, unique_tok
     plots.count_axis(ax.yaxis)
     plots.style_axes(ax, x=C_LABEL, y="Epochs, D over unique tokens")
     named = ("best split", "nearly as good as fresh", "of little value beyond")
-    plots.legend(ax, named, loc="upper left")
+    legend(ax, named)
     return ax
 
 
-def repeats_caption(source: ScalingLaw, limited: ScalingLaw, unique_tokens: float) -> str:
-    """The caption of the two plots above: what the limit costs at the second budget of page 1.
+def repeats_caption(
+    source: ScalingLaw, limited: ScalingLaw, unique_tokens: float, flops: float
+) -> str:
+    """The caption of the two plots above: what the limit costs at the budget of page 1's answer.
 
     Args:
         source: A fit as a source.
         limited: Its law with so many unique tokens.
         unique_tokens: Their number.
+        flops: The budget [FLOP].
     """
     endless = with_unique_tokens(source, ENDLESS)
     assert endless is not None
-    flops = further_budget(source)
     fresh, repeated = (s.best(np.array([flops])) for s in (endless, limited))
     increase = float(np.exp(repeated.log_loss[0]) - np.exp(fresh.log_loss[0]))
     n, d = float(np.exp(repeated.log_params[0])), float(np.exp(repeated.log_tokens[0]))
@@ -384,7 +384,7 @@ def skill_by_shape(ax: Axes, rows: Sequence[ShapeSkills], skill: str) -> Axes:
         text = f"{value:.2f}" + (f"\n{half}" if np.isfinite(error) else "")
         if (graded := row.scores.get(skill)) is not None and np.isfinite(graded.mean):
             text += f"\n{100 * graded.mean:.0f}%"
-        ink: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7.0, "linespacing": 1.1}
+        ink: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7.5, "linespacing": 1.05}
         ax.text(x, y, text, gid=f"w{row.width} d{row.depth}", **ink)
     ax.set_xticks(range(len(widths)), [str(w) for w in widths])
     ax.set_yticks(range(len(depths)), [str(d) for d in depths])

@@ -21,8 +21,8 @@ from fit.allocation.scaling_law import (
     FrontierBand,
     ScalingLaw,
     fit_of,
+    frontier_band,
     further_budget,
-    identified_frontier,
     splits_budgets,
 )
 from fit.data.progress import report_stage
@@ -39,7 +39,7 @@ from fit.report.figure_data import (
     read_ladder,
     shown_series,
 )
-from fit.report.text import approach_name
+from fit.report.legends import legend, shared_legend
 from fit.scores.law import ScoreLaw, score_laws, score_path
 from fit.verdict import Verdict, worst
 
@@ -64,7 +64,8 @@ STYLE: Mapping[str, Any] = {
 WIDE = 6.6
 """Width of the text on paper [inches]; figures are drawn at that size."""
 MOST_SKILLS = 9
-APPROACH_2 = approach_name("isoflop")
+REACH, REACH_OVER_ANSWER = 100.0, 2.0
+"""Curves end at this many times the largest budget, or this many times that of the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +88,9 @@ class FigureInputs:
     best: FrontierBand | None
     """Efficient frontier; None where the law has none, or the fit or its answers are refused."""
     answers: tuple[Answer, ...]
-    """Those at the largest budget fitted and at ten times it; empty without a frontier."""
+    """That at the largest budget fitted, and that to the question; empty without a frontier."""
+    asked: Question | None
+    """The question of page 1; None where the user put none, and page 1 has the default."""
     verdict: Verdict
     """The worst of the fit's and the answers' verdicts."""
     request: costs.ReportRequest
@@ -97,6 +100,11 @@ class FigureInputs:
     """N-grams, models and the truth, where they were measured beside the runs."""
     scores: tuple[ScoreLaw, ...] = ()
     """Laws of the runs' scores, in the order in which they are reached."""
+
+    @property
+    def budget(self) -> float:
+        """The budget of page 1's answer [FLOP]: the one asked for, or ten times the largest."""
+        return self.answers[-1].flops.value if self.answers else further_budget(self.source)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,25 +118,41 @@ class ReportFigure:
     """Percent of the text's width on paper."""
 
 
-def figure_inputs(source: ScalingLaw, request: costs.ReportRequest | None = None) -> FigureInputs:
+def figure_inputs(
+    source: ScalingLaw,
+    request: costs.ReportRequest | None = None,
+    asked: Question | None = None,
+) -> FigureInputs:
     """Gather the data from which the figures of a fit are drawn.
 
     Args:
         source: A fit as a source.
         request: Plots and prices that are requested beside the fit.
+        asked: The question that page 1 answers; None is the default, ten times the largest budget.
+
+    Raises:
+        QueryError: The question has no answer as posed, such as limits that conflict.
     """
     fit = fit_of(source)
+    request = request or costs.ReportRequest()
     entropy, p = fit.data.get("entropy_by_skill"), fit.points
     shapes = context_plots.losses_by_skill(entropy or {}, p.columns, p.loss, p.tokens, p.params)
-    best, verdict = identified_frontier(source), fit.verdict
+    best, verdict = None, fit.verdict
     answers: tuple[Answer, ...] = ()
-    if best is not None:
-        budgets = (fit.range["flops"].high, further_budget(source))
+    if asked is not None:
+        source.law.check_split()
+    if splits_budgets(source) and not verdict.refused:
+        machine: dict[str, Any] = {}
+        if request.price is not None and request.device is not None:
+            machine = {k: getattr(request, k) for k in ("price", "device", "mfu")}
+        first = Question(source=source, flops=fit.range["flops"].high, **machine)
+        default = Question(source=source, flops=further_budget(source), **machine)
         try:
-            answers = tuple(answer(Question(source=source, flops=flops)) for flops in budgets)
+            answers = tuple(map(answer, (first, asked or default)))
+            reach = max(REACH, REACH_OVER_ANSWER * (answers[-1].reach or 1.0))
+            best = frontier_band(source, beyond=reach)
             verdict = worst(verdict, *(a.verdict for a in answers))
         except RefusedError as error:
-            best = None
             verdict = Verdict(verdict="refuse", reason=error.reason, message=str(error))
     laws = score_laws(source)[0] if best is not None and score_columns(p.columns) else ()
     return FigureInputs(
@@ -137,25 +161,29 @@ def figure_inputs(source: ScalingLaw, request: costs.ReportRequest | None = None
         best=best,
         answers=answers,
         verdict=verdict,
-        request=request or costs.ReportRequest(),
+        asked=asked,
+        request=request,
         shapes=shapes if len({r.depth for r in shapes}) > 1 else (),
         ladder=read_ladder(Path(str(fit.source.get("path") or ""))),
     )
 
 
 def draw_figures(
-    source: ScalingLaw, request: costs.ReportRequest | None = None
+    source: ScalingLaw,
+    request: costs.ReportRequest | None = None,
+    asked: Question | None = None,
 ) -> dict[str, RenderedFigure]:
     """Draw every figure that a fit has something to show in, by name.
 
     Args:
         source: A fit as a source.
-        request: Plots and prices that are requested beside the fit.
+        request: As in `figure_inputs`.
+        asked: As in `figure_inputs`.
 
     Raises:
         QueryError: The request cannot be met, such as a negative number of tokens.
     """
-    inputs = figure_inputs(source, request)
+    inputs = figure_inputs(source, request, asked)
     runs = fit_of(source).points.run
     rendered = {}
     for place, (name, figure) in enumerate(FIGURES.items(), 1):
@@ -203,26 +231,38 @@ def _figure(height: float, width: float = WIDE) -> Figure:
 def _loss_compute(inputs: FigureInputs) -> Figure | None:
     if not splits_budgets(inputs.source):
         return None
-    figure = _figure(2.25)
-    plots.loss_against_compute(figure.subplots(), inputs.source, inputs.best)
+    figure = _figure(2.9)
+    ax = figure.subplots()
+    plots.loss_against_compute(ax, inputs.source, inputs.best)
+    if inputs.answers:
+        reply = inputs.answers[-1]
+        run = reply.loss_next_run
+        plots.mark_answer(ax, reply.flops.value, reply.loss.value, (run.low, run.high))
+        labels = ("law at one size", "fitted E", "known entropy", plots.ANSWER)
+        legend(ax, plots.legend_order(inputs.source, *labels))
     return figure
 
 
 def _optimum(inputs: FigureInputs) -> Figure | None:
     if inputs.best is None:
         return None
-    figure = _figure(3.2)
+    figure = _figure(2.5)
     for ax, quantity in zip(figure.subplots(1, 2), ("params", "tokens"), strict=True):
         plots.optimum_against_compute(ax, inputs.source, inputs.best, quantity)
         context_plots.draw_models(ax, inputs.best, quantity)
-        plots.legend(ax, plots.legend_order(inputs.source, APPROACH_2, "published models"))
+        if inputs.answers:
+            reply = inputs.answers[-1]
+            number = getattr(reply, quantity)
+            plots.mark_answer(ax, reply.flops.value, number.value, (number.low, number.high))
+    order = plots.legend_order(inputs.source, plots.ANSWER, "published models")
+    shared_legend(figure, order)
     return figure
 
 
 def _models(inputs: FigureInputs) -> Figure | None:
     if inputs.best is None:
         return None
-    figure = _figure(3.4)
+    figure = _figure(2.5)
     context_plots.ratio_against_params(figure.subplots(), inputs.source, inputs.best)
     return figure
 
@@ -233,7 +273,7 @@ def _price(inputs: FigureInputs) -> Figure | None:
     price = costs.next_price(inputs.source, inputs.best.flops)
     if not (price.value <= context_plots.MOST_TIMES * inputs.best.flops).any():
         return None
-    figure = _figure(2.7, 5.2)
+    figure = _figure(2.4, 5.2)
     context_plots.next_price(figure.subplots(), inputs.source, inputs.best, price)
     return figure
 
@@ -242,15 +282,14 @@ def serving_costs_of(inputs: FigureInputs) -> costs.ServingCosts | None:
     """Costs of training and serving by model size, where serving was requested."""
     if inputs.best is None or inputs.request.serve_tokens is None:
         return None
-    budget = further_budget(inputs.source)
-    return costs.serving_costs(inputs.source, budget, inputs.request.serve_tokens)
+    return costs.serving_costs(inputs.source, inputs.budget, inputs.request.serve_tokens)
 
 
 def _serving(inputs: FigureInputs) -> Figure | None:
     costs_by_size = serving_costs_of(inputs)
     if costs_by_size is None:
         return None
-    figure = _figure(2.8, 5.2)
+    figure = _figure(2.5, 5.2)
     context_plots.lifetime_cost(figure.subplots(), costs_by_size)
     return figure
 
@@ -268,7 +307,7 @@ def _repeats(inputs: FigureInputs) -> Figure | None:
     if (limit := limited_law(inputs)) is None:
         return None
     best, limited, unique = limit
-    figure = _figure(2.8)
+    figure = _figure(2.5)
     left, right = figure.subplots(1, 2)
     context_plots.repeats_loss(left, best, inputs.source, limited)
     context_plots.repeats_epochs(right, best, limited, unique)
@@ -285,7 +324,7 @@ def _shape_figure(shapes: tuple[ShapeSkills, ...]) -> Figure:
     shown = context_plots.skills_shown(rows)[:MOST_SKILLS]
     across = min(3, len(shown))
     down = -(-len(shown) // across)
-    figure = _figure(0.3 + down * (0.72 + 0.29 * len({r.depth for r in rows})))
+    figure = _figure(0.2 + down * (0.66 + 0.27 * len({r.depth for r in rows})))
     panels = figure.subplots(down, across, squeeze=False).ravel()
     for ax, skill in zip(panels, shown, strict=False):
         context_plots.skill_by_shape(ax, rows, skill)
@@ -320,7 +359,7 @@ def _scores_by_loss(inputs: FigureInputs) -> Figure | None:
 def _isoflop(inputs: FigureInputs) -> Figure | None:
     if not splits_budgets(inputs.source):
         return None
-    figure = _figure(3.7)
+    figure = _figure(2.5)
     plots.isoflop_curves(figure.subplots(), inputs.source, inputs.best)
     return figure
 
@@ -328,7 +367,7 @@ def _isoflop(inputs: FigureInputs) -> Figure | None:
 def _surface(inputs: FigureInputs) -> Figure | None:
     if inputs.best is None:
         return None
-    figure = _figure(3.9)
+    figure = _figure(2.75)
     plots.loss_surface(figure.subplots(), inputs.source, inputs.best)
     return figure
 
@@ -336,15 +375,15 @@ def _surface(inputs: FigureInputs) -> Figure | None:
 def _tokens(inputs: FigureInputs) -> Figure | None:
     if inputs.best is None:  # lines at one D would show a law that the runs do not determine
         return None
-    figure = _figure(3.3)
+    figure = _figure(2.4)
     plots.loss_against_params(figure.subplots(), inputs.source)
     return figure
 
 
 def _fit(inputs: FigureInputs) -> Figure:
-    figure = _figure(4.6, 5.6)
-    upper, lower = figure.subplots(2, 1, height_ratios=(2.6, 1))
-    check_plots.fit_against_measurement(upper, lower, inputs.source)
+    figure = _figure(2.5)
+    left, right = figure.subplots(1, 2)
+    check_plots.fit_against_measurement(left, right, inputs.source)
     return figure
 
 
@@ -360,7 +399,7 @@ def _residuals(inputs: FigureInputs) -> Figure:
     against["Tokens per parameter D/N"] = p.tokens / p.params
     across = len(against) if len(against) < 5 else 3
     down = -(-len(against) // across)
-    figure = _figure(2.2 * down)
+    figure = _figure(2.0 if down == 1 else 1.45 * down)
     panels = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
     for ax, (label, values) in zip(panels, against.items(), strict=False):
         check_plots.residuals_against_count(ax, fit, values, x=label)
@@ -374,12 +413,11 @@ def _residuals(inputs: FigureInputs) -> Figure:
 
 def _approaches(inputs: FigureInputs) -> Figure | None:
     fit = fit_of(inputs.source)
-    if inputs.best is None or not fit.exponents:
+    found = [c for c in fit.cross_checks if c.a is not None and c.coefficient is not None]
+    if inputs.best is None or not found:
         return None
-    figure = _figure(2.9)
-    left, right = figure.subplots(1, 2)
-    check_plots.exponents(left, fit)
-    check_plots.approaches(right, inputs.source, inputs.best)
+    figure = _figure(2.4, 5.2)
+    check_plots.approaches(figure.subplots(), inputs.source, inputs.best)
     return figure
 
 
@@ -387,7 +425,7 @@ def _holdout(inputs: FigureInputs) -> Figure | None:
     fit = fit_of(inputs.source)
     if fit.holdout is None and not fit.rolling:
         return None
-    figure = _figure(2.6, WIDE if fit.rolling else 4.2)
+    figure = _figure(2.4, WIDE if fit.rolling else 4.2)
     panels = figure.subplots(1, 2 if fit.rolling else 1, squeeze=False).ravel()
     check_plots.holdout_errors(panels[0], fit)
     if fit.rolling:
@@ -395,20 +433,11 @@ def _holdout(inputs: FigureInputs) -> Figure | None:
     return figure
 
 
-def _influence(inputs: FigureInputs) -> Figure | None:
-    fit = fit_of(inputs.source)
-    if inputs.best is None or not fit.influence:
-        return None
-    figure = _figure(2.5)
-    check_plots.influence(figure.subplots(), fit)
-    return figure
-
-
 def _curves(inputs: FigureInputs) -> Figure | None:
     curves = fit_of(inputs.source).curves
     if not curves.get("lines"):
         return None
-    figure = _figure(2.8)
+    figure = _figure(2.5)
     left, right = figure.subplots(1, 2)
     check_plots.normalised_curves(left, curves)
     check_plots.curve_deviations(right, curves)
@@ -427,7 +456,7 @@ def _phase(inputs: FigureInputs) -> Figure | None:
     fit = fit_of(inputs.source)
     if not fit.curves.get("phase"):
         return None
-    figure = _figure(2.6, 4.6)
+    figure = _figure(2.3, 4.6)
     check_plots.residuals_by_event(figure.subplots(), fit)
     return figure
 
@@ -450,12 +479,11 @@ FIGURES: Mapping[str, ReportFigure] = {
     "serving": ReportFigure(section=COSTS, draw=_serving, width=78),
     "repeats": ReportFigure(section=COSTS, draw=_repeats),
     "skills": ReportFigure(section=SHAPES, draw=_skills),
-    "fit": ReportFigure(section=FIT, draw=_fit, width=82),
+    "fit": ReportFigure(section=FIT, draw=_fit),
     "residuals": ReportFigure(section=FIT, draw=_residuals),
     "phase": ReportFigure(section=CHECKS, draw=_phase, width=70),
     "curves": ReportFigure(section=CHECKS, draw=_curves),
-    "approaches": ReportFigure(section=CHECKS, draw=_approaches),
+    "approaches": ReportFigure(section=CHECKS, draw=_approaches, width=78),
     "holdout": ReportFigure(section=CHECKS, draw=_holdout),
-    "influence": ReportFigure(section=CHECKS, draw=_influence),
 }
 """All figures, in the order in which they stand in the report."""

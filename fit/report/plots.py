@@ -18,7 +18,7 @@ from fit.data.records import Floats
 from fit.diagnostics.approaches import budgets_of, levels_of, some_of
 from fit.quantities import UNITS, percent, power, short
 from fit.report.figure_data import EQUAL_LOSS
-from fit.report.text import approach_name
+from fit.report.legends import legend
 from fit.results import Fit, loss_unit
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 LAW = "#1a1a1a"
 BAND = "#7a7a7a"
 FAINT = "#b8b8b8"
+CONTOUR = "#6a6a6a"
 ACCENT = "#b5402a"
 """Colour of what is neither run nor law: known entropy, cross-checks."""
 BLUE = "#3b6fa5"
@@ -43,6 +44,8 @@ UNBOUNDED = 1e3
 """An unbounded band is drawn to this factor above and below the law."""
 NEAR_RUNS = 0.3
 """A fitted E below this share of the lowest loss is not drawn."""
+ANSWER = "the answer"
+"""Label of the answer that page 1 gives."""
 C_LABEL, N_LABEL, D_LABEL = "Compute C [FLOP]", "Parameters N", "Training tokens D"
 
 
@@ -135,14 +138,20 @@ def loss_axis(axis: Any) -> None:
     _set_ticks(axis, ticks, lambda v: f"{v:g}")
 
 
-def legend(ax: Axes, order: Sequence[str] = (), **where: Any) -> None:
-    """Draw a legend with one entry per label, in a given order, on a white background."""
-    handles, labels = ax.get_legend_handles_labels()
-    named = dict(zip(labels, handles, strict=True))
-    labels = [label for label in order if label in named] or list(named)
-    kept: dict[str, Any] = {"frameon": True, "framealpha": 0.9, "edgecolor": "none", "loc": "best"}
-    box = ax.legend([named[label] for label in labels], labels, **(kept | where))
-    box.set_zorder(6)
+def mark_answer(ax: Axes, x: float, y: float, ends: tuple[float | None, float | None]) -> None:
+    """Mark the answer of page 1 by a star, with its interval as a bar if it has one.
+
+    Args:
+        ax: Axes to draw on.
+        x: Budget, or whatever the axis shows.
+        y: The quantity of the answer.
+        ends: Its interval.
+    """
+    low, high = ends
+    if low is not None and high is not None and np.isfinite([low, high]).all():
+        ax.vlines([x], low, high, color=ACCENT, lw=1.6, zorder=6, label=ANSWER)
+    style: dict[str, Any] = {"mec": "white", "mew": 0.6, "zorder": 7, "clip_on": False}
+    ax.plot([x], [y], "*", color=ACCENT, ms=12, label=ANSWER, **style)
 
 
 def _log_limits(axis: Any) -> tuple[float, float]:
@@ -238,8 +247,7 @@ def loss_against_compute(ax: Axes, source: ScalingLaw, best: FrontierBand | None
     flops_axis(ax.xaxis)
     loss_axis(ax.yaxis)
     style_axes(ax, x=C_LABEL, y=loss_label(source))
-    named = legend_order(source, "law at one size", "fitted E", "known entropy")
-    legend(ax, named, ncols=2, columnspacing=1.2)
+    legend(ax, legend_order(source, "law at one size", "fitted E", "known entropy"))
     return ax
 
 
@@ -274,7 +282,7 @@ def isoflop_curves(ax: Axes, source: ScalingLaw, best: FrontierBand | None) -> A
     budget_bar(ax, shown)
     style_axes(ax, x=N_LABEL, y=loss_label(source))
     named = ("runs", "law at one budget", "optimum N*", "extrapolation")
-    legend(ax, named, loc="lower left")
+    legend(ax, named)
     return ax
 
 
@@ -298,7 +306,7 @@ def loss_against_params(ax: Axes, source: ScalingLaw) -> Axes:
             xytext=(3, 0),
             textcoords="offset points",
             va="center",
-            fontsize="small",
+            fontsize=8,
         )
     draw_runs(ax, p.params, p.loss, p.flops)
     ax.set_xlim(p.params.min() / 1.4, p.params.max() * 1.9)
@@ -306,7 +314,7 @@ def loss_against_params(ax: Axes, source: ScalingLaw) -> Axes:
     count_axis(ax.xaxis)
     loss_axis(ax.yaxis)
     style_axes(ax, x=N_LABEL, y=loss_label(source))
-    legend(ax, ("runs", "law at one D"), loc="upper right")
+    legend(ax, ("runs", "law at one D"))
     return ax
 
 
@@ -324,7 +332,7 @@ def loss_surface(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Axes:
     _draw_contours(ax, grid, loss)
     for flops in _decades_of(p.flops):
         tokens = flops / np.exp(source.cost.log_flops_per_token(np.log(n)))
-        ax.plot(n, tokens, color=FAINT, lw=0.7, ls=":", zorder=2, label="equal compute")
+        ax.plot(n, tokens, color=BLUE, lw=0.9, ls=":", zorder=1, label="equal compute")
     _draw_split(ax, best, best.params.value, best.tokens.value, "efficient frontier", 1.8, 1.8)
     budget_bar(ax, draw_runs(ax, p.params, p.tokens, p.flops))
     ax.set_xlim(*ends[0])
@@ -333,8 +341,7 @@ def loss_surface(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Axes:
     count_axis(ax.yaxis)
     style_axes(ax, x=N_LABEL, y=D_LABEL)
     named = ("runs", EQUAL_LOSS, "efficient frontier", "extrapolation")
-    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 5, "columnspacing": 1.2}
-    legend(ax, (*named, "equal compute"), **above)
+    legend(ax, (*named, "equal compute"))
     return ax
 
 
@@ -352,30 +359,16 @@ def optimum_against_compute(
     Returns:
         The same axes.
     """
-    fit = fit_of(source)
-    p = fit.points
+    p = fit_of(source).points
     curve: IntervalCurve = getattr(best, quantity)
     draw_curve(ax, best, curve)
     draw_runs(ax, p.flops, getattr(p, quantity), p.flops)
-    if quantity == "params":
-        for check in fit.cross_checks:
-            if check.name == "isoflop" and check.params:
-                ax.plot(
-                    check.budgets,
-                    check.params,
-                    "D",
-                    mfc="none",
-                    color=ACCENT,
-                    ms=4.5,
-                    zorder=5,
-                    label=approach_name("isoflop"),
-                )
     ax.set_xlim(p.flops.min() / 1.6, best.flops[-1])
     flops_axis(ax.xaxis)
     count_axis(ax.yaxis)
     names = {"params": "Optimal parameters N*", "tokens": "Optimal training tokens D*"}
     style_axes(ax, x=C_LABEL, y=names[quantity])
-    legend(ax, legend_order(source, approach_name("isoflop"), "published models"))
+    legend(ax, legend_order(source, ANSWER, "published models"))
     return ax
 
 
@@ -419,13 +412,15 @@ def _draw_contours(ax: Axes, grid: Sequence[Floats], loss: Floats) -> None:
     from matplotlib.ticker import MaxNLocator
 
     low, high = (float(v) for v in np.percentile(loss, [0, 92]))
-    levels = MaxNLocator(nbins=11, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    levels = MaxNLocator(nbins=8, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
     levels = [v for v in levels if loss.min() < v < loss.max()]
     if not levels:
         return
-    lines = ax.contour(*grid, loss, levels=levels, colors=LAW, linewidths=0.6, zorder=2)
-    ax.clabel(lines, fmt="%g", fontsize="x-small")
-    ax.plot([], [], color=LAW, lw=0.6, label=EQUAL_LOSS)
+    lines = ax.contour(*grid, loss, levels=levels, colors=CONTOUR, linewidths=0.8, zorder=2)
+    for text in ax.clabel(lines, fmt="%g", fontsize=8, inline_spacing=3):
+        text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.6})
+        text.set_zorder(3)
+    ax.plot([], [], color=CONTOUR, lw=0.8, label=EQUAL_LOSS)
 
 
 def _decades_of(flops: Floats) -> Floats:

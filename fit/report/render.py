@@ -1,8 +1,9 @@
-"""Write a report as PDF or as one self-contained HTML file, with its figures.
+"""Write a report as PDF, as one HTML file, as Markdown or as LaTeX, with its figures.
 
 The report is a function of `fit.json`: the same fit gives the same bytes. `write_report` draws the
 figures (`figures.py`), gathers words and tables (`summary_page.py`) and sets the pages: `typeset`
-by typst with the fonts that it carries, `html_page` as HTML without scripts or external addresses.
+by typst with the fonts that it carries, `html_page` as HTML without scripts or external addresses,
+and `markup.py` as Markdown and LaTeX that link the figures beside them.
 """
 
 from __future__ import annotations
@@ -12,19 +13,24 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from fit.allocation.costs import ReportRequest
 from fit.allocation.scaling_law import ScalingLaw
 from fit.data.readers import load
-from fit.errors import ReportError
+from fit.errors import QueryError, ReportError
 from fit.files import write_atomically
 from fit.forecasts.ledger import read_ledger
+from fit.quantities import option_name
+from fit.report.brief import read_request
 from fit.report.context_plots import models_table, shapes_of
 from fit.report.figures import RenderedFigure, draw_figures, draw_shapes
-from fit.report.summary_page import report_content, shape_report_content
+from fit.report.markup import latex_document, markdown_page
+from fit.report.summary_page import CHANGES, report_content, shape_report_content
+from fit.report.tables import shell_lines
 from fit.results import NATS_PER_TOKEN, loss_unit
 
 STYLE = Path(__file__).with_name("report.css")
@@ -38,10 +44,21 @@ _POWER = re.compile(r"([0-9.]+)e(-?[0-9]+)")
 _LINKED = re.compile(rb'(?:href="#|url\(#)([^")]+)')
 _NAMED = re.compile(rb' id="([^"]*)"')
 TEMPLATE = Path(__file__).with_name("report.typ")
-FORMATS = ("pdf", "html")
+FORMATS = ("pdf", "html", "md", "tex")
 RECORDS = "*/record.json"
 LEDGER = "ledger"
 """Folder of sealed forecasts, beside those of the reports."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenReport:
+    """A report that was written."""
+
+    path: Path
+    verdict: str | None = None
+    """Of the fit and its answers; None without a fit."""
+    refusal: str | None = None
+    """Why the question that was put is not answered; None where it is, or none was put."""
 
 
 def write_any_report(
@@ -49,63 +66,89 @@ def write_any_report(
     *,
     out: Path | None = None,
     form: str = "pdf",
-    request: ReportRequest | None = None,
-) -> Path:
+    fields: Mapping[str, str | None] = MappingProxyType({}),
+    author: str = "",
+) -> WrittenReport:
     """Write the report of a fit, or of a folder of runs that have not been fitted.
 
     Args:
         folder: Report folder, its `fit.json`, or a folder of run records.
         out: Folder for a report on runs; None is `reports/` and the folder's name.
         form: As in `write_report`.
-        request: As in `write_report`.
+        fields: As in `write_report`.
+        author: As in `write_report`.
 
     Raises:
         RecordError, FitError, QueryError, ReportError: As `write_report`, `write_shape_report`.
     """
     if not folder.is_dir() or (folder / "fit.json").exists() or not any(folder.glob(RECORDS)):
-        return write_report(folder, form=form, request=request)
-    return write_shape_report(folder, out or Path("reports") / folder.resolve().name, form=form)
+        return write_report(folder, form=form, fields=fields, author=author)
+    if asked := [option_name(name) for name, value in fields.items() if value is not None]:
+        raise QueryError(
+            f"{folder} holds runs without a fit, and {asked[0]} asks one. Fit them first: isoflop "
+            "fit RUNS, or leave the option out."
+        )
+    out = out or Path("reports") / folder.resolve().name
+    return write_shape_report(folder, out, form=form, author=author)
 
 
-def write_report(folder: Path, *, form: str = "pdf", request: ReportRequest | None = None) -> Path:
+def write_report(
+    folder: Path,
+    *,
+    form: str = "pdf",
+    fields: Mapping[str, str | None] = MappingProxyType({}),
+    author: str = "",
+) -> WrittenReport:
     """Write a report and its figures into a report folder from its `fit.json`.
 
     Args:
         folder: Report folder, or the `fit.json` in it.
-        form: `pdf` writes `report.pdf`, `html` one self-contained `report.html`; either way
-            `figures/` gets every figure as PDF, as SVG and as CSV of the data drawn.
-        request: Plots and prices that are requested beside the fit.
+        form: `pdf` writes `report.pdf`, `html` one self-contained `report.html`, `md` and `tex`
+            files that link the figures; always `figures/` gets every figure as PDF, as SVG and as
+            CSV of the data drawn.
+        fields: The question that page 1 answers, and plots and prices beside it, by the names of
+            `question.FIELDS` as people type them; see `brief.read_request`.
+        author: Name under the title.
 
     Returns:
-        Path of the report.
+        Path of the report, and why its question is refused if it is.
 
     Raises:
         RecordError: There is no readable fit, or the folder cannot be written to.
+        FieldError: A field that cannot be read, is missing or one too many.
         QueryError: The request cannot be met, such as an unknown device.
         ReportError: matplotlib or typst is not installed, or the pages cannot be set.
     """
     _require("matplotlib", *(("typst",) if form == "pdf" else ()))
     source = ScalingLaw.at(folder)
     folder = folder.parent if folder.is_file() else folder
-    figures = draw_figures(source, request)
+    request, asked = read_request(source, fields)
+    figures = draw_figures(source, request, asked)
     content = report_content(
         source,
         folder=report_path(folder),
         drawn={name: figure.shown for name, figure in figures.items()},
         request=request,
         ledger=read_ledger(folder.resolve().parent / LEDGER),
+        asked=asked,
+        author=author,
     )
     content = restate_unit(content, loss_unit(source.convention))
-    return _write_files(folder, content, figures, form)
+    path = _write_files(folder, content, figures, form)
+    refusal = content["verdict"][1] if asked is not None and content["refused"] else None
+    return WrittenReport(path=path, verdict=content["verdict"][0], refusal=refusal)
 
 
-def write_shape_report(runs: Path, folder: Path, *, form: str = "pdf") -> Path:
+def write_shape_report(
+    runs: Path, folder: Path, *, form: str = "pdf", author: str = ""
+) -> WrittenReport:
     """Write a report on runs of several shapes to which no law is fitted.
 
     Args:
         runs: Folder of run records with losses by skill.
         folder: Folder of the report.
         form: As in `write_report`.
+        author: As in `write_report`.
 
     Returns:
         Path of the report.
@@ -118,8 +161,8 @@ def write_shape_report(runs: Path, folder: Path, *, form: str = "pdf") -> Path:
     _require("matplotlib", *(("typst",) if form == "pdf" else ()))
     table = load(runs)
     shapes = shapes_of(table)
-    content = shape_report_content(folder.resolve().name, table, shapes)
-    return _write_files(folder, content, draw_shapes(shapes), form)
+    content = shape_report_content(folder.resolve().name, table, shapes, author)
+    return WrittenReport(path=_write_files(folder, content, draw_shapes(shapes), form))
 
 
 def restate_unit(content: Any, unit: str) -> Any:
@@ -142,6 +185,10 @@ def _write_files(
     """Set the pages and write them with their figures."""
     if form == "html":
         pages = html_page(content, {n: f.svg for n, f in figures.items()}).encode()
+    elif form == "md":
+        pages = markdown_page(content).encode()
+    elif form == "tex":
+        pages = latex_document(content).encode()
     else:
         pages = typeset(content, {f"{n}.pdf": f.pdf for n, f in figures.items()})
     for name, figure in figures.items():
@@ -169,7 +216,8 @@ def typeset(data: Mapping[str, Any], figures: Mapping[str, bytes]) -> bytes:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         (root / TEMPLATE.name).write_text(TEMPLATE.read_text(encoding="utf-8"), encoding="utf-8")
-        (root / "data.json").write_text(json.dumps(data), encoding="utf-8")
+        whole = {**data, **{k: _broken(data[k]) for k in ("brief", "sections") if k in data}}
+        (root / "data.json").write_text(json.dumps(whole), encoding="utf-8")
         for file, content in figures.items():
             (root / file).write_bytes(content)
         try:
@@ -180,6 +228,16 @@ def typeset(data: Mapping[str, Any], figures: Mapping[str, bytes]) -> bytes:
                 "The fit itself is complete; please report this error with its fit.json."
             ) from error
     return bytes(pages)
+
+
+def _broken(sections: Any) -> list[dict[str, Any]]:
+    """Sections whose commands stand on lines that fit the paper and can be copied."""
+
+    def broken(block: dict[str, Any]) -> dict[str, Any]:
+        code = block.get("code")
+        return {**block, "code": shell_lines(code)} if code else block
+
+    return [{**s, "blocks": [broken(b) for b in s["blocks"]]} for s in sections]
 
 
 def report_path(folder: Path) -> str:
@@ -219,20 +277,26 @@ def html_page(data: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
         f"<title>Scaling-law report: {name}</title>",
         f"<style>{STYLE.read_text(encoding='utf-8')}</style></head><body><main>",
         f'<p class="kind">Scaling-law report</p><h1>{name}</h1>',
+        '<p class="front">'
+        + " · ".join(f"{escape(k)}: {escape(v)}" for k, v in data["front"])
+        + "</p>",
         f'<p class="about">{formatted_text(data["about"])}</p>',
+        f'<p class="question">{"".join(_styled(s, w) for s, w in data["question"])}</p>',
         _verdict_html(data["verdict"]),
         f'<p class="summary">{"".join(_styled(s, w) for s, w in data["summary"])}</p>',
         _answer_table(data),
+    ]
+    counts = {"figure": 0, "table": 0}
+    if data["first"] is not None and data["first"]["name"] in figures:
+        parts.append(_block(data["first"], figures, counts))
+    parts += [
         '<div class="sides">',
         f"<section><h2>How sure it is</h2>{_marked_list(data['checks'])}</section>",
-        "<section><h2>What could make it wrong</h2>"
-        f"{_marked_list(data['limitations'])}</section></div>",
+        f"<section><h2>{CHANGES}</h2>{_marked_list(data['limitations'])}</section></div>",
     ]
-    if data["launch"] is not None:
-        parts.append(f"<p>Command to launch it:</p><pre>{_command_html(data['launch'])}</pre>")
-    counts = {"figure": 0, "table": 0}
-    for section in data["sections"]:
-        parts.append(_section(section, figures, counts))
+    parts += [_section(section, figures, counts) for section in data["brief"]]
+    parts += ['<p class="kind">Appendix</p>'] if data["sections"] else []
+    parts += [_section(section, figures, counts) for section in data["sections"]]
     return "\n".join([*parts, "</main></body></html>", ""])
 
 
@@ -316,7 +380,7 @@ def _numbers(words: str) -> str:
 
 
 def _command_html(words: str) -> str:
-    """A command without the invisible break points, so that it can be copied."""
+    """A name without the invisible break points, so that it can be copied."""
     return escape(words.replace("\N{ZERO WIDTH SPACE}", ""))
 
 
@@ -365,10 +429,12 @@ def _section(
 
 def _block(block: Mapping[str, Any], figures: Mapping[str, bytes], counts: dict[str, int]) -> str:
     """A figure, a table or a paragraph."""
+    if block["kind"] == "notes":
+        return _marked_list(block["rows"])
     if block["kind"] == "paragraph":
         text = escape(block["text"]) if block["plain"] else formatted_text(block["text"])
         lead = f"<strong>{escape(block['lead'])}.</strong> " if block["lead"] else ""
-        code = f"<pre>{_command_html(block['code'])}</pre>" if block["code"] else ""
+        code = f"<pre>{escape(shell_lines(block['code']))}</pre>" if block["code"] else ""
         return f"<p>{lead}{text}</p>{code}"
     numbered = block["kind"] == "figure" or bool(block["caption"] and not block["dense"])
     counts[block["kind"]] += numbered

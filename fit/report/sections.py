@@ -12,18 +12,14 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from fit.allocation.costs import next_price
-from fit.allocation.scaling_law import ScalingLaw, fit_of, further_budget, splits_budgets
+from fit.allocation.scaling_law import ScalingLaw, fit_of, splits_budgets
 from fit.diagnostics.forms import league_of_forms, share_of_floor, stands
-from fit.errors import RefusedError
 from fit.forecasts.ledger import Ledger
 from fit.forecasts.scoring import calibration
 from fit.inference.intervals import METHODS
 from fit.laws.families import law
-from fit.quantities import DEFAULT_MFU, count_noun, percent, power, short, three_digits
-from fit.query.answer import answer
-from fit.query.documents import Answer, Regret
-from fit.query.question import Question
+from fit.quantities import count_noun, percent, power, short
+from fit.query.documents import Answer
 from fit.report import figures, tables
 from fit.report.captions import caption_words, figure_caption
 from fit.report.figures import FigureInputs
@@ -32,6 +28,7 @@ from fit.report.scores import score_table
 from fit.report.tables import (
     Block,
     FigureBlock,
+    NoteList,
     Paragraph,
     Section,
     Table,
@@ -43,6 +40,8 @@ from fit.report.tables import (
 from fit.report.text import DASH, TIMES, convention_cells
 from fit.results import Fit
 
+FIRST_FIGURE = "loss-compute"
+"""Figure 1, which stands on page 1."""
 MEANINGS = {
     "E": "nats/token, the loss of a perfect predictor",
     "A": 'nats/token $times$ $"parameters"^alpha$',
@@ -60,35 +59,32 @@ def report_sections(
     drawn: Mapping[str, Collection[str]],
     recommendation: Answer | None,
     ledger: Ledger | None = None,
+    further_notes: tuple[tuple[str, str], ...] = (),
 ) -> tuple[Section, ...]:
-    """The sections of a report after page 1, those with nothing to show left out.
+    """The appendix of a report, sections with nothing to show left out.
 
     Args:
         inputs: The fit as a source, and what is requested beside it.
         drawn: Figures that were drawn, and the labels of the marks seen in each.
         recommendation: The answer that page 1 recommends, where there is one.
         ledger: Sealed forecasts, where there are any.
-
-    Raises:
-        QueryError: The device is not known, or a number is out of range.
+        further_notes: Notes for which page 2 has no room.
     """
     source, fit = inputs.source, fit_of(inputs.source)
     law = Section(title="The law", blocks=(_theta(fit),))
     # A law that splits no budget has no answers on page 1: its parameters come first.
     first = not splits_budgets(source)
     further = caption_words(source)["further"]
-    tables_before = {"price": (_regret_table(inputs), _price_table(inputs))}
     tables_after = {
         "scores": (score_table(source, inputs.scores),) if inputs.scores else (),
         "approaches": (_exponents(fit), _conventions(fit)),
-        "holdout": (_holdout(fit), _rolling(fit), *_forms(source)),
-        "influence": (_influence(fit, further),),
+        "holdout": (_holdout(fit), *_forms(inputs), _influence(fit, further)),
     }
+    notes = (NoteList(rows=further_notes),) if further_notes else ()
     shown: dict[str, list[Block | None]] = {}
     for name, figure in figures.FIGURES.items():
         blocks = shown.setdefault(figure.section, [])
-        blocks += tables_before.get(name, ())
-        if name in drawn:
+        if name in drawn and name != FIRST_FIGURE:
             caption = figure_caption(name, inputs, drawn[name])
             blocks.append(FigureBlock(name=name, caption=caption, width=figure.width))
         blocks += tables_after.get(name, ())
@@ -96,10 +92,11 @@ def report_sections(
         *([law] if first else []),
         *(Section(title=t, blocks=tuple(b for b in bs if b)) for t, bs in shown.items()),
         *([] if first else [law]),
+        Section(title="Further notes", blocks=notes),
         Section(title="Forecasts", blocks=_forecasts(source, ledger)),
-        Section(title="Runs", blocks=_runs(fit)),
         Section(title="Method", blocks=_method(source)),
         Section(title="Data, options and versions", blocks=(_facts(fit), *_launch(recommendation))),
+        Section(title="Runs", blocks=_runs(fit)),
     )
     return tuple(s for s in sections if s.blocks)
 
@@ -181,27 +178,12 @@ def _unit(fit: Fit) -> str:
     return {"loss": " [nats/token]", "batch": " [tokens]"}.get(tables.target_name(fit.law), "")
 
 
-def _rolling(fit: Fit) -> Table | None:
-    """Each budget, predicted by the law fitted to all smaller ones."""
-    rows = tables.rolling(fit)
-    if len(rows) < 2:
-        return None
-    level = percent(fit.interval.level)
-    heads = ("runs", "fitted to", "mean error", "largest", f"in {level} prediction")
-    return Table(
-        columns=(right("budget [FLOP]", "number"), *(right(h) for h in heads)),
-        rows=tuple(tuple(r) for r in rows),
-        caption="Rolling holdout: each budget predicted by the law fitted to all smaller ones. "
-        "Errors are those of the prediction, relative to the measured value.",
-    )
-
-
-def _forms(source: ScalingLaw) -> tuple[Block, ...]:
+def _forms(inputs: FigureInputs) -> tuple[Block, ...]:
     """Every form's rolled errors and its answer beyond the runs, and what E has to say there."""
+    source, flops = inputs.source, inputs.budget
     fit = fit_of(source)
-    if fit.forecast is None or fit.verdict.refused or not splits_budgets(source):
+    if fit.forecast is None or inputs.best is None:
         return ()
-    flops = further_budget(source)
     best = source.best(np.array([flops]))
     n, d = math.exp(best.log_params[0]), math.exp(best.log_tokens[0])
     scores = league_of_forms(fit, n, d)
@@ -282,10 +264,7 @@ def _forecasts(source: ScalingLaw, ledger: Ledger | None) -> tuple[Block, ...]:
 def _runs(fit: Fit) -> tuple[Block, ...]:
     """The runs that were fitted, and those that were left out."""
     rows, total = tables.runs(fit), len(fit.points.run)
-    text = (
-        f"The {len(rows)} of {total} runs with the largest residuals, by compute; all are in "
-        "fit.json."
-    )
+    text = f"{count_noun(total, 'run')}, those farthest from the law first; all are in fit.json."
     what = tables.target_name(fit.law)
     heads = (f"width{TIMES}depth", "$N$", "$D$")
     columns = (
@@ -298,8 +277,9 @@ def _runs(fit: Fit) -> tuple[Block, ...]:
     table = Table(
         columns=tuple(columns[i] for i in kept),
         rows=tuple(tuple(r[i] for i in kept) for r in rows),
-        caption=text if len(rows) < total else "",
+        caption=text,
         dense=True,
+        fills_page=True,
     )
     if not fit.runs_dropped:
         return (table,)
@@ -311,7 +291,7 @@ def _runs(fit: Fit) -> tuple[Block, ...]:
         caption=f"Left out of the fit; {more} more are not listed." if more else "",
         dense=True,
     )
-    return (table, dropped)
+    return (dropped, table)
 
 
 def _method(source: ScalingLaw) -> tuple[Block, ...]:
@@ -394,96 +374,3 @@ def _launch(recommendation: Answer | None) -> tuple[Block, ...]:
     text = f"The shape recommended on page 1 at {budget} FLOP, with every setting:"
     code = f"python -m sweep {tables.one_line(shlex.join(recommendation.config))}"
     return (Paragraph(lead="Launch", text=text, code=code),)
-
-
-def _price_table(inputs: FigureInputs) -> Table | None:
-    """The compute that the next 0.01 nats take at the two budgets of page 1.
-
-    Raises:
-        QueryError: The device is not known, or a number is out of range.
-    """
-    source, best, request = inputs.source, inputs.best, inputs.request
-    if best is None:
-        return None
-    budgets = np.array([fit_of(source).range["flops"].high, further_budget(source)])
-    price = next_price(source, budgets)
-    rows = []
-    for i, flops in enumerate(budgets):
-        value, high = float(price.value[i]), float(price.high[i])
-        if not np.isfinite(value):
-            rows.append((power(flops), "never", "E is nearer", DASH, DASH))
-            continue
-        upper = power(high) if np.isfinite(high) else "unbounded"
-        money = request.dollars(value)
-        rows.append(
-            (
-                power(flops),
-                power(value),
-                f"{power(float(price.low[i]))} to {upper}",
-                f"{TIMES}{three_digits(value / flops)}",
-                DASH if money is None else _dollars(money),
-            )
-        )
-    text = "Compute that lowers the loss by the next 0.01 nats/token, when budgets are split best."
-    columns = (
-        left("budget [FLOP]", "number"),
-        right("additional FLOP", "number"),
-        left(f"{percent(best.level)} interval", "span"),
-        right("over the budget"),
-    )
-    if request.dollars(1.0) is None:
-        return Table(columns=columns, rows=tuple(r[:4] for r in rows), caption=text)
-    text += (
-        f" Dollars at {three_digits(request.price or 0)} per hour of {request.device}, MFU "
-        f"{three_digits(request.mfu or DEFAULT_MFU)}{'' if request.mfu else ' (assumed)'}."
-    )
-    return Table(columns=(*columns, right("dollars")), rows=tuple(rows), caption=text)
-
-
-def _regret_table(inputs: FigureInputs) -> Table | None:
-    """The cost of model sizes other than the one that page 1 recommends."""
-    if inputs.best is None:
-        return None
-    question = Question(source=inputs.source, flops=further_budget(inputs.source), regret=True)
-    try:
-        rows = tuple(_regret_cells(r) for r in answer(question).regret)
-    except RefusedError:
-        return None
-    columns = (
-        right("size over $N^*$"),
-        right("parameters"),
-        right("loss, same budget"),
-        right("training, same loss"),
-        right("FLOP per served token", "number"),
-        right("serving"),
-        right("pays after serving"),
-    )
-    text = (
-        "Other sizes than the recommended one: the increase in loss at the same budget "
-        "[nats/token], the increase in training compute at the same loss, and the saving in "
-        "serving. The last column is the number of served tokens that repays the additional "
-        "training."
-    )
-    return Table(columns=columns, rows=rows, caption=text) if rows else None
-
-
-def _regret_cells(r: Regret) -> tuple[str, ...]:
-    """The row of one size."""
-    up, repaid = r.compute_up.value, r.break_even_tokens
-    loss = tables.signed(r.loss_up.value, "+.4f")
-    compute = tables.signed(up, "+.1%") if np.isfinite(up) else "not at any"
-    return (
-        f"{TIMES}{r.size:g}",
-        short(r.params),
-        *((loss, compute) if r.size != 1 else (DASH, DASH)),
-        power(r.serving_flops_per_token),
-        tables.signed(-r.serving_saved, "+.0%") if r.serving_saved else DASH,
-        short(repaid.value) if repaid is not None and np.isfinite(repaid.value) else DASH,
-    )
-
-
-def _dollars(money: float) -> str:
-    """An amount in dollars, rounded to cents."""
-    if money < 0.01:
-        return "under a cent"
-    return f"${money:,.2f}" if money < 1e4 else f"${short(money)}"

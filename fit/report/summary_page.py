@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -23,15 +22,17 @@ from fit.allocation.scaling_law import (
 from fit.data.table import RunTable
 from fit.forecasts.ledger import Ledger
 from fit.forecasts.scoring import calibration
-from fit.quantities import count_noun, option_name, percent, power, short, three_digits
+from fit.quantities import count_noun, option_name, percent, power, short, three_digits, with_commas
 from fit.query.documents import Answer, Number
-from fit.query.launch import launch_line
+from fit.query.question import Question
 from fit.query.warnings import UNCOMPARED, cross_check_remark
 from fit.report import tables
+from fit.report.brief import brief_sections, front_matter, question_words
+from fit.report.captions import figure_caption
 from fit.report.context_plots import TOTAL, shapes_shown, skills_caption, skills_shown
 from fit.report.figure_data import SKILL_LEVEL, ShapeSkills, SkillExcess
 from fit.report.figures import SHAPES, figure_inputs
-from fit.report.sections import report_sections
+from fit.report.sections import FIRST_FIGURE, report_sections
 from fit.report.tables import FigureBlock, Section, Table, left, right
 from fit.report.text import DASH, TIMES, approach_name
 from fit.results import Fit
@@ -45,8 +46,10 @@ from fit.verdict import (
     kappa_text,
 )
 
-MOST_NOTES = 6
-"""Kinds of notes on page 1, the most severe first; all stand in `fit.json`."""
+CHANGES = "What would change it"
+"""Heading of the notes on page 2."""
+MOST_NOTES, MOST_FURTHER = 3, 12
+"""Kinds of notes on page 2, the most severe first, and in the appendix; `fit.json` has all."""
 
 
 def report_content(
@@ -56,6 +59,8 @@ def report_content(
     drawn: Mapping[str, Collection[str]] = MappingProxyType({}),
     request: ReportRequest | None = None,
     ledger: Ledger | None = None,
+    asked: Question | None = None,
+    author: str = "",
 ) -> dict[str, Any]:
     """Everything on the pages of a report except its figures, as plain JSON values.
 
@@ -65,28 +70,39 @@ def report_content(
         drawn: Figures that were drawn, and the labels of the marks seen in each.
         request: Plots and prices that are requested beside the fit.
         ledger: Sealed forecasts, where there are any.
+        asked: The question that page 1 answers; None is the default, ten times the largest budget.
+        author: Name under the title.
 
     Raises:
-        QueryError: The request cannot be met, such as an unknown device.
+        QueryError: The request cannot be met, such as an unknown device, or the question has no
+            answer as posed.
     """
     fit = fit_of(source)
-    inputs = figure_inputs(source, request)
-    recommendation = inputs.answers[-1] if inputs.answers else None
-    sections = report_sections(inputs, drawn, recommendation, ledger)
+    inputs = figure_inputs(source, request, asked)
+    recommendation = inputs.answers[-1] if inputs.best is not None else None
+    notes, further, assumption = _notes(fit, recommendation)
+    sections = report_sections(inputs, drawn, recommendation, ledger, further)
+    first = None
+    if FIRST_FIGURE in drawn:
+        caption = figure_caption(FIRST_FIGURE, inputs, drawn[FIRST_FIGURE])
+        first = dataclasses.asdict(FigureBlock(name=FIRST_FIGURE, caption=caption))
     about = None if ledger is None else ledger.about(fit, source.hash)
     return {
         "name": tables.clean(fit.name),
         "refused": inputs.verdict.refused,
         "verdict": _verdict(inputs.verdict),
+        "front": front_matter(fit, author),
         "about": _about(source),
-        "summary": _recommendation(recommendation)
+        "question": question_words(inputs),
+        "summary": _recommendation(recommendation, asked)
         if recommendation
         else _no_recommendation(source, inputs.verdict),
-        "answers": _answer_table(inputs.answers),
+        "answers": _answer_table(inputs.answers, asked) if recommendation else None,
+        "first": first,
         "level": percent(fit.interval.level),
         "checks": _untick([*_checks(fit), *_forecast_check(about)], refused=inputs.verdict.refused),
-        "limitations": _limitations(fit, recommendation),
-        "launch": _launch_command(folder or "FOLDER", recommendation),
+        "limitations": [*notes, assumption],
+        "brief": [dataclasses.asdict(s) for s in brief_sections(inputs, folder or "FOLDER")],
         "sections": [dataclasses.asdict(s) for s in sections],
     }
 
@@ -106,24 +122,14 @@ def _about(source: ScalingLaw) -> str:
     ).format(formula=source.law.formula, **basis)
 
 
-def _launch_command(folder: str, recommendation: Answer | None) -> str | None:
-    """The command that launches the recommendation, where it has a shape."""
-    if recommendation is None or not recommendation.config:
-        return None
-    flops = power(recommendation.flops.value)
-    # Not `clean`, which cuts and breaks words: a command is to be copied.
-    named = folder if folder.isprintable() else "FOLDER"
-    return launch_line(f"isoflop query {flops} --fit {shlex.quote(named)}")
-
-
-def _recommendation(a: Answer) -> list[list[str]]:
+def _recommendation(a: Answer, asked: Question | None) -> list[list[str]]:
     """The sentences on top: [style, words], the style one of strong, loud, number or none."""
     n, d, level = a.params, a.tokens, percent(a.level or 0.0)
     run = a.loss_next_run
     parts = [
         ["", "With "],
         ["number", power(a.flops.value)],
-        ["", f" FLOP, {FURTHER:g} times the largest budget fitted, train "],
+        ["", f" FLOP{'' if asked else f', {FURTHER:g} times the largest budget fitted'}, train "],
         ["strong", f"{short(n.value)} parameters"],
         ["", f" ({_range(n, level)}) on "],
         ["strong", f"{short(d.value)} tokens"],
@@ -167,11 +173,9 @@ def _range(number: Number, level: str) -> str:
     return f"{level}: {short(number.low)} to {short(number.high)}"
 
 
-def _answer_table(answers: Sequence[Answer]) -> dict[str, Any] | None:
+def _answer_table(answers: Sequence[Answer], asked: Question | None) -> dict[str, Any]:
     """The table of page 1: heads [words, budget], rows [label, a cell or two per answer]."""
-    if not answers:
-        return None
-    labels = ("largest budget fitted", f"{FURTHER:g} times that")
+    labels = ("largest budget fitted", "as asked" if asked else f"{FURTHER:g} times that")
     heads = [[w, power(a.flops.value)] for w, a in zip(labels, answers, strict=True)]
     columns = [_answer_cells(a) for a in answers]
     rows = [
@@ -184,7 +188,7 @@ def _answer_table(answers: Sequence[Answer]) -> dict[str, Any] | None:
 
 def _answer_cells(a: Answer) -> dict[str, list[str]]:
     """A column of the table of page 1: value and interval, or one text, per label."""
-    band, s = a.regret_band, a.shape
+    band, s, cost = a.regret_band, a.shape, a.cost
     shape = f"{s.width} wide, {s.depth} deep, {s.heads} heads" if s else DASH
     counts = DASH
     if a.shape_params is not None and a.shape_tokens is not None:
@@ -199,6 +203,10 @@ def _answer_cells(a: Answer) -> dict[str, list[str]]:
             f"{short(band.low)} to {short(band.high)}" if band else DASH
         ],
         "Budget over the largest fitted": [f"{TIMES}{three_digits(a.reach)}" if a.reach else DASH],
+        "Device-hours": _with_interval(cost.device_hours, with_commas)
+        if cost and cost.device_hours
+        else [DASH],
+        "Dollars": _with_interval(cost.dollars, with_commas) if cost and cost.dollars else [DASH],
         "Shape to launch": [shape],
         "Its parameters on tokens": [counts],
         "Learning rate, hidden matrices": [f"{a.lr:.3g}" if a.lr else DASH],
@@ -290,8 +298,14 @@ def _approach_check(fit: Fit) -> list[str]:
     return ["bad" if disagreeing else "good", text]
 
 
-def _limitations(fit: Fit, recommendation: Answer | None) -> list[list[str]]:
-    """Notes on the answer and the fit, the most severe first, one of a kind: [severity, text]."""
+def _notes(
+    fit: Fit, recommendation: Answer | None
+) -> tuple[list[list[str]], tuple[tuple[str, str], ...], list[str]]:
+    """Notes on the answer and the fit, the most severe first, one of a kind: [severity, text].
+
+    Returns:
+        Those of page 2, those of the appendix, and what every answer assumes.
+    """
     order = ("serious", "warning", "info")
     warnings = () if recommendation is None else recommendation.warnings
     codes = {n.code for n in warnings}
@@ -300,12 +314,18 @@ def _limitations(fit: Fit, recommendation: Answer | None) -> list[list[str]]:
     for note in sorted(notes, key=lambda n: order.index(n.severity)):
         kinds.setdefault(note.code, {})[note.message] = note
     rows = []
-    for same in list(kinds.values())[:MOST_NOTES]:
+    for same in list(kinds.values())[: MOST_NOTES + MOST_FURTHER]:
         first = next(iter(same.values()))
         more = f" And {len(same) - 1} more of this kind." if len(same) > 1 else ""
         message = tables.clean(first.message, 400)
         sentence = f"{message[:1].upper()}{message[1:].rstrip('.')}."
         rows.append([first.severity, sentence + more])
+    further = tuple((severity, text) for severity, text in rows[MOST_NOTES:])
+    assumption = (
+        "The law is assumed to hold beyond the runs: the intervals cover the noise of the runs, "
+        "not a systematic deviation from the law. A training recipe that is tuned at one size and "
+        "poor at another causes such a deviation."
+    )
     if fit.forecast is not None:
         share = f"{fit.forecast.discrepancy:.0%}"
         assumption = (
@@ -313,13 +333,7 @@ def _limitations(fit: Fit, recommendation: Answer | None) -> list[list[str]]:
             "public sweeps. A training recipe that is tuned at one size and poor at another misses "
             "more."
         )
-        return [*rows, ["info", assumption]]
-    assumption = (
-        "The law is assumed to hold beyond the runs: the intervals cover the noise of the runs, "
-        "not a systematic deviation from the law. A training recipe that is tuned at one size and "
-        "poor at another causes such a deviation."
-    )
-    return [*rows, ["info", assumption]]
+    return rows[:MOST_NOTES], further, ["info", assumption]
 
 
 def _with_interval(number: Number, form: Callable[[float], str]) -> list[str]:
@@ -331,7 +345,7 @@ def _with_interval(number: Number, form: Callable[[float], str]) -> list[str]:
 
 
 def shape_report_content(
-    name: str, table: RunTable, shapes: Sequence[ShapeSkills]
+    name: str, table: RunTable, shapes: Sequence[ShapeSkills], author: str = ""
 ) -> dict[str, Any]:
     """The content of a report on runs of several shapes to which no law is fitted.
 
@@ -339,6 +353,7 @@ def shape_report_content(
         name: Name of the report.
         table: The runs.
         shapes: Their losses by skill and shape.
+        author: Name under the title.
     """
     rows = shapes_shown(shapes)
     shown = skills_shown(rows)
@@ -346,10 +361,7 @@ def shape_report_content(
     sections = (
         Section(
             title=SHAPES,
-            blocks=(
-                FigureBlock(name="skills", caption=skills_caption(shapes)),
-                _skill_table(shapes, shown),
-            ),
+            blocks=(_skill_table(shapes, shown),),
         ),
     )
     about = (
@@ -359,14 +371,21 @@ def shape_report_content(
         "name": tables.clean(name),
         "refused": False,
         "verdict": None,
+        "front": [
+            *([["Author", tables.clean(author, 80)]] if author else []),
+            ["Data set", tables.clean(table.data.name if table.data else "not named", 60)],
+            ["Runs", f"{len(table)}, without a fit"],
+        ],
         "about": f"{about}. Losses are given as the excess over a perfect predictor, whose "
         "loss is known.",
+        "question": [["", "Which shape has the lowest loss, in all and in each skill?"]],
         "summary": _shape_summary(rows),
         "answers": None,
         "level": percent(SKILL_LEVEL),
         "checks": [_skill_check(rows, s) for s in shown],
         "limitations": _shape_limitations(rows),
-        "launch": None,
+        "first": dataclasses.asdict(FigureBlock(name="skills", caption=skills_caption(shapes))),
+        "brief": [],
         "sections": [dataclasses.asdict(s) for s in sections],
     }
 

@@ -33,6 +33,7 @@ MOST_RUNS = 96
 """Runs in the table; of a larger sweep, those with the largest residuals."""
 NAME_LENGTH = 40
 MOST_HELD_OUT, MOST_DROPPED, MOST_FORECASTS = 24, 20, 20
+_SHELL_WORD = re.compile(r"(?:'[^']*'|\"[^\"]*\"|\\.|[^\s'\"\\])+")
 _UNBROKEN = re.compile(r"[^\s-]{12}(?=[^\s-]{12})")
 """Twelve letters without a break, after which a longer word may be broken."""
 
@@ -59,6 +60,8 @@ class Table:
     caption: str = ""
     dense: bool = False
     """Small type, and it may run over pages."""
+    fills_page: bool = False
+    """On paper it lists as many rows as end at the foot of a page; the first rows matter most."""
     kind: str = "table"
 
 
@@ -87,7 +90,15 @@ class Paragraph:
     kind: str = "paragraph"
 
 
-Block = Table | FigureBlock | Paragraph
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoteList:
+    """Notes or checks, each with a grade: good, fair, bad, info, warning or serious."""
+
+    rows: tuple[tuple[str, str], ...]
+    kind: str = "notes"
+
+
+Block = Table | FigureBlock | Paragraph | NoteList
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,21 +186,6 @@ def holdout(held_out: Holdout, fit: Fit) -> list[list[str]]:
     ]
 
 
-def rolling(fit: Fit) -> list[list[str]]:
-    """Rolling holdout: [budget, runs, runs fitted, mean error, largest error, share covered]."""
-    return [
-        [
-            power(r.budget),
-            str(r.runs),
-            str(r.below),
-            signed(r.mean_relative_error, "+.2%"),
-            f"{r.max_relative_error:.2%}",
-            f"{r.covered:.0%}",
-        ]
-        for r in fit.rolling
-    ]
-
-
 def influence(fit: Fit) -> list[list[str]]:
     """Influence on N*: [left out, change of N*, share, compute of the run]."""
     rows = []
@@ -207,10 +203,9 @@ def influence(fit: Fit) -> list[list[str]]:
 
 
 def runs(fit: Fit) -> list[list[str]]:
-    """Runs with the largest residuals by compute: [run, shape, N, D, C, lr, loss, residual]."""
+    """Runs, those farthest from the law first: [run, shape, N, D, C, lr, loss, residual]."""
     p = fit.points
     order = np.argsort(-np.abs(p.residual), kind="stable")[:MOST_RUNS]
-    order = order[np.argsort(p.flops[order], kind="stable")]
     rows = []
     for i in order:
         rows.append(
@@ -236,6 +231,24 @@ def dropped(fit: Fit) -> list[list[str]]:
 def one_line(text: str) -> str:
     """A command without control characters; unlike text from `clean` it can be copied and run."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def shell_lines(command: str, width: int = 92) -> str:
+    """A command over several lines that a shell reads as one: broken between words only.
+
+    A line ends in a backslash where the shell allows no bare break, and after `&&` in nothing.
+    """
+    lines = [""]
+    for word in _SHELL_WORD.findall(command):
+        if lines[-1] and len(lines[-1]) + len(word) + 3 > width:
+            lines[-1] += "" if lines[-1].endswith("&&") else " \\"
+            lines.append(f"  {word}")
+        else:
+            lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
+        if word == "&&":
+            lines.append("  ")
+    text = "\n".join(line.rstrip() for line in lines if line.strip())
+    return re.sub(r"(?m)^ {3,}", "  ", text)
 
 
 def forecasts(ledger: Ledger) -> list[list[str]]:

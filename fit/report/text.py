@@ -412,7 +412,7 @@ def limit_rows(answer: Answer) -> list[str]:
     if answer.constraints:
         rows.append("")
         for c in answer.constraints:
-            rows += wrapped_row("binds" if c.binds else "does not bind", _constraint_text(c))
+            rows += wrapped_row("binds" if c.binds else "does not bind", constraint_text(c))
     if answer.regret:
         table = table_text(REGRET_HEADER, [_regret_cells(r) for r in answer.regret], WIDTH - 2)
         note = textwrap.wrap(REGRET_LEGEND, WIDTH - 2)
@@ -438,7 +438,7 @@ def _cost_rows(cost: AnswerCost) -> list[str]:
     return [*rows, *wrapped_row(f"on {count}{cost.device}"[:LABEL], text)]
 
 
-def _constraint_text(c: Constraint) -> str:
+def constraint_text(c: Constraint) -> str:
     """One constraint, and what relaxing it gains."""
     if c.name == "budget":
         name = f"the budget, {power(c.limit)} FLOP"

@@ -71,6 +71,6 @@ def test_what_e_accounts_for_is_its_regression_in_the_posterior(fitted):
 
 def test_a_report_shows_the_forms(fitted, tmp_path: Path):
     write_fit(tmp_path, fitted)
-    page = write_report(tmp_path, form="html").read_text()
+    page = write_report(tmp_path, form="html").path.read_text()
     assert "Forms: error of ln loss" in page
     assert "set aside" in page and "one standard error higher" in page

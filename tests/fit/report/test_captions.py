@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from fit.allocation.costs import ReportRequest
-from fit.allocation.scaling_law import ScalingLaw, fit_of
+from fit.allocation.scaling_law import ScalingLaw
 from fit.data.readers import load
 from fit.diagnostics.curves import CurveChecks, collapse, curves_document, normalised_lines
 from fit.fitting import FitOptions, fit_table
@@ -22,8 +22,6 @@ from tests.fit.diagnostics.curve_builders import sweep
 
 RUN = Influence(kind="run", run="w16", runs=1, shift=0.1, share=0.5, flops=1e12)
 CLUSTER = dataclasses.replace(RUN, kind="cluster", runs=3)
-NAMED_ON_THE_AXIS = {"3, this law", "2, isoFLOP", "1, envelope"}
-"""Rows of the panel of exponents: their labels stand beside them."""
 
 
 def table(budgets, noise=0.004):
@@ -112,11 +110,10 @@ def test_every_figure_has_a_caption():
 def test_a_caption_explains_every_mark_and_none_that_is_not_there(drawn):
     source, figures = drawn
     inputs, words = figure_inputs(source, REQUEST), caption_words(source)
-    conventions = {f"N {c.get('params')}, C {c.get('flops')}" for c in fit_of(source).conventions}
     for name, figure in figures.items():
         caption = figure_caption(name, inputs, figure)
         assert caption.endswith(".") and "{" not in caption, (name, caption)
-        unexplained = figure - explained(name, words) - NAMED_ON_THE_AXIS - conventions
+        unexplained = figure - explained(name, words)
         if name not in ("serving", "scores-loss"):  # their marks are told by colour
             assert not unexplained, (name, unexplained)
         for label, sentence in (p for p in CAPTIONS[name] if isinstance(p, tuple)):
@@ -137,7 +134,7 @@ def test_the_words_for_marks_are_in_the_data_that_is_drawn(drawn):
         "fitted $e$": ("fitted E",),
         "thin grey line": ("besiroglu2024, a published law",),
         "squares": ("approach 1, envelope",),
-        "a cluster": ("a cluster left out",),
+        "the star": ("the answer",),
         "confidence interval": (f"{caption_words(source)['level']} confidence",),
     }
     for name, figure in figures.items():
@@ -155,7 +152,9 @@ def test_a_refused_fit_has_no_drawing_of_a_law_and_no_tick():
             assert not figure & law, name
     content = report_content(source, drawn=figures)
     assert "good" not in {grade for grade, _ in content["checks"]}
-    assert content["launch"] is None and content["answers"] is None
+    assert content["answers"] is None
+    codes = [b.get("code", "") for s in content["brief"] for b in s["blocks"]]
+    assert not any("--config" in code for code in codes)
 
 
 def test_an_e_far_below_the_runs_does_not_press_them_into_a_line():

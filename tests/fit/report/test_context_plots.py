@@ -38,7 +38,7 @@ BEST = frontier_band(SOURCE)
 
 def price_table(source, request):
     """The table of prices in the content of a report."""
-    sections = report_content(source, request=request)["sections"]
+    sections = report_content(source, request=request)["brief"]
     blocks = [b for s in sections for b in s["blocks"] if b["kind"] == "table"]
     return next(b for b in blocks if "next 0.01 nats" in b["caption"])
 

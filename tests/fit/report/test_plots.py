@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from scipy import stats
 
 from fit.allocation.scaling_law import ScalingLaw, frontier_band, identified_frontier
 from fit.diagnostics import approaches
 from fit.report import check_plots, plots
 from fit.report.figure_data import figure_table
-from fit.results import Influence, Rolled
+from fit.report.figures import FIGURES, STYLE, WIDE, figure_inputs
+from fit.results import Rolled
 from tests.fit.builders import make_fit, make_points, plain_points
 
 SOURCE = ScalingLaw.from_fit(make_fit())
@@ -118,9 +120,21 @@ def test_isoflop_curves_end_where_their_law_is():
 
 
 def test_approach_two_stands_beside_the_law():
-    ax = plots.optimum_against_compute(axis(), SOURCE, BEST, "params")
+    ax = check_plots.approaches(axis(), SOURCE, BEST)
     diamonds = line(ax, "approach 2, isoFLOP")
     assert tuple(diamonds.get_ydata()) == SOURCE.fit.cross_checks[0].params
+    assert "approach 2, isoFLOP" in legend_of(ax)
+
+
+def test_the_answer_is_marked_with_its_interval():
+    ax = axis()
+    plots.mark_answer(ax, 1e14, 1.5, (1.4, 1.6))
+    star = line(ax, plots.ANSWER)
+    assert (star.get_xdata()[0], star.get_ydata()[0]) == (1e14, 1.5)
+    assert ax.collections[0].get_segments()[0][:, 1].tolist() == [1.4, 1.6]
+    bare = axis()
+    plots.mark_answer(bare, 1e14, 1.5, (None, None))
+    assert not bare.collections
 
 
 def test_residuals_stand_in_percent_under_the_fit():
@@ -196,23 +210,6 @@ def test_the_surface_is_the_law_and_its_valley_the_frontier():
     assert np.array_equal(solid.get_ydata(), BEST.tokens.value[BEST.inside])
 
 
-def test_approaches_stand_side_by_side_with_their_intervals():
-    ax = check_plots.exponents(axis(), SOURCE.fit)
-    names = [t.get_text() for t in ax.get_yticklabels()]
-    assert names == ["3, this law", "2, isoFLOP", "N total, C 6nd"]
-    spans = [c.get_segments()[0][:, 0].tolist() for c in ax.collections]
-    assert spans == [[0.45, 0.51], [0.40, 0.58]]
-    right = check_plots.approaches(axis(), SOURCE, BEST)
-    assert "approach 2, isoFLOP" in legend_of(right)
-
-
-def test_influence_is_a_row_per_run_in_percent():
-    moved = Influence(kind="run", run="w16", runs=1, shift=0.1, share=0.5, flops=1e12)
-    ax = check_plots.influence(axis(), make_fit(influence=(moved,)))
-    assert ax.get_lines()[0].get_xdata()[0] == pytest.approx(100 * np.expm1(0.1))
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["w16"]
-
-
 def test_coverage_stands_against_what_chance_allows():
     rolled = Rolled(
         budget=1e12,
@@ -227,6 +224,25 @@ def test_coverage_stands_against_what_chance_allows():
     expected = 100 * np.array(stats.binom.interval(0.9, 20, 0.9)) / 20
     assert segment[:, 1] == pytest.approx(expected)
     assert line(ax, "runs inside").get_ydata()[0] == pytest.approx(80)
+
+
+def test_legends_hide_no_data_and_letters_can_be_read():
+    for name, figure in FIGURES.items():
+        with matplotlib.rc_context(dict(STYLE)):
+            drawn = figure.draw(figure_inputs(SOURCE))
+            if drawn is None:
+                continue
+            drawn.draw_without_rendering()
+        boxes = [ax.get_window_extent() for ax in drawn.axes]
+        legends = [*drawn.legends, *filter(None, (ax.get_legend() for ax in drawn.axes))]
+        assert legends or name == "residuals", name
+        for legend in legends:
+            box = legend.get_window_extent()
+            assert not any(box.y0 < b.y1 - 1 and box.overlaps(b) for b in boxes), name
+            assert box.x0 >= 0 and box.x1 <= drawn.bbox.x1, name
+        scale = figure.width / 100 * WIDE / drawn.get_figwidth()
+        texts = [t for t in drawn.findobj(Text) if t.get_text() and t.get_visible()]
+        assert min(t.get_fontsize() for t in texts) * scale >= 7, name
 
 
 def test_the_table_beside_a_figure_has_what_is_drawn():
@@ -245,6 +261,6 @@ def test_the_table_beside_a_figure_has_what_is_drawn():
 
 def test_a_spreadsheet_runs_no_name_of_a_table():
     figure = Figure()
-    check_plots.exponents(figure.subplots(), SOURCE.fit)
+    check_plots.holdout_errors(figure.subplots(), SOURCE.fit)
     figure.axes[0].set_xlabel("=cmd()")
     assert "'=cmd()" in figure_table(figure)

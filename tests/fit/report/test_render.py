@@ -22,7 +22,7 @@ from fit.query.question import Question
 from fit.report.figures import FIGURES, draw_figures
 from fit.report.render import html_page, mathematics, report_path, typeset, write_report
 from fit.report.summary_page import report_content
-from fit.report.tables import clean
+from fit.report.tables import clean, shell_lines
 from fit.results import Influence, write_fit
 from fit.verdict import Note
 from tests.fit.builders import RECIPE, THETA, make_fit, make_points, plain_points
@@ -53,8 +53,16 @@ def summary_text(content):
 
 
 def tables_of(content):
-    blocks = [b for s in content["sections"] for b in s["blocks"]]
+    blocks = [b for s in (*content["brief"], *content["sections"]) for b in s["blocks"]]
     return [b for b in blocks if b["kind"] == "table"]
+
+
+def launch_of(content):
+    """The command of page 2 that launches the answer; None where there is none."""
+    blocks = [
+        b for s in content["brief"] for b in s["blocks"] if b.get("lead", "").startswith("Tr")
+    ]
+    return blocks[0]["code"] or None if blocks else None
 
 
 def hostile_fit():
@@ -71,7 +79,7 @@ def hostile_fit():
 
 def test_the_same_fit_gives_the_same_bytes(tmp_path, figures, drawn):
     write_fit(tmp_path / "one", make_fit(influence=(MOVED,)))
-    made = write_report(tmp_path / "one").read_bytes()
+    made = write_report(tmp_path / "one").path.read_bytes()
     files = {f.name: f.read_bytes() for f in (tmp_path / "one" / "figures").iterdir()}
     again = {f"{n}.pdf": d.pdf for n, d in figures.items()}
     again |= {f"{n}.svg": d.svg for n, d in figures.items()}
@@ -185,6 +193,17 @@ def test_doubts_of_one_kind_are_told_once():
     assert len(limitations) == 2
 
 
+def test_notes_beyond_the_third_stand_in_the_appendix():
+    notes = tuple(
+        Note(code=f"c{i}", severity="warning", message=f"doubt number {i}") for i in range(6)
+    )
+    content = report_content(ScalingLaw.from_fit(make_fit(notes=notes)))
+    assert [t for _, t in content["limitations"]][:3] == [f"Doubt number {i}." for i in range(3)]
+    section = next(s for s in content["sections"] if s["title"] == "Further notes")
+    rows = section["blocks"][0]["rows"]
+    assert [t for _, t in rows] == [f"Doubt number {i}." for i in (3, 4, 5)]
+
+
 def test_a_doubt_of_the_answer_is_not_told_again_by_the_fit():
     notes = (Note(code="ill_conditioned", severity="warning", message="kappa 400"),)
     limitations = report_content(ScalingLaw.from_fit(make_fit(notes=notes, kappa=400.0)))[
@@ -203,8 +222,10 @@ def test_of_many_runs_those_farthest_from_the_law_are_listed():
     wide = dataclasses.replace(points, run=points.run * 8, columns={}, **many)
     content = tables_of(report_content(ScalingLaw.from_fit(make_fit(points=wide))))
     runs = next(t for t in content if t["columns"][0]["head"] == "run" and t["dense"])
-    assert "The 96 of 200 runs" in runs["caption"]
+    assert runs["caption"].startswith("200 runs, those farthest from the law first")
     assert len(runs["rows"]) == 96
+    off = [abs(float(r[-1].replace("\N{MINUS SIGN}", "-"))) for r in runs["rows"]]
+    assert off == sorted(off, reverse=True)
 
 
 def test_long_names_lose_their_middle_and_control_characters():
@@ -220,20 +241,26 @@ def test_long_words_can_be_broken_and_ordinary_names_stay_whole():
 
 
 def test_what_cannot_be_launched_has_no_command():
-    launch = report_content(ScalingLaw.from_fit(make_fit()))["launch"]
+    launch = launch_of(report_content(ScalingLaw.from_fit(make_fit())))
     assert launch.endswith("--config > launch.txt && xargs python -m sweep < launch.txt")
-    assert report_content(ScalingLaw.from_fit(make_fit(recipe={})))["launch"] is None
-    assert report_content(ScalingLaw.from_fit(make_fit(kappa=2000.0)))["launch"] is None
+    assert launch_of(report_content(ScalingLaw.from_fit(make_fit(recipe={})))) is None
+    assert launch_of(report_content(ScalingLaw.from_fit(make_fit(kappa=2000.0)))) is None
 
 
 def test_the_whole_command_can_be_copied_and_run():
     fit = make_fit(recipe={**RECIPE, "data.path": "x" * 60})
-    words = report_content(ScalingLaw.from_fit(fit))["sections"][-1]["blocks"][-1]["code"]
+    sections = report_content(ScalingLaw.from_fit(fit))["sections"]
+    facts = next(s for s in sections if s["title"] == "Data, options and versions")
+    words = facts["blocks"][-1]["code"]
     assert "x" * 60 in words
     config = answer(
         Question(source=ScalingLaw.from_fit(fit), flops=fit.range["flops"].high * 10)
     ).config
     assert shlex.split(words) == ["python", "-m", "sweep", *config]
+    lines = shell_lines(words)
+    assert all(len(li) <= 94 for li in lines.splitlines())
+    assert shlex.split(lines.replace("\\\n", "")) == shlex.split(words)
+    assert not {"\N{SOFT HYPHEN}", "\N{ZERO WIDTH SPACE}"} & set(lines)
 
 
 def test_the_command_names_the_folder_where_that_can_be_known(tmp_path):
@@ -243,14 +270,14 @@ def test_the_command_names_the_folder_where_that_can_be_known(tmp_path):
         content = report_content(
             ScalingLaw.from_fit(make_fit()), folder=report_path(tmp_path / place)
         )
-        assert f"--fit {named} --config" in content["launch"]
+        assert f"--fit {named} --config" in launch_of(content)
 
 
 def test_a_law_that_splits_no_budget_has_a_report_without_an_optimum(tmp_path):
     table = lawful(law("width-depth-tokens"), TRUTH["width-depth-tokens"], noise=1e-3)
     fit = fit_table(table, FitOptions(law="width-depth-tokens", resamples=0))
     write_fit(tmp_path, fit)
-    assert write_report(tmp_path, form="html").exists()
+    assert write_report(tmp_path, form="html").path.exists()
     made = {f.stem for f in (tmp_path / "figures").iterdir()}
     assert {"fit", "residuals"} <= made
     assert not {"optimum", "isoflop", "surface", "loss-compute", "approaches"} & made
@@ -343,7 +370,8 @@ def test_the_web_page_needs_nothing_but_itself(web):
         for name, value in attributes.items():
             assert not name.startswith("on")
             if name in ("src", "href", "xlink:href", "style", "clip-path"):
-                assert not re.search(r"https?:|//|@import", value or "")
+                inline = (value or "").startswith("data:image/png;base64,")  # letters hold // too
+                assert inline or not re.search(r"https?:|//|@import", value or "")
     assert "@import" not in web
     assert not re.search(r"url\((?!#)", web)
 

@@ -17,7 +17,7 @@ def test_the_file_asks_for_nothing_and_never_scrolls_sideways(tmp_path, width):
     from playwright.sync_api import sync_playwright
 
     write_fit(tmp_path, make_fit())
-    address = write_report(tmp_path, form="html").as_uri()
+    address = write_report(tmp_path, form="html").path.as_uri()
     path = shutil.which("chromium")
     assert path, "this test needs chromium: apt-get install chromium"
     requests, messages = [], []
