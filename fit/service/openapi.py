@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 
 from fit.laws.published import PRESETS
 from fit.service.jobs import FORMATS, MOST_BYTES, OPTIONS, REPEATED
-from fit.service.routes import COMPARE, CURVES, PREDICT, QUERY, QueryRoute
+from fit.service.routes import COMPARE, CONTOURS, CURVES, PREDICT, QUERY, QueryRoute
 from fit.verdict import VERDICTS
 
 VERDICT: dict[str, Any] = {
@@ -54,6 +54,7 @@ QUERY_ROUTES: dict[str, tuple[QueryRoute, str]] = {
     "/v1/predict": (PREDICT, "Prediction"),
     "/v1/compare": (COMPARE, "Comparison"),
     "/v1/curves": (CURVES, "Curves"),
+    "/v1/contours": (CONTOURS, "Contours"),
 }
 """Address of each question, and the name of its document in `SCHEMAS`."""
 NUMBERS = ("flops", "params", "tokens", "tokens_per_param", "loss", "loss_next_run")
@@ -91,6 +92,11 @@ SCHEMAS: dict[str, Any] = {
         "type": "object",
         "required": ["schema", "flops", "inside", "params", "tokens", "loss", "runs", "valleys"],
         "properties": {"schema": {"const": "isoflop.curves/1"}, **VERDICT},
+    },
+    "Contours": {
+        "type": "object",
+        "required": ["schema", *VERDICT, "params", "tokens", "loss", "answer", "budget", "limits"],
+        "properties": {"schema": {"const": "isoflop.contours/1"}, **VERDICT},
     },
     "Fit": {
         "type": "object",

@@ -1,7 +1,8 @@
 """The questions that HTTP takes, each a `QueryRoute`: its fields and how they become a document.
 
-`QUERY`, `PREDICT` and `COMPARE` give the documents of the commands of these names; `CURVES` gives
-what the page draws: the frontier with its bands, the runs and loss against N at equal budgets.
+`QUERY`, `PREDICT` and `COMPARE` give the documents of the commands of these names; `CURVES` and
+`CONTOURS` give what the page draws: the frontier with its bands, the runs and loss against N at
+equal budgets; and the loss over N and D around an answer.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from fit.errors import FieldError, QueryError
 from fit.inference.intervals import derived_interval
 from fit.quantities import parse_count, parse_flag, parse_flops, parse_share
 from fit.query.answer import answer, predict
-from fit.query.question import FIELDS, LAW_COLUMNS, question
+from fit.query.question import FIELDS, LAW_COLUMNS, Question, question
 from fit.results import Fit, Span, loss_unit
+from fit.service.contours import contours
 from fit.service.errors import RequestError, short_name
 from fit.service.fits import FitRegistry, ServedLaw
 from fit.verdict import FARTHEST_REACH
@@ -244,8 +246,18 @@ def _selected(registry: FitRegistry, fields: Fields) -> tuple[ServedLaw, ...]:
 
 def _query(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
     """The document `isoflop.answer/1`."""
+    return answer(_question(laws, fields)).document()
+
+
+def _contours(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
+    """The document `isoflop.contours/1`."""
+    return contours(_question(laws, fields))
+
+
+def _question(laws: tuple[ServedLaw, ...], fields: Fields) -> Question:
+    """The question that the fields ask of the one law."""
     values = {name: values[0] for name, values in fields.items() if name in FIELDS}
-    return answer(question(laws[0].source, values)).document()
+    return question(laws[0].source, values)
 
 
 def _predict(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
@@ -277,6 +289,7 @@ QUERY = QueryRoute(
     laws=_selected,
     document=_query,
 )
+CONTOURS = QueryRoute(fields=QUERY.fields, laws=_selected, document=_contours)
 PREDICT = QueryRoute(
     fields={
         "params": "Parameters N, such as 7B.",

@@ -210,3 +210,19 @@ def test_every_route_is_described_with_its_fields(tmp_path):
     query = document["paths"]["/v1/query"]["get"]
     assert {"flops", "fit", "law"} <= {p["name"] for p in query["parameters"]}
     assert "4XX" in query["responses"]
+
+
+def test_what_is_large_is_sent_compressed_to_those_who_take_it(tmp_path):
+    served = service(pilot(tmp_path))
+    for path in ("/", "/page/app.js", "/v1/curves?fit=pilot", "/v1/laws", "/openapi.json"):
+        plain = ask(served, path, headers={"accept-encoding": "identity"})
+        zipped = ask(served, path, headers={"accept-encoding": "br, gzip;q=0.5"})
+        refused = ask(served, path, headers={"accept-encoding": "gzip;q=0"})
+        assert zipped.headers["content-encoding"] == "gzip"
+        assert zipped.headers["vary"] == plain.headers["vary"] == "accept-encoding"
+        assert "content-encoding" not in plain.headers and "content-encoding" not in refused.headers
+        assert plain.content == zipped.content == refused.content  # the client decompresses
+        sizes = [int(r.headers["content-length"]) for r in (plain, zipped)]
+        assert sizes[1] < 0.6 * sizes[0], path
+    small = ask(served, "/healthz", headers={"accept-encoding": "gzip"})
+    assert "content-encoding" not in small.headers
