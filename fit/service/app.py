@@ -27,10 +27,17 @@ from fit.errors import ScalingError
 from fit.files import csv_text
 from fit.laws.families import laws_document
 from fit.results import Fit
-from fit.service.errors import RequestError, error_body, request_error_of
-from fit.service.fits import FitRegistry, ServedLaw
+from fit.service.errors import RequestError, error_body, request_error_of, short_name
+from fit.service.fits import FitRegistry, ServedLaw, pin_of
 from fit.service.http import GuardMiddleware, RequestMetrics, resident_bytes
-from fit.service.jobs import FitJobs, WorkerPool, fit_arguments, read_body, suffix_of_content_type
+from fit.service.jobs import (
+    REPORTS,
+    FitJobs,
+    WorkerPool,
+    fit_arguments,
+    read_body,
+    suffix_of_content_type,
+)
 from fit.service.openapi import openapi_document
 from fit.service.routes import (
     COMPARE,
@@ -160,6 +167,7 @@ def application(service: Service, *, token: str | None = None) -> GuardMiddlewar
         app.add_exception_handler(kind, _error_response)
     _add_question_routes(app, service)
     _add_fit_routes(app, service)
+    _add_pinned_routes(app, service)
     _add_service_routes(app, service)
 
     @app.get("/openapi.json", include_in_schema=False)
@@ -255,6 +263,34 @@ def _add_fit_routes(app: FastAPI, service: Service) -> None:
         return Response(pdf, headers=headers, media_type="application/pdf")
 
 
+def _add_pinned_routes(app: FastAPI, service: Service) -> None:
+    """Add the addresses whose content never changes, so that browsers keep it for good."""
+
+    @app.get("/fits/{pin}.{suffix}")
+    async def pinned(request: Request, pin: str, suffix: str) -> Response:
+        """Give a fit's document, runs or report, of one content of the fit."""
+        refuse_fields(request.query_params)
+        known = ("json", "csv", *REPORTS)
+        if suffix not in known:
+            text = f"there is no .{short_name(suffix)} of a fit; known are {', '.join(known)}."
+            raise RequestError(404, "not_found", text, "suffix")
+        law = service.registry.pinned(pin)
+        if request.headers.get("if-none-match") == f'"{pin}"':
+            return Response(status_code=304, headers=_kept(pin))
+        if suffix == "json":
+            return Content(_dump(_fit_document(law))).response(request, JSON, headers=_kept(pin))
+        if suffix == "csv":
+            table = Content(csv_text(_run_rows(law.fit)).encode())
+            return table.response(request, "text/csv", headers=_kept(pin))
+        content = await service.jobs.report(law, suffix)
+        return Response(content, headers=_kept(pin), media_type=REPORTS[suffix][2])
+
+
+def _kept(pin: str) -> dict[str, str]:
+    """Headers of a content that never changes; private, since a token may guard it."""
+    return {"cache-control": "private, max-age=31536000, immutable", "etag": f'"{pin}"'}
+
+
 def _add_service_routes(app: FastAPI, service: Service) -> None:
     """Add the routes about the service, and the page."""
     started = time.monotonic()
@@ -314,6 +350,7 @@ def _fit_row(law: ServedLaw) -> dict[str, Any]:
         "further": list(law.source.law.further),
         "uploaded": law.uploaded,
         "hash": f"sha256:{law.hash}",
+        "address": f"/fits/{quote(pin_of(law))}",
         "trouble": law.trouble,
     }
 

@@ -122,6 +122,7 @@ OTHER_ROUTES: dict[tuple[str, str], tuple[str, str | None]] = {
     ("/v1/fits/{name}", "get"): ("application/json", "Fit"),
     ("/v1/fits/{name}/runs.csv", "get"): ("text/csv", None),
     ("/v1/report/{name}.pdf", "get"): ("application/pdf", None),
+    ("/fits/{pin}.{suffix}", "get"): ("application/json", None),
     ("/healthz", "get"): ("application/json", "Health"),
     ("/metrics", "get"): ("text/plain", None),
 }

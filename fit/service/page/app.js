@@ -7,6 +7,7 @@ import { compare } from "./compare.js";
 import { fault, find, make, save } from "./elements.js";
 import { power, read, typed } from "./format.js";
 import { build, fill, pageWords, setBudgetKind, showFieldError } from "./limits.js";
+import { listenToScenarios, showBeside } from "./scenarios.js";
 import { askedFields, readAddress, saveToAddress, source, state } from "./state.js";
 import { showTables } from "./tables.js";
 import { listenToUpload } from "./upload.js";
@@ -57,6 +58,7 @@ function showAnswer(document, error) {
   else show(answer);
   draw();
   loadContours(answer, palette);
+  showBeside();
   if (answer) showBudget();
 }
 
@@ -253,19 +255,17 @@ function listenToQuestion() {
   find("#ask").addEventListener("submit", (event) => event.preventDefault());
 }
 
-/** Ask again what the address asked before, when the user goes back or forward. */
-function listenToHistory() {
-  addEventListener("popstate", () => {
-    const before = JSON.stringify([source(), state.vs]);
-    readAddress();
-    if (JSON.stringify([source(), state.vs]) !== before) load();
-    else {
-      fill();
-      find("#amount").value = state.fields[state.kind] ?? "";
-      if (state.kind === "flops") moveSlider(read(state.fields.flops ?? ""));
-      ask();
-    }
-  });
+/** Ask what the address asks, after the user went back or forward or opened a saved scenario. */
+function followAddress() {
+  const before = JSON.stringify([source(), state.vs]);
+  readAddress();
+  if (JSON.stringify([source(), state.vs]) !== before) load();
+  else {
+    fill();
+    find("#amount").value = state.fields[state.kind] ?? "";
+    if (state.kind === "flops") moveSlider(read(state.fields.flops ?? ""));
+    ask();
+  }
 }
 
 function listenToTheme() {
@@ -330,7 +330,8 @@ async function start() {
   readAddress();
   listenToTheme();
   listenToQuestion();
-  listenToHistory();
+  addEventListener("popstate", followAddress);
+  listenToScenarios(followAddress);
   listenToContours(palette);
   listenToDownloads();
   const description = await getDocument("openapi.json");

@@ -1,8 +1,10 @@
 // The question, kept in the address so that a link asks it again.
 
-export const state = { fit: null, law: null, vs: null, at: null, kind: "flops", fields: {} };
+export const state = { fit: null, law: null, vs: null, at: null, beside: [], kind: "flops", fields: {} };
 
 const OWN = new Set(["fit", "law", "vs", "at"]);
+/** Questions beside this one, each an address of its own without the question mark. */
+const BESIDE = "beside";
 /** Fields that the page does not send: what is refused is not shown. */
 export const UNASKED = new Set(["force"]);
 export const BUDGETS = ["flops", "dollars", "hours", "deadline", "loss"];
@@ -11,6 +13,8 @@ export const BUDGETS = ["flops", "dollars", "hours", "deadline", "loss"];
 export function readAddress() {
   const query = new URLSearchParams(location.search);
   for (const name of OWN) state[name] = query.get(name);
+  state.beside = query.getAll(BESIDE);
+  query.delete(BESIDE);
   state.fields = {};
   for (const name of new Set(query.keys())) {
     // A field that is given twice is refused in words, as it is over HTTP.
@@ -34,7 +38,9 @@ export function saveToAddress(step = false) {
 
 /** The address of the present question, to be sent to others. */
 function addressOf() {
-  return `?${new URLSearchParams({ ...source(), ...(state.vs ? { vs: state.vs } : {}), ...(state.at ? { at: state.at } : {}), ...askedFields() })}`;
+  const query = new URLSearchParams({ ...source(), ...(state.vs ? { vs: state.vs } : {}), ...(state.at ? { at: state.at } : {}), ...askedFields() });
+  for (const question of state.beside) query.append(BESIDE, question);
+  return `?${query}`;
 }
 
 /** The fit or law of the question. */
