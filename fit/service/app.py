@@ -45,6 +45,7 @@ from fit.service.routes import (
     CURVES,
     PREDICT,
     QUERY,
+    WITHOUT,
     QueryRoute,
     checked_fields,
     refuse_fields,
@@ -209,6 +210,11 @@ def _add_question_routes(app: FastAPI, service: Service) -> None:
     async def contours(request: Request) -> Response:
         """Give the loss over parameters and tokens around an answer, for a chart."""
         return await service.answer(CONTOURS, request)
+
+    @app.get("/v1/without")
+    async def without(request: Request) -> Response:
+        """Fit the law again without some runs, and say how far its best split moves."""
+        return await service.answer(WITHOUT, request)
 
     @app.get("/v1/laws")
     async def laws(request: Request) -> Response:

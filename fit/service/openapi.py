@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 
 from fit.laws.published import PRESETS
 from fit.service.jobs import FORMATS, MOST_BYTES, OPTIONS, REPEATED
-from fit.service.routes import COMPARE, CONTOURS, CURVES, PREDICT, QUERY, QueryRoute
+from fit.service.routes import COMPARE, CONTOURS, CURVES, PREDICT, QUERY, WITHOUT, QueryRoute
 from fit.verdict import VERDICTS
 
 VERDICT: dict[str, Any] = {
@@ -55,6 +55,7 @@ QUERY_ROUTES: dict[str, tuple[QueryRoute, str]] = {
     "/v1/compare": (COMPARE, "Comparison"),
     "/v1/curves": (CURVES, "Curves"),
     "/v1/contours": (CONTOURS, "Contours"),
+    "/v1/without": (WITHOUT, "Without"),
 }
 """Address of each question, and the name of its document in `SCHEMAS`."""
 NUMBERS = ("flops", "params", "tokens", "tokens_per_param", "loss", "loss_next_run")
@@ -98,6 +99,11 @@ SCHEMAS: dict[str, Any] = {
         "required": ["schema", *VERDICT, "params", "tokens", "loss", "answer", "budget", "limits"],
         "properties": {"schema": {"const": "isoflop.contours/1"}, **VERDICT},
     },
+    "Without": {
+        "type": "object",
+        "required": ["schema", "source", "rows", "at", "all", "left", "flops", "params"],
+        "properties": {"schema": {"const": "isoflop.without/1"}},
+    },
     "Fit": {
         "type": "object",
         "required": ["schema", *VERDICT, "name", "law", "theta", "interval"],
@@ -137,6 +143,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "mfu": {"pattern": r"^(0\.\d{1,9}|\d{1,2}%)$"},
     "memory": {"pattern": r"^\d{1,6}([kMGT]i?B)?$"},
     **{name: {"enum": ["true", "false"]} for name in ("force", "regret")},
+    "row": {"pattern": r"^\d{1,6}$"},
     **{name: {} for name in ("fit", "device", "a", "b")},
 }
 """JSON Schema of the fields that are not counts."""

@@ -28,6 +28,7 @@ from fit.results import Fit, Span, loss_unit
 from fit.service.contours import contours
 from fit.service.errors import RequestError, short_name
 from fit.service.fits import FitRegistry, ServedLaw
+from fit.service.without import without_runs
 from fit.verdict import FARTHEST_REACH
 
 Value = TypeVar("Value")
@@ -123,9 +124,12 @@ def _runs(fit: Fit) -> list[dict[str, Any]]:
     order = np.argsort(p.flops, kind="stable")
     order = order[:: max(1, -(-len(order) // MOST_RUNS))]
     sizes = [n for n in ("width", "depth") if n in p.columns]
+    moves = {row.run: row.shift for row in fit.influence if row.kind == "run"}
     return [
         {
             "run": short_name(p.run[i]),
+            "row": int(i),
+            "influence": moves.get(p.run[i]),
             **{n: float(getattr(p, n)[i]) for n in ("params", "tokens", "flops", "loss")},
             "residual": float(p.residual[i]),
             **{n: float(p.columns[n][i]) for n in sizes},
@@ -283,6 +287,18 @@ def _compare(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
     return comparison.document()
 
 
+def _without(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
+    """The document `isoflop.without/1`."""
+    rows = []
+    for text in fields["row"]:
+        if not (text.isascii() and text.isdecimal()):
+            raise FieldError(f"row is '{short_name(text)}'; a whole number from 0 on.", "row")
+        rows.append(int(text))
+    flops = _read("flops", fields["flops"][0], parse_flops) if "flops" in fields else None
+    _ = laws[0].fit  # a published law has no runs
+    return without_runs(laws[0].source, rows, flops)
+
+
 QUERY = QueryRoute(
     fields={**{name: entry.about for name, entry in FIELDS.items()}, **CHOICE},
     quick=frozenset("flops fit law force dollars hours deadline price device devices mfu".split()),
@@ -323,4 +339,15 @@ CURVES = QueryRoute(
     fields={**CHOICE, "unique_tokens": LAW_COLUMNS["unique_tokens"]},
     laws=_selected,
     document=lambda laws, fields: curves(_with_columns(laws[0], fields)),
+)
+WITHOUT = QueryRoute(
+    fields={
+        "fit": CHOICE["fit"],
+        "row": "A run that is left out, by its row in runs.csv from 0 on; may be repeated.",
+        "flops": "Budget in FLOP at which the move is stated, such as 1e21.",
+    },
+    needed=("row",),
+    several=("row",),
+    laws=_selected,
+    document=_without,
 )

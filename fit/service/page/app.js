@@ -7,6 +7,7 @@ import { compare } from "./compare.js";
 import { fault, find, make, save } from "./elements.js";
 import { power, read, typed } from "./format.js";
 import { build, fill, pageWords, setBudgetKind, showFieldError } from "./limits.js";
+import { listenToRuns, showRuns } from "./runs.js";
 import { listenToScenarios, showBeside } from "./scenarios.js";
 import { askedFields, readAddress, saveToAddress, source, state } from "./state.js";
 import { showTables } from "./tables.js";
@@ -16,6 +17,8 @@ import { drawContours, listenToContours, loadContours } from "./whatif.js";
 let answer = null;
 let curves = null;
 let rival = null;
+/** The law without the runs that are unticked: drawn in place of the law that is compared. */
+let left = null;
 let span = [1e18, 1e24];
 let announceTimer = 0;
 /** Of each kind of request the newest counts: what stands on the page belongs to the present choice. */
@@ -82,9 +85,10 @@ function draw() {
   if (!drawn) return;
   const given = refused(verdictOf(answer)) ? null : answer;
   const colours = palette();
-  lossChart(curves, given, rival, colours);
-  optimumChart("params", curves, given, rival, colours);
-  optimumChart("tokens", curves, given, rival, colours);
+  const other = left ?? rival;
+  lossChart(curves, given, other, colours);
+  optimumChart("params", curves, given, other, colours);
+  optimumChart("tokens", curves, given, other, colours);
   valleyChart(curves, colours);
   drawContours(colours, curves.runs);
 }
@@ -127,11 +131,12 @@ async function load(step = false) {
   Object.values(requests).forEach((r) => r.cancel());
   clearTimeout(announceTimer);
   if (step) saveToAddress(true);
-  answer = curves = rival = null;
+  answer = curves = rival = left = null;
   fault(find("#fault"), null);
   showFieldError(null);
   show(null, "\u00a0");
   showTables(null);
+  showRuns(null);
   loadContours(null, palette);
   draw();
   wait(true);
@@ -145,6 +150,7 @@ async function load(step = false) {
     curves = document;
     if (showMissing(error)) return;
     showTables(curves);
+    showRuns(curves);
     if (curves?.range.flops?.every((v) => v > 0)) span = curves.range.flops;
     labelSlider();
     if (!Object.keys(askedFields()).some((n) => n === state.kind)) {
@@ -333,6 +339,10 @@ async function start() {
   addEventListener("popstate", followAddress);
   listenToScenarios(followAddress);
   listenToContours(palette);
+  listenToRuns(() => answer, (document) => {
+    left = document;
+    draw();
+  });
   listenToDownloads();
   const description = await getDocument("openapi.json");
   build(description.paths["/v1/query"].get.parameters, () => ask(true));
