@@ -2,9 +2,10 @@
 
 import { command, show, spoken } from "./answer.js";
 import { getDocument, Newest, refused, request, ServiceError, verdictOf } from "./api.js";
-import { lossChart, optimumChart, palette, saveChart, valleyChart } from "./charts.js";
+import { lossChart, optimumChart, palette, valleyChart } from "./charts.js";
 import { compare } from "./compare.js";
 import { fault, find, make, save } from "./elements.js";
+import { curveRows, listenToExports } from "./export.js";
 import { power, read, typed } from "./format.js";
 import { build, fill, pageWords, setBudgetKind, showFieldError } from "./limits.js";
 import { listenToRuns, showRuns } from "./runs.js";
@@ -12,7 +13,7 @@ import { listenToScenarios, showBeside } from "./scenarios.js";
 import { askedFields, readAddress, saveToAddress, source, state } from "./state.js";
 import { showTables } from "./tables.js";
 import { listenToUpload } from "./upload.js";
-import { drawContours, listenToContours, loadContours } from "./whatif.js";
+import { contourRows, drawContours, listenToContours, loadContours } from "./whatif.js";
 
 let answer = null;
 let curves = null;
@@ -307,9 +308,7 @@ function listenToDownloads() {
       showStatus("#share-status", "Please copy the link from the address bar.");
     }
   });
-  for (const button of document.querySelectorAll("figure .svg")) {
-    button.addEventListener("click", () => saveChart(button.closest("figure")));
-  }
+  listenToExports((name) => (name === "contours" ? contourRows() : curveRows(name, curves)));
   find("#get-json").addEventListener("click", () => save("answer.json", JSON.stringify(answer, null, 1), "application/json"));
   find("#get-config").addEventListener("click", () => save("launch.sh", `${command(answer)}\n`, "text/x-shellscript"));
   const name = () => encodeURIComponent(state.fit);

@@ -1,7 +1,7 @@
 /* global Plot, d3 */
 // The charts: points are runs, lines the law, bands its interval, dashes extrapolation.
 
-import { find, make, save } from "./elements.js";
+import { find, make } from "./elements.js";
 import { ends, four, percent, power, short, tick } from "./format.js";
 import { residual } from "./tables.js";
 
@@ -244,12 +244,4 @@ export function setLegend(id, keys) {
   find(`#${id} .legend`).replaceChildren(
     ...keys.filter(Boolean).map(([kind, words]) => make("span", { class: "key" }, make("i", { class: kind }), words)),
   );
-}
-
-/** Save the chart of a figure as an SVG, without the tip at the pointer. */
-export function saveChart(figure) {
-  const chart = figure.querySelector("svg.chart").cloneNode(true);
-  chart.setAttribute("xmlns", "http://www.w3.org/2000/svg");
-  chart.querySelectorAll('[aria-label="tip"]').forEach((t) => t.remove());
-  save(`${figure.id.slice(7)}.svg`, new XMLSerializer().serializeToString(chart), "image/svg+xml");
 }

@@ -39,6 +39,12 @@ export function loadContours(answer, colours) {
   }), REST_MS);
 }
 
+/** The numbers that the chart draws. */
+export function contourRows() {
+  const { params, tokens, loss } = contours;
+  return [["params", "tokens", "loss"], tokens.flatMap((d, i) => params.map((n, j) => [n, d, loss[i][j]]))];
+}
+
 /** Listen to the chart and to its two fields. */
 export function listenToContours(colours) {
   find("#what-if").addEventListener("submit", (event) => {

@@ -86,3 +86,31 @@ def test_of_what_is_refused_there_is_no_chart_and_a_wrong_point_is_said(site):
         page.fill("#amount", "2e13")
         until(page, "!document.querySelector('#figure-contours').hidden")
         forgive_refusals(page)
+
+
+@pytest.mark.parametrize("name", ["loss", "params", "valleys", "contours"])
+def test_a_chart_is_saved_as_a_picture_and_as_its_numbers(site, name):
+    with opened(site, "?fit=pilot&flops=3e13", viewport=SIZE) as page:
+        until(page, DRAWN)
+        with page.expect_download() as caught:
+            page.locator(f"#figure-{name} .png").click()
+        assert caught.value.suggested_filename == f"{name}.png"
+        picture = caught.value.path().read_bytes()
+        assert picture.startswith(b"\x89PNG")
+        width = int(page.locator(f"#figure-{name} svg.chart").get_attribute("width"))
+        assert int.from_bytes(picture[16:20], "big") == 3 * width
+        with page.expect_download() as caught:
+            page.locator(f"#figure-{name} .csv").click()
+        head, *rows = caught.value.path().read_text().splitlines()
+        if name == "contours":
+            document = httpx.get(f"{site[1]}v1/contours?fit=pilot&flops=3e13").json()
+            sent = [v for row in document["loss"] for v in row]
+            assert [float(row.split(",")[2]) for row in rows] == sent
+            return
+        curves = httpx.get(f"{site[1]}v1/curves?fit=pilot").json()
+        if name == "valleys":
+            assert len(rows) == sum(len(v["params"]) for v in curves["valleys"])
+            return
+        law = [float(r.split(",")[2]) for r in rows if r.startswith("law")]
+        assert law == curves[name]["value"] and head.split(",")[2] == name
+        assert sum(r.startswith("run") for r in rows) == len(curves["runs"])
