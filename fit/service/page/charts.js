@@ -84,6 +84,7 @@ export function drawChart(id, words, height, colours, x, y, marks, marginRight =
     ],
   });
   chart.setAttribute("role", "img");
+  for (const mark of chart.querySelectorAll("g[aria-label]")) mark.setAttribute("role", "group"); // a label needs a role
   place.replaceChildren(chart);
 }
 
