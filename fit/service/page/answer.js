@@ -169,7 +169,7 @@ function possible(number, form) {
 }
 
 function scroll(content) {
-  return make("div", { class: "scroll" }, content);
+  return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": content.caption.textContent }, content);
 }
 
 /** The gain of relaxing a limit: the document says how much the loss falls, the page how it changes. */
