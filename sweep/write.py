@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from fit.cli.options import OneValueCommand
+from fit.cli.terminal import OneValueCommand
 from fit.errors import PlanError, ScalingError
 from sweep import closed_output_ends_quietly, search_working_folder_last
 from sweep.data.measured import encoder_of

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -28,30 +27,32 @@ from fit.errors import ScalingError
 from fit.files import csv_text
 from fit.laws.families import laws_document
 from fit.results import Fit
-from fit.service.errors import RequestError, error_body, request_error_of
-from fit.service.fits import FitRegistry, ServedLaw
+from fit.service.errors import RequestError, error_body, request_error_of, short_name
+from fit.service.fits import FitRegistry, ServedLaw, pin_of
 from fit.service.http import GuardMiddleware, RequestMetrics, resident_bytes
-from fit.service.jobs import FitJobs, WorkerPool, fit_arguments, read_body, suffix_of_content_type
+from fit.service.jobs import (
+    REPORTS,
+    FitJobs,
+    WorkerPool,
+    fit_arguments,
+    read_body,
+    suffix_of_content_type,
+)
 from fit.service.openapi import openapi_document
 from fit.service.routes import (
     COMPARE,
+    CONTOURS,
     CURVES,
     PREDICT,
     QUERY,
+    WITHOUT,
     QueryRoute,
     checked_fields,
     refuse_fields,
 )
+from fit.service.static import Content, file_response, read_page
 
-PAGE = Path(__file__).with_name("page")
-CONTENT_TYPES: Mapping[str, str] = {
-    ".html": "text/html",
-    ".css": "text/css",
-    ".js": "text/javascript",
-    ".svg": "image/svg+xml",
-    ".txt": "text/plain",
-}
-"""Of the page's files by suffix; others are not served."""
+JSON = "application/json"
 MOST_ANSWERS = 4096
 """Answers kept in memory, 3 kB each."""
 MOST_BODIES = 8
@@ -72,7 +73,7 @@ class Service:
     bodies: WorkerPool = field(default_factory=lambda: WorkerPool(workers=MOST_BODIES))
     """Limits the tables that are received at a time, 20 MB each."""
     metrics: RequestMetrics = field(default_factory=RequestMetrics)
-    answers: OrderedDict[Any, bytes] = field(default_factory=OrderedDict)
+    answers: OrderedDict[Any, Content] = field(default_factory=OrderedDict)
     """Documents by route, laws and fields, the least recently used first."""
     hits: int = 0
     misses: int = 0
@@ -93,7 +94,7 @@ class Service:
         if key in self.answers:
             self.hits += 1
             self.answers.move_to_end(key)
-            return _json(self.answers[key])
+            return self.answers[key].response(request, JSON)
         self.misses += 1
         if route.takes_long(laws, fields):
             async with self.threads.place():
@@ -102,10 +103,10 @@ class Service:
                 document = await asyncio.to_thread(route.document, laws, fields)
         else:
             document = route.document(laws, fields)
-        content = self.answers[key] = _dump(document)
+        content = self.answers[key] = Content(_dump(document))
         if len(self.answers) > MOST_ANSWERS:
             self.answers.popitem(last=False)
-        return _json(content)
+        return content.response(request, JSON)
 
     def gauges(self) -> dict[str, float]:
         """Present values for `/metrics`."""
@@ -132,26 +133,12 @@ class Service:
         """
         if name not in self.page:
             raise RequestError(404, "not_found", "the page has no such file.", "name")
-        content, tag = self.page[name]
-        headers = {"etag": tag, "cache-control": "no-cache"}
-        if request.headers.get("if-none-match") == tag:
-            return Response(status_code=304, headers=headers)
-        return Response(content, headers=headers, media_type=CONTENT_TYPES[Path(name).suffix])
+        return file_response(self.page[name], request, Path(name).suffix)
 
     def close(self) -> None:
         """Stop the workers and remove uploads."""
         self.workers.close()
         self.jobs.close()
-
-
-def read_page(folder: Path = PAGE) -> dict[str, tuple[bytes, str]]:
-    """Content and entity tag of the page's files by path; nothing else is served from disk."""
-    page = {}
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in CONTENT_TYPES):
-        content = path.read_bytes()
-        tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-        page[path.relative_to(folder).as_posix()] = (content, tag)
-    return page
 
 
 def application(service: Service, *, token: str | None = None) -> GuardMiddleware:
@@ -173,6 +160,7 @@ def application(service: Service, *, token: str | None = None) -> GuardMiddlewar
         summary="Given a compute budget: what N and D, at what loss, and how sure are we?",
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,  # the route below sends it compressed
         redirect_slashes=False,  # it would redirect to whatever host a request names
         lifespan=lifespan,
     )
@@ -180,8 +168,18 @@ def application(service: Service, *, token: str | None = None) -> GuardMiddlewar
         app.add_exception_handler(kind, _error_response)
     _add_question_routes(app, service)
     _add_fit_routes(app, service)
+    _add_pinned_routes(app, service)
     _add_service_routes(app, service)
-    app.openapi = partial(_cached_openapi, app)  # type: ignore[method-assign]
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi(request: Request) -> Response:
+        """Describe the interface."""
+        return described().response(request, JSON)
+
+    @cache
+    def described() -> Content:
+        return Content(_dump(openapi_document(app)))
+
     return GuardMiddleware(app, token=token, metrics=service.metrics)
 
 
@@ -208,11 +206,21 @@ def _add_question_routes(app: FastAPI, service: Service) -> None:
         """Give the frontier with its bands, the runs and the isoFLOP valleys, for charts."""
         return await service.answer(CURVES, request)
 
+    @app.get("/v1/contours")
+    async def contours(request: Request) -> Response:
+        """Give the loss over parameters and tokens around an answer, for a chart."""
+        return await service.answer(CONTOURS, request)
+
+    @app.get("/v1/without")
+    async def without(request: Request) -> Response:
+        """Fit the law again without some runs, and say how far its best split moves."""
+        return await service.answer(WITHOUT, request)
+
     @app.get("/v1/laws")
     async def laws(request: Request) -> Response:
         """List the published laws and the families that can be fitted."""
         refuse_fields(request.query_params)
-        return _json(_dump(laws_document()))
+        return Content(_dump(laws_document())).response(request, JSON)
 
 
 def _add_fit_routes(app: FastAPI, service: Service) -> None:
@@ -223,7 +231,7 @@ def _add_fit_routes(app: FastAPI, service: Service) -> None:
     async def fits(request: Request) -> Response:
         """List the fits in service."""
         refuse_fields(request.query_params)
-        return _json(_dump(_fits_document(registry)))
+        return Content(_dump(_fits_document(registry))).response(request, JSON)
 
     @app.post("/v1/fits", status_code=201)
     async def upload(request: Request) -> Response:
@@ -261,6 +269,34 @@ def _add_fit_routes(app: FastAPI, service: Service) -> None:
         return Response(pdf, headers=headers, media_type="application/pdf")
 
 
+def _add_pinned_routes(app: FastAPI, service: Service) -> None:
+    """Add the addresses whose content never changes, so that browsers keep it for good."""
+
+    @app.get("/fits/{pin}.{suffix}")
+    async def pinned(request: Request, pin: str, suffix: str) -> Response:
+        """Give a fit's document, runs or report, of one content of the fit."""
+        refuse_fields(request.query_params)
+        known = ("json", "csv", *REPORTS)
+        if suffix not in known:
+            text = f"there is no .{short_name(suffix)} of a fit; known are {', '.join(known)}."
+            raise RequestError(404, "not_found", text, "suffix")
+        law = service.registry.pinned(pin)
+        if request.headers.get("if-none-match") == f'"{pin}"':
+            return Response(status_code=304, headers=_kept(pin))
+        if suffix == "json":
+            return Content(_dump(_fit_document(law))).response(request, JSON, headers=_kept(pin))
+        if suffix == "csv":
+            table = Content(csv_text(_run_rows(law.fit)).encode())
+            return table.response(request, "text/csv", headers=_kept(pin))
+        content = await service.jobs.report(law, suffix)
+        return Response(content, headers=_kept(pin), media_type=REPORTS[suffix][2])
+
+
+def _kept(pin: str) -> dict[str, str]:
+    """Headers of a content that never changes; private, since a token may guard it."""
+    return {"cache-control": "private, max-age=31536000, immutable", "etag": f'"{pin}"'}
+
+
 def _add_service_routes(app: FastAPI, service: Service) -> None:
     """Add the routes about the service, and the page."""
     started = time.monotonic()
@@ -295,13 +331,6 @@ async def _error_response(request: Request, error: Exception) -> Response:
     return _json(_dump(error_body(refusal)), refusal.status, {**refusal.headers, **allow})
 
 
-def _cached_openapi(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, built when it is first asked for."""
-    if app.openapi_schema is None:
-        app.openapi_schema = openapi_document(app)
-    return app.openapi_schema
-
-
 def _fits_document(registry: FitRegistry) -> dict[str, Any]:
     """The document `isoflop.fits/1`; its `newest` fit is the one that requests get by default."""
     rows = [_fit_row(law) for law in registry.readable()]
@@ -327,6 +356,7 @@ def _fit_row(law: ServedLaw) -> dict[str, Any]:
         "further": list(law.source.law.further),
         "uploaded": law.uploaded,
         "hash": f"sha256:{law.hash}",
+        "address": f"/fits/{quote(pin_of(law))}",
         "trouble": law.trouble,
     }
 
@@ -360,4 +390,4 @@ def _dump(document: dict[str, Any]) -> bytes:
 
 def _json(content: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A response with JSON content."""
-    return Response(content, status, headers, "application/json")
+    return Response(content, status, headers, JSON)

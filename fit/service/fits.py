@@ -20,6 +20,8 @@ from fit.laws.published import PRESETS
 from fit.results import FIT_NAME, Fit
 from fit.service.errors import RequestError, unknown_name
 
+HASH_DIGITS = 12
+"""Of a fit's hash in the addresses that never change."""
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}", re.ASCII)
 """Names of fits: no separator and no leading dot, so that none leads out of its folder."""
 Stamp = tuple[int, int, int]
@@ -127,6 +129,19 @@ class FitRegistry:
             raise unknown_name("law", law, list(PRESETS), "law")
         return _PUBLISHED[law]
 
+    def pinned(self, pin: str) -> ServedLaw:
+        """The fit that an address names as NAME-HASH, which is that content and no later one.
+
+        Raises:
+            RequestError: There is no such fit, or it has another content by now.
+        """
+        name, _, digits = pin.rpartition("-")
+        law = self.get(name)
+        if len(digits) != HASH_DIGITS or not law.hash.startswith(digits):
+            text = f"the fit '{name}' has another content by now: its address is {pin_of(law)}."
+            raise RequestError(404, "not_found", text, "fit")
+        return law
+
     def fit_or_law(self, name: str, field: str) -> ServedLaw:
         """A fit by its name, or else a published law; `field` is named in the error.
 
@@ -185,6 +200,11 @@ class FitRegistry:
         return ServedLaw(
             name=name, source=source, hash=digest, stamp=stamp, uploaded=name in self.uploads
         )
+
+
+def pin_of(law: ServedLaw) -> str:
+    """The name of a fit's content, NAME-HASH, for addresses that never change."""
+    return f"{law.name}-{law.hash[:HASH_DIGITS]}"
 
 
 _PUBLISHED = {

@@ -30,6 +30,11 @@ from fit.service.errors import RequestError, field_words, short_name
 from fit.service.fits import FitRegistry, ServedLaw
 
 Result = TypeVar("Result")
+REPORTS: Mapping[str, tuple[str, tuple[str, ...], str]] = {
+    "pdf": ("report.pdf", (), "application/pdf"),
+}
+"""Forms of a report by suffix: its file, the options of `isoflop report` that write it, its content
+type. A further form, such as md, is an entry here."""
 MOST_PDFS = 16
 """Reports kept in memory, half a megabyte each."""
 MOST_BYTES = 20 << 20
@@ -289,7 +294,7 @@ class FitJobs:
         self, registry: FitRegistry, workers: WorkerPool, *, most_uploads: int = MOST_UPLOADS
     ) -> None:
         self.registry, self.workers, self.most_uploads = registry, workers, most_uploads
-        self._reports: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self._reports: OrderedDict[tuple[str, str, str], bytes] = OrderedDict()
         self._running: dict[Any, asyncio.Task[Any]] = {}
 
     @cached_property
@@ -309,20 +314,20 @@ class FitJobs:
             return self.registry.get(name)
         return await self._share(name, lambda: self._fit_table(name, table, suffix, arguments))
 
-    async def report(self, law: ServedLaw) -> bytes:
-        """The report of a fit as a PDF, from memory if it was made before.
+    async def report(self, law: ServedLaw, form: str = "pdf") -> bytes:
+        """The report of a fit in one of `REPORTS`, from memory if it was made before.
 
         Raises:
             RequestError: It cannot be made, or took too long.
         """
-        fit, key = law.fit, (law.name, law.hash)
+        fit, key = law.fit, (law.name, law.hash, form)
         if key not in self._reports:
             document = fit.to_json()
-            pdf = await self._share(key, lambda: self._write_report(law.name, document))
-            self._reports[key] = pdf
+            content = await self._share(key, lambda: self._write_report(law.name, document, form))
+            self._reports[key] = content
             while len(self._reports) > MOST_PDFS:
                 self._reports.popitem(last=False)
-            return pdf
+            return content
         self._reports.move_to_end(key)
         return self._reports[key]
 
@@ -356,16 +361,17 @@ class FitJobs:
             shutil.rmtree(self.folder / oldest, ignore_errors=True)
         return self.registry.add(name, home / name)
 
-    async def _write_report(self, name: str, document: str) -> bytes:
+    async def _write_report(self, name: str, document: str, form: str) -> bytes:
         """Write a report in a temporary folder: the service writes nothing into reports/."""
+        file, options, _ = REPORTS[form]
         with tempfile.TemporaryDirectory(prefix="isoflop-report-") as temporary:
             folder = Path(temporary) / name
             folder.mkdir()
             (folder / FIT_NAME).write_text(document, encoding="utf-8")
             await self.workers.command(
-                ["report", "--", name], folder=Path(temporary), kind="report"
+                ["report", *options, "--", name], folder=Path(temporary), kind="report"
             )
-            return await asyncio.to_thread((folder / "report.pdf").read_bytes)
+            return await asyncio.to_thread((folder / file).read_bytes)
 
     def close(self) -> None:
         """Remove the uploads."""

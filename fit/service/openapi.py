@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 
 from fit.laws.published import PRESETS
 from fit.service.jobs import FORMATS, MOST_BYTES, OPTIONS, REPEATED
-from fit.service.routes import COMPARE, CURVES, PREDICT, QUERY, QueryRoute
+from fit.service.routes import COMPARE, CONTOURS, CURVES, PREDICT, QUERY, WITHOUT, QueryRoute
 from fit.verdict import VERDICTS
 
 VERDICT: dict[str, Any] = {
@@ -54,6 +54,8 @@ QUERY_ROUTES: dict[str, tuple[QueryRoute, str]] = {
     "/v1/predict": (PREDICT, "Prediction"),
     "/v1/compare": (COMPARE, "Comparison"),
     "/v1/curves": (CURVES, "Curves"),
+    "/v1/contours": (CONTOURS, "Contours"),
+    "/v1/without": (WITHOUT, "Without"),
 }
 """Address of each question, and the name of its document in `SCHEMAS`."""
 NUMBERS = ("flops", "params", "tokens", "tokens_per_param", "loss", "loss_next_run")
@@ -92,6 +94,16 @@ SCHEMAS: dict[str, Any] = {
         "required": ["schema", "flops", "inside", "params", "tokens", "loss", "runs", "valleys"],
         "properties": {"schema": {"const": "isoflop.curves/1"}, **VERDICT},
     },
+    "Contours": {
+        "type": "object",
+        "required": ["schema", *VERDICT, "params", "tokens", "loss", "answer", "budget", "limits"],
+        "properties": {"schema": {"const": "isoflop.contours/1"}, **VERDICT},
+    },
+    "Without": {
+        "type": "object",
+        "required": ["schema", "source", "rows", "at", "all", "left", "flops", "params"],
+        "properties": {"schema": {"const": "isoflop.without/1"}},
+    },
     "Fit": {
         "type": "object",
         "required": ["schema", *VERDICT, "name", "law", "theta", "interval"],
@@ -116,6 +128,7 @@ OTHER_ROUTES: dict[tuple[str, str], tuple[str, str | None]] = {
     ("/v1/fits/{name}", "get"): ("application/json", "Fit"),
     ("/v1/fits/{name}/runs.csv", "get"): ("text/csv", None),
     ("/v1/report/{name}.pdf", "get"): ("application/pdf", None),
+    ("/fits/{pin}.{suffix}", "get"): ("application/json", None),
     ("/healthz", "get"): ("application/json", "Health"),
     ("/metrics", "get"): ("text/plain", None),
 }
@@ -130,6 +143,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "mfu": {"pattern": r"^(0\.\d{1,9}|\d{1,2}%)$"},
     "memory": {"pattern": r"^\d{1,6}([kMGT]i?B)?$"},
     **{name: {"enum": ["true", "false"]} for name in ("force", "regret")},
+    "row": {"pattern": r"^\d{1,6}$"},
     **{name: {} for name in ("fit", "device", "a", "b")},
 }
 """JSON Schema of the fields that are not counts."""

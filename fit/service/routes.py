@@ -1,7 +1,8 @@
 """The questions that HTTP takes, each a `QueryRoute`: its fields and how they become a document.
 
-`QUERY`, `PREDICT` and `COMPARE` give the documents of the commands of these names; `CURVES` gives
-what the page draws: the frontier with its bands, the runs and loss against N at equal budgets.
+`QUERY`, `PREDICT` and `COMPARE` give the documents of the commands of these names; `CURVES` and
+`CONTOURS` give what the page draws: the frontier with its bands, the runs and loss against N at
+equal budgets; and the loss over N and D around an answer.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from fit.inference.intervals import derived_interval
 from fit.quantities import parse_count, parse_flag, parse_flops, parse_share
 from fit.query.answer import answer, predict
 from fit.query.budget_text import budget_fields
-from fit.query.question import FIELDS, LAW_COLUMNS, question
+from fit.query.question import FIELDS, LAW_COLUMNS, Question, question
 from fit.results import Fit, Span, loss_unit
+from fit.service.contours import contours
 from fit.service.errors import RequestError, short_name
 from fit.service.fits import FitRegistry, ServedLaw
+from fit.service.without import without_runs
 from fit.verdict import FARTHEST_REACH
 
 Value = TypeVar("Value")
@@ -122,9 +125,12 @@ def _runs(fit: Fit) -> list[dict[str, Any]]:
     order = np.argsort(p.flops, kind="stable")
     order = order[:: max(1, -(-len(order) // MOST_RUNS))]
     sizes = [n for n in ("width", "depth") if n in p.columns]
+    moves = {row.run: row.shift for row in fit.influence if row.kind == "run"}
     return [
         {
             "run": short_name(p.run[i]),
+            "row": int(i),
+            "influence": moves.get(p.run[i]),
             **{n: float(getattr(p, n)[i]) for n in ("params", "tokens", "flops", "loss")},
             "residual": float(p.residual[i]),
             **{n: float(p.columns[n][i]) for n in sizes},
@@ -255,8 +261,18 @@ def _selected(registry: FitRegistry, fields: Fields) -> tuple[ServedLaw, ...]:
 
 def _query(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
     """The document `isoflop.answer/1`."""
+    return answer(_question(laws, fields)).document()
+
+
+def _contours(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
+    """The document `isoflop.contours/1`."""
+    return contours(_question(laws, fields))
+
+
+def _question(laws: tuple[ServedLaw, ...], fields: Fields) -> Question:
+    """The question that the fields ask of the one law."""
     values = {name: values[0] for name, values in fields.items() if name in FIELDS}
-    return answer(question(laws[0].source, values)).document()
+    return question(laws[0].source, values)
 
 
 def _predict(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
@@ -282,12 +298,25 @@ def _compare(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
     return comparison.document()
 
 
+def _without(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
+    """The document `isoflop.without/1`."""
+    rows = []
+    for text in fields["row"]:
+        if not (text.isascii() and text.isdecimal()):
+            raise FieldError(f"row is '{short_name(text)}'; a whole number from 0 on.", "row")
+        rows.append(int(text))
+    flops = _read("flops", fields["flops"][0], parse_flops) if "flops" in fields else None
+    _ = laws[0].fit  # a published law has no runs
+    return without_runs(laws[0].source, rows, flops)
+
+
 QUERY = QueryRoute(
     fields={**{name: entry.about for name, entry in FIELDS.items()}, **CHOICE},
     quick=frozenset("flops fit law force dollars hours deadline price device devices mfu".split()),
     laws=_selected,
     document=_query,
 )
+CONTOURS = QueryRoute(fields=QUERY.fields, laws=_selected, document=_contours)
 PREDICT = QueryRoute(
     fields={
         "params": "Parameters N, such as 7B.",
@@ -321,4 +350,15 @@ CURVES = QueryRoute(
     fields={**CHOICE, "unique_tokens": LAW_COLUMNS["unique_tokens"]},
     laws=_selected,
     document=lambda laws, fields: curves(_with_columns(laws[0], fields)),
+)
+WITHOUT = QueryRoute(
+    fields={
+        "fit": CHOICE["fit"],
+        "row": "A run that is left out, by its row in runs.csv from 0 on; may be repeated.",
+        "flops": "Budget in FLOP at which the move is stated, such as 1e21.",
+    },
+    needed=("row",),
+    several=("row",),
+    laws=_selected,
+    document=_without,
 )

@@ -13,18 +13,40 @@ export function show(answer, instead = "No answer to this question", verdict = v
   find("#basis").textContent = given ? basis(given) : "";
   find("#facts").replaceChildren(...(given ? facts(given) : []).map(([name, value, more]) =>
     make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, make("b", {}, value), make("span", { class: "more" }, more ?? "")))));
-  find("#notes").replaceChildren(...(answer?.warnings ?? [])
-    .filter((w) => w.message !== verdict?.reason) // the verdict says it already
-    .toSorted((a, b) => RANK.indexOf(a.severity) - RANK.indexOf(b.severity))
-    .map((w) => make("li", { class: w.severity }, make("b", {}, w.severity), " ", sentenceCase(pageWords(w.message)))));
+  const [first, ...others] = warningsOf(answer, verdict);
+  showFirst(first, others.length);
+  find("#notes").replaceChildren(...others.map((w) => make("li", { class: w.severity }, ...note(w))));
   binding(given);
   launch(given);
+}
+
+const RANK = ["serious", "warning", "info"];
+
+/** What an answer warns of, the gravest first, without what the verdict says already; a mere remark stays below. */
+function warningsOf(answer, verdict) {
+  const warnings = (answer?.warnings ?? []).filter((w) => w.message !== verdict?.reason)
+    .toSorted((a, b) => RANK.indexOf(a.severity) - RANK.indexOf(b.severity));
+  return warnings[0]?.severity === "info" ? [null, ...warnings] : warnings;
+}
+
+function note(warning) {
+  return [make("b", {}, warning.severity), " ", sentenceCase(pageWords(warning.message))];
+}
+
+/** The gravest warning beside the headline, and how many more there are. */
+function showFirst(warning, more) {
+  const place = find("#warning");
+  place.hidden = !warning;
+  place.className = `first ${warning?.severity ?? ""}`;
+  const link = more && warning ? [" ", make("a", { href: "#notes" }, `${more} more`)] : [];
+  place.replaceChildren(...(warning ? [...note(warning), ...link] : []));
 }
 
 const SIGNS = { trust: "✓", careful: "!", refuse: "✕" };
 
 /** The verdict, first of all: one word, one sentence. */
 export function showVerdict(verdict) {
+  find("#answer").className = verdict?.verdict ?? "";
   const place = find("#verdict");
   place.hidden = !verdict;
   place.className = `verdict ${verdict?.verdict ?? ""}`;
@@ -40,8 +62,6 @@ function sentence(answer) {
     make("span", { class: "second" }, "loss ", strong(answer.loss, "loss", four, ""), interval(answer.loss, four)),
   ];
 }
-
-const RANK = ["serious", "warning", "info"];
 
 /** The answer as a sentence for screen readers. */
 export function spoken(answer) {
@@ -149,7 +169,7 @@ function possible(number, form) {
 }
 
 function scroll(content) {
-  return make("div", { class: "scroll" }, content);
+  return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": content.caption.textContent }, content);
 }
 
 /** The gain of relaxing a limit: the document says how much the loss falls, the page how it changes. */

@@ -2,26 +2,32 @@
 
 import { command, show, spoken } from "./answer.js";
 import { getDocument, Newest, refused, request, ServiceError, verdictOf } from "./api.js";
-import { lossChart, optimumChart, palette, saveChart, valleyChart } from "./charts.js";
+import { lossChart, optimumChart, palette, valleyChart } from "./charts.js";
 import { compare } from "./compare.js";
 import { fault, find, make, save } from "./elements.js";
+import { curveRows, listenToExports } from "./export.js";
 import { power, read, typed } from "./format.js";
 import { build, fill, pageWords, setBudgetKind, showFieldError } from "./limits.js";
+import { listenToRuns, showRuns } from "./runs.js";
+import { listenToScenarios, showBeside } from "./scenarios.js";
 import { askedFields, readAddress, saveToAddress, source, state } from "./state.js";
 import { showTables } from "./tables.js";
 import { listenToUpload } from "./upload.js";
+import { contourRows, drawContours, listenToContours, loadContours } from "./whatif.js";
 
 let answer = null;
 let curves = null;
 let rival = null;
+/** The law without the runs that are unticked: drawn in place of the law that is compared. */
+let left = null;
 let span = [1e18, 1e24];
 let announceTimer = 0;
 /** Of each kind of request the newest counts: what stands on the page belongs to the present choice. */
 const requests = { law: new Newest(), answer: new Newest(), rival: new Newest() };
 
-/** Send the question of the form and show the answer, or why there is none. */
-async function ask() {
-  saveToAddress();
+/** Send the question of the form and show the answer, or why there is none; `step`: the user changed it. */
+async function ask(step = false) {
+  saveToAddress(step);
   clearTimeout(announceTimer);
   wait(true);
   await requests.answer.run(async (signal) => {
@@ -55,6 +61,8 @@ function showAnswer(document, error) {
   if (error?.verdict) show(null, "No answer to this question", { ...error.verdict, reason: refusal(error) });
   else show(answer);
   draw();
+  loadContours(answer, palette);
+  showBeside();
   if (answer) showBudget();
 }
 
@@ -66,6 +74,7 @@ function refusal(error) {
 /** Mark what is shown as the answer to an earlier question, until the present one is answered. */
 function wait(waiting) {
   document.body.classList.toggle("waiting", waiting);
+  document.body.classList.toggle("loading", waiting && !curves);
   find("#answer").setAttribute("aria-busy", String(waiting));
   for (const id of ["#get-json", "#get-config"]) find(id).disabled = waiting;
 }
@@ -77,10 +86,12 @@ function draw() {
   if (!drawn) return;
   const given = refused(verdictOf(answer)) ? null : answer;
   const colours = palette();
-  lossChart(curves, given, rival, colours);
-  optimumChart("params", curves, given, rival, colours);
-  optimumChart("tokens", curves, given, rival, colours);
+  const other = left ?? rival;
+  lossChart(curves, given, other, colours);
+  optimumChart("params", curves, given, other, colours);
+  optimumChart("tokens", curves, given, other, colours);
   valleyChart(curves, colours);
+  drawContours(colours, curves.runs);
 }
 
 /** Move the slider to the answer's budget; announce the answer once changes have stopped. */
@@ -117,14 +128,17 @@ function labelSlider() {
 }
 
 /** Load a law: its curves and range, then the answer. Nothing of the law before stays. */
-async function load() {
+async function load(step = false) {
   Object.values(requests).forEach((r) => r.cancel());
   clearTimeout(announceTimer);
-  answer = curves = rival = null;
+  if (step) saveToAddress(true);
+  answer = curves = rival = left = null;
   fault(find("#fault"), null);
   showFieldError(null);
   show(null, "\u00a0");
   showTables(null);
+  showRuns(null);
+  loadContours(null, palette);
   draw();
   wait(true);
   fill();
@@ -137,6 +151,7 @@ async function load() {
     curves = document;
     if (showMissing(error)) return;
     showTables(curves);
+    showRuns(curves);
     if (curves?.range.flops?.every((v) => v > 0)) span = curves.range.flops;
     labelSlider();
     if (!Object.keys(askedFields()).some((n) => n === state.kind)) {
@@ -205,13 +220,14 @@ async function loadLists() {
     state.fit = answering().find((f) => f.newest)?.name ?? answering()[0]?.name ?? null;
     if (!state.fit) state.law = "besiroglu2024";
   }
+  find("#empty").hidden = answering().length > 0;
 }
 
 function listenToQuestion() {
   find("#source").addEventListener("change", (event) => {
     const [kind, name] = event.target.value.split(/:(.*)/);
-    Object.assign(state, { fit: null, law: null, [kind]: name, fields: {}, kind: "flops" });
-    load();
+    Object.assign(state, { fit: null, law: null, [kind]: name, fields: {}, at: null, kind: "flops" });
+    load(true);
   });
   find("#kind").addEventListener("change", (event) => {
     setBudgetKind(event.target.value);
@@ -219,12 +235,12 @@ function listenToQuestion() {
     if (state.kind === "loss" && answer?.loss.value > 0) state.fields.loss = answer.loss.value.toPrecision(5);
     fill();
     find("#amount").value = state.fields[state.kind] ?? "";
-    ask();
+    ask(true);
   });
   find("#amount").addEventListener("input", (event) => {
     state.fields[state.kind] = event.target.value.trim();
     if (state.kind === "flops" && read(event.target.value) > 0) moveSlider(read(event.target.value));
-    ask();
+    ask(true);
   });
   find("#slider").addEventListener("input", (event) => {
     const [low, high] = ends();
@@ -235,15 +251,28 @@ function listenToQuestion() {
     state.fields.flops = typed(Math.exp(low + Number(event.target.value) * (high - low)));
     find("#amount").value = state.fields.flops;
     event.target.setAttribute("aria-valuetext", `${state.fields.flops} FLOP`);
-    ask();
+    ask(true);
   });
   find("#slider").step = "0.0025";
   find("#rival").addEventListener("change", (event) => {
     state.vs = event.target.value || null;
-    saveToAddress();
+    saveToAddress(true);
     loadComparison();
   });
   find("#ask").addEventListener("submit", (event) => event.preventDefault());
+}
+
+/** Ask what the address asks, after the user went back or forward or opened a saved scenario. */
+function followAddress() {
+  const before = JSON.stringify([source(), state.vs]);
+  readAddress();
+  if (JSON.stringify([source(), state.vs]) !== before) load();
+  else {
+    fill();
+    find("#amount").value = state.fields[state.kind] ?? "";
+    if (state.kind === "flops") moveSlider(read(state.fields.flops ?? ""));
+    ask();
+  }
 }
 
 function listenToTheme() {
@@ -256,7 +285,7 @@ function listenToTheme() {
     localStorage.setItem("isoflop-theme", root.dataset.theme);
     draw();
   });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  for (const media of ["(prefers-color-scheme: dark)", "print"]) matchMedia(media).addEventListener("change", draw);
   let width = innerWidth;
   addEventListener("resize", () => {
     if (innerWidth !== width) requestAnimationFrame(draw);
@@ -279,9 +308,7 @@ function listenToDownloads() {
       showStatus("#share-status", "Please copy the link from the address bar.");
     }
   });
-  for (const button of document.querySelectorAll("figure .svg")) {
-    button.addEventListener("click", () => saveChart(button.closest("figure")));
-  }
+  listenToExports((name) => (name === "contours" ? contourRows() : curveRows(name, curves)));
   find("#get-json").addEventListener("click", () => save("answer.json", JSON.stringify(answer, null, 1), "application/json"));
   find("#get-config").addEventListener("click", () => save("launch.sh", `${command(answer)}\n`, "text/x-shellscript"));
   const name = () => encodeURIComponent(state.fit);
@@ -308,9 +335,16 @@ async function start() {
   readAddress();
   listenToTheme();
   listenToQuestion();
+  addEventListener("popstate", followAddress);
+  listenToScenarios(followAddress);
+  listenToContours(palette);
+  listenToRuns(() => answer, (document) => {
+    left = document;
+    draw();
+  });
   listenToDownloads();
   const description = await getDocument("openapi.json");
-  build(description.paths["/v1/query"].get.parameters, ask);
+  build(description.paths["/v1/query"].get.parameters, () => ask(true));
   await loadLists();
   listenToUpload(families, async (name) => {
     Object.assign(state, { fit: name, law: null, fields: {}, kind: "flops" });

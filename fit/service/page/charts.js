@@ -1,7 +1,7 @@
 /* global Plot, d3 */
 // The charts: points are runs, lines the law, bands its interval, dashes extrapolation.
 
-import { find, make, save } from "./elements.js";
+import { find, make } from "./elements.js";
 import { ends, four, percent, power, short, tick } from "./format.js";
 import { residual } from "./tables.js";
 
@@ -33,7 +33,7 @@ function decades([low, high], most) {
 }
 
 /** Plain ticks for counts: 1, 2, 5 of each decade where few, else decades. */
-function counts([low, high], most) {
+export function counts([low, high], most) {
   if (Math.log10(high / low) * 3 > most) return decades([low, high], most);
   const all = d3.range(Math.floor(Math.log10(low)), Math.ceil(Math.log10(high)) + 1)
     .flatMap((e) => [1, 2, 5].map((m) => Number(`${m}e${e}`)));
@@ -41,7 +41,7 @@ function counts([low, high], most) {
 }
 
 /** A count on an axis: 10k, 2M. */
-const plain = (value) => short(value).replace(/\.0+(?=[kMBT]|$)/, "");
+export const plain = (value) => short(value).replace(/\.0+(?=[kMBT]|$)/, "");
 
 /** Each kind of axis: its domain, its label, its ticks and how they read. */
 const axes = {
@@ -55,7 +55,7 @@ const axes = {
 };
 
 /** Draw a chart into a figure, replacing the one before. */
-function draw(id, words, height, colours, x, y, marks, marginRight = 18) {
+export function drawChart(id, words, height, colours, x, y, marks, marginRight = 18, scales = {}) {
   const place = find(`#${id} .plot`);
   const width = Math.max(280, place.clientWidth);
   const [across, up] = [x.ticks(width), y.ticks(height)];
@@ -74,6 +74,7 @@ function draw(id, words, height, colours, x, y, marks, marginRight = 18) {
     style: { background: "transparent", color: colours.ink, fontSize: "12.5px", overflow: "visible" },
     x: scale(x),
     y: scale(y),
+    ...scales,
     marks: [
       Plot.gridX(across, grid),
       Plot.gridY(up, grid),
@@ -83,6 +84,7 @@ function draw(id, words, height, colours, x, y, marks, marginRight = 18) {
     ],
   });
   chart.setAttribute("role", "img");
+  for (const mark of chart.querySelectorAll("g[aria-label]")) mark.setAttribute("role", "group"); // a label needs a role
   place.replaceChildren(chart);
 }
 
@@ -165,7 +167,7 @@ export function lossChart(curves, answer, rival, colours) {
     ...curves.runs.map((r) => ({ flops: r.flops, y: r.loss, words: runText(r) })),
     ...rows.map((p) => ({ flops: p.flops, y: p.value, words: `law at ${power(p.flops)} FLOP\nloss ${four(p.value)}${ends(p, four)}` })),
   ];
-  draw("figure-loss", "Loss against compute: runs, frontier with its band, your budget", innerWidth < 640 ? 320 : 400, colours,
+  drawChart("figure-loss", "Loss against compute: runs, frontier with its band, your budget", innerWidth < 640 ? 320 : 400, colours,
     axes.flops(x), axes.loss(y, curves.loss_unit), [
       curves.floor && curves.floor > y[0] ? Plot.ruleY([curves.floor], { stroke: colours.soft, strokeDasharray: "1 3" }) : null,
       ...(rival ? frontier(other, colours.rival, y) : []),
@@ -188,7 +190,7 @@ export function optimumChart(name, curves, answer, rival, colours) {
     ...curves.runs.map((r) => ({ flops: r.flops, y: r[name], words: runText(r) })),
     ...rows.map((p) => ({ flops: p.flops, y: p.value, words: `best at ${power(p.flops)} FLOP\n${short(p.value)} ${name === "params" ? "parameters" : "tokens"}${ends(p, short)}` })),
   ];
-  draw(`figure-${name}`, `${WORDS[name]} against compute`, 320, colours,
+  drawChart(`figure-${name}`, `${WORDS[name]} against compute`, 320, colours,
     axes.flops(x), axes.counts(y, WORDS[name]), [
       ...(rival ? frontier(other, colours.rival, y) : []),
       ...frontier(rows, colours.law, y),
@@ -211,7 +213,7 @@ export function valleyChart(curves, colours) {
   const within = lines.filter((p) => p.n >= small && p.n <= large);
   const labels = curves.valleys.map((v) => ({ n: v.params.at(-1), loss: v.loss.at(-1), flops: v.flops }));
   const stroke = (p) => shade(p.flops);
-  draw("figure-valleys", "Loss against parameters at equal budgets: the lowest point of each curve is the best size", innerWidth < 640 ? 320 : 400, colours,
+  drawChart("figure-valleys", "Loss against parameters at equal budgets: the lowest point of each curve is the best size", innerWidth < 640 ? 320 : 400, colours,
     axes.counts(x, "Parameters N"), axes.loss(y, curves.loss_unit), [
       Plot.line(lines, { x: "n", y: "loss", z: "flops", stroke, strokeDasharray: "4 4", clip: true }),
       Plot.line(within, { x: "n", y: "loss", z: "flops", stroke, strokeWidth: 1.8, clip: true }),
@@ -235,15 +237,12 @@ function legend(id, curves, { answer, rival, valleys }) {
     rival ? ["rival", rival.source] : null,
     answer ? ["answer", "your answer"] : null,
   ];
+  setLegend(id, keys);
+}
+
+/** Put keys into a legend: each the class of its mark and what it means. */
+export function setLegend(id, keys) {
   find(`#${id} .legend`).replaceChildren(
     ...keys.filter(Boolean).map(([kind, words]) => make("span", { class: "key" }, make("i", { class: kind }), words)),
   );
-}
-
-/** Save the chart of a figure as an SVG, without the tip at the pointer. */
-export function saveChart(figure) {
-  const chart = figure.querySelector("svg.chart").cloneNode(true);
-  chart.setAttribute("xmlns", "http://www.w3.org/2000/svg");
-  chart.querySelectorAll('[aria-label="tip"]').forEach((t) => t.remove());
-  save(`${figure.id.slice(7)}.svg`, new XMLSerializer().serializeToString(chart), "image/svg+xml");
 }

@@ -3,9 +3,7 @@
 import { find, make, table } from "./elements.js";
 import { change, ends, four, power, short } from "./format.js";
 
-const MOST = 300;
-
-/** The frontier and the runs; nothing without curves. */
+/** The frontier; nothing without curves. The runs are those of `runs.js`. */
 export function showTables(curves) {
   find(".tables").hidden = !curves;
   if (!curves) return;
@@ -18,10 +16,6 @@ export function showTables(curves) {
     curves.inside[i] ? "inside the range of the runs" : "extrapolates",
   ]);
   place("#table-frontier", table("The best split of each budget", ["Compute [FLOP]", "Parameters", "Tokens", `Loss [${curves.loss_unit}]`, ""], rows));
-  const runs = curves.runs.slice(0, MOST).map((r) => [r.run, power(r.flops), short(r.params), short(r.tokens), four(r.loss), residual(r)]);
-  find("#table-runs").hidden = !runs.length;
-  const more = curves.runs.length > MOST ? make("p", { class: "hint" }, `The first ${MOST} of ${curves.runs.length}; all are in the CSV.`) : null;
-  place("#table-runs", table("The fitted runs", ["Run", "Compute [FLOP]", "Parameters", "Tokens", "Loss", "residual"], runs), more);
 }
 
 function place(id, ...content) {

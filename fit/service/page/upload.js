@@ -18,10 +18,12 @@ export function listenToUpload(families, done) {
   find("#family").replaceChildren(...families
     .filter((f) => f.target === "loss")
     .map((f) => make("option", { value: f.name }, `${f.name}: ${f.formula}`)));
-  find("#open-upload").addEventListener("click", () => {
-    fault(find("#upload-fault"), null);
-    dialog.showModal();
-  });
+  for (const id of ["#open-upload", "#empty-upload"]) {
+    find(id).addEventListener("click", () => {
+      fault(find("#upload-fault"), null);
+      dialog.showModal();
+    });
+  }
   find("#close-upload").addEventListener("click", () => dialog.close());
   dialog.addEventListener("close", () => {
     upload.cancel();

@@ -8,6 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from fit.cli.main import main
+from fit.results import write_fit
+from tests.fit.builders import make_fit
 from tests.fit.service.client import ask, pilot, service
 
 QUESTIONS = [
@@ -210,3 +212,54 @@ def test_every_route_is_described_with_its_fields(tmp_path):
     query = document["paths"]["/v1/query"]["get"]
     assert {"flops", "fit", "law"} <= {p["name"] for p in query["parameters"]}
     assert "4XX" in query["responses"]
+
+
+def test_what_is_large_is_sent_compressed_to_those_who_take_it(tmp_path):
+    served = service(pilot(tmp_path))
+    for path in ("/", "/page/app.js", "/v1/curves?fit=pilot", "/v1/laws", "/openapi.json"):
+        plain = ask(served, path, headers={"accept-encoding": "identity"})
+        zipped = ask(served, path, headers={"accept-encoding": "br, gzip;q=0.5"})
+        refused = ask(served, path, headers={"accept-encoding": "gzip;q=0"})
+        assert zipped.headers["content-encoding"] == "gzip"
+        assert zipped.headers["vary"] == plain.headers["vary"] == "accept-encoding"
+        assert "content-encoding" not in plain.headers and "content-encoding" not in refused.headers
+        assert plain.content == zipped.content == refused.content  # the client decompresses
+        sizes = [int(r.headers["content-length"]) for r in (plain, zipped)]
+        assert sizes[1] < 0.6 * sizes[0], path
+    small = ask(served, "/healthz", headers={"accept-encoding": "gzip"})
+    assert "content-encoding" not in small.headers
+
+
+def test_an_address_with_a_hash_gives_one_content_for_good(tmp_path):
+    served = service(pilot(tmp_path))
+    rows = {row["name"]: row for row in ask(served, "/v1/fits").json()["fits"]}
+    address = rows["pilot"]["address"]
+    assert address == f"/fits/pilot-{rows['pilot']['hash'].removeprefix('sha256:')[:12]}"
+    fit, table = ask(served, f"{address}.json", f"{address}.csv")
+    assert fit.json() == ask(served, "/v1/fits/pilot").json()
+    assert table.content == ask(served, "/v1/fits/pilot/runs.csv").content
+    for reply in (fit, table):
+        assert "immutable" in reply.headers["cache-control"]
+        again = ask(served, f"{address}.json", headers={"if-none-match": reply.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+    write_fit(tmp_path / "pilot", make_fit(name="pilot", notes=()))  # another content
+    gone = ask(served, f"{address}.json")
+    later = {row["name"]: row for row in ask(served, "/v1/fits").json()["fits"]}["pilot"]["address"]
+    assert gone.status_code == 404 and later.removeprefix("/fits/") in gone.text
+    for wrong in ("/fits/pilot.json", "/fits/pilot-.json", f"{later}.exe", "/fits/..%2Fx-1.json"):
+        assert ask(served, wrong).status_code == 404, wrong
+
+
+def test_the_report_at_an_address_with_a_hash_is_the_report(tmp_path, monkeypatch):
+    served = service(pilot(tmp_path))
+    made = []
+
+    async def command(arguments, *, folder, kind):
+        made.append(arguments)
+        (folder / "pilot" / "report.pdf").write_bytes(b"%PDF-1.7 of a test")
+
+    monkeypatch.setattr(served.workers, "command", command)
+    address = ask(served, "/v1/fits").json()["fits"][1]["address"]
+    replies = ask(served, f"{address}.pdf", "/v1/report/pilot.pdf")
+    assert [r.content for r in replies] == [b"%PDF-1.7 of a test"] * 2
+    assert len(made) == 1 and replies[0].headers["content-type"] == "application/pdf"
