@@ -17,12 +17,9 @@ Hashes = NDArray[np.uint64]
 
 def ngram_hashes(tokens: NDArray[np.int64], size: int) -> Hashes:
     """A 64-bit hash of every `size` adjacent tokens along the last axis, (..., t - size + 1)."""
-    count = tokens.shape[-1] - size + 1
-    found = np.zeros((*tokens.shape[:-1], max(count, 0)), np.uint64)
-    with np.errstate(over="ignore"):
-        for offset in range(size if count > 0 else 0):
-            piece = tokens[..., offset : offset + count].astype(np.uint64) + np.uint64(1)
-            found = finalised(found * GOLDEN_GAMMA + piece)
+    found = np.zeros(tokens.shape, np.uint64)
+    for length in range(1, size + 1):
+        found = _longer(found, tokens, length)
     return found
 
 
@@ -37,25 +34,37 @@ def new_shares(texts: Sequence[Sequence[int]], training: NDArray[np.int64]) -> l
         A share per text of at least `NGRAM` tokens, 0 to 1.
     """
     known = np.unique(ngram_hashes(training, NGRAM))
-    shares = []
-    for text in texts:
-        own = ngram_hashes(np.asarray(text, dtype=np.int64), NGRAM)
-        if len(own):
-            shares.append(float(1 - np.isin(own, known).mean()))
-    return shares
+    hashes = (ngram_hashes(np.asarray(text, dtype=np.int64), NGRAM) for text in texts)
+    return [float(1 - _held(own, known).mean()) for own in hashes if len(own)]
 
 
 def longest_matches(texts: Sequence[Sequence[int]], training: NDArray[np.int64]) -> list[int]:
     """Length of the longest part of each text that a training row holds [tokens]."""
     longest = [0] * len(texts)
-    open_texts = [(n, np.asarray(text, dtype=np.int64)) for n, text in enumerate(texts)]
+    tokens = {n: np.asarray(text, dtype=np.int64) for n, text in enumerate(texts)}
+    hashes = {n: np.zeros(len(text), np.uint64) for n, text in tokens.items()}
+    rows = np.zeros(training.shape, np.uint64)
     for size in range(1, training.shape[-1] + 1):
-        known = np.unique(ngram_hashes(training, size))
-        open_texts = [
-            (n, text) for n, text in open_texts if np.isin(ngram_hashes(text, size), known).any()
-        ]
-        for n, _ in open_texts:
+        rows = _longer(rows, training, size)
+        known = np.unique(rows)
+        grown = {n: _longer(own, tokens[n], size) for n, own in hashes.items()}
+        hashes = {n: own for n, own in grown.items() if _held(own, known).any()}
+        for n in hashes:
             longest[n] = size
-        if not open_texts:
+        if not hashes:
             break
     return longest
+
+
+def _longer(hashes: Hashes, tokens: NDArray[np.int64], size: int) -> Hashes:
+    """Hashes of sequences of `size` tokens from those of one token less."""
+    count = max(tokens.shape[-1] - size + 1, 0)
+    last = tokens[..., size - 1 :].astype(np.uint64) + np.uint64(1)
+    with np.errstate(over="ignore"):
+        return finalised(hashes[..., :count] * GOLDEN_GAMMA + last)
+
+
+def _held(hashes: Hashes, known: Hashes) -> NDArray[np.bool_]:
+    """Which hashes are among sorted ones."""
+    place = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
+    return np.asarray(known[place] == hashes)
