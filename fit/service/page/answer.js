@@ -123,7 +123,7 @@ function shape(answer) {
   if (!s) return [];
   const own = `${short(s.params)} parameters on ${short(s.tokens)} tokens`;
   return [
-    ["Shape", `${whole(s.width)} wide, ${whole(s.depth)} deep, ${whole(s.heads)} heads`, own],
+    ["Shape", `${whole(s.width)} wide, ${whole(s.depth)} deep, ${whole(s.heads)} head${s.heads === 1 ? "" : "s"}`, own],
     ...(answer.lr == null ? [] : [["Learning rate", three(answer.lr), "peak of the hidden matrices"]]),
     ...(answer.batch_tokens == null ? [] : [["Batch", String(answer.batch_tokens), "tokens a step at the end"]]),
   ];
