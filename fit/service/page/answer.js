@@ -24,7 +24,9 @@ const RANK = ["serious", "warning", "info"];
 
 /** What an answer warns of, the gravest first, without what the verdict says already; a mere remark stays below. */
 function warningsOf(answer, verdict) {
+  const reason = verdict?.reason.endsWith(".") ? verdict.reason : "";
   const warnings = (answer?.warnings ?? []).filter((w) => w.message !== verdict?.reason)
+    .map((w) => (w.message.startsWith(`${reason} `) ? { ...w, message: w.message.slice(reason.length + 1) } : w))
     .toSorted((a, b) => RANK.indexOf(a.severity) - RANK.indexOf(b.severity));
   return warnings[0]?.severity === "info" ? [null, ...warnings] : warnings;
 }
@@ -121,7 +123,7 @@ function shape(answer) {
   if (!s) return [];
   const own = `${short(s.params)} parameters on ${short(s.tokens)} tokens`;
   return [
-    ["Shape", `${whole(s.width)} wide, ${whole(s.depth)} deep, ${whole(s.heads)} heads`, own],
+    ["Shape", `${whole(s.width)} wide, ${whole(s.depth)} deep, ${whole(s.heads)} head${s.heads === 1 ? "" : "s"}`, own],
     ...(answer.lr == null ? [] : [["Learning rate", three(answer.lr), "peak of the hidden matrices"]]),
     ...(answer.batch_tokens == null ? [] : [["Batch", String(answer.batch_tokens), "tokens a step at the end"]]),
   ];

@@ -96,7 +96,7 @@ function draw() {
 
 /** Move the slider to the answer's budget; announce the answer once changes have stopped. */
 function showBudget() {
-  if (state.kind !== "flops") moveSlider(answer.flops.value);
+  if (state.kind !== "flops" || !(read(state.fields.flops) > 0)) moveSlider(answer.flops.value);
   announceTimer = setTimeout(() => { find("#live").textContent = spoken(answer); }, 600);
 }
 

@@ -46,7 +46,7 @@ export const plain = (value) => short(value).replace(/\.0+(?=[kMBT]|$)/, "");
 /** Each kind of axis: its domain, its label, its ticks and how they read. */
 const axes = {
   flops: (domain) => ({ domain, label: "Compute C [FLOP]", ticks: (room) => decades(domain, room / 70), text: tick }),
-  counts: (domain, label) => ({ domain, label, ticks: (room) => counts(domain, room / 32), text: plain }),
+  counts: (domain, label, size = 32) => ({ domain, label, ticks: (room) => counts(domain, room / size), text: plain }),
   loss: (domain, unit) => {
     const ticks = d3.ticks(...domain, 6);
     const digits = Math.max(1, Math.ceil(-Math.log10(ticks.length > 1 ? ticks[1] - ticks[0] : 0.1) - 1e-9));
@@ -214,7 +214,7 @@ export function valleyChart(curves, colours) {
   const labels = curves.valleys.map((v) => ({ n: v.params.at(-1), loss: v.loss.at(-1), flops: v.flops }));
   const stroke = (p) => shade(p.flops);
   drawChart("figure-valleys", "Loss against parameters at equal budgets: the lowest point of each curve is the best size", innerWidth < 640 ? 320 : 400, colours,
-    axes.counts(x, "Parameters N"), axes.loss(y, curves.loss_unit), [
+    axes.counts(x, "Parameters N", 56), axes.loss(y, curves.loss_unit), [
       Plot.line(lines, { x: "n", y: "loss", z: "flops", stroke, strokeDasharray: "4 4", clip: true }),
       Plot.line(within, { x: "n", y: "loss", z: "flops", stroke, strokeWidth: 1.8, clip: true }),
       Plot.text(labels.filter((l) => l.loss < y[1]), { x: "n", y: "loss", text: (l) => `${power(l.flops)} FLOP`, textAnchor: "start", dx: 5, fill: colours.soft, fontSize: 11.5 }),

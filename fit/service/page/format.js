@@ -80,7 +80,7 @@ export function typed(flops) {
   return flops.toExponential(3).replace(/\.?0+e/, "e").replace("e+", "e");
 }
 
-/** Parse a count as people type it; NaN if it is none. */
+/** Parse a bare number of FLOP, for the slider; NaN of a budget in words, which the service reads. */
 export function read(text) {
   const match = /^\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKMmBbGgTt]?)\s*$/.exec(text);
   if (!match) return NaN;

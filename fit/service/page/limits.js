@@ -105,13 +105,15 @@ export function pageWords(message) {
   };
   message = message.replace(/`([a-z_]+)(?:=([^`]*))?`/g, (whole, name, value) => named(name, value) ?? whole.slice(1, -1));
   if (/isoflop \w/.test(message)) return message; // it quotes a command, whose options must stay
-  return message.replace(/--([a-z]+(?:-[a-z]+)*)/g, (option, name) => named(name.replaceAll("-", "_")) ?? option);
+  // The --loss that a law was fitted with is not the loss that a question asks for.
+  return message.replace(/--(?!loss huber)([a-z]+(?:-[a-z]+)*)/g, (option, name) => named(name.replaceAll("-", "_")) ?? option);
 }
 
 /** Put the state into the form. */
 export function fill() {
   for (const input of document.querySelectorAll("#ask .field input")) input.value = state.fields[input.name] ?? "";
   find("#kind").value = state.kind;
+  find("#amount").title = described.get(state.kind)?.description ?? "";
   for (const input of document.querySelectorAll("#flags input")) input.checked = input.name in state.fields;
   const needed = MONEY[state.kind] ?? [];
   for (const row of document.querySelectorAll("#money .field")) row.hidden = !needed.includes(row.dataset.field) && !(row.dataset.field in state.fields);

@@ -2,7 +2,7 @@
 
 import { getDocument, Newest, refused, ServiceError, verdictOf } from "./api.js";
 import { fault, find, make } from "./elements.js";
-import { amount, ends, four, power, short, three } from "./format.js";
+import { amount, ends, four, power, read, short, three } from "./format.js";
 import { label, pageWords } from "./limits.js";
 import { askedFields, BUDGETS, saveToAddress, source, state, UNASKED } from "./state.js";
 
@@ -46,7 +46,7 @@ function present() {
 /** How a question is named: its budget, its law and its limits. */
 function nameOf(question) {
   const { fit, law, ...fields } = fieldsOf(question);
-  const words = Object.entries(fields).map(([name, value]) => (name === "flops" ? `${value} FLOP` : name === "dollars" ? `$${value}`
+  const words = Object.entries(fields).map(([name, value]) => (name === "flops" ? (Number.isNaN(read(value)) ? value : `${value} FLOP`) : name === "dollars" ? `$${value}`
     : BUDGETS.includes(name) ? `${value} ${name}` : `${label(name)}: ${value}`));
   return `${words.join(", ")} (${fit ?? law})`;
 }
@@ -102,6 +102,14 @@ function row(question, place, { answer, error }) {
   return [make("th", { scope: "row" }, name), make("td", {}, make("b", { class: `tone ${verdict?.verdict ?? ""}` }, verdict?.verdict ?? "–")), ...cells, make("td", {}, place ? remove : "")];
 }
 
+/** The budgets of a list: blanks part bare numbers; of budgets in words, `8 h100 for 3 days; 1e21`, only marks do. */
+function budgetsIn(text) {
+  return text.split(/;|,(?!\d{3}\b)/).map((part) => part.trim()).filter(Boolean).flatMap((part) => {
+    const words = part.split(/\s+/);
+    return words.every((word) => /^[$€]?[\d.]/.test(word)) ? words : [part];
+  });
+}
+
 /** Put questions beside the present one; those that stand there already are not repeated. */
 function add(questions) {
   const wanted = [...new Set([...state.beside, ...questions])];
@@ -119,8 +127,7 @@ export function listenToScenarios(open) {
   find("#budgets").addEventListener("submit", (event) => {
     event.preventDefault();
     const limits = Object.fromEntries(Object.entries(askedFields()).filter(([name]) => !BUDGETS.includes(name)));
-    const values = find("#more-budgets").value.split(/[;\s]+|,(?!\d{3}\b)/).filter(Boolean);
-    add(values.map((value) => String(new URLSearchParams({ ...source(), [state.kind]: value, ...limits }))));
+    add(budgetsIn(find("#more-budgets").value).map((value) => String(new URLSearchParams({ ...source(), [state.kind]: value, ...limits }))));
   });
   find("#save-scenario").addEventListener("submit", (event) => {
     event.preventDefault();

@@ -141,11 +141,20 @@ function labels(levelsDrawn) {
   const edge = params.length - 2;
   const right = loss.map((row, i) => ({ at: row[edge], n: params[edge], d: tokens[i] }));
   const top = loss[tokens.length - 2].map((at, j) => ({ at, n: params[j], d: tokens[tokens.length - 2] }));
-  const meets = (line, level) => line.find((p, i) => i && (p.at - level) * (line[i - 1].at - level) <= 0);
+  const meets = (line, level) => {
+    const i = line.findIndex((p, k) => k && (p.at - level) * (line[k - 1].at - level) <= 0);
+    if (i < 0) return null;
+    const [from, to] = [line[i - 1], line[i]];
+    const share = to.at === from.at ? 0 : (level - from.at) / (to.at - from.at);
+    return { n: from.n * (to.n / from.n) ** share, d: from.d * (to.d / from.d) ** share };
+  };
   const placed = [];
+  // Room of a label, about 45 by 15 pixels, on the logarithmic axes.
+  const wide = Math.log(params.at(-1) / params[0]) * (45 / Math.max(200, find("#figure-contours .plot").clientWidth - 84));
+  const high = Math.log(tokens.at(-1) / tokens[0]) * 0.045;
   for (const level of levelsDrawn) {
     const place = meets(right, level) ?? meets(top, level);
-    const near = (p) => Math.abs(Math.log(p.n / place.n)) < 0.25 && Math.abs(Math.log(p.d / place.d)) < 0.35;
+    const near = (p) => Math.abs(Math.log(p.n / place.n)) < wide && Math.abs(Math.log(p.d / place.d)) < high;
     if (place && !placed.some(near)) placed.push({ ...place, level });
   }
   return placed;

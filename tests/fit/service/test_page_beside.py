@@ -1,8 +1,11 @@
 """Questions side by side on the page, and scenarios that are saved by name."""
 
+from urllib.parse import urlencode
+
+import httpx
 import pytest
 
-from tests.fit.service.browser import forgive_refusals, opened, said, until
+from tests.fit.service.browser import forgive_refusals, opened, said, shown, until
 
 pytestmark = pytest.mark.browser
 ROWS = "#beside-table tbody tr"
@@ -53,7 +56,7 @@ def test_a_question_that_is_kept_stands_beside_the_next_of_another_law(site):
 
 def test_what_has_no_answer_says_why_in_its_row_and_is_not_insisted_on(site):
     with opened(site, "?fit=pilot&flops=1e13") as page:
-        page.fill("#more-budgets", "1e17 lots")
+        page.fill("#more-budgets", "1e17; lots")
         page.keyboard.press("Enter")
         rows_are(page, 3)
         texts = page.locator(ROWS).all_inner_texts()
@@ -98,3 +101,20 @@ def test_a_scenario_is_saved_by_name_opened_again_and_deleted(site):
         page.reload()
         page.wait_for_selector("body[data-ready]")
         assert page.locator("#scenario option").all_inner_texts() == ["none yet"]
+
+
+@pytest.mark.parametrize("budget", ["8 h100 for 3 days", "5k$ on h100", "1 ZFLOP"])
+def test_a_budget_in_words_is_asked_as_written_moves_the_slider_and_stands_beside(site, budget):
+    question = {"law": "besiroglu2024", "flops": budget}
+    flops = httpx.get(f"{site[1]}v1/query", params=question).json()["flops"]["value"]
+    with opened(site, "?law=besiroglu2024&flops=1e20") as page:
+        page.fill("#amount", budget)
+        until(page, "!document.body.classList.contains('waiting')")
+        assert shown(page) == said(site, urlencode(question))
+        slider = page.locator("#slider").get_attribute("aria-valuetext")
+        assert float(slider.split()[0]) == pytest.approx(flops, rel=0.006)
+        page.fill("#more-budgets", f"2e20 3e20; {budget}")
+        page.keyboard.press("Enter")
+        rows_are(page, 4)
+        assert row(page, 3) == shown(page)
+        assert page.locator(ROWS).nth(3).locator("a").inner_text() == f"{budget} (besiroglu2024)"

@@ -41,7 +41,7 @@ def test_a_line_of_equal_loss_lies_where_the_grid_has_that_loss(site):
         edge = [row[-2] for row in document["loss"]]
         frame = page.locator("#figure-contours svg.chart").bounding_box()
         for i in range(3):
-            level, box = float(labels.nth(i).inner_text()), labels.nth(i).bounding_box()
+            level, box = float(labels.nth(i).text_content()), labels.nth(i).bounding_box()
             if box["x"] + box["width"] < frame["x"] + 0.9 * frame["width"]:
                 continue  # its line leaves the chart at the top
             middle = box["y"] + box["height"] / 2
@@ -62,12 +62,12 @@ def test_a_point_of_ones_own_is_predicted_and_kept_in_the_address(site):
         words = page.locator("#what-words").inner_text()
         assert f"{predicted['loss']['value']:.4f}" in words and predicted["verdict"] in words
         assert "at=50k%2C20M" in page.evaluate("location.search")
-        x, y = position(page, 1e5, 1e7)
+        page.wait_for_timeout(1100)  # a step of its own in the history
         page.locator("#figure-contours svg.chart").scroll_into_view_if_needed()
         x, y = position(page, 1e5, 1e7)
         page.mouse.click(x, y)
         until(page, "!location.search.includes('at=50k')")
-        until(page, "document.querySelector('#what-params').value.startsWith('1')")
+        until(page, "document.querySelector('#what-params').value !== '50k'")
         clicked = [float(page.locator(f"#what-{n}").input_value()) for n in ("params", "tokens")]
         assert clicked == pytest.approx([1e5, 1e7], rel=0.02)  # a pixel
         page.go_back()
