@@ -7,7 +7,6 @@ that `isoflop query` starts in a fraction of a second.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +40,10 @@ from fit.cli.options import (
     suggest_options,
     table_options,
 )
+from fit.cli.output import dumped, print_document, write_report_of
 from fit.cli.plugins import add_sweep_commands
 from fit.cli.terminal import CommandGroup, NumberCommand, progress, show
-from fit.errors import FieldError, QueryError, RefusedError
+from fit.errors import RefusedError
 from fit.query.question import LAW_COLUMNS
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def score_command(name: str | None, runs: Path | None, loss: float | None, as_js
             entry = score_run(LEDGER, name, lambda: read_runs(folder).records)
         ledger = read_ledger(LEDGER)
         text = f"{entry_text(entry)}\n\n{rate_text(ledger)}"
-    _print(ledger_document(ledger), text, as_json=as_json)
+    print_document(ledger_document(ledger), text, as_json=as_json)
 
 
 @main.command("fit")
@@ -117,7 +117,7 @@ def fit_command(
     with progress("fitting"):
         fit = dated(fit_runs(runs, name=folder.name, **options))
     write_fit(folder, fit)
-    click.echo(_dump(fit.document(draws=False))) if as_json else show(summary(fit, folder))
+    click.echo(dumped(fit.document(draws=False))) if as_json else show(summary(fit, folder))
     if not no_report:
         from fit.report.render import write_report
 
@@ -152,7 +152,7 @@ def query_command(
         reply = answer(asked)
     except RefusedError as error:
         if as_json:
-            click.echo(_dump(refused_document(error.reason)))
+            click.echo(dumped(refused_document(error.reason)))
         if folder is not None or law is not None:
             raise
         # A fit that was not named was perhaps never made for such a question.
@@ -167,7 +167,7 @@ def query_command(
     else:
         command = launch_command(asked, fields, path if law is None else law)
         text = answer_text(reply, command, limit_rows(reply), None if all_notes else MOST_NOTES)
-        _print(reply.document(), text, as_json=as_json)
+        print_document(reply.document(), text, as_json=as_json)
     if sealed_line:
         click.echo(sealed_line, err=bool(trainer or config or as_json))
 
@@ -188,7 +188,7 @@ def doctor_command(ctx: click.Context, as_json: bool) -> None:
     with progress("looking"):
         found = checks()
     document = doctor_document(found)
-    _print(document, "" if as_json else doctor_text(found), as_json=as_json)
+    print_document(document, "" if as_json else doctor_text(found), as_json=as_json)
     ctx.exit(0 if document["ok"] else 1)
 
 
@@ -217,10 +217,10 @@ def predict_command(
         prediction = predict(source, params, tokens, force=force)
     except RefusedError as error:
         if as_json:
-            click.echo(_dump(refused_document(error.reason, PREDICTION_SCHEMA)))
+            click.echo(dumped(refused_document(error.reason, PREDICTION_SCHEMA)))
         raise
     text = prediction_text(prediction, None if all_notes else MOST_NOTES)
-    _print(prediction.document(), text, as_json=as_json)
+    print_document(prediction.document(), text, as_json=as_json)
 
 
 @main.command("compare")
@@ -249,7 +249,7 @@ def compare_command(
 
     with progress("comparing"):
         comparison = compare(_fit_or_law(a), _fit_or_law(b), flops=budgets, **options)
-    _print(comparison.document(), comparison_text(comparison), as_json=as_json)
+    print_document(comparison.document(), comparison_text(comparison), as_json=as_json)
 
 
 @main.command("gate")
@@ -266,7 +266,7 @@ def gate_command(base: str, change: str, as_json: bool, **options: Any) -> None:
     from fit.cli.gates import gate_text, read_gate
 
     found = read_gate(base, change, **options)
-    _print(found.document(), gate_text(found, base, change), as_json=as_json)
+    print_document(found.document(), gate_text(found, base, change), as_json=as_json)
 
 
 @main.command("import")
@@ -307,7 +307,7 @@ def laws_command(as_json: bool) -> None:
     from fit.report.listings import families_text, laws_text
 
     text = f"{laws_text(PRESETS.values())}\n\n{families_text(LAWS.values())}"
-    _print(laws_document(), text, as_json=as_json)
+    print_document(laws_document(), text, as_json=as_json)
 
 
 @main.command("explain")
@@ -323,7 +323,7 @@ def explain_command(note: str | None, as_json: bool) -> None:
 
     document = explanation_document(note)
     text = explanations_text() if note is None else explanation_text(document["notes"])
-    _print(document, text, as_json=as_json)
+    print_document(document, text, as_json=as_json)
 
 
 @main.command("runs")
@@ -351,7 +351,7 @@ def runs_command(
     document = runs_document(runs, **reading_of(**reading))
     if csv_file is not None:
         write_atomically(csv_file, csv_text(document["runs"]))
-    _print(document, runs_listing(document), as_json=as_json)
+    print_document(document, runs_listing(document), as_json=as_json)
 
 
 @main.command("tuning")
@@ -368,7 +368,7 @@ def tuning_command(
 
     with progress("fitting the scans"):
         document = tuning_document(runs, law, rule, **reading_of(**reading))
-    _print(document, tuning_listing(document), as_json=as_json)
+    print_document(document, tuning_listing(document), as_json=as_json)
 
 
 @main.command("skills")
@@ -387,7 +387,7 @@ def skills_command(
     from fit.report.scores import skills_document, skills_listing
 
     document = skills_document(runs, flops, parse_chances(chance), **reading_of(**reading))
-    _print(document, skills_listing(document), as_json=as_json)
+    print_document(document, skills_listing(document), as_json=as_json)
 
 
 @main.command("report")
@@ -404,20 +404,7 @@ def report_command(
 
     If FOLDER holds runs of several shapes, the report shows what width and depth buy, by skill.
     """
-    from fit.report.render import write_any_report
-
-    try:
-        with progress("report"):
-            made = write_any_report(folder, out=out, form=form, fields=fields, author=author)
-    except FieldError as error:
-        raise click.UsageError(str(error)) from error
-    document = {"schema": "isoflop.report/1", "report": str(made.path), "verdict": made.verdict}
-    _print(document, str(made.path), as_json=as_json)
-    if made.refusal is not None:
-        raise QueryError(
-            f"{made.path} was written and answers no question: {made.refusal} Page 2 says what "
-            "the answer takes."
-        )
+    write_report_of(folder, as_json=as_json, form=form, out=out, author=author, fields=fields)
 
 
 @main.command("suggest")
@@ -448,7 +435,7 @@ def suggest_command(
     launch = write_plan(home, proposal, source.fit)
     cost = None if machine is None else machine.cost(proposal.flops_spent)
     text = proposal_text(proposal, home, launch, cost)
-    _print(proposal.document() | ({"cost": cost} if cost else {}), text, as_json=as_json)
+    print_document(proposal.document() | ({"cost": cost} if cost else {}), text, as_json=as_json)
 
 
 @main.command("serve")
@@ -499,13 +486,3 @@ def _fit_or_law(name: Path) -> ScalingLaw:
 
     published = str(name) in PRESETS and not name.exists()
     return _select_law(None, str(name))[0] if published else _select_law(name, None)[0]
-
-
-def _print(document: dict[str, Any], text: str, *, as_json: bool) -> None:
-    """Print a document as JSON or as text."""
-    click.echo(_dump(document)) if as_json else show(text)
-
-
-def _dump(document: dict[str, Any]) -> str:
-    """A document as indented JSON."""
-    return json.dumps(document, indent=1, allow_nan=False)

@@ -183,11 +183,11 @@ table_options = option_group(
 skills_options = option_group(
     click.option(
         "--flops", type=_column_type("flops"), multiple=True, metavar="C",
-        help="Budget of a score's forecast; repeatable.  [largest, 10 times]",
+        help="Budget of a forecast.  [largest, 10 times]",
     ),
     click.option(
         "--chance", type=AssignmentType("reasoning=0.125"), multiple=True, metavar="NAME=LEVEL",
-        help="Level of chance of a score, where it is known; it is fitted for the others.",
+        help="Known level of chance of a score.",
     ),
 )  # fmt: skip
 """Add the options of forecasts of scores."""
@@ -335,7 +335,7 @@ and an answer against the verdict, which it never gives."""
 report_options = option_group(
     click.option(
         "--format", "form", type=NameType("fit.report.render:FORMATS"), default="pdf",
-        show_default=True, help="pdf; html: one file; md, tex: with figures beside them.",
+        show_default=True, help="pdf, html, md or tex.",
     ),
     click.option(
         "--out", type=click.Path(path_type=Path),

@@ -74,6 +74,13 @@ SECTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "Intervals": "interval level resamples cluster seed",
             "Output": "out no_report as_json",
         },
+        "report": {
+            "Form": "form out author as_json",
+            "Budget": "flops dollars hours deadline loss",
+            "Devices": "device devices price mfu",
+            "Limits": "params min_params max_params tokens max_tokens min_ratio max_ratio "
+            "unique_tokens memory bytes_per_param serve_tokens",
+        },
         "suggest": {
             "Budgets": "flops spend",
             "Law": "law",

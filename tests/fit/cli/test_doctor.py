@@ -47,7 +47,7 @@ def needs(name):
 def test_the_extras_are_those_of_the_package():
     for extra, (_, names) in EXTRAS.items():
         assert set(names.split()) <= set(needs(extra)), extra
-    assert set(PROJECT["optional-dependencies"]) - set(EXTRAS) == {"dev", "exports"}
+    assert set(PROJECT["optional-dependencies"]) - set(EXTRAS) == {"dev", "docs", "exports"}
     light = {re.split("[<>=]", t)[0]: t.split("=")[1] for t in PROJECT["dependencies"]}
     assert doctor.NEEDED == light
 

@@ -78,8 +78,8 @@ def run(*args):
     return CliRunner().invoke(main, [str(a) for a in args])
 
 
-def test_the_exported_names_are_thirteen_and_can_be_loaded_before_use():
-    assert len(isoflop.__all__) == 13
+def test_the_exported_names_are_seventeen_and_can_be_loaded_before_use():
+    assert len(isoflop.__all__) == 17
     assert sorted(isoflop.__all__) == dir(isoflop)
     assert isoflop.predict is predict
     with pytest.raises(AttributeError, match="nothing"):

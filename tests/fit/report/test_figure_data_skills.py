@@ -110,7 +110,7 @@ def test_the_command_shows_the_reference_sweep_on_80_columns():
 
 def test_a_report_on_shapes_says_which_shape_each_skill_wants(tmp_path):
     made = write_any_report(ROOT / "runs" / "skills", out=tmp_path / "r", form="html")
-    words = made.read_text()
+    words = made.path.read_text()
     assert "do not distinguish a best shape" in words
     assert "Facts: 64×1 (22.57 ±0.42) is lowest; the seeds distinguish it from all others." in words
     assert "Novel: the seeds distinguish no shape from that of the lowest mean." in words

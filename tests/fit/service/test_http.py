@@ -2,8 +2,8 @@
 
 import httpx
 
-from fit.service.app import PAGE
 from fit.service.http import CHART_STYLE, loopback
+from fit.service.static import PAGE
 from tests.fit.service.client import ask, pilot, service
 
 TOKEN = "a-token-of-twenty-chars"

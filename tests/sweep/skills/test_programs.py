@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from sweep.data.grammars import BOYS, FRIENDS, GIRLS, MOVES, OBJECTS
 from sweep.data.language import sample
 from sweep.data.moves import moves_before
-from sweep.data.stories import BOYS, FRIENDS, GIRLS, MOVES, OBJECTS, language
+from sweep.data.stories import language
 from sweep.skills.programs import (
     EQUALS,
     PLUS,
