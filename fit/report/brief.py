@@ -10,6 +10,7 @@ import dataclasses
 import math
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -138,7 +139,7 @@ def question_options(asked: Question | None, flops: float) -> str:
 
 def front_matter(fit: Fit, author: str) -> list[list[str]]:
     """Facts under the title: [label, text]."""
-    data = fit.data.get("name") or fit.source.get("path") or "not named"
+    data = fit.data.get("name") or Path(str(fit.source.get("path") or "not named")).name
     dropped = f", {len(fit.runs_dropped)} left out" if fit.runs_dropped else ""
     rows = [
         ["Author", tables.clean(author, 80)] if author else [],
@@ -230,8 +231,8 @@ def _launch(reply: Answer, query: str) -> Paragraph:
     s = reply.shape
     if s is not None and reply.shape_params is not None and reply.shape_tokens is not None:
         counts = (
-            f"{s.width} wide, {s.depth} deep, {s.heads} heads: {short(reply.shape_params)} "
-            f"parameters on {short(reply.shape_tokens)} tokens"
+            f"{tables.shape_words(s)}: {short(reply.shape_params)} parameters on "
+            f"{short(reply.shape_tokens)} tokens"
         )
         counts += f", learning rate {reply.lr:.3g}" if reply.lr else ""
         counts += f", batch {reply.batch_tokens} tokens at the end" if reply.batch_tokens else ""

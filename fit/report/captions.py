@@ -190,7 +190,7 @@ CAPTIONS: Mapping[str, tuple[CaptionPart, ...]] = {
     ),
     "tokens": (
         "Loss against model size at fixed numbers of tokens.",
-        ("law at one D", "Lines are the law, labelled with D at the right."),
+        ("law at one D", "Lines are the law, labelled with D at the right where there is room."),
         RUNS,
         BASIS,
     ),

@@ -291,6 +291,7 @@ def loss_against_params(ax: Axes, source: ScalingLaw) -> Axes:
     p = fit_of(source).points
     sizes = np.geomspace(p.params.min() / 1.2, p.params.max() * 1.2, 80)
     levels = some_of(levels_of(p.tokens), 7)
+    ends: list[tuple[str, float, float]] = []
     for tokens in levels:
         loss = np.exp(source.log_losses(sizes, np.full(80, tokens))(source.theta))
         style: dict[str, Any] = {
@@ -300,22 +301,28 @@ def loss_against_params(ax: Axes, source: ScalingLaw) -> Axes:
             "gid": f"D={short(tokens)}",
         }
         ax.plot(sizes, loss, color=LAW, **style)
-        ax.annotate(
-            short(tokens),
-            (sizes[-1], loss[-1]),
-            xytext=(3, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-        )
+        ends.append((short(tokens), sizes[-1], loss[-1]))
     draw_runs(ax, p.params, p.loss, p.flops)
     ax.set_xlim(p.params.min() / 1.4, p.params.max() * 1.9)
     ax.set_ylim(0.97 * p.loss.min(), 1.04 * p.loss.max())
     count_axis(ax.xaxis)
     loss_axis(ax.yaxis)
     style_axes(ax, x=N_LABEL, y=loss_label(source))
+    _label_ends(ax, ends)
     legend(ax, ("runs", "law at one D"))
     return ax
+
+
+def _label_ends(ax: Axes, ends: list[tuple[str, float, float]]) -> None:
+    """Write a label (words, x, y) beside each line's end, from the top, where one has room."""
+    size, last = 8.0, np.inf
+    for words, x, y in sorted(ends, key=lambda end: -end[2]):
+        height = float(ax.transData.transform((x, y))[1]) * 72 / ax.figure.dpi
+        if last - height < size:
+            continue
+        last = height
+        place: dict[str, Any] = {"xytext": (3, 0), "textcoords": "offset points", "va": "center"}
+        ax.annotate(words, (x, y), fontsize=size, **place)
 
 
 def loss_surface(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Axes:

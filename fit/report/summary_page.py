@@ -189,7 +189,7 @@ def _answer_table(answers: Sequence[Answer], asked: Question | None) -> dict[str
 def _answer_cells(a: Answer) -> dict[str, list[str]]:
     """A column of the table of page 1: value and interval, or one text, per label."""
     band, s, cost = a.regret_band, a.shape, a.cost
-    shape = f"{s.width} wide, {s.depth} deep, {s.heads} heads" if s else DASH
+    shape = tables.shape_words(s) if s else DASH
     counts = DASH
     if a.shape_params is not None and a.shape_tokens is not None:
         counts = f"{short(a.shape_params)} on {short(a.shape_tokens)}"

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from fit.data.accounting import Shape
 from fit.forecasts.ledger import Ledger
 from fit.laws.families import law
 from fit.quantities import count_noun, interval_text, power, short, three_digits
@@ -130,6 +131,11 @@ def right(head: str, form: str = "text") -> TableColumn:
 def wide(head: str, form: str = "text") -> TableColumn:
     """A column of words that takes the remaining width."""
     return TableColumn(head=head, form=form, wide=True)
+
+
+def shape_words(shape: Shape) -> str:
+    """A shape in words: "48 wide, 3 deep, 1 head"."""
+    return f"{shape.width} wide, {shape.depth} deep, {count_noun(shape.heads, 'head')}"
 
 
 def clean(text: str, most: int = 200) -> str:

@@ -1,5 +1,6 @@
 """The brief: the user's question on page 1, and what to run next."""
 
+import dataclasses
 import shlex
 
 import numpy as np
@@ -8,12 +9,14 @@ from click.testing import CliRunner
 
 from fit.allocation.scaling_law import ScalingLaw
 from fit.cli.main import main
+from fit.data.accounting import Shape
 from fit.errors import FieldError, QueryError
 from fit.query.answer import answer
 from fit.query.question import Question
-from fit.report.brief import question_options, read_request
+from fit.report.brief import front_matter, question_options, read_request
 from fit.report.render import typeset, write_report
 from fit.report.summary_page import report_content
+from fit.report.tables import shape_words
 from fit.results import write_fit
 from tests.fit.builders import make_fit
 
@@ -153,3 +156,14 @@ def test_no_page_is_more_than_a_third_empty(tmp_path):
 def test_a_command_too_long_for_the_paper_is_set_whole():
     made = report_content(ScalingLaw.from_fit(make_fit(recipe={"data.path": "x" * 300})))
     assert typeset(made, {}).startswith(b"%PDF")
+
+
+def test_a_data_set_without_a_name_is_called_by_its_file_and_not_by_its_path():
+    fit = make_fit(data={}, source={"path": "/somewhere/here/runs.csv", "hash": "sha256:0"})
+    assert ["Data set", "runs.csv"] in front_matter(fit, "")
+
+
+def test_a_shape_with_one_head_is_said_in_the_singular():
+    shape = Shape(width=48, depth=3, heads=1, head_dim=48, d_ff=192, vocab=64, seq_len=128)
+    assert shape_words(shape) == "48 wide, 3 deep, 1 head"
+    assert shape_words(dataclasses.replace(shape, heads=2)) == "48 wide, 3 deep, 2 heads"
