@@ -82,7 +82,8 @@ def measure_timing(trajectory: Trajectory) -> ShapeTiming:
     first, last = end_batches(trajectory)
     small = _measure_step_seconds(session, first)
     large = small if last == first else _measure_step_seconds(session, last)
-    slope = small / first if last == first else max(0.0, (large - small) / (last - first))
+    # On a busy machine the small batch may have waited longer: then all counts as time of tokens.
+    slope = (large - small) / (last - first) if large > small else large / last
     rows = source.train(0, HELDOUT_ROWS)
     began = time.perf_counter()
     token_losses(session.module, rows, session.fabric)

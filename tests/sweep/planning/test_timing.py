@@ -119,6 +119,19 @@ def test_the_wall_waits_for_the_longest_job():
     assert makespan([], 4) == 0
 
 
+@pytest.mark.parametrize("seconds", [(3e-3, 5e-3), (5e-3, 3e-3)])
+def test_a_token_takes_time_even_where_a_busy_machine_made_the_small_batch_slow(
+    monkeypatch, seconds
+):
+    measured = iter(seconds)
+    monkeypatch.setattr(training_timing, "_measure_step_seconds", lambda *_: next(measured))
+    timing = training_timing.measure_timing(
+        trajectory("train.tokens=8e3", "train.batch_doublings=[2e3]")
+    )
+    assert timing.token_seconds > 0
+    assert timing.step_seconds < max(seconds)
+
+
 def test_a_trial_times_a_step_and_a_token(monkeypatch):
     monkeypatch.setattr(training_timing, "SECONDS", 0.05)
     cell = trajectory("train.tokens=8e3", "train.batch_doublings=[2e3]")
