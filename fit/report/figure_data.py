@@ -64,7 +64,7 @@ def read_ladder(folder: Path) -> tuple[LadderStep, ...]:
     try:
         document = parse_document((folder / LADDER_NAME).read_text(), LADDER_SCHEMA)
         return tuple(LadderStep(**fields_of(LadderStep, step)) for step in document["steps"])
-    except (OSError, RecordError, KeyError, TypeError, AttributeError):
+    except (OSError, RecordError, KeyError, TypeError, ValueError, AttributeError):
         return ()  # a figure less: the report is of the fit
 
 

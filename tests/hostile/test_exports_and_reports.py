@@ -173,7 +173,7 @@ def fit_is_told(verdicts: tuple[str, ...]) -> Callable[[Reply], None]:
         refused = verdict == "refuse"
         assert content["refused"] == refused
         if refused:
-            assert content["answers"] is None and content["launch"] is None
+            assert content["answers"] is None
             assert "good" not in {grade for grade, _ in content["checks"]}
             assert "N^*$ and $D^*$ minimise" not in text and "python -m sweep" not in text
             assert "No recommendation." in text

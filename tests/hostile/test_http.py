@@ -142,7 +142,7 @@ def field(name, value):
 
 NO_NUMBERS = (
     "", " ", "abc", "-1", "0", "-0", "inf", "-inf", "nan", "1e400", "1e-400", "\uff11e13",
-    "\u0663", "0x10", "1e", "e5", "1e5e5", "--1", "+-1", "1e13 FLOP", "1e13\x00",
+    "\u0663", "0x10", "1e", "e5", "1e5e5", "--1", "+-1", "1e13\x00",
     "null", "true", "[1e13]", '{"a":1}', "1e13;1e14", "\u2212 5", "1 000 000 000 000", "1/0",
     "%31", "½", "१e13", "_1e13", "1e1_3",
 )  # fmt: skip
@@ -152,7 +152,17 @@ FLOPS = [
 ]
 MEANT = [
     taken(f"flops {text!r}", value_is("flops", 1e13), f"/v1/query?fit=pilot&flops={text}")
-    for text in ("1e13", "1E13", "1e%2B13", "1e+13", "%2B1e13", "10000000000000", "+1e13", "1e13+")
+    for text in (
+        "1e13",
+        "1E13",
+        "1e%2B13",
+        "1e+13",
+        "%2B1e13",
+        "10000000000000",
+        "+1e13",
+        "1e13+",
+        "1e13%20FLOP",
+    )
 ]
 LONG = [
     refused("500 digits", "422 invalid flops & 500 characters", field("flops", "9" * 500)),
@@ -200,7 +210,8 @@ TOGETHER = [
     refused("one field twice", "422 flops & 2 times", "/v1/query?flops=1e13&flops=1e14"),
     refused("fit twice", "422 fit & 2 times", "/v1/query?flops=1e13&fit=pilot&fit=blind"),
     refused("fit and law", "422 law & not both", "/v1/query?flops=1e13&fit=pilot&law=kaplan2020"),
-    refused("money without price", "422 price & `price`", "/v1/query?fit=pilot&dollars=9"),
+    refused("money without device", "422 device & `device`", "/v1/query?fit=pilot&dollars=9"),
+    refused("no unit", "422 flops & no known unit", field("flops", "1e13 FLIP")),
     refused(
         "both fixed", "422 tokens & /v1/predict?", field("params", "1e5") + "&tokens=1e6&flops=1e13"
     ),

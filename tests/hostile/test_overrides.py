@@ -250,7 +250,7 @@ def choices() -> list[Case]:
         "data=storys": "data=stories",
         "train=cosin": "train=cosine",
         "+experiment=demoo": "+experiment=demo",
-        "+aspect=d3": "d4",
+        "+aspect=d5": "d4",
         "hydra/launcher=job_lib": "hydra/launcher=joblib",
         "model=w16,w999": "model=w999",
     }

@@ -83,5 +83,7 @@ def test_the_described_interface_never_fails(tmp_path):
     served.close()
     print({k: (len(v), sorted(set(v))) for k, v in seen.items()})
     assert len(seen) >= 12
-    assert all(200 in statuses for path, statuses in seen.items() if path.startswith("GET"))
+    # No chance finds the row of a run, or the address of a document that never changes.
+    rare = {"GET /v1/without", "GET /fits/{pin}.{suffix}"}
+    assert all(200 in seen[path] for path in seen.keys() - rare if path.startswith("GET"))
     assert max(status for statuses in seen.values() for status in statuses) < 500
