@@ -69,7 +69,7 @@ def fuzz(operation, mode):
 def test_the_described_interface_never_fails(tmp_path):
     from schemathesis import GenerationMode
 
-    served = service(pilot(tmp_path), workers=WorkerPool(seconds=20))
+    served = service(pilot(tmp_path), workers=WorkerPool(seconds=60))
     few = {"flops", "fit", "max_params", "name"}
     seen = {}
     for schema in (described(served), described(served, few)):
