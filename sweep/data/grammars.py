@@ -143,20 +143,25 @@ class StoryBuilder:
         table = np.array([self.token(w) for w in words])
         return Recall(table=table, given=(var,), skill="consistency")
 
-    def _intro(self) -> tuple[Slot, ...]:
-        """The opening sentences: who the story is about."""
+    def _person(self) -> tuple[Draw, Draw]:
+        """Gender and name of the hero, whose pronouns follow from them."""
         people = [*GIRLS, *BOYS]
         self.people = np.array([self.token(w) for w in people])
-        hero_counts = np.zeros((2, 16), np.int64)
-        hero_counts[0, :8] = hero_counts[1, 8:] = 65_536 // 8
+        counts = np.zeros((2, 16), np.int64)
+        counts[0, :8] = counts[1, 8:] = 65_536 // 8
         gender = Draw(
             var="gender",
             counts=counts_from(np.ones(2)),
             tokens=np.array([self.token("girl"), self.token("boy")]),
         )
-        hero = Draw(var="hero", counts=hero_counts, tokens=self.people, given=("gender",))
+        hero = Draw(var="hero", counts=counts, tokens=self.people, given=("gender",))
         self.she = self.recall("gender", ["she", "he"])
         self.her = self.recall("gender", ["her", "his"])
+        return gender, hero
+
+    def _intro(self) -> tuple[Slot, ...]:
+        """The opening sentences: who the story is about."""
+        gender, hero = self._person()
         self.object = self.draw("object", list(OBJECTS))
         self.friend = self.draw("friend", list(FRIENDS))
         return (

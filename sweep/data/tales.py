@@ -24,9 +24,7 @@ import numpy as np
 
 from sweep.data.grammars import (
     ADJECTIVES,
-    BOYS,
     FRIENDS,
-    GIRLS,
     OBJECTS,
     SHADES,
     SPOTS,
@@ -118,18 +116,7 @@ class TaleBuilder(StoryBuilder):
 
     def _intro(self) -> tuple[Slot, ...]:
         """Who the tale is about, what they have, and the weather."""
-        people = [*GIRLS, *BOYS]
-        self.people = np.array([self.token(w) for w in people])
-        counts = np.zeros((2, 16), np.int64)
-        counts[0, :8] = counts[1, 8:] = 65_536 // 8
-        gender = Draw(
-            var="gender",
-            counts=counts_from(np.ones(2)),
-            tokens=np.array([self.token("girl"), self.token("boy")]),
-        )
-        hero = Draw(var="hero", counts=counts, tokens=self.people, given=("gender",))
-        self.she = self.recall("gender", ["she", "he"])
-        self.her = self.recall("gender", ["her", "his"])
+        gender, hero = self._person()
         if self.instruct:
             topics: tuple[Slot, ...] = tuple(
                 map(self._told, (self.friend, self.object, self.weather))

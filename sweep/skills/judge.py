@@ -143,8 +143,7 @@ class _Reader:
 
     def read_segment(self, segment: Segment) -> bool:
         """Compare the slots of a segment; whether it was kept to its end."""
-        slots = [s for s in segment.slots]
-        number = 0
+        slots, number = segment.slots, 0
         while number < len(slots):
             slot = slots[number]
             if isinstance(slot, Update):
