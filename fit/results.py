@@ -495,6 +495,6 @@ def newest_fit(reports: Path) -> Path:
     if not files:
         raise RecordError(
             f"no fit under {reports}/; a fit or a published law is needed. "
-            "Run: isoflop fit RUNS --out reports/NAME, or ask with --law besiroglu2024."
+            "Run: isoflop fit RUNS --out reports/NAME, or ask with --fit example."
         )
     return max(files, key=lambda p: (p.stat().st_mtime, p.parent.name)).parent
