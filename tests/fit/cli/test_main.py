@@ -260,7 +260,7 @@ def test_without_any_fit_the_way_out_is_named(tmp_path, monkeypatch):
     result = run("query", "1e14")
     assert result.exit_code == 1
     assert "isoflop fit" in result.stderr
-    assert "--law" in result.stderr
+    assert "--fit example" in result.stderr
 
 
 def test_json_is_the_document_and_nothing_else(folder):
