@@ -22,10 +22,13 @@ def written(path, name, noise=2e-3):
     return path
 
 
+SLOW = pytest.mark.slow  # nine parameters; tests/fit/laws fits them among the fast tests
 LOSSES = [n for n, f in LAWS.items() if f.target == "loss"]
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=SLOW if n == "farseer" else ()) for n in LOSSES]
+)
 def test_a_table_is_fitted_by_every_law_and_asked(tmp_path, name):
     table, folder = written(tmp_path / "t.csv", name), tmp_path / "fit"
     made = run("fit", table, "--law", name, "--out", folder, "--resamples", 20, "--no-report")
