@@ -6,6 +6,8 @@ DEMO   := $(VENV)/.demo
 STAMP  := $(VENV)/.installed
 # One thread per worker: two one-thread processes beat one two-thread process by 1.4x here.
 export OMP_NUM_THREADS ?= 1
+# Where an environment keeps Python from storing compiled modules, every process that tests start would compile all anew.
+export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 
 # Two steps into one .venv: what `make demo` needs, then the other extras and the tools.

@@ -168,23 +168,13 @@ def figure_inputs(
     )
 
 
-def draw_figures(
-    source: ScalingLaw,
-    request: costs.ReportRequest | None = None,
-    asked: Question | None = None,
-) -> dict[str, RenderedFigure]:
+def draw_figures(inputs: FigureInputs) -> dict[str, RenderedFigure]:
     """Draw every figure that a fit has something to show in, by name.
-
-    Args:
-        source: A fit as a source.
-        request: As in `figure_inputs`.
-        asked: As in `figure_inputs`.
 
     Raises:
         QueryError: The request cannot be met, such as a negative number of tokens.
     """
-    inputs = figure_inputs(source, request, asked)
-    runs = fit_of(source).points.run
+    runs = fit_of(inputs.source).points.run
     rendered = {}
     for place, (name, figure) in enumerate(FIGURES.items(), 1):
         report_stage(f"report: figure {place} of {len(FIGURES)}")

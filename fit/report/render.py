@@ -27,7 +27,7 @@ from fit.forecasts.ledger import read_ledger
 from fit.quantities import option_name
 from fit.report.brief import read_request
 from fit.report.context_plots import models_table, shapes_of
-from fit.report.figures import RenderedFigure, draw_figures, draw_shapes
+from fit.report.figures import RenderedFigure, draw_figures, draw_shapes, figure_inputs
 from fit.report.markup import latex_document, markdown_page
 from fit.report.summary_page import CHANGES, report_content, shape_report_content
 from fit.report.tables import shell_lines
@@ -123,15 +123,15 @@ def write_report(
     source = ScalingLaw.at(folder)
     folder = folder.parent if folder.is_file() else folder
     request, asked = read_request(source, fields)
-    figures = draw_figures(source, request, asked)
+    inputs = figure_inputs(source, request, asked)
+    figures = draw_figures(inputs)
     content = report_content(
         source,
         folder=report_path(folder),
         drawn={name: figure.shown for name, figure in figures.items()},
-        request=request,
         ledger=read_ledger(folder.resolve().parent / LEDGER),
-        asked=asked,
         author=author,
+        inputs=inputs,
     )
     content = restate_unit(content, loss_unit(source.convention))
     path = _write_files(folder, content, figures, form)

@@ -31,7 +31,7 @@ from fit.report.brief import brief_sections, front_matter, question_words
 from fit.report.captions import figure_caption
 from fit.report.context_plots import TOTAL, shapes_shown, skills_caption, skills_shown
 from fit.report.figure_data import SKILL_LEVEL, ShapeSkills, SkillExcess
-from fit.report.figures import SHAPES, figure_inputs
+from fit.report.figures import SHAPES, FigureInputs, figure_inputs
 from fit.report.sections import FIRST_FIGURE, report_sections
 from fit.report.tables import FigureBlock, Section, Table, left, right
 from fit.report.text import DASH, TIMES, approach_name
@@ -61,6 +61,7 @@ def report_content(
     ledger: Ledger | None = None,
     asked: Question | None = None,
     author: str = "",
+    inputs: FigureInputs | None = None,
 ) -> dict[str, Any]:
     """Everything on the pages of a report except its figures, as plain JSON values.
 
@@ -72,13 +73,16 @@ def report_content(
         ledger: Sealed forecasts, where there are any.
         asked: The question that page 1 answers; None is the default, ten times the largest budget.
         author: Name under the title.
+        inputs: What the figures were drawn from, so that it is gathered once; `request` and
+            `asked` are then of it.
 
     Raises:
         QueryError: The request cannot be met, such as an unknown device, or the question has no
             answer as posed.
     """
     fit = fit_of(source)
-    inputs = figure_inputs(source, request, asked)
+    inputs = inputs or figure_inputs(source, request, asked)
+    asked = inputs.asked
     recommendation = inputs.answers[-1] if inputs.best is not None else None
     notes, further, assumption = _notes(fit, recommendation)
     sections = report_sections(inputs, drawn, recommendation, ledger, further)

@@ -381,6 +381,7 @@ def test_a_table_of_runs_is_listed_too(folder):
     assert "1.2e14" in result.stdout
 
 
+@pytest.mark.usefixtures("few_figures")
 def test_report_writes_the_pdf_and_names_it(folder):
     result = run("report", "reports/pilot")
     assert result.exit_code == 0, result.output

@@ -22,10 +22,13 @@ def written(path, name, noise=2e-3):
     return path
 
 
+SLOW = pytest.mark.slow  # nine parameters; tests/fit/laws fits them among the fast tests
 LOSSES = [n for n, f in LAWS.items() if f.target == "loss"]
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=SLOW if n == "farseer" else ()) for n in LOSSES]
+)
 def test_a_table_is_fitted_by_every_law_and_asked(tmp_path, name):
     table, folder = written(tmp_path / "t.csv", name), tmp_path / "fit"
     made = run("fit", table, "--law", name, "--out", folder, "--resamples", 20, "--no-report")
@@ -109,11 +112,15 @@ def test_laws_lists_the_families_with_what_they_need():
     assert "unique_tokens" in document["families"][list(LAWS).index("data-constrained")]["columns"]
 
 
-def test_every_law_has_a_report(tmp_path):
+def test_a_declared_law_has_a_report(tmp_path):
     table, folder = written(tmp_path / "t.csv", "outer"), tmp_path / "fit"
     result = run("fit", table, "--law", "outer", "--out", folder, "--resamples", 20)
     assert result.exit_code == 0, result.output
     assert (folder / "report.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.usefixtures("few_figures")
+def test_a_law_of_a_further_column_has_a_report(tmp_path):
     moe = written(tmp_path / "moe.csv", "moe")
     result = run("fit", moe, "--law", "moe", "--out", tmp_path / "moe", "--resamples", 0)
     assert result.exit_code == 0, result.output

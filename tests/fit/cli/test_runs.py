@@ -112,6 +112,7 @@ def test_an_entropy_just_outside_the_interval_is_not_printed_as_its_end():
     assert inside.endswith("inside its interval")
 
 
+@pytest.mark.usefixtures("few_figures")
 def test_json_is_the_fit_without_its_draws_and_nothing_else(asked):
     result = run("--json")
     document = json.loads(result.stdout)
@@ -120,6 +121,7 @@ def test_json_is_the_fit_without_its_draws_and_nothing_else(asked):
     assert "report.pdf" in result.stderr
 
 
+@pytest.mark.usefixtures("few_figures")
 def test_a_report_is_written_unless_refused(asked, tmp_path):
     assert "report   reports/table/report.pdf" in run().stdout
     (tmp_path / "reports" / "table" / "report.pdf").unlink()

@@ -128,8 +128,8 @@ def coverage(sweeps: int, interval: str, *, paired: bool) -> np.ndarray:
 
 @pytest.mark.parametrize("paired", [True, False])
 def test_intervals_hold_the_true_multiplier(paired):
-    # 40 sweeps: a standard error of 4.7%, three of them below 90%
-    assert (coverage(40, "hc3", paired=paired) > 0.75).all()
+    # 20 sweeps: a standard error of 6.7%, three of them below 90%; 400 are among the slow tests
+    assert (coverage(20, "hc3", paired=paired) >= 0.7).all()
 
 
 @pytest.mark.slow

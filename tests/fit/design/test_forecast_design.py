@@ -22,7 +22,7 @@ from tests.fit.inference.test_forecast import sweep
 
 @pytest.fixture(scope="module")
 def fitted() -> Fit:
-    return isoflop.fit(sweep())
+    return isoflop.fit(sweep(), resamples=0)
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +60,13 @@ def test_a_larger_run_moves_the_start_and_leaves_less_to_the_discrepancy(source,
     assert (
         abs(further.targets()[0, :, -2:]).sum(axis=1) < abs(prior.targets()[0, :, -2:]).sum(axis=1)
     ).all()
-    near = propose(SuggestRequest(source=source, flops=target, spend=1e19, most_flops=1e18))
-    far = propose(SuggestRequest(source=source, flops=target, spend=4 * target, most_flops=target))
+    near = propose(
+        SuggestRequest(source=source, flops=target, spend=1e19, most_flops=1e18, most_runs=8)
+    )
+    dear = SuggestRequest(
+        source=source, flops=target, spend=4 * target, most_flops=target, most_runs=8
+    )
+    far = propose(dear)
     assert far.discrepancy["params"] < near.discrepancy["params"]
     assert far.after.params_factor < near.after.params_factor
 
@@ -77,9 +82,9 @@ def test_branches_are_spread_over_sizes_and_keep_the_law_well_conditioned(source
     spend = float(source.fit.points.flops.sum())
     candidates = trunked(source, target, spend)
     prior = dataclasses.replace(prior, shared=0.3)
-    design = choose_runs(prior, candidates, spend, most_runs=24)
-    assert len(design) > 8
-    assert np.unique(design.params, return_counts=True)[1].max() <= 8
+    design = choose_runs(prior, candidates, spend, most_runs=12)
+    assert len(design) > 6
+    assert np.unique(design.params, return_counts=True)[1].max() <= 4
     known = source.fit.points
     n = np.concatenate([known.params, design.params])
     d = np.concatenate([known.tokens, design.tokens])

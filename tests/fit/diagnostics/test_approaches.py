@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.interpolate import Akima1DInterpolator
 
 from fit.data.table import RunTable
-from fit.diagnostics.approaches import SAME_BUDGET, budget_codes, isoflop_check
+from fit.diagnostics.approaches import SAME_BUDGET, _akima, budget_codes, isoflop_check
 from fit.laws.families import law
 
 BESIROGLU = np.array([1.8172, 482.01, 2085.43, 0.3478, 0.3658])
@@ -115,3 +116,11 @@ def test_budgets_are_grouped_as_by_going_through_them_one_by_one():
             first, code = np.log(flops[i]), code + 1
         expected[i] = code
     assert budget_codes(flops).tolist() == expected.tolist()
+
+
+def test_akimas_curves_are_those_of_scipy():
+    random = np.random.default_rng(0)
+    x = np.sort(random.uniform(0, 5, 9))
+    y = np.column_stack([random.standard_normal((9, 20)), np.maximum(x - 2, 0), x])
+    at = np.linspace(x[0], x[-1], 301)
+    assert _akima(x, y, at) == pytest.approx(Akima1DInterpolator(x, y)(at), rel=1e-9, abs=1e-12)

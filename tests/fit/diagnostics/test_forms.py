@@ -69,6 +69,7 @@ def test_what_e_accounts_for_is_its_regression_in_the_posterior(fitted):
         assert found == pytest.approx(100 * np.cov(x, moved)[0, 1] / x.std(), abs=4 * sampling)
 
 
+@pytest.mark.usefixtures("few_figures")
 def test_a_report_shows_the_forms(fitted, tmp_path: Path):
     write_fit(tmp_path, fitted)
     page = write_report(tmp_path, form="html").path.read_text()

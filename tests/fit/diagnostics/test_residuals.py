@@ -57,12 +57,12 @@ def test_batch_and_aspect_ratio_are_looked_at():
 
 def test_clean_residuals_have_no_trend():
     fired = 0
-    for seed in range(16):
+    for seed in range(8):
         runs = table(seed=seed)
         rate = np.random.default_rng(seed).choice(np.geomspace(1e-3, 3e-2, 6), len(runs))
         found = notes(columns(runs, lr=rate))
         fired += bool({"trend", "trend_tuning", "trajectory", "noise", "interaction"} & set(found))
-    assert fired <= 2
+    assert fired <= 1
 
 
 def test_noise_beyond_what_training_has_is_said():

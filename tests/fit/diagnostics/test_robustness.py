@@ -42,11 +42,11 @@ def test_the_last_rolled_budget_is_the_held_out_one():
 
 def test_the_intervals_of_predictions_cover_what_they_say():
     inside, runs = 0.0, 0
-    for seed in range(25):
+    for seed in range(12):
         for r in rolling(table(seed=seed), **HOW):
             inside, runs = inside + r.covered * r.runs, runs + r.runs
-    # errors of one sweep go together, so 25 sweeps are worth some 75 runs: 90% +- 3.5%
-    assert inside / runs == pytest.approx(0.9, abs=0.07)
+    # errors of one sweep go together, so 12 sweeps are worth some 36 runs: 90% +- 5%
+    assert inside / runs == pytest.approx(0.9, abs=0.1)
 
 
 def test_a_sweep_without_budgets_is_rolled_by_factors_of_two():

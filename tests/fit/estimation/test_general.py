@@ -145,9 +145,9 @@ def test_a_law_is_added_by_one_declaration():
 
 
 def test_pulls_and_coverage_of_a_declared_law():
-    # 150 sweeps: mean z within 3 / sqrt(150), and 90% intervals within three binomial errors.
+    # 60 sweeps: mean z within 3 / sqrt(60), and 90% intervals within three binomial errors.
     truth, hits, pulls = TRUTH["kaplan"], [], []
-    for seed in range(150):
+    for seed in range(60):
         table = lawful(law("kaplan"), truth, noise=0.01, seed=seed)
         found = estimate(general_problem(table, law("kaplan")), near=np.array(truth))
         spread = sandwich(found, table.cluster, 0.9)
@@ -155,8 +155,8 @@ def test_pulls_and_coverage_of_a_declared_law():
         z = (found.raw[2:] - truth[2:]) / error
         pulls.append(z)
         hits.append(np.abs(z) < spread.quantile)
-    assert np.abs(np.mean(pulls, axis=0)).max() < 3 / np.sqrt(150)
-    assert np.mean(hits, axis=0) == pytest.approx(0.9, abs=3 * np.sqrt(0.09 / 150))
+    assert np.abs(np.mean(pulls, axis=0)).max() < 3 / np.sqrt(60)
+    assert np.mean(hits, axis=0) == pytest.approx(0.9, abs=3 * np.sqrt(0.09 / 60))
 
 
 def test_held_parameters_stay_and_the_others_are_fitted():

@@ -19,7 +19,7 @@ from fit.laws.families import LAWS, law
 from fit.quantities import short, three_digits
 from fit.query.answer import answer
 from fit.query.question import Question
-from fit.report.figures import FIGURES, draw_figures
+from fit.report.figures import FIGURES, draw_figures, figure_inputs
 from fit.report.render import html_page, mathematics, report_path, typeset, write_report
 from fit.report.summary_page import report_content
 from fit.report.tables import clean, shell_lines
@@ -35,7 +35,7 @@ HOSTILE = 'a"b\\c #strong[x] $y$ <z> `q` @r *s* _t_ //u /* é 漢 \n\t\x07 ' + "
 
 @pytest.fixture(scope="module")
 def figures():
-    return draw_figures(ScalingLaw.from_fit(make_fit(influence=(MOVED,))))
+    return draw_figures(figure_inputs(ScalingLaw.from_fit(make_fit(influence=(MOVED,)))))
 
 
 @pytest.fixture(scope="module")

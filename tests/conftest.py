@@ -1,0 +1,20 @@
+"""What tests of several packages share."""
+
+import dataclasses
+
+import pytest
+
+from fit.report import figures
+from fit.report.sections import FIRST_FIGURE
+
+
+@pytest.fixture
+def few_figures(monkeypatch):
+    """Reports with their first figure alone; tests/fit/report draws all, which takes seconds."""
+    few = {
+        name: figure
+        if name == FIRST_FIGURE
+        else dataclasses.replace(figure, draw=lambda inputs: None)
+        for name, figure in figures.FIGURES.items()
+    }
+    monkeypatch.setattr(figures, "FIGURES", few)
