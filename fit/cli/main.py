@@ -270,32 +270,36 @@ def gate_command(base: str, change: str, as_json: bool, **options: Any) -> None:
 
 
 @main.command("import")
-@click.argument("tables", metavar="EXPORT...", nargs=-1, required=True)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A .csv or .jsonl.")
 @table_options
 def import_command(
-    tables: tuple[str, ...], out: Path, column: tuple[str, ...], unit: tuple[str, ...],
+    paths: tuple[str, ...], out: Path, column: tuple[str, ...], unit: tuple[str, ...],
     where: tuple[str, ...], wide: str | None, keep_failed: bool,
 ) -> None:  # fmt: skip
-    """Convert the runs that an experiment tracker has exported into a table for `isoflop fit`.
+    """Make a table for `isoflop fit` of the runs that a tracker or a trainer has left.
 
-    EXPORT is a table such as W&B's page of runs exports; --column names keys of it, such as
-    loss=val/loss or width=config.model.width.
+    PATH is a table such as W&B's page of runs exports, the files of MLflow, TensorBoard or trackio,
+    or logs of nanoGPT, nanochat or torchtitan: a file, or a folder of them. --column names keys,
+    such as loss=val/loss or width=config.model.width.
 
-    Runs on W&B's servers, and offline ones, are imported by: python -m sweep.imports --help
+    Runs on W&B's servers, and its offline ones: isoflop imports --help
     """
     from fit.data.columns import parse_columns
-    from fit.data.trackers import build_table, import_text, read_exports, skipped_lines, write_table
+    from fit.data.detection import find_runs, import_text
+    from fit.data.trackers import build_table, skipped_lines, write_table
     from fit.quantities import parse_units
 
     columns, units = parse_columns(column), parse_units(unit)
-    with progress("reading the exports"):
-        logged = read_exports(tables, wide=wide)
-        imported = build_table(logged, columns, units, where=where, keep_failed=keep_failed)
+    with progress("reading the runs"):
+        found = find_runs(paths, wide=wide)
+        if "loss" not in columns:  # the units are those of the columns that were found
+            units = {**found.units, **units}
+        imported = build_table(found.runs, columns, units, where=where, keep_failed=keep_failed)
         write_table(out, imported.rows)
     for line in skipped_lines(imported):
         click.echo(line, err=True)
-    click.echo(import_text(imported, out))
+    click.echo(import_text(imported, out, found))
 
 
 @main.command("laws")

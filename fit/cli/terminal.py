@@ -130,6 +130,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "import": (
             "isoflop import export.csv --out runs.csv --column loss=val/loss",
+            "isoflop import mlruns --out runs.csv --column params=n_params",
             "isoflop import 'logs/*.jsonl' --out runs.csv --wide tokens",
         ),
         "serve": ("isoflop serve", "isoflop serve reports/mine --port 9000"),
