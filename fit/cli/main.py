@@ -41,7 +41,7 @@ from fit.cli.options import (
     table_options,
 )
 from fit.cli.output import dumped, print_document, write_report_of
-from fit.cli.plugins import add_sweep_commands
+from fit.cli.plugins import add_sweep_commands, log_report, wandb_option
 from fit.cli.terminal import CommandGroup, NumberCommand, progress, show
 from fit.errors import RefusedError
 from fit.query.question import LAW_COLUMNS
@@ -103,11 +103,13 @@ def score_command(name: str | None, runs: Path | None, loss: float | None, as_js
 @runs_argument
 @click.option("--out", type=click.Path(path_type=Path), help="Report folder.  [reports/<RUNS>]")
 @click.option("--no-report", is_flag=True, help="Write fit.json only, no PDF.")
+@wandb_option
 @fit_options
 @json_option
 def fit_command(
-    runs: tuple[str, ...], out: Path | None, no_report: bool, as_json: bool, **options: Any
-) -> None:
+    runs: tuple[str, ...], out: Path | None, no_report: bool, as_json: bool, wandb: str | None,
+    **options: Any,
+) -> None:  # fmt: skip
     """Fit a law to RUNS: a folder of run records; or tables (.csv, .jsonl, .parquet, .gz)."""
     from fit.cli.runs import dated, name_of, summary
     from fit.fitting import fit_runs
@@ -124,6 +126,8 @@ def fit_command(
         with progress("report"):
             path = write_report(folder).path
         click.echo(f"report   {path}", err=as_json)
+    if wandb is not None:
+        click.echo(f"logged   {log_report(folder, wandb)}", err=as_json)
 
 
 @main.command("query", cls=NumberCommand)
@@ -397,10 +401,12 @@ def skills_command(
 @main.command("report")
 @click.argument("folder", type=click.Path(path_type=Path))
 @report_options
+@wandb_option
 @json_option
 def report_command(
-    folder: Path, form: str, out: Path | None, author: str, as_json: bool, **fields: str | None
-) -> None:
+    folder: Path, form: str, out: Path | None, author: str, as_json: bool, wandb: str | None,
+    **fields: str | None,
+) -> None:  # fmt: skip
     """Write FOLDER/report.pdf and its figures from FOLDER/fit.json.
 
     Page 1 answers your question, put as to isoflop query: --flops 1e24, --dollars, limits. Without
@@ -408,7 +414,8 @@ def report_command(
 
     If FOLDER holds runs of several shapes, the report shows what width and depth buy, by skill.
     """
-    write_report_of(folder, as_json=as_json, form=form, out=out, author=author, fields=fields)
+    options = {"form": form, "out": out, "author": author, "fields": fields}
+    write_report_of(folder, as_json=as_json, wandb=wandb, **options)
 
 
 @main.command("suggest")
