@@ -38,9 +38,8 @@ NEEDED: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Libraries without which a command cannot start; looked up, not imported."""
 wandb_option = click.option(
-    "--wandb", metavar="[ENTITY/]PROJECT",
-    help="Log fit, report and figures to W&B; offline unless WANDB_MODE says otherwise.",
-)  # fmt: skip
+    "--wandb", metavar="PROJECT", help="Log fit, report and figures to W&B, offline by default."
+)
 
 
 class PluginCommand(click.Command):
