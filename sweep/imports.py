@@ -25,13 +25,8 @@ import click
 from fit.cli.options import where_option
 from fit.cli.terminal import OneValueCommand
 from fit.data.columns import parse_columns
-from fit.data.trackers import (
-    LoggedRun,
-    build_table,
-    import_text,
-    skipped_lines,
-    write_table,
-)
+from fit.data.detection import FoundRuns, import_text
+from fit.data.trackers import LoggedRun, build_table, skipped_lines, write_table
 from fit.errors import RecordError, ScalingError
 from fit.quantities import parse_units
 from sweep import stopped
@@ -122,11 +117,12 @@ def save(
     Raises:
         RecordError: No run can be used, or the file cannot be written.
     """
-    table = build_table(runs, parse_columns(columns), parse_units(units), **selection)
+    found = FoundRuns(kind="W&B", runs=list(runs))
+    table = build_table(found.runs, parse_columns(columns), parse_units(units), **selection)
     write_table(out, table.rows)
     for line in skipped_lines(table):
         click.echo(line, err=True)
-    click.echo(import_text(table, out))
+    click.echo(import_text(table, out, found))
 
 
 def fetch(project: str, filters: Mapping[str, Any]) -> Iterator[LoggedRun]:

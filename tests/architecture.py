@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 PACKAGES = (
     ("fit.errors",),
-    ("fit.quantities", "fit.files", "fit.verdict", "fit.note_codes"),
+    ("fit.quantities", "fit.files", "fit.verdict", "fit.note_codes", "fit.release"),
     ("fit.data",),
     ("fit.laws", "fit.results"),
     ("fit.estimation",),

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from fit.release import RELEASED, version
+
 ROOT = Path(__file__).parents[1]
 WITHOUT = {
     "tokenizers",
@@ -81,11 +83,44 @@ def test_what_the_demo_installs_leaves_out_what_it_does_not_use():
 
 
 def test_one_version_stands_in_the_package_the_citation_and_the_changelog():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     cited = re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.M)
     released = re.findall(r"^## (\d\S*)", (ROOT / "CHANGELOG.md").read_text(), re.M)
-    assert cited == [project["version"]]
-    assert released[0] == project["version"]
+    assert cited == [RELEASED]
+    assert released[0] == RELEASED
+
+
+def git(folder, *arguments):
+    """Run git in a folder, as somebody."""
+    who = ("-c", "user.name=a", "-c", "user.email=a@b")
+    subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def test_the_version_is_that_of_the_tag_or_one_after_it(tmp_path):
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "commit", "-q", "--allow-empty", "-m", "a")
+    assert version(tmp_path) == RELEASED, "a clone without tags"
+    git(tmp_path, "tag", "v1.2.3")
+    assert version(tmp_path) == "1.2.3"
+    for message in "bc":
+        git(tmp_path, "commit", "-q", "--allow-empty", "-m", message)
+    assert version(tmp_path) == "1.2.4.dev2"
+    git(tmp_path, "tag", "checkpoint")
+    assert version(tmp_path) == "1.2.4.dev2", "a tag that is no version"
+
+
+def test_without_git_the_version_is_that_of_the_sdist_or_of_the_release(tmp_path):
+    assert version(tmp_path) == RELEASED
+    (tmp_path / "PKG-INFO").write_text("Metadata-Version: 2.4\nName: isoflop\nVersion: 3.1.dev4\n")
+    assert version(tmp_path) == "3.1.dev4"
+
+
+def test_the_types_of_the_module_are_those_of_what_it_exports():
+    import isoflop
+
+    stub = (ROOT / "fit" / "stubs" / "isoflop-stubs" / "__init__.pyi").read_text()
+    named = re.findall(r"^from (\S+) import (\w+) as (\w+)$", stub, re.M)
+    assert {(ours, module) for module, _, ours in named} == set(isoflop._MODULES.items())
+    assert all(theirs == ours for _, theirs, ours in named)
 
 
 def test_the_service_reads_parquet_and_needs_no_torch():

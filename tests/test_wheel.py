@@ -48,6 +48,8 @@ def test_the_wheel_holds_every_package_its_configs_and_the_page(wheel):
         "isoflop.py",
         "fit/py.typed",
         "fit/example.json",
+        "isoflop-stubs/__init__.pyi",
+        "isoflop-stubs/py.typed",
         "fit/report/report.typ",
         "fit/service/page/index.html",
         "sweep/training/loop.py",
@@ -63,6 +65,7 @@ def test_the_sdist_makes_the_same_wheel_without_git(wheel, tmp_path):
     source = tmp_path / "source"
     left_out = (".*", "runs", "reports", "tests", "docs", "build", "*.egg-info")
     shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*left_out))
+    (source / "PKG-INFO").write_text(f"Version: {wheel.name.split('-')[1]}\n")  # as there is no tag
     build = f"import setuptools.build_meta as b; print(b.build_sdist({str(tmp_path)!r}))"
     made = run(sys.executable, "-c", build, cwd=source)
     assert made.returncode == 0, made.stderr
@@ -90,6 +93,21 @@ def test_without_extras_a_published_law_answers_and_the_api_imports(bare, tmp_pa
     code = "import isoflop; print(isoflop.query('besiroglu2024', 1e21).params.value > 1e9)"
     python = run(bare / "python", "-c", code, cwd=tmp_path)
     assert python.stdout.strip() == "True", python.stderr
+
+
+def test_a_script_that_uses_the_installed_module_is_checked_by_types(bare, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import isoflop\n"
+        "answer: isoflop.Answer = isoflop.query('besiroglu2024', 1e21)\n"
+        "reveal_type(answer.params.value)\n"
+        "isoflop.query('besiroglu2024', 1e21).no_such_field\n"
+    )
+    mypy = (sys.executable, "-m", "mypy", "--strict", "--python-executable", bare / "python")
+    checked = run(*mypy, script, cwd=tmp_path)
+    assert 'Revealed type is "float"' in checked.stdout.replace("builtins.", ""), checked.stdout
+    assert checked.stdout.count("error:") == 1
+    assert 'has no attribute "no_such_field"' in checked.stdout
 
 
 @pytest.mark.parametrize(

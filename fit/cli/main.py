@@ -41,7 +41,7 @@ from fit.cli.options import (
     table_options,
 )
 from fit.cli.output import dumped, print_document, write_report_of
-from fit.cli.plugins import add_sweep_commands
+from fit.cli.plugins import add_sweep_commands, log_report, wandb_option
 from fit.cli.terminal import CommandGroup, NumberCommand, progress, show
 from fit.errors import RefusedError
 from fit.query.question import LAW_COLUMNS
@@ -103,11 +103,13 @@ def score_command(name: str | None, runs: Path | None, loss: float | None, as_js
 @runs_argument
 @click.option("--out", type=click.Path(path_type=Path), help="Report folder.  [reports/<RUNS>]")
 @click.option("--no-report", is_flag=True, help="Write fit.json only, no PDF.")
+@wandb_option
 @fit_options
 @json_option
 def fit_command(
-    runs: tuple[str, ...], out: Path | None, no_report: bool, as_json: bool, **options: Any
-) -> None:
+    runs: tuple[str, ...], out: Path | None, no_report: bool, as_json: bool, wandb: str | None,
+    **options: Any,
+) -> None:  # fmt: skip
     """Fit a law to RUNS: a folder of run records; or tables (.csv, .jsonl, .parquet, .gz)."""
     from fit.cli.runs import dated, name_of, summary
     from fit.fitting import fit_runs
@@ -124,6 +126,8 @@ def fit_command(
         with progress("report"):
             path = write_report(folder).path
         click.echo(f"report   {path}", err=as_json)
+    if wandb is not None:
+        click.echo(f"logged   {log_report(folder, wandb)}", err=as_json)
 
 
 @main.command("query", cls=NumberCommand)
@@ -270,32 +274,36 @@ def gate_command(base: str, change: str, as_json: bool, **options: Any) -> None:
 
 
 @main.command("import")
-@click.argument("tables", metavar="EXPORT...", nargs=-1, required=True)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A .csv or .jsonl.")
 @table_options
 def import_command(
-    tables: tuple[str, ...], out: Path, column: tuple[str, ...], unit: tuple[str, ...],
+    paths: tuple[str, ...], out: Path, column: tuple[str, ...], unit: tuple[str, ...],
     where: tuple[str, ...], wide: str | None, keep_failed: bool,
 ) -> None:  # fmt: skip
-    """Convert the runs that an experiment tracker has exported into a table for `isoflop fit`.
+    """Make a table for `isoflop fit` of the runs that a tracker or a trainer has left.
 
-    EXPORT is a table such as W&B's page of runs exports; --column names keys of it, such as
-    loss=val/loss or width=config.model.width.
+    PATH is a table such as W&B's page of runs exports, the files of MLflow, TensorBoard or trackio,
+    or logs of nanoGPT, nanochat or torchtitan: a file, or a folder of them. --column names keys,
+    such as loss=val/loss or width=config.model.width.
 
-    Runs on W&B's servers, and offline ones, are imported by: python -m sweep.imports --help
+    Runs on W&B's servers, and its offline ones: isoflop imports --help
     """
     from fit.data.columns import parse_columns
-    from fit.data.trackers import build_table, import_text, read_exports, skipped_lines, write_table
+    from fit.data.detection import find_runs, import_text
+    from fit.data.trackers import build_table, skipped_lines, write_table
     from fit.quantities import parse_units
 
     columns, units = parse_columns(column), parse_units(unit)
-    with progress("reading the exports"):
-        logged = read_exports(tables, wide=wide)
-        imported = build_table(logged, columns, units, where=where, keep_failed=keep_failed)
+    with progress("reading the runs"):
+        found = find_runs(paths, wide=wide)
+        if "loss" not in columns:  # the units are those of the columns that were found
+            units = {**found.units, **units}
+        imported = build_table(found.runs, columns, units, where=where, keep_failed=keep_failed)
         write_table(out, imported.rows)
     for line in skipped_lines(imported):
         click.echo(line, err=True)
-    click.echo(import_text(imported, out))
+    click.echo(import_text(imported, out, found))
 
 
 @main.command("laws")
@@ -393,10 +401,12 @@ def skills_command(
 @main.command("report")
 @click.argument("folder", type=click.Path(path_type=Path))
 @report_options
+@wandb_option
 @json_option
 def report_command(
-    folder: Path, form: str, out: Path | None, author: str, as_json: bool, **fields: str | None
-) -> None:
+    folder: Path, form: str, out: Path | None, author: str, as_json: bool, wandb: str | None,
+    **fields: str | None,
+) -> None:  # fmt: skip
     """Write FOLDER/report.pdf and its figures from FOLDER/fit.json.
 
     Page 1 answers your question, put as to isoflop query: --flops 1e24, --dollars, limits. Without
@@ -404,7 +414,8 @@ def report_command(
 
     If FOLDER holds runs of several shapes, the report shows what width and depth buy, by skill.
     """
-    write_report_of(folder, as_json=as_json, form=form, out=out, author=author, fields=fields)
+    options = {"form": form, "out": out, "author": author, "fields": fields}
+    write_report_of(folder, as_json=as_json, wandb=wandb, **options)
 
 
 @main.command("suggest")

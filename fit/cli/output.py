@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from fit.cli.plugins import log_report
 from fit.cli.terminal import progress, show
 from fit.errors import FieldError, QueryError
 
@@ -22,12 +23,13 @@ def dumped(document: dict[str, Any]) -> str:
     return json.dumps(document, indent=1, allow_nan=False)
 
 
-def write_report_of(folder: Path, *, as_json: bool, **options: Any) -> None:
-    """Write the report of a fit or of runs and print where it is.
+def write_report_of(folder: Path, *, as_json: bool, wandb: str | None, **options: Any) -> None:
+    """Write the report of a fit or of runs, print where it is, and log it to W&B on request.
 
     Args:
         folder: Of the fit, or of the runs.
         as_json: Print the document.
+        wandb: W&B's project.
         options: Of `fit.report.render.write_any_report`.
 
     Raises:
@@ -43,6 +45,8 @@ def write_report_of(folder: Path, *, as_json: bool, **options: Any) -> None:
         raise click.UsageError(str(error)) from error
     document = {"schema": "isoflop.report/1", "report": str(made.path), "verdict": made.verdict}
     print_document(document, str(made.path), as_json=as_json)
+    if wandb is not None:
+        click.echo(f"logged   {log_report(made.path.parent, wandb)}", err=True)
     if made.refusal is not None:
         raise QueryError(
             f"{made.path} was written and answers no question: {made.refusal} Page 2 says what "

@@ -2,13 +2,14 @@
 
 The trainer (package `sweep`, extra `[sweep]`) adds `sweep`, `plan`, `rehearse` and `imports` this
 way, so that `fit` imports nothing of it. Their arguments are handed on untouched: Hydra parses
-them, not click.
+them, not click. `log_report` hands a report to a tracker, found in the group `isoflop.trackers`.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 import click
@@ -17,6 +18,7 @@ from fit.cli.terminal import progress
 from fit.errors import PlanError
 
 GROUP = "isoflop.commands"
+TRACKERS = "isoflop.trackers"
 SWEEP_COMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "sweep": "Train a grid of runs; Hydra reads the overrides, -m spans them.",
@@ -35,6 +37,9 @@ NEEDED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Libraries without which a command cannot start; looked up, not imported."""
+wandb_option = click.option(
+    "--wandb", metavar="PROJECT", help="Log fit, report and figures to W&B, offline by default."
+)
 
 
 class PluginCommand(click.Command):
@@ -78,3 +83,30 @@ def add_sweep_commands(group: click.Group) -> None:
     """Add the trainer's commands to the command line."""
     for name in SWEEP_COMMANDS:
         group.add_command(PluginCommand(name))
+
+
+def log_report(folder: Path, project: str) -> str:
+    """Log the fit and the report in a folder to W&B.
+
+    Args:
+        folder: Report folder.
+        project: W&B's project, or ENTITY/PROJECT.
+
+    Returns:
+        Where it was logged.
+
+    Raises:
+        PlanError: wandb, or the trainer, is not installed.
+        RecordError: W&B took nothing.
+    """
+    from importlib.metadata import entry_points
+    from importlib.util import find_spec
+
+    entries = entry_points(group=TRACKERS, name="wandb")
+    if find_spec("wandb") is None or not entries:
+        raise PlanError(
+            "--wandb needs the trainer and wandb, and one of them is not installed; the report was "
+            "written. Install them: pip install 'isoflop[sweep]'."
+        )
+    with progress("logging to W&B"):
+        return str(next(iter(entries)).load()(folder, project))

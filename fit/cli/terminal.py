@@ -72,10 +72,10 @@ SECTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "Tables": "column unit wide keep_failed",
             "Estimate": "loss delta weight prior entropy discrepancy",
             "Intervals": "interval level resamples cluster seed",
-            "Output": "out no_report as_json",
+            "Output": "out no_report wandb as_json",
         },
         "report": {
-            "Form": "form out author as_json",
+            "Form": "form out author wandb as_json",
             "Budget": "flops dollars hours deadline loss",
             "Devices": "device devices price mfu",
             "Limits": "params min_params max_params tokens max_tokens min_ratio max_ratio "
@@ -118,6 +118,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "report": (
             "isoflop report reports/reference",
             "isoflop report reports/reference --format html --device h100 --price '$2.50'",
+            "isoflop report reports/reference --wandb scaling",
         ),
         "runs": ("isoflop runs runs/reference --csv runs.csv", "isoflop runs runs/mine --watch"),
         "tuning": ("isoflop tuning runs/lr", "isoflop tuning runs/batch --law batch"),
@@ -130,6 +131,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         ),
         "import": (
             "isoflop import export.csv --out runs.csv --column loss=val/loss",
+            "isoflop import mlruns --out runs.csv --column params=n_params",
             "isoflop import 'logs/*.jsonl' --out runs.csv --wide tokens",
         ),
         "serve": ("isoflop serve", "isoflop serve reports/mine --port 9000"),

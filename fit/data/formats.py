@@ -101,7 +101,8 @@ def table_suffix(path: Path) -> str:
             )
         raise RecordError(
             f"{path} is neither a folder of runs nor a table ({', '.join(TABLE_READERS)}, each "
-            f"also with {', '.join(COMPRESSIONS)}). Check the path."
+            f"also with {', '.join(COMPRESSIONS)}). Check the path; logs of a trainer, and a "
+            f"tracker's files, are read by: isoflop import {path}"
         )
     return suffix
 

@@ -165,7 +165,10 @@ class RunTable:
             RecordError: No record at all.
         """
         if not records:
-            raise RecordError(f"no run records in {source}. Launch a sweep: python -m sweep -m ...")
+            raise RecordError(
+                f"no run records in {source}. Launch a sweep: python -m sweep -m ... Logs of a "
+                f"trainer, and a tracker's files, are read by: isoflop import {source}"
+            )
         # a run copied into another folder is one run: the name is its identity
         done = list({r.run: r for r in records if r.status == "done"}.values())
         counted = np.array([_count(r, params, flops) for r in done], float).reshape(-1, 2)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -95,6 +94,8 @@ class ImportedTable:
     """(run, reason)."""
     remarks: tuple[str, ...] = ()
     """Columns that were left out, and runs that were kept, in words."""
+    taken: Mapping[str, str] = field(default_factory=dict)
+    """Each of params, tokens and loss -> the key, constant or pattern that it was taken from."""
 
 
 def build_table(
@@ -184,6 +185,7 @@ def build_table(
         rows=tuple(_without_empty(rows)),
         skipped=tuple((names[i], reason) for i, reason in sorted(skipped.items())),
         remarks=tuple(remarks),
+        taken={c: keys[c] for c in REQUIRED if any(row[c] is not None for row in rows)},
     )
 
 
@@ -202,16 +204,6 @@ def _named(runs: Sequence[str]) -> str:
     return ", ".join(runs[:MOST_NAMED]) + (
         f" and {count_noun(more, 'more run')}" if more > 0 else ""
     )
-
-
-def import_text(table: ImportedTable, out: Path) -> str:
-    """Summary of an imported table, and the command that fits it."""
-    ends = Counter(str(r["status"]) for r in table.rows)
-    counts = ", ".join(f"{n} {status}" for status, n in ends.items())
-    if table.skipped:
-        counts += f"; {len(table.skipped)} left out"
-    columns = textwrap.fill(f"columns  {', '.join(table.rows[0])}", 80, subsequent_indent=" " * 9)
-    return f"runs     {counts}\n{columns}\ntable    {out}\nask      isoflop fit {out}"
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -396,15 +388,16 @@ def _require_keys(
     if absent in (["params"], ["tokens"]) and has_flops and keys[absent[0]] == absent[0]:
         return
     if absent:
-        name = absent[0]
         numeric = dict.fromkeys(
             k for pair in flat for part in pair for k, v in part.items()
             if isinstance(v, int | float) and not isinstance(v, bool) and v == v
         )  # fmt: skip
+        wanted = ", nor ".join(f"'{keys[n]}' for the column {n}" for n in absent)
         hint = wide_hint(numeric, absent)
+        yours = " ".join(f"--column {n}=KEY" for n in absent)
         raise RecordError(
-            f"no run has '{keys[name]}' for the column {name}; among the numbers there are "
-            f"{listed(numeric, (name,))}." + (hint or f" Name yours: --column {name}=KEY")
+            f"no run has {wanted}; among the numbers there are {listed(numeric, absent)}."
+            + (hint or f" Name yours: {yours}")
         )
 
 

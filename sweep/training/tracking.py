@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -24,7 +25,9 @@ from omegaconf import OmegaConf
 
 from fit.data.progress import HEARTBEAT_NAME, HEARTBEAT_SCHEMA
 from fit.data.records import RunRecord, finite_or_null
+from fit.errors import RecordError
 from fit.files import now, write_atomically
+from fit.results import read_fit
 from sweep.config import Config, Tracking
 
 ATTEMPTS_NAME = "attempts.json"
@@ -239,6 +242,81 @@ def log_to_wandb(config: Config, record: RunRecord, curve: Curve) -> None:
         run.finish()
     except Exception as error:  # a tracker must not cost a trained run
         say(f"{record.run}  not logged to wandb: {str(error).splitlines()[0]}. The record is kept.")
+
+
+def log_report(folder: Path, project: str) -> str:
+    """Log a fit, its report and figures to wandb as artefacts, with tables of its numbers and runs.
+
+    The files are those in the report folder. WANDB_MODE, WANDB_ENTITY, WANDB_DIR and
+    WANDB_RUN_GROUP hold as in `log_to_wandb`; without WANDB_MODE nothing leaves this machine, and
+    `wandb sync` sends it later.
+
+    Args:
+        folder: Report folder with `fit.json`.
+        project: W&B's project, or ENTITY/PROJECT.
+
+    Returns:
+        Where the run is: its address, or the folder of its files.
+
+    Raises:
+        RecordError: There is no readable fit, or wandb cannot write or answer.
+    """
+    import wandb
+
+    fit = read_fit(folder)
+    entity, _, name = project.rpartition("/")
+    label = re.sub(r"[^\w.-]", "-", folder.resolve().name)
+    rows = [
+        (quantity, value, *fit.interval.bounds.get(quantity, (None, None)))
+        for quantity, value in {**fit.theta, **fit.exponents}.items()
+    ]
+    try:
+        run = wandb.init(
+            project=name,
+            entity=entity or os.environ.get("WANDB_ENTITY") or None,
+            group=os.environ.get("WANDB_RUN_GROUP") or None,
+            name=label,
+            job_type="fit",
+            dir=os.environ.get("WANDB_DIR") or str(folder),
+            mode=wandb_mode(),  # type: ignore[arg-type]
+            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
+            reinit="finish_previous",
+        )
+        about = {
+            "law": fit.law,
+            "verdict": fit.verdict.verdict,
+            "reason": fit.verdict.reason,
+            "kappa": fit.kappa,
+            "runs": fit.runs_used,
+        }
+        for kind, files in (
+            ("fit", [folder / "fit.json"]),
+            ("report", sorted(folder.glob("report.*"))),
+            ("figures", sorted((folder / "figures").glob("*"))),
+        ):
+            if files:
+                artefact = wandb.Artifact(f"{label}-{kind}", type=kind, metadata=about)
+                for path in files:
+                    artefact.add_file(str(path))
+                run.log_artifact(artefact)
+        points = fit.points
+        runs = zip(points.run, points.params.tolist(), points.tokens.tolist(),
+                   points.flops.tolist(), points.loss.tolist(), strict=True)  # fmt: skip
+        names = ["run", "params", "tokens", "flops", "loss"]
+        run.log(
+            {
+                "law": wandb.Table(columns=["quantity", "value", "low", "high"], data=rows),
+                "runs": wandb.Table(columns=names, data=[list(row) for row in runs]),
+            }
+        )
+        run.summary.update({**about, **{quantity: value for quantity, value, *_ in rows}})
+        run.finish()
+        return str(Path(run.dir).parent if run.offline else run.url)
+    except Exception as error:  # wandb raises kinds of its own
+        raise RecordError(
+            f"W&B took no report of {folder}: {str(error).splitlines()[0]}. Check the network, or "
+            "keep it on this machine: WANDB_MODE=offline"
+        ) from error
 
 
 def _parallel() -> bool:

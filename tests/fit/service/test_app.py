@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import isoflop
 from fit.cli.main import main
 from fit.results import write_fit
 from tests.fit.builders import make_fit
@@ -32,8 +33,8 @@ QUESTIONS = [
 ]  # fmt: skip
 
 
-def as_url(command):
-    """The address that asks what a command asks."""
+def fields_of(command):
+    """The name of a command and the fields that it asks by, as (name, text)."""
     name, *rest = command
     fields = []
     if name == "query" and not rest[0].startswith("-"):
@@ -44,10 +45,25 @@ def as_url(command):
         option = rest.pop(0)[2:].replace("-", "_")
         value = "true" if option in ("force", "regret") else rest.pop(0).removeprefix("reports/")
         fields.append((option, value))
+    return name, fields
+
+
+def as_url(command):
+    """The address that asks what a command asks."""
+    name, fields = fields_of(command)
     return f"/v1/{name}?{urlencode(fields)}"
 
 
-def test_twenty_questions_have_one_answer_by_command_and_by_http(tmp_path, monkeypatch):
+def in_python(command):
+    """What the Python interface answers to a command."""
+    name, fields = fields_of(command)
+    fields = dict(fields)
+    source = fields.pop("law", None) or f"reports/{fields.pop('fit', 'pilot')}"
+    ask = {"query": isoflop.query, "predict": isoflop.predict}[name]
+    return json.loads(json.dumps(ask(source, **fields).document()))
+
+
+def test_twenty_questions_have_one_answer_by_command_by_http_and_in_python(tmp_path, monkeypatch):
     pilot(tmp_path / "reports")
     (tmp_path / "reports" / "blind" / "fit.json").unlink()
     monkeypatch.chdir(tmp_path)
@@ -58,6 +74,8 @@ def test_twenty_questions_have_one_answer_by_command_and_by_http(tmp_path, monke
         assert said.exit_code == 0, said.output
         assert reply.status_code == 200, reply.text
         assert reply.json() == json.loads(said.stdout), command
+        if command[0] != "compare":
+            assert in_python(command) == reply.json(), command
 
 
 REFUSED = [
