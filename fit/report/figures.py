@@ -262,7 +262,7 @@ def _optimum(inputs: FigureInputs) -> Figure | None:
 def _models(inputs: FigureInputs) -> Figure | None:
     if inputs.best is None:
         return None
-    figure = _figure(2.5)
+    figure = _figure(2.8)
     context_plots.ratio_against_params(figure.subplots(), inputs.source, inputs.best)
     return figure
 
@@ -273,7 +273,7 @@ def _price(inputs: FigureInputs) -> Figure | None:
     price = costs.next_price(inputs.source, inputs.best.flops)
     if not (price.value <= context_plots.MOST_TIMES * inputs.best.flops).any():
         return None
-    figure = _figure(2.4, 5.2)
+    figure = _figure(1.9)
     context_plots.next_price(figure.subplots(), inputs.source, inputs.best, price)
     return figure
 
@@ -324,7 +324,8 @@ def _shape_figure(shapes: tuple[ShapeSkills, ...]) -> Figure:
     shown = context_plots.skills_shown(rows)[:MOST_SKILLS]
     across = min(3, len(shown))
     down = -(-len(shown) // across)
-    figure = _figure(0.2 + down * (0.66 + 0.27 * len({r.depth for r in rows})))
+    cell = 0.36 if any(r.scores for r in rows) else 0.25  # of three lines, or of two
+    figure = _figure(0.2 + down * (0.6 + cell * len({r.depth for r in rows})))
     panels = figure.subplots(down, across, squeeze=False).ravel()
     for ax, skill in zip(panels, shown, strict=False):
         context_plots.skill_by_shape(ax, rows, skill)
@@ -397,6 +398,7 @@ def _residuals(inputs: FigureInputs) -> Figure:
     if {"width", "depth"} <= p.columns.keys() and len(np.unique(p.columns["depth"])) > 1:
         against["Width over depth"] = p.columns["width"] / p.columns["depth"]
     against["Tokens per parameter D/N"] = p.tokens / p.params
+    against = {label: v for label, v in against.items() if v.max() > 1.05 * v.min()}
     across = len(against) if len(against) < 5 else 3
     down = -(-len(against) // across)
     figure = _figure(2.0 if down == 1 else 1.45 * down)
@@ -461,6 +463,8 @@ def _phase(inputs: FigureInputs) -> Figure | None:
     return figure
 
 
+PRICES = "What it costs"
+"""A section of page 2."""
 SIZES, SCORES, COSTS, SHAPES, FIT, CHECKS = (
     "Sizes and tokens", "Scores", "Costs", "Width and depth", "Fit and measurement", "Checks",
 )  # fmt: skip
@@ -475,7 +479,7 @@ FIGURES: Mapping[str, ReportFigure] = {
     "ladder": ReportFigure(section=SIZES, draw=_ladder, width=78),
     "scores": ReportFigure(section=SCORES, draw=_scores),
     "scores-loss": ReportFigure(section=SCORES, draw=_scores_by_loss, width=72),
-    "price": ReportFigure(section=COSTS, draw=_price, width=78),
+    "price": ReportFigure(section=PRICES, draw=_price),
     "serving": ReportFigure(section=COSTS, draw=_serving, width=78),
     "repeats": ReportFigure(section=COSTS, draw=_repeats),
     "skills": ReportFigure(section=SHAPES, draw=_skills),
