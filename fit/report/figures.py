@@ -62,7 +62,8 @@ STYLE: Mapping[str, Any] = {
 }
 """Type of the figures; Times-like, as the text around them. Fonts are embedded as outlines."""
 WIDE = 6.6
-"""Width of the text on paper [inches]; figures are drawn at that size."""
+"""Width of the text on paper [inches]; figures are drawn at that size. With its heading and caption
+none but those of several rows is higher than a third of a page, so that no more is left empty."""
 MOST_SKILLS = 9
 REACH, REACH_OVER_ANSWER = 100.0, 2.0
 """Curves end at this many times the largest budget, or this many times that of the answer."""
@@ -246,7 +247,7 @@ def _loss_compute(inputs: FigureInputs) -> Figure | None:
 def _optimum(inputs: FigureInputs) -> Figure | None:
     if inputs.best is None:
         return None
-    figure = _figure(2.5)
+    figure = _figure(2.3)
     for ax, quantity in zip(figure.subplots(1, 2), ("params", "tokens"), strict=True):
         plots.optimum_against_compute(ax, inputs.source, inputs.best, quantity)
         context_plots.draw_models(ax, inputs.best, quantity)
@@ -262,7 +263,7 @@ def _optimum(inputs: FigureInputs) -> Figure | None:
 def _models(inputs: FigureInputs) -> Figure | None:
     if inputs.best is None:
         return None
-    figure = _figure(2.8)
+    figure = _figure(2.6)
     context_plots.ratio_against_params(figure.subplots(), inputs.source, inputs.best)
     return figure
 
@@ -289,7 +290,7 @@ def _serving(inputs: FigureInputs) -> Figure | None:
     costs_by_size = serving_costs_of(inputs)
     if costs_by_size is None:
         return None
-    figure = _figure(2.5, 5.2)
+    figure = _figure(2.3, 5.2)
     context_plots.lifetime_cost(figure.subplots(), costs_by_size)
     return figure
 
@@ -307,7 +308,7 @@ def _repeats(inputs: FigureInputs) -> Figure | None:
     if (limit := limited_law(inputs)) is None:
         return None
     best, limited, unique = limit
-    figure = _figure(2.5)
+    figure = _figure(2.3)
     left, right = figure.subplots(1, 2)
     context_plots.repeats_loss(left, best, inputs.source, limited)
     context_plots.repeats_epochs(right, best, limited, unique)
@@ -382,7 +383,7 @@ def _tokens(inputs: FigureInputs) -> Figure | None:
 
 
 def _fit(inputs: FigureInputs) -> Figure:
-    figure = _figure(2.5)
+    figure = _figure(2.3)
     left, right = figure.subplots(1, 2)
     check_plots.fit_against_measurement(left, right, inputs.source)
     return figure
@@ -418,7 +419,7 @@ def _approaches(inputs: FigureInputs) -> Figure | None:
     found = [c for c in fit.cross_checks if c.a is not None and c.coefficient is not None]
     if inputs.best is None or not found:
         return None
-    figure = _figure(2.4, 5.2)
+    figure = _figure(2.2, 5.2)
     check_plots.approaches(figure.subplots(), inputs.source, inputs.best)
     return figure
 
@@ -427,7 +428,7 @@ def _holdout(inputs: FigureInputs) -> Figure | None:
     fit = fit_of(inputs.source)
     if fit.holdout is None and not fit.rolling:
         return None
-    figure = _figure(2.4, WIDE if fit.rolling else 4.2)
+    figure = _figure(2.2, WIDE if fit.rolling else 4.2)
     panels = figure.subplots(1, 2 if fit.rolling else 1, squeeze=False).ravel()
     check_plots.holdout_errors(panels[0], fit)
     if fit.rolling:
@@ -439,7 +440,7 @@ def _curves(inputs: FigureInputs) -> Figure | None:
     curves = fit_of(inputs.source).curves
     if not curves.get("lines"):
         return None
-    figure = _figure(2.5)
+    figure = _figure(2.3)
     left, right = figure.subplots(1, 2)
     check_plots.normalised_curves(left, curves)
     check_plots.curve_deviations(right, curves)
@@ -458,7 +459,7 @@ def _phase(inputs: FigureInputs) -> Figure | None:
     fit = fit_of(inputs.source)
     if not fit.curves.get("phase"):
         return None
-    figure = _figure(2.3, 4.6)
+    figure = _figure(2.2, 4.6)
     check_plots.residuals_by_event(figure.subplots(), fit)
     return figure
 

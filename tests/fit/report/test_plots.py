@@ -226,7 +226,7 @@ def test_coverage_stands_against_what_chance_allows():
     assert line(ax, "runs inside").get_ydata()[0] == pytest.approx(80)
 
 
-def test_legends_hide_no_data_and_letters_can_be_read():
+def test_legends_hide_no_data_and_letters_can_be_read_and_cover_no_others():
     for name, figure in FIGURES.items():
         with matplotlib.rc_context(dict(STYLE)):
             drawn = figure.draw(figure_inputs(SOURCE))
@@ -243,6 +243,11 @@ def test_legends_hide_no_data_and_letters_can_be_read():
         scale = figure.width / 100 * WIDE / drawn.get_figwidth()
         texts = [t for t in drawn.findobj(Text) if t.get_text() and t.get_visible()]
         assert min(t.get_fontsize() for t in texts) * scale >= 7, name
+        boxes = {t.get_text(): t.get_window_extent().padded(-1) for t in texts}
+        for words, box in boxes.items():
+            assert not any(box.overlaps(b) for w, b in boxes.items() if w != words), (name, words)
+            assert box.x0 >= 0 and box.x1 <= drawn.bbox.x1, (name, words)
+            assert box.y0 >= 0 and box.y1 <= drawn.bbox.y1, (name, words)
 
 
 def test_the_table_beside_a_figure_has_what_is_drawn():
