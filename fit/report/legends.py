@@ -84,7 +84,9 @@ def write_names(ax: Axes, names: Mapping[str, tuple[float, float]], **style: Any
         **style: Settings of the text.
     """
     marks, frame = _marks(ax), ax.get_window_extent()
-    point = ax.get_figure(root=True).dpi / 72  # type: ignore[union-attr]
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    point = figure.dpi / 72
     taken: list[Any] = []
     for name, place in names.items():
         for x, y, side in NAME_PLACES:

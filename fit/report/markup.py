@@ -18,7 +18,7 @@ MARKS = {"good": "ok", "fair": "!", "bad": "x", "info": "-", "warning": "!", "se
 GREEK = ("alpha", "beta", "gamma", "delta", "eta")
 SPACE = "\N{ZERO WIDTH SPACE}"
 _MATHS = re.compile(r'"[^"]*"|\\.|[A-Za-z]+|[0-9.]+|\S|\s+')
-_SCIENTIFIC = re.compile(r"(?<![\w.])([0-9.]+)e([-\N{MINUS SIGN}]?[0-9]+)(?!\w)")
+_SCIENTIFIC = re.compile(r"(?<![\w.:])([0-9.]+)e([-\N{MINUS SIGN}]?[0-9]+)(?!\w)")
 _TEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
     "%": r"\%", "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",

@@ -40,7 +40,7 @@ GREEK = {
 }  # fmt: skip
 UPRIGHT = ("ln",)
 _TOKEN = re.compile(r'"[^"]*"|\\.|[A-Za-z]+|[0-9.]+|\S|\s+')
-_POWER = re.compile(r"(?<![\w.])([0-9.]+)e(-?[0-9]+)(?!\w)")
+_POWER = re.compile(r"(?<![\w.:])([0-9.]+)e(-?[0-9]+)(?!\w)")
 _LINKED = re.compile(rb'(?:href="#|url\(#)([^")]+)')
 _NAMED = re.compile(rb' id="([^"]*)"')
 TEMPLATE = Path(__file__).with_name("report.typ")

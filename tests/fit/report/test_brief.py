@@ -140,3 +140,10 @@ def test_a_shape_with_one_head_is_said_in_the_singular():
     shape = Shape(width=48, depth=3, heads=1, head_dim=48, d_ff=192, vocab=64, seq_len=128)
     assert shape_words(shape) == "48 wide, 3 deep, 1 head"
     assert shape_words(dataclasses.replace(shape, heads=2)) == "48 wide, 3 deep, 2 heads"
+
+
+def test_a_refused_report_says_its_reason_once_and_then_what_it_takes():
+    made = report_content(ScalingLaw.from_fit(make_fit(kappa=2000.0)))
+    blocks = [b for s in made["brief"] for b in s["blocks"]]
+    assert "not identified" in made["verdict"][1]
+    assert blocks[0]["text"] == "Add budgets or D/N ratios."
