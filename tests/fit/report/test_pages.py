@@ -49,9 +49,7 @@ def largest_gap(png):
     return np.diff([0, *inked, last - first]).max() / (last - first)
 
 
-@pytest.mark.parametrize(
-    "left_out", [(), ("approaches", "holdout"), ("price", "models"), ("tokens",), ("fit",)]
-)
+@pytest.mark.parametrize("left_out", [(), ("approaches", "holdout"), ("tokens",)])
 def test_no_page_but_the_last_is_more_than_a_third_empty(figures, drawn, left_out, monkeypatch):
     import typst
 
@@ -74,7 +72,7 @@ def text_of(pdf):
 
 
 @pdf_reader
-@pytest.mark.parametrize("count", [7, 25, 40, 56, 90])
+@pytest.mark.parametrize("count", [7, 40, 90])
 def test_no_row_of_the_runs_stands_alone_at_the_foot_of_a_page(figures, drawn, count):
     pages = text_of(typeset(with_runs(content(figures), count), drawn)).split("\f")[:-1]
     rows = [len(re.findall(r"^ *w\d+-d2-t\S+ .*%? *$", page, re.M)) for page in pages]
