@@ -103,7 +103,9 @@ def ratio_against_params(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Ax
     plots.style_axes(ax, x=N_LABEL, y="Tokens per parameter D/N")
     named = legend_order(source, "published models", "mixtures of experts", REFERENCE_LABEL)
     legend(ax, named)
-    ax.figure.draw_without_rendering()  # names are placed where the layout leaves them room
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # names are placed where the layout leaves them room
     known = {m.name: (m.params, m.tokens / m.params) for m in PUBLISHED_MODELS if m.named}
     write_names(ax, known, fontsize=7.5, color="#2c4d70")
     return ax

@@ -238,7 +238,8 @@ def _share_of_wide(block: Content) -> float:
     taken = sum(
         SEPARATION + LETTER * n for n, c in zip(longest, columns, strict=True) if not c["wide"]
     )
-    return max(0.12, (1 - taken) / max(1, sum(c["wide"] for c in columns)) - SEPARATION)
+    wide = max(1, sum(bool(c["wide"]) for c in columns))
+    return float(max(0.12, (1 - taken) / wide - SEPARATION))
 
 
 def _side(column: Content) -> str:
