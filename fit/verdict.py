@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 from fit.quantities import power, short
@@ -41,12 +42,29 @@ by 2 to 3, and 22% of its runs held (of the others 89%); of five sweeps of runs 
 of learning one moved by 2.5 and held, and two by 3.6 and missed (docs/log.md)."""
 WIDEST = 0.03
 """Half-width of the interval of ln loss above which a forecast is not to be trusted blindly."""
-OF_THE_DESCRIPTION = frozenset(
-    "trend misfit holdout outlier outliers disagreement interaction noise e_at_zero e_not_needed "
-    "influence one_sided several_basins lack_of_fit".split()
+OF_THE_DESCRIPTION: Mapping[str, str] = MappingProxyType(
+    {
+        "misfit": "parts of the range follow other laws",
+        "trend": "the residuals bend",
+        "interaction": "N and D interact",
+        "holdout": "the largest budget is missed by over 2%",
+        "one_sided": "the last budgets err to one side",
+        "disagreement": "another approach gives another exponent",
+        "influence": "one run decides N* far beyond the runs",
+        "outlier": "single runs lie far off the law",
+        "outliers": "single runs lie far off the law",
+        "noise": "runs scatter more than seeds do",
+        "lack_of_fit": "runs scatter more than seeds do",
+        "e_at_zero": "E is zero",
+        "e_not_needed": "a law without E fits as well",
+        "several_basins": "several sets of parameters fit",
+    }
 )
-"""Codes of notes on how well the law describes the runs. Forecasts of fits with one of them held
-about as often as of fits without it (89-100%, docs/league.md): beside a forecast they inform."""
+"""Codes of notes on how well the law describes the runs, and what each found. Forecasts of fits
+with one of them held about as often as of fits without it (89-100%, docs/league.md): beside a
+forecast they inform."""
+MOST_FOUND = 3
+"""Findings that the sentence of a trusted fit names; the notes beneath it have all."""
 WIDENED = frozenset(("not_determined", "fit_status"))
 """Codes of notes that leave the law open and not the forecast, which its prior holds."""
 DECISIVE = (
@@ -207,13 +225,16 @@ def short_runs_note(shift: float | None, longest_short: float) -> tuple[Note, ..
 
 def what_checks_found(notes: Iterable[Note]) -> str:
     """The end of the sentence on a fit that is trusted."""
-    codes = sorted({n.code for n in notes if n.code in OF_THE_DESCRIPTION})
-    if not codes:
-        return " and no check of it found a fault."
-    return (
-        f"; what its checks found ({', '.join(codes)}) is about the law that describes them, and "
-        "real forecasts of such fits held as often."
+    codes = {n.code for n in notes}
+    found = list(
+        dict.fromkeys(words for code, words in OF_THE_DESCRIPTION.items() if code in codes)
     )
+    if not found:
+        return " and no check of it found a fault."
+    more = [f"{len(found) - MOST_FOUND} things more"] if len(found) > MOST_FOUND else []
+    *first, last = [*found[:MOST_FOUND], *more]
+    listed = f"{', '.join(first)} and {last}" if first else last
+    return f"; its checks found that {listed}, and real forecasts of such fits held as often."
 
 
 def track_record(reach: float) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,8 @@ from fit.query.question import BUDGETS, FIELDS, Question
 from fit.query.question import question as question_of
 from fit.query.sensitivity import limit_text
 from fit.report import tables
-from fit.report.figures import FigureInputs
+from fit.report.captions import figure_block
+from fit.report.figures import PRICES, FigureInputs
 from fit.report.tables import Block, NoteList, Paragraph, Section, Table, left, right
 from fit.report.text import DASH, TIMES, constraint_text
 from fit.results import Fit
@@ -150,16 +151,25 @@ def front_matter(fit: Fit, author: str) -> list[list[str]]:
     return [r for r in rows if r]
 
 
-def brief_sections(inputs: FigureInputs, folder: str) -> tuple[Section, ...]:
-    """What to run next and what it costs: page 2 after what would change the answer."""
+def brief_sections(
+    inputs: FigureInputs, folder: str, drawn: Mapping[str, Collection[str]]
+) -> tuple[Section, ...]:
+    """What to run next and what it costs: page 2 after what would change the answer.
+
+    Args:
+        inputs: The fit as a source, and what is requested beside it.
+        folder: Folder of its `fit.json`.
+        drawn: Figures that were drawn, and the labels of the marks seen in each.
+    """
     reply = inputs.answers[-1] if inputs.best is not None and inputs.answers else None
     cost: tuple[Block | None, ...] = ()
     if reply is not None:
-        cost = (_cost(reply), _regret_table(inputs), _price_table(inputs))
+        curve = figure_block("price", inputs, drawn)
+        cost = (_cost(reply), _regret_table(inputs), _price_table(inputs), curve)
     sections = (
         Section(title="Limits of the question", blocks=_limits(reply)),
         Section(title="What to run next", blocks=_next_runs(inputs, reply, folder)),
-        Section(title="What it costs", blocks=tuple(b for b in cost if b is not None)),
+        Section(title=PRICES, blocks=tuple(b for b in cost if b is not None)),
     )
     return tuple(s for s in sections if s.blocks)
 
@@ -184,7 +194,7 @@ def _next_runs(inputs: FigureInputs, reply: Answer | None, folder: str) -> tuple
     if reply is None:
         if not verdict.refused:
             return ()
-        text = verdict.message or verdict.reason
+        text = verdict.message.removeprefix(verdict.reason).strip() or verdict.reason
         needed = Paragraph(lead="What it takes", text=_sentence(text), plain=True)
         runs = Paragraph(
             lead="Then",

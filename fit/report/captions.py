@@ -14,8 +14,9 @@ from fit.inference.misspecification import EVENTS
 from fit.quantities import count_noun, percent, short
 from fit.report import check_plots, context_plots, scores, tables
 from fit.report.figure_data import EQUAL_LOSS
-from fit.report.figures import FigureInputs, limited_law, serving_costs_of
+from fit.report.figures import FIGURES, FigureInputs, limited_law, serving_costs_of
 from fit.report.plots import ANSWER
+from fit.report.tables import FigureBlock
 
 CaptionPart = str | tuple[str, str] | Callable[[FigureInputs], str]
 """A sentence, one with the label of the mark that it explains, or one made from the data."""
@@ -24,11 +25,27 @@ BASIS = (
     "The law is ${formula}$, fitted by {objective}, with N counted as {params} and C as {flops}; "
     "{used} runs used, {dropped} dropped."
 )
-"""How the law was fitted; ends the captions of figures that show it on its own."""
+"""How the law was fitted; ends the caption of the figure that shows how well."""
 RUNS = ("runs", "Points are runs.")
 DASHES = ("extrapolation", "Dashes mark extrapolation.")
 LAW_BAND = ("{level} confidence", "The grey band is the law's {level} confidence interval.")
 NOISE_BAND = ("one run's noise", "The grey band is the noise of one run, {noise}.")
+
+
+def figure_block(
+    name: str, inputs: FigureInputs, drawn: Mapping[str, Collection[str]]
+) -> FigureBlock | None:
+    """A figure with its caption; None where it was not drawn.
+
+    Args:
+        name: A key of `FIGURES`.
+        inputs: The data that it is drawn from.
+        drawn: Figures that were drawn, and the labels of the marks seen in each.
+    """
+    if name not in drawn:
+        return None
+    caption = figure_caption(name, inputs, drawn[name])
+    return FigureBlock(name=name, caption=caption, width=FIGURES[name].width)
 
 
 def figure_caption(name: str, inputs: FigureInputs, shown: Collection[str]) -> str:
@@ -163,7 +180,6 @@ CAPTIONS: Mapping[str, tuple[CaptionPart, ...]] = {
         ("extrapolation", "Dashes lie outside the sizes or beyond the budgets of the runs."),
         ("runs", "Points are runs, coloured by their budgets."),
         _undetermined,
-        ("law at one budget", BASIS),
     ),
     "surface": (
         "The loss surface over parameters and tokens.",
@@ -192,7 +208,6 @@ CAPTIONS: Mapping[str, tuple[CaptionPart, ...]] = {
         "Loss against model size at fixed numbers of tokens.",
         ("law at one D", "Lines are the law, labelled with D at the right where there is room."),
         RUNS,
-        BASIS,
     ),
     "price": (
         "Additional compute that lowers the loss by the next 0.01 nats/token, against the "

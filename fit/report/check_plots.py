@@ -151,7 +151,7 @@ def normalised_curves(ax: Axes, curves: Mapping[str, Any]) -> Axes:
             ax.plot(line["share"], fall, color=colour, lw=1.0, label=A_SIZE, gid=name)
     _end_of_trunk(ax, curves)
     ax.set_xlim(FIRST_DRAWN, 1)
-    plots.style_axes(ax, x="Share of the run t/T", y="Fall of the loss [1e-3 nats/token]")
+    plots.style_axes(ax, x="Share of the run t/T", y="Fall of the loss [$10^{-3}$ nats]")
     shown = sizes if len(sizes) <= 5 else sizes[[0, len(sizes) // 2, -1]]
     keys = [Line2D([], [], color=plots.colour_of(n, sizes), lw=1.2) for n in shown]
     names = [f"N = {short(n)}" for n in shown]
@@ -184,7 +184,7 @@ def curve_deviations(ax: Axes, curves: Mapping[str, Any]) -> Axes:
             ax.plot(share[late], off, color=colour, lw=1.2, label=A_SIZE, gid=short(n))
     _end_of_trunk(ax, curves)
     ax.set_xlim(FIRST, 1)
-    plots.style_axes(ax, x="Share of the run t/T", y="Off the mean curve [1e-3 nats/token]")
+    plots.style_axes(ax, x="Share of the run t/T", y="Off the mean [$10^{-3}$ nats]")
     legend(ax, (SEEDS_BAND, TRUNK_END))
     return ax
 

@@ -29,7 +29,7 @@ from fit.quantities import power, short, three_digits
 from fit.query.warnings import FRESH_EPOCHS, STALE_EPOCHS
 from fit.report import plots
 from fit.report.figure_data import PREFIX, LadderStep, ShapeSkills, by_shape
-from fit.report.legends import legend
+from fit.report.legends import legend, write_names
 from fit.report.plots import (
     ACCENT,
     BAND,
@@ -94,7 +94,6 @@ def ratio_against_params(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Ax
             "gid": m.name,
         }
         ax.plot([m.params], [m.tokens / m.params], "^", color=BLUE, ms=4.5, zorder=3, **style)
-    _name_models(ax)
     sizes = np.concatenate([p.params, best.params.value, [m.params for m in PUBLISHED_MODELS]])
     ratios = np.concatenate([p.tokens / p.params, [m.tokens / m.params for m in PUBLISHED_MODELS]])
     ax.set_xlim(sizes.min() / 2, sizes.max() * 4)
@@ -104,6 +103,11 @@ def ratio_against_params(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Ax
     plots.style_axes(ax, x=N_LABEL, y="Tokens per parameter D/N")
     named = legend_order(source, "published models", "mixtures of experts", REFERENCE_LABEL)
     legend(ax, named)
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # names are placed where the layout leaves them room
+    known = {m.name: (m.params, m.tokens / m.params) for m in PUBLISHED_MODELS if m.named}
+    write_names(ax, known, fontsize=7.5, color="#2c4d70")
     return ax
 
 
@@ -145,19 +149,6 @@ def _reference_law(ax: Axes) -> None:
     ax.plot(n, ratio, color=BAND, lw=1.0, zorder=2, label=REFERENCE_LABEL)
 
 
-def _name_models(ax: Axes) -> None:
-    """Write names beside the best known models."""
-    for m in (m for m in PUBLISHED_MODELS if m.named):
-        ax.annotate(
-            m.name,
-            (m.params, m.tokens / m.params),
-            xytext=(3, 2.5),
-            textcoords="offset points",
-            fontsize=7.5,
-            color="#2c4d70",
-        )
-
-
 def next_price(ax: Axes, source: ScalingLaw, best: FrontierBand, price: IntervalCurve) -> Axes:
     """Additional FLOP that lower the loss by the next 0.01 nats, against the budget, as a band."""
     near = price.value <= MOST_TIMES * best.flops
@@ -171,9 +162,7 @@ def next_price(ax: Axes, source: ScalingLaw, best: FrontierBand, price: Interval
     ax.set_ylim(0.5 * min(shown.min(), best.flops[0]), 3 * shown.max())
     plots.flops_axis(ax.xaxis)
     plots.flops_axis(ax.yaxis)
-    plots.style_axes(
-        ax, x=C_LABEL, y=f"Price of the next 0.01 {loss_unit(source.convention)} [FLOP]"
-    )
+    plots.style_axes(ax, x=C_LABEL, y=f"Next 0.01 {loss_unit(source.convention)} [FLOP]")
     legend(ax, legend_order(source, "equal to the budget")[1:])
     return ax
 

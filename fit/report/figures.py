@@ -62,7 +62,8 @@ STYLE: Mapping[str, Any] = {
 }
 """Type of the figures; Times-like, as the text around them. Fonts are embedded as outlines."""
 WIDE = 6.6
-"""Width of the text on paper [inches]; figures are drawn at that size."""
+"""Width of the text on paper [inches]; figures are drawn at that size. With its heading and caption
+none but those of several rows is higher than a third of a page, so that no more is left empty."""
 MOST_SKILLS = 9
 REACH, REACH_OVER_ANSWER = 100.0, 2.0
 """Curves end at this many times the largest budget, or this many times that of the answer."""
@@ -236,7 +237,7 @@ def _loss_compute(inputs: FigureInputs) -> Figure | None:
 def _optimum(inputs: FigureInputs) -> Figure | None:
     if inputs.best is None:
         return None
-    figure = _figure(2.5)
+    figure = _figure(2.3)
     for ax, quantity in zip(figure.subplots(1, 2), ("params", "tokens"), strict=True):
         plots.optimum_against_compute(ax, inputs.source, inputs.best, quantity)
         context_plots.draw_models(ax, inputs.best, quantity)
@@ -252,7 +253,7 @@ def _optimum(inputs: FigureInputs) -> Figure | None:
 def _models(inputs: FigureInputs) -> Figure | None:
     if inputs.best is None:
         return None
-    figure = _figure(2.5)
+    figure = _figure(2.6)
     context_plots.ratio_against_params(figure.subplots(), inputs.source, inputs.best)
     return figure
 
@@ -263,7 +264,7 @@ def _price(inputs: FigureInputs) -> Figure | None:
     price = costs.next_price(inputs.source, inputs.best.flops)
     if not (price.value <= context_plots.MOST_TIMES * inputs.best.flops).any():
         return None
-    figure = _figure(2.4, 5.2)
+    figure = _figure(1.9)
     context_plots.next_price(figure.subplots(), inputs.source, inputs.best, price)
     return figure
 
@@ -279,7 +280,7 @@ def _serving(inputs: FigureInputs) -> Figure | None:
     costs_by_size = serving_costs_of(inputs)
     if costs_by_size is None:
         return None
-    figure = _figure(2.5, 5.2)
+    figure = _figure(2.3, 5.2)
     context_plots.lifetime_cost(figure.subplots(), costs_by_size)
     return figure
 
@@ -297,7 +298,7 @@ def _repeats(inputs: FigureInputs) -> Figure | None:
     if (limit := limited_law(inputs)) is None:
         return None
     best, limited, unique = limit
-    figure = _figure(2.5)
+    figure = _figure(2.3)
     left, right = figure.subplots(1, 2)
     context_plots.repeats_loss(left, best, inputs.source, limited)
     context_plots.repeats_epochs(right, best, limited, unique)
@@ -314,7 +315,8 @@ def _shape_figure(shapes: tuple[ShapeSkills, ...]) -> Figure:
     shown = context_plots.skills_shown(rows)[:MOST_SKILLS]
     across = min(3, len(shown))
     down = -(-len(shown) // across)
-    figure = _figure(0.2 + down * (0.66 + 0.27 * len({r.depth for r in rows})))
+    cell = 0.36 if any(r.scores for r in rows) else 0.25  # of three lines, or of two
+    figure = _figure(0.2 + down * (0.6 + cell * len({r.depth for r in rows})))
     panels = figure.subplots(down, across, squeeze=False).ravel()
     for ax, skill in zip(panels, shown, strict=False):
         context_plots.skill_by_shape(ax, rows, skill)
@@ -371,7 +373,7 @@ def _tokens(inputs: FigureInputs) -> Figure | None:
 
 
 def _fit(inputs: FigureInputs) -> Figure:
-    figure = _figure(2.5)
+    figure = _figure(2.3)
     left, right = figure.subplots(1, 2)
     check_plots.fit_against_measurement(left, right, inputs.source)
     return figure
@@ -387,6 +389,7 @@ def _residuals(inputs: FigureInputs) -> Figure:
     if {"width", "depth"} <= p.columns.keys() and len(np.unique(p.columns["depth"])) > 1:
         against["Width over depth"] = p.columns["width"] / p.columns["depth"]
     against["Tokens per parameter D/N"] = p.tokens / p.params
+    against = {label: v for label, v in against.items() if v.max() > 1.05 * v.min()}
     across = len(against) if len(against) < 5 else 3
     down = -(-len(against) // across)
     figure = _figure(2.0 if down == 1 else 1.45 * down)
@@ -406,7 +409,7 @@ def _approaches(inputs: FigureInputs) -> Figure | None:
     found = [c for c in fit.cross_checks if c.a is not None and c.coefficient is not None]
     if inputs.best is None or not found:
         return None
-    figure = _figure(2.4, 5.2)
+    figure = _figure(2.2, 5.2)
     check_plots.approaches(figure.subplots(), inputs.source, inputs.best)
     return figure
 
@@ -415,7 +418,7 @@ def _holdout(inputs: FigureInputs) -> Figure | None:
     fit = fit_of(inputs.source)
     if fit.holdout is None and not fit.rolling:
         return None
-    figure = _figure(2.4, WIDE if fit.rolling else 4.2)
+    figure = _figure(2.2, WIDE if fit.rolling else 4.2)
     panels = figure.subplots(1, 2 if fit.rolling else 1, squeeze=False).ravel()
     check_plots.holdout_errors(panels[0], fit)
     if fit.rolling:
@@ -427,7 +430,7 @@ def _curves(inputs: FigureInputs) -> Figure | None:
     curves = fit_of(inputs.source).curves
     if not curves.get("lines"):
         return None
-    figure = _figure(2.5)
+    figure = _figure(2.3)
     left, right = figure.subplots(1, 2)
     check_plots.normalised_curves(left, curves)
     check_plots.curve_deviations(right, curves)
@@ -446,11 +449,13 @@ def _phase(inputs: FigureInputs) -> Figure | None:
     fit = fit_of(inputs.source)
     if not fit.curves.get("phase"):
         return None
-    figure = _figure(2.3, 4.6)
+    figure = _figure(2.2, 4.6)
     check_plots.residuals_by_event(figure.subplots(), fit)
     return figure
 
 
+PRICES = "What it costs"
+"""A section of page 2."""
 SIZES, SCORES, COSTS, SHAPES, FIT, CHECKS = (
     "Sizes and tokens", "Scores", "Costs", "Width and depth", "Fit and measurement", "Checks",
 )  # fmt: skip
@@ -465,7 +470,7 @@ FIGURES: Mapping[str, ReportFigure] = {
     "ladder": ReportFigure(section=SIZES, draw=_ladder, width=78),
     "scores": ReportFigure(section=SCORES, draw=_scores),
     "scores-loss": ReportFigure(section=SCORES, draw=_scores_by_loss, width=72),
-    "price": ReportFigure(section=COSTS, draw=_price, width=78),
+    "price": ReportFigure(section=PRICES, draw=_price),
     "serving": ReportFigure(section=COSTS, draw=_serving, width=78),
     "repeats": ReportFigure(section=COSTS, draw=_repeats),
     "skills": ReportFigure(section=SHAPES, draw=_skills),

@@ -18,7 +18,7 @@ MARKS = {"good": "ok", "fair": "!", "bad": "x", "info": "-", "warning": "!", "se
 GREEK = ("alpha", "beta", "gamma", "delta", "eta")
 SPACE = "\N{ZERO WIDTH SPACE}"
 _MATHS = re.compile(r'"[^"]*"|\\.|[A-Za-z]+|[0-9.]+|\S|\s+')
-_SCIENTIFIC = re.compile(r"([0-9.]+)e([-\N{MINUS SIGN}]?[0-9]+)")
+_SCIENTIFIC = re.compile(r"(?<![\w.:])([0-9.]+)e([-\N{MINUS SIGN}]?[0-9]+)(?!\w)")
 _TEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
     "%": r"\%", "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
@@ -28,7 +28,8 @@ _TEX = {
     "\N{MULTIPLICATION SIGN}": r"$\times$", "\N{PLUS-MINUS SIGN}": r"$\pm$",
     "\N{MIDDLE DOT}": r"$\cdot$", "\N{HORIZONTAL ELLIPSIS}": r"\ldots{}",
     "\N{LEFT DOUBLE QUOTATION MARK}": "``", "\N{RIGHT DOUBLE QUOTATION MARK}": "''",
-    "\N{RIGHT SINGLE QUOTATION MARK}": "'", "\N{REPLACEMENT CHARACTER}": "?", SPACE: "",
+    "\N{RIGHT SINGLE QUOTATION MARK}": "'", "\N{REPLACEMENT CHARACTER}": "?",
+    SPACE: r"\allowbreak{}",
     "\N{GREEK SMALL LETTER ALPHA}": r"$\alpha$", "\N{GREEK SMALL LETTER BETA}": r"$\beta$",
     "\N{GREEK SMALL LETTER KAPPA}": r"$\kappa$", "\N{LESS-THAN OR EQUAL TO}": r"$\le$",
     "\N{GREATER-THAN OR EQUAL TO}": r"$\ge$", "[": "{[}", "]": "{]}",
@@ -38,11 +39,21 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~$&!])")
 PREAMBLE = r"""\documentclass[a4paper,10pt]{article}
 \usepackage[utf8]{inputenc}
 \usepackage[T1]{fontenc}
-\usepackage{textcomp,amsmath,graphicx,booktabs,longtable,tabularx,upquote}
+\usepackage{textcomp,amsmath,graphicx,float,array,booktabs,longtable,tabularx}
 \usepackage[margin=21mm]{geometry}
+\IfFileExists{lmodern.sty}{\usepackage{lmodern}}{}
 \setlength{\parindent}{0pt}\setlength{\parskip}{0.5em}
 \setcounter{secnumdepth}{0}
+\makeatletter % straight quotes in commands, as upquote sets them
+{\catcode`'=\active\catcode``=\active\g@addto@macro\@noligs{\let`\textasciigrave\let'\textquotesingle}}
+\makeatother
 \begin{document}"""
+
+
+NO_WIDER = r"\ifdim\width>\linewidth\linewidth\else\width\fi"
+"""The width of a table that is set smaller where it is wider than the page."""
+SEPARATION, LETTER = 0.028, 0.0075
+"""Parts of a line that the space between two columns and a letter of a dense table take."""
 
 
 def latex_text(text: str) -> str:
@@ -193,7 +204,7 @@ class LatexDialect:
     def figure(self, block: Content, caption: str, title: str) -> str:
         width = f"{block['width'] / 100:.2f}"
         image = rf"\includegraphics[width={width}\linewidth]{{figures/{block['name']}.pdf}}"
-        lines = [r"\begin{figure}[htbp]", r"\centering", image, rf"\caption{{{caption}}}"]
+        lines = [r"\begin{figure}[H]", r"\centering", image, rf"\caption{{{caption}}}"]
         return "\n".join([*lines, r"\end{figure}"])
 
     def table(self, block: Content, caption: str, rows: Sequence[Sequence[str]]) -> str:
@@ -203,17 +214,32 @@ class LatexDialect:
         ruled = [r"\toprule", *([heads, r"\midrule"] if any(c["head"] for c in columns) else [])]
         inner = [*ruled, *body, r"\bottomrule"]
         if block["dense"]:
-            share = 0.6 / max(1, sum(c["wide"] for c in columns))
-            letters = (f"p{{{share:.2f}\\linewidth}}" if c["wide"] else _side(c) for c in columns)
+            share = _share_of_wide(block)
+            wide = rf">{{\raggedright\arraybackslash}}p{{{share:.2f}\linewidth}}"
+            letters = (wide if c["wide"] else _side(c) for c in columns)
             start = rf"\begin{{longtable}}{{{''.join(letters)}}}"
             lines = [*([caption, ""] if caption else []), r"{\scriptsize", start, *inner]
             return "\n".join([*lines, r"\end{longtable}}"])
         spec = "".join("X" if c["wide"] else _side(c) for c in columns)
         kind, width = ("tabularx", r"{\linewidth}") if "X" in spec else ("tabular", "")
-        named = [rf"\caption{{{caption}}}"] if caption else []
-        opening = [r"\begin{table}[htbp]", *named, r"\small"]
+        named = [rf"\caption{{{caption}}}\vspace{{4pt}}"] if caption else []
+        opening = [r"\begin{table}[H]", *named, r"\small"]
         inner = [rf"\begin{{{kind}}}{width}{{{spec}}}", *inner, rf"\end{{{kind}}}"]
+        if not width:
+            inner = [rf"\resizebox{{{NO_WIDER}}}{{!}}{{%", *inner, "}"]
         return "\n".join([*opening, *inner, r"\end{table}"])
+
+
+def _share_of_wide(block: Content) -> float:
+    """The part of a line that each wide column of a dense table may take."""
+    columns = block["columns"]
+    heads = [c["head"] for c in columns]
+    longest = [max(len(r[i]) for r in (heads, *block["rows"])) for i in range(len(columns))]
+    taken = sum(
+        SEPARATION + LETTER * n for n, c in zip(longest, columns, strict=True) if not c["wide"]
+    )
+    wide = max(1, sum(bool(c["wide"]) for c in columns))
+    return float(max(0.12, (1 - taken) / wide - SEPARATION))
 
 
 def _side(column: Content) -> str:

@@ -18,7 +18,7 @@ from fit.data.records import Floats
 from fit.diagnostics.approaches import budgets_of, levels_of, some_of
 from fit.quantities import UNITS, percent, power, short
 from fit.report.figure_data import EQUAL_LOSS
-from fit.report.legends import legend
+from fit.report.legends import contour_places, legend
 from fit.results import Fit, loss_unit
 
 if TYPE_CHECKING:
@@ -148,10 +148,10 @@ def mark_answer(ax: Axes, x: float, y: float, ends: tuple[float | None, float | 
         ends: Its interval.
     """
     low, high = ends
-    if low is not None and high is not None and np.isfinite([low, high]).all():
-        ax.vlines([x], low, high, color=ACCENT, lw=1.6, zorder=6, label=ANSWER)
     style: dict[str, Any] = {"mec": "white", "mew": 0.6, "zorder": 7, "clip_on": False}
     ax.plot([x], [y], "*", color=ACCENT, ms=12, label=ANSWER, **style)
+    if low is not None and high is not None and np.isfinite([low, high]).all():
+        ax.vlines([x], low, high, color=ACCENT, lw=1.6, zorder=6, label=ANSWER)
 
 
 def _log_limits(axis: Any) -> tuple[float, float]:
@@ -336,7 +336,6 @@ def loss_surface(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Axes:
     grid = np.meshgrid(n, d)
     loss = np.exp(source.log_losses(grid[0].ravel(), grid[1].ravel())(source.theta))
     loss = loss.reshape(SURFACE, SURFACE)
-    _draw_contours(ax, grid, loss)
     for flops in _decades_of(p.flops):
         tokens = flops / np.exp(source.cost.log_flops_per_token(np.log(n)))
         ax.plot(n, tokens, color=BLUE, lw=0.9, ls=":", zorder=1, label="equal compute")
@@ -346,6 +345,7 @@ def loss_surface(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Axes:
     ax.set_ylim(*ends[1])
     count_axis(ax.xaxis)
     count_axis(ax.yaxis)
+    _draw_contours(ax, grid, loss)
     style_axes(ax, x=N_LABEL, y=D_LABEL)
     named = ("runs", EQUAL_LOSS, "efficient frontier", "extrapolation")
     legend(ax, (*named, "equal compute"))
@@ -373,7 +373,7 @@ def optimum_against_compute(
     ax.set_xlim(p.flops.min() / 1.6, best.flops[-1])
     flops_axis(ax.xaxis)
     count_axis(ax.yaxis)
-    names = {"params": "Optimal parameters N*", "tokens": "Optimal training tokens D*"}
+    names = {"params": "Optimal parameters N*", "tokens": "Optimal tokens D*"}
     style_axes(ax, x=C_LABEL, y=names[quantity])
     legend(ax, legend_order(source, ANSWER, "published models"))
     return ax
@@ -424,7 +424,8 @@ def _draw_contours(ax: Axes, grid: Sequence[Floats], loss: Floats) -> None:
     if not levels:
         return
     lines = ax.contour(*grid, loss, levels=levels, colors=CONTOUR, linewidths=0.8, zorder=2)
-    for text in ax.clabel(lines, fmt="%g", fontsize=8, inline_spacing=3):
+    places = contour_places(ax, lines.allsegs)
+    for text in ax.clabel(lines, fmt="%g", fontsize=8, inline_spacing=3, manual=places):
         text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.6})
         text.set_zorder(3)
     ax.plot([], [], color=CONTOUR, lw=0.8, label=EQUAL_LOSS)

@@ -40,7 +40,7 @@ GREEK = {
 }  # fmt: skip
 UPRIGHT = ("ln",)
 _TOKEN = re.compile(r'"[^"]*"|\\.|[A-Za-z]+|[0-9.]+|\S|\s+')
-_POWER = re.compile(r"([0-9.]+)e(-?[0-9]+)")
+_POWER = re.compile(r"(?<![\w.:])([0-9.]+)e(-?[0-9]+)(?!\w)")
 _LINKED = re.compile(rb'(?:href="#|url\(#)([^")]+)')
 _NAMED = re.compile(rb' id="([^"]*)"')
 TEMPLATE = Path(__file__).with_name("report.typ")
@@ -255,7 +255,8 @@ def _require(*packages: str) -> None:
     if missing:
         raise ReportError(
             f"a report needs {' and '.join(missing)}, not installed here. "
-            "Run: pip install 'isoflop[report]', or fit with --no-report."
+            "Run: pip install matplotlib typst (the extra isoflop[report]), or fit with "
+            "--no-report."
         )
 
 

@@ -21,13 +21,12 @@ from fit.laws.families import law
 from fit.quantities import count_noun, percent, power, short
 from fit.query.documents import Answer
 from fit.report import figures, tables
-from fit.report.captions import caption_words, figure_caption
+from fit.report.captions import caption_words, figure_block
 from fit.report.figures import FigureInputs
 from fit.report.listings import calibration_lines
 from fit.report.scores import score_table
 from fit.report.tables import (
     Block,
-    FigureBlock,
     NoteList,
     Paragraph,
     Section,
@@ -83,11 +82,10 @@ def report_sections(
     notes = (NoteList(rows=further_notes),) if further_notes else ()
     shown: dict[str, list[Block | None]] = {}
     for name, figure in figures.FIGURES.items():
+        if figure.section in ("", figures.PRICES):  # on pages 1 and 2
+            continue
         blocks = shown.setdefault(figure.section, [])
-        if name in drawn and name != FIRST_FIGURE:
-            caption = figure_caption(name, inputs, drawn[name])
-            blocks.append(FigureBlock(name=name, caption=caption, width=figure.width))
-        blocks += tables_after.get(name, ())
+        blocks += (figure_block(name, inputs, drawn), *tables_after.get(name, ()))
     sections = (
         *([law] if first else []),
         *(Section(title=t, blocks=tuple(b for b in bs if b)) for t, bs in shown.items()),
@@ -212,7 +210,8 @@ def _forms(inputs: FigureInputs) -> tuple[Block, ...]:
     text = (
         f"Sensitivity at {math_power(power(flops))} FLOP. The forms that stand differ by "
         f"±{spread:.2%} in the loss. E accounts for {share:.0%} of the forecast's variance there: "
-        f"with an E one standard error higher the loss is {loss:+.2%} and $N^*$ {size:+.1%}."
+        f"with an E one standard error higher the loss is {tables.signed(loss, '+.2%')} and $N^*$ "
+        f"{tables.signed(size, '+.1%')}."
     )
     return table, Paragraph(text=text)
 
@@ -284,11 +283,13 @@ def _runs(fit: Fit) -> tuple[Block, ...]:
     if not fit.runs_dropped:
         return (table,)
     listed = tables.dropped(fit)
-    more = len(fit.runs_dropped) - len(listed)
+    more = len({why for _, why in fit.runs_dropped}) - len(listed)
     dropped = Table(
         columns=(left("left out of the fit", "raw"), wide("reason")),
         rows=tuple(tuple(r) for r in listed),
-        caption=f"Left out of the fit; {more} more are not listed." if more else "",
+        caption=f"Left out of the fit; {count_noun(more, 'reason')} more are in fit.json."
+        if more
+        else "",
         dense=True,
     )
     return (dropped, table)

@@ -28,7 +28,7 @@ from fit.query.question import Question
 from fit.query.warnings import UNCOMPARED, cross_check_remark
 from fit.report import tables
 from fit.report.brief import brief_sections, front_matter, question_words
-from fit.report.captions import figure_caption
+from fit.report.captions import figure_block
 from fit.report.context_plots import TOTAL, shapes_shown, skills_caption, skills_shown
 from fit.report.figure_data import SKILL_LEVEL, ShapeSkills, SkillExcess
 from fit.report.figures import SHAPES, FigureInputs, figure_inputs
@@ -86,10 +86,8 @@ def report_content(
     recommendation = inputs.answers[-1] if inputs.best is not None else None
     notes, further, assumption = _notes(fit, recommendation)
     sections = report_sections(inputs, drawn, recommendation, ledger, further)
-    first = None
-    if FIRST_FIGURE in drawn:
-        caption = figure_caption(FIRST_FIGURE, inputs, drawn[FIRST_FIGURE])
-        first = dataclasses.asdict(FigureBlock(name=FIRST_FIGURE, caption=caption))
+    first = figure_block(FIRST_FIGURE, inputs, drawn)
+    brief = brief_sections(inputs, folder or "FOLDER", drawn)
     about = None if ledger is None else ledger.about(fit, source.hash)
     return {
         "name": tables.clean(fit.name),
@@ -102,11 +100,11 @@ def report_content(
         if recommendation
         else _no_recommendation(source, inputs.verdict),
         "answers": _answer_table(inputs.answers, asked) if recommendation else None,
-        "first": first,
+        "first": first and dataclasses.asdict(first),
         "level": percent(fit.interval.level),
         "checks": _untick([*_checks(fit), *_forecast_check(about)], refused=inputs.verdict.refused),
         "limitations": [*notes, assumption],
-        "brief": [dataclasses.asdict(s) for s in brief_sections(inputs, folder or "FOLDER")],
+        "brief": [dataclasses.asdict(s) for s in brief],
         "sections": [dataclasses.asdict(s) for s in sections],
     }
 

@@ -196,10 +196,9 @@ def influence(fit: Fit) -> list[list[str]]:
     """Influence on N*: [left out, change of N*, share, compute of the run]."""
     rows = []
     for i in fit.influence:
-        others = f" and {count_noun(i.runs - 1, 'other')} of its cluster" if i.runs > 1 else ""
         rows.append(
             [
-                f"{clean(i.run, NAME_LENGTH)}{others}",
+                _and_others(i.run, i.runs, " of its cluster"),
                 signed(math.expm1(i.shift), "+.1%"),
                 f"{i.share:.0%}",
                 power(i.flops),
@@ -230,8 +229,18 @@ def runs(fit: Fit) -> list[list[str]]:
 
 
 def dropped(fit: Fit) -> list[list[str]]:
-    """Runs left out of the fit: [run, reason], the first of them."""
-    return [[clean(r, NAME_LENGTH), clean(why, 160)] for r, why in fit.runs_dropped[:MOST_DROPPED]]
+    """Runs left out of the fit by their reason, most first: [run and how many others, reason]."""
+    runs: dict[str, list[str]] = {}
+    for run, why in fit.runs_dropped:
+        runs.setdefault(why, []).append(run)
+    groups = sorted(runs.items(), key=lambda group: -len(group[1]))[:MOST_DROPPED]
+    return [[_and_others(names[0], len(names)), clean(why, 160)] for why, names in groups]
+
+
+def _and_others(run: str, count: int, suffix: str = "") -> str:
+    """The name of the first of several runs, and how many others there are."""
+    others = f" and {count_noun(count - 1, 'other')}{suffix}" if count > 1 else ""
+    return f"{clean(run, NAME_LENGTH)}{others}"
 
 
 def one_line(text: str) -> str:

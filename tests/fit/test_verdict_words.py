@@ -1,13 +1,16 @@
 """What a verdict says of checks, of short runs and of losses out of reach."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 
 import isoflop
+from fit.note_codes import NOTES
 from fit.query.documents import Number
 from fit.query.warnings import loss_warnings
-from fit.verdict import Note, short_runs_note, what_checks_found
+from fit.verdict import OF_THE_DESCRIPTION, Note, short_runs_note, what_checks_found
 
 
 def note(code: str) -> Note:
@@ -18,7 +21,17 @@ def test_a_fit_without_a_fault_says_so_and_one_with_faults_names_them():
     assert what_checks_found([]) == " and no check of it found a fault."
     assert what_checks_found([note("thinned")]) == " and no check of it found a fault."
     found = what_checks_found([note("trend"), note("misfit"), note("trend")])
-    assert found.startswith("; what its checks found (misfit, trend)")
+    told = "parts of the range follow other laws and the residuals bend"
+    assert found.startswith(f"; its checks found that {told}, and real forecasts")
+    many = what_checks_found(map(note, OF_THE_DESCRIPTION))
+    assert many.count(",") == 3 and "and 9 things more" in many
+
+
+def test_no_code_of_a_note_stands_in_the_sentence_of_a_trusted_fit():
+    for code in OF_THE_DESCRIPTION:
+        words = re.findall(r"[a-z_0-9]+", what_checks_found([note(code)]))
+        assert not {c for c in NOTES if "_" in c} & set(words)
+        assert "(" not in what_checks_found([note(code)])
 
 
 def test_a_forecast_that_its_shortest_runs_decide_is_doubted_and_others_are_not():

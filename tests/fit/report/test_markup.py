@@ -14,12 +14,15 @@ from fit.laws.families import LAWS, law
 from fit.quantities import short, three_digits
 from fit.report.markup import (
     LatexDialect,
+    MarkdownDialect,
     latex_document,
     latex_maths,
     latex_text,
     markdown_page,
+    numbers,
     rich,
 )
+from fit.report.render import html_page
 from fit.report.summary_page import report_content
 from fit.results import write_fit
 from fit.verdict import Note
@@ -175,3 +178,15 @@ def test_twenty_questions_have_the_numbers_and_the_verdict_of_the_query(
             assert cells[-2].strip() == write(number["value"]), (options, row)
             ends = f"{write(number['low'])} to {write(number['high'])}"
             assert cells[-1].strip() == ends, (options, row)
+
+
+def test_a_hash_is_no_power_of_ten_in_any_format():
+    for words in ("sha256:edd78b43e3566b5", "sha256:12e34", "w16-t2e5x"):
+        assert numbers(MarkdownDialect(), words) == words
+        assert "times" not in numbers(LatexDialect(), words)
+        fit = content(source={"path": "runs.csv", "hash": words})
+        assert words in html_page(fit, {"loss-compute": b"<svg></svg>", "fit": b"<svg></svg>"})
+    assert (
+        numbers(MarkdownDialect(), "1.5e12 to 3e12")
+        == r"$1.5 \times 10^{12}$ to $3 \times 10^{12}$"
+    )

@@ -226,7 +226,7 @@ def test_coverage_stands_against_what_chance_allows():
     assert line(ax, "runs inside").get_ydata()[0] == pytest.approx(80)
 
 
-def test_legends_hide_no_data_and_letters_can_be_read():
+def test_legends_hide_no_data_and_letters_can_be_read_and_cover_no_others():
     for name, figure in FIGURES.items():
         with matplotlib.rc_context(dict(STYLE)):
             drawn = figure.draw(figure_inputs(SOURCE))
@@ -241,8 +241,23 @@ def test_legends_hide_no_data_and_letters_can_be_read():
             assert not any(box.y0 < b.y1 - 1 and box.overlaps(b) for b in boxes), name
             assert box.x0 >= 0 and box.x1 <= drawn.bbox.x1, name
         scale = figure.width / 100 * WIDE / drawn.get_figwidth()
+        out = {id(label) for ax in drawn.axes for label in labels_out_of_sight(ax)}
         texts = [t for t in drawn.findobj(Text) if t.get_text() and t.get_visible()]
+        texts = [t for t in texts if id(t) not in out]
         assert min(t.get_fontsize() for t in texts) * scale >= 7, name
+        boxes = [t.get_window_extent().padded(-1) for t in texts]
+        for place, (text, box) in enumerate(zip(texts, boxes, strict=True)):
+            assert not box.count_overlaps(boxes[:place]), (name, text.get_text())
+            assert drawn.bbox.count_contains(box.corners()) == 4, (name, text.get_text())
+
+
+def labels_out_of_sight(ax):
+    """Labels of ticks beyond the limits, which are not drawn."""
+    for axis in (ax.xaxis, ax.yaxis):
+        low, high = sorted(axis.get_view_interval())
+        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+            if not low <= tick.get_loc() <= high:
+                yield from (tick.label1, tick.label2)
 
 
 def test_the_table_beside_a_figure_has_what_is_drawn():

@@ -19,28 +19,18 @@ from fit.laws.families import LAWS, law
 from fit.quantities import short, three_digits
 from fit.query.answer import answer
 from fit.query.question import Question
-from fit.report.figures import FIGURES, draw_figures, figure_inputs
+from fit.report.figures import FIGURES
 from fit.report.render import html_page, mathematics, report_path, typeset, write_report
 from fit.report.summary_page import report_content
 from fit.report.tables import clean, shell_lines
-from fit.results import Influence, write_fit
+from fit.results import write_fit
 from fit.verdict import Note
 from tests.fit.builders import RECIPE, THETA, make_fit, make_points, plain_points
 from tests.fit.laws.builders import TRUTH, lawful
+from tests.fit.report.conftest import MOVED
 
-MOVED = Influence(kind="run", run="w16", runs=1, shift=0.1, share=0.5, flops=1e12)
 COMMON = ("loss-compute", "optimum", "isoflop", "surface", "tokens", "fit", "residuals")
 HOSTILE = 'a"b\\c #strong[x] $y$ <z> `q` @r *s* _t_ //u /* é 漢 \n\t\x07 ' + "w" * 300
-
-
-@pytest.fixture(scope="module")
-def figures():
-    return draw_figures(figure_inputs(ScalingLaw.from_fit(make_fit(influence=(MOVED,)))))
-
-
-@pytest.fixture(scope="module")
-def drawn(figures):
-    return {f"{n}.pdf": d.pdf for n, d in figures.items()}
 
 
 def page(fit):
