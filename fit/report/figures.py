@@ -199,10 +199,10 @@ def draw_figures(
 
 
 def draw_shapes(shapes: tuple[ShapeSkills, ...]) -> dict[str, RenderedFigure]:
-    """Draw the only figure of a report on shapes, which needs no fit."""
-    image = _render("skills", _shape_figure, shapes, ())
-    assert image is not None
-    return {"skills": image}
+    """Draw the figures of a report on shapes, which needs no fit."""
+    draw = {"order": lambda s: scores.draw_order(_figure(4.0), s), "skills": _shape_figure}
+    drawn = {name: _render(name, how, shapes, ()) for name, how in draw.items()}
+    return {name: image for name, image in drawn.items() if image is not None}
 
 
 def _render(
@@ -337,7 +337,7 @@ def _shape_figure(shapes: tuple[ShapeSkills, ...]) -> Figure:
     """A panel per skill over the grid of shapes."""
     rows = context_plots.shapes_shown(shapes)
     shown = context_plots.skills_shown(rows)[:MOST_SKILLS]
-    height = 0.75 + 0.27 * len({r.depth for r in rows})
+    height = 0.75 + (0.4 if rows[0].scores else 0.27) * len({r.depth for r in rows})
     figure, panels = _panels(len(shown), min(3, len(shown)), height)
     for ax, skill in zip(panels, shown, strict=True):
         context_plots.skill_by_shape(ax, rows, skill)
