@@ -203,8 +203,13 @@ def skills_document(
     if entropy is not None or not scored:
         document["shapes"] = [dataclasses.asdict(s) for s in skills_by_shape(table)]
     if scored:
-        source = ScalingLaw.from_fit(fit_table(table, FitOptions(name="skills", resamples=0)))
-        document["scores"] = scores_document(source, budgets, chance)
+        try:
+            source = ScalingLaw.from_fit(fit_table(table, FitOptions(name="skills", resamples=0)))
+            document["scores"] = scores_document(source, budgets, chance)
+        except FitError as error:  # a grid of shapes at one length is worth a table
+            if budgets or chance or not document["shapes"]:
+                raise
+            document["scores"] = {"laws": [], "skipped": [["the scores", str(error)]]}
     return dict(finite_or_null(document))
 
 
