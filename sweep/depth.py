@@ -202,7 +202,7 @@ def layers_by_proof(grammar: Language, taps: int) -> dict[str, tuple[tuple[int, 
     consistency += [owned_object(grammar, taps)] if words & {*OBJECTS} else []
     tokens = np.zeros((1, 8), int)
     whole = [program(tokens) for program in consistency]
-    proofs = {
+    proofs: dict[str, tuple[tuple[int, int], ...]] = {
         "consistency": ((max(w.layers for w in whole), max(w.units for w in whole)),),
         "facts": _proofs([fact(grammar, taps)]),
     }

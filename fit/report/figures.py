@@ -200,8 +200,8 @@ def draw_figures(
 
 def draw_shapes(shapes: tuple[ShapeSkills, ...]) -> dict[str, RenderedFigure]:
     """Draw the figures of a report on shapes, which needs no fit."""
-    draw = {"order": lambda s: scores.draw_order(_figure(4.0), s), "skills": _shape_figure}
-    drawn = {name: _render(name, how, shapes, ()) for name, how in draw.items()}
+    order = _render("order", lambda s: scores.draw_order(_figure(4.0), s), shapes, ())
+    drawn = {"order": order, "skills": _render("skills", _shape_figure, shapes, ())}
     return {name: image for name, image in drawn.items() if image is not None}
 
 
