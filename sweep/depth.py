@@ -125,10 +125,10 @@ def measure_depths(folder: Path) -> tuple[list[RunRecord], list[TaskDepth]]:
     proofs = layers_by_proof(source.language, taps) if data.size in PROVED else {}
     excess = {record.run: answer_excess(record, source.heldout()) for record in chosen}
     tasks = [t for t in next(iter(excess.values())) if all(t in e for e in excess.values())]
-    depths = sorted({record.depth for record in chosen})
+    depths = sorted({depth_of(record) for record in chosen})
     found = []
     for task in tasks:
-        values = {d: [excess[r.run][task] for r in chosen if r.depth == d] for d in depths}
+        values = {d: [excess[r.run][task] for r in chosen if depth_of(r) == d] for d in depths}
         rows = tuple(DepthExcess(depth=d, values=tuple(v)) for d, v in values.items())
         found.append(TaskDepth(task=task, excess=rows, proofs=proofs.get(task, ())))
     return chosen, found
@@ -140,8 +140,8 @@ def best_of_depths(records: Sequence[RunRecord], folder: Path) -> list[RunRecord
     Raises:
         PlanError: There is one depth, or no length or seed that all depths have.
     """
-    depths = {r.depth for r in records}
-    common = set.intersection(*({r.tokens for r in records if r.depth == d} for d in depths))
+    depths = {depth_of(r) for r in records}
+    common = set.intersection(*({r.tokens for r in records if depth_of(r) == d} for d in depths))
     if len(depths) < 2 or not common:
         raise PlanError(
             f"{folder} has {len(depths)} depths with {len(common)} lengths in common; several "
@@ -149,19 +149,26 @@ def best_of_depths(records: Sequence[RunRecord], folder: Path) -> list[RunRecord
         )
     groups: dict[tuple[int, int, float], list[RunRecord]] = {}
     for record in (r for r in records if r.tokens == max(common)):
-        groups.setdefault((record.depth, record.width, float(record.lr or 0)), []).append(record)
+        groups.setdefault((depth_of(record), record.width or 0, record.lr or 0.0), []).append(
+            record
+        )
     chosen: list[RunRecord] = []
     for depth in sorted(depths):
         rivals = [runs for key, runs in groups.items() if key[0] == depth]
         most = max(map(len, rivals))  # a rate that was tried on fewer seeds is no rival
         full = [runs for runs in rivals if len(runs) == most]
         chosen += min(full, key=lambda runs: np.mean([float(r.loss or math.inf) for r in runs]))
-    seeds = set.intersection(*({r.seed for r in chosen if r.depth == d} for d in depths))
+    seeds = set.intersection(*({r.seed for r in chosen if depth_of(r) == d} for d in depths))
     if not seeds:
         raise PlanError(
             f"{folder}: no seed has the best runs of all depths. Train the same seeds at each."
         )
-    return sorted((r for r in chosen if r.seed in seeds), key=lambda r: (r.depth, r.seed))
+    return sorted((r for r in chosen if r.seed in seeds), key=lambda r: (depth_of(r), r.seed))
+
+
+def depth_of(record: RunRecord) -> int:
+    """Blocks of a run's model; 0 for a model of the user's own that has none."""
+    return record.depth or 0
 
 
 def answer_excess(record: RunRecord, heldout: Heldout) -> dict[str, float]:
@@ -241,7 +248,7 @@ def depth_document(chosen: Sequence[RunRecord], tasks: Sequence[TaskDepth]) -> d
 
 def depth_text(chosen: Sequence[RunRecord], tasks: Sequence[TaskDepth]) -> str:
     """Two tables: the depth by training beside layers by proof, and the excess at each depth."""
-    deepest = max(record.depth for record in chosen)
+    deepest = max(depth_of(record) for record in chosen)
 
     def depth(value: int | None) -> str:
         return f"> {deepest}" if value is None else str(value)
@@ -252,14 +259,14 @@ def depth_text(chosen: Sequence[RunRecord], tasks: Sequence[TaskDepth]) -> str:
         ends = f"{depth(task.least())} ({depth(task.least(-1))} to {depth(task.least(1))})"
         proofs = " or ".join(f"{layers} ({units:,})" for layers, units in task.proofs)
         rows.append((task.task, ends, ", ".join(map(depth, task.by_seed())), proofs or DASH))
-    shapes: Mapping[int, RunRecord] = {record.depth: record for record in chosen}
+    shapes: Mapping[int, RunRecord] = {depth_of(record): record for record in chosen}
     columns = [f"depth {d}" for d in shapes]
     cells = [(t.task, *(_excess(e) for e in t.excess)) for t in tasks]
     about = [
         ("width", *(str(r.width) for r in shapes.values())),
         ("parameters", *(short(r.params_matmul) for r in shapes.values())),
         ("learning rate", *(f"{r.lr:.3g}" for r in shapes.values())),
-        ("seeds", *(str(sum(r.depth == d for r in chosen)) for d in shapes)),
+        ("seeds", *(str(sum(depth_of(r) == d for r in chosen)) for d in shapes)),
     ]
     first = (
         f"Least depth at which the excess per answer is at most {SOLVED:.3f} nats, by the mean "
