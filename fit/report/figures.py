@@ -367,7 +367,8 @@ def _training(inputs: FigureInputs) -> Figure | None:
     if not len(check_plots.training_gaps(fit, inputs.curves)):
         return None
     figure = _figure(2.6)
-    check_plots.training_curves(*figure.subplots(1, 2), fit, inputs.curves)
+    left, right = figure.subplots(1, 2)
+    check_plots.training_curves(left, right, fit, inputs.curves)
     return figure
 
 
