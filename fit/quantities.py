@@ -337,6 +337,17 @@ def three_digits(value: float) -> str:
     return f"{value:.{digits}f}"
 
 
+def perplexity(loss: float) -> float:
+    """Of a loss [nats/token]: as many equally likely tokens would be as hard to predict."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def unit_with_perplexity(unit: str, loss: float) -> str:
+    """The unit of a loss and, if it is nats/token, the perplexity."""
+    nats = LOSS_UNITS.get(unit) == "nats"
+    return f"{unit} (perplexity {three_digits(perplexity(loss))})" if nats else unit
+
+
 def loss_difference(loss: float) -> str:
     """A difference of losses, with four decimals where it is small; infinity is `never`."""
     if not math.isfinite(loss):

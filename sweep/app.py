@@ -33,6 +33,7 @@ COMMANDS = {
     "export": "sweep.write",
     "grade": "sweep.write",
     "ladder": "sweep.ladder",
+    "depth": "sweep.depth",
 }
 """First words that are no overrides but name a command, and the module whose `main` it is."""
 

@@ -36,9 +36,9 @@ COOLDOWN_SHAPES = ("sqrt", "linear")
 OPTIMIZERS = ("adamw", "muon")
 KEPT = ("none", "weights")
 """What a run leaves beside its record."""
-SCORES = ("accuracy",)
+SCORES = ("accuracy", "stories")
 """What `train.scores` may name. accuracy: of the likeliest token, by skill, on the held-out sample.
-"""
+stories: `train.stories` stories that the model writes, by the judge of `sweep.skills`."""
 SPLITS = ("names", "none")
 """`none`: every file is trained on, whatever its name, and the sample is drawn from all."""
 SEED_LIMIT = 2**63
@@ -269,6 +269,8 @@ class TrainConfig:
     """weights: leave the trained weights beside the record; none: leave none."""
     scores: Any = MISSING
     """Grades of the trained model that a record holds beside its losses, of `SCORES`."""
+    stories: Count = MISSING
+    """Stories that `scores=stories` grades; 200 give a grade to .01 to .05."""
 
     def __post_init__(self) -> None:
         self.schedule = _schedule(self.schedule)
@@ -276,6 +278,7 @@ class TrainConfig:
         if not names_plug_in(self.optimizer):
             _check_known("train.optimizer", self.optimizer, (*OPTIMIZERS, OWN))
         _read_counts("train", self, "micro_batch_tokens", optional=True)
+        _read_counts("train", self, "stories")
         self.batch_doublings = [_positive("train.batch_doublings", d) for d in self.batch_doublings]
         self.lr_decay_from = _positive("train.lr_decay_from", self.lr_decay_from)
         self.scores = _scores(self.scores)

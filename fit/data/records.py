@@ -26,6 +26,8 @@ from fit.files import _read_text, content_hash, write_atomically
 
 RECORD_NAME = "record.json"
 CURVE_NAME = "curve.csv"
+STORIES_NAME = "stories.txt"
+"""Beside a record with `train.scores=stories`: texts that the model wrote, one a line."""
 WEIGHTS_NAME = "weights.safetensors"
 RECORD_SCHEMA = "isoflop.record/1"
 STATUSES = ("done", "failed", "diverged")

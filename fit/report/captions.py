@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
+import numpy as np
+
 from fit.allocation import costs
 from fit.allocation.scaling_law import FURTHER, ScalingLaw, fit_of
 from fit.inference.misspecification import EVENTS
@@ -148,6 +150,17 @@ def _collapse_result(inputs: FigureInputs) -> str:
     )
 
 
+def _gap_result(inputs: FigureInputs) -> str:
+    gaps = check_plots.training_gaps(fit_of(inputs.source), inputs.curves)
+    return (
+        f"Right: held-out less training loss at the end of {count_noun(len(gaps), 'run')}, by a "
+        "line through the last tenth of the curve, with its standard error; runs of one seed and "
+        "length saw the same batches, and their errors are common. The mean is "
+        f"{1e3 * gaps[:, 1].mean():+.1f} and the median error of a run "
+        f"{1e3 * np.median(gaps[:, 2]):.1f} thousandths of a nat per token."
+    )
+
+
 CAPTIONS: Mapping[str, tuple[CaptionPart, ...]] = {
     "loss-compute": (
         "Loss against training compute.",
@@ -229,6 +242,15 @@ CAPTIONS: Mapping[str, tuple[CaptionPart, ...]] = {
         ("best split", "The red line on the right is the best split with the limit."),
         ("nearly as good as fresh", "Below the solid line repeats are nearly as good as new."),
         ("of little value beyond", "Above the dotted line they are of little value."),
+    ),
+    "training": (
+        "Loss against tokens by size, darker the smaller.",
+        ("training loss", "Lines (left) are the longest training of each size."),
+        ("held-out loss", "Points are held-out losses at the end of all runs."),
+        ("known entropy", "The red dash-dotted line is the known entropy of the data."),
+        _gap_result,
+        (check_plots.ONE_EPOCH, "Blue points are runs that saw no data twice."),
+        (check_plots.REPEATED, "Red points are runs of more than one epoch."),
     ),
     "ladder": (
         "Perplexity, e to the loss in nats per token: as many equally likely tokens would be as "

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fit.allocation.scaling_law import FrontierBand, ScalingLaw, fit_of
-from fit.data.records import Floats
+from fit.data.records import Floats, window_means
 from fit.diagnostics.curves import FIRST, FIRST_DRAWN
 from fit.quantities import percent, short
 from fit.report import plots
+from fit.report.figure_data import final_training_loss
 from fit.report.legends import legend
 from fit.report.plots import (
     ACCENT,
@@ -26,7 +27,7 @@ from fit.report.plots import (
 )
 from fit.report.tables import target_name
 from fit.report.text import APPROACHES, approach_name
-from fit.results import Fit, loss_unit
+from fit.results import NATS_PER_TOKEN, Fit, loss_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -138,8 +139,6 @@ def normalised_curves(ax: Axes, curves: Mapping[str, Any]) -> Axes:
         ax: Axes to draw on.
         curves: What the fit has measured of its curves, with a `collapse` and `lines`.
     """
-    from matplotlib.lines import Line2D
-
     sizes = np.array(curves["collapse"]["sizes"])
     longest = max(line["tokens"] for line in curves["lines"])
     common = bool(curves["collapse"]["lengths"])
@@ -152,12 +151,91 @@ def normalised_curves(ax: Axes, curves: Mapping[str, Any]) -> Axes:
     _end_of_trunk(ax, curves)
     ax.set_xlim(FIRST_DRAWN, 1)
     plots.style_axes(ax, x="Share of the run t/T", y="Fall of the loss [$10^{-3}$ nats]")
+    _size_keys(ax, sizes)
+    return ax
+
+
+ONE_EPOCH, REPEATED = "one epoch", "repeated data"
+WINDOWS = 60
+"""Of a training curve that is drawn over tokens, of equal length in ln D."""
+
+
+def training_curves(ax: Axes, right: Axes, fit: Fit, curves: Mapping[int, Floats]) -> Axes:
+    """Loss against tokens by size, and held-out less training loss at the end of each run.
+
+    Args:
+        ax: First axes: the longest training of each size as a line, held-out losses as points.
+        right: Second axes: the differences, with the standard error of the training loss.
+        fit: A fit for which `training_gaps` has rows.
+        curves: Training curves by the run's place in its points.
+
+    Returns:
+        The first axes.
+    """
+    p = fit.points
+    sizes = np.unique(p.params)
+    for n in sizes:
+        colour, chosen = plots.colour_of(n, sizes), p.params == n
+        if mine := [i for i in curves if chosen[i]]:
+            curve = curves[max(mine, key=lambda i: p.tokens[i])]
+            edges = np.geomspace(curve[min(4, len(curve) - 1), 0], curve[-1, 0], WINDOWS + 1)
+            x, y = np.sqrt(edges[1:] * edges[:-1]), window_means(curve, edges)
+            ax.plot(x, y, color=colour, lw=0.9, label="training loss", gid=short(n))
+        ax.plot(
+            p.tokens[chosen], p.loss[chosen], "o", ms=2.6, color=colour, label="held-out loss"
+        )  # fmt: skip
+    if (entropy := fit.data.get("entropy")) is not None:
+        ax.axhline(entropy, color=ACCENT, lw=0.9, ls="-.", label="known entropy")
+    low, high = min(p.loss.min(), entropy or np.inf), p.loss.max()
+    ax.set_ylim(low - 0.1 * (high - low), high + 0.6 * (high - low))
+    ax.set_xlim(p.tokens.min() / 3, p.tokens.max() * 1.3)
+    plots.count_axis(ax.xaxis, most=5)
+    plots.style_axes(ax, x=plots.D_LABEL, y=f"Loss [{NATS_PER_TOKEN}]")
+    _size_keys(ax, sizes)
+    _draw_gaps(right, training_gaps(fit, curves), fit.data.get("unique_tokens") or np.inf)
+    return ax
+
+
+def training_gaps(fit: Fit, curves: Mapping[int, Floats]) -> Floats:
+    """Held-out less training loss at the end of each run, (runs, 3): tokens, gap, its error.
+
+    Empty where no run has a curve, or the fit is not of losses in nats per token.
+    """
+    if target_name(fit.law) != "loss" or loss_unit(fit.convention) != NATS_PER_TOKEN:
+        return np.zeros((0, 3))
+    ends = [(i, *final_training_loss(curve)) for i, curve in curves.items()]
+    rows = [(fit.points.tokens[i], fit.points.loss[i] - end, error) for i, end, error in ends]
+    return np.array([row for row in rows if np.isfinite(row).all()]).reshape(-1, 3)
+
+
+def _draw_gaps(ax: Axes, gaps: Floats, unique: float) -> None:
+    """Draw the rows of `training_gaps`, runs beyond the unique tokens apart."""
+    ax.axhline(0, color=LAW, lw=0.9)
+    kinds = ((gaps[:, 0] <= unique, ONE_EPOCH, BLUE), (gaps[:, 0] > unique, REPEATED, ACCENT))
+    for mask, label, colour in kinds:
+        for length in np.unique(gaps[mask, 0]):
+            _, gap, error = gaps[mask & (gaps[:, 0] == length)].T
+            x = length * np.exp(np.linspace(-0.2, 0.2, len(gap)))  # runs of one length side by side
+            ax.vlines(x, 1e3 * (gap - error), 1e3 * (gap + error), color=FAINT, lw=0.7)
+            ax.plot(x, 1e3 * gap, "o", ms=2.6, color=colour, label=label)
+    top = 1.3e3 * float((np.abs(gaps[:, 1]) + gaps[:, 2]).max())
+    ax.set_ylim(-top, top)
+    ax.set_xlim(gaps[:, 0].min() / 1.5, gaps[:, 0].max() * 1.5)
+    plots.count_axis(ax.xaxis, most=5)
+    plots.style_axes(ax, x=plots.D_LABEL, y="Held-out less training loss\n[1e-3 nats/token]")
+    if (gaps[:, 0] > unique).any():
+        legend(ax, (ONE_EPOCH, REPEATED))
+
+
+def _size_keys(ax: Axes, sizes: Floats) -> None:
+    """Draw a legend of at most five sizes by their colours, above the axes."""
+    from matplotlib.lines import Line2D
+
     shown = sizes if len(sizes) <= 5 else sizes[[0, len(sizes) // 2, -1]]
     keys = [Line2D([], [], color=plots.colour_of(n, sizes), lw=1.2) for n in shown]
     names = [f"N = {short(n)}" for n in shown]
     above: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 3}
     ax.legend(keys, names, frameon=False, columnspacing=1.2, **above)
-    return ax
 
 
 def curve_deviations(ax: Axes, curves: Mapping[str, Any]) -> Axes:

@@ -344,13 +344,17 @@ def perplexity_ladder(ax: Axes, steps: Sequence[LadderStep]) -> Axes:
     return ax
 
 
-def skill_by_shape(ax: Axes, rows: Sequence[ShapeSkills], skill: str) -> Axes:
-    """Loss of one skill over the grid of widths and depths, with a number in each cell.
+def skill_by_shape(
+    ax: Axes, rows: Sequence[ShapeSkills], skill: str, *, label: str = "", scores: bool = False
+) -> Axes:
+    """Loss or score of one skill over the grid of widths and depths, with a number in each cell.
 
     Args:
         ax: Axes to draw on.
         rows: Shapes of one length.
-        skill: A key of their `excess`.
+        skill: A key of their `excess`, or of their `scores`.
+        label: Title in place of the skill's name.
+        scores: Draw the score [%], not the loss.
 
     Returns:
         The same axes.
@@ -360,18 +364,22 @@ def skill_by_shape(ax: Axes, rows: Sequence[ShapeSkills], skill: str) -> Axes:
 
     widths = sorted({row.width for row in rows})
     depths = sorted({row.depth for row in rows})
-    cost = np.array([1e3 * row.excess[skill].mean for row in rows])
-    low, high = float(cost.min()), float(cost.max())
-    for row, value in zip(rows, cost, strict=True):
+    unit = 100.0 if scores else 1e3
+    found = [(row.scores if scores else row.excess)[skill] for row in rows]
+    values = np.array([unit * f.mean for f in found])
+    low, high = (0.0, 100.0) if scores else (float(values.min()), float(values.max()))
+    for row, of, value in zip(rows, found, values, strict=True):
         x, y = widths.index(row.width), depths.index(row.depth)
         share = (value - low) / (high - low) if high > low else 1.0
-        colour = colormaps["Blues"](0.62 - 0.55 * share)
+        colour = colormaps["Blues"](0.07 + 0.55 * share if scores else 0.62 - 0.55 * share)
         box = Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white", lw=1.0)
         ax.add_patch(box)
-        error = 1e3 * row.excess[skill].error
-        half = f"±{error:.2f}" if error >= 0.005 else "±<0.01"
-        text = f"{value:.2f}" + (f"\n{half}" if np.isfinite(error) else "")
-        if (graded := row.scores.get(skill)) is not None and np.isfinite(graded.mean):
+        text = f"{value:.0f}" if scores else f"{value:.2f}"
+        if np.isfinite(of.error) and not scores:
+            half = f"±{unit * of.error:.2f}" if unit * of.error >= 0.005 else "±<0.01"
+            text += f"\n{half}"
+        graded = None if scores else row.scores.get(skill)
+        if graded is not None and np.isfinite(graded.mean):
             text += f"\n{100 * graded.mean:.0f}%"
         ink: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7.5, "linespacing": 1.05}
         ax.text(x, y, text, gid=f"w{row.width} d{row.depth}", **ink)
@@ -384,7 +392,7 @@ def skill_by_shape(ax: Axes, rows: Sequence[ShapeSkills], skill: str) -> Axes:
     ax.tick_params(length=0, colors="#1a1a1a")
     for side in ("left", "bottom"):
         ax.spines[side].set_color(FAINT)
-    ax.set_title("all skills" if skill == TOTAL else skill, fontsize="medium")
+    ax.set_title(label or ("all skills" if skill == TOTAL else skill), fontsize="medium")
     return ax
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fit.data.records import Floats, fields_of, parse_document
+from fit.data.records import Floats, fields_of, parse_document, read_curve
 from fit.data.table import RunTable, score_columns
 from fit.errors import FitError, RecordError
 from fit.files import csv_text
@@ -38,6 +38,8 @@ SHOWN = 3
 NOT_SKILLS = ("loss_se", "loss_bpb", "loss_plain")
 
 
+FINAL_SHARE = 0.1
+"""Share of a run whose training losses are compared with the held-out loss at its end."""
 LADDER_NAME = "ladder.json"
 """In a folder of runs: what `isoflop sweep ladder` measured."""
 LADDER_SCHEMA = "isoflop.ladder/1"
@@ -66,6 +68,30 @@ def read_ladder(folder: Path) -> tuple[LadderStep, ...]:
         return tuple(LadderStep(**fields_of(LadderStep, step)) for step in document["steps"])
     except (OSError, RecordError, KeyError, TypeError, ValueError, AttributeError):
         return ()  # a figure less: the report is of the fit
+
+
+def read_curves(folder: Path, runs: Sequence[str]) -> Mapping[int, Floats]:
+    """Training curves, (rows, 4), by the place of the run; without runs that have none there."""
+    curves = {i: read_curve(str(folder / run)) for i, run in enumerate(runs)}
+    return {i: curve for i, curve in curves.items() if curve is not None}
+
+
+def final_training_loss(curve: Floats) -> tuple[float, float]:
+    """Training loss at the end of a curve and its standard error, by a line through its last tenth.
+
+    Args:
+        curve: (rows, 4), see `read_curve`.
+
+    Returns:
+        Both [nats/token]; NaN with fewer than four rows there.
+    """
+    last = curve[curve[:, 0] > (1 - FINAL_SHARE) * curve[-1, 0]]
+    if len(last) < 4:
+        return math.nan, math.nan
+    design = np.column_stack([np.ones(len(last)), last[:, 0] / curve[-1, 0] - 1])
+    solution, *_ = np.linalg.lstsq(design, last[:, 1], rcond=None)
+    variance = float(np.square(last[:, 1] - design @ solution).sum()) / (len(last) - 2)
+    return float(solution[0]), math.sqrt(variance * np.linalg.inv(design.T @ design)[0, 0])
 
 
 def figure_table(figure: Figure, runs: Sequence[str] = ()) -> str:

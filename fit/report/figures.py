@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from fit.allocation.scaling_law import (
     splits_budgets,
 )
 from fit.data.progress import report_stage
+from fit.data.records import Floats
 from fit.data.table import score_columns
 from fit.errors import RefusedError
 from fit.query.answer import answer
@@ -36,6 +37,7 @@ from fit.report.figure_data import (
     LadderStep,
     ShapeSkills,
     figure_table,
+    read_curves,
     read_ladder,
     shown_series,
 )
@@ -101,6 +103,8 @@ class FigureInputs:
     """N-grams, models and the truth, where they were measured beside the runs."""
     scores: tuple[ScoreLaw, ...] = ()
     """Laws of the runs' scores, in the order in which they are reached."""
+    curves: Mapping[int, Floats] = field(default_factory=dict)
+    """Training curves by the place of the run, where they lie beside the runs."""
 
     @property
     def budget(self) -> float:
@@ -155,6 +159,7 @@ def figure_inputs(
             verdict = worst(verdict, *(a.verdict for a in answers))
         except RefusedError as error:
             verdict = Verdict(verdict="refuse", reason=error.reason, message=str(error))
+    folder = Path(str(fit.source.get("path") or ""))
     laws = score_laws(source)[0] if best is not None and score_columns(p.columns) else ()
     return FigureInputs(
         source=source,
@@ -165,7 +170,8 @@ def figure_inputs(
         asked=asked,
         request=request,
         shapes=shapes if len({r.depth for r in shapes}) > 1 else (),
-        ladder=read_ladder(Path(str(fit.source.get("path") or ""))),
+        ladder=read_ladder(folder),
+        curves=read_curves(folder, p.run),
     )
 
 
@@ -184,10 +190,10 @@ def draw_figures(inputs: FigureInputs) -> dict[str, RenderedFigure]:
 
 
 def draw_shapes(shapes: tuple[ShapeSkills, ...]) -> dict[str, RenderedFigure]:
-    """Draw the only figure of a report on shapes, which needs no fit."""
-    image = _render("skills", _shape_figure, shapes, ())
-    assert image is not None
-    return {"skills": image}
+    """Draw the figures of a report on shapes, which needs no fit."""
+    order = _render("order", lambda s: scores.draw_order(_figure(4.0), s), shapes, ())
+    drawn = {"order": order, "skills": _render("skills", _shape_figure, shapes, ())}
+    return {name: image for name, image in drawn.items() if image is not None}
 
 
 def _render(
@@ -217,6 +223,16 @@ def _figure(height: float, width: float = WIDE) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def _panels(count: int, across: int, height: float, **shared: Any) -> tuple[Figure, Any]:
+    """A figure of so many panels in rows, each row of a height in inches; and its panels."""
+    down = -(-count // across)
+    figure = _figure(height * down)
+    panels = figure.subplots(down, across, squeeze=False, **shared).ravel()
+    for ax in panels[count:]:
+        ax.remove()
+    return figure, panels[:count]
 
 
 def _loss_compute(inputs: FigureInputs) -> Figure | None:
@@ -277,8 +293,7 @@ def serving_costs_of(inputs: FigureInputs) -> costs.ServingCosts | None:
 
 
 def _serving(inputs: FigureInputs) -> Figure | None:
-    costs_by_size = serving_costs_of(inputs)
-    if costs_by_size is None:
+    if (costs_by_size := serving_costs_of(inputs)) is None:
         return None
     figure = _figure(2.3, 5.2)
     context_plots.lifetime_cost(figure.subplots(), costs_by_size)
@@ -313,15 +328,11 @@ def _shape_figure(shapes: tuple[ShapeSkills, ...]) -> Figure:
     """A panel per skill over the grid of shapes."""
     rows = context_plots.shapes_shown(shapes)
     shown = context_plots.skills_shown(rows)[:MOST_SKILLS]
-    across = min(3, len(shown))
-    down = -(-len(shown) // across)
     cell = 0.36 if any(r.scores for r in rows) else 0.25  # of three lines, or of two
-    figure = _figure(0.2 + down * (0.6 + cell * len({r.depth for r in rows})))
-    panels = figure.subplots(down, across, squeeze=False).ravel()
-    for ax, skill in zip(panels, shown, strict=False):
+    height = 0.65 + cell * len({r.depth for r in rows})
+    figure, panels = _panels(len(shown), min(3, len(shown)), height)
+    for ax, skill in zip(panels, shown, strict=True):
         context_plots.skill_by_shape(ax, rows, skill)
-    for ax in panels[len(shown) :]:
-        ax.remove()
     return figure
 
 
@@ -329,14 +340,9 @@ def _scores(inputs: FigureInputs) -> Figure | None:
     """A panel per score against compute."""
     if not (laws := inputs.scores):
         return None
-    across = 2 if len(laws) == 4 else min(3, len(laws))
-    down = -(-len(laws) // across)
-    figure = _figure(2.2 * down)
-    panels = figure.subplots(down, across, squeeze=False).ravel()
-    for ax, law in zip(panels, laws, strict=False):
+    figure, panels = _panels(len(laws), 2 if len(laws) == 4 else min(3, len(laws)), 2.2)
+    for ax, law in zip(panels, laws, strict=True):
         scores.draw_score(ax, law, inputs.source)
-    for ax in panels[len(laws) :]:
-        ax.remove()
     return figure
 
 
@@ -345,6 +351,16 @@ def _scores_by_loss(inputs: FigureInputs) -> Figure | None:
         return None
     figure = _figure(2.8, 4.8)
     scores.draw_score_by_loss(figure.subplots(), inputs.scores)
+    return figure
+
+
+def _training(inputs: FigureInputs) -> Figure | None:
+    fit = fit_of(inputs.source)
+    if not len(check_plots.training_gaps(fit, inputs.curves)):
+        return None
+    figure = _figure(2.6)
+    left, right = figure.subplots(1, 2)
+    check_plots.training_curves(left, right, fit, inputs.curves)
     return figure
 
 
@@ -391,16 +407,12 @@ def _residuals(inputs: FigureInputs) -> Figure:
     against["Tokens per parameter D/N"] = p.tokens / p.params
     against = {label: v for label, v in against.items() if v.max() > 1.05 * v.min()}
     across = len(against) if len(against) < 5 else 3
-    down = -(-len(against) // across)
-    figure = _figure(2.0 if down == 1 else 1.45 * down)
-    panels = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
-    for ax, (label, values) in zip(panels, against.items(), strict=False):
+    height = 2.0 if len(against) <= across else 1.45
+    figure, panels = _panels(len(against), across, height, sharey=True)
+    for place, (ax, (label, values)) in enumerate(zip(panels, against.items(), strict=True)):
         check_plots.residuals_against_count(ax, fit, values, x=label)
-    for place, ax in enumerate(panels):
         if place % across:
             ax.set_ylabel("")
-        if place >= len(against):
-            ax.remove()
     return figure
 
 
@@ -427,8 +439,7 @@ def _holdout(inputs: FigureInputs) -> Figure | None:
 
 
 def _curves(inputs: FigureInputs) -> Figure | None:
-    curves = fit_of(inputs.source).curves
-    if not curves.get("lines"):
+    if not (curves := fit_of(inputs.source).curves).get("lines"):
         return None
     figure = _figure(2.3)
     left, right = figure.subplots(1, 2)
@@ -446,8 +457,7 @@ def _ladder(inputs: FigureInputs) -> Figure | None:
 
 
 def _phase(inputs: FigureInputs) -> Figure | None:
-    fit = fit_of(inputs.source)
-    if not fit.curves.get("phase"):
+    if not (fit := fit_of(inputs.source)).curves.get("phase"):
         return None
     figure = _figure(2.2, 4.6)
     check_plots.residuals_by_event(figure.subplots(), fit)
@@ -467,6 +477,7 @@ FIGURES: Mapping[str, ReportFigure] = {
     "surface": ReportFigure(section=SIZES, draw=_surface),
     "models": ReportFigure(section=SIZES, draw=_models),
     "tokens": ReportFigure(section=SIZES, draw=_tokens),
+    "training": ReportFigure(section=SIZES, draw=_training),
     "ladder": ReportFigure(section=SIZES, draw=_ladder, width=78),
     "scores": ReportFigure(section=SCORES, draw=_scores),
     "scores-loss": ReportFigure(section=SCORES, draw=_scores_by_loss, width=72),

@@ -332,6 +332,8 @@ class _Writer:
             self.block(_answer_block(data))
         if data["first"] is not None:
             self.block(data["first"])
+        for block in data.get("besides", ()):
+            self.block(block)
         for title, rows in (("How sure it is", "checks"), ("What would change it", "limitations")):
             self.parts += [d.heading(title, 2), d.notes(data[rows])]
         self.sections(data["brief"])

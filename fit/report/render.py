@@ -29,7 +29,8 @@ from fit.report.brief import read_request
 from fit.report.context_plots import models_table, shapes_of
 from fit.report.figures import RenderedFigure, draw_figures, draw_shapes, figure_inputs
 from fit.report.markup import latex_document, markdown_page
-from fit.report.summary_page import CHANGES, report_content, shape_report_content
+from fit.report.skills_page import shape_report_content
+from fit.report.summary_page import CHANGES, report_content
 from fit.report.tables import shell_lines
 from fit.results import NATS_PER_TOKEN, loss_unit
 
@@ -290,6 +291,7 @@ def html_page(data: Mapping[str, Any], figures: Mapping[str, bytes]) -> str:
     counts = {"figure": 0, "table": 0}
     if data["first"] is not None and data["first"]["name"] in figures:
         parts.append(_block(data["first"], figures, counts))
+    parts += [_block(block, figures, counts) for block in data.get("besides", ())]
     parts += [
         '<div class="sides">',
         f"<section><h2>How sure it is</h2>{_marked_list(data['checks'])}</section>",

@@ -17,8 +17,14 @@ from fit.data.table import score_columns
 from fit.errors import FitError
 from fit.fitting import FitOptions, fit_table
 from fit.quantities import percent, power, short
-from fit.report import plots
-from fit.report.figure_data import SHOWN, SKILL_LEVEL, skills_by_shape
+from fit.report import context_plots, plots
+from fit.report.figure_data import (
+    SHOWN,
+    SKILL_LEVEL,
+    ShapeSkills,
+    SkillExcess,
+    skills_by_shape,
+)
 from fit.report.plots import ACCENT, BAND, BLUE, C_LABEL, DASHED, FAINT, LAW
 from fit.report.tables import Table, left, math_power, right
 from fit.report.text import DASH, table_text, wrapped
@@ -26,6 +32,7 @@ from fit.scores.law import THRESHOLDS, Places, ScoreInterval, ScoreLaw, score_la
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FORMS = {
     "compute": "compute",
@@ -36,6 +43,8 @@ FORMS = {
 """What a score is a function of, in words."""
 THRESHOLDS_TEXT = f"Dotted lines are at {' and '.join(map(percent, THRESHOLDS))}."
 COLOURS = (ACCENT, BLUE, "#5a8f3c", "#8a5aa3", "#c08a2b", "#3c8f8a", "#7a4a2b", "#666666")
+MOST_ORDERED = 5
+"""Scores on the first page of a report on shapes, the highest first."""
 MOST_SCORES = 9
 """Panels of the figure, the scores that are passed first."""
 MARGIN = 3.0
@@ -194,8 +203,13 @@ def skills_document(
     if entropy is not None or not scored:
         document["shapes"] = [dataclasses.asdict(s) for s in skills_by_shape(table)]
     if scored:
-        source = ScalingLaw.from_fit(fit_table(table, FitOptions(name="skills", resamples=0)))
-        document["scores"] = scores_document(source, budgets, chance)
+        try:
+            source = ScalingLaw.from_fit(fit_table(table, FitOptions(name="skills", resamples=0)))
+            document["scores"] = scores_document(source, budgets, chance)
+        except FitError as error:  # a grid of shapes at one length is worth a table
+            if budgets or chance or not document["shapes"]:
+                raise
+            document["scores"] = {"laws": [], "skipped": [["the scores", str(error)]]}
     return dict(finite_or_null(document))
 
 
@@ -325,6 +339,54 @@ def draw_score_by_loss(ax: Axes, laws: Sequence[ScoreLaw]) -> Axes:
     place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "ncol": 4}
     ax.legend(*_handles(ax, names), frameon=False, fontsize=7.5, **place)
     return ax
+
+
+def shown_scores(rows: Sequence[ShapeSkills]) -> dict[str, str]:
+    """Scores that all shapes have and their labels: those of written stories, else the others."""
+    names = [n for n in rows[0].scores if all(np.isfinite(r.scores[n].mean) for r in rows)]
+    written = [n for n in names if n.startswith("stories.")]
+    mean = {n: np.mean([r.scores[n].mean for r in rows]) for n in written or names}
+    chosen = sorted(mean, key=lambda n: -mean[n])[:MOST_ORDERED]
+    return {n: n.removeprefix("stories.") for n in chosen}
+
+
+def draw_order(figure: Figure, shapes: Sequence[ShapeSkills]) -> Figure | None:
+    """Scores against model size, and beneath by width and depth; None without scores.
+
+    Args:
+        figure: Empty.
+        shapes: Of one length those are drawn that a report shows.
+
+    Returns:
+        The same figure.
+    """
+    rows = context_plots.shapes_shown(shapes)
+    if not (graded := shown_scores(rows)):
+        return None
+    grid = figure.add_gridspec(2, len(graded), height_ratios=(1.5, 1))
+    ax = figure.add_subplot(grid[0, :])
+    for (name, label), colour in zip(graded.items(), COLOURS, strict=False):
+        best: dict[float, SkillExcess] = {}
+        for row in sorted(rows, key=lambda r: r.scores[name].mean):
+            best[row.params] = row.scores[name]
+        sizes = sorted(best)
+        mean = np.array([100 * best[n].mean for n in sizes])
+        half = np.array([best[n].error if math.isfinite(best[n].error) else 0.0 for n in sizes])
+        ax.vlines(sizes, mean - 100 * half, mean + 100 * half, color=colour, lw=0.8, alpha=0.6)
+        ax.plot(sizes, mean, "o-", ms=3.5, lw=1.1, color=colour, label=label)
+    ax.set_xscale("log")
+    ax.set_xlim(min(r.params for r in rows) / 1.2, max(r.params for r in rows) * 1.2)
+    ax.set_ylim(0, 103)
+    plots.count_axis(ax.xaxis)
+    plots.style_axes(ax, x=plots.N_LABEL, y="Right words [%]")
+    above: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
+    ax.legend(frameon=False, ncols=len(graded), borderpad=0.1, **above)
+    for place, (name, label) in enumerate(graded.items()):
+        panel = figure.add_subplot(grid[1, place])
+        context_plots.skill_by_shape(panel, rows, name, label=label, scores=True)
+        if place:
+            panel.set_ylabel("")
+    return figure
 
 
 def _handles(ax: Axes, names: set[str]) -> tuple[list[Any], list[str]]:

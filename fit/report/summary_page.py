@@ -1,8 +1,8 @@
 """The content of a report as plain JSON values, page 1 first, for any output format.
 
-`report_content` is the report of a fit, `shape_report_content` that of runs of several shapes to
-which no law is fitted. Page 1 has the recommendation, the answers at two budgets, and what supports
-and what limits them; the sections after it come from `sections.py`.
+`report_content` is the report of a fit; that of runs without one is in `skills_page.py`. Page 1 has
+the recommendation, the answers at two budgets, and what supports and what limits them; the sections
+after it come from `sections.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from fit.allocation.scaling_law import (
     ScalingLaw,
     fit_of,
 )
-from fit.data.table import RunTable
 from fit.forecasts.ledger import Ledger
 from fit.forecasts.scoring import calibration
 from fit.quantities import count_noun, option_name, percent, power, short, three_digits, with_commas
@@ -29,11 +28,8 @@ from fit.query.warnings import UNCOMPARED, cross_check_remark
 from fit.report import tables
 from fit.report.brief import brief_sections, front_matter, question_words
 from fit.report.captions import figure_block
-from fit.report.context_plots import TOTAL, shapes_shown, skills_caption, skills_shown
-from fit.report.figure_data import SKILL_LEVEL, ShapeSkills, SkillExcess
-from fit.report.figures import SHAPES, FigureInputs, figure_inputs
+from fit.report.figures import FigureInputs, figure_inputs
 from fit.report.sections import FIRST_FIGURE, report_sections
-from fit.report.tables import FigureBlock, Section, Table, left, right
 from fit.report.text import DASH, TIMES, approach_name
 from fit.results import Fit
 from fit.verdict import (
@@ -344,152 +340,3 @@ def _with_interval(number: Number, form: Callable[[float], str]) -> list[str]:
         return [form(number.value), DASH]
     ends = (form(v) if math.isfinite(v) else "unbounded" for v in (number.low, number.high))
     return [form(number.value), " to ".join(ends)]
-
-
-def shape_report_content(
-    name: str, table: RunTable, shapes: Sequence[ShapeSkills], author: str = ""
-) -> dict[str, Any]:
-    """The content of a report on runs of several shapes to which no law is fitted.
-
-    Args:
-        name: Name of the report.
-        table: The runs.
-        shapes: Their losses by skill and shape.
-        author: Name under the title.
-    """
-    rows = shapes_shown(shapes)
-    shown = skills_shown(rows)
-    length = short(rows[0].tokens)
-    sections = (
-        Section(
-            title=SHAPES,
-            blocks=(_skill_table(shapes, shown),),
-        ),
-    )
-    about = (
-        f"{count_noun(len(table), 'run')} of {count_noun(len(rows), 'shape')} at {length} tokens"
-    )
-    return {
-        "name": tables.clean(name),
-        "refused": False,
-        "verdict": None,
-        "front": [
-            *([["Author", tables.clean(author, 80)]] if author else []),
-            ["Data set", tables.clean(table.data.name if table.data else "not named", 60)],
-            ["Runs", f"{len(table)}, without a fit"],
-        ],
-        "about": f"{about}. Losses are given as the excess over a perfect predictor, whose "
-        "loss is known.",
-        "question": [["", "Which shape has the lowest loss, in all and in each skill?"]],
-        "summary": _shape_summary(rows),
-        "answers": None,
-        "level": percent(SKILL_LEVEL),
-        "checks": [_skill_check(rows, s) for s in shown],
-        "limitations": _shape_limitations(rows),
-        "first": dataclasses.asdict(FigureBlock(name="skills", caption=skills_caption(shapes))),
-        "brief": [],
-        "sections": [dataclasses.asdict(s) for s in sections],
-    }
-
-
-def _lowest(rows: Sequence[ShapeSkills], skill: str) -> tuple[ShapeSkills, list[ShapeSkills]]:
-    """The shape of the lowest mean loss in a skill, and those the seeds cannot tell from it."""
-    first, *others = sorted(rows, key=lambda r: r.excess[skill].mean)
-    a = first.excess[skill]
-    equal = [
-        r
-        for r in others
-        if not r.excess[skill].mean - a.mean > math.hypot(a.error, r.excess[skill].error)
-    ]
-    return first, equal
-
-
-def _shape_summary(rows: Sequence[ShapeSkills]) -> list[list[str]]:
-    """The sentences on top of a report on shapes: a best shape only where the seeds show one."""
-    best, equal = _lowest(rows, TOTAL)
-    loss = f"{_excess_text(best.excess[TOTAL])} thousandths of a nat per token above a perfect "
-    if equal:
-        names = ", ".join(_shape_text(r) for r in equal)
-        return [
-            ["loud", "The seeds do not distinguish a best shape."],
-            ["", f" The lowest mean is that of {_shape_text(best)}, {loss}predictor; "],
-            [
-                "",
-                f"{'this is' if len(equal) == 1 else 'these are'} within the noise of it: {names}.",
-            ],
-        ]
-    return [
-        ["", "Of these shapes "],
-        ["strong", f"width {best.width}, depth {best.depth}"],
-        ["", f" has the lowest loss, {loss}predictor; the seeds distinguish it from every other."],
-    ]
-
-
-def _skill_check(rows: Sequence[ShapeSkills], skill: str) -> list[str]:
-    """The lowest shape for a skill, and which others the seeds cannot tell from it."""
-    best, equal = _lowest(rows, skill)
-    name = "All skills" if skill == TOTAL else skill.capitalize()
-    lowest = f"{_shape_text(best)} ({_excess_text(best.excess[skill])})"
-    if not equal:
-        return ["good", f"{name}: {lowest} is lowest; the seeds distinguish it from all others."]
-    if len(equal) == len(rows) - 1:
-        return ["fair", f"{name}: the seeds distinguish no shape from that of the lowest mean."]
-    others = ", ".join(f"{_shape_text(r)} ({_excess_text(r.excess[skill])})" for r in equal)
-    return ["fair", f"{name}: the seeds do not distinguish {lowest} from {others}."]
-
-
-def _shape_limitations(rows: Sequence[ShapeSkills]) -> list[list[str]]:
-    """What the comparison of shapes does not control: [severity, text]."""
-    sizes = [r.params for r in rows]
-    if max(sizes) > 1.1 * min(sizes):
-        text = (
-            f"The shapes differ in size, {short(min(sizes))} to {short(max(sizes))} parameters: "
-            "an apparent effect of width or depth may be one of size."
-        )
-        limitations = [["warning", text]]
-    else:
-        text = f"The shapes have one size, about {short(sum(sizes) / len(sizes))} parameters."
-        limitations = [["info", text]]
-    if min(r.seeds for r in rows) < 3:
-        text = "A shape was run with fewer than three seeds: its interval is not informative."
-        limitations.append(["warning", text])
-    text = (
-        "All shapes share one training recipe: a learning rate that suits one depth better than "
-        "another would appear as an effect of depth. The result holds for one data set, one length "
-        "and this size only."
-    )
-    return [*limitations, ["info", text]]
-
-
-def _skill_table(shapes: Sequence[ShapeSkills], shown: Sequence[str]) -> Table:
-    """The excess loss of each skill for every shape and length."""
-    rows = tuple(
-        (
-            _shape_text(r),
-            short(r.params),
-            short(r.tokens),
-            str(r.seeds),
-            *(_excess_text(r.excess[s]) for s in shown),
-        )
-        for r in shapes
-    )
-    heads = ("$N$", "$D$", "seeds", *("all skills" if s == TOTAL else s for s in shown))
-    return Table(
-        columns=(left(f"width{TIMES}depth"), *map(right, heads)),
-        rows=rows,
-        caption="Excess loss of each skill over a perfect predictor [nats/1000 per token], mean "
-        f"over seeds and half of its {percent(SKILL_LEVEL)} interval.",
-        dense=True,
-    )
-
-
-def _shape_text(row: ShapeSkills) -> str:
-    """Width by depth."""
-    return f"{row.width}{TIMES}{row.depth}"
-
-
-def _excess_text(excess: SkillExcess) -> str:
-    """Mean and half of the interval, in thousandths of a nat."""
-    half = 1e3 * excess.error
-    error = f" ±{half:.2f}" if half >= 0.005 else " ±<0.01"
-    return f"{1e3 * excess.mean:.2f}{error if math.isfinite(half) else ''}"

@@ -17,9 +17,11 @@ from fit.quantities import (
     interval_text,
     loss_difference,
     percent,
+    perplexity,
     power,
     short,
     three_digits,
+    unit_with_perplexity,
     with_commas,
 )
 from fit.query.documents import (
@@ -34,7 +36,7 @@ from fit.query.documents import (
 )
 from fit.query.sensitivity import limit_text
 from fit.query.warnings import cross_check_remark, forecast_remark
-from fit.results import CrossCheck, Fit, loss_unit
+from fit.results import NATS_PER_TOKEN, CrossCheck, Fit, loss_unit
 from fit.verdict import SEVERITIES, Note, Verdict, kappa_text
 
 WIDTH = 80
@@ -83,7 +85,8 @@ def prediction_text(prediction: Prediction, most: int | None = None) -> str:
     head = wrapped(f"{sizes}, by {prediction.source} ({_basis(prediction)})")
     verdict, notes = prediction.verdict, prediction.warnings
     rows = [*_verdict_rows(verdict, notes), row("compute", f"{power(prediction.flops)} FLOP")]
-    rows += [row(k.replace("_", " "), _plain_or_short(v)) for k, v in prediction.given.items()]
+    for name, value in prediction.given.items():
+        rows.append(row(name.replace("_", " "), f"{value:g}" if value < 1e5 else short(value)))
     rows += [*_loss_rows(prediction), *_reach_rows(prediction)]
     return _joined([head, "", *rows, *note_rows(verdict.ranked(notes), most)])
 
@@ -93,11 +96,10 @@ def fit_text(fit: Fit) -> str:
     dropped = f", {len(fit.runs_dropped)} dropped" if fit.runs_dropped else ""
     family = law(fit.law)
     head = wrapped(f"{fit.name}: {family.formula}" + f" ({family.about})" * bool(family.about))
-    status = f"{fit.status.replace('_', ' ')}, kappa {kappa_text(fit)}"
     heading = f"{percent(fit.interval.level)} confidence ({fit.interval.method})"
     rows = [
         *_verdict_rows(fit.verdict, fit.notes),
-        row("status", status),
+        row("status", f"{fit.status.replace('_', ' ')}, kappa {kappa_text(fit)}"),
         row("runs", f"{fit.runs_used} used{dropped}; {convention_text(fit.convention)}"),
         row("noise", f"{100 * fit.noise:.2g}% of the {family.target}, one run about the law"),
         *_replicate_rows(fit),
@@ -125,8 +127,8 @@ def hint_text(answer: Answer) -> str:
     n, d = _with_interval(answer.params, short), _with_interval(answer.tokens, short)
     return wrapped(
         f"At {power(answer.flops.value)} FLOP ({_reach_text(answer.reach)} the largest budget): "
-        f"{n} parameters on {d} tokens, loss "
-        f"{_with_interval(answer.loss, FOUR_DECIMALS)} {loss_unit(answer.convention)} "
+        f"{n} parameters on {d} tokens, loss {_with_interval(answer.loss, FOUR_DECIMALS)} "
+        f"{unit_with_perplexity(loss_unit(answer.convention), answer.loss.value)} "
         f"({answer.verdict.verdict})."
     )
 
@@ -219,13 +221,8 @@ def _with_interval(number: Number, form: Callable[[float], str]) -> str:
     return f"{form(number.value)} {ends if ends[0] == '[' else f'({ends})'}"
 
 
-def _plain_or_short(value: float) -> str:
-    """A width or a depth in full, a count with its unit."""
-    return f"{value:g}" if value < 1e5 else short(value)
-
-
 def _loss_rows(result: Answer | Prediction) -> list[str]:
-    """Loss by the law with its confidence interval, and the prediction interval of one run."""
+    """Loss by the law with its confidence interval, its perplexity, and the interval of one run."""
     quantity = result.quantity if isinstance(result, Prediction) else "loss"
     per_token = f" {loss_unit(result.convention)}"
     form, unit = (FOUR_DECIMALS, per_token) if quantity == "loss" else (three_digits, "")
@@ -235,6 +232,9 @@ def _loss_rows(result: Answer | Prediction) -> list[str]:
         rows[0] += f", {percent(result.level)} confidence"
         ends = f"{_with_interval(run, form)}{unit}"
         rows.append(row("one run there", f"{ends}, {percent(result.level)} prediction"))
+    if unit == f" {NATS_PER_TOKEN}":
+        text = _with_interval(mapped(result.loss, perplexity), three_digits)
+        rows.insert(1, row("perplexity", text))
     return rows
 
 
@@ -300,7 +300,8 @@ def convention_text(convention: Mapping[str, str]) -> str:
 def _parameter_row(fit: Fit, name: str, value: float) -> str:
     """A parameter with its interval."""
     low, high = fit.interval.bounds.get(name, (float("nan"), float("nan")))
-    unit = {"E": loss_unit(fit.convention), "a": "N* ~ C^a", "b": "D* ~ C^b"}.get(name, "")
+    loss = unit_with_perplexity(loss_unit(fit.convention), value)
+    unit = {"E": loss, "a": "N* ~ C^a", "b": "D* ~ C^b"}.get(name, "")
     is_held = name in dict(fit.options.get("hold") or ())
     ends = interval_text(low, high, lambda end: f"{end:.4g}", least=-math.inf)
     ends = "held" if is_held else ends

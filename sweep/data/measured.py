@@ -5,8 +5,9 @@ its own, over a fixed sample as long as the held-out one or all of it. `data.tas
 prompts with one right continuation each, a JSON object a line:
 
     {"prompt": "The capital of France is", "answer": " Paris"}
-    {"prompt": "2 + 2 =", "answer": " 4", "choices": [" 3", " 4", " 5"]}
+    {"prompt": "2 + 2 =", "answer": " 4", "choices": [" 3", " 4", " 5"], "skill": "sums"}
 
+A task with a `skill` is graded with the others and with those of its skill besides.
 Both are tokenised by the tokenizer of the source. A prompt begins a document. Prompt and answer are
 tokenised one by one, so that a blank between words belongs to the answer.
 """
@@ -31,7 +32,7 @@ from sweep.data.text import examined_files
 
 READ_SAMPLES = 16
 """Of a further text at most so many times the sample is tokenised, to draw the sample from."""
-TASK_KEYS = {"prompt", "answer", "choices"}
+TASK_KEYS = {"prompt", "answer", "choices", "skill"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,8 @@ class Task:
     """The continuations that are compared; without choices the right one alone."""
     answer: int
     """Index of the right one."""
+    skill: str | None = None
+    """What it is a test of, as its file says."""
 
 
 def measured_identity(config: DataConfig) -> dict[str, Any]:
@@ -112,11 +115,11 @@ def check_measured(config: DataConfig, source: TokenSource) -> None:
         measured_identity(config)
     if config.tasks is not None:
         read_tasks(config, source)
-        graded = {"tokens", *(source.info.entropy_by_skill or {})}
+        graded = {"tokens", "stories", *(source.info.entropy_by_skill or {})}
         if task_name(config) in graded:
             raise PlanError(
                 f"data.tasks={config.tasks}: '{task_name(config)}' is the name of another score "
-                "(train.scores=accuracy); the tasks are called after their file. Rename the file."
+                "(train.scores); the tasks are called after their file. Rename the file."
             )
 
 
@@ -212,16 +215,25 @@ def _task(
         row = json.loads(line)
     except ValueError as error:
         raise PlanError(f"{where} is not JSON ({str(error)[:60]}). Correct it.") from error
-    needed = '{"prompt": "...", "answer": "...", "choices": [...]}, choices optional'
+    needed = (
+        '{"prompt": "...", "answer": "...", "choices": [...], "skill": "..."}, choices and skill '
+        "optional"
+    )
     if not isinstance(row, dict) or not {"prompt", "answer"} <= row.keys() <= TASK_KEYS:
         raise PlanError(f"{where} is no task; {needed}, is needed. Correct it.")
     prompt, answer, choices = row["prompt"], row["answer"], row.get("choices", [row["answer"]])
+    skill = row.get("skill")
     texts = [prompt, answer, *choices] if isinstance(choices, list) else [None]
-    if not all(isinstance(text, str) for text in texts):
+    if not all(isinstance(text, str) for text in texts) or not isinstance(skill, str | None):
         raise PlanError(f"{where} holds what is no text; {needed}, is needed. Correct it.")
     if answer not in choices or len(set(choices)) < len(choices):
         raise PlanError(
             f"{where}: the answer must be one of the choices, and none may stand twice. Correct it."
+        )
+    if skill is not None and not skill.isidentifier():
+        raise PlanError(
+            f"{where} has the skill '{skill}', which names a column of scores; letters, digits and "
+            "_ are needed. Correct it."
         )
     begin, options = (*start, *encode(prompt)), tuple(tuple(encode(c)) for c in choices)
     if not begin or not all(options):
@@ -232,4 +244,4 @@ def _task(
             f"{where} has {count_noun(longest, 'token')}, and a model of model.seq_len={seq_len} "
             f"sees {seq_len}. Shorten it, or set a longer model.seq_len."
         )
-    return Task(prompt=begin, options=options, answer=choices.index(answer))
+    return Task(prompt=begin, options=options, answer=choices.index(answer), skill=skill)

@@ -23,8 +23,8 @@ RECIPE = "2"
 whose settings stayed the same."""
 NOT_IDENTITY = frozenset(
     "tokens micro_batch_tokens warmup_tokens accelerator devices nodes strategy threads compile "
-    "checkpoint_seconds retries runs_per_gpu keep scores cooldown cooldown_shape "
-    "schedule options".split()
+    "checkpoint_seconds retries runs_per_gpu keep scores stories cooldown "
+    "cooldown_shape schedule options".split()
 )
 """Settings of `train` that change no result, or that enter a run's identity in resolved form."""
 MUON_SETTINGS = ("muon_lr", "muon_momentum")

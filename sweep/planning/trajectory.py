@@ -345,6 +345,17 @@ def check_combinations(config: Config) -> None:
                 f"{name}={value} is served by the built-in model alone, and "
                 f"model._target_={model._target_} replaces it. Leave one of the two out."
             )
+    if "stories" in train.scores and config.data.name != "stories":
+        raise PlanError(
+            f"train.scores=stories judges stories by the grammar of data=stories, and "
+            f"data={config.data.name} has none. Leave it out, or grade prompts: data.tasks."
+        )
+    if "stories" in train.scores and train.devices > 1 and train.strategy == "fsdp":
+        raise PlanError(
+            "train.scores=stories with train.strategy=fsdp; no device has the whole model that "
+            "writes them. Leave one of the two out, or keep the weights and grade them: "
+            "train.keep=weights, isoflop sweep grade RUN."
+        )
     if train.keep != "none" and find_spec("safetensors") is None:
         raise PlanError(
             f"train.keep={train.keep} needs the package 'safetensors', not installed here: pip "

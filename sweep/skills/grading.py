@@ -17,6 +17,8 @@ from sweep.model import Transformer
 from sweep.skills.judge import Grade, grade, summarised
 from sweep.skills.novelty import longest_matches, new_shares
 
+KEPT_STORIES = 10
+"""Stories whose text is kept beside a record."""
 TRAINING_ROWS = 4096
 """Rows of the training stream with which novelty is compared, from its first on."""
 
@@ -44,8 +46,6 @@ def grade_model(
     Raises:
         PlanError: The source is no generated language, or no number of stories is positive.
     """
-    from sweep.writing.generate import generate
-
     if not isinstance(source, StoriesSource):
         raise PlanError(
             f"data={source.info.name} has no grammar to judge by; only data=stories has. Grade a "
@@ -53,16 +53,44 @@ def grade_model(
         )
     if stories < 1:
         raise PlanError(f"--stories {stories}; at least 1 is needed.")
-    prompts = [list(source.start)] * stories
-    written = generate(
+    written = write_stories(model, source, stories, temperature=temperature, seed=seed)
+    return grade_stories(source, written), written
+
+
+def write_stories(
+    model: Transformer, source: StoriesSource, count: int, *, temperature: float = 1.0, seed: int
+) -> list[list[int]]:
+    """Stories that a model writes, as tokens, each to its end or that of the model's context."""
+    from sweep.writing.generate import generate
+
+    return generate(
         model,
-        prompts,
+        [list(source.start)] * count,
         max_tokens=source.seq_len - len(source.start),
         temperature=temperature,
         seed=seed,
         stop=source.ending,
     )
-    return grade_stories(source, written), written
+
+
+def story_scores(
+    model: Transformer, source: Any, *, stories: int, seed: int
+) -> tuple[dict[str, dict[str, float | None]], list[str]]:
+    """Grades of written stories as the scores of a record, `stories.SKILL`; and some of the texts.
+
+    Novelty is left out: it is no skill that grows with scale, as noise is newest of all.
+    """
+    written = write_stories(model, source, stories, seed=seed)
+    grades = grade(source.language, written)
+    scores: dict[str, dict[str, float | None]] = {
+        f"stories.{skill}": {
+            "items": found.texts,
+            "accuracy": found.value,
+            "accuracy_se": found.error if found.texts > 1 else None,
+        }
+        for skill, found in grades.items()
+    }
+    return scores, [str(source.decode(story)) for story in written[:KEPT_STORIES]]
 
 
 def grade_stories(source: StoriesSource, stories: Sequence[Sequence[int]]) -> dict[str, Grade]:

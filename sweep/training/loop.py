@@ -25,13 +25,14 @@ from typing import Any
 
 import torch
 
-from fit.data.records import RunRecord, write_record
+from fit.data.records import STORIES_NAME, RunRecord, write_record
 from fit.errors import RecordError
-from fit.files import now
+from fit.files import now, write_atomically
 from sweep.cache import locked
 from sweep.data.measured import further_heldout, read_tasks, task_name
 from sweep.planning.devices import device_kind
 from sweep.planning.trajectory import RunSpec, Trajectory, finished_record, work_folder
+from sweep.skills.grading import story_scores
 from sweep.training.checkpoint import (
     DeferredSignals,
     StateWriter,
@@ -329,10 +330,18 @@ class TrajectoryTrainer:
                 f"{source.unigram_loss:.3f}"
             )
         facts = self.facts(run)
-        if reason is None and (tasks := read_tasks(data, source)):
-            graded = {task_name(data): score_tasks(module, tasks, fabric)}
-            scores = {**(measured.scores or {}), **graded}
-            measured = dataclasses.replace(measured, scores=scores)
+        if reason is None:
+            scores = dict(measured.scores or {})
+            if tasks := read_tasks(data, source):
+                scores |= score_tasks(module, task_name(data), tasks, fabric)
+            if "stories" in asked:
+                count, seed = self.trajectory.config.train.stories, self.trajectory.seed
+                graded, texts = story_scores(module, source, stories=count, seed=seed)
+                scores |= graded
+                if self.writes:
+                    folder = self.folder / run.run
+                    write_atomically(folder / STORIES_NAME, "\n".join(texts) + "\n")
+            measured = dataclasses.replace(measured, scores=scores or None)
         if reason is None:
             record = done_record(facts, measured)
             if self.trajectory.config.train.keep == "weights":

@@ -143,8 +143,12 @@ def _by_set(
     return parts | {n: float(token_losses(model, r, fabric).mean()) for n, r in further.items()}
 
 
-def score_tasks(model: Transformer, tasks: Sequence[Task], fabric: Any) -> dict[str, float | None]:
+def score_tasks(
+    model: Transformer, name: str, tasks: Sequence[Task], fabric: Any
+) -> dict[str, Mapping[str, float | None]]:
     """Accuracy and mean probability of the right answers, each with its standard error.
+
+    The scores of all tasks have a name, those of the tasks of a skill are called NAME.SKILL.
 
     A task without choices is solved where greedy decoding gives the answer: each of its tokens is
     the likeliest after the prompt and the tokens before it. One with choices is solved where the
@@ -169,8 +173,18 @@ def score_tasks(model: Transformer, tasks: Sequence[Task], fabric: Any) -> dict[
         solved[number] = own.argmax() == task.answer if len(own) > 1 else greedy[first]
         shares[number] = math.exp(own[task.answer])
         first += len(own)
+    of = np.array([task.skill or "" for task in tasks])
+    groups = {name: np.full(len(tasks), True)}
+    groups |= {f"{name}.{skill}": of == skill for skill in sorted(set(of.tolist()) - {""})}
+    return {n: _task_score(solved[kept], shares[kept]) for n, kept in groups.items()}
+
+
+def _task_score(
+    solved: NDArray[np.float64], shares: NDArray[np.float64]
+) -> dict[str, float | None]:
+    """Accuracy and mean probability of some tasks."""
     return {
-        "items": float(len(tasks)),
+        "items": float(len(solved)),
         "accuracy": float(solved.mean()),
         "accuracy_se": _standard_error(solved),
         "probability": float(shares.mean()),
@@ -366,6 +380,7 @@ def recipe(trajectory: Trajectory) -> dict[str, Any]:
         "runs_per_gpu",
         "keep",
         "scores",
+        "stories",
     )
     for name, value in vars(train).items():
         if name not in skipped:

@@ -90,6 +90,8 @@ def test_the_exported_names_are_seventeen_and_can_be_loaded_before_use():
     ("args", "expected"),
     [
         (["query", "1e14"], "parameters        630k ["),
+        (["query", "1e14"], "perplexity        "),
+        (["query", "1e21", "--law", "besiroglu2024"], "perplexity        "),
         (["query", "1e14", "--fit", "reports/pilot"], "by pilot (chinchilla; N matmul, C exact)"),
         (["query", "1e14", "--fit", "reports/pilot/fit.json"], "by pilot"),
         (["query", "1e21", "--law", "besiroglu2024"], "parameters        2.78B"),

@@ -12,7 +12,8 @@ from fit.data.readers import load
 from fit.diagnostics.curves import CurveChecks, collapse, curves_document, normalised_lines
 from fit.fitting import FitOptions, fit_table
 from fit.report.captions import CAPTIONS, caption_words, figure_caption
-from fit.report.figure_data import shown_series
+from fit.report.check_plots import ONE_EPOCH, REPEATED, training_gaps
+from fit.report.figure_data import final_training_loss, shown_series
 from fit.report.figures import FIGURES, figure_inputs
 from fit.report.summary_page import report_content
 from fit.results import Influence
@@ -172,3 +173,46 @@ def test_the_figure_of_curves_has_a_line_per_size_and_the_noise_between_seeds():
     assert "noise between seeds" in shown_series(figure)
     alone = FIGURES["curves"].draw(figure_inputs(ScalingLaw.from_fit(swept(1))))
     assert "noise between seeds" not in shown_series(alone)
+
+
+def with_curves(folder, points, above):
+    """Write a curve beside every run: its training loss ends so much above the held-out loss."""
+    for run, tokens, loss in zip(points.run, points.tokens, points.loss, strict=True):
+        ends = np.linspace(0.01, 1, 100) * tokens
+        (folder / run).mkdir()
+        rows = [f"{d:.9g},{loss + above + 0.3 * (1 - d / tokens):.9g},0.01,1" for d in ends]
+        (folder / run / "curve.csv").write_text("\n".join(["tokens,loss,lr,norm", *rows]) + "\n")
+
+
+@pytest.mark.parametrize(("unique", "seen"), [(None, {ONE_EPOCH}), (3e6, {ONE_EPOCH, REPEATED})])
+def test_training_and_held_out_losses_are_compared_where_curves_lie_beside_the_runs(
+    tmp_path, unique, seen
+):
+    points = make_points()
+    with_curves(tmp_path, points, 0.004)
+    data = {"entropy": 1.0, "unique_tokens": unique}
+    fit = make_fit(source={"path": str(tmp_path), "hash": "sha256:0"}, data=data)
+    inputs = figure_inputs(ScalingLaw.from_fit(fit))
+    gaps = training_gaps(fit, inputs.curves)
+    assert len(gaps) == len(points.run) and gaps[:, 1] == pytest.approx(-0.004, abs=1e-7)
+    labels = shown_series(FIGURES["training"].draw(inputs))
+    assert labels == {"training loss", "held-out loss", "known entropy", *seen}
+    caption = figure_caption("training", inputs, labels)
+    assert "The mean is -4.0" in caption and ("more than one epoch" in caption) == (unique == 3e6)
+    unit = {**fit.convention, "loss": "bits/byte"}
+    bits = dataclasses.replace(fit, convention=unit)
+    assert FIGURES["training"].draw(figure_inputs(ScalingLaw.from_fit(bits))) is None
+
+
+def test_the_end_of_a_training_curve_is_that_of_a_line_with_its_error():
+    rng = np.random.default_rng(0)
+    tokens = np.arange(1.0, 2001.0)
+    ends, errors = [], []
+    for _ in range(200):
+        loss = 1 + 0.2 * (1 - tokens / 2000) + 0.05 * rng.normal(size=len(tokens))
+        end, error = final_training_loss(np.column_stack([tokens, loss, tokens, tokens]))
+        ends.append(end)
+        errors.append(error)
+    assert np.mean(ends) == pytest.approx(1, abs=4 * np.std(ends) / 200**0.5)
+    assert np.mean(errors) == pytest.approx(np.std(ends), rel=0.15)  # 5% by chance
+    assert np.isnan(final_training_loss(np.ones((3, 4)))[0])

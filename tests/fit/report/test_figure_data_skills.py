@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from fit.cli.main import main
 from fit.data.readers import load
-from fit.data.records import DataInfo
+from fit.data.records import DataInfo, write_record
 from fit.data.table import RunTable
 from fit.errors import FitError
 from fit.report.context_plots import (
@@ -29,6 +29,7 @@ from fit.report.context_plots import (
 from fit.report.figure_data import skills_by_shape
 from fit.report.render import write_any_report
 from fit.report.scores import skills_listing
+from tests.fit.data.builders import record
 
 ROOT = Path(__file__).parents[3]
 DATA = DataInfo(
@@ -154,3 +155,19 @@ def test_scores_stand_beside_the_losses_of_a_shape_in_tables_and_figures():
     assert "percentage" not in skills_caption(shapes_of(table()))
     document = {"shapes": [dataclasses.asdict(r) for r in skills_by_shape(graded())]}
     assert "54.00 ±6.74" in skills_listing(document)
+
+
+def test_a_grid_of_one_length_has_its_tables_where_no_law_can_be_fitted(tmp_path):
+    data = DataInfo(name="stories", hash="x", entropy=1.0, entropy_by_skill={"facts": 0.0})
+    for depth, seed in itertools.product((1, 2), (0, 1)):
+        score = {"items": 9, "accuracy": 0.5 + 0.1 * depth, "accuracy_se": 0.1}
+        run = record(
+            depth=depth, seed=seed, run=f"d{depth}-s{seed}", trunk=f"d{depth}-s{seed}", data=data,
+            loss_by_skill={"facts": 0.1 / depth}, scores={"stories.facts": score},
+        )  # fmt: skip
+        write_record(tmp_path / run.run, run)
+    shown = CliRunner().invoke(main, ["skills", str(tmp_path)])
+    assert shown.exit_code == 0, shown.output
+    assert "stories.facts" in shown.output and "no law for the scores: " in shown.output
+    asked = CliRunner().invoke(main, ["skills", str(tmp_path), "--flops", "1e15"])
+    assert asked.exit_code == 1 and "a law with 5 parameters needs" in asked.stderr

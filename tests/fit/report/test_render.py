@@ -88,7 +88,7 @@ def test_the_same_fit_gives_the_same_bytes(tmp_path, figures, drawn):
 
 def test_every_figure_is_made_for_a_fit_that_has_what_it_shows(figures):
     requested = {"serving", "repeats", "skills", "scores", "scores-loss", "ladder"}
-    of_curves = {"curves", "phase"}  # drawn in test_captions
+    of_curves = {"curves", "phase", "training"}  # drawn in test_captions
     measured = {"ladder"}  # drawn in test_context_plots
     assert figures.keys() == FIGURES.keys() - requested - of_curves - measured
 

@@ -91,12 +91,13 @@ def test_tasks_are_prompts_that_begin_a_document_and_their_continuations(folder)
         folder / "t.jsonl",
         {"prompt": "ab", "answer": " c"},
         "",
-        {"prompt": "d", "answer": "f", "choices": ["e", "f"]},
+        {"prompt": "d", "answer": "f", "choices": ["e", "f"], "skill": "letters"},
     )
     data = config(folder, tasks=tasks)
     first, second = read_tasks(data, opened(data))
     assert first.prompt == (256, 97, 98) and first.options == ((32, 99),) and first.answer == 0
     assert second.options == ((101,), (102,)) and second.answer == 1
+    assert first.skill is None and second.skill == "letters"
 
 
 def test_tasks_of_stories_are_in_words_of_the_language(tmp_path):
@@ -118,6 +119,8 @@ def test_tasks_of_stories_are_in_words_of_the_language(tmp_path):
         ({"prompt": "a", "answer": "b", "choices": ["c"]}, "one of the choices"),
         ({"prompt": "a", "answer": ""}, "empty prompt or answer"),
         ({"prompt": "a" * 20, "answer": "b"}, "has 21 tokens.*model.seq_len=16"),
+        ({"prompt": "a", "answer": "b", "skill": 3}, "holds what is no text"),
+        ({"prompt": "a", "answer": "b", "skill": "a.b"}, "the skill 'a.b', which names a column"),
         ("", "holds no tasks"),
     ],
 )

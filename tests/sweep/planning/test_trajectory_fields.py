@@ -28,7 +28,8 @@ ROOT = Path(__file__).parents[3]
 NO_RESULT = frozenset(
     "name runs_dir tracking data.cache data.max_epochs train.micro_batch_tokens train.accelerator "
     "train.devices train.strategy train.threads train.compile train.retries "
-    "train.checkpoint_seconds train.runs_per_gpu train.keep train.scores".split()
+    "train.checkpoint_seconds train.runs_per_gpu train.keep train.scores "
+    "train.stories".split()
 )
 """Where runs go, what is logged, on which device they run, and what is refused beforehand."""
 BY_LAUNCH = frozenset({"data_hash", "planned_device", "plugins_hash"})

@@ -11,7 +11,7 @@ import torch
 
 from fit.data.accounting import Shape
 from fit.data.readers import load
-from fit.data.records import RECORD_NAME, DataInfo, read_record
+from fit.data.records import RECORD_NAME, STORIES_NAME, DataInfo, read_record
 from fit.errors import PlanError
 from sweep.data.measured import Task
 from sweep.data.rows import Heldout
@@ -70,12 +70,13 @@ def test_scores_are_those_of_greedy_completions_and_of_the_most_probable_choice(
             right = greedy_completion(net, prompt, size)
             other = tuple(random.integers(12, size=size).tolist())
             if number % 3 == 0:
-                tasks.append(Task(prompt=prompt, options=(right,), answer=0))
+                tasks.append(Task(prompt=prompt, options=(right,), answer=0, skill="copy"))
             elif number % 3 == 1:
                 tasks.append(Task(prompt=prompt, options=(other,), answer=0))
             else:
                 tasks.append(Task(prompt=prompt, options=(other, (3,), right), answer=number % 2))
-        found = score_tasks(net, tasks, FABRIC)
+        scores = score_tasks(net, "quiz", tasks, FABRIC)
+        found = scores["quiz"]
         solved, shares = [], []
         for task in tasks:
             logs = [log_probability(net, task.prompt, option) for option in task.options]
@@ -87,6 +88,9 @@ def test_scores_are_those_of_greedy_completions_and_of_the_most_probable_choice(
                 solved.append(whole == task.options[0])
     assert 0 < sum(solved) < len(tasks) and found["items"] == 24
     assert found["accuracy"] == np.mean(solved)
+    assert set(scores) == {"quiz", "quiz.copy"} and scores["quiz.copy"]["items"] == 8
+    assert scores["quiz.copy"]["accuracy"] == 1  # each is the greedy completion
+    assert scores["quiz.copy"]["probability"] == pytest.approx(np.mean(shares[::3]), rel=1e-5)
     assert found["accuracy_se"] == pytest.approx(np.std(solved, ddof=1) / math.sqrt(24))
     assert found["probability"] == pytest.approx(np.mean(shares), rel=1e-5)
     assert found["probability_se"] == pytest.approx(
@@ -95,7 +99,8 @@ def test_scores_are_those_of_greedy_completions_and_of_the_most_probable_choice(
 
 
 def test_a_single_task_has_no_standard_error():
-    found = score_tasks(model(), [Task(prompt=(1,), options=((2,),), answer=0)], FABRIC)
+    task = Task(prompt=(1,), options=((2,),), answer=0)
+    (found,) = score_tasks(model(), "quiz", [task], FABRIC).values()
     assert found["accuracy_se"] is None and found["accuracy"] in (0.0, 1.0)
 
 
@@ -146,6 +151,39 @@ def test_every_branch_of_a_trunk_is_graded_and_its_name_stays(tmp_path):
     assert train(graded, tmp_path / "a", Quiet()) == ungraded
 
 
+def test_stories_that_the_model_writes_are_scores_beside_the_others(tmp_path):
+    settings = [*TINY, "train.tokens=8000", "train.stories=6"]
+    (plain,), (graded,) = (
+        plan(compose_config([*settings, *more])) for more in ((), ["train.scores=[stories]"])
+    )
+    assert graded.runs == plain.runs and recipe(graded) == recipe(plain)
+    (record,), (other,) = (
+        train(graded, tmp_path / "a", Quiet()),
+        train(plain, tmp_path / "b", Quiet()),
+    )
+    assert dataclasses.replace(record, scores=None).result() == other.result()
+    assert "stories.grammar" in record.scores and "stories.novelty" not in record.scores
+    for name, score in record.scores.items():
+        assert name.startswith("stories.") and 0 < score["items"] <= 6
+        assert (score["accuracy_se"] is None) == (score["items"] == 1)
+    texts = (tmp_path / "a" / "tiny" / record.run / STORIES_NAME).read_text().splitlines()
+    assert len(texts) == 6 and all(texts)
+    table = load(tmp_path / "a")
+    assert table.columns["score_stories.grammar"][0] == record.scores["stories.grammar"]["accuracy"]
+
+
+def test_where_stories_cannot_be_graded_one_line_says_so(tmp_path):
+    (tmp_path / "a.txt").write_text("to be or not to be, that is the question. " * 4000)
+    text = ["data=text", f"data.path={tmp_path / 'a.txt'}", "data.heldout_tokens=2000"]
+    for words, message in (
+        (text, "data=text has none. Leave it out, or grade prompts: data.tasks"),
+        (["train.devices=2", "train.strategy=fsdp"], "train.strategy=fsdp; no device has"),
+        (["train.stories=0"], "train.stories=0; a positive number"),
+    ):
+        with pytest.raises(PlanError, match=message):
+            plan(compose_config([*TINY, "train.scores=stories", *words]))
+
+
 def test_tasks_called_like_a_skill_are_refused(tmp_path):
     (tmp_path / "facts.jsonl").write_text('{"prompt": "Lily", "answer": "Tom"}')
     with pytest.raises(PlanError, match="'facts' is the name of another score"):
@@ -165,6 +203,7 @@ def test_a_run_records_its_loss_on_further_texts_and_its_scores(tmp_path):
     (tmp_path / "same.txt").write_text("to be or not to be, that is the question. " * 60)
     (tmp_path / "other.txt").write_text("quartz jackdaws vex my big sphinx of black " * 60)
     rows = [{"prompt": "to be or n", "answer": "o"}, {"prompt": "to be or n", "answer": "x"}]
+    rows[1]["skill"] = "letters"
     (tmp_path / "quiz.jsonl").write_text("\n".join(map(json.dumps, rows)))
     settings = [
         *TINY,
@@ -185,6 +224,7 @@ def test_a_run_records_its_loss_on_further_texts_and_its_scores(tmp_path):
     assert record.heldout["same"] < record.heldout["other"]
     assert record.heldout["same"] == pytest.approx(record.loss, rel=0.2)
     assert record.scores["quiz"]["items"] == 2 and record.scores["quiz"]["accuracy"] <= 0.5
+    assert record.scores["quiz.letters"]["items"] == 1
     assert record.recipe["data.tasks"] == str(tmp_path / "quiz.jsonl")
     table = load(str(tmp_path / "runs"), heldout="other")
     assert sorted(table.loss) == sorted(r.heldout["other"] for r in records)
