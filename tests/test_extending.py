@@ -86,19 +86,6 @@ def test_each_example_trains_and_resumes_to_the_same_bits(examples, tmp_path, ki
     assert record.recipe[f"{setting.split('.')[0]}.options.{field}"] == float(value)
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex")
-def test_an_own_model_and_optimizer_train_compiled_as_they_do_uncompiled(examples, tmp_path):
-    words = (*KINDS["model"], *KINDS["optimizer"], *SHORT)
-    uncompiled, compiled = (
-        train(planned(*words, f"train.compile={mode}"), tmp_path / mode, Quiet())[0]
-        for mode in ("off", "on")
-    )
-    assert compiled.status == "done", compiled.reason
-    assert compiled.run == uncompiled.run
-    assert compiled.loss == pytest.approx(uncompiled.loss, rel=2e-3)  # signs of tiny gradients flip
-
-
 def test_the_recipe_of_a_record_launches_the_same_run_again(examples, tmp_path):
     words = [w for kind in KINDS.values() for w in kind]
     trajectory = planned(*words, *SHORT)
