@@ -87,6 +87,22 @@ test-exports: $(EXPORTS)/.installed  ## the exports, read by litgpt and transfor
 	$(EXPORTS)/bin/python -m pytest -m exports
 .PHONY: test-exports
 
+# The oldest torch and lightning that pyproject.toml allows, in front of what .venv has. Where the index has torch for
+# CUDA alone, that is 5 GB on disk: PIP_EXTRA_INDEX_URL may name one with builds for CPUs.
+LOWEST := .venv-lowest
+lowest: $(LOWEST)/.installed  ## .venv-lowest with the oldest torch and lightning that are allowed
+.PHONY: lowest
+
+$(LOWEST)/.installed: $(STAMP)
+	$(PYTHON) -m venv $(LOWEST)
+	$(BIN)/python $(PURELIB) > "$$($(LOWEST)/bin/python $(PURELIB))/base.pth"
+	$(LOWEST)/bin/pip install -q 'torch==2.6.*' 'lightning==2.4.*' 'numpy<2.3'
+	@touch $@
+
+test-lowest: $(LOWEST)/.installed  ## the trainer's default tests with them
+	$(LOWEST)/bin/python -m pytest -n 2 tests/sweep/training tests/sweep/test_model*.py
+.PHONY: test-lowest
+
 lint: $(STAMP)  ## ruff: style, docstrings, formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -155,7 +171,7 @@ calibrate: $(STAMP)  ## coverage of the intervals by simulation (minutes; docs/c
 .PHONY: calibrate
 
 clean:  ## remove .venv and caches; runs and reports stay
-	rm -rf $(VENV) $(PEERS) $(RIVALS) $(EXPORTS) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(PEERS) $(RIVALS) $(EXPORTS) $(LOWEST) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 .PHONY: clean
 
 help:  ## this list

@@ -18,7 +18,7 @@ from fit.data.progress import PLAN_NAME, PLAN_SCHEMA, PlannedRun, read_plan
 from fit.data.records import RECORD_NAME, WEIGHTS_NAME, RunRecord, read_record
 from fit.errors import PlanError, RecordError
 from fit.files import write_atomically
-from fit.quantities import count_noun
+from fit.quantities import count_noun, duration
 from sweep import closed_output_ends_quietly, search_working_folder_last, stopped
 from sweep.cache import locked
 from sweep.planning.bill import refuse_plan_options
@@ -38,8 +38,11 @@ COMMANDS = {
 """First words that are no overrides but name a command, and the module whose `main` it is."""
 
 
-def write_plan(cells: Sequence[Cell]) -> None:
+def write_plan(cells: Sequence[Cell]) -> dict[Path, list[PlannedRun]]:
     """Add the runs of a grid to the `plan.json` of their sweeps, beside those of earlier commands.
+
+    Returns:
+        The runs of this grid, by the folder of their sweep.
 
     Raises:
         RecordError: The folder cannot be written to.
@@ -61,6 +64,7 @@ def write_plan(cells: Sequence[Cell]) -> None:
             by_name = {p.run: p for p in [*read_plan(path), *runs]}
             rows = [dataclasses.asdict(p) for p in by_name.values()]
             write_atomically(path, json.dumps({"schema": PLAN_SCHEMA, "runs": rows}, indent=1))
+    return sweeps
 
 
 @closed_output_ends_quietly()
@@ -106,6 +110,7 @@ def train_grid(cells: Sequence[Cell], overrides: Sequence[str], *, multirun: boo
         PlanError: The records could not be written, or the launcher starts nothing.
     """
     from sweep.launch.launcher import follow_first_rank, launch_cells, train_here
+    from sweep.launch.progress import progress_printed
 
     check_ranks([c.config.train for c in cells if c.config is not None], multirun=multirun)
     rank = started_rank()
@@ -113,11 +118,11 @@ def train_grid(cells: Sequence[Cell], overrides: Sequence[str], *, multirun: boo
         return follow_first_rank(cells[0])
     if print_opening(cells) or rank == 0:  # the other ranks wait for the first
         check_writable(cells)
-        write_plan(cells)
-        if multirun:
-            launch_cells(cells, overrides)
-        else:
-            train_here(cells[0])
+        with progress_printed(write_plan(cells)):
+            if multirun:
+                launch_cells(cells, overrides)
+            else:
+                train_here(cells[0])
     return print_closing(cells)
 
 
@@ -144,10 +149,15 @@ def print_opening(cells: Sequence[Cell]) -> bool:
     for line in refusals(cells):
         say(f"refused  {line}")
     runs = [(cell, t, run) for cell in cells for t, run in cell.runs()]
-    missing = [run for cell, t, run in runs if cell.record(t, run) is None]
+    ahead = [(t, run) for cell, t, run in runs if cell.record(t, run) is None]
+    missing = [run for _, run in ahead]
     if missing:
         flops = sum(run.flops_spent for run in missing)
-        say(f"{len(missing)} of {len(runs)} runs to do, {flops:.2e} FLOP")
+        seconds = sum(estimate(t, run, known_timing(t)).training for t, run in ahead)
+        say(
+            f"{len(missing)} of {len(runs)} runs to do, {flops:.2e} FLOP, about "
+            f"{duration(seconds)} of one worker; it loads torch first"
+        )
     bare = [
         run.run
         for _, t, run in runs

@@ -28,7 +28,7 @@ from fit.diagnostics.tuning import LACK, SAFE, fit_tuning, tuning_notes
 from fit.errors import RecordError, RefusedError
 from fit.files import COMPRESSIONS
 from fit.laws.families import law
-from fit.quantities import duration, option_name, percent, power, short
+from fit.quantities import count_noun, duration, option_name, percent, power, short
 from fit.query.answer import answer
 from fit.query.question import Question
 from fit.report.text import WIDTH, fit_text, hint_text, one_line, table_text, wrapped
@@ -109,6 +109,9 @@ def runs_listing(document: Mapping[str, Any]) -> str:
     """The table of runs, why some did not finish, and how many ended how."""
     rows = [[_cell(name, row.get(name)) for name in LISTED] for row in document["runs"]]
     lines = [table_text(LISTED, rows), ""] if rows else ["no run has ended yet"]
+    if not rows and not document["skipped"] and not document["counts"]["running"]:
+        planned = count_noun(document["counts"]["missing"], "run")
+        lines = [f"{planned} planned, and none has begun: their workers are starting, or were lost"]
     ended = [r for r in document["runs"] if r["status"] != "done"]
     lines += [f"{r['status']}: {r['run']}: {r.get('reason') or 'no reason given'}" for r in ended]
     lines += [f"unreadable: {s['run']}: {s['reason']}" for s in document["skipped"]]
@@ -120,7 +123,10 @@ def runs_listing(document: Mapping[str, Any]) -> str:
 
 def _no_records(folder: Path) -> RecordError:
     """A folder without runs."""
-    return RecordError(f"no run records in {folder}. Launch a sweep: python -m sweep -m ...")
+    return RecordError(
+        f"no run records and no plan in {folder}. Launch a sweep: python -m sweep -m ... (one that "
+        "was just launched writes its plan within seconds)"
+    )
 
 
 def flat_record(record: RunRecord) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class SweepProgress:
     hours_spent: float
     """Time of workers in training [h]."""
     hours_left: float | None
-    """Time of workers by the plan's estimate, scaled by actual over estimated time so far [h]."""
+    """Time of workers by the plan's estimate, scaled by what the runs took so far [h]."""
 
     @property
     def seconds_left(self) -> float | None:
@@ -109,7 +109,11 @@ class SweepProgress:
 
 
 def find_progress(
-    folder: Path, records: Sequence[RunRecord], *, now: float | None = None
+    folder: Path,
+    records: Sequence[RunRecord],
+    *,
+    now: float | None = None,
+    planned: Sequence[PlannedRun] | None = None,
 ) -> SweepProgress:
     """Read the plans and heartbeats below a folder of runs.
 
@@ -117,23 +121,35 @@ def find_progress(
         folder: A sweep's folder, or one that holds several.
         records: The records there; a failed run counts as ended, as it has a record.
         now: The present time [s since 1970]; None for the clock's.
+        planned: The runs to follow; None for those of the plans, with all that is running.
     """
     moment = time.time() if now is None else now
-    planned = {p.run: p for path in _files(folder, PLAN_NAME) for p in read_plan(path)}
+    files = _files(folder, PLAN_NAME) if planned is None else ()
+    listed = [p for path in files for p in read_plan(path)] if planned is None else planned
+    by_name = {p.run: p for p in listed}
     valid = {r.run for r in records if r.status != "failed"}
     ended = {r.run for r in records}
     beats = (_read_heartbeat(path, moment) for path in _files(folder, f".work-*/{HEARTBEAT_NAME}"))
-    running = tuple(sorted((r for r in beats if r and r.run not in valid), key=lambda r: r.run))
+    running = tuple(
+        sorted(
+            (
+                r
+                for r in beats
+                if r and r.run not in valid and (planned is None or r.run in by_name)
+            ),
+            key=lambda r: r.run,
+        )
+    )
     alive = {r.run for r in running if r.alive}
-    left = [p for p in planned.values() if p.run not in valid]
+    left = [p for p in by_name.values() if p.run not in valid]
     return SweepProgress(
         running=running,
         missing=tuple(p for p in left if p.run not in ended | alive),
-        planned=len(planned),
+        planned=len(by_name),
         flops_spent=sum(r.flops_spent or r.flops for r in records if r.status == "done"),
         flops_left=sum(p.flops_spent * _share_left(p, running) for p in left),
         hours_spent=sum(map(_added_seconds, records)) / 3600,
-        hours_left=_hours_left(left, running, planned, records),
+        hours_left=_hours_left(left, running, by_name, records),
     )
 
 
@@ -189,5 +205,10 @@ def _hours_left(
         return None
     done = [r for r in records if r.run in planned and r.status == "done" and r.wall_seconds]
     estimated = sum(planned[r.run].seconds for r in done)
-    scale = sum(map(_added_seconds, done)) / estimated if estimated else 1.0
+    if estimated:
+        scale = sum(map(_added_seconds, done)) / estimated
+    else:  # speeds of the running ones over those of the plan, with 6 FLOP per parameter and token
+        rated = [(planned[r.run], r.tokens_per_second) for r in running if r.run in planned]
+        speeds = [6 * p.params * rate * p.seconds / p.flops_spent for p, rate in rated if rate]
+        scale = len(speeds) / sum(speeds) if sum(speeds) else 1.0
     return scale * sum(p.seconds * _share_left(p, running) for p in left) / 3600

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ from sweep.plugins import worker_closed
 
 SHOWN = 3
 """Refused cells that are named where several share a reason."""
+NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,21 +69,32 @@ class Cell:
 
 
 def refusals(cells: Sequence[Cell]) -> list[str]:
-    """One line for each reason for which cells are refused, with what sets them apart."""
-    groups: dict[str, list[Cell]] = {}
+    """One line for each reason for which cells are refused, with what sets them apart.
+
+    Reasons that differ in their numbers alone are one: it names the numbers of the first cells.
+    """
+    groups: dict[tuple[str, ...], list[Cell]] = {}
     for cell in cells:
         if cell.refusal is not None:
-            groups.setdefault(cell.refusal, []).append(cell)
-    shared = set.intersection(*(set(c.overrides) for c in cells)) if cells else set()
+            groups.setdefault(tuple(NUMBER.split(cell.refusal)), []).append(cell)
+    shared = set.intersection(*(set(c.overrides) for c in cells)) if len(cells) > 1 else set()
     lines = []
-    for reason, group in groups.items():
-        if len(group) == 1:
-            lines.append(f"{' '.join(group[0].overrides)}: {reason}")
-            continue
+    for words, group in groups.items():
         own = [" ".join(o for o in c.overrides if o not in shared) for c in group]
-        more = f" and {len(own) - SHOWN} more" if len(own) > SHOWN else ""
-        lines.append(f"{len(group)} cells ({', '.join(own[:SHOWN])}{more}): {reason}")
+        named = ", ".join(_first_of(own))
+        numbers = zip(*(NUMBER.findall(c.refusal or "") for c in group), strict=True)
+        texts = ["/".join(_first_of(list(dict.fromkeys(column)))) for column in numbers]
+        reason = "".join(w + n for w, n in zip(words, [*texts, ""], strict=True))
+        lines.append(
+            f"{named}: {reason}" if len(group) == 1 else f"{len(group)} cells ({named}): {reason}"
+        )
     return lines
+
+
+def _first_of(items: list[str]) -> list[str]:
+    """The first few of several, and how many more there are."""
+    more = len(items) - SHOWN
+    return items if more <= 0 else [*items[: SHOWN - 1], f"{items[SHOWN - 1]} and {more} more"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

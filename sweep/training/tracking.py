@@ -27,6 +27,7 @@ from fit.data.progress import HEARTBEAT_NAME, HEARTBEAT_SCHEMA
 from fit.data.records import RunRecord, finite_or_null
 from fit.errors import RecordError
 from fit.files import now, write_atomically
+from fit.quantities import duration, short
 from fit.results import read_fit
 from sweep.config import Config, Tracking
 
@@ -148,18 +149,23 @@ class CommandLineTracker:
         self.quiet_seconds = quiet_seconds
         self._bar: Any = None
         self._last_line = time.monotonic()
-        self._started: dict[str, float] = {}
+        self._started: dict[str, tuple[float, int]] = {}
 
     def show_progress(self, run: str, tokens: int, total: int, loss: float) -> None:
         """Draw a bar on a terminal; elsewhere print a line every `quiet_seconds`."""
         if sys.stderr.isatty() and not _parallel():
             self._draw(run, tokens, total, loss)
             return
-        began = self._started.setdefault(run, time.monotonic())
+        began, first = self._started.setdefault(run, (time.monotonic(), tokens))
         if time.monotonic() - self._last_line < self.quiet_seconds:
             return
         self._last_line = time.monotonic()
-        say(f"{run}  {tokens / total:4.0%}  loss {loss:.3f}  {self._last_line - began:.0f} s")
+        line = f"{run}  {tokens / total:4.0%}  loss {loss:.3f}"
+        seconds = self._last_line - began
+        if tokens > first and seconds > 0:
+            rate = (tokens - first) / seconds
+            line += f"  {short(rate)} tokens/s, {duration((total - tokens) / rate)} left"
+        say(line)
 
     def finish_run(self, folder: Path, record: RunRecord, curve: Curve) -> None:
         """Write the curve and the configuration, log to wandb if configured, print one line."""

@@ -74,8 +74,9 @@ def test_wandb_logs_offline_without_key_or_network(tmp_path):
 def test_a_wrong_override_is_one_line_and_costs_nothing(tmp_path):
     wrong = run(tmp_path, "-m", "model.widht=8")
     assert wrong.returncode == 1
-    assert len(wrong.stderr.strip().splitlines()) == 1
-    assert "widht" in wrong.stderr
+    opening, error = wrong.stderr.strip().splitlines()
+    assert opening.startswith("planning -m ")
+    assert error.startswith("error: ") and "widht" in error
     assert not list(tmp_path.iterdir())
 
 

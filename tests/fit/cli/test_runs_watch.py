@@ -129,5 +129,5 @@ def test_a_sweep_whose_workers_start_is_listed_as_begun(tmp_path):
     (tmp_path / PLAN_NAME).write_text(json.dumps(plan))
     found = CliRunner().invoke(main, ["runs", str(tmp_path)])
     assert found.exit_code == 0, found.output
-    assert "no run has ended yet" in found.output
+    assert "2 runs planned, and none has begun: their workers are starting" in found.output
     assert "2 missing; --watch follows them" in found.output

@@ -18,5 +18,15 @@ def test_each_reason_has_a_line_and_a_cell_alone_its_overrides():
     assert line.startswith("2 cells (model.width=8 train.tokens=10, model.width=16 train.tokens=10")
     alone = grid(["model.width=8", "model.head_dim=8", "train.tokens=1e5,10"], multirun=True)
     (line,) = refusals(alone)
-    assert line.startswith("model.width=8 model.head_dim=8 train.tokens=10: ")
+    assert line.startswith("train.tokens=10: ")
+    with_one = grid(["model.width=8", "model.head_dim=16", "train.tokens=1e5"], multirun=True)
+    (line,) = refusals(with_one)
+    assert line.startswith("model.width=8 model.head_dim=16 train.tokens=")
     assert refusals(grid(["model=w16", "train.tokens=1e5"], multirun=False)) == []
+
+
+def test_reasons_that_differ_in_a_number_alone_are_one_line_with_the_numbers():
+    widths = "model.width=8,16,24,40,56"
+    (line,) = refusals(grid([widths, "model.head_dim=16", "train.tokens=1e5"], multirun=True))
+    assert line.startswith("4 cells (model.width=8, model.width=24, model.width=40 and 1 more): ")
+    assert "model.width=8/24/40 and 1 more is not a multiple of model.head_dim=16; " in line
