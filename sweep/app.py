@@ -143,15 +143,15 @@ def print_opening(cells: Sequence[Cell]) -> bool:
     for line in refusals(cells):
         say(f"refused  {line}")
     runs = [(cell, t, run) for cell in cells for t, run in cell.runs()]
-    missing = [run for cell, t, run in runs if cell.record(t, run) is None]
+    missing = {run.run: run for cell in cells for _, run in cell.due()}
     if missing:
-        flops = sum(run.flops_spent for run in missing)
+        flops = sum(run.flops_spent for run in missing.values())
         say(f"{len(missing)} of {len(runs)} runs to do, {flops:.2e} FLOP")
     bare = [
         run.run
         for _, t, run in runs
-        if t.config.train.keep == "weights"
-        and run not in missing
+        if "weights" in t.config.train.keep
+        and run.run not in missing
         and not (run_folder(t, run) / WEIGHTS_NAME).exists()
     ]
     if bare:

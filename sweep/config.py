@@ -34,8 +34,8 @@ NOT_NEGATIVE = (
 """Settings of `train` that may be 0."""
 COOLDOWN_SHAPES = ("sqrt", "linear")
 OPTIMIZERS = ("adamw", "muon")
-KEPT = ("none", "weights")
-"""What a run leaves beside its record."""
+KEPT = ("none", "weights", "trunk")
+"""What `train.keep` may name."""
 SCORES = ("accuracy",)
 """What `train.scores` may name. accuracy: of the likeliest token, by skill, on the held-out sample.
 """
@@ -265,20 +265,21 @@ class TrainConfig:
     """How often one command launches a run again whose worker failed or was lost."""
     runs_per_gpu: int = MISSING
     """Runs that share a GPU under launchers that assign none: joblib, submitit_local."""
-    keep: str = MISSING
-    """weights: leave the trained weights beside the record; none: leave none."""
+    keep: Any = MISSING
+    """weights: leave the trained weights beside the record; trunk: leave the state of the trunk
+    where the longest run leaves it; none: leave neither."""
     scores: Any = MISSING
     """Grades of the trained model that a record holds beside its losses, of `SCORES`."""
 
     def __post_init__(self) -> None:
         self.schedule = _schedule(self.schedule)
-        _check_known("train.keep", self.keep, KEPT)
+        self.keep = [k for k in _names("train.keep", self.keep, KEPT) if k != "none"]
         if not names_plug_in(self.optimizer):
             _check_known("train.optimizer", self.optimizer, (*OPTIMIZERS, OWN))
         _read_counts("train", self, "micro_batch_tokens", optional=True)
         self.batch_doublings = [_positive("train.batch_doublings", d) for d in self.batch_doublings]
         self.lr_decay_from = _positive("train.lr_decay_from", self.lr_decay_from)
-        self.scores = _scores(self.scores)
+        self.scores = _names("train.scores", self.scores, SCORES)
         if self.warmup_tokens:  # None chooses, 0 is none
             self.warmup_tokens = _positive("train.warmup_tokens", self.warmup_tokens)
 
@@ -405,12 +406,12 @@ def _check_known(name: str, value: str, known: Sequence[str]) -> None:
         raise PlanError(f"{name}={value}; known are {', '.join(known)}.")
 
 
-def _scores(value: Any) -> list[str]:
-    """Read train.scores: a name, several, or null and [] for none."""
+def _names(setting: str, value: Any, known: Sequence[str]) -> list[str]:
+    """Read a setting that is a name, several, or null and [] for none."""
     several = isinstance(value, Sequence) and not isinstance(value, str)
     names = list(value) if several else [] if value is None else [value]
     for name in names:
-        _check_known("train.scores", name, SCORES)
+        _check_known(setting, name, known)
     return sorted(set(names))
 
 

@@ -281,7 +281,7 @@ class PendingCell:
 
     def missing(self) -> list[tuple[Trajectory, RunSpec]]:
         """Runs without a valid record."""
-        return [(t, run) for t, run in self.cell.runs() if self.cell.record(t, run) is None]
+        return self.cell.due()
 
     def cost(self) -> float:
         """Estimated time of what is missing [s]."""
