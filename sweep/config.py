@@ -41,6 +41,7 @@ SCORES = ("accuracy",)
 """
 SPLITS = ("names", "none")
 """`none`: every file is trained on, whatever its name, and the sample is drawn from all."""
+FILES = ("all", "few")
 SEED_LIMIT = 2**63
 Count = Any
 """A positive whole number as people write it, 8e3, 0.5M or 1B; an int once it is checked."""
@@ -301,6 +302,8 @@ class Config:
     runs_dir: str = MISSING
     seed: int = MISSING
     tracking: Tracking = MISSING
+    files: str = MISSING
+    """few: what a run leaves beside its record and weights is one archive; all: files."""
     data_hash: str | None = MISSING
     """Content hash of the data that the job was planned on; written by `sweep.launch.jobs`."""
     planned_device: str | None = MISSING
@@ -315,6 +318,7 @@ class Config:
     def __post_init__(self) -> None:
         _check_name(self.name)
         _check("seed", self.seed, 0 <= self.seed < SEED_LIMIT, "0 or more")
+        _check_known("files", self.files, FILES)
         _check_known("data.splits", self.data.splits, SPLITS)
         _check_known("train.precision", self.train.precision, PRECISIONS)
         _check_known("train.accelerator", self.train.accelerator, ACCELERATORS)

@@ -31,6 +31,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import open_dict
@@ -44,7 +45,7 @@ from sweep.planning.compose import compose_multirun, hydra_initialised, make_lau
 from sweep.planning.grid import Cell, run_folder
 from sweep.planning.timing import estimate, known_timing
 from sweep.planning.trajectory import RunSpec, Trajectory
-from sweep.training.tracking import Attempt, read_attempts, say
+from sweep.training.tracking import Attempt, pack_files, read_attempts, say
 
 T = TypeVar("T")
 POLL_SECONDS = 2.0
@@ -130,14 +131,16 @@ class HydraLauncher:
         self._slurm = target.endswith(".SlurmLauncher")
         self.one_pool = target.endswith(".JoblibLauncher")
         self._local = self.one_pool or target.endswith(".LocalLauncher")
+        self._submitit_folder = str(self._config.hydra.launcher.get("submitit_folder"))
         self._jobs = 0
 
     def launch(self, batch: Sequence[PendingCell]) -> str | None:
         """Launch a batch and wait for its end; returns the error that broke it off, in one line."""
-        name = f"isoflop-{secrets.token_hex(4)}"
-        if "submitit_folder" in self._config.hydra.launcher:
+        name, logs = f"isoflop-{secrets.token_hex(4)}", None
+        if "submitit_folder" in (settings := self._config.hydra.launcher):
+            logs = Path(self._submitit_folder.replace("%j", name))
             with open_dict(self._config):
-                self._config.hydra.launcher.name = name
+                settings.name, settings.submitit_folder = name, str(logs / "%j")
         if self.name != "ray":  # whose own processes need their script's folder on the path
             isolate_child_interpreters()
         if self._local:  # workers inherit it
@@ -149,6 +152,9 @@ class HydraLauncher:
                 returned = self._run(batch)
         except Exception as error:  # each launcher has its own kinds
             return one_sentence(error)
+        finally:
+            if self._config.files == "few" and logs is not None and logs.is_dir():
+                pack_files(logs)
         for cell, job in zip(batch, returned or (), strict=False):
             cell.reason = job.return_value
         return None
