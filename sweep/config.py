@@ -304,12 +304,16 @@ class Config:
     tracking: Tracking = MISSING
     files: str = MISSING
     """few: what a run leaves beside its record and weights is one archive; all: files."""
+    bundle: int = MISSING
+    """Most cells that a launcher's job trains, one after the other."""
     data_hash: str | None = MISSING
     """Content hash of the data that the job was planned on; written by `sweep.launch.jobs`."""
     planned_device: str | None = MISSING
     """Device that the job was planned for: cpu, cuda or mps; written by `sweep.launch.jobs`."""
     plugins_hash: str | None = MISSING
     """Hash of the sources of plug-ins that the job was planned with; as `data_hash`."""
+    bundle_file: str | None = MISSING
+    """File of the cells that share the job, in place of this configuration; as `data_hash`."""
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
     train: TrainConfig = MISSING
@@ -319,6 +323,7 @@ class Config:
         _check_name(self.name)
         _check("seed", self.seed, 0 <= self.seed < SEED_LIMIT, "0 or more")
         _check_known("files", self.files, FILES)
+        _check("bundle", self.bundle, self.bundle >= 1, "1 or more")
         _check_known("data.splits", self.data.splits, SPLITS)
         _check_known("train.precision", self.train.precision, PRECISIONS)
         _check_known("train.accelerator", self.train.accelerator, ACCELERATORS)

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import site
 import subprocess
 import sys
@@ -38,8 +39,9 @@ from omegaconf import open_dict
 
 from fit.data.records import RECORD_NAME, read_record, write_record
 from fit.errors import PlanError, RecordError, ScalingError
+from fit.query.launch import hydra_value
 from sweep import ROOT
-from sweep.launch.jobs import SHARED, pin_plan, train_cell
+from sweep.launch.jobs import SHARED, pin_plan, train_cells, write_bundle
 from sweep.launch.jobs import run as train_job
 from sweep.planning.compose import compose_multirun, hydra_initialised, make_launcher
 from sweep.planning.grid import Cell, run_folder
@@ -75,12 +77,16 @@ def launch_cells(cells: Sequence[Cell], overrides: Sequence[str]) -> None:
         launcher = HydraLauncher(overrides)
         idle = 0
         while batch := next_batch(pending, one_pool=launcher.one_pool):
-            error = launcher.launch(batch)
-            idle = idle + 1 if error is not None and not any(c.has_begun() for c in batch) else 0
+            jobs = bundle_cells(batch)
+            error = launcher.launch(jobs)
+            begun = {cell for cell in batch if cell.has_begun()}
+            idle = idle + 1 if error is not None and not begun else 0
             if idle > 1:  # a single time, a worker may have been killed before it began
                 raise PlanError(f"the launcher {launcher.name} started no run: {error}")
-            for cell in batch:
-                cell.count_try(whole=error is None)
+            for job in jobs:
+                for cell in job:  # one whose job ended with another cell has not been tried
+                    untried = cell not in begun and not begun.isdisjoint(job)
+                    cell.count_try(whole=error is None and not untried)
             missing = sum(len(c.missing()) for c in pending)
             if error is not None and missing:
                 say(f"the launch broke off with {missing} runs missing: {error}")
@@ -121,6 +127,27 @@ def next_batch(pending: Sequence[PendingCell], *, one_pool: bool) -> list[Pendin
     return sorted(together, key=lambda c: (c.tries, -c.cost()))
 
 
+def bundle_cells(batch: Sequence[PendingCell]) -> list[list[PendingCell]]:
+    """Share the cells of a launch out among jobs: at most `bundle` of similar cost in each.
+
+    No job is expected to last longer than the costliest cell, or than `bundle` cells of the mean
+    cost. A cell whose last worker was lost has a job of its own: it may end others with it.
+    """
+    costs = {cell: cell.cost() for cell in batch}
+    mean, most = sum(costs.values()) / len(batch), max(costs.values())
+    jobs: list[list[PendingCell]] = []
+    for cell in batch:
+        assert cell.cell.config is not None
+        size = cell.cell.config.bundle
+        job = jobs[-1] if jobs else []
+        fits = sum(costs[c] for c in job) + costs[cell] <= 1.001 * max(most, size * mean)
+        if 0 < len(job) < size and fits and not (cell.lost or job[0].lost):
+            job.append(cell)
+        else:
+            jobs.append([cell])
+    return jobs
+
+
 class HydraLauncher:
     """The launcher that the overrides choose; to be used while Hydra is initialised."""
 
@@ -134,9 +161,10 @@ class HydraLauncher:
         self._submitit_folder = str(self._config.hydra.launcher.get("submitit_folder"))
         self._jobs = 0
 
-    def launch(self, batch: Sequence[PendingCell]) -> str | None:
-        """Launch a batch and wait for its end; returns the error that broke it off, in one line."""
+    def launch(self, jobs: Sequence[Sequence[PendingCell]]) -> str | None:
+        """Launch jobs and wait for their end; returns the error that broke it off, in one line."""
         name, logs = f"isoflop-{secrets.token_hex(4)}", None
+        bundles = Path(self._config.hydra.sweep.dir) / name
         if "submitit_folder" in (settings := self._config.hydra.launcher):
             logs = Path(self._submitit_folder.replace("%j", name))
             with open_dict(self._config):
@@ -147,23 +175,36 @@ class HydraLauncher:
             os.environ[SHARED] = "1"
         try:
             if self._slurm:
-                returned = wait_for_jobs(name, lambda: self._run(batch))
+                returned = wait_for_jobs(name, lambda: self._run(jobs, bundles))
             else:
-                returned = self._run(batch)
+                returned = self._run(jobs, bundles)
         except Exception as error:  # each launcher has its own kinds
             return one_sentence(error)
         finally:
+            shutil.rmtree(bundles, ignore_errors=True)
             if self._config.files == "few" and logs is not None and logs.is_dir():
                 pack_files(logs)
-        for cell, job in zip(batch, returned or (), strict=False):
-            cell.reason = job.return_value
-        return None
+        problem = None
+        for job, result in zip(jobs, returned or (), strict=False):
+            try:
+                for cell, reason in zip(job, result.return_value, strict=True):
+                    cell.reason = reason
+            except Exception as error:  # of a job that raised, which other jobs survived
+                problem = one_sentence(error)
+        return problem
 
-    def _run(self, batch: Sequence[PendingCell]) -> Sequence[Any]:
-        """Let Hydra's launcher run a batch."""
-        launcher = make_launcher(self._config, train_cell)
-        first, self._jobs = self._jobs, self._jobs + len(batch)
-        return launcher.launch([c.cell.overrides for c in batch], initial_job_idx=first)
+    def _run(self, jobs: Sequence[Sequence[PendingCell]], bundles: Path) -> Sequence[Any]:
+        """Let Hydra's launcher run jobs; cells that share one are written to a file."""
+        launcher = make_launcher(self._config, train_cells)
+        first, self._jobs = self._jobs, self._jobs + len(jobs)
+        overrides = []
+        for number, job in enumerate(jobs):
+            words = job[0].cell.overrides
+            if len(job) > 1:
+                write_bundle(path := bundles / f"{number}.pkl", [c.cell for c in job])
+                words = (*words, f"bundle_file={hydra_value(str(path))}")
+            overrides.append(words)
+        return launcher.launch(overrides, initial_job_idx=first)
 
 
 def wait_for_jobs(name: str, launch: Callable[[], T]) -> T | None:

@@ -103,6 +103,7 @@ def test_what_slurm_jobs_leave_is_one_archive_per_launch(tmp_path, monkeypatch):
         {
             "files": "few",
             "hydra": {
+                "sweep": {"dir": f"{tmp_path}"},
                 "launcher": {
                     "_target_": "x.SlurmLauncher",
                     "submitit_folder": f"{tmp_path}/.submitit/%j",
@@ -112,7 +113,7 @@ def test_what_slurm_jobs_leave_is_one_archive_per_launch(tmp_path, monkeypatch):
         }
     )
 
-    def run_jobs(launcher, batch):
+    def run_jobs(launcher, jobs, bundles):
         folder = Path(config.hydra.launcher.submitit_folder.replace("%j", "17"))
         folder.mkdir(parents=True)
         for number, name in enumerate(("log.out", "log.err", "submitted.pkl", "result.pkl")):

@@ -65,9 +65,10 @@ def play(monkeypatch, body, *, one_pool=True):
         def __init__(self, overrides):
             self.one_pool = one_pool
 
-        def launch(self, batch):
-            batches.append([t.cell.config.model.width for t in batch])
-            return body([t.cell for t in batch])
+        def launch(self, jobs):
+            batch = [t.cell for job in jobs for t in job]
+            batches.append([cell.config.model.width for cell in batch])
+            return body(batch)
 
     monkeypatch.setattr(launcher_module, "HydraLauncher", FakeLauncher)
     return batches
