@@ -25,7 +25,6 @@ import os
 import secrets
 import shutil
 import site
-import subprocess
 import sys
 import threading
 import time
@@ -39,10 +38,20 @@ from omegaconf import open_dict
 
 from fit.data.records import RECORD_NAME, read_record, write_record
 from fit.errors import PlanError, RecordError, ScalingError
+from fit.quantities import count_noun
 from fit.query.launch import hydra_value
 from sweep import ROOT
 from sweep.launch.jobs import SHARED, pin_plan, train_cells, write_bundle
 from sweep.launch.jobs import run as train_job
+from sweep.launch.queue import (
+    ALIVE,
+    POLL_SECONDS,
+    QUIET_POLLS,
+    earlier_launches,
+    job_states,
+    note_launch,
+    wait_for_launches,
+)
 from sweep.planning.compose import compose_multirun, hydra_initialised, make_launcher
 from sweep.planning.grid import Cell, run_folder
 from sweep.planning.timing import estimate, known_timing
@@ -50,15 +59,6 @@ from sweep.planning.trajectory import RunSpec, Trajectory
 from sweep.training.tracking import Attempt, pack_files, read_attempts, say
 
 T = TypeVar("T")
-POLL_SECONDS = 2.0
-"""Time between two queries of the queue; one costs Slurm's controller a few milliseconds."""
-ALIVE = frozenset(
-    "PENDING RUNNING SUSPENDED COMPLETING CONFIGURING RESIZING REQUEUED REQUEUE_HOLD REQUEUE_FED "
-    "SIGNALING STAGE_OUT STOPPED SPECIAL_EXIT RESV_DEL_HOLD".split()
-)
-"""States of jobs that run or will run; PREEMPTED and TIMEOUT are PENDING once requeued."""
-QUIET_POLLS = 3
-"""Queries without a live job that end the wait: between its end and requeue a job may show none."""
 
 
 def launch_cells(cells: Sequence[Cell], overrides: Sequence[str]) -> None:
@@ -75,23 +75,42 @@ def launch_cells(cells: Sequence[Cell], overrides: Sequence[str]) -> None:
     pending = [PendingCell(cell=job) for job in jobs]
     with hydra_initialised():
         launcher = HydraLauncher(overrides)
-        idle = 0
-        while batch := next_batch(pending, one_pool=launcher.one_pool):
-            jobs = bundle_cells(batch)
-            error = launcher.launch(jobs)
-            begun = {cell for cell in batch if cell.has_begun()}
-            idle = idle + 1 if error is not None and not begun else 0
-            if idle > 1:  # a single time, a worker may have been killed before it began
-                raise PlanError(f"the launcher {launcher.name} started no run: {error}")
-            for job in jobs:
-                for cell in job:  # one whose job ended with another cell has not been tried
-                    untried = cell not in begun and not begun.isdisjoint(job)
-                    cell.count_try(whole=error is None and not untried)
-            missing = sum(len(c.missing()) for c in pending)
-            if error is not None and missing:
-                say(f"the launch broke off with {missing} runs missing: {error}")
+        earlier = earlier_launches(w.parent for c in pending for w in c.cell.work[:1])
+        begun = {name for names in earlier.values() for name in names}
+        held = [c for c in pending if begun & {run.run for _, run in c.missing()}]
+        if held:
+            say(f"{count_noun(len(held), 'cell')} in Slurm jobs of an earlier command, which go on")
+        train_pending(launcher, [c for c in pending if c not in held])
+        if held:
+            wait_for_launches(list(earlier))
+            for cell in held:
+                cell.note_progress()
+            train_pending(launcher, held)
     for cell in pending:
         cell.give_up()
+
+
+def train_pending(launcher: HydraLauncher, pending: Sequence[PendingCell]) -> None:
+    """Launch cells until none may be tried again.
+
+    Raises:
+        PlanError: The launcher starts nothing.
+    """
+    idle = 0
+    while batch := next_batch(pending, one_pool=launcher.one_pool):
+        jobs = bundle_cells(batch)
+        error = launcher.launch(jobs)
+        begun = {cell for cell in batch if cell.has_begun()}
+        idle = idle + 1 if error is not None and not begun else 0
+        if idle > 1:  # a single time, a worker may have been killed before it began
+            raise PlanError(f"the launcher {launcher.name} started no run: {error}")
+        for job in jobs:
+            for cell in job:  # one whose job ended with another cell has not been tried
+                untried = cell not in begun and not begun.isdisjoint(job)
+                cell.count_try(whole=error is None and not untried)
+        missing = sum(len(c.missing()) for c in pending)
+        if error is not None and missing:
+            say(f"the launch broke off with {missing} runs missing: {error}")
 
 
 def train_here(cell: Cell) -> None:
@@ -165,6 +184,8 @@ class HydraLauncher:
         """Launch jobs and wait for their end; returns the error that broke it off, in one line."""
         name, logs = f"isoflop-{secrets.token_hex(4)}", None
         bundles = Path(self._config.hydra.sweep.dir) / name
+        if self._slurm:
+            note_launch(bundles, (r.run for job in jobs for c in job for _, r in c.missing()))
         if "submitit_folder" in (settings := self._config.hydra.launcher):
             logs = Path(self._submitit_folder.replace("%j", name))
             with open_dict(self._config):
@@ -173,18 +194,18 @@ class HydraLauncher:
             isolate_child_interpreters()
         if self._local:  # workers inherit it
             os.environ[SHARED] = "1"
+        problem: str | None = None
         try:
             if self._slurm:
                 returned = wait_for_jobs(name, lambda: self._run(jobs, bundles))
             else:
                 returned = self._run(jobs, bundles)
         except Exception as error:  # each launcher has its own kinds
-            return one_sentence(error)
-        finally:
-            shutil.rmtree(bundles, ignore_errors=True)
-            if self._config.files == "few" and logs is not None and logs.is_dir():
-                pack_files(logs)
-        problem = None
+            problem, returned = one_sentence(error), None
+        # Not where this process is interrupted: Slurm's jobs go on, and need their files.
+        shutil.rmtree(bundles, ignore_errors=True)
+        if self._config.files == "few" and logs is not None and logs.is_dir():
+            pack_files(logs)
         for job, result in zip(jobs, returned or (), strict=False):
             try:
                 for cell, reason in zip(job, result.return_value, strict=True):
@@ -246,16 +267,6 @@ def wait_for_jobs(name: str, launch: Callable[[], T]) -> T | None:
         raise outcome["error"]
     value: T | None = outcome.get("value")
     return value
-
-
-def job_states(name: str) -> list[str] | None:
-    """States of the jobs of a name, ended ones included while Slurm shows them; None: no answer."""
-    command = ["squeue", "--noheader", "--states=all", f"--name={name}", "--format=%T"]
-    try:
-        out = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return out.stdout.split()
 
 
 def isolate_child_interpreters() -> None:

@@ -10,7 +10,7 @@ from hydra.errors import ConfigCompositionException
 
 from fit.data.records import RECORD_NAME, read_record, write_record
 from fit.errors import PlanError
-from sweep.launch import launcher
+from sweep.launch import launcher, queue
 from sweep.launch import launcher as launcher_module
 from sweep.launch.jobs import run
 from sweep.launch.launcher import PendingCell, launch_cells, next_batch
@@ -193,12 +193,12 @@ def test_the_queue_that_does_not_answer_is_none(monkeypatch):
     def nothing(*_, **__):
         raise FileNotFoundError
 
-    monkeypatch.setattr(launcher.subprocess, "run", nothing)
-    assert launcher.job_states("name") is None
+    monkeypatch.setattr(queue.subprocess, "run", nothing)
+    assert queue.job_states("name") is None
     monkeypatch.setattr(
-        launcher.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout="RUNNING\nPENDING\n")
+        queue.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout="RUNNING\nPENDING\n")
     )
-    assert launcher.job_states("name") == ["RUNNING", "PENDING"]
+    assert queue.job_states("name") == ["RUNNING", "PENDING"]
 
 
 @pytest.mark.parametrize("verb", ["find", "load"])
