@@ -149,10 +149,10 @@ def print_opening(cells: Sequence[Cell]) -> bool:
     for line in refusals(cells):
         say(f"refused  {line}")
     runs = [(cell, t, run) for cell in cells for t, run in cell.runs()]
-    ahead = [(t, run) for cell, t, run in runs if cell.record(t, run) is None]
-    missing = [run for _, run in ahead]
+    ahead = [pair for cell in cells for pair in cell.due()]
+    missing = {run.run: run for _, run in ahead}
     if missing:
-        flops = sum(run.flops_spent for run in missing)
+        flops = sum(run.flops_spent for run in missing.values())
         seconds = sum(estimate(t, run, known_timing(t)).training for t, run in ahead)
         say(
             f"{len(missing)} of {len(runs)} runs to do, {flops:.2e} FLOP, about "
@@ -161,8 +161,8 @@ def print_opening(cells: Sequence[Cell]) -> bool:
     bare = [
         run.run
         for _, t, run in runs
-        if t.config.train.keep == "weights"
-        and run not in missing
+        if "weights" in t.config.train.keep
+        and run.run not in missing
         and not (run_folder(t, run) / WEIGHTS_NAME).exists()
     ]
     if bare:

@@ -34,13 +34,14 @@ NOT_NEGATIVE = (
 """Settings of `train` that may be 0."""
 COOLDOWN_SHAPES = ("sqrt", "linear")
 OPTIMIZERS = ("adamw", "muon")
-KEPT = ("none", "weights")
-"""What a run leaves beside its record."""
+KEPT = ("none", "weights", "trunk")
+"""What `train.keep` may name."""
 SCORES = ("accuracy", "stories")
 """What `train.scores` may name. accuracy: of the likeliest token, by skill, on the held-out sample.
 stories: `train.stories` stories that the model writes, by the judge of `sweep.skills`."""
 SPLITS = ("names", "none")
 """`none`: every file is trained on, whatever its name, and the sample is drawn from all."""
+FILES = ("all", "few")
 SEED_LIMIT = 2**63
 Count = Any
 """A positive whole number as people write it, 8e3, 0.5M or 1B; an int once it is checked."""
@@ -265,8 +266,9 @@ class TrainConfig:
     """How often one command launches a run again whose worker failed or was lost."""
     runs_per_gpu: int = MISSING
     """Runs that share a GPU under launchers that assign none: joblib, submitit_local."""
-    keep: str = MISSING
-    """weights: leave the trained weights beside the record; none: leave none."""
+    keep: Any = MISSING
+    """weights: leave the trained weights beside the record; trunk: leave the state of the trunk
+    where the longest run leaves it; none: leave neither."""
     scores: Any = MISSING
     """Grades of the trained model that a record holds beside its losses, of `SCORES`."""
     stories: Count = MISSING
@@ -274,14 +276,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         self.schedule = _schedule(self.schedule)
-        _check_known("train.keep", self.keep, KEPT)
+        self.keep = [k for k in _names("train.keep", self.keep, KEPT) if k != "none"]
         if not names_plug_in(self.optimizer):
             _check_known("train.optimizer", self.optimizer, (*OPTIMIZERS, OWN))
         _read_counts("train", self, "micro_batch_tokens", optional=True)
         _read_counts("train", self, "stories")
         self.batch_doublings = [_positive("train.batch_doublings", d) for d in self.batch_doublings]
         self.lr_decay_from = _positive("train.lr_decay_from", self.lr_decay_from)
-        self.scores = _scores(self.scores)
+        self.scores = _names("train.scores", self.scores, SCORES)
         if self.warmup_tokens:  # None chooses, 0 is none
             self.warmup_tokens = _positive("train.warmup_tokens", self.warmup_tokens)
 
@@ -303,12 +305,18 @@ class Config:
     runs_dir: str = MISSING
     seed: int = MISSING
     tracking: Tracking = MISSING
+    files: str = MISSING
+    """few: what a run leaves beside its record and weights is one archive; all: files."""
+    bundle: int = MISSING
+    """Most cells that a launcher's job trains, one after the other."""
     data_hash: str | None = MISSING
     """Content hash of the data that the job was planned on; written by `sweep.launch.jobs`."""
     planned_device: str | None = MISSING
     """Device that the job was planned for: cpu, cuda or mps; written by `sweep.launch.jobs`."""
     plugins_hash: str | None = MISSING
     """Hash of the sources of plug-ins that the job was planned with; as `data_hash`."""
+    bundle_file: str | None = MISSING
+    """File of the cells that share the job, in place of this configuration; as `data_hash`."""
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
     train: TrainConfig = MISSING
@@ -317,6 +325,8 @@ class Config:
     def __post_init__(self) -> None:
         _check_name(self.name)
         _check("seed", self.seed, 0 <= self.seed < SEED_LIMIT, "0 or more")
+        _check_known("files", self.files, FILES)
+        _check("bundle", self.bundle, self.bundle >= 1, "1 or more")
         _check_known("data.splits", self.data.splits, SPLITS)
         _check_known("train.precision", self.train.precision, PRECISIONS)
         _check_known("train.accelerator", self.train.accelerator, ACCELERATORS)
@@ -408,12 +418,12 @@ def _check_known(name: str, value: str, known: Sequence[str]) -> None:
         raise PlanError(f"{name}={value}; known are {', '.join(known)}.")
 
 
-def _scores(value: Any) -> list[str]:
-    """Read train.scores: a name, several, or null and [] for none."""
+def _names(setting: str, value: Any, known: Sequence[str]) -> list[str]:
+    """Read a setting that is a name, several, or null and [] for none."""
     several = isinstance(value, Sequence) and not isinstance(value, str)
     names = list(value) if several else [] if value is None else [value]
     for name in names:
-        _check_known("train.scores", name, SCORES)
+        _check_known(setting, name, known)
     return sorted(set(names))
 
 

@@ -29,6 +29,8 @@ CURVE_NAME = "curve.csv"
 STORIES_NAME = "stories.txt"
 """Beside a record with `train.scores=stories`: texts that the model wrote, one a line."""
 WEIGHTS_NAME = "weights.safetensors"
+FILES_NAME = "files.zip"
+"""Archive of what a run leaves beside its record and weights, where few files are asked for."""
 RECORD_SCHEMA = "isoflop.record/1"
 STATUSES = ("done", "failed", "diverged")
 NOT_RESULTS = frozenset(
@@ -331,6 +333,25 @@ def read_runs(folder: Path) -> RunFolder:
     )
 
 
+def read_beside(folder: Path, name: str) -> str:
+    """Read a text file beside a record, from the archive `files.zip` where it is packed there.
+
+    Raises:
+        OSError: There is none, or it cannot be read.
+    """
+    try:
+        return (folder / name).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        import zipfile
+        import zlib
+
+        try:
+            with zipfile.ZipFile(folder / FILES_NAME) as archive:
+                return archive.read(name).decode()
+        except (KeyError, zipfile.BadZipFile, zlib.error) as error:
+            raise OSError(f"{FILES_NAME} does not hold it ({error})") from error
+
+
 def read_curve(folder: str) -> Floats | None:
     """The training curve beside a record; None where there is none that can be read.
 
@@ -339,7 +360,7 @@ def read_curve(folder: str) -> Floats | None:
         [nats/token], learning rate, gradient norm.
     """
     try:
-        lines = (Path(folder) / CURVE_NAME).read_text().splitlines()[1:]
+        lines = read_beside(Path(folder), CURVE_NAME).splitlines()[1:]
         rows = np.array([line.split(",") for line in lines], dtype=np.float64)
     except (OSError, ValueError):  # a curve is no result: without it there are fewer checks
         return None

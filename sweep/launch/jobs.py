@@ -14,9 +14,10 @@ import dataclasses
 import fcntl
 import multiprocessing
 import os
+import pickle
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -24,6 +25,7 @@ from typing import IO
 from omegaconf import DictConfig
 
 from fit.errors import ScalingError
+from fit.files import write_atomically
 from fit.query.launch import hydra_value
 from sweep import search_working_folder_last
 from sweep.config import Config, TrainConfig
@@ -123,10 +125,46 @@ def pin_plan(job: Cell) -> Cell:
     )
 
 
-def train_cell(config: DictConfig) -> str | None:
-    """Train one cell of the grid: Hydra's task function, called in a worker's process."""
+def train_cells(config: DictConfig) -> list[str | None]:
+    """Train the cells of one job: Hydra's task function, called in a worker's process.
+
+    Returns:
+        Of each cell what went wrong where no record says it.
+    """
     search_working_folder_last()
-    return run(parse(config))
+    parsed = parse(config)
+    if parsed.bundle_file is None:
+        return [run(parsed)]
+    return run_bundle(Path(parsed.bundle_file))
+
+
+def write_bundle(path: Path, cells: Sequence[Cell]) -> None:
+    """Write what the cells of one job are, for `run_bundle` in its worker.
+
+    Raises:
+        RecordError: The folder cannot be written to.
+    """
+    write_atomically(path, pickle.dumps([cell.config for cell in cells]))
+
+
+def run_bundle(path: Path) -> list[str | None]:
+    """Train the cells of a bundle one after the other; the error of one leaves the others.
+
+    A job that is started again, as after a time limit, passes over the cells that have ended.
+
+    Raises:
+        Exception: The first error that no record holds, once all cells were tried.
+    """
+    reasons: list[str | None] = []
+    errors = []
+    for config in pickle.loads(path.read_bytes()):
+        try:
+            reasons.append(run(config))
+        except Exception as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return reasons
 
 
 def run(config: Config) -> str | None:

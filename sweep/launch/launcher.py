@@ -23,39 +23,42 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import site
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import open_dict
 
 from fit.data.records import RECORD_NAME, read_record, write_record
 from fit.errors import PlanError, RecordError, ScalingError
+from fit.quantities import count_noun
+from fit.query.launch import hydra_value
 from sweep import ROOT
-from sweep.launch.jobs import SHARED, pin_plan, train_cell
+from sweep.launch.jobs import SHARED, pin_plan, train_cells, write_bundle
 from sweep.launch.jobs import run as train_job
+from sweep.launch.queue import (
+    ALIVE,
+    POLL_SECONDS,
+    QUIET_POLLS,
+    earlier_launches,
+    job_states,
+    note_launch,
+    wait_for_launches,
+)
 from sweep.planning.compose import compose_multirun, hydra_initialised, make_launcher
 from sweep.planning.grid import Cell, run_folder
 from sweep.planning.timing import estimate, known_timing
 from sweep.planning.trajectory import RunSpec, Trajectory
-from sweep.training.tracking import Attempt, read_attempts, say
+from sweep.training.tracking import Attempt, pack_files, read_attempts, say
 
 T = TypeVar("T")
-POLL_SECONDS = 2.0
-"""Time between two queries of the queue; one costs Slurm's controller a few milliseconds."""
-ALIVE = frozenset(
-    "PENDING RUNNING SUSPENDED COMPLETING CONFIGURING RESIZING REQUEUED REQUEUE_HOLD REQUEUE_FED "
-    "SIGNALING STAGE_OUT STOPPED SPECIAL_EXIT RESV_DEL_HOLD".split()
-)
-"""States of jobs that run or will run; PREEMPTED and TIMEOUT are PENDING once requeued."""
-QUIET_POLLS = 3
-"""Queries without a live job that end the wait: between its end and requeue a job may show none."""
 
 
 def launch_cells(cells: Sequence[Cell], overrides: Sequence[str]) -> None:
@@ -72,19 +75,42 @@ def launch_cells(cells: Sequence[Cell], overrides: Sequence[str]) -> None:
     pending = [PendingCell(cell=job) for job in jobs]
     with hydra_initialised():
         launcher = HydraLauncher(overrides)
-        idle = 0
-        while batch := next_batch(pending, one_pool=launcher.one_pool):
-            error = launcher.launch(batch)
-            idle = idle + 1 if error is not None and not any(c.has_begun() for c in batch) else 0
-            if idle > 1:  # a single time, a worker may have been killed before it began
-                raise PlanError(f"the launcher {launcher.name} started no run: {error}")
-            for cell in batch:
-                cell.count_try(whole=error is None)
-            missing = sum(len(c.missing()) for c in pending)
-            if error is not None and missing:
-                say(f"the launch broke off with {missing} runs missing: {error}")
+        earlier = earlier_launches(w.parent for c in pending for w in c.cell.work[:1])
+        begun = {name for names in earlier.values() for name in names}
+        held = [c for c in pending if begun & {run.run for _, run in c.missing()}]
+        if held:
+            say(f"{count_noun(len(held), 'cell')} in Slurm jobs of an earlier command, which go on")
+        train_pending(launcher, [c for c in pending if c not in held])
+        if held:
+            wait_for_launches(list(earlier))
+            for cell in held:
+                cell.note_progress()
+            train_pending(launcher, held)
     for cell in pending:
         cell.give_up()
+
+
+def train_pending(launcher: HydraLauncher, pending: Sequence[PendingCell]) -> None:
+    """Launch cells until none may be tried again.
+
+    Raises:
+        PlanError: The launcher starts nothing.
+    """
+    idle = 0
+    while batch := next_batch(pending, one_pool=launcher.one_pool):
+        jobs = bundle_cells(batch)
+        error = launcher.launch(jobs)
+        begun = {cell for cell in batch if cell.has_begun()}
+        idle = idle + 1 if error is not None and not begun else 0
+        if idle > 1:  # a single time, a worker may have been killed before it began
+            raise PlanError(f"the launcher {launcher.name} started no run: {error}")
+        for job in jobs:
+            for cell in job:  # one whose job ended with another cell has not been tried
+                untried = cell not in begun and not begun.isdisjoint(job)
+                cell.count_try(whole=error is None and not untried)
+        missing = sum(len(c.missing()) for c in pending)
+        if error is not None and missing:
+            say(f"the launch broke off with {missing} runs missing: {error}")
 
 
 def train_here(cell: Cell) -> None:
@@ -120,6 +146,27 @@ def next_batch(pending: Sequence[PendingCell], *, one_pool: bool) -> list[Pendin
     return sorted(together, key=lambda c: (c.tries, -c.cost()))
 
 
+def bundle_cells(batch: Sequence[PendingCell]) -> list[list[PendingCell]]:
+    """Share the cells of a launch out among jobs: at most `bundle` of similar cost in each.
+
+    No job is expected to last longer than the costliest cell, or than `bundle` cells of the mean
+    cost. A cell whose last worker was lost has a job of its own: it may end others with it.
+    """
+    costs = {cell: cell.cost() for cell in batch}
+    mean, most = sum(costs.values()) / len(batch), max(costs.values())
+    jobs: list[list[PendingCell]] = []
+    for cell in batch:
+        assert cell.cell.config is not None
+        size = cell.cell.config.bundle
+        job = jobs[-1] if jobs else []
+        fits = sum(costs[c] for c in job) + costs[cell] <= 1.001 * max(most, size * mean)
+        if 0 < len(job) < size and fits and not (cell.lost or job[0].lost):
+            job.append(cell)
+        else:
+            jobs.append([cell])
+    return jobs
+
+
 class HydraLauncher:
     """The launcher that the overrides choose; to be used while Hydra is initialised."""
 
@@ -130,34 +177,55 @@ class HydraLauncher:
         self._slurm = target.endswith(".SlurmLauncher")
         self.one_pool = target.endswith(".JoblibLauncher")
         self._local = self.one_pool or target.endswith(".LocalLauncher")
+        self._submitit_folder = str(self._config.hydra.launcher.get("submitit_folder"))
         self._jobs = 0
 
-    def launch(self, batch: Sequence[PendingCell]) -> str | None:
-        """Launch a batch and wait for its end; returns the error that broke it off, in one line."""
-        name = f"isoflop-{secrets.token_hex(4)}"
-        if "submitit_folder" in self._config.hydra.launcher:
+    def launch(self, jobs: Sequence[Sequence[PendingCell]]) -> str | None:
+        """Launch jobs and wait for their end; returns the error that broke it off, in one line."""
+        name, logs = f"isoflop-{secrets.token_hex(4)}", None
+        bundles = Path(self._config.hydra.sweep.dir) / name
+        if self._slurm:
+            note_launch(bundles, (r.run for job in jobs for c in job for _, r in c.missing()))
+        if "submitit_folder" in (settings := self._config.hydra.launcher):
+            logs = Path(self._submitit_folder.replace("%j", name))
             with open_dict(self._config):
-                self._config.hydra.launcher.name = name
+                settings.name, settings.submitit_folder = name, str(logs / "%j")
         if self.name != "ray":  # whose own processes need their script's folder on the path
             isolate_child_interpreters()
         if self._local:  # workers inherit it
             os.environ[SHARED] = "1"
+        problem: str | None = None
         try:
             if self._slurm:
-                returned = wait_for_jobs(name, lambda: self._run(batch))
+                returned = wait_for_jobs(name, lambda: self._run(jobs, bundles))
             else:
-                returned = self._run(batch)
+                returned = self._run(jobs, bundles)
         except Exception as error:  # each launcher has its own kinds
-            return one_sentence(error)
-        for cell, job in zip(batch, returned or (), strict=False):
-            cell.reason = job.return_value
-        return None
+            problem, returned = one_sentence(error), None
+        # Not where this process is interrupted: Slurm's jobs go on, and need their files.
+        shutil.rmtree(bundles, ignore_errors=True)
+        if self._config.files == "few" and logs is not None and logs.is_dir():
+            pack_files(logs)
+        for job, result in zip(jobs, returned or (), strict=False):
+            try:
+                for cell, reason in zip(job, result.return_value, strict=True):
+                    cell.reason = reason
+            except Exception as error:  # of a job that raised, which other jobs survived
+                problem = one_sentence(error)
+        return problem
 
-    def _run(self, batch: Sequence[PendingCell]) -> Sequence[Any]:
-        """Let Hydra's launcher run a batch."""
-        launcher = make_launcher(self._config, train_cell)
-        first, self._jobs = self._jobs, self._jobs + len(batch)
-        return launcher.launch([c.cell.overrides for c in batch], initial_job_idx=first)
+    def _run(self, jobs: Sequence[Sequence[PendingCell]], bundles: Path) -> Sequence[Any]:
+        """Let Hydra's launcher run jobs; cells that share one are written to a file."""
+        launcher = make_launcher(self._config, train_cells)
+        first, self._jobs = self._jobs, self._jobs + len(jobs)
+        overrides = []
+        for number, job in enumerate(jobs):
+            words = job[0].cell.overrides
+            if len(job) > 1:
+                write_bundle(path := bundles / f"{number}.pkl", [c.cell for c in job])
+                words = (*words, f"bundle_file={hydra_value(str(path))}")
+            overrides.append(words)
+        return launcher.launch(overrides, initial_job_idx=first)
 
 
 def wait_for_jobs(name: str, launch: Callable[[], T]) -> T | None:
@@ -199,16 +267,6 @@ def wait_for_jobs(name: str, launch: Callable[[], T]) -> T | None:
         raise outcome["error"]
     value: T | None = outcome.get("value")
     return value
-
-
-def job_states(name: str) -> list[str] | None:
-    """States of the jobs of a name, ended ones included while Slurm shows them; None: no answer."""
-    command = ["squeue", "--noheader", "--states=all", f"--name={name}", "--format=%T"]
-    try:
-        out = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return out.stdout.split()
 
 
 def isolate_child_interpreters() -> None:
@@ -281,7 +339,7 @@ class PendingCell:
 
     def missing(self) -> list[tuple[Trajectory, RunSpec]]:
         """Runs without a valid record."""
-        return [(t, run) for t, run in self.cell.runs() if self.cell.record(t, run) is None]
+        return self.cell.due()
 
     def cost(self) -> float:
         """Estimated time of what is missing [s]."""

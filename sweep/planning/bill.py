@@ -6,6 +6,7 @@ means is in `sweep.plan.USAGE`.
 
 from __future__ import annotations
 
+import dataclasses
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,8 +36,10 @@ from sweep.planning.timing import (
     estimate,
     known_timing,
 )
-from sweep.planning.trajectory import RunSpec, Trajectory
+from sweep.planning.trajectory import RunSpec, Trajectory, keep_lengths
 
+STATE_BYTES = 12
+"""Bytes of a kept trunk per parameter: itself and two moments in single precision."""
 LABEL = 10
 """Width of the first column, the names of the lines."""
 LIMITS = ("hours", "dollars", "flops")
@@ -92,6 +95,7 @@ def planned_runs(cells: Sequence[Cell], options: PlanOptions) -> list[PlannedCos
     """
     rows = []
     for number, cell in enumerate(cells):
+        due = {run.run: (part, run) for part, run in cell.due()}
         for t in cell.trajectories:
             check_device(t.config.train, options)
             timing = known_timing(t) if options.measure and not options.machine else None
@@ -101,11 +105,11 @@ def planned_runs(cells: Sequence[Cell], options: PlanOptions) -> list[PlannedCos
                     trajectory=t,
                     run=run,
                     timing=timing,
-                    estimate=estimate(t, run, timing, options.machine),
+                    estimate=estimate(part, run, timing, options.machine),
                     priced=estimable(t, timing, options.machine),
                     record=cell.record(t, run),
                 )
-                for run in t.runs
+                for part, run in (due.get(run.run, (t, run)) for run in t.runs)
             ]
     return rows
 
@@ -223,9 +227,36 @@ def cost_lines(cost: PlanCost, options: PlanOptions, rows: Sequence[PlannedCost]
         lines.append(
             _line("trunks", f"shared ones save {compact_duration(cost.saved)}, {share:.0%}")
         )
-    return lines + [
-        line for text in _estimate_basis(rows, options) for line in _wrapped("estimate", text)
+    return [
+        *lines,
+        *kept_lines(rows),
+        *(line for text in _estimate_basis(rows, options) for line in _wrapped("estimate", text)),
     ]
+
+
+def kept_lines(rows: Sequence[PlannedCost]) -> list[str]:
+    """What kept trunks save, and the room that those which are to be kept take."""
+    left: dict[str, tuple[Trajectory, list[int]]] = {}
+    for row in rows:
+        if row.record is None:
+            name = f"{row.cell} {row.trajectory.trunk}"
+            left.setdefault(name, (row.trajectory, []))[1].append(row.run.tokens)
+    lines, saved, going_on, keeping = [], 0.0, 0, []
+    for t, lengths in left.values():
+        anew, now = (
+            sum(run.flops_spent for run in keep_lengths(each, lengths).runs)
+            for each in (dataclasses.replace(t, kept=0), t)
+        )
+        saved, going_on = saved + anew - now, going_on + (now < anew)
+        if "trunk" in t.config.train.keep:
+            keeping.append(t)
+    if going_on:
+        go = f"{count_noun(going_on, 'trunk')} kept earlier {'go' if going_on > 1 else 'goes'} on"
+        lines.append(_line("kept", f"{go}, which saves {saved:.2e} FLOP"))
+    if keeping:
+        size = sum(STATE_BYTES * t.params.total for t in keeping) / 2**20
+        lines.append(_line("to keep", f"{count_noun(len(keeping), 'trunk')}, {size:.2g} MiB"))
+    return lines
 
 
 def _planned_for(rows: Sequence[PlannedCost]) -> str:

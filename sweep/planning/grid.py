@@ -32,6 +32,7 @@ from sweep.planning.trajectory import (
     Trajectory,
     check_batches,
     finished_record,
+    keep_lengths,
     plan,
     work_folder,
 )
@@ -62,6 +63,19 @@ class Cell:
     def runs(self) -> list[tuple[Trajectory, RunSpec]]:
         """Every run of the cell."""
         return [(t, run) for t in self.trajectories for run in t.runs]
+
+    def due(self) -> list[tuple[Trajectory, RunSpec]]:
+        """The runs without a valid record, with what they cost now that the others have ended.
+
+        Those have left no trunk to go on from, unless it was kept or the work is unfinished.
+        """
+        pairs = []
+        for t, work in zip(self.trajectories, self.work, strict=True):
+            lengths = [run.tokens for run in t.runs if self.record(t, run) is None]
+            part = keep_lengths(t, lengths)
+            costs = t.runs if work.exists() else part.runs
+            pairs += [(part, run) for run in costs if run.tokens in lengths]
+        return pairs
 
     def record(self, trajectory: Trajectory, run: RunSpec) -> RunRecord | None:
         """The valid record of a run, if it has ended."""

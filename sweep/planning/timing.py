@@ -35,7 +35,7 @@ from fit.files import write_atomically
 from sweep.cache import cache_folder, digest
 from sweep.config import Compile, TrainConfig
 from sweep.planning.devices import device_kind
-from sweep.planning.trajectory import RunSpec, Trajectory
+from sweep.planning.trajectory import RunSpec, Trajectory, keep_lengths
 
 LARGE_WIDTH_RATE, HALF_RATE_WIDTH = 60e9, 40
 """FLOP/s of training on one CPU thread: 60e9 width / (width + 40) meets what was measured at widths
@@ -120,7 +120,10 @@ def compile_pays(trajectory: Trajectory, device: str) -> bool:
         return False  # how many tokens go to an expert changes with every batch
     if device != "cpu":
         return device == "cuda"
-    flops = sum(run.flops_spent for run in trajectory.runs)
+    # A kept trunk does not count: what is compiled from scratch is compiled when it goes on.
+    lengths = [run.tokens for run in trajectory.runs]
+    scratch = keep_lengths(dataclasses.replace(trajectory, kept=0), lengths)
+    flops = sum(run.flops_spent for run in scratch.runs)
     return formula_seconds(trajectory.shape, flops) > COMPILE_SECONDS
 
 

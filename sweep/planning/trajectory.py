@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.metadata
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,6 +50,7 @@ from sweep.planning.identity import (
     shared_identity,
 )
 from sweep.planning.sizes import build_shape, choose_shape
+from sweep.planning.trunks import find_trunk
 from sweep.plugins import PlugIn, count_model, plug_ins
 
 Describe = Callable[[DataConfig, int], tuple[int, int | None, DataInfo]]
@@ -145,6 +146,8 @@ class Trajectory:
     """Recipe, data and device settings as they were configured, device and precision resolved."""
     separator: int | None = None
     """Token across which the model does not look; None where rows are one text to it."""
+    kept: int = 0
+    """Position of the kept trunk that training may start from, `planning.trunks` [tokens]."""
 
 
 def plan(config: Config, described: Describe = describe) -> tuple[Trajectory, ...]:
@@ -274,7 +277,9 @@ def _plan_trajectory(
     shared = shared_identity(config, shape, own, info, warmup)
     if separator is not None:
         shared["separator"] = separator
-    runs, previous = [], 0
+    trunk = digest(shared)
+    kept = find_trunk(Path(config.runs_dir) / config.name, trunk)
+    runs, known = [], [kept.tokens if kept else 0]
     for tokens in lengths:
         wsd = train.schedule is Schedule.wsd
         start = cooldown_start(rule, tokens, train.cooldown) if wsd else 0
@@ -301,12 +306,12 @@ def _plan_trajectory(
                 cooldown_start=start,
                 rate=rate,
                 flops=float(per_token.exact * tokens),
-                flops_spent=_spent(per_token, tokens, start, previous),
+                flops_spent=_spent(per_token, tokens, start, known),
             )
         )
-        previous = max(previous, start)
+        known.append(start)
     return Trajectory(
-        trunk=digest(shared) if train.schedule is Schedule.wsd else digest(runs[0].run),
+        trunk=trunk if train.schedule is Schedule.wsd else digest(runs[0].run),
         sweep=config.name,
         seed=config.seed,
         shape=shape,
@@ -319,6 +324,7 @@ def _plan_trajectory(
         plug_ins=own,
         config=config,
         separator=separator,
+        kept=known[0],
     )
 
 
@@ -356,10 +362,15 @@ def check_combinations(config: Config) -> None:
             "writes them. Leave one of the two out, or keep the weights and grade them: "
             "train.keep=weights, isoflop sweep grade RUN."
         )
-    if train.keep != "none" and find_spec("safetensors") is None:
+    if "weights" in train.keep and find_spec("safetensors") is None:
         raise PlanError(
-            f"train.keep={train.keep} needs the package 'safetensors', not installed here: pip "
-            "install 'isoflop[train]'; or leave it out."
+            "train.keep=weights needs the package 'safetensors', not installed here: pip install "
+            "'isoflop[train]'; or leave it out."
+        )
+    if "trunk" in train.keep and train.schedule is not Schedule.wsd:
+        raise PlanError(
+            f"train.keep=trunk with train.schedule={schedule_name(train)}, whose runs share no "
+            "trunk. Take train.schedule=wsd, or leave it out."
         )
     if muon and torch_version() < MUON_TORCH:
         needed = ".".join(map(str, MUON_TORCH))
@@ -400,19 +411,19 @@ def keep_lengths(trajectory: Trajectory, lengths: Collection[int]) -> Trajectory
 
     Their names stay; the compute of the trunk is shared out among the runs that remain.
     """
-    runs, previous = [], 0
+    runs, known = [], [trajectory.kept]
     for run in trajectory.runs:
         if run.tokens in lengths:
             start = run.cooldown_start
-            spent = _spent(trajectory.flops_per_token, run.tokens, start, previous)
+            spent = _spent(trajectory.flops_per_token, run.tokens, start, known)
             runs.append(dataclasses.replace(run, flops_spent=spent))
-            previous = max(previous, start)
+            known.append(start)
     return dataclasses.replace(trajectory, runs=tuple(runs))
 
 
-def _spent(per_token: FlopsPerToken, tokens: int, start: int, previous: int) -> float:
-    """FLOP of a cooldown, and of the trunk since the last branch left it."""
-    return float(per_token.exact * (tokens - start + max(0, start - previous)))
+def _spent(per_token: FlopsPerToken, tokens: int, start: int, known: Sequence[int]) -> float:
+    """FLOP of a cooldown, and of the trunk from the last position whose state is known by then."""
+    return float(per_token.exact * (tokens - max((p for p in known if p <= start), default=0)))
 
 
 def _check_warmup(train: TrainConfig, rule: BatchRule, shortest: int, warmup: int) -> None:

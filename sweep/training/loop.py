@@ -32,6 +32,7 @@ from sweep.cache import locked
 from sweep.data.measured import further_heldout, read_tasks, task_name
 from sweep.planning.devices import device_kind
 from sweep.planning.trajectory import RunSpec, Trajectory, finished_record, work_folder
+from sweep.planning.trunks import install_trunk, kept_trunks, trunk_folder
 from sweep.skills.grading import story_scores
 from sweep.training.checkpoint import (
     DeferredSignals,
@@ -68,6 +69,7 @@ from sweep.training.sharded import (
 from sweep.training.tracking import Attempt, Heartbeat, Tracker, end_attempt, say, start_attempt
 from sweep.writing.weights import distinct_weights, write_weights
 
+STATE_NAME = "state.pt"
 SAVING_SHARE = 20
 """Least time between two checkpoints, in units of the time that training waits for one."""
 
@@ -127,7 +129,7 @@ class TrajectoryTrainer:
     @property
     def checkpoint(self) -> Path:
         """File of the newest state."""
-        return self.work / "state.pt"
+        return self.work / STATE_NAME
 
     @property
     def writes(self) -> bool:
@@ -261,7 +263,7 @@ class TrajectoryTrainer:
     def train_missing(self) -> None:
         """Open a session and train every missing run."""
         session = self.session = Session.open(self.trajectory)
-        self._restore(session)
+        self._restore(session, self.work)
         for index, run in enumerate(self.trajectory.runs):
             if run.run in self.records:
                 continue
@@ -275,46 +277,67 @@ class TrajectoryTrainer:
                 for stopped in self.missing() if session.branch is None else [run]:
                     self._finish_run(session, stopped, reason=str(error))
 
-    def _restore(self, session: Session) -> None:
-        """Restore the newest state on disk; start at step 0 where there is none that fits."""
-        state = self._newest_state(session)
+    def _restore(self, session: Session, folder: Path) -> None:
+        """Restore the newest state in a folder; start at step 0 where it does not fit."""
+        state = self._newest_state(session, folder)
         if state is None:
             return
         try:
             session.restore(state)
         except (RuntimeError, KeyError, ValueError) as error:
             say(
-                f"the checkpoint {self.checkpoint} does not fit this model ({error}); "
+                f"the checkpoint {folder / STATE_NAME} does not fit this model ({error}); "
                 "training starts again from step 0"
             )
             session.rewind()
 
-    def _newest_state(self, session: Session) -> TrainState | None:
-        """Read the newest state on disk, whole or sharded; None if there is none that is whole."""
-        folder = newest_shards(self.work)
+    def _newest_state(self, session: Session, folder: Path) -> TrainState | None:
+        """Read the newest state in a folder, whole or sharded; None if there is none."""
+        whole, shards = folder / STATE_NAME, newest_shards(folder)
         with suppress(OSError):
-            if folder and self.checkpoint.stat().st_mtime > (folder / METADATA).stat().st_mtime:
-                folder = None
-        if folder is not None:
+            if shards and whole.stat().st_mtime > (shards / METADATA).stat().st_mtime:
+                shards = None
+        if shards is not None:
             try:
-                return load_shards(folder, session.module, session.optimizer)
+                return load_shards(shards, session.module, session.optimizer)
             except Exception as error:  # damaged files raise many unrelated types
-                say(f"the checkpoint {folder} cannot be read ({type(error).__name__})")
-        return load(self.checkpoint)
+                say(f"the checkpoint {shards} cannot be read ({type(error).__name__})")
+        return load(whole)
 
     def remove_work_folder(self) -> None:
-        """Remove the working folder once no run is missing."""
-        shutil.rmtree(self.checkpoint.parent, ignore_errors=True)
+        """Remove the working folder once no run is missing; what is kept of the trunk is moved."""
+        install_trunk(self.work, self.folder, self.trajectory.trunk)
+        shutil.rmtree(self.work, ignore_errors=True)
 
     def _train(self, session: Session, index: int, run: RunSpec) -> None:
         """Train along the trunk to the position where the run leaves it, then along its branch."""
         if session.branch is None:
             if session.position > run.cooldown_start:
                 session.rewind()
+            self._use_kept_trunk(session, run)
             session.advance(run.rate, run.cooldown_start, lambda: self._report(run))
-            session.leave_trunk(index, come_back=len(self.missing()) > 1)
+            last = len(self.missing()) == 1
+            if last and session.position and "trunk" in self.trajectory.config.train.keep:
+                self._keep_trunk(session)
+            session.leave_trunk(index, come_back=not last)
             self._save()
         session.advance(run.rate, run.tokens, lambda: self._report(run))
+
+    def _use_kept_trunk(self, session: Session, run: RunSpec) -> None:
+        """Go to the furthest kept state of the trunk from which the run can be reached, if any."""
+        kept = kept_trunks(self.folder, self.trajectory.trunk)
+        usable = [k for k in kept if session.position < k.tokens <= run.cooldown_start][-1:]
+        if session.fabric.world_size > 1:  # ranks may see a folder at different times
+            usable = session.fabric.broadcast(usable)
+        for trunk in usable:
+            self._restore(session, trunk.folder)
+
+    def _keep_trunk(self, session: Session) -> None:
+        """Write the state of the trunk into the working folder, from where it moves in the end."""
+        folder = trunk_folder(self.work, self.trajectory.trunk, session.position)
+        if self.writes:  # what a process that was killed left behind
+            shutil.rmtree(folder, ignore_errors=True)
+        self._write(folder)
 
     def _finish_run(self, session: Session, run: RunSpec, reason: str | None = None) -> None:
         """Measure a run that ended, or was stopped for a reason, and write its record."""
@@ -344,7 +367,7 @@ class TrajectoryTrainer:
             measured = dataclasses.replace(measured, scores=scores or None)
         if reason is None:
             record = done_record(facts, measured)
-            if self.trajectory.config.train.keep == "weights":
+            if "weights" in self.trajectory.config.train.keep:
                 self._keep_weights(run, record)
             self.write_result(run, record)
         else:
@@ -388,20 +411,23 @@ class TrajectoryTrainer:
     def _save(self) -> None:
         """Begin to write a checkpoint, and set when the next is due so that 5% at most are lost."""
         started = time.monotonic()
-        session = self.active_session
-        state = session.state()
-        if is_sharded(state):
-            self._save_shard(host_copy(state))
-        elif self.writes:
-            self.writer.start(partial(save, self.checkpoint, host_copy(state)))
+        self._write(self.work)
         now = time.monotonic()
         every = self.trajectory.config.train.checkpoint_seconds
         self._next_save = now + (every and max(every, SAVING_SHARE * (now - started)))
 
-    def _save_shard(self, state: TrainState) -> None:
+    def _write(self, folder: Path) -> None:
+        """Begin to write the present state into a folder; every rank calls it."""
+        state = self.active_session.state()
+        if is_sharded(state):
+            self._save_shard(folder, host_copy(state))
+        elif self.writes:
+            self.writer.start(partial(save, folder / STATE_NAME, host_copy(state)))
+
+    def _save_shard(self, parent: Path, state: TrainState) -> None:
         """Begin to write this rank's shard of a state; every rank calls it."""
         self.writer.wait()
         if self._group is None:  # of its own, since training goes on in the default group
             self._group = torch.distributed.new_group(backend="gloo")
-        folder = self.active_session.fabric.broadcast(next_folder(self.work))
+        folder = self.active_session.fabric.broadcast(next_folder(parent))
         self.writer.start(partial(save_shards, folder, state, self._group, first=self.writes))

@@ -9,12 +9,15 @@ writes the curve and the configuration beside the record. Nothing here imports t
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import platform
 import re
+import shutil
 import sys
 import time
+import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,7 +27,13 @@ from typing import Any, Protocol
 from omegaconf import OmegaConf
 
 from fit.data.progress import HEARTBEAT_NAME, HEARTBEAT_SCHEMA
-from fit.data.records import RunRecord, finite_or_null
+from fit.data.records import (
+    FILES_NAME,
+    RECORD_NAME,
+    WEIGHTS_NAME,
+    RunRecord,
+    finite_or_null,
+)
 from fit.errors import RecordError
 from fit.files import now, write_atomically
 from fit.quantities import duration, short
@@ -180,6 +189,10 @@ class CommandLineTracker:
         )
         if self.config.tracking is Tracking.wandb:
             log_to_wandb(self.config, record, curve)
+        if self.config.files == "few":
+            pack_files(folder)
+        else:
+            (folder / FILES_NAME).unlink(missing_ok=True)
         say(summary(record))
 
     def _draw(self, run: str, tokens: int, total: int, loss: float) -> None:
@@ -194,6 +207,27 @@ class CommandLineTracker:
             )
         self._bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
         self._bar.update(tokens - self._bar.n)
+
+
+def pack_files(folder: Path) -> None:
+    """Move what a run left, but for its record and weights, into the archive `files.zip`.
+
+    Raises:
+        RecordError: The folder cannot be written to; nothing was removed.
+    """
+    apart = (RECORD_NAME, WEIGHTS_NAME, FILES_NAME)
+    left = [p for p in sorted(folder.iterdir()) if p.name not in apart and p.name[0] != "."]
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        for path in (f for top in left for f in (top, *sorted(top.rglob("*")))):
+            if path.is_file() and not path.is_symlink():
+                packed.write(path, path.relative_to(folder))
+    write_atomically(folder / FILES_NAME, archive.getvalue())
+    for path in left:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def say(line: str) -> None:
@@ -229,6 +263,8 @@ def log_to_wandb(config: Config, record: RunRecord, curve: Curve) -> None:
     import wandb
 
     folder = Path(config.runs_dir) / config.name
+    if config.files == "few":  # beside the record, to be packed
+        folder /= record.run
     try:
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or "isoflop",

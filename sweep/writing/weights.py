@@ -25,6 +25,7 @@ from fit.data.records import (
     RunRecord,
     fields_of,
     parse_document,
+    read_beside,
     read_record,
     read_runs,
 )
@@ -163,7 +164,7 @@ def read_kept_run(folder: Path) -> KeptRun:
     if not (folder / WEIGHTS_NAME).is_file():
         raise RecordError(f"the run {record.run} kept no weights. {HOW_TO_KEEP}")
     try:
-        card = parse_document((folder / CARD_NAME).read_text(encoding="utf-8"), CARD_SCHEMA)
+        card = parse_document(read_beside(folder, CARD_NAME), CARD_SCHEMA)
         shape = Shape(**fields_of(Shape, card["shape"]))
         residual, separator = float(card["residual"]), card["separator"]
         data = DataConfig(**fields_of(DataConfig, card["data"]))

@@ -18,7 +18,7 @@ from hydra import compose
 from sweep.app import main as sweep_main
 from sweep.config import DataConfig
 from sweep.data.registry import SOURCES
-from sweep.launch.jobs import train_cell
+from sweep.launch.jobs import train_cells
 from sweep.plan import main as plan_main
 from sweep.planning.compose import hydra_initialised, wrong_overrides_refused
 from sweep.planning.grid import grid
@@ -53,7 +53,7 @@ def work(*words: str) -> Any:
     def run(folder: Path) -> Any:
         with wrong_overrides_refused(), hydra_initialised():
             config = compose("config", [f"runs_dir={folder}", *words])
-        return train_cell(config)
+        return train_cells(config)[0]
 
     return run
 

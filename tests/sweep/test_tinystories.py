@@ -52,7 +52,7 @@ def test_the_shapes_are_those_of_the_released_models(stand_in):
         # The stand-in has fewer words than the data set: its 10,000 tokens are counted here.
         total = t.params.body + 10_000 * t.shape.width
         assert total == pytest.approx(params, rel=0.15)
-    assert all(t.config.train.keep == "weights" for t in built.values())
+    assert all(t.config.train.keep == ["weights"] for t in built.values())
     assert {len(t.runs) for t in built.values()} == {4}
 
 

@@ -10,7 +10,7 @@ from hydra.errors import ConfigCompositionException
 
 from fit.data.records import RECORD_NAME, read_record, write_record
 from fit.errors import PlanError
-from sweep.launch import launcher
+from sweep.launch import launcher, queue
 from sweep.launch import launcher as launcher_module
 from sweep.launch.jobs import run
 from sweep.launch.launcher import PendingCell, launch_cells, next_batch
@@ -65,9 +65,10 @@ def play(monkeypatch, body, *, one_pool=True):
         def __init__(self, overrides):
             self.one_pool = one_pool
 
-        def launch(self, batch):
-            batches.append([t.cell.config.model.width for t in batch])
-            return body([t.cell for t in batch])
+        def launch(self, jobs):
+            batch = [t.cell for job in jobs for t in job]
+            batches.append([cell.config.model.width for cell in batch])
+            return body(batch)
 
     monkeypatch.setattr(launcher_module, "HydraLauncher", FakeLauncher)
     return batches
@@ -192,12 +193,12 @@ def test_the_queue_that_does_not_answer_is_none(monkeypatch):
     def nothing(*_, **__):
         raise FileNotFoundError
 
-    monkeypatch.setattr(launcher.subprocess, "run", nothing)
-    assert launcher.job_states("name") is None
+    monkeypatch.setattr(queue.subprocess, "run", nothing)
+    assert queue.job_states("name") is None
     monkeypatch.setattr(
-        launcher.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout="RUNNING\nPENDING\n")
+        queue.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout="RUNNING\nPENDING\n")
     )
-    assert launcher.job_states("name") == ["RUNNING", "PENDING"]
+    assert queue.job_states("name") == ["RUNNING", "PENDING"]
 
 
 @pytest.mark.parametrize("verb", ["find", "load"])

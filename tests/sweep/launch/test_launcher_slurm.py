@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -141,6 +142,18 @@ def test_failed_cancelled_and_timed_out_cells_leave_the_records_of_a_local_sweep
     assert set(history[1]) == {"stopped"} and history[0] in (["stopped"], ["lost"])
     assert {a["reason"] for r in shared.values() if r.seed == 1 for a in r.history} == {"SIGUSR2"}
     assert all(not history[seed] for seed in range(2, CELLS - 1))
+
+
+def test_cells_that_share_jobs_leave_few_jobs_and_files_and_all_records(tmp_path, slurm, cells):
+    with sweep(tmp_path, [*cells, *SLURM, "bundle=4", "files=few"], slurm.environment) as process:
+        _, err = process.communicate(timeout=400)
+    assert "11 done, 1 failed" in err
+    (archive,) = (tmp_path / "pilot").glob(".hydra/.submitit/*/files.zip")
+    with zipfile.ZipFile(archive) as packed:
+        jobs = [name for name in packed.namelist() if name.endswith("_submitted.pkl")]
+    assert len(jobs) == 5, "each long cell, and the ten short ones in fours"
+    files = [p for p in (tmp_path / "pilot").glob("w*/*") if p.is_file()]
+    assert len(files) <= 3 * CELLS
 
 
 def test_a_partition_that_is_unknown_is_one_line(tmp_path, slurm, cells):

@@ -6,7 +6,7 @@ import pytest
 from hydra import compose
 
 from fit.errors import PlanError
-from sweep.launch.jobs import train_cell
+from sweep.launch.jobs import train_cells
 from sweep.planning.bill import PLAN_OPTIONS, refuse_plan_options
 from sweep.planning.compose import (
     command_overrides,
@@ -44,7 +44,7 @@ def test_a_worker_refuses_an_undeclared_key():
     with hydra_initialised():
         config = compose("config", [*TINY, "+train.lookahead=5"])
     with pytest.raises(PlanError, match=r"train\.lookahead is not a setting"):
-        train_cell(config)
+        train_cells(config)
 
 
 def test_the_nearest_setting_is_in_the_same_section_or_has_another_trainers_name():

@@ -82,6 +82,21 @@ def test_two_nodes_give_what_one_gives_also_after_one_was_killed(tmp_path, strat
     assert codes == [0, 0], outputs
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_trunk_kept_by_two_nodes_serves_a_longer_run_on_one(tmp_path, strategy):
+    words = (*LENGTHS, f"train.strategy={strategy}", "train.keep=trunk")
+    codes, outputs = ended(start_nodes(tmp_path, *words))
+    assert codes == [0, 0], outputs
+    longer = ("train.tokens=6e4", *LENGTHS[1:])
+    planned = trajectory(*longer, f"runs_dir={tmp_path}")
+    assert planned.kept > 0
+    (extended,) = train(planned, tmp_path, Quiet())
+    (scratch,) = train(trajectory(*longer), tmp_path / "one", Quiet())
+    assert extended.flops_spent < extended.flops
+    assert extended.loss == pytest.approx(scratch.loss, abs=5e-4)
+
+
 @pytest.mark.parametrize(
     ("world", "overrides", "multirun", "words"),
     [
