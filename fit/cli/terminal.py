@@ -132,7 +132,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "isoflop import export.csv --out runs.csv --column loss=val/loss",
             "isoflop import 'logs/*.jsonl' --out runs.csv --wide tokens",
         ),
-        "serve": ("isoflop serve", "isoflop serve reports/mine --port 9000"),
+        "serve": ("isoflop serve --uploads keep", "isoflop serve reports/mine --port 9000"),
         "doctor": ("isoflop doctor", "isoflop doctor --json"),
     }
 )

@@ -46,6 +46,7 @@ CHART_STYLE = (
 
 The content security policy allows it by its hash; nothing else may be inline.
 """
+METHODS = ("GET", "POST", "PATCH", "DELETE")
 _PORT = re.compile(r":\d*$")
 HEAD_SECONDS = 10.0
 """Time limit for the head of a request."""
@@ -194,7 +195,7 @@ def loopback(host: str) -> bool:
 def _route(scope: Scope) -> str:
     """Method and path pattern: with the path itself, each name would be a label of its own."""
     pattern = getattr(scope.get("route"), "path", None)
-    if not isinstance(pattern, str) or scope["method"] not in ("GET", "POST"):
+    if not isinstance(pattern, str) or scope["method"] not in METHODS:
         return "other"
     return f"{scope['method']} {pattern}"
 

@@ -34,8 +34,10 @@ def test_every_file_that_the_page_names_is_there_and_the_first_load_is_small():
     named = {n.removeprefix("page/") for n in re.findall(r'(?:src|href)="(page/[^"]+)"', text)}
     for module in PAGE.glob("*.js"):
         named |= {n for n in re.findall(r'from "\./([^"]+)"', module.read_text())}
+    later = set(re.findall(r'import\("\./([^"]+)"\)', (PAGE / "app.js").read_text()))
     files = read_page()
-    assert named <= files.keys()
+    assert named | later <= files.keys() and len(later) > 1
+    assert not named & later, "dialogs are fetched when they are opened"
     sent = [files[n].zipped or files[n].plain for n in named | {"index.html"}]
     assert sum(map(len, sent)) < 0.9 * MOST_BYTES
     assert {"vendor/LICENSE.d3.txt", "vendor/LICENSE.plot.txt"} <= files.keys()
