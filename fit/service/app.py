@@ -356,6 +356,11 @@ def _add_service_routes(app: FastAPI, service: Service) -> None:
         """Show the page."""
         return service.page_file("index.html", request)
 
+    @app.get("/embed", include_in_schema=False)
+    async def embed(request: Request) -> Response:
+        """Show one chart, for a frame on another page."""
+        return service.page_file("embed.html", request)
+
     @app.get("/page/{name:path}", include_in_schema=False)
     async def file(request: Request, name: str) -> Response:
         """Give a file of the page."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,6 +85,8 @@ def serve(
     listener = _bind(host, port)
     named = {f.resolve().name: f for f in folders} if folders else None
     service = Service(registry=FitRegistry(reports, named), mode=uploads)
+    # A fit takes 30 ms to read: two hundred are read by the time that the page asks for them.
+    threading.Thread(target=service.registry.readable, daemon=True).start()
     address, bound = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
     fits = count_noun(len(service.registry.names()), "fit")

@@ -20,7 +20,9 @@ export function listenToFits(load, chosen, moved) {
   [reload, choose, changed] = [load, chosen, moved];
   find("#find-fit").addEventListener("input", showRows);
   find("#find-fit").addEventListener("keydown", (event) => {
-    if (event.key === "Enter") find("#fits-table .name button")?.click();
+    if (event.key !== "Enter") return;
+    event.preventDefault(); // else the key also presses the button that gets the focus back
+    find("#fits-table .name button")?.click();
   });
   find("#close-fits").addEventListener("click", () => find("#fits").close());
 }
