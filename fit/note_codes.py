@@ -419,14 +419,9 @@ _COMPARE = {
         "Different counts shift a multiplier.",
         "Fit both with one count: isoflop fit RUNS --flops 6nd",
     ),
-    "counted_alike": (
-        "The two laws count FLOP in different ways; both were counted in one, from their shapes.",
-        "Budgets and multipliers are in the count that the note names, not in each law's own.",
-        "Nothing; to have another count: isoflop fit RUNS --flops 6nd",
-    ),
     "other_flops": (
         "The two laws count FLOP in different ways.",
-        "The multiplier would measure the difference in counting.",
+        "The multiplier measures this difference, unless the note says both are counted alike.",
         "Fit both with one count: isoflop fit RUNS --flops 6nd",
     ),
     "range_unknown": (

@@ -367,7 +367,7 @@ def counted_alike(a: ScalingLaw, b: ScalingLaw) -> tuple[ScalingLaw, ScalingLaw,
                 f"counts {words[0]}, {b.name} {words[1]}; the shapes of the runs give the other "
                 "count."
             )
-            return one, other, [Note(code="counted_alike", severity="info", message=text)]
+            return one, other, [Note(code="other_flops", severity="info", message=text)]
     return a, b, []
 
 

@@ -133,7 +133,7 @@ def counted_6nd(params="matmul"):
 def test_one_law_in_two_counts_of_flops_needs_its_own_compute():
     found = compare(ScalingLaw.from_fit(REFERENCE), counted_6nd())
     assert [r.multiplier.value for r in found.rows] == pytest.approx([1.0] * len(found.rows))
-    assert found.warnings[0].code == "counted_alike"
+    assert found.warnings[0].code == "other_flops"
     assert "as exact FLOPs" in found.warnings[0].message
     assert found.shared == pytest.approx(dataclasses.astuple(REFERENCE.range["flops"]), rel=0.1)
 
