@@ -2,7 +2,8 @@
 
 With `ISOFLOP_WORKER_BYTES` in the environment it is a worker. It may use that much memory and no
 more, since a small uploaded table may unfold into many gigabytes. An error is one line of JSON on
-stderr, {"message", "field"}, without the hints that people get on the command line.
+stderr, {"message", "field"}, without the hints that people get on the command line. A worker alone
+also takes `preview TABLE`, which prints how the table would be read.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 
 import click
 
@@ -34,6 +36,11 @@ def run_worker(limit_bytes: int) -> None:
     """Run the command within a memory limit; an error is written as JSON, with exit code 1."""
     limit_memory(limit_bytes)
     try:
+        if sys.argv[1:2] == ["preview"]:
+            from fit.data.preview import preview
+
+            print(json.dumps(preview(Path(sys.argv[2]))))
+            return
         with main.make_context("isoflop", sys.argv[1:]) as context:
             click.Group.invoke(main, context)  # without the error messages of `CommandGroup`
     except MemoryError:

@@ -421,7 +421,7 @@ _COMPARE = {
     ),
     "other_flops": (
         "The two laws count FLOP in different ways.",
-        "The multiplier would measure the difference in counting.",
+        "The multiplier measures this difference, unless the note says both are counted alike.",
         "Fit both with one count: isoflop fit RUNS --flops 6nd",
     ),
     "range_unknown": (

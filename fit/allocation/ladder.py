@@ -143,9 +143,21 @@ class Ladder:
         n = params_in(self.convention["params"], count_params(shape))
         return n, flops_per_token_in(self.convention["flops"], flops=count_flops(shape), params=n)
 
-    def cost(self) -> TokenCost:
-        """FLOP per token along the ladder as a function of N."""
-        log_params, log_flops = np.log(self.along(self.count)).T
+    def cost(self, convention: Mapping[str, str] | None = None) -> TokenCost:
+        """FLOP per token along the ladder as a function of N in the fit's own convention.
+
+        Args:
+            convention: How the FLOP are counted, for `6nd` of which `params`; as the fit does
+                where None.
+        """
+        count = self.count
+        if convention is not None:
+            other = dataclasses.replace(self, convention=convention)
+
+            def count(shape: Shape) -> tuple[int, int]:
+                return self.count(shape)[0], other.count(shape)[1]
+
+        log_params, log_flops = np.log(self.along(count)).T
         return smooth_cost(log_params, log_flops - log_params)
 
     def along(self, counted: Callable[[Shape], tuple[int, int]]) -> Floats:

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from fit.allocation.allocate import Split, falling_root, split
 from fit.allocation.ladder import Ladder, TokenCost, constant_cost, ladder_of, token_cost
-from fit.data.accounting import FLOPS_PER_PARAM_TOKEN
+from fit.data.accounting import FLOPS_CONVENTIONS as COUNTS
+from fit.data.accounting import FLOPS_PER_PARAM_TOKEN, PARAMS_CONVENTIONS
 from fit.data.records import Floats
 from fit.errors import RecordError
 from fit.inference.intervals import derived_interval
@@ -297,6 +298,31 @@ class ScalingLaw:
             preset=preset,
         )
 
+    def counted(self, convention: Mapping[str, str]) -> ScalingLaw | None:
+        """The same law, its compute counted by another convention.
+
+        Args:
+            convention: `flops`, and for `6nd` the `params` whose number is meant.
+
+        Returns:
+            The law, its cost of a token and its range of compute in that count; None where the
+            shapes of its runs are not recorded, or the count is not known here.
+        """
+        if flops_count(self.convention) == flops_count(convention):
+            return self
+        known = convention["params"] in PARAMS_CONVENTIONS and convention["flops"] in COUNTS
+        if self.ladder is None or not known:
+            return None
+        cost, p = self.ladder.cost(convention), fit_of(self).points
+        n = np.log(p.params)
+        ratio = cost.log_flops_per_token(n) - self.cost.log_flops_per_token(n)
+        flops = p.flops * np.exp(ratio)
+        spans = {**self.range, "flops": Span(low=float(flops.min()), high=float(flops.max()))}
+        counts = {**self.convention, "flops": convention["flops"]}
+        other = dataclasses.replace(self, range=spans, convention=counts)
+        other.__dict__.update(ladder=self.ladder, cost=cost)
+        return other
+
     def given(self, **columns: float) -> ScalingLaw:
         """The same with columns fixed that its law needs beside params and tokens.
 
@@ -353,6 +379,12 @@ class ScalingLaw:
         """Budget over the largest one fitted; above 1 it extrapolates."""
         span = self.range.get("flops")
         return None if span is None else flops / span.high
+
+
+def flops_count(convention: Mapping[str, str]) -> tuple[str, str]:
+    """How FLOP are counted, and for 6 N D of which parameters."""
+    flops = convention.get("flops", "?")
+    return flops, convention.get("params", "?") if flops == "6nd" else ""
 
 
 def _with_flops(ranges: Mapping[str, Span]) -> Mapping[str, Span]:

@@ -464,6 +464,10 @@ def suggest_command(
     help="Token that requests carry.  [$ISOFLOP_TOKEN]",
 )
 @click.option("--token", help="The token itself, visible to ps.")
+@click.option(
+    "--uploads", type=click.Choice(["off", "session", "keep"]), default="session",
+    metavar="MODE", help="Tables sent in: off, session or keep.  [session]",
+)  # fmt: skip
 def serve_command(more: tuple[Path, ...], folders: tuple[Path, ...], **options: Any) -> None:
     """Serve fits: a web page to explore them, and the same answers over HTTP."""
     from fit.service.serve import serve

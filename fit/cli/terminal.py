@@ -134,7 +134,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "isoflop import mlruns --out runs.csv --column params=n_params",
             "isoflop import 'logs/*.jsonl' --out runs.csv --wide tokens",
         ),
-        "serve": ("isoflop serve", "isoflop serve reports/mine --port 9000"),
+        "serve": ("isoflop serve --uploads keep", "isoflop serve reports/mine --port 9000"),
         "doctor": ("isoflop doctor", "isoflop doctor --json"),
     }
 )

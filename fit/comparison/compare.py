@@ -5,8 +5,9 @@ the loss of B's best split of C. `compare` computes it at several budgets; its i
 `fit.comparison.multiplier`.
 
 A multiplier has a meaning only if both laws measure one thing. `comparable_unit` refuses losses in
-different units and FLOPs counted in different ways; `comparison_warnings` lists what weakens a
-comparison without forbidding it, such as ranges of compute that do not overlap.
+different units, and FLOPs counted in different ways where `counted_alike` could not count both
+alike; `comparison_warnings` lists what weakens a comparison without forbidding it, such as ranges
+of compute that do not overlap.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from fit.allocation.scaling_law import Frontier, ScalingLaw
+from fit.allocation.scaling_law import Frontier, ScalingLaw, flops_count
 from fit.comparison.multiplier import MultiplierProblem, like_with_like, pair_runs
 from fit.data.records import Floats, finite_or_null
 from fit.errors import QueryError
@@ -133,6 +134,7 @@ def compare(
     for source in (a, b):
         if source.fit is not None:
             check_verdict(source.fit.verdict, source, force=force)
+    a, b, alike = counted_alike(a, b)
     scales, unit, notes = comparable_unit(a, b, force=force)
     frontiers = Frontier.of(a), Frontier.of(b)
     shared = _shared_range(frontiers, scales)
@@ -170,7 +172,7 @@ def compare(
         correlation=None if pairs is None else pairs.correlation,
         shared=shared,
         rows=tuple(_rows(frontiers, scales, budgets, bounds)),
-        warnings=(*notes, *comparison_warnings(a, b, shared), *unpaired, *assumed),
+        warnings=(*alike, *notes, *comparison_warnings(a, b, shared), *unpaired, *assumed),
     )
 
 
@@ -340,6 +342,39 @@ def _range_note(a: ScalingLaw, b: ScalingLaw) -> Note:
         f"at {power(high.low)}. Every row extrapolates one law; run both at a common budget."
     )
     return Note(code="no_overlap", severity="serious", message=text)
+
+
+def counted_alike(a: ScalingLaw, b: ScalingLaw) -> tuple[ScalingLaw, ScalingLaw, list[Note]]:
+    """Both laws with compute in one count, where the shapes of their runs allow it.
+
+    Args:
+        a: One law.
+        b: The other.
+
+    Returns:
+        Both, and a note that says which count it is; as they are where they count alike, where a
+        count is not known, or where the runs of neither have shapes. Exact FLOPs go first.
+    """
+    counts = [flops_count(s.convention) for s in (a, b)]
+    if counts[0] == counts[1] or any(c[0] in ("as given", "?") for c in counts):
+        return a, b, []
+    for convention in ({"params": "matmul", "flops": "exact"}, a.convention, b.convention):
+        one, other = a.counted(convention), b.counted(convention)
+        if one is not None and other is not None:
+            words = [_count_words(s.convention) for s in (a, b)]
+            text = (
+                f"FLOPs are counted alike, as {_count_words(convention)}, budgets too: {a.name} "
+                f"counts {words[0]}, {b.name} {words[1]}; the shapes of the runs give the other "
+                "count."
+            )
+            return one, other, [Note(code="other_flops", severity="info", message=text)]
+    return a, b, []
+
+
+def _count_words(convention: Mapping[str, str]) -> str:
+    """How FLOP are counted, in words."""
+    flops, params = flops_count(convention)
+    return f"6 N D of {params} parameters" if params else f"{flops} FLOPs"
 
 
 def _flops_notes(a: ScalingLaw, b: ScalingLaw, *, force: bool) -> list[Note]:

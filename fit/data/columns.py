@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from fit.errors import QueryError, RecordError
 from fit.files import COMPRESSIONS
-from fit.quantities import Units, parse_count
+from fit.quantities import LOSS_UNITS, Units, parse_count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -275,6 +275,7 @@ LOSS_NAMES: Mapping[str, tuple[frozenset[str], str]] = {
 }
 """Losses that are not in nats: what they are, words in their column's name, what to say."""
 _MILLIONS = re.compile(r".*[\s_(\[/-](k|M|B|G|T|(?i:thousand|million|billion|trillion)s?)[)\]]?\s*")
+_FACTORS = {"thousand": "k", "million": "M", "billion": "B", "trillion": "T"}
 _EXAFLOPS = re.compile(
     r".*(?:\b|_)(?:[kMGTPEZY]FLOPs?|(?i:[kmgtpez]f?-?s?-?days?|peta|exa|zetta)).*"
 )
@@ -295,6 +296,53 @@ def refuse_loss_name(column: str, path: object) -> None:
             )
 
 
+RANKED: Mapping[str, int] = {"params": 4, "tokens": 2, "loss": 7, "flops": 2}
+"""Names of `LIKELY` that are suggested for a column; the others are only listed first."""
+NOT_COUNTS = frozenset("per se std stderr err error sec second seconds low high range id".split())
+"""Words in the name of a rate, an error or a bound: no column of ours is one."""
+HELD_OUT = ("val", "valid", "validation", "eval", "heldout", "test")
+
+
+def likely_columns(names: Sequence[str]) -> dict[str, str]:
+    """Our column -> the one of a table whose name says so; none where several names may.
+
+    A loss on held-out data goes before one on the training data.
+
+    Args:
+        names: Columns that hold numbers.
+    """
+    found: dict[str, str] = {}
+    for ours, most in RANKED.items():
+        alike = columns_alike(ours, names)
+        bare = {n: re.sub(r"[\s_]*[(\[].*", "", n) for n in names}
+        words = {n: set(re.split(r"[^a-z0-9]+", n.casefold())) for n in names}
+        ranks = {n: _rank(bare[n], ours) for n in names if not words[n] & NOT_COUNTS}
+        best = min(ranks.values(), default=most)
+        if not alike and best < most:
+            alike = [n for n, rank in ranks.items() if rank == best and n not in found.values()]
+            held_out = [n for n in alike if words[n] & set(HELD_OUT)] if ours == "loss" else []
+            alike = held_out or alike
+        if len(alike) == 1:
+            found[ours] = alike[0]
+    return found
+
+
+def unit_of_name(ours: str, name: str) -> str | None:
+    """The unit that a column's name states, as --unit takes it; None where it states none."""
+    words = set(re.split(r"[^a-z]+", name.casefold()))
+    if ours == "loss":
+        known = (w for w in ("bpb", "bpt", "bits", "ppl", "perplexity") if w in words)
+        return next((LOSS_UNITS[w] for w in known), None)
+    if ours == "flops":
+        factor = re.search(r"(?:\b|_)([kMGTPEZY])FLOPs?", name)
+        return None if factor is None else f"1e{3 + 3 * 'kMGTPEZY'.index(factor[1])}"
+    match = _MILLIONS.fullmatch(name)
+    if match is None:
+        return None
+    factor_name = match[1].removesuffix("s").lower()
+    return _FACTORS.get(factor_name, match[1])
+
+
 def check_units_of_names(rename: Mapping[str, str], units: Units, path: object) -> None:
     """Refuse columns whose names have a unit that no --unit states, such as `params (M)`.
 
@@ -306,13 +354,11 @@ def check_units_of_names(rename: Mapping[str, str], units: Units, path: object) 
             continue
         if ours == "loss":
             refuse_loss_name(theirs, path)
-        match = _MILLIONS.fullmatch(theirs) if ours in ("params", "tokens") else None
-        if match:
-            factor = match[1].removesuffix("s").lower()
-            unit = {"thousand": "k", "million": "M", "billion": "B", "trillion": "T"}.get(factor)
+        unit = unit_of_name(ours, theirs) if ours in ("params", "tokens") else None
+        if unit:
             raise RecordError(
                 f"the {ours} of {path} are in '{theirs}', whose name has a unit. Say which: --unit "
-                f"{ours}={unit or match[1]}, or --unit {ours}=1 for raw counts."
+                f"{ours}={unit}, or --unit {ours}=1 for raw counts."
             )
         if ours == "flops" and _EXAFLOPS.fullmatch(theirs):
             raise RecordError(

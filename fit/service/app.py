@@ -51,6 +51,7 @@ from fit.service.routes import (
     refuse_fields,
 )
 from fit.service.static import Content, file_response, read_page
+from fit.service.uploads import Mode, Uploads, named, read_change
 
 JSON = "application/json"
 MOST_ANSWERS = 4096
@@ -66,12 +67,16 @@ class Service:
     """What the routes share: fits, workers, answers given before, counts and the page."""
 
     registry: FitRegistry
+    mode: Mode = "session"
+    """Whether tables may be sent, and kept."""
     workers: WorkerPool = field(default_factory=WorkerPool)
     """Processes for fits of uploaded tables and for reports."""
     threads: WorkerPool = field(default_factory=lambda: WorkerPool(most=MOST_WAITING))
     """Limits the answers that are computed beside the event loop."""
     bodies: WorkerPool = field(default_factory=lambda: WorkerPool(workers=MOST_BODIES))
     """Limits the tables that are received at a time, 20 MB each."""
+    changes: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Names are given, and fits deleted, one after the other."""
     metrics: RequestMetrics = field(default_factory=RequestMetrics)
     answers: OrderedDict[Any, Content] = field(default_factory=OrderedDict)
     """Documents by route, laws and fields, the least recently used first."""
@@ -80,6 +85,7 @@ class Service:
 
     def __post_init__(self) -> None:
         self.jobs = FitJobs(self.registry, self.workers)
+        self.uploads = Uploads(self.registry, self.mode)
         self.page = read_page()
 
     async def answer(self, route: QueryRoute, request: Request) -> Response:
@@ -231,20 +237,52 @@ def _add_fit_routes(app: FastAPI, service: Service) -> None:
     async def fits(request: Request) -> Response:
         """List the fits in service."""
         refuse_fields(request.query_params)
-        return Content(_dump(_fits_document(registry))).response(request, JSON)
+        document = await asyncio.to_thread(_fits_document, registry, service.uploads)
+        return Content(_dump(document)).response(request, JSON)
 
-    @app.post("/v1/fits", status_code=201)
-    async def upload(request: Request) -> Response:
-        """Fit a table of runs, sent as the body."""
-        arguments = fit_arguments(request.query_params.multi_items())
+    async def sent_table(request: Request) -> tuple[bytes, str]:
+        """The table that is the body of a request, and the suffix of its file."""
         kind, encoding, length = (
             request.headers.get(f"content-{name}", "") for name in ("type", "encoding", "length")
         )
         suffix = suffix_of_content_type(kind, encoding)
         async with service.bodies.place():
-            table = await read_body(request.stream(), length)
-        law = await service.jobs.fit_table(table, suffix, arguments)
+            return await read_body(request.stream(), length), suffix
+
+    @app.post("/v1/preview")
+    async def preview(request: Request) -> Response:
+        """Say how a table, sent as the body, would be read: its columns, its first rows."""
+        service.uploads.check_allowed()
+        refuse_fields(request.query_params)
+        document = await service.jobs.preview(*await sent_table(request))
+        return Content(_dump(document)).response(request, JSON)
+
+    @app.post("/v1/fits", status_code=201)
+    async def upload(request: Request) -> Response:
+        """Fit a table of runs, sent as the body."""
+        service.uploads.check_allowed()
+        name, fields = named(request.query_params.multi_items())
+        arguments = fit_arguments(fields)
+        if name is not None:
+            service.uploads.check_name(name)
+        law = await service.jobs.fit_table(*await sent_table(request), arguments, name)
         return _json(_dump(_fit_document(law)), 201, {"location": f"/v1/fits/{quote(law.name)}"})
+
+    @app.patch("/v1/fits/{name}")
+    async def change(request: Request, name: str) -> Response:
+        """Rename a fit that was sent in, or keep it in the folder of reports."""
+        to, keep = read_change(request.query_params.multi_items())
+        async with service.changes:
+            await asyncio.to_thread(service.uploads.change, name, to, keep)
+        return _json(_dump(_fit_document(registry.get(to or name))))
+
+    @app.delete("/v1/fits/{name}", status_code=204)
+    async def delete(request: Request, name: str) -> Response:
+        """Delete a fit that was sent in."""
+        refuse_fields(request.query_params)
+        async with service.changes:
+            await asyncio.to_thread(service.uploads.delete, name)
+        return Response(status_code=204)
 
     @app.get("/v1/fits/{name}")
     async def fit(request: Request, name: str) -> Response:
@@ -318,6 +356,11 @@ def _add_service_routes(app: FastAPI, service: Service) -> None:
         """Show the page."""
         return service.page_file("index.html", request)
 
+    @app.get("/embed", include_in_schema=False)
+    async def embed(request: Request) -> Response:
+        """Show one chart, for a frame on another page."""
+        return service.page_file("embed.html", request)
+
     @app.get("/page/{name:path}", include_in_schema=False)
     async def file(request: Request, name: str) -> Response:
         """Give a file of the page."""
@@ -331,13 +374,14 @@ async def _error_response(request: Request, error: Exception) -> Response:
     return _json(_dump(error_body(refusal)), refusal.status, {**refusal.headers, **allow})
 
 
-def _fits_document(registry: FitRegistry) -> dict[str, Any]:
+def _fits_document(registry: FitRegistry, uploads: Uploads) -> dict[str, Any]:
     """The document `isoflop.fits/1`; its `newest` fit is the one that requests get by default."""
-    rows = [_fit_row(law) for law in registry.readable()]
+    laws = registry.readable()
+    rows = [{**_fit_row(law), "kept": uploads.is_kept(law.name)} for law in laws]
     usable = any(row["answers"] and not row["uploaded"] for row in rows)
     newest = registry.newest().name if usable else None
     fits = [{**row, "newest": row["name"] == newest} for row in rows]
-    return {"schema": "isoflop.fits/1", "fits": fits}
+    return {"schema": "isoflop.fits/1", "uploads": uploads.mode, "fits": fits}
 
 
 def _fit_row(law: ServedLaw) -> dict[str, Any]:

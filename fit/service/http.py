@@ -46,6 +46,7 @@ CHART_STYLE = (
 
 The content security policy allows it by its hash; nothing else may be inline.
 """
+METHODS = ("GET", "POST", "PATCH", "DELETE")
 _PORT = re.compile(r":\d*$")
 HEAD_SECONDS = 10.0
 """Time limit for the head of a request."""
@@ -53,17 +54,23 @@ EDGES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0
 """Upper edges of the latency histogram [s]."""
 
 
-def _policy() -> str:
-    """The content security policy: same origin only, nothing inline but `CHART_STYLE`."""
+def _policy(ancestors: str) -> str:
+    """The content security policy: same origin only, nothing inline but `CHART_STYLE`.
+
+    Args:
+        ancestors: Who may show the page in a frame.
+    """
     digest = base64.b64encode(hashlib.sha256(CHART_STYLE.encode()).digest()).decode()
     return (
         f"default-src 'self'; style-src 'self' 'sha256-{digest}'; img-src 'self' data: blob:; "
-        "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors {ancestors}"
     )
 
 
+EMBED = "/embed"
+"""The one page that others may show in a frame: it has nothing to click but a link to the page."""
+POLICIES = {path: _policy(who).encode() for path, who in (("", "'none'"), (EMBED, "*"))}
 HEADERS = [
-    (b"content-security-policy", _policy().encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -91,7 +98,11 @@ class GuardMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *HEADERS]
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"content-security-policy", POLICIES.get(scope["path"], POLICIES[""])),
+                    *HEADERS,
+                ]
             elif head:
                 message = {**message, "body": b""}
             await send(message)
@@ -130,7 +141,7 @@ class GuardMiddleware:
                     403, "forbidden", "without a token, only localhost is answered.", "host"
                 )
         path = scope["path"]
-        if path in ("/", "/healthz") or path.startswith("/page/"):
+        if path in ("/", EMBED, "/healthz") or path.startswith("/page/"):
             return  # files without effect, on which users enter their token
         _check_origin(headers)
         if self.token is not None:
@@ -194,7 +205,7 @@ def loopback(host: str) -> bool:
 def _route(scope: Scope) -> str:
     """Method and path pattern: with the path itself, each name would be a label of its own."""
     pattern = getattr(scope.get("route"), "path", None)
-    if not isinstance(pattern, str) or scope["method"] not in ("GET", "POST"):
+    if not isinstance(pattern, str) or scope["method"] not in METHODS:
         return "other"
     return f"{scope['method']} {pattern}"
 

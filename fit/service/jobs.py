@@ -243,8 +243,8 @@ class WorkerPool:
             self.running -= 1
             self._places.release()
 
-    async def command(self, arguments: Sequence[str], *, folder: Path, kind: str) -> None:
-        """Run `isoflop ARGUMENTS` in a folder.
+    async def command(self, arguments: Sequence[str], *, folder: Path, kind: str) -> bytes:
+        """Run `isoflop ARGUMENTS` in a folder; what it printed.
 
         Args:
             arguments: The command and its options.
@@ -260,13 +260,13 @@ class WorkerPool:
                 cwd=folder,
                 env=_worker_environment(),
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 start_new_session=True,
             )
             self._processes.add(process)
             try:
-                _, stderr = await asyncio.wait_for(process.communicate(), self.seconds)
+                stdout, stderr = await asyncio.wait_for(process.communicate(), self.seconds)
             except TimeoutError:
                 _kill(process)
                 await process.communicate()
@@ -280,6 +280,7 @@ class WorkerPool:
                 self._processes.discard(process)
         if process.returncode:
             raise _worker_error(stderr, kind)
+        return stdout
 
     def close(self) -> None:
         """Kill the workers that still run."""
@@ -302,17 +303,38 @@ class FitJobs:
         """Folder of the uploads, created for the first one."""
         return Path(tempfile.mkdtemp(prefix="isoflop-"))
 
-    async def fit_table(self, table: bytes, suffix: str, arguments: list[str]) -> ServedLaw:
-        """Fit a table; the same table with the same options is fitted once.
+    async def preview(self, table: bytes, suffix: str) -> dict[str, Any]:
+        """How a table would be read, the `isoflop.preview/1` document.
+
+        Raises:
+            RequestError: It cannot be read, or took too long.
+        """
+        with tempfile.TemporaryDirectory(prefix="isoflop-preview-") as temporary:
+            file = Path(temporary) / f"table.{suffix}"
+            await asyncio.to_thread(file.write_bytes, table)
+            printed = await self.workers.command(
+                ["preview", file.name], folder=Path(temporary), kind="record"
+            )
+        document: dict[str, Any] = json.loads(printed)
+        return document
+
+    async def fit_table(
+        self, table: bytes, suffix: str, arguments: list[str], name: str | None = None
+    ) -> ServedLaw:
+        """Fit a table; without a name, the same table with the same options is fitted once.
 
         Raises:
             RequestError: The table cannot be read or fitted, or it took too long.
         """
         key = "\0".join([suffix, *arguments]).encode() + b"\0" + table
-        name = f"upload-{hashlib.sha256(key).hexdigest()[:12]}"
-        if name in self.registry.uploads:
-            return self.registry.get(name)
-        return await self._share(name, lambda: self._fit_table(name, table, suffix, arguments))
+        digest = hashlib.sha256(key).hexdigest()[:12]
+        if name is None:
+            name = f"upload-{digest}"
+            if name in self.registry.uploads:
+                return self.registry.get(name)
+        return await self._share(
+            (name, digest), lambda: self._fit_table(name, table, suffix, arguments)
+        )
 
     async def report(self, law: ServedLaw, form: str = "pdf") -> bytes:
         """The report of a fit in one of `REPORTS`, from memory if it was made before.
@@ -346,19 +368,22 @@ class FitJobs:
         self, name: str, table: bytes, suffix: str, arguments: list[str]
     ) -> ServedLaw:
         """Write the table, fit it and register the fit."""
-        home = self.folder / name
-        home.mkdir(exist_ok=True)
+        home = Path(tempfile.mkdtemp(dir=self.folder))
         try:
             await asyncio.to_thread((home / f"table.{suffix}").write_bytes, table)
             command = ["fit", f"table.{suffix}", f"--out={name}", "--no-report", *arguments]
             await self.workers.command(command, folder=home, kind="fit")
+            if name in self.registry.names():  # by now; it was free when the table came
+                raise RequestError(
+                    409, "conflict", f"the name '{name}' is taken; choose another.", "name"
+                )
         except BaseException:
             shutil.rmtree(home, ignore_errors=True)
             raise
         while len(self.registry.uploads) >= self.most_uploads:
-            oldest = next(iter(self.registry.uploads))
+            oldest, folder = next(iter(self.registry.uploads.items()))
             self.registry.drop(oldest)
-            shutil.rmtree(self.folder / oldest, ignore_errors=True)
+            shutil.rmtree(folder.parent, ignore_errors=True)
         return self.registry.add(name, home / name)
 
     async def _write_report(self, name: str, document: str, form: str) -> bytes:

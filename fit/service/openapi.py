@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from fit.laws.published import PRESETS
 from fit.service.jobs import FORMATS, MOST_BYTES, OPTIONS, REPEATED
 from fit.service.routes import COMPARE, CONTOURS, CURVES, PREDICT, QUERY, WITHOUT, QueryRoute
+from fit.service.uploads import CHANGES
 from fit.verdict import VERDICTS
 
 VERDICT: dict[str, Any] = {
@@ -111,8 +112,13 @@ SCHEMAS: dict[str, Any] = {
     },
     "Fits": {
         "type": "object",
-        "required": ["schema", "fits"],
+        "required": ["schema", "fits", "uploads"],
         "properties": {"schema": {"const": "isoflop.fits/1"}, "fits": {"type": "array"}},
+    },
+    "Preview": {
+        "type": "object",
+        "required": ["schema", "rows", "columns", "mapping", "wide"],
+        "properties": {"schema": {"const": "isoflop.preview/1"}, "columns": {"type": "array"}},
     },
     "Laws": {
         "type": "object",
@@ -125,6 +131,8 @@ OTHER_ROUTES: dict[tuple[str, str], tuple[str, str | None]] = {
     ("/v1/laws", "get"): ("application/json", "Laws"),
     ("/v1/fits", "get"): ("application/json", "Fits"),
     ("/v1/fits", "post"): ("application/json", "Fit"),
+    ("/v1/preview", "post"): ("application/json", "Preview"),
+    ("/v1/fits/{name}", "patch"): ("application/json", "Fit"),
     ("/v1/fits/{name}", "get"): ("application/json", "Fit"),
     ("/v1/fits/{name}/runs.csv", "get"): ("text/csv", None),
     ("/v1/report/{name}.pdf", "get"): ("application/pdf", None),
@@ -168,14 +176,22 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
         operation["responses"] = _responses("200", "application/json", schema)
     for (path, method), (kind, name) in OTHER_ROUTES.items():
         operation = document["paths"][path][method]
-        operation["responses"] = _responses("201" if method == "post" else "200", kind, name)
-    upload = document["paths"]["/v1/fits"]["post"]
-    upload["parameters"] = [_option_parameter(name) for name in OPTIONS]
-    upload["requestBody"] = {
-        "required": True,
-        "description": f"A table with params, tokens and loss, of {MOST_BYTES >> 20} MiB at most.",
-        "content": {kind: {"schema": {"type": "string"}} for kind in FORMATS},
+        status = "201" if (path, method) == ("/v1/fits", "post") else "200"
+        operation["responses"] = _responses(status, kind, name)
+    fits, fit = document["paths"]["/v1/fits"], document["paths"]["/v1/fits/{name}"]
+    fits["post"]["parameters"] = [_option_parameter(name) for name in OPTIONS]
+    fits["post"]["parameters"].append(_plain_parameter("name", "Name of the fit."))
+    fit["patch"]["parameters"] += [_plain_parameter(k, about) for k, about in CHANGES.items()]
+    fit["delete"]["responses"].pop("422", None)
+    fit["delete"]["responses"] |= {
+        k: v for k, v in _responses("204", "application/json", None).items() if k != "204"
     }
+    for operation in (fits["post"], document["paths"]["/v1/preview"]["post"]):
+        operation["requestBody"] = {
+            "required": True,
+            "description": f"A table of runs, of {MOST_BYTES >> 20} MiB at most.",
+            "content": {kind: {"schema": {"type": "string"}} for kind in FORMATS},
+        }
     return document
 
 
@@ -203,6 +219,11 @@ def _option_parameter(name: str) -> dict[str, Any]:
         "description": OPTIONS[name],
         "schema": many if name in REPEATED else plain,
     }
+
+
+def _plain_parameter(name: str, about: str) -> dict[str, Any]:
+    """A field of text that may be left out."""
+    return {"name": name, "in": "query", "description": about, "schema": {"type": "string"}}
 
 
 def _responses(status: str, kind: str, schema: str | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from fit.results import FIT_NAME
 
 if TYPE_CHECKING:
     from fit.service.http import GuardMiddleware
+    from fit.service.uploads import Mode
 
 TOKEN = "ISOFLOP_TOKEN"
 """Environment variable of the token."""
@@ -37,6 +39,7 @@ def serve(
     token: str | None = None,
     token_file: Path | None = None,
     reports: Path = Path("reports"),
+    uploads: Mode = "session",
     announce: Callable[[str], object] = print,
     warn: Callable[[str], object] = print,
 ) -> None:
@@ -49,6 +52,7 @@ def serve(
         token: What requests must carry, from the command line.
         token_file: File that holds it; without either the variable `TOKEN` does, or there is none.
         reports: Folder of report folders, used if none is given.
+        uploads: Whether tables may be sent: `off`, for the `session`, or to `keep` in `reports`.
         announce: Called with the line that says where the service is.
         warn: Called with the line that says that others can read the token.
 
@@ -66,6 +70,11 @@ def serve(
             "Run: pip install 'isoflop[serve]'"
         ) from error
     _check_folders(folders)
+    if uploads == "keep" and folders:
+        raise ServeError(
+            f"--uploads keep stores fits in {reports}/, of which --fit serves named ones alone. "
+            "Leave one of the two out."
+        )
     if token is not None:
         warn(
             "isoflop: warning: every user of this machine can read --token (ps). "
@@ -75,7 +84,9 @@ def serve(
     _check_token(token, host, public=not loopback(host))
     listener = _bind(host, port)
     named = {f.resolve().name: f for f in folders} if folders else None
-    service = Service(registry=FitRegistry(reports, named))
+    service = Service(registry=FitRegistry(reports, named), mode=uploads)
+    # A fit takes 30 ms to read: two hundred are read by the time that the page asks for them.
+    threading.Thread(target=service.registry.readable, daemon=True).start()
     address, bound = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
     fits = count_noun(len(service.registry.names()), "fit")

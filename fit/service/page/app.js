@@ -12,7 +12,6 @@ import { listenToRuns, showRuns } from "./runs.js";
 import { listenToScenarios, showBeside } from "./scenarios.js";
 import { askedFields, readAddress, saveToAddress, source, state } from "./state.js";
 import { showTables } from "./tables.js";
-import { listenToUpload } from "./upload.js";
 import { contourRows, drawContours, listenToContours, loadContours } from "./whatif.js";
 
 let answer = null;
@@ -199,6 +198,8 @@ async function loadComparison(force = false) {
 let fits = [];
 let laws = [];
 let families = [];
+/** Whether tables may be sent: off, for the session, or to be kept. */
+let uploads = "off";
 
 /** Fits that can be chosen. */
 function answering() {
@@ -207,7 +208,7 @@ function answering() {
 
 /** Load the lists of fits, published laws and families. */
 async function loadLists() {
-  [{ fits }, { laws, families }] = await Promise.all([getDocument("v1/fits"), getDocument("v1/laws")]);
+  [{ fits, uploads }, { laws, families }] = await Promise.all([getDocument("v1/fits"), getDocument("v1/laws")]);
   const listed = fits.filter((f) => f.answers || f.name === state.fit);
   const option = (value) => (name) => make("option", { value: value(name) }, name);
   const groups = (value) => [
@@ -221,13 +222,69 @@ async function loadLists() {
     if (!state.fit) state.law = "besiroglu2024";
   }
   find("#empty").hidden = answering().length > 0;
+  find("#open-upload").hidden = find("#empty-upload").hidden = uploads === "off";
+}
+
+/** The dialogs about fits are fetched when they are first opened. */
+function listenToDialogs() {
+  const once = (start) => {
+    let started = null;
+    return () => (started ??= start());
+  };
+  const uploading = once(async () => {
+    const dialog = await import("./upload.js");
+    dialog.listenToUpload(families, async (name) => {
+      Object.assign(state, { fit: name, law: null, fields: {}, kind: "flops" });
+      await loadLists();
+      await load();
+    });
+    if (uploads === "keep") find("#kept-for").textContent = "Its fit is kept for good where you say so under “All fits”.";
+    return dialog;
+  });
+  const listing = once(async () => {
+    const dialog = await import("./fits.js");
+    const lists = async () => {
+      await loadLists();
+      return { fits, laws, uploads };
+    };
+    dialog.listenToFits(lists, chooseSource, async (before, after) => {
+      if (state.fit !== before || before === after) return;
+      if (!after) state.fields = {};
+      state.fit = after;
+      await loadLists();
+      await load();
+    });
+    return dialog;
+  });
+  const open = async (files) => (await uploading()).openUpload(files);
+  find("#open-fits").addEventListener("click", async () => (await listing()).openFits());
+  for (const id of ["#open-upload", "#empty-upload"]) find(id).addEventListener("click", () => open());
+  const holdsFiles = (event) => uploads !== "off" && event.dataTransfer?.types.includes("Files");
+  const mark = (on) => document.body.classList.toggle("dropping", on);
+  document.addEventListener("dragover", (event) => {
+    if (!holdsFiles(event)) return;
+    event.preventDefault();
+    mark(true);
+  });
+  document.addEventListener("dragleave", (event) => { if (!event.relatedTarget) mark(false); });
+  document.addEventListener("drop", (event) => {
+    mark(false);
+    if (!holdsFiles(event)) return;
+    event.preventDefault();
+    open(event.dataTransfer.files);
+  });
+}
+
+/** Ask another fit or law, from the start. */
+function chooseSource(kind, name) {
+  Object.assign(state, { fit: null, law: null, [kind]: name, fields: {}, at: null, kind: "flops" });
+  load(true);
 }
 
 function listenToQuestion() {
   find("#source").addEventListener("change", (event) => {
     const [kind, name] = event.target.value.split(/:(.*)/);
-    Object.assign(state, { fit: null, law: null, [kind]: name, fields: {}, at: null, kind: "flops" });
-    load(true);
+    chooseSource(kind, name);
   });
   find("#kind").addEventListener("change", (event) => {
     setBudgetKind(event.target.value);
@@ -346,11 +403,7 @@ async function start() {
   const description = await getDocument("openapi.json");
   build(description.paths["/v1/query"].get.parameters, () => ask(true));
   await loadLists();
-  listenToUpload(families, async (name) => {
-    Object.assign(state, { fit: name, law: null, fields: {}, kind: "flops" });
-    await loadLists();
-    await load();
-  });
+  listenToDialogs();
   await load();
   document.body.dataset.ready = "true";
 }

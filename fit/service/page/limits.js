@@ -27,7 +27,7 @@ export const LABELS = {
 const PAYING = new Set(["price", "device", "devices", "mfu"]);
 const CHOICES = new Set(["fit", "law"]);
 /** Labels of what else a message may name. */
-const OTHERS = { column: "Other column names", unit: "Units of columns" };
+const OTHERS = { column: "Column", unit: "Unit" };
 let described = new Map();
 
 /** The label of a field: a short one of the page, or else the service's own words. */

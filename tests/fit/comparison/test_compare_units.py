@@ -2,14 +2,21 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fit.allocation.scaling_law import ScalingLaw
-from fit.comparison.compare import comparable_unit, compare, comparison_warnings
+from fit.comparison.compare import (
+    comparable_unit,
+    compare,
+    comparison_warnings,
+    counted_alike,
+)
 from fit.errors import QueryError
 from fit.laws.published import preset
+from fit.results import Span, read_fit
 from tests.fit.comparison.builders import fitted, sweep_table
 
 BOOKS = {"name": "books", "hash": "sha256:1", "bytes_per_token": 4.0}
@@ -103,3 +110,44 @@ def test_a_doubt_about_both_is_said_once():
     notes = comparison_warnings(doubtful, doubtful, (1.0, 2.0))
     assert [n.code for n in notes] == ["ill_conditioned"]
     assert notes[0].message.startswith("synthetic: ")
+
+
+REFERENCE = read_fit(Path(__file__).parents[3] / "reports" / "reference")
+
+
+def counted_6nd(params="matmul"):
+    """The reference fit with compute as 6 N D, N the matmul or all parameters of the same runs."""
+    columns = REFERENCE.points.columns
+    n = sum(columns[f"params_{g}"] for g in ("body", "head", "embedding", "other"))
+    n = n if params == "total" else REFERENCE.points.params
+    points = dataclasses.replace(REFERENCE.points, params=n, flops=6 * n * REFERENCE.points.tokens)
+    convention = {**REFERENCE.convention, "params": params, "flops": "6nd"}
+    spans = {**REFERENCE.range, "flops": Span(low=points.flops.min(), high=points.flops.max())}
+    return ScalingLaw.from_fit(
+        dataclasses.replace(
+            REFERENCE, name="other", points=points, convention=convention, range=spans
+        )
+    )
+
+
+def test_one_law_in_two_counts_of_flops_needs_its_own_compute():
+    found = compare(ScalingLaw.from_fit(REFERENCE), counted_6nd())
+    assert [r.multiplier.value for r in found.rows] == pytest.approx([1.0] * len(found.rows))
+    assert found.warnings[0].code == "other_flops"
+    assert "as exact FLOPs" in found.warnings[0].message
+    assert found.shared == pytest.approx(dataclasses.astuple(REFERENCE.range["flops"]), rel=0.1)
+
+
+def test_counts_by_matmul_and_by_all_parameters_become_one():
+    exact, matmul, total = ScalingLaw.from_fit(REFERENCE), counted_6nd(), counted_6nd("total")
+    other = matmul.counted(total.convention)
+    p = total.fit.points
+    n = matmul.fit.points.params
+    cost = np.exp(other.cost.log_flops_per_token(np.log(n)))
+    assert cost == pytest.approx(6 * p.params, rel=0.01), "all parameters, by matmul ones"
+    assert other.range["flops"].high == pytest.approx(p.flops.max(), rel=0.01)
+    assert counted_alike(matmul, matmul)[2] == []
+    published = ScalingLaw.from_preset(preset("hoffmann2022"))
+    one, two, (note,) = counted_alike(exact, published)
+    assert two is published and "as 6 N D of total parameters" in note.message
+    assert np.exp(one.cost.log_flops_per_token(np.log(n))) == pytest.approx(6 * p.params, rel=0.01)

@@ -10,6 +10,8 @@ import httpx
 
 from fit.service.app import application
 
+PATIENCE_MS = 120_000
+"""For an element to appear, on a busy machine."""
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
@@ -57,6 +59,7 @@ def opened(site, query="", **given):
     """The page, loaded; what it asked for, and what its console said."""
     chromium, url, _ = site
     context = chromium.new_context(accept_downloads=True, **given)
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     page.asked, page.faults = [], []
     page.on("request", lambda r: page.asked.append(r.url))

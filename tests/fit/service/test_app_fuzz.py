@@ -8,7 +8,7 @@ from fit.service.app import application
 from fit.service.jobs import WorkerPool
 from tests.fit.service.client import pilot, service
 
-EXAMPLES = {"get": 150, "post": 25}
+EXAMPLES = {"get": 150, "post": 25, "patch": 50, "delete": 50}
 """A table that is sent starts a process."""
 THERE = ["pilot", "blind", "nope", "../pilot", "hoffmann2022"]
 """Names of fits: no chance would meet them."""

@@ -155,7 +155,7 @@ def test_the_oldest_upload_goes_when_there_are_too_many(tmp_path):
 
     class Workers(WorkerPool):
         async def command(self, arguments, *, folder, kind):
-            name = folder.name
+            name = arguments[2].removeprefix("--out=")
             write_fit(folder / name, make_fit(name=name))
 
     kept = FitJobs(served.registry, Workers(), most_uploads=2)
@@ -174,9 +174,10 @@ def test_one_table_sent_twice_at_once_is_fitted_once(tmp_path):
 
     class Workers(WorkerPool):
         async def command(self, arguments, *, folder, kind):
-            made.append(folder.name)
+            name = arguments[2].removeprefix("--out=")
+            made.append(name)
             await asyncio.sleep(0)
-            write_fit(folder / folder.name, make_fit(name=folder.name))
+            write_fit(folder / name, make_fit(name=name))
 
     served = service(pilot(tmp_path))
     kept = FitJobs(served.registry, Workers())
