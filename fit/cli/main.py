@@ -54,7 +54,6 @@ MOST_NOTES = 3
 """Notes under an answer; --notes prints the others."""
 HELP = {"help_option_names": ["-h", "--help"]}
 
-
 runs_argument = click.argument("runs", metavar="RUNS...", nargs=-1, required=True)
 """Add RUNS: a folder of run records, or paths and globs of tables."""
 
@@ -458,11 +457,9 @@ def suggest_command(
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind.")
 @click.option(
-    "--token-file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
+    "--token-file", type=click.Path(path_type=Path), metavar="FILE",
     help="Token that requests carry.  [$ISOFLOP_TOKEN]",
-)
+)  # fmt: skip
 @click.option("--token", help="The token itself, visible to ps.")
 @click.option(
     "--uploads", type=click.Choice(["off", "session", "keep"]), default="session",
