@@ -173,7 +173,7 @@ class ForecastLaw:
     rolled: tuple[float, ...] = ()
     """Its square for each cut at which the runs were predicted from the cheaper ones."""
     two_terms: float = 0.0
-    """Weight of the two-term law in the average of forms; 0: the wider law alone."""
+    """Weight of the two-term law, to which the wider law is drawn; 0: the wider law alone."""
     short_runs: float | None = None
     """Shift of its ln loss beyond the runs without the shortest quarter of them, in half-widths."""
     prior: Mapping[str, tuple[float, ...]] | None = None

@@ -13,7 +13,7 @@ things mend that, and each was measured on those sweeps (docs/league.md):
   that it predicts beyond the runs, much the same share in all public sweeps. The fit's own larger
   budgets, predicted from the smaller ones, raise or lower it.
 - *The two-term law where the runs prefer it.* It has a probability of its own. Where the runs raise
-  it beyond one half, the forecast is an average of both forms, and less is left to discrepancy.
+  it beyond one half, the forecast is drawn to that law, and less is left to discrepancy.
 
 The posterior is taken as normal about its mode (Laplace). Constants are below, those of the prior
 in `fit.inference.forecast_prior`.
@@ -33,7 +33,14 @@ from scipy.special import expit, stdtrit
 from fit.data.records import Floats
 from fit.data.table import RunTable
 from fit.estimation.weights import weights_of
-from fit.inference.forecast_prior import BEYOND, ORDER, POPULATION, PRIOR_DOF, SHAPES, Prior
+from fit.inference.forecast_prior import (
+    BEYOND,
+    ORDER,
+    POPULATION,
+    PRIOR_DOF,
+    SHAPES,
+    Prior,
+)
 from fit.laws.forecast import FORECAST, Frame
 from fit.results import ForecastLaw
 
@@ -44,6 +51,8 @@ DISCREPANCY, DISCREPANCY_DOF = 0.075, 12.0
 TWO_TERM, EXACT = 0.15, 0.02
 """Probability of the two-term law itself before any runs, and in place of `DISCREPANCY` the share
 of the gain that its forecasts then miss."""
+MOST_WEIGHT = 0.99
+"""Of the two-term law."""
 VALLEY = 0.12
 """Standard deviation of `valley`: of ln N* one e-fold beyond the near edge of the runs."""
 HUBER = 1.345
@@ -145,9 +154,9 @@ def forecast(table: RunTable, level: float, prior: Prior = POPULATION) -> Foreca
     quantile = float(stdtrit(whole.dof, tail))
     shift = shift_by_short_runs(runs, whole, quantile, share, prior)
     weight = weight_of_two_terms(whole, prior, [rest for _, *rest in rolled])
-    simple = posterior_of(runs, prior.of_two_terms()) if weight > 0 else None
-    if simple is not None:
-        whole = averaged(whole, simple, weight)
+    drawn = posterior_of(runs, prior.drawn_to_two_terms(weight)) if weight > 0 else None
+    if drawn is not None:
+        whole = drawn
         share = math.sqrt(weight * EXACT**2 + (1 - weight) * share**2)
     # One quantile serves all: the discrepancy's own reference is folded into its variance.
     own = float(stdtrit(dof + 2, tail)) / quantile
@@ -171,14 +180,14 @@ def forecast(table: RunTable, level: float, prior: Prior = POPULATION) -> Foreca
         dof=whole.dof,
         discrepancy=share,
         rolled=tuple(square for square, _, _ in rolled),
-        two_terms=weight if simple is not None else 0.0,
+        two_terms=0.0 if drawn is None else weight,
         short_runs=shift,
         prior=None if prior is POPULATION else prior.document(),
     )
 
 
 def weight_of_two_terms(wide: Posterior, prior: Prior, rolled: Sequence[Sequence[float]]) -> float:
-    """Weight of the two-term law in the average of forms: 0 up to even odds, 1 where it is sure.
+    """Weight of the two-term law in the forecast: 0 up to even odds, near 1 where it is sure.
 
     Its probability follows from the ratio of posterior to prior density at k = 1 and no bends
     (Dickey 1971, doi:10.1214/aoms/1177693507), and from how well it says what forecasts from the
@@ -196,19 +205,7 @@ def weight_of_two_terms(wide: Posterior, prior: Prior, rolled: Sequence[Sequence
     for level, variance in rolled:
         exact, wrong = variance + EXACT**2, variance + DISCREPANCY**2
         odds += 0.5 * (level**2 / wrong + math.log(wrong) - level**2 / exact - math.log(exact))
-    return max(0.0, 2 * float(expit(odds)) - 1)
-
-
-def averaged(wide: Posterior, simple: Posterior, weight: float) -> Posterior:
-    """The normal of the same mean and variance as a mixture, in which `simple` has a weight."""
-    apart = simple.mode - wide.mode
-    within = weight * simple.covariance + (1 - weight) * wide.covariance
-    return dataclasses.replace(
-        wide,
-        mode=wide.mode + weight * apart,
-        covariance=within + weight * (1 - weight) * np.outer(apart, apart),
-        noise=weight * simple.noise + (1 - weight) * wide.noise,
-    )
+    return min(max(0.0, 2 * float(expit(odds)) - 1), MOST_WEIGHT)
 
 
 def shortest(tokens: Floats) -> float:

@@ -26,8 +26,8 @@ CENTRE = np.array([math.log(0.65), 0.0, math.log(0.45), 0.0, math.log(0.45), -0.
 """Middle of the prior; that of ln E counts from the ln of the least loss."""
 SPREAD = np.array([0.2, 1e3, 0.25, 1e3, 0.25, 0.3, 0.01, 0.01])
 """Its spread: nothing is said of A and B."""
-HELD = np.array([0.01, 1e-4, 1e-4])
-"""Spread of the parameters `BEYOND` where they are held at zero."""
+HELD = np.array([0.05, 0.01, 0.01])
+"""Spread at zero that a two-term law of weight one half gives the parameters `BEYOND`."""
 PRIOR_DOF = 8.0
 """Of the prior's Student's t."""
 RELATED = 0.35
@@ -46,10 +46,14 @@ class Prior:
     """That of ln E counts from the ln of the least loss."""
     spread: Floats
 
-    def of_two_terms(self) -> Prior:
-        """The same with the form held at the two-term law."""
+    def drawn_to_two_terms(self, weight: float) -> Prior:
+        """The prior where the two-term law has a weight, from 0 to below 1."""
+        if weight == 0:
+            return self
         centre, spread = self.centre.copy(), self.spread.copy()
-        centre[BEYOND], spread[BEYOND] = 0.0, HELD
+        precision = spread[BEYOND] ** -2 + weight / (1 - weight) / HELD**2
+        centre[BEYOND] *= spread[BEYOND] ** -2 / precision
+        spread[BEYOND] = precision**-0.5
         return Prior(centre=centre, spread=spread)
 
     def log_density_of_two_terms(self) -> float:
@@ -144,6 +148,7 @@ def prior_precision(ahead: ForecastLaw, least_loss: float) -> Floats:
     """
     place, slopes = _shapes(ahead)
     prior = POPULATION if ahead.prior is None else Prior(**_arrays(ahead.prior))
+    prior = prior.drawn_to_two_terms(ahead.two_terms)
     off = place - prior.centre - np.eye(SHAPES)[0] * math.log(least_loss)
     precision = (PRIOR_DOF + 1) / (PRIOR_DOF + (off / prior.spread) ** 2) / prior.spread**2
     return np.concatenate([(precision / slopes**2)[ORDER], 1 / np.diag(ahead.covariance)[SHAPES:]])

@@ -166,12 +166,13 @@ def test_the_two_term_law_weighs_less_where_k_is_not_one_and_where_budgets_were_
     assert weights[-1] == 0.0 == forecasts.weight_of_two_terms(far, prior, [])
 
 
-def test_an_average_of_forms_has_the_mean_and_the_variance_of_their_mixture():
-    one, other = posterior(0.1, 0.05), posterior(-0.3, 0.02)
-    found = forecasts.averaged(one, other, 0.25)
-    assert found.mode[5] == pytest.approx(0.75 * 0.1 - 0.25 * 0.3)
-    variance = 0.75 * (0.05**2 + 0.1**2) + 0.25 * (0.02**2 + 0.3**2) - found.mode[5] ** 2
-    assert found.covariance[5, 5] == pytest.approx(variance)
+def test_a_prior_drawn_to_the_two_term_law_is_nearer_to_it_and_narrower():
+    prior = forecasts.POPULATION
+    drawn = prior.drawn_to_two_terms(0.5)
+    assert drawn.spread[5] == pytest.approx((0.3**-2 + 0.05**-2) ** -0.5)
+    assert drawn.centre[5] == pytest.approx(-0.5 * (drawn.spread[5] / 0.3) ** 2)
+    assert (drawn.spread[:5] == prior.spread[:5]).all()
+    assert prior.drawn_to_two_terms(0.0) is prior
 
 
 def test_answers_come_from_the_forecast_unless_the_law_itself_is_asked_for(fitted):
