@@ -51,7 +51,8 @@ from fit.estimation.weights import (
     without_near_copies,
 )
 from fit.files import versions
-from fit.inference.forecast import forecast, prior_beside, shortest, with_known_entropy
+from fit.inference.forecast import forecast, shortest
+from fit.inference.forecast_prior import prior_beside, with_known_entropy
 from fit.inference.intervals import check_interval, largest_product, parameter_intervals
 from fit.inference.misspecification import detect_misfit, detect_phase, widen_by_misfit
 from fit.inference.resampling import Uncertainty, estimate_uncertainty, kappa

@@ -172,6 +172,8 @@ class ForecastLaw:
     """Share of the predicted gain in ln loss that forecasts miss, root mean square."""
     rolled: tuple[float, ...] = ()
     """Its square for each cut at which the runs were predicted from the cheaper ones."""
+    two_terms: float = 0.0
+    """Weight of the two-term law, to which the wider law is drawn; 0: the wider law alone."""
     short_runs: float | None = None
     """Shift of its ln loss beyond the runs without the shortest quarter of them, in half-widths."""
     prior: Mapping[str, tuple[float, ...]] | None = None
@@ -419,9 +421,7 @@ def _forecast(value: Mapping[str, Any] | None) -> ForecastLaw | None:
 
 def _holdout(value: dict[str, Any] | None) -> Holdout | None:
     """Decode the holdout."""
-    if value is None:
-        return None
-    return Holdout(**_tuples(value))
+    return None if value is None else Holdout(**_tuples(value))
 
 
 def _cross_check(name: str, value: dict[str, Any]) -> CrossCheck:

@@ -35,7 +35,8 @@ from fit.data.records import Floats
 from fit.errors import FitError, QueryError
 from fit.estimation.objective import FitProblem
 from fit.estimation.solver import Estimate, estimate, solve
-from fit.inference.forecast import CHEAPER, SHAPES, prior_precision
+from fit.inference.forecast import CHEAPER
+from fit.inference.forecast_prior import SHAPES, prior_precision
 from fit.inference.intervals import STEP, shifted
 from fit.inference.resampling import BATCH, left_out
 from fit.laws.families import law, two_term_laws

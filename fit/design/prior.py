@@ -25,7 +25,8 @@ from fit.allocation.scaling_law import ScalingLaw
 from fit.data.records import Floats
 from fit.estimation.objective import FitProblem
 from fit.estimation.solver import LinearRestriction
-from fit.inference.forecast import CHEAPER, prior_precision
+from fit.inference.forecast import CHEAPER
+from fit.inference.forecast_prior import prior_precision
 from fit.inference.intervals import offset
 from fit.results import Fit
 

@@ -1,7 +1,7 @@
 """The forecast of a sweep: the wider law under a prior of real laws, and its discrepancy.
 
 On public sweeps the two-term law does not fail within the runs but beyond them. Its 90% intervals
-hold 71% of the larger runs, since cheap runs bend it and its form is not the runs' own. Three
+hold 71% of the larger runs, since cheap runs bend it and its form is not the runs' own. Four
 things mend that, and each was measured on those sweeps (docs/league.md):
 
 - *A wider form under an informed prior.* An outer exponent and bends are let in, and all parameters
@@ -12,44 +12,47 @@ things mend that, and each was measured on those sweeps (docs/league.md):
 - *A discrepancy that grows with the gain.* What a forecast misses is a share of the gain in ln L
   that it predicts beyond the runs, much the same share in all public sweeps. The fit's own larger
   budgets, predicted from the smaller ones, raise or lower it.
+- *The two-term law where the runs prefer it.* It has a probability of its own. Where the runs raise
+  it beyond one half, the forecast is drawn to that law, and less is left to discrepancy.
 
-The posterior is taken as normal about its mode (Laplace). Constants are in one place, below.
+The posterior is taken as normal about its mode (Laplace). Constants are below, those of the prior
+in `fit.inference.forecast_prior`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
+from scipy.special import expit, stdtrit
 
 from fit.data.records import Floats
 from fit.data.table import RunTable
-from fit.errors import FitError
 from fit.estimation.weights import weights_of
+from fit.inference.forecast_prior import (
+    BEYOND,
+    ORDER,
+    POPULATION,
+    PRIOR_DOF,
+    SHAPES,
+    Prior,
+)
 from fit.laws.forecast import FORECAST, Frame
-from fit.results import Fit, ForecastLaw
+from fit.results import ForecastLaw
 
-SHAPES = 8
-"""Parameters that the runs inform: ln E, ln A, ln alpha, ln B, ln beta, ln k, g_N, g_D."""
-ORDER = [0, 1, 3, 2, 4, 5, 6, 7]
-"""Where FORECAST has them; it is its own inverse."""
-CENTRE = np.array([math.log(0.65), 0.0, math.log(0.45), 0.0, math.log(0.45), -0.5, 0.0, 0.0])
-"""Middle of the prior; that of ln E counts from the ln of the least loss."""
-SPREAD = np.array([0.2, 1e3, 0.25, 1e3, 0.25, 0.3, 0.01, 0.01])
-"""Its spread: nothing is said of A and B."""
-PRIOR_DOF = 8.0
-"""Of the prior's Student's t."""
-RELATED = 0.35
-"""By how much sweeps of one recipe differ, as a share of `SPREAD` (docs/league.md)."""
 CHEAPER = 1.0
 """Variance of a run: 1 + (this times ln of the largest compute over its own), squared."""
 DISCREPANCY, DISCREPANCY_DOF = 0.075, 12.0
 """Standard deviation of `level`, as a share of the gain, and how many budgets it is worth."""
+TWO_TERM, EXACT = 0.15, 0.02
+"""Probability of the two-term law itself before any runs, and in place of `DISCREPANCY` the share
+of the gain that its forecasts then miss."""
+MOST_WEIGHT = 0.99
+"""Of the two-term law."""
 VALLEY = 0.12
 """Standard deviation of `valley`: of ln N* one e-fold beyond the near edge of the runs."""
 HUBER = 1.345
@@ -70,95 +73,8 @@ STEPS, SCREENING = 60, 6
 """Most steps of a search, and of its first look at each start."""
 SETTLED, SMALL = 1e-7, 1e-4
 FEWEST_DOF = 3.0
-KNOWN_ENTROPY = 0.003
-"""Spread of ln E about an entropy that is known: of what a form can miss."""
 SHORT = 0.25
 """Share of the runs that are the shortest."""
-FREE = 100.0
-"""A spread beyond which a parameter has no prior."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prior:
-    """Where the parameters of shape are expected, in the order of `SHAPES`; both (8,)."""
-
-    centre: Floats
-    """That of ln E counts from the ln of the least loss."""
-    spread: Floats
-
-    def document(self) -> dict[str, tuple[float, ...]]:
-        """Its fields as a document has them."""
-        return {n: tuple(getattr(self, n).tolist()) for n in ("centre", "spread")}
-
-
-POPULATION = Prior(centre=CENTRE, spread=SPREAD)
-
-
-def prior_beside(earlier: Sequence[Fit], table: RunTable) -> Prior:
-    """The population, moved to and narrowed about a user's earlier forecasts.
-
-    Each counts by its own precision and by how much sweeps of one recipe differ.
-
-    Args:
-        earlier: Fits of related sweeps.
-        table: The runs that are to be fitted.
-
-    Raises:
-        FitError: An earlier fit has no forecast, or has runs that are fitted now.
-    """
-    if not earlier:
-        return POPULATION
-    weight, total = SPREAD**-2, CENTRE * SPREAD**-2
-    related = (RELATED * SPREAD) ** 2
-    now = set(zip(table.params, table.tokens, table.loss, strict=True))
-    for fit in earlier:
-        points, ahead = fit.points, fit.forecast
-        if ahead is None:
-            raise FitError(
-                f"--prior {fit.name}: that fit has no forecast, so that nothing can be taken from "
-                "it. Fit its runs again without --law, --interval, --hold and --discrepancy."
-            )
-        if twice := now & set(zip(points.params, points.tokens, points.loss, strict=True)):
-            raise FitError(
-                f"--prior {fit.name}: {len(twice)} of its runs are among those to be fitted, and "
-                "would count twice. Give a fit of other runs."
-            )
-        place, slopes = _shapes(ahead)
-        place = place - np.eye(SHAPES)[0] * math.log(points.loss.min())
-        own = np.diag(ahead.covariance)[:SHAPES][ORDER] / slopes**2
-        weight, total = weight + 1 / (own + related), total + place / (own + related)
-    free = SPREAD > FREE  # nothing is carried over of what has no prior
-    return Prior(
-        centre=np.where(free, CENTRE, total / weight),
-        spread=np.where(free, SPREAD, np.sqrt(related + 1 / weight)),
-    )
-
-
-def with_known_entropy(prior: Prior, table: RunTable) -> Prior:
-    """The prior with E at the entropy that the data state.
-
-    Raises:
-        FitError: The data of the runs do not state one.
-    """
-    entropy = None if table.data is None else table.data.entropy
-    if entropy is None:
-        raise FitError(
-            "--entropy known needs runs whose data state their entropy, as those of data=stories "
-            "do. Leave it out."
-        )
-    centre, spread = prior.centre.copy(), prior.spread.copy()
-    centre[0], spread[0] = math.log(entropy / table.loss.min()), KNOWN_ENTROPY
-    return Prior(centre=centre, spread=spread)
-
-
-def _shapes(ahead: ForecastLaw) -> tuple[Floats, Floats]:
-    """Parameters of a forecast in the order of `SHAPES`, and d theta / d of each; (8,) each."""
-    theta = np.array(list(ahead.theta.values()))[ORDER]
-    logged = np.arange(SHAPES) < SHAPES - 2  # all but the bends
-    place = np.where(logged, np.log(np.where(logged, theta, 1.0)), theta)
-    slopes = np.ones(SHAPES)
-    slopes[[2, 4, 5]] = theta[[2, 4, 5]]  # the covariance has alpha, beta and k themselves
-    return place, slopes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,11 +147,17 @@ def forecast(table: RunTable, level: float, prior: Prior = POPULATION) -> Foreca
     if whole is None or whole.noise > MOST_NOISE * float(np.std(runs.log_loss)):
         return None
     rolled = tuple(rolled_discrepancies(runs, prior))
-    squares = DISCREPANCY_DOF * DISCREPANCY**2 + sum(rolled)
+    squares = DISCREPANCY_DOF * DISCREPANCY**2 + sum(square for square, _, _ in rolled)
     dof = DISCREPANCY_DOF + len(rolled)
     share = math.sqrt(squares / dof)
     tail = 0.5 + level / 2
     quantile = float(stdtrit(whole.dof, tail))
+    shift = shift_by_short_runs(runs, whole, quantile, share, prior)
+    weight = weight_of_two_terms(whole, prior, [rest for _, *rest in rolled])
+    drawn = posterior_of(runs, prior.drawn_to_two_terms(weight)) if weight > 0 else None
+    if drawn is not None:
+        whole = drawn
+        share = math.sqrt(weight * EXACT**2 + (1 - weight) * share**2)
     # One quantile serves all: the discrepancy's own reference is folded into its variance.
     own = float(stdtrit(dof + 2, tail)) / quantile
     covariance = np.zeros((len(FORECAST), len(FORECAST)))
@@ -257,10 +179,33 @@ def forecast(table: RunTable, level: float, prior: Prior = POPULATION) -> Foreca
         quantile=quantile,
         dof=whole.dof,
         discrepancy=share,
-        rolled=rolled,
-        short_runs=shift_by_short_runs(runs, whole, quantile, share, prior),
+        rolled=tuple(square for square, _, _ in rolled),
+        two_terms=0.0 if drawn is None else weight,
+        short_runs=shift,
         prior=None if prior is POPULATION else prior.document(),
     )
+
+
+def weight_of_two_terms(wide: Posterior, prior: Prior, rolled: Sequence[Sequence[float]]) -> float:
+    """Weight of the two-term law in the forecast: 0 up to even odds, near 1 where it is sure.
+
+    Its probability follows from the ratio of posterior to prior density at k = 1 and no bends
+    (Dickey 1971, doi:10.1214/aoms/1177693507), and from how well it says what forecasts from the
+    smaller budgets missed.
+
+    Args:
+        wide: The posterior of the wider law.
+        prior: Its prior.
+        rolled: For each cut, the share of the gain that was missed, with its sign, and the
+            variance by which sampling explains it.
+    """
+    off, own = wide.mode[BEYOND], wide.covariance[BEYOND, BEYOND]
+    after = -0.5 * (off @ np.linalg.solve(own, off) + np.linalg.slogdet(2 * np.pi * own)[1])
+    odds = math.log(TWO_TERM / (1 - TWO_TERM)) + after - prior.log_density_of_two_terms()
+    for level, variance in rolled:
+        exact, wrong = variance + EXACT**2, variance + DISCREPANCY**2
+        odds += 0.5 * (level**2 / wrong + math.log(wrong) - level**2 / exact - math.log(exact))
+    return min(max(0.0, 2 * float(expit(odds)) - 1), MOST_WEIGHT)
 
 
 def shortest(tokens: Floats) -> float:
@@ -286,25 +231,6 @@ def shift_by_short_runs(
     (value,), (spread,), (gain,) = whole.predict(*point)
     half = quantile * math.hypot(spread, share * gain)
     return float((rest.predict(*point)[0][0] - value) / half)
-
-
-def prior_precision(ahead: ForecastLaw, least_loss: float) -> Floats:
-    """What is known of a forecast's parameters beside its runs, in the order of its law, (10,).
-
-    Args:
-        ahead: The forecast.
-        least_loss: Of its runs.
-    """
-    place, slopes = _shapes(ahead)
-    prior = POPULATION if ahead.prior is None else Prior(**_arrays(ahead.prior))
-    off = place - prior.centre - np.eye(SHAPES)[0] * math.log(least_loss)
-    precision = (PRIOR_DOF + 1) / (PRIOR_DOF + (off / prior.spread) ** 2) / prior.spread**2
-    return np.concatenate([(precision / slopes**2)[ORDER], 1 / np.diag(ahead.covariance)[SHAPES:]])
-
-
-def _arrays(prior: Mapping[str, Sequence[float]]) -> dict[str, Floats]:
-    """The fields of a prior as a document has them."""
-    return {name: np.array(values) for name, values in prior.items()}
 
 
 def degrees_of_freedom(groups: int) -> float:
@@ -343,10 +269,13 @@ def cuts(log_flops: Floats) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool
             yield below, ~below & (log_flops - log_flops[below].max() > LEAST_AHEAD)
 
 
-def rolled_discrepancies(runs: Runs, prior: Prior = POPULATION) -> Iterator[float]:
-    """Squared share of the gain that forecasts from the runs' own smaller budgets missed.
+def rolled_discrepancies(
+    runs: Runs, prior: Prior = POPULATION
+) -> Iterator[tuple[float, float, float]]:
+    """Share of the gain that forecasts from the runs' own smaller budgets missed, for each cut.
 
-    What sampling explains is taken off; a share may come out as zero, and none is below.
+    First its mean square, what sampling explains taken off; it may come out as zero, and is not
+    below. Then the share by least squares, with its sign, and the variance that sampling gives it.
     """
     for below, ahead in cuts(runs.log_flops):
         kept, left = runs.take(below), runs.take(~below)
@@ -354,10 +283,16 @@ def rolled_discrepancies(runs: Runs, prior: Prior = POPULATION) -> Iterator[floa
         if fitted is None or ahead.sum() < 2:
             continue
         value, spread, gain = fitted.predict(left.log_params, left.log_tokens)
-        gain = np.maximum(gain, 0.5 * np.median(gain))
-        excess = (left.log_loss - value) ** 2 - spread**2 - fitted.noise**2 / left.weight
-        shares = np.sort((excess / np.maximum(gain, 1e-12) ** 2)[ahead[~below]])
-        yield max(float(shares[: max(1, int(KEPT * len(shares)))].mean()), 0.0)
+        gain = np.maximum(np.maximum(gain, 0.5 * np.median(gain)), 1e-12)
+        missed = left.log_loss - value
+        excess = missed**2 - spread**2 - fitted.noise**2 / left.weight
+        far = ahead[~below]
+        shares = np.sort((excess / gain**2)[far])
+        square = max(float(shares[: max(1, int(KEPT * len(shares)))].mean()), 0.0)
+        pull = (gain * left.weight)[far]
+        total = float(pull @ gain[far])
+        shared = float(spread[far].mean() / gain[far].mean()) ** 2
+        yield square, float(pull @ missed[far]) / total, fitted.noise**2 / total + shared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

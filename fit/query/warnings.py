@@ -111,6 +111,8 @@ def forecast_remark(fit: Fit) -> str | None:
         return None
     names = ", ".join(Path(p).name for p in fit.options.get("prior") or ())
     learnt = f"; its prior learns from {names}" if names else ""
+    if ahead.two_terms:
+        learnt += f"; the two-term law itself has a weight of {ahead.two_terms:.0%} in it"
     if fit.options.get("entropy") == "known":
         learnt += "; its E is the entropy that is known"
     return (

@@ -326,10 +326,11 @@ def _notes(
     )
     if fit.forecast is not None:
         share = f"{fit.forecast.discrepancy:.0%}"
+        why = "less than" if fit.forecast.two_terms else "as"
         assumption = (
-            f"Beyond the runs {share} of the gain in ln loss is taken to be missed (r.m.s.), as in "
-            "public sweeps. A training recipe that is tuned at one size and poor at another misses "
-            "more."
+            f"Beyond the runs {share} of the gain in ln loss is taken to be missed (r.m.s.), {why} "
+            "in public sweeps. A training recipe that is tuned at one size and poor at another "
+            "misses more."
         )
     return rows[:MOST_NOTES], further, ["info", assumption]
 

@@ -17,7 +17,8 @@ import numpy as np
 
 import isoflop
 from fit.data.table import RunTable
-from fit.inference.forecast import forecast, prior_beside
+from fit.inference.forecast import forecast
+from fit.inference.forecast_prior import prior_beside
 from fit.results import Fit
 from tests.bench.league import Series, interval_score, read_series, splits
 

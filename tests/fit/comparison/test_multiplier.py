@@ -18,7 +18,7 @@ from fit.comparison.multiplier import (
     refit_from_points,
     run_influence,
 )
-from fit.inference.forecast import prior_precision
+from fit.inference.forecast_prior import prior_precision
 from tests.fit.comparison.builders import CELLS, fitted, sweep_table
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from fit.allocation.scaling_law import ScalingLaw
+from fit.data.readers import load
 from fit.inference import forecast as forecasts
 from fit.interface import fit
 from fit.laws.families import law as family
@@ -129,6 +130,49 @@ def test_under_the_two_term_law_forecasts_far_out_hold(fitted):
         best = np.geomspace(n / 30, n * 30, 20001)
         best = best[np.argmin(published(best, flops / (6 * best)))]
         assert answer.params.low <= best <= answer.params.high
+
+
+def test_runs_of_the_two_term_law_say_so_and_leave_less_to_discrepancy(fitted):
+    assert fitted.forecast.two_terms > 0.5
+    assert fitted.forecast.discrepancy < 0.05
+    assert abs(fitted.forecast.theta["k"] - 1) < 0.05
+
+
+def test_runs_of_another_form_leave_the_two_term_law_out():
+    def outer(n, d):
+        return 1.7 + ((400 / n**0.35) ** (1 / 0.6) + (1500 / d**0.37) ** (1 / 0.6)) ** 0.6
+
+    found = forecasts.forecast(load(sweep(outer)), 0.9)
+    assert found.two_terms == 0.0
+    assert found.discrepancy > 0.06
+
+
+def posterior(mode: float, spread: float) -> forecasts.Posterior:
+    """A posterior with ln k at a mode, alike in all its parameters."""
+    at = np.zeros(forecasts.SHAPES)
+    at[5] = mode
+    covariance = spread**2 * np.eye(forecasts.SHAPES)
+    return forecasts.Posterior(frame=FRAME, mode=at, covariance=covariance, noise=0.01, dof=20.0)
+
+
+def test_the_two_term_law_weighs_less_where_k_is_not_one_and_where_budgets_were_missed():
+    near, far, prior = posterior(0.0, 0.005), posterior(-0.5, 0.005), forecasts.POPULATION
+    weights = [
+        forecasts.weight_of_two_terms(near, prior, [(level, 0.03**2)] * 2)
+        for level in (0.0, 0.05, 0.1, 0.2)
+    ]
+    assert 0.9 < weights[0] < 1
+    assert weights == sorted(weights, reverse=True)
+    assert weights[-1] == 0.0 == forecasts.weight_of_two_terms(far, prior, [])
+
+
+def test_a_prior_drawn_to_the_two_term_law_is_nearer_to_it_and_narrower():
+    prior = forecasts.POPULATION
+    drawn = prior.drawn_to_two_terms(0.5)
+    assert drawn.spread[5] == pytest.approx((0.3**-2 + 0.05**-2) ** -0.5)
+    assert drawn.centre[5] == pytest.approx(-0.5 * (drawn.spread[5] / 0.3) ** 2)
+    assert (drawn.spread[:5] == prior.spread[:5]).all()
+    assert prior.drawn_to_two_terms(0.0) is prior
 
 
 def test_answers_come_from_the_forecast_unless_the_law_itself_is_asked_for(fitted):

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 import isoflop
 from fit.cli.main import main
 from fit.errors import FitError
-from fit.inference.forecast import POPULATION, SPREAD, prior_beside
+from fit.inference.forecast_prior import POPULATION, SPREAD, prior_beside
 from fit.results import read_fit, write_fit
 from tests.fit.inference.test_forecast import bent, sweep
 
