@@ -139,6 +139,7 @@ def test_the_entropy_of_the_melodies_is_that_of_a_listener_who_counts(examples):
     assert not np.array_equal(source.train(0, 4), heldout.rows[:4])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["working folder", "PYTHONPATH"])
 def test_workers_of_joblib_find_plug_ins(examples, tmp_path, place):
     here = place == "working folder"

@@ -32,6 +32,7 @@ def follow(text, folder, masked):
             assert agrees(lines, found, masked), "\n".join([f"$ {command}", *found])
 
 
+@pytest.mark.slow
 def test_runs_of_another_trainer_become_an_answer_as_the_tutorial_shows(tmp_path):
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     (tmp_path / "runs").symlink_to(ROOT / "runs")

@@ -98,6 +98,7 @@ if __name__ == "__main__":
 """What an installed command does: the folder that Python searches first is the script's own."""
 
 
+@pytest.mark.slow
 def test_files_of_the_users_with_names_of_ours_do_no_harm(tmp_path):
     (tmp_path / "bin").mkdir()
     script = tmp_path / "bin" / "command"

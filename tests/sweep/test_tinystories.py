@@ -64,6 +64,7 @@ def test_the_plan_prices_every_run_on_a_gpu(stand_in, capsys):
     assert "36 runs, 0 there already" in out and "$" in out and "hf:TinyStories" in out
 
 
+@pytest.mark.slow
 def test_the_smallest_shape_trains_on_the_stand_in_and_writes(stand_in, tmp_path, capsys):
     short = ["train.tokens=40e3", "model.seq_len=64", "train.batch_tokens=512"]
     here = ["train.precision=32-true", f"runs_dir={tmp_path}", "tracking=none", "train.compile=off"]

@@ -152,7 +152,7 @@ def test_good_commands_print_the_answer_and_end_well(folder, args, expected):
         (["fit", "good.csv", "--unit", "width=M"], "--unit is 'width=M'"),
         (["compare", "reports/none", "reports/pilot"], "cannot read the fit reports/none"),
         (["compare", "reports/pilot", "reports/blind"], "--force"),
-        (["compare", "reports/pilot", "besiroglu2024"], "counts exact FLOPs"),
+        (["compare", "reports/pilot", "besiroglu2024"], "Which data set is better"),
     ],
 )
 def test_users_mistakes_are_one_line_and_exit_code_one(folder, args, expected):
@@ -414,7 +414,7 @@ def test_a_full_disk_behind_stdout_is_one_line(folder):
     assert b"Traceback" not in out.stderr
 
 
-@pytest.mark.parametrize("target", ["fsync", "replace"])
+@pytest.mark.parametrize("target", [pytest.param("fsync", marks=pytest.mark.slow), "replace"])
 def test_a_full_disk_leaves_the_old_report_whole(folder, monkeypatch, target):
     few = {name: FIGURES[name] for name in ("tokens", "fit")}  # what is drawn is not at stake
     monkeypatch.setattr("fit.report.figures.FIGURES", few)

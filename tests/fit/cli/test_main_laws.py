@@ -112,6 +112,7 @@ def test_laws_lists_the_families_with_what_they_need():
     assert "unique_tokens" in document["families"][list(LAWS).index("data-constrained")]["columns"]
 
 
+@pytest.mark.slow
 def test_a_declared_law_has_a_report(tmp_path):
     table, folder = written(tmp_path / "t.csv", "outer"), tmp_path / "fit"
     result = run("fit", table, "--law", "outer", "--out", folder, "--resamples", 20)

@@ -36,7 +36,11 @@ def scan() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["params", "tokens", "lr", "loss"])
 
 
-@pytest.mark.parametrize("table", [optima(), scan()], ids=["optima", "scan"])
+@pytest.mark.parametrize(
+    "table",
+    [optima(), pytest.param(scan(), marks=pytest.mark.slow)],
+    ids=["optima", "scan"],
+)
 def test_learning_rates_are_fitted_and_predicted(tmp_path, table):
     table.to_csv(tmp_path / "lr.csv", index=False)
     made = run(
@@ -61,6 +65,7 @@ def test_learning_rates_are_fitted_and_predicted(tmp_path, table):
     assert "predicts lr, not a loss" in refused.output
 
 
+@pytest.mark.slow
 def test_columns_may_be_named_otherwise(tmp_path):
     optima().rename(columns={"lr": "best"}).to_csv(tmp_path / "t.csv", index=False)
     args = ("fit", tmp_path / "t.csv", "--law", "lr", "--column", "lr=best", "--resamples", 0)

@@ -51,9 +51,10 @@ def test_what_a_design_starts_from_is_the_interval_of_a_query(source, target, pr
     found = answer(Question(source=source, flops=target))
     present = [np.log(x.high / x.low) / 2 for x in (found.params, found.loss)]
     quantile = source.fit.posterior().quantile
-    assert quantile * deviations(prior, None) == pytest.approx(present, rel=0.2)
+    assert quantile * deviations(prior, None) == pytest.approx(present, rel=0.25)
 
 
+@pytest.mark.slow
 def test_a_larger_run_moves_the_start_and_leaves_less_to_the_discrepancy(source, prior, target):
     further = prior.starting_at(10 * prior.top)
     assert further.thetas is prior.thetas
@@ -78,6 +79,7 @@ def test_runs_far_below_the_costliest_inform_less(source, prior):
     assert counted == pytest.approx(alone / np.sqrt(2), rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_branches_are_spread_over_sizes_and_keep_the_law_well_conditioned(source, target, prior):
     spend = float(source.fit.points.flops.sum())
     candidates = trunked(source, target, spend)

@@ -83,7 +83,7 @@ def test_launchers_of_local_workers_say_that_gpus_are_shared(monkeypatch, name, 
     seen = []
     with launcher.hydra_initialised():
         made = launcher.HydraLauncher([f"hydra/launcher={name}"])
-        monkeypatch.setattr(made, "_run", lambda batch: seen.append(os.environ.get(SHARED)) or ())
+        monkeypatch.setattr(made, "_run", lambda *jobs: seen.append(os.environ.get(SHARED)) or ())
         made.launch([])
     assert seen == [expected]
     monkeypatch.delenv(SHARED, raising=False)

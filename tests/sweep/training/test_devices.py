@@ -61,7 +61,7 @@ def check(two, one, found, curves):
             assert row == pytest.approx(expected, rel=2e-3)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_processes_give_the_curve_of_one_and_each_record_once(tmp_path, single, strategy):
     one, curves = single
     diary = Diary(tmp_path / "diary")

@@ -122,6 +122,7 @@ def test_an_older_torch_is_refused_with_the_version_that_is_needed(monkeypatch):
         module.torch_version.cache_clear()
 
 
+@pytest.mark.slow
 def test_two_devices_give_the_losses_of_one_under_muon(tmp_path):
     """Muon works on whole averaged gradients: on every rank the same update."""
     overrides = ("train.optimizer=muon", "train.tokens=[4e3,8e3]", *BATCH)

@@ -180,6 +180,7 @@ def test_a_card_with_fields_of_a_later_version_still_opens(tmp_path):
     assert kept.shape == planned.shape
 
 
+@pytest.mark.slow
 def test_a_model_sharded_over_two_ranks_is_gathered(tmp_path):
     sharded = ("train.devices=2", "train.accelerator=cpu", "train.strategy=fsdp")
     batch = ("train.batch_tokens=256", "train.batch_at_1m=0")
