@@ -235,9 +235,7 @@ TOGETHER = [
     ),
     refused("too small a budget", "422 question & 1 FLOP", "/v1/query?flops=1&fit=pilot"),
     refused("a budget of 1e300", "422 question", "/v1/query?flops=1e300&fit=pilot"),
-    refused(
-        "no unit in common", "422 question & isoflop fit RUNS", "/v1/compare?a=hoffmann2022&b=pilot"
-    ),
+    refused("no unit in common", "422 question & which_data", "/v1/compare?a=hoffmann2022&b=pilot"),
     refused(
         "a level of 0.9_5", "422 question level & share", "/v1/compare?a=pilot&b=pilot&level=0.9_5"
     ),
