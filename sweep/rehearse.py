@@ -202,9 +202,9 @@ def train_rehearsal(small: Answer, overrides: Sequence[str]) -> RunRecord:
     """
     from sweep.app import train_grid
     from sweep.planning.bill import refuse_plan_options
-    from sweep.planning.compose import name_options, refuse_repeated
+    from sweep.planning.compose import name_options
     from sweep.planning.grid import grid
-    from sweep.planning.quoting import read_overrides
+    from sweep.planning.quoting import read_overrides, refuse_repeated
 
     overrides = read_overrides(overrides)
     refuse_plan_options(overrides)
