@@ -18,3 +18,10 @@ def few_figures(monkeypatch):
         for name, figure in figures.FIGURES.items()
     }
     monkeypatch.setattr(figures, "FIGURES", few)
+
+
+@pytest.fixture
+def few_checks(monkeypatch):
+    """Fits without the checks that fit again and again, where they are not at stake."""
+    for check in ("rolling", "influence", "conventions"):
+        monkeypatch.setattr(f"fit.fitting.{check}", lambda *_, **__: ())

@@ -26,6 +26,8 @@ from tests.bench.skills import (
     true_budget,
 )
 
+pytestmark = pytest.mark.usefixtures("few_checks")
+
 TRUE = {"early": of_compute(1e10, 1.0, 0.1), "half": of_excess(1.3, 2.5, 0.1)}
 
 
