@@ -37,7 +37,7 @@ def run_worker(limit_bytes: int) -> None:
     limit_memory(limit_bytes)
     try:
         if sys.argv[1:2] == ["preview"]:
-            from fit.data.preview import preview
+            from fit.data.detection import preview
 
             print(json.dumps(preview(Path(sys.argv[2]))))
             return

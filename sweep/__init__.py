@@ -34,13 +34,27 @@ def search_working_folder_last() -> None:
 
 
 @contextmanager
-def closed_output_ends_quietly() -> Iterator[None]:
-    """End with code 1 and without a word where the reader of the output has gone, as `| head`."""
+def command_line(hint: str = "nothing was written") -> Iterator[None]:
+    """What every command does around its work.
+
+    A `ScalingError` is one line and exit code 1, and Ctrl-C one line and its own code. Where the
+    reader of the output has gone, as `| head`, the command ends with 1 and without a word.
+
+    Args:
+        hint: What is said of the work where it was stopped.
+    """
+    search_working_folder_last()
+    from fit.errors import ScalingError  # found now, whatever the working folder holds
+
     try:
         try:
             yield
         finally:
             sys.stdout.flush()
+    except ScalingError as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+    except KeyboardInterrupt:
+        stopped(hint)
     except BrokenPipeError:
         with suppress(
             OSError, ValueError

@@ -19,7 +19,7 @@ from fit.data.records import RECORD_NAME, WEIGHTS_NAME, RunRecord, read_record
 from fit.errors import PlanError, RecordError
 from fit.files import write_atomically
 from fit.quantities import count_noun, duration
-from sweep import closed_output_ends_quietly, search_working_folder_last, stopped
+from sweep import command_line
 from sweep.cache import locked
 from sweep.planning.bill import refuse_plan_options
 from sweep.planning.compose import command_overrides, parse_command, show_information
@@ -67,7 +67,7 @@ def write_plan(cells: Sequence[Cell]) -> dict[Path, list[PlannedRun]]:
     return sweeps
 
 
-@closed_output_ends_quietly()
+@command_line("the same command again continues from the newest checkpoints")
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep") -> None:
     """Train a run or, with -m, a sweep; exit 1 where any run has failed.
 
@@ -75,7 +75,6 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep
         arguments: Of the command; None for those of this process.
         prog: The command's name in messages.
     """
-    search_working_folder_last()
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words and words[0] in COMMANDS:
         command = importlib.import_module(COMMANDS[words[0]])
@@ -85,14 +84,9 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep
     if options.cfg or options.help or options.hydra_help or options.info:
         show_information(options, prog)
         return
-    try:
-        overrides, multirun = command_overrides(options), bool(options.multirun)
-        refuse_plan_options(overrides)
-        sys.exit(train_grid(grid(overrides, multirun=multirun), overrides, multirun=multirun))
-    except PlanError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        stopped("the same command again continues from the newest checkpoints")
+    overrides, multirun = command_overrides(options), bool(options.multirun)
+    refuse_plan_options(overrides)
+    sys.exit(train_grid(grid(overrides, multirun=multirun), overrides, multirun=multirun))
 
 
 def train_grid(cells: Sequence[Cell], overrides: Sequence[str], *, multirun: bool) -> int:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +22,10 @@ from scipy.special import stdtrit
 
 from fit.cli.terminal import OneValueCommand
 from fit.data.records import RunRecord, finite_or_null
-from fit.errors import PlanError, ScalingError
+from fit.errors import PlanError
 from fit.quantities import percent, short
 from fit.report.text import DASH, table_text, wrapped
-from sweep import closed_output_ends_quietly, search_working_folder_last
+from sweep import command_line
 from sweep.data.grammars import BOYS, FRIENDS, GIRLS, LONGEST_GAME, OBJECTS
 from sweep.data.language import Language
 from sweep.data.registry import open_source
@@ -304,19 +303,15 @@ def depth_command(runs: Path, as_json: bool) -> None:
     click.echo(json.dumps(depth_document(chosen, tasks)) if as_json else depth_text(chosen, tasks))
 
 
-@closed_output_ends_quietly()
+@command_line()
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep.depth") -> None:
-    """Run the command; a `ScalingError` is one line and exit code 1.
+    """Run the command.
 
     Args:
         arguments: Of the command, its name first; None for those of this process.
         prog: The command's name in help and messages.
     """
-    search_working_folder_last()
-    try:
-        commands(None if arguments is None else list(arguments), prog_name=prog)
-    except ScalingError as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+    commands(None if arguments is None else list(arguments), prog_name=prog)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import struct
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,9 +26,9 @@ from fit.cli.terminal import OneValueCommand
 from fit.data.columns import parse_columns
 from fit.data.detection import FoundRuns, import_text
 from fit.data.trackers import LoggedRun, build_table, skipped_lines, write_table
-from fit.errors import RecordError, ScalingError
+from fit.errors import RecordError
 from fit.quantities import parse_units
-from sweep import stopped
+from sweep import command_line, stopped
 
 TIMEOUT_SECONDS = 30
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -287,17 +286,15 @@ def _update(target: MutableMapping[str, Any], items: Iterable[Any]) -> None:
             target[".".join(keys)] = item.value_json
 
 
+@command_line()
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep.imports") -> None:
-    """Run the command; a `ScalingError` is one line and exit code 1.
+    """Run the command.
 
     Args:
         arguments: Of the command; None for those of this process.
         prog: The command's name in help and messages.
     """
-    try:
-        commands(None if arguments is None else list(arguments), prog_name=prog)
-    except ScalingError as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+    commands(None if arguments is None else list(arguments), prog_name=prog)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,11 @@ import numpy as np
 
 from fit.allocation.scaling_law import ScalingLaw, fit_of
 from fit.data.records import RunRecord, read_runs
-from fit.errors import PlanError, ScalingError
+from fit.errors import PlanError
 from fit.files import write_atomically
 from fit.quantities import parse_count, short
 from fit.report.figure_data import LADDER_NAME, LADDER_SCHEMA, LadderStep
-from sweep import closed_output_ends_quietly, search_working_folder_last
+from sweep import command_line
 from sweep.config import DataConfig
 from sweep.data.ngrams import ngram_losses
 from sweep.data.registry import open_source
@@ -49,7 +49,7 @@ fit=PATH        folder of a fit, whose E is the last step
 out=FILE        where the document goes; RUNS/ladder.json beside runs"""
 
 
-@closed_output_ends_quietly()
+@command_line()
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep.ladder") -> None:
     """Print a ladder and write its document; exit 1 where it cannot be measured.
 
@@ -57,17 +57,13 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep
         arguments: Of the command; None for those of this process.
         prog: The command's name in help.
     """
-    search_working_folder_last()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["ladder"]:
         words, prog = words[1:], f"{prog} ladder"
     if {"-h", "--help"} & set(words):
         print(USAGE.format(prog=prog))
         return
-    try:
-        print(measure_ladder(words))
-    except ScalingError as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+    print(measure_ladder(words))
 
 
 def measure_ladder(words: Sequence[str]) -> str:

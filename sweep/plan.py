@@ -6,9 +6,8 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
-from fit.errors import ScalingError
 from fit.quantities import count_noun
-from sweep import closed_output_ends_quietly, search_working_folder_last, stopped
+from sweep import command_line
 from sweep.data.registry import open_source
 from sweep.data.rows import heldout_count
 from sweep.planning.bill import (
@@ -47,7 +46,7 @@ spend.prior=NAME     published law or folder of a fit that the thinned grid is c
 spend.target=1e15    budget at which its answer is wanted [FLOP]"""
 
 
-@closed_output_ends_quietly()
+@command_line("a plan trains nothing")
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep.plan") -> None:
     """Print the plan of the given overrides; exit 1 where a cell cannot be trained.
 
@@ -55,7 +54,6 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep
         arguments: Of the command; None for those of this process.
         prog: The command's name in messages.
     """
-    search_working_folder_last()
     parsed = parse_command(arguments, prog)
     if parsed.help:
         print(USAGE.format(prog=prog))
@@ -63,26 +61,20 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep
     if parsed.cfg or parsed.hydra_help or parsed.info:
         show_information(parsed, prog)
         return
-    try:
-        options, overrides = split_plan_options(command_overrides(parsed))
-        if options.device is not None and not any("train.accelerator=" in o for o in overrides):
-            overrides.append("train.accelerator=cuda")  # this machine's memory does not matter
-        cells = grid(overrides, multirun=True)
-        launcher = chosen_launcher(overrides)
-        notes = measure_shapes(cells, options)
-        rows = planned_runs(cells, options)
-        require_prices(rows, options)
-        table = [*plan_table(cells, rows), *plan_totals(rows, options, launcher), *notes]
-        print("\n".join([*data_lines(cells), *table]))
-        if options.limited:
-            from sweep.planning.thinning import trim_lines
+    options, overrides = split_plan_options(command_overrides(parsed))
+    if options.device is not None and not any("train.accelerator=" in o for o in overrides):
+        overrides.append("train.accelerator=cuda")  # this machine's memory does not matter
+    cells = grid(overrides, multirun=True)
+    launcher = chosen_launcher(overrides)
+    notes = measure_shapes(cells, options)
+    rows = planned_runs(cells, options)
+    require_prices(rows, options)
+    table = [*plan_table(cells, rows), *plan_totals(rows, options, launcher), *notes]
+    print("\n".join([*data_lines(cells), *table]))
+    if options.limited:
+        from sweep.planning.thinning import trim_lines
 
-            print("\n".join(trim_lines(rows, options, launcher)))
-    except ScalingError as error:
-        sys.stdout.flush()
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        stopped("a plan trains nothing")
+        print("\n".join(trim_lines(rows, options, launcher)))
     sys.exit(int(any(cell.refusal is not None for cell in cells)))
 
 

@@ -20,14 +20,14 @@ from typing import Any
 
 from fit.allocation.scaling_law import ScalingLaw
 from fit.data.records import RunRecord, finite_or_null, parse_document
-from fit.errors import PlanError, RecordError, ScalingError
+from fit.errors import PlanError, RecordError
 from fit.forecasts.ledger import ExpectedLoss, ForecastScore, expected_loss, score_forecast
 from fit.quantities import percent, power, short
 from fit.query.answer import answer
 from fit.query.documents import ANSWER_SCHEMA, Answer
 from fit.query.question import Question
 from fit.report.text import wrapped
-from sweep import closed_output_ends_quietly, search_working_folder_last, stopped
+from sweep import command_line
 
 USAGE = """\
 {prog} ANSWER [fraction=0.01] [fit=reports/NAME] [--json] [override ...]
@@ -78,7 +78,7 @@ class Rehearsal:
         return dict(finite_or_null(document))
 
 
-@closed_output_ends_quietly()
+@command_line("the same command again continues from the newest checkpoint")
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep.rehearse") -> None:
     """Rehearse an answer and print the verdict; exit 1 where it could not be done.
 
@@ -86,19 +86,13 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep
         arguments: Of the command; None for those of this process.
         prog: The command's name in help.
     """
-    search_working_folder_last()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or {"-h", "--help"} & set(words):
         print(USAGE.format(prog=prog))
         sys.exit(0 if words else 2)
     as_json = "--json" in words
     file, *rest = [w for w in words if w != "--json"]
-    try:
-        rehearsal = rehearse(file, rest)
-    except ScalingError as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
-    except KeyboardInterrupt:
-        stopped("the same command again continues from the newest checkpoint")
+    rehearsal = rehearse(file, rest)
     if as_json:
         print(json.dumps(rehearsal.document(), indent=1, allow_nan=False))
     else:
@@ -202,9 +196,9 @@ def train_rehearsal(small: Answer, overrides: Sequence[str]) -> RunRecord:
     """
     from sweep.app import train_grid
     from sweep.planning.bill import refuse_plan_options
-    from sweep.planning.compose import name_options, refuse_repeated
+    from sweep.planning.compose import name_options
     from sweep.planning.grid import grid
-    from sweep.planning.quoting import read_overrides
+    from sweep.planning.quoting import read_overrides, refuse_repeated
 
     overrides = read_overrides(overrides)
     refuse_plan_options(overrides)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from typing import Any
 import click
 
 from fit.cli.terminal import OneValueCommand
-from fit.errors import PlanError, ScalingError
-from sweep import closed_output_ends_quietly, search_working_folder_last
+from fit.errors import PlanError
+from sweep import command_line
 from sweep.data.measured import encoder_of
 from sweep.data.registry import open_source
 from sweep.data.rows import TokenSource, moved_data
@@ -160,19 +159,15 @@ def grade_command(run: str, stories: int, temperature: float, seed: int, as_json
         click.echo(grades_table(source, grades, written))
 
 
-@closed_output_ends_quietly()
+@command_line()
 def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep.write") -> None:
-    """Run the command; a `ScalingError` is one line and exit code 1.
+    """Run the command.
 
     Args:
         arguments: Of the command, its name first; None for those of this process.
         prog: The command's name in help and messages.
     """
-    search_working_folder_last()
-    try:
-        commands(None if arguments is None else list(arguments), prog_name=prog)
-    except ScalingError as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+    commands(None if arguments is None else list(arguments), prog_name=prog)
 
 
 if __name__ == "__main__":

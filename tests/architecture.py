@@ -7,6 +7,7 @@ those that stand before it. The tests in test_architecture.py hold the code agai
 """
 
 import ast
+import functools
 import statistics
 import sys
 from collections.abc import Iterator
@@ -81,6 +82,7 @@ def _nodes(node: ast.AST, at_import: bool) -> Iterator[ast.AST]:
         yield from _nodes(child, at_import)
 
 
+@functools.cache
 def graph(root: Path = ROOT) -> dict[str, set[str]]:
     """The modules that each module imports, inside functions too."""
     known = modules(root)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -17,10 +16,8 @@ pytestmark = pytest.mark.slow
 
 
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """A command's result, with its output as text; the checkout is not on its path."""
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    words = [str(c) for c in command]
-    return subprocess.run(words, cwd=cwd, env=env, capture_output=True, text=True)
+    """A command's result, with its output as text."""
+    return subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")

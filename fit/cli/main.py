@@ -40,9 +40,8 @@ from fit.cli.options import (
     suggest_options,
     table_options,
 )
-from fit.cli.output import dumped, print_document, write_report_of
-from fit.cli.plugins import add_sweep_commands, log_report, wandb_option
-from fit.cli.terminal import CommandGroup, NumberCommand, progress, show
+from fit.cli.plugins import add_sweep_commands, log_report, wandb_option, write_report_of
+from fit.cli.terminal import CommandGroup, NumberCommand, dumped, print_document, progress, show
 from fit.errors import RefusedError
 from fit.query.question import LAW_COLUMNS
 

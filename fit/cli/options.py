@@ -15,8 +15,7 @@ import click
 
 from fit.errors import FieldError, QueryError
 from fit.quantities import option_name, parse_count, parse_flops, parse_price, parse_share
-from fit.query.budget_text import budget_fields
-from fit.query.question import FIELDS, LAW_COLUMNS
+from fit.query.question import FIELDS, LAW_COLUMNS, budget_fields
 
 if TYPE_CHECKING:
     from fit.allocation.scaling_law import ScalingLaw
@@ -93,22 +92,6 @@ class BudgetType(click.ParamType):  # type: ignore[type-arg]  # generic from cli
         """Return the text."""
         try:
             budget_fields(value, {})
-        except FieldError as error:
-            self.fail(str(error), param, ctx)
-        return value
-
-
-class DeviceType(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on only
-    """A device by name, in any spelling, or by its peak."""
-
-    name = "device"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the text if it is a device."""
-        from fit.allocation.costs import peak_of
-
-        try:
-            peak_of(value)
         except FieldError as error:
             self.fail(str(error), param, ctx)
         return value

@@ -2,7 +2,8 @@
 
 The trainer (package `sweep`, extra `[sweep]`) adds `sweep`, `plan`, `rehearse` and `imports` this
 way, so that `fit` imports nothing of it. Their arguments are handed on untouched: Hydra parses
-them, not click. `log_report` hands a report to a tracker, found in the group `isoflop.trackers`.
+them, not click. `log_report` hands a report to a tracker, found in the group `isoflop.trackers`,
+and `write_report_of` writes one and logs it on request.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import click
 
-from fit.cli.terminal import progress
-from fit.errors import PlanError
+from fit.cli.terminal import print_document, progress
+from fit.errors import FieldError, PlanError, QueryError
 
 GROUP = "isoflop.commands"
 TRACKERS = "isoflop.trackers"
@@ -110,3 +112,34 @@ def log_report(folder: Path, project: str) -> str:
         )
     with progress("logging to W&B"):
         return str(next(iter(entries)).load()(folder, project))
+
+
+def write_report_of(folder: Path, *, as_json: bool, wandb: str | None, **options: Any) -> None:
+    """Write the report of a fit or of runs, print where it is, and log it to W&B on request.
+
+    Args:
+        folder: Of the fit, or of the runs.
+        as_json: Print the document.
+        wandb: W&B's project.
+        options: Of `fit.report.render.write_any_report`.
+
+    Raises:
+        UsageError: A field of the question cannot be read.
+        QueryError: The report was written and its question refused.
+    """
+    from fit.report.render import write_any_report
+
+    try:
+        with progress("report"):
+            made = write_any_report(folder, **options)
+    except FieldError as error:
+        raise click.UsageError(str(error)) from error
+    document = {"schema": "isoflop.report/1", "report": str(made.path), "verdict": made.verdict}
+    print_document(document, str(made.path), as_json=as_json)
+    if wandb is not None:
+        click.echo(f"logged   {log_report(made.path.parent, wandb)}", err=True)
+    if made.refusal is not None:
+        raise QueryError(
+            f"{made.path} was written and answers no question: {made.refusal} Page 2 says what "
+            "the answer takes."
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import re
 import sys
@@ -164,6 +165,16 @@ def coloured(text: str) -> str:
 def show(text: str) -> None:
     """Print a text for people, in colour where stdout can."""
     click.echo(coloured(text) if has_colour(sys.stdout) else text)
+
+
+def print_document(document: dict[str, Any], text: str, *, as_json: bool) -> None:
+    """Print a document as JSON or as text."""
+    click.echo(dumped(document)) if as_json else show(text)
+
+
+def dumped(document: dict[str, Any]) -> str:
+    """A document as indented JSON."""
+    return json.dumps(document, indent=1, allow_nan=False)
 
 
 @contextlib.contextmanager

@@ -24,9 +24,9 @@ from typing import Any
 from fit.allocation.scaling_law import ScalingLaw
 from fit.data.accounting import count_params
 from fit.data.records import finite_or_null, parse_document
+from fit.data.table import score_columns
 from fit.errors import QueryError, RecordError
 from fit.files import commit, content_hash, now, versions, write_once
-from fit.forecasts.scores import sealed_scores
 from fit.query.answer import predict
 from fit.query.documents import Answer
 from fit.query.question import Question
@@ -354,7 +354,11 @@ def _sealed_body(name: str, question: Question, answer: Answer) -> dict[str, Any
     d = answer.tokens.value if answer.shape_tokens is None else answer.shape_tokens
     expected = expected_loss(source, n, d)
     assert fit is not None
-    scores = sealed_scores(source, n, d)
+    scores: dict[str, Any] = {}
+    if score_columns(fit.points.columns):
+        from fit.scores.law import forecast_scores  # needs scipy, which a query does without
+
+        scores = forecast_scores(source, n, d)
     data = {k: fit.data.get(k) for k in ("name", "hash", "unique_tokens")}
     return {
         "schema": FORECAST_SCHEMA,

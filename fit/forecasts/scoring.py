@@ -23,7 +23,6 @@ from fit.forecasts.ledger import (
     read_ledger,
     write_outcome,
 )
-from fit.forecasts.scores import score_outcomes
 
 SIZES = ("width", "depth", "heads", "head_dim", "vocab", "seq_len", "params_body")
 TOKENS_TOLERANCE = 0.01
@@ -246,3 +245,25 @@ def _no_run_message(forecast: Forecast, records: Sequence[RunRecord]) -> str:
         f"{run['depth']}, {run['tokens']:.4g} tokens, the same data, learning rate and schedule. "
         "Launch it, or name the folder: --runs RUNS"
     )
+
+
+def score_outcomes(
+    sealed: Mapping[str, Mapping[str, float]], record: RunRecord
+) -> dict[str, dict[str, Any]]:
+    """Measured scores against the sealed ones, by name; those that the run does not have are out.
+
+    Returns:
+        `measured`, its standard error, the error in points (measured less forecast, times 100), and
+        whether the measured score is inside the interval.
+    """
+    scores = record.scores or {}
+    outcomes = {}
+    for name in sealed.keys() & scores.keys():
+        measured, forecast = float(scores[name]["accuracy"] or 0.0), sealed[name]
+        outcomes[name] = {
+            "measured": measured,
+            "measured_se": scores[name].get("accuracy_se"),
+            "points": 100 * (measured - forecast["value"]),
+            "hit": forecast["low"] <= measured <= forecast["high"],
+        }
+    return dict(sorted(outcomes.items()))

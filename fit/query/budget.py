@@ -9,9 +9,8 @@ import numpy as np
 from fit.allocation.costs import Machine, MeasuredMfu, machine, rental_price
 from fit.errors import FieldError, QueryError
 from fit.quantities import check_count
-from fit.query.budget_text import budget_fields
 from fit.query.documents import AnswerCost, Number, mapped
-from fit.query.question import Question
+from fit.query.question import Question, budget_fields
 from fit.results import Fit
 from fit.verdict import Note
 

@@ -424,3 +424,21 @@ def _misses(rolled: list[_Rolled]) -> dict[str, float]:
         for rival in able
         if shared
     }
+
+
+def forecast_scores(
+    source: ScalingLaw, params: float, tokens: float
+) -> dict[str, dict[str, float]]:
+    """Forecast of every score of one run, by name.
+
+    Args:
+        source: A fit of runs with scores.
+        params: N in its convention [parameters].
+        tokens: D [tokens].
+    """
+    place = places_of(source, np.array([params]), np.array([tokens]))
+    found = {}
+    for law in score_laws(source)[0]:
+        (value,), (low,), (high,) = law.intervals(place, next_run=True).tolist()
+        found[law.name] = {"value": value, "low": low, "high": high, "level": law.level}
+    return found

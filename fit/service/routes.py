@@ -23,8 +23,7 @@ from fit.errors import FieldError, QueryError
 from fit.inference.intervals import derived_interval
 from fit.quantities import parse_count, parse_flag, parse_flops, parse_share
 from fit.query.answer import answer, predict
-from fit.query.budget_text import budget_fields
-from fit.query.question import FIELDS, LAW_COLUMNS, Question, question
+from fit.query.question import FIELDS, LAW_COLUMNS, Question, budget_fields, question
 from fit.results import Fit, Span, loss_unit
 from fit.service.contours import contours
 from fit.service.errors import RequestError, short_name

@@ -19,7 +19,7 @@ the one whose share would first be exceeded is chosen. Then |x_i - n w_i| <= 1 -
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from functools import cached_property
@@ -39,7 +39,6 @@ from sweep.data.rows import (
     Heldout,
     Ints,
     Rows,
-    TokenizedCorpus,
     heldout_count,
     permuted,
     unigram_loss,
@@ -53,8 +52,6 @@ LONGEST_PERIOD = 100_000
 """Rows of the longest pattern: weights need no more than five digits."""
 ORDER = -3
 """Used instead of an epoch in the key of the order of the parts."""
-
-OpenCorpus = Callable[[DataConfig, int], TokenizedCorpus]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

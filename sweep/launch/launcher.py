@@ -28,8 +28,8 @@ import site
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -190,16 +190,17 @@ class HydraLauncher:
             logs = Path(self._submitit_folder.replace("%j", name))
             with open_dict(self._config):
                 settings.name, settings.submitit_folder = name, str(logs / "%j")
-        if self.name != "ray":  # whose own processes need their script's folder on the path
-            isolate_child_interpreters()
         if self._local:  # workers inherit it
             os.environ[SHARED] = "1"
+        # Ray's own processes need their script's folder on the path.
+        isolated = nullcontext() if self.name == "ray" else isolated_child_interpreters()
         problem: str | None = None
         try:
-            if self._slurm:
-                returned = wait_for_jobs(name, lambda: self._run(jobs, bundles))
-            else:
-                returned = self._run(jobs, bundles)
+            with isolated:
+                if self._slurm:
+                    returned = wait_for_jobs(name, lambda: self._run(jobs, bundles))
+                else:
+                    returned = self._run(jobs, bundles)
         except Exception as error:  # each launcher has its own kinds
             problem, returned = one_sentence(error), None
         # Not where this process is interrupted: Slurm's jobs go on, and need their files.
@@ -269,18 +270,28 @@ def wait_for_jobs(name: str, launch: Callable[[], T]) -> T | None:
     return value
 
 
-def isolate_child_interpreters() -> None:
+@contextmanager
+def isolated_child_interpreters() -> Iterator[None]:
     """Let the interpreters that a launcher starts find our packages before the user's files.
 
     They run `python -m joblib...` or `python -m submitit...`, which would put the working folder
     first: a task is pickled by its name and would then be looked for in a `sweep.py` of the user's.
     """
+    kept = {name: os.environ.get(name) for name in ("PYTHONSAFEPATH", "PYTHONPATH")}
     os.environ["PYTHONSAFEPATH"] = "1"  # since Python 3.11: no working folder in front
     if str(ROOT) not in site.getsitepackages():  # a checkout, perhaps found by the working folder
         paths = [*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), str(ROOT)]
         os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
         if str(ROOT) not in sys.path:  # joblib hands this list to its workers
             sys.path.insert(0, str(ROOT))
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def one_sentence(error: BaseException) -> str:

@@ -9,8 +9,9 @@ Four private parts of Hydra 1.3 are used, since its public interface offers none
   `hydra.main` reads `sys.argv` and would run the job as well;
 - the basic sweeper's expansion of a grid, so that the whole grid is planned before any run starts;
 - its last step of composition, setting plain values. Composing a configuration from its groups
-  takes 50 ms and more, which is most of what a launch of a thousand tiny runs would do; setting
-  values takes 2 ms, and setting each distinct value once for a whole grid takes next to nothing;
+  takes 50 ms and more, which is most of what a launch of a thousand tiny runs would do: it is done
+  once in a process. Setting values takes 2 ms, and setting each distinct value once for a whole
+  grid takes next to nothing;
 - the callbacks that a launcher's context needs.
 """
 
@@ -19,6 +20,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
+import functools
+import os
 import re
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,7 +50,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fit.errors import PlanError
 from sweep import ROOT
 from sweep.config import Config, names_plug_in
-from sweep.planning.quoting import quote_text, read_overrides
+from sweep.planning.quoting import quote_text, read_overrides, refuse_repeated
 from sweep.plugins import SETTINGS, describe, unknown_option
 from sweep.settings import SYNONYMS, needed, parse, refuse_undeclared, settings, unknown_setting
 
@@ -197,22 +200,6 @@ def _named_plug_ins(overrides: Sequence[str]) -> list[tuple[str, str]]:
     ]
 
 
-def refuse_repeated(overrides: Sequence[str]) -> None:
-    """Refuse a key that is given twice with different values: Hydra would take the last.
-
-    Raises:
-        PlanError: There is one.
-    """
-    values: dict[str, str] = {}
-    for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        if values.setdefault(key, value) != value:
-            raise PlanError(
-                f"{key} is given twice, as {values[key]} and as {value}; give it once. Several "
-                f"values make a sweep: -m {key}={values[key]},{value}."
-            )
-
-
 def expand_grid(overrides: Sequence[str]) -> list[list[str]]:
     """Overrides of every job of a multirun, those of `hydra.sweeper.params` included.
 
@@ -265,10 +252,24 @@ def compose_shared(overrides: Sequence[str]) -> DictConfig:
         for o in parse_overrides(overrides)
         if not o.is_sweep_override() and o.input_line is not None
     ]
-    config = compose("config", overrides=fixed, return_hydra_config=True)
+    return copy.deepcopy(_composed_with_hydra(tuple(fixed), _state_of_files(fixed)))
+
+
+@functools.lru_cache(maxsize=64)
+def _composed_with_hydra(overrides: tuple[str, ...], state: object) -> DictConfig:
+    """The configuration, Hydra's own part included; composed once for a state of the files."""
+    config = compose("config", overrides=list(overrides), return_hydra_config=True)
     for part in ("launcher", "sweeper"):
         refuse_undeclared(config.hydra[part], f"hydra.{part}.")
     return config
+
+
+def _state_of_files(overrides: Sequence[str]) -> object:
+    """What Hydra composes from beside the overrides; equal where two compositions are equal."""
+    if any("searchpath" in text for text in overrides):
+        return object()  # files of the user's, which are read anew
+    files = CONFIG_FOLDER.rglob("*.yaml")
+    return os.getcwd(), *sorted((str(path), path.stat().st_mtime_ns) for path in files)
 
 
 def compose_multirun(overrides: Sequence[str]) -> DictConfig:
@@ -359,6 +360,14 @@ class Composition:
         return self.converted[text]
 
 
+@functools.lru_cache(maxsize=64)
+def _composition(overrides: tuple[str, ...], state: object) -> Composition:
+    """The composition of choices of groups; made once for a state of the files."""
+    config = compose("config", overrides=list(overrides))
+    refuse_undeclared(config)
+    return Composition.of(config)
+
+
 def _own_lists(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values with lists and options copied, so that no two configurations share one."""
     return {k: copy.copy(v) if isinstance(v, list | dict) else v for k, v in values.items()}
@@ -419,9 +428,7 @@ class ConfigComposer:
         if key not in self._compositions:
             if not all(self._chooses_group(o) or o.is_hydra_override() for o in rest):
                 return None, plain
-            config = compose("config", overrides=list(key))
-            refuse_undeclared(config)
-            self._compositions[key] = Composition.of(config)
+            self._compositions[key] = _composition(key, _state_of_files(key))
         return self._compositions[key], plain
 
     def _is_plain(self, override: Override) -> bool:

@@ -170,3 +170,19 @@ def _text_fields(section: Any, prefix: str = "") -> dict[str, bool]:
 
 TEXTS = _text_fields(Config)
 """Settings that are text -> whether they may be null."""
+
+
+def refuse_repeated(overrides: Sequence[str]) -> None:
+    """Refuse a key that is given twice with different values: Hydra would take the last.
+
+    Raises:
+        PlanError: There is one.
+    """
+    values: dict[str, str] = {}
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if values.setdefault(key, value) != value:
+            raise PlanError(
+                f"{key} is given twice, as {values[key]} and as {value}; give it once. Several "
+                f"values make a sweep: -m {key}={values[key]},{value}."
+            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -46,6 +47,12 @@ def isoflop_table(budgets=(1e18, 1e19, 1e20, 1e21), sizes=7, noise=0.001) -> Run
 QUICK = FitOptions(resamples=200)
 
 
+@functools.cache
+def clean() -> Fit:
+    """The fit of the clean table."""
+    return fit_table(table(), QUICK)
+
+
 def codes(fit: Fit) -> set[str]:
     return {note.code for note in fit.notes}
 
@@ -63,7 +70,7 @@ def test_a_clean_table_gives_the_law_back_with_healthy_marks():
 
 
 def test_the_document_survives_the_way_through_json():
-    fit = fit_table(table(), QUICK)
+    fit = clean()
     again = Fit.from_json(fit.to_json())
     assert again.to_json() == fit.to_json()
     assert again.theta == fit.theta
@@ -72,7 +79,7 @@ def test_the_document_survives_the_way_through_json():
 
 
 def test_same_table_same_fit():
-    assert fit_table(table(), QUICK).to_json() == fit_table(table(), QUICK).to_json()
+    assert fit_table(table(), QUICK).to_json() == clean().to_json()
 
 
 def test_approaches_one_two_and_three_agree_on_isoflop_runs():
@@ -143,7 +150,7 @@ def test_an_outlier_is_named_and_does_not_move_the_fit():
     fit = fit_table(dataclasses.replace(one, loss=loss), QUICK)
     (note,) = [n for n in fit.notes if n.code == "outlier"]
     assert "r7" in note.message
-    assert fit.theta["E"] == pytest.approx(fit_table(table(), QUICK).theta["E"], abs=0.02)
+    assert fit.theta["E"] == pytest.approx(clean().theta["E"], abs=0.02)
 
 
 def test_a_bend_that_the_law_does_not_have_is_said():
@@ -158,7 +165,7 @@ def test_larger_models_that_gain_more_from_data_are_said():
     fit = fit_table(dataclasses.replace(one, loss=one.loss * np.exp(-0.002 * joint)), QUICK)
     (note,) = [n for n in fit.notes if n.code == "interaction"]
     assert "gain more" in note.message
-    assert "interaction" not in codes(fit_table(table(), QUICK))
+    assert "interaction" not in codes(clean())
 
 
 def test_runs_of_few_trunks_are_said_and_records_are_counted_in_every_convention():

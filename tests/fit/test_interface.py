@@ -18,6 +18,8 @@ import pytest
 import isoflop
 from fit.results import FIT_NAME
 
+pytestmark = pytest.mark.usefixtures("few_checks")
+
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "reports" / "reference"
 

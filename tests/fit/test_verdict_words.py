@@ -12,6 +12,8 @@ from fit.query.documents import Number
 from fit.query.warnings import loss_warnings
 from fit.verdict import OF_THE_DESCRIPTION, Note, short_runs_note, what_checks_found
 
+pytestmark = pytest.mark.usefixtures("few_checks")
+
 
 def note(code: str) -> Note:
     return Note(code=code, severity="info", message="")

@@ -12,6 +12,8 @@ import pytest
 
 import isoflop
 
+pytestmark = pytest.mark.usefixtures("few_checks")
+
 ROOT = Path(__file__).parents[2]
 HOSTILE = [
     *(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -123,7 +124,7 @@ def test_what_slurm_jobs_leave_is_one_archive_per_launch(tmp_path, monkeypatch):
     monkeypatch.setattr(launcher, "compose_multirun", lambda overrides: config)
     monkeypatch.setattr(launcher, "wait_for_jobs", lambda name, launch: launch())
     monkeypatch.setattr(HydraLauncher, "_run", run_jobs)
-    monkeypatch.setattr(launcher, "isolate_child_interpreters", lambda: None)
+    monkeypatch.setattr(launcher, "isolated_child_interpreters", nullcontext)
     played = HydraLauncher([])
     assert [played.launch([]) for _ in range(2)] == [None, None]
     archives = files_below(tmp_path)

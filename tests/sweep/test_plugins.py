@@ -207,6 +207,7 @@ def test_a_source_may_be_arrays_of_tokens(module):
     assert cell.trajectories[0].shape.vocab == 16
 
 
+@pytest.mark.slow
 def test_planning_reads_a_model_elsewhere_and_imports_no_torch_itself(tmp_path):
     """What is learned of it is kept by the hash of its source."""
     (tmp_path / "mine.py").write_text(

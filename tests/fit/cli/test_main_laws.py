@@ -10,6 +10,8 @@ from fit.cli.main import main
 from fit.laws.families import LAWS, law
 from tests.fit.laws.builders import TRUTH, lawful
 
+pytestmark = pytest.mark.usefixtures("few_checks")
+
 
 def run(*args):
     return CliRunner().invoke(main, [*map(str, args)])

@@ -13,6 +13,8 @@ from fit.data.columns import parse_columns
 from fit.quantities import parse_units
 from tests.fit.data.kinds import KINDS, PPL, Kind
 
+pytestmark = pytest.mark.usefixtures("few_checks")
+
 QUICK = ("--no-report", "--json", "--resamples", "20")
 
 

@@ -11,6 +11,8 @@ from click.testing import CliRunner
 
 from fit.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("few_checks")
+
 ROOT = Path(__file__).parents[3]
 
 

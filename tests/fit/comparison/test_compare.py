@@ -17,6 +17,8 @@ from fit.report.listings import comparison_text
 from tests.fit.builders import make_fit
 from tests.fit.comparison.builders import ALPHA, BETA, A, B, E, fitted, sweep_table
 
+pytestmark = pytest.mark.usefixtures("few_checks")
+
 
 def exact(factor: float, **given) -> ScalingLaw:
     """A fit whose parameters are the law's own, its reducible loss for `factor` the compute."""
@@ -128,8 +130,8 @@ def coverage(sweeps: int, interval: str, *, paired: bool) -> np.ndarray:
 
 @pytest.mark.parametrize("paired", [True, False])
 def test_intervals_hold_the_true_multiplier(paired):
-    # 20 sweeps: a standard error of 6.7%, three of them below 90%; 400 are among the slow tests
-    assert (coverage(20, "hc3", paired=paired) >= 0.7).all()
+    # 10 sweeps: a standard error of 9.5%, three of them below 90%; 400 are among the slow tests
+    assert (coverage(10, "hc3", paired=paired) >= 0.6).all()
 
 
 @pytest.mark.slow

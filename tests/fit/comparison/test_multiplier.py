@@ -21,6 +21,8 @@ from fit.comparison.multiplier import (
 from fit.inference.forecast_prior import prior_precision
 from tests.fit.comparison.builders import CELLS, fitted, sweep_table
 
+pytestmark = pytest.mark.usefixtures("few_checks")
+
 
 def test_cells_are_matched_by_size_tokens_and_seed():
     a, b = fitted(sweep_table(seed=1)), fitted(sweep_table(seed=2))

@@ -3,7 +3,7 @@
 import pytest
 
 from fit.data.columns import likely_columns, unit_of_name
-from fit.data.preview import preview
+from fit.data.detection import preview
 from fit.errors import RecordError
 
 

@@ -12,6 +12,8 @@ from fit.errors import RecordError
 from fit.fitting import fit_runs
 from tests.fit.data.builders import record
 
+pytestmark = pytest.mark.usefixtures("few_checks")
+
 SCORES = {"quiz": {"items": 3.0, "accuracy": 0.5, "accuracy_se": None}}
 
 

@@ -11,6 +11,8 @@ from fit.cli.main import main
 from fit.data.readers import load
 from fit.laws.families import law
 
+pytestmark = pytest.mark.usefixtures("few_checks")
+
 TRUTH = (1.79, -0.713, 0.307)
 SIZES, LENGTHS = (
     g.ravel() for g in np.meshgrid(np.geomspace(1e7, 1e9, 4), np.geomspace(1e9, 6e10, 4))

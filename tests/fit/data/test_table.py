@@ -14,6 +14,8 @@ from fit.data.table import RunTable, subsample
 from fit.fitting import FitOptions, fit_table
 from tests.fit.test_fitting import table
 
+pytestmark = pytest.mark.usefixtures("few_checks")
+
 
 def many(count: int, seed: int = 0) -> RunTable:
     random = np.random.default_rng(seed)

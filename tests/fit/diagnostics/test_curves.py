@@ -22,7 +22,12 @@ def smallest_is_off(size, share):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "seeds"), [(SIZES, 2), (SIZES[:3], 2), (SIZES[::2], 3)], ids=["5x2", "3x2", "3x3"]
+    ("sizes", "seeds"),
+    [
+        pytest.param(SIZES, 2, marks=pytest.mark.slow, id="5x2"),
+        pytest.param(SIZES[:3], 2, id="3x2"),
+        pytest.param(SIZES[::2], 3, marks=pytest.mark.slow, id="3x3"),
+    ],
 )
 def test_sizes_that_share_one_curve_raise_no_more_alarms_than_the_level(sizes, seeds):
     found = [collapse(*sweep(k, sizes=sizes, seeds=seeds, lengths=SHORT)) for k in range(30)]

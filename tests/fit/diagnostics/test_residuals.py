@@ -10,6 +10,8 @@ import pytest
 from fit.fitting import FitOptions, fit_table
 from tests.fit.test_fitting import table
 
+pytestmark = pytest.mark.usefixtures("few_checks")
+
 QUICK = FitOptions(resamples=0)
 
 

@@ -14,6 +14,8 @@ from fit.fitting import FitOptions, fit_table
 from tests.fit.data.builders import record
 from tests.fit.test_fitting import table
 
+pytestmark = pytest.mark.usefixtures("few_checks")
+
 QUICK = FitOptions(resamples=0)
 
 

@@ -14,6 +14,8 @@ from fit.fitting import FitOptions, fit_table
 from fit.report.text import fit_text
 from tests.fit.test_fitting import table
 
+pytestmark = pytest.mark.usefixtures("few_checks")
+
 
 def repeated(bend=0.0, seed=0, noise=0.003):
     n, d = (g.ravel() for g in np.meshgrid(np.geomspace(1e7, 3e9, 6), np.geomspace(1e9, 3e11, 5)))

@@ -40,6 +40,7 @@ def test_the_last_rolled_budget_is_the_held_out_one():
         assert last.covered == held.covered
 
 
+@pytest.mark.slow
 def test_the_intervals_of_predictions_cover_what_they_say():
     inside, runs = 0.0, 0
     for seed in range(12):

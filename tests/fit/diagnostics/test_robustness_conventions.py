@@ -14,6 +14,8 @@ from fit.query.answer import answer
 from fit.query.question import Question
 from tests.fit.test_fitting import table
 
+pytestmark = pytest.mark.usefixtures("few_checks")
+
 REFERENCE = Path(__file__).parents[3] / "runs" / "reference"
 HOW = {"law": "chinchilla", "loss": "adaptive", "delta": None}
 

@@ -19,6 +19,8 @@ from fit.inference.resampling import bootstrap, clusters, kappa, sandwich, wild_
 from fit.results import read_fit
 from tests.fit.test_fitting import table
 
+pytestmark = pytest.mark.usefixtures("few_checks")
+
 QUICK = FitOptions(resamples=200)
 
 

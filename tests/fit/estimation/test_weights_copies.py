@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 
 from fit.estimation.weights import join_copies, without_near_copies
 from fit.fitting import FitOptions, fit_table
 from tests.fit.test_fitting import table
+
+pytestmark = pytest.mark.usefixtures("few_checks")
 
 QUICK = FitOptions(resamples=0)
 

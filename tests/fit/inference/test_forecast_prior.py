@@ -14,6 +14,8 @@ from fit.inference.forecast_prior import POPULATION, SPREAD, prior_beside
 from fit.results import read_fit, write_fit
 from tests.fit.inference.test_forecast import bent, sweep
 
+pytestmark = pytest.mark.usefixtures("few_checks")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

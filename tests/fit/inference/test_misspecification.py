@@ -18,6 +18,8 @@ from fit.inference.resampling import clusters, sandwich
 from fit.laws.families import law
 from tests.fit.test_fitting import TRUTH, table
 
+pytestmark = pytest.mark.usefixtures("few_checks")
+
 N, D = (g.ravel() for g in np.meshgrid(np.geomspace(1e7, 3e9, 6), np.geomspace(1e9, 1e11, 5)))
 ROWS = np.arange(len(N))
 

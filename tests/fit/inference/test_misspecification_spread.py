@@ -21,6 +21,8 @@ from fit.report.text import answer_text, fit_text
 from fit.results import Fit
 from tests.fit.test_fitting import table
 
+pytestmark = pytest.mark.usefixtures("few_checks")
+
 ROWS = np.arange(30)
 
 

@@ -16,8 +16,7 @@ from fit.errors import FieldError, QueryError
 from fit.laws.published import preset
 from fit.query.answer import answer
 from fit.query.budget import budget_flops
-from fit.query.budget_text import budget_fields
-from fit.query.question import question
+from fit.query.question import budget_fields, question
 from fit.results import write_fit
 from fit.service.routes import COMPARE, QUERY
 from tests.fit.builders import make_fit

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from fit.allocation.scaling_law import ScalingLaw
 from fit.cli.main import main
 from fit.data.table import RunTable, score_columns
 from fit.errors import FitError
+from fit.fitting import FitOptions, fit_table
 from fit.report.scores import budget_text
 from fit.scores.law import RIVALS, places_of, score_laws, score_path
 from tests.bench.skills import (
@@ -25,6 +27,8 @@ from tests.bench.skills import (
     simulated,
     true_budget,
 )
+
+pytestmark = pytest.mark.usefixtures("few_checks")
 
 TRUE = {"early": of_compute(1e10, 1.0, 0.1), "half": of_excess(1.3, 2.5, 0.1)}
 
@@ -81,13 +85,12 @@ def test_a_known_entropy_is_the_floor_and_chance_is_taken_over():
 def test_a_score_of_few_runs_or_in_percent_has_no_law_and_the_reason_is_said():
     table = simulated(TRUE, seed=0)
     few = np.where(np.arange(len(table)) < 5, table.column("score_half"), np.nan)
-    source, laws = laws_of(dataclasses.replace(table, columns={**table.columns, "score_half": few}))
-    assert [law.name for law in laws] == ["early"]
-    assert "5 runs of" in dict(score_laws(source)[1])["half"]
-    percent = {**table.columns, "score_half": 100 * table.column("score_half")}
-    source, laws = laws_of(dataclasses.replace(table, columns=percent))
-    assert [law.name for law in laws] == ["early"]
-    assert "divide percentages by 100" in dict(score_laws(source)[1])["half"]
+    percent = 100 * table.column("score_half")
+    for column, reason in ((few, "5 runs of"), (percent, "divide percentages by 100")):
+        given = dataclasses.replace(table, columns={**table.columns, "score_half": column})
+        laws, reasons = score_laws(ScalingLaw.from_fit(fit_table(given, FitOptions(resamples=0))))
+        assert [law.name for law in laws] == ["early"]
+        assert reason in dict(reasons)["half"]
 
 
 def test_columns_of_scores_are_known_by_their_names():

@@ -72,6 +72,7 @@ def test_sampled_ideal_loss_agrees_with_the_exact_one_in_total_and_per_skill(siz
     assert np.abs(scores(language(size, 0), stream="check", seed=5, count=20_000)).max() < 3.5
 
 
+@pytest.mark.slow
 def test_many_seeds_show_no_bias_on_either_side():
     found = np.array(
         [scores(language("full", 1), stream="z", seed=s, count=512) for s in range(40)]

@@ -157,6 +157,7 @@ def test_a_changed_file_is_seen(folder):
     assert opened(folder).info.hash != before.hash
 
 
+@pytest.mark.slow
 def test_eight_workers_at_once_tokenise_once_and_agree(folder):
     code = (
         "import sys; sys.stderr = sys.stdout;"

@@ -48,11 +48,13 @@ def shared(monkeypatch):
     joblib.externals.loky.get_reusable_executor().shutdown()
 
 
+@pytest.mark.slow
 def test_two_workers_of_joblib_take_two_gpus(shared, tmp_path):
     names = [name for name, *_ in held(train_of(), str(tmp_path), workers=2)]
     assert sorted(names) == ["3", "GPU-abc"]
 
 
+@pytest.mark.slow
 def test_more_workers_than_shares_wait_for_one(shared, tmp_path):
     rows = held(train_of(), str(tmp_path), workers=3, seconds=1.5)
     assert Counter(name for name, *_ in rows).keys() == {"3", "GPU-abc"}
@@ -60,6 +62,7 @@ def test_more_workers_than_shares_wait_for_one(shared, tmp_path):
     assert started[2] >= ended[0] - 0.01
 
 
+@pytest.mark.slow
 def test_a_gpu_is_shared_by_as_many_runs_as_were_asked_for(shared, tmp_path):
     train = train_of("train.runs_per_gpu=2")
     names = Counter(n for n, *_ in held(train, str(tmp_path), workers=4))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from hydra.errors import ConfigCompositionException
 
 from fit.data.records import RECORD_NAME, read_record, write_record
 from fit.errors import PlanError
+from sweep import ROOT
 from sweep.launch import launcher, queue
 from sweep.launch import launcher as launcher_module
 from sweep.launch.jobs import run
@@ -207,3 +209,12 @@ def test_a_launcher_without_its_extra_is_one_line_that_names_it(verb):
     error = ConfigCompositionException(f"Could not {verb} 'hydra/launcher/submitit_slurm'")
     text = one_line(error)
     assert "needs the extra 'slurm'" in text and "isoflop[slurm]" in text
+
+
+def test_the_environment_of_child_interpreters_is_taken_back_after_a_launch(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "mine")
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    with launcher.isolated_child_interpreters():
+        assert os.environ["PYTHONSAFEPATH"] == "1"
+        assert os.environ["PYTHONPATH"].split(os.pathsep) == ["mine", str(ROOT)]
+    assert os.environ["PYTHONPATH"] == "mine" and "PYTHONSAFEPATH" not in os.environ

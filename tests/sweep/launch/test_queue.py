@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -93,7 +94,7 @@ def test_a_launch_keeps_its_note_while_its_jobs_may_be_alive(tmp_path, cells, mo
 
     monkeypatch.setattr(launcher, "compose_multirun", lambda overrides: config)
     monkeypatch.setattr(launcher, "wait_for_jobs", wait)
-    monkeypatch.setattr(launcher, "isolate_child_interpreters", lambda: None)
+    monkeypatch.setattr(launcher, "isolated_child_interpreters", nullcontext)
     jobs = [[PendingCell(cell=cell)] for cell in cells[:1]]
     if ends:
         assert HydraLauncher([]).launch(jobs) is None

@@ -13,10 +13,10 @@ from sweep.planning.compose import (
     expand_grid,
     hydra_initialised,
     parse_command,
-    refuse_repeated,
 )
 from sweep.planning.grid import compose_config, grid
 from sweep.planning.overrides import DEFINING, RULES, unread_settings, value_of
+from sweep.planning.quoting import refuse_repeated
 from sweep.settings import settings, unknown_setting
 from sweep.training.outcome import recipe
 

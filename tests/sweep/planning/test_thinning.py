@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 
 import numpy as np
@@ -30,6 +31,7 @@ def here(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
+@functools.cache
 def rows_of(*overrides):
     return planned_runs(grid(overrides, multirun=True), PlanOptions(measure=False))
 
@@ -88,7 +90,7 @@ def test_the_rest_of_a_trunk_pays_for_all_of_it():
 def test_runs_of_a_written_plan_keep_their_names(overrides, tmp_path):
     overrides = [*overrides, f"runs_dir={tmp_path / 'my runs'}"]
     rows = rows_of(*overrides)
-    stay = rows[1::2]  # the shortest of every trunk of the demo is gone
+    stay = rows[1::4]  # the shortest of every trunk of the demo is gone
     launch = shlex.split(write_cells(stay, chosen_launcher(overrides)))
     again = planned_runs(grid(launch, multirun=True), PlanOptions(measure=False))
     assert sorted(row.run.run for row in again) == sorted(row.run.run for row in stay)

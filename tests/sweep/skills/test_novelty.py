@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sweep.skills.novelty import NGRAM, longest_matches, new_shares
+from sweep.skills.grading import NGRAM, longest_matches, new_shares
 
 
 def test_shares_and_longest_matches_are_those_of_a_plain_search():

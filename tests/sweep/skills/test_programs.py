@@ -5,8 +5,7 @@ import pytest
 
 from sweep.data.grammars import BOYS, FRIENDS, GIRLS, MOVES, OBJECTS
 from sweep.data.language import sample
-from sweep.data.moves import moves_before
-from sweep.data.stories import language
+from sweep.data.stories import language, moves_before
 from sweep.skills.programs import (
     EQUALS,
     PLUS,

@@ -121,6 +121,7 @@ def test_an_error_of_the_disk_ends_the_run_as_a_failed_record(tmp_path, monkeypa
     assert "no space left" in records[0].reason
 
 
+@pytest.mark.slow
 def test_a_process_killed_while_it_writes_leaves_a_whole_checkpoint(tmp_path):
     code = f"""
 import os, signal, threading

@@ -61,7 +61,8 @@ def check(two, one, found, curves):
             assert row == pytest.approx(expected, rel=2e-3)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_give_the_curve_of_one_and_each_record_once(tmp_path, single, strategy):
     one, curves = single
     diary = Diary(tmp_path / "diary")
@@ -96,12 +97,10 @@ def die_in_rank_one():
     time.sleep(60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("work", "words"),
-    [
-        (fail_in_rank_one, "out of magic smoke"),
-        pytest.param(die_in_rank_one, "killed by signal 9", marks=pytest.mark.slow),
-    ],
+    [(fail_in_rank_one, "out of magic smoke"), (die_in_rank_one, "killed by signal 9")],
 )
 def test_a_lost_rank_stops_the_others_and_is_named(work, words):
     with pytest.raises(RuntimeError, match=words) as caught:

@@ -86,7 +86,10 @@ def test_a_branch_equals_a_run_of_its_own(tmp_path):
     assert together[1].loss == alone[0].loss
 
 
-@pytest.mark.parametrize("stop_at", [1, 3, 4, 5, 7])
+@pytest.mark.parametrize(
+    "stop_at",
+    [pytest.param(n, marks=pytest.mark.slow if n in (1, 5) else ()) for n in (1, 3, 4, 5, 7)],
+)
 def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, stop_at):
     options = ("train.tokens=[4e3,8e3,16e3]", "train.checkpoint_seconds=0")
     calm, shaken = Quiet(), Quiet()
@@ -139,6 +142,7 @@ def test_a_failure_never_replaces_a_record_that_another_process_finished(tmp_pat
     assert read_record(tmp_path / "tiny" / record.run / RECORD_NAME).status == "done"
 
 
+@pytest.mark.slow
 def test_two_processes_at_one_cell_train_it_once(tmp_path):
     script = (
         "import sys; from pathlib import Path; from sweep.planning.grid import compose_config\n"
@@ -225,7 +229,7 @@ def test_cosine_runs_are_trajectories_of_their_own(tmp_path):
 
 
 def test_one_batch_can_be_overfitted():
-    found = trajectory("train.tokens=3e5", "train.batch_at_1m=0")
+    found = trajectory("train.tokens=1e5", "train.batch_at_1m=0")
     session = Session.open(found)
     block = session.source.train(0, 4)
     session.source.train = lambda start, count: block[[i % 4 for i in range(start, start + count)]]

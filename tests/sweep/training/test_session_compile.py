@@ -41,8 +41,15 @@ def backend(monkeypatch):
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("device", ["cuda", "cpu"])
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize(
+    ("device", "precision"),
+    [
+        ("cuda", "bf16-mixed"),
+        ("cpu", "32-true"),
+        pytest.param("cuda", "32-true", marks=pytest.mark.slow),
+        pytest.param("cpu", "bf16-mixed", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("depth", [1, 4])
 def test_a_trunk_whose_batch_grows_has_one_graph(backend, device, precision, depth):
     words = (f"model.depth={depth}", f"train.precision={precision}", "model.gated=true")

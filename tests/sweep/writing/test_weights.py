@@ -134,7 +134,7 @@ def test_weights_are_not_kept_without_their_library(monkeypatch):
 
 
 def test_stories_are_written_in_words_of_the_language(tmp_path, capsys):
-    (record,) = train(trajectory("train.tokens=60e3", "model.width=16", KEEP), tmp_path, Quiet())
+    (record,) = train(trajectory("train.tokens=12e3", "model.width=16", KEEP), tmp_path, Quiet())
     folder = str(tmp_path / "tiny" / record.run)
     prompt = ["--prompt", "once upon a time there was a"]
     write(folder, *prompt, "--greedy")

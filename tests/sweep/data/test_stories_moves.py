@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from sweep.data.language import LANE, sample
-from sweep.data.moves import moves_before, parts_by_moves
-from sweep.data.stories import MOVES, language
+from sweep.data.stories import MOVES, language, moves_before, parts_by_moves
 
 
 def test_moves_are_counted_back_from_every_token():
