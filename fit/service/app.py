@@ -45,6 +45,7 @@ from fit.service.routes import (
     CURVES,
     PREDICT,
     QUERY,
+    TRAINING,
     WITHOUT,
     QueryRoute,
     checked_fields,
@@ -221,6 +222,11 @@ def _add_question_routes(app: FastAPI, service: Service) -> None:
     async def without(request: Request) -> Response:
         """Fit the law again without some runs, and say how far its best split moves."""
         return await service.answer(WITHOUT, request)
+
+    @app.get("/v1/training")
+    async def training(request: Request) -> Response:
+        """Give the training curve of one run, empty where there is none, for a chart."""
+        return await service.answer(TRAINING, request)
 
     @app.get("/v1/laws")
     async def laws(request: Request) -> Response:

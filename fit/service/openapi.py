@@ -9,7 +9,16 @@ from fastapi.openapi.utils import get_openapi
 
 from fit.laws.published import PRESETS
 from fit.service.jobs import FORMATS, MOST_BYTES, OPTIONS, REPEATED
-from fit.service.routes import COMPARE, CONTOURS, CURVES, PREDICT, QUERY, WITHOUT, QueryRoute
+from fit.service.routes import (
+    COMPARE,
+    CONTOURS,
+    CURVES,
+    PREDICT,
+    QUERY,
+    TRAINING,
+    WITHOUT,
+    QueryRoute,
+)
 from fit.service.uploads import CHANGES
 from fit.verdict import VERDICTS
 
@@ -57,6 +66,7 @@ QUERY_ROUTES: dict[str, tuple[QueryRoute, str]] = {
     "/v1/curves": (CURVES, "Curves"),
     "/v1/contours": (CONTOURS, "Contours"),
     "/v1/without": (WITHOUT, "Without"),
+    "/v1/training": (TRAINING, "Training"),
 }
 """Address of each question, and the name of its document in `SCHEMAS`."""
 NUMBERS = ("flops", "params", "tokens", "tokens_per_param", "loss", "loss_next_run")
@@ -104,6 +114,11 @@ SCHEMAS: dict[str, Any] = {
         "type": "object",
         "required": ["schema", "source", "rows", "at", "all", "left", "flops", "params"],
         "properties": {"schema": {"const": "isoflop.without/1"}},
+    },
+    "Training": {
+        "type": "object",
+        "required": ["schema", "source", "run", "row", "tokens", "loss"],
+        "properties": {"schema": {"const": "isoflop.training/1"}},
     },
     "Fit": {
         "type": "object",

@@ -8,7 +8,7 @@ import { fault, find, make, save } from "./elements.js";
 import { curveRows, listenToExports } from "./export.js";
 import { power, read, typed } from "./format.js";
 import { build, fill, pageWords, setBudgetKind, showFieldError } from "./limits.js";
-import { listenToRuns, showRuns } from "./runs.js";
+import { drawCurve, listenToRuns, showRuns } from "./runs.js";
 import { listenToScenarios, showBeside } from "./scenarios.js";
 import { askedFields, readAddress, saveToAddress, source, state } from "./state.js";
 import { showTables } from "./tables.js";
@@ -91,6 +91,7 @@ function draw() {
   optimumChart("tokens", curves, given, other, colours);
   valleyChart(curves, colours);
   drawContours(colours, curves.runs);
+  drawCurve(colours);
 }
 
 /** Move the slider to the answer's budget; announce the answer once changes have stopped. */

@@ -5,6 +5,8 @@ import { find, make } from "./elements.js";
 import { ends, four, percent, power, short, tick } from "./format.js";
 import { residual } from "./tables.js";
 
+/** Of training curves; a fit may be of another loss. */
+const TRAINED_UNIT = "nats/token";
 const WORDS = { params: "Best parameters N*", tokens: "Best training tokens D*" };
 
 /** Colours of the present theme, from the style sheet. */
@@ -223,6 +225,20 @@ export function valleyChart(curves, colours) {
       tip(curves.runs.map((r) => ({ x: r.params, y: r.loss, words: runText(r) })), "x", "y", colours),
     ], 84);
   legend("figure-valleys", curves, { valleys: true });
+}
+
+/** The training curve of one run, and the held-out loss at its end where that is of the same unit. */
+export function trainingChart(run, curve, unit, colours) {
+  const rows = curve.tokens.map((tokens, i) => ({ tokens, loss: curve.loss[i] }));
+  const end = unit === TRAINED_UNIT ? [run] : [];
+  const values = [...rows, ...end].map((p) => p.loss).filter((v) => v > 0);
+  drawChart("figure-training", `Training loss against tokens of ${run.run}`, 260, colours,
+    axes.counts([rows[0].tokens, Math.max(rows.at(-1).tokens, run.tokens) * 1.15], "Tokens", 48), axes.loss(around(values, 0.05), TRAINED_UNIT), [
+      Plot.line(rows, { x: "tokens", y: "loss", stroke: colours.law, strokeWidth: 1.8, clip: true }),
+      Plot.dot(end, { x: "tokens", y: "loss", r: 4.5, fill: colours.accent, stroke: colours.paper, strokeWidth: 1.2 }),
+      tip(rows.map((p) => ({ ...p, words: `${short(p.tokens)} tokens\nloss ${four(p.loss)}` })), "tokens", "loss", colours),
+    ]);
+  setLegend("figure-training", [["law", "training"], end.length ? ["answer", "held out, at the end"] : null]);
 }
 
 /** The legend of a chart. */

@@ -1,5 +1,6 @@
 """The service's answers: the same as the command line's, and one shape of error."""
 
+import dataclasses
 import json
 from urllib.parse import urlencode
 
@@ -9,8 +10,10 @@ from click.testing import CliRunner
 
 import isoflop
 from fit.cli.main import main
+from fit.data.records import write_record
 from fit.results import write_fit
-from tests.fit.builders import make_fit
+from tests.fit.builders import make_fit, make_points
+from tests.fit.data.builders import record
 from tests.fit.service.client import ask, pilot, service
 
 QUESTIONS = [
@@ -103,6 +106,14 @@ REFUSED = [
     ("/v1/compare?a=pilot&b=pilot&level=2", 422, None),
     ("/v1/compare?a=pilot&b=pilot&level=x", 422, "level"),
     ("/v1/compare?a=pilot&b=pilot&interval=x", 422, None),
+    ("/v1/training?fit=pilot", 422, "row"),
+    ("/v1/training?fit=pilot&row=25", 422, "row"),
+    ("/v1/training?fit=pilot&row=-1", 422, "row"),
+    ("/v1/training?fit=pilot&row=1.5", 422, "row"),
+    ("/v1/training?fit=pilot&row=" + "9" * 190, 422, "row"),
+    ("/v1/training?fit=pilot&row=1&row=2", 422, "row"),
+    ("/v1/training?fit=nope&row=1", 404, "fit"),
+    ("/v1/training?law=hoffmann2022&row=1", 422, "law"),
     ("/v1/fits/nope", 404, "fit"),
     ("/v1/fits/..%2Fsecret", 404, None),
     ("/v1/report/nope.pdf", 404, "fit"),
@@ -212,6 +223,39 @@ def test_an_answer_is_remembered_until_its_fit_changes(tmp_path):
     write_fit(tmp_path / "pilot", make_fit(name="pilot", noise=0.5))
     changed = ask(served, "/v1/query?fit=pilot&flops=1e13")
     assert changed.json()["loss_next_run"] != first.json()["loss_next_run"]
+
+
+def test_the_training_curve_of_a_run_is_a_small_mean_of_what_stands_beside_its_record(tmp_path):
+    names = made_runs(tmp_path / "runs")
+    fit = make_fit(name="swept", points=make_points(run=names))
+    write_fit(tmp_path / "swept", dataclasses.replace(fit, source={"path": str(tmp_path / "runs")}))
+    served = service(pilot(tmp_path))
+    long, short, broken, none, other = ask(
+        served, *(f"/v1/training?fit=swept&row={row}" for row in (0, 1, 2, 3)),
+        "/v1/training?fit=pilot&row=0",
+    )  # fmt: skip
+    assert (long.json()["run"], long.json()["row"]) == (names[0], 0)
+    tokens, loss = (np.array(long.json()[name]) for name in ("tokens", "loss"))
+    assert len(tokens) == 200 and tokens[-1] == 1e6 and len(long.content) < 5_000
+    assert np.all(np.diff(tokens) > 0)
+    assert np.sum(loss * np.diff(tokens, prepend=0.0)) == pytest.approx(2.5e6, rel=1e-4)
+    assert short.json()["tokens"] == [1e5, 2e5] and short.json()["loss"] == [3.0, 2.0]
+    for reply in (broken, none, other):
+        assert (reply.status_code, reply.json()["tokens"], reply.json()["loss"]) == (200, [], [])
+
+
+def made_runs(folder):
+    """Runs with a long curve, a short one, one that is cut short and none; the names of all."""
+    lines = [f"{1000.0 * (i + 1)},{2 + i % 2},0.01,1" for i in range(1000)]
+    curves = ["\n".join(["tokens,loss,lr,grad_norm", *lines]), "t\n1e5,3,1,1\n2e5,2,1,1", "t\n1e5,"]
+    names = []
+    for i, width in enumerate((16, 32, 48, 64)):
+        run = record(width, 10**6)
+        write_record(folder / run.run, run)
+        names.append(run.run)
+        if i < len(curves):
+            (folder / run.run / "curve.csv").write_text(curves[i])
+    return (*names, *(f"other{i}" for i in range(21)))
 
 
 def test_health_and_counts_are_reported(tmp_path):
