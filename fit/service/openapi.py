@@ -127,8 +127,13 @@ SCHEMAS: dict[str, Any] = {
     },
     "Fits": {
         "type": "object",
-        "required": ["schema", "fits", "uploads"],
+        "required": ["schema", "fits", "uploads", "runs"],
         "properties": {"schema": {"const": "isoflop.fits/1"}, "fits": {"type": "array"}},
+    },
+    "Sweep": {
+        "type": "object",
+        "required": ["schema", "name", "counts", "planned", "running", "ended", "over", "fits"],
+        "properties": {"schema": {"const": "isoflop.sweep/1"}},
     },
     "Preview": {
         "type": "object",
@@ -145,6 +150,7 @@ SCHEMAS: dict[str, Any] = {
 OTHER_ROUTES: dict[tuple[str, str], tuple[str, str | None]] = {
     ("/v1/laws", "get"): ("application/json", "Laws"),
     ("/v1/fits", "get"): ("application/json", "Fits"),
+    ("/v1/sweep", "get"): ("application/json", "Sweep"),
     ("/v1/fits", "post"): ("application/json", "Fit"),
     ("/v1/preview", "post"): ("application/json", "Preview"),
     ("/v1/fits/{name}", "patch"): ("application/json", "Fit"),

@@ -10,11 +10,12 @@ from click.testing import CliRunner
 
 import isoflop
 from fit.cli.main import main
+from fit.data.progress import snapshot_document, take_snapshot
 from fit.data.records import write_record
 from fit.results import write_fit
 from tests.fit.builders import make_fit, make_points
 from tests.fit.data.builders import record
-from tests.fit.service.client import ask, pilot, service
+from tests.fit.service.client import ask, live_sweep, pilot, service
 
 QUESTIONS = [
     *(["query", f"{c:.6g}"] for c in np.geomspace(1e12, 8e15, 8)),
@@ -256,6 +257,50 @@ def made_runs(folder):
         if i < len(curves):
             (folder / run.run / "curve.csv").write_text(curves[i])
     return (*names, *(f"other{i}" for i in range(21)))
+
+
+def test_a_sweep_is_told_as_the_command_tells_it_with_its_runs_and_what_fits_lack(tmp_path):
+    folder, runs = tmp_path / "runs" / "live", live_sweep(tmp_path / "runs" / "live")
+    fit = make_fit(
+        name="live", points=make_points(run=(runs[0].run, *(f"x{i}" for i in range(24))))
+    )
+    write_fit(tmp_path / "live", dataclasses.replace(fit, source={"path": str(folder)}))
+    served = service(pilot(tmp_path), runs=folder)
+    reply, fits = ask(served, "/v1/sweep", "/v1/fits")
+    document = reply.json()
+    assert document["counts"] == {"done": 2, "failed": 1, "diverged": 0, "running": 1, "missing": 2}
+    assert (document["planned"], document["over"]) == (6, False) and document["seconds_left"] > 0
+    assert [r["alive"] for r in document["running"]] == [True, False]
+    ended = {row["run"]: row for row in document["ended"]}
+    assert ended[runs[1].run]["loss"] == runs[1].loss and ended[runs[2].run]["loss"] is None
+    assert (
+        len(ended[runs[2].run]["reason"]) == 300 and "OutOfMemory" in ended[runs[2].run]["reason"]
+    )
+    assert [(f["name"], f["fresh"]) for f in document["fits"]] == [("live", [runs[1].run])]
+    assert fits.json()["runs"] == "live"
+    same = ("counts", "planned", "missing", "flops_spent", "flops_left", "hours_spent")
+    told = snapshot_document(take_snapshot(folder))
+    assert {k: document[k] for k in same} == {k: told[k] for k in same}
+
+
+def test_a_sweep_is_read_once_for_all_that_look_on_and_errors_are_one_line(tmp_path, monkeypatch):
+    folder = tmp_path / "runs"
+    live_sweep(folder)
+    served = service(pilot(tmp_path / "reports"), runs=folder)
+    first = ask(served, "/v1/sweep")
+    (folder / "plan.json").unlink()
+    assert ask(served, "/v1/sweep").content == first.content
+    monkeypatch.setattr("fit.service.app.SWEEP_SECONDS", 0.0)
+    assert ask(served, "/v1/sweep").json()["planned"] == 0
+    (tmp_path / "empty").mkdir()
+    for runs, status, words in (
+        (None, 404, "isoflop serve --runs FOLDER"),
+        (tmp_path / "empty", 422, "no run records and no plan"),
+        (tmp_path / "gone", 422, "no folder"),
+    ):
+        reply = ask(service(tmp_path / "reports", runs=runs), "/v1/sweep")
+        assert reply.status_code == status and words in reply.json()["error"]["message"]
+    assert ask(served, "/v1/sweep?runs=..").json()["error"]["field"] == "runs"
 
 
 def test_health_and_counts_are_reported(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from fit.service.app import application
 from fit.service.jobs import WorkerPool
-from tests.fit.service.client import pilot, service
+from tests.fit.service.client import live_sweep, pilot, service
 
 EXAMPLES = {"get": 150, "post": 25, "patch": 50, "delete": 50}
 """A table that is sent starts a process."""
@@ -69,7 +69,8 @@ def fuzz(operation, mode):
 def test_the_described_interface_never_fails(tmp_path):
     from schemathesis import GenerationMode
 
-    served = service(pilot(tmp_path), workers=WorkerPool(seconds=60))
+    live_sweep(tmp_path / "runs")
+    served = service(pilot(tmp_path), workers=WorkerPool(seconds=60), runs=tmp_path / "runs")
     few = {"flops", "fit", "max_params", "name"}
     seen = {}
     for schema in (described(served), described(served, few)):
