@@ -339,7 +339,7 @@ def _add_fit_routes(app: FastAPI, service: Service) -> None:
     async def report(request: Request, name: str) -> Response:
         """Give a fit's report."""
         refuse_fields(request.query_params)
-        pdf = await service.jobs.report(registry.get(name))
+        pdf = (await service.jobs.report(registry.get(name)))["report.pdf"]
         headers = {"content-disposition": f"inline; {_file_name(name)}.pdf"}
         return Response(pdf, headers=headers, media_type="application/pdf")
 
@@ -349,7 +349,7 @@ def _add_pinned_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/fits/{pin}.{suffix}")
     async def pinned(request: Request, pin: str, suffix: str) -> Response:
-        """Give a fit's document, runs or report, of one content of the fit."""
+        """Give a fit's document, runs or report (PDF, Markdown), of one content of the fit."""
         refuse_fields(request.query_params)
         known = ("json", "csv", *REPORTS)
         if suffix not in known:
@@ -363,8 +363,22 @@ def _add_pinned_routes(app: FastAPI, service: Service) -> None:
         if suffix == "csv":
             table = Content(csv_text(_run_rows(law.fit)).encode())
             return table.response(request, "text/csv", headers=_kept(pin))
-        content = await service.jobs.report(law, suffix)
-        return Response(content, headers=_kept(pin), media_type=REPORTS[suffix][2])
+        content = (await service.jobs.report(law, suffix))[f"report.{suffix}"]
+        if suffix == "md":  # its figures have the address of its content too
+            content = content.replace(b"](figures/", f"]({quote(pin)}/figures/".encode())
+        return Content(content).response(request, REPORTS[suffix][0], headers=_kept(pin))
+
+    @app.get("/fits/{pin}/figures/{figure}.svg")
+    async def figure(request: Request, pin: str, figure: str) -> Response:
+        """Give a figure that the report in Markdown links."""
+        refuse_fields(request.query_params)
+        law = service.registry.pinned(pin)
+        files = await service.jobs.report(law, "md")
+        if (content := files.get(f"figures/{figure}.svg")) is None:
+            names = ", ".join(sorted(Path(f).stem for f in files if f.endswith(".svg")))
+            text = f"the report has no figure '{short_name(figure)}'; it has {names}."
+            raise RequestError(404, "not_found", text, "figure")
+        return Content(content).response(request, "image/svg+xml", headers=_kept(pin))
 
 
 def _kept(pin: str) -> dict[str, str]:

@@ -158,6 +158,7 @@ OTHER_ROUTES: dict[tuple[str, str], tuple[str, str | None]] = {
     ("/v1/fits/{name}/runs.csv", "get"): ("text/csv", None),
     ("/v1/report/{name}.pdf", "get"): ("application/pdf", None),
     ("/fits/{pin}.{suffix}", "get"): ("application/json", None),
+    ("/fits/{pin}/figures/{figure}.svg", "get"): ("image/svg+xml", None),
     ("/healthz", "get"): ("application/json", "Health"),
     ("/metrics", "get"): ("text/plain", None),
 }

@@ -370,3 +370,32 @@ def test_the_report_at_an_address_with_a_hash_is_the_report(tmp_path, monkeypatc
     replies = ask(served, f"{address}.pdf", "/v1/report/pilot.pdf")
     assert [r.content for r in replies] == [b"%PDF-1.7 of a test"] * 2
     assert len(made) == 1 and replies[0].headers["content-type"] == "application/pdf"
+
+
+def test_the_report_in_markdown_links_figures_that_never_change_either(tmp_path, monkeypatch):
+    served = service(pilot(tmp_path))
+    made = []
+
+    async def command(arguments, *, folder, kind):
+        made.append(arguments)
+        (folder / "pilot" / "figures").mkdir()
+        (folder / "pilot" / "figures" / "frontier.svg").write_bytes(b"<svg/>")
+        (folder / "pilot" / "report.md").write_text("# pilot\n\n![F](figures/frontier.svg)\n")
+
+    monkeypatch.setattr(served.workers, "command", command)
+    address = ask(served, "/v1/fits").json()["fits"][1]["address"]
+    report, again = ask(served, *[f"{address}.md"] * 2)
+    assert (
+        report.text == f"# pilot\n\n![F]({address.removeprefix('/fits/')}/figures/frontier.svg)\n"
+    )
+    assert report.content == again.content and len(made) == 1 and "--format=md" in made[0]
+    assert report.headers["content-type"] == "text/markdown; charset=utf-8"
+    figure, none, other, field, old = ask(
+        served, f"{address}/figures/frontier.svg", f"{address}/figures/nope.svg",
+        f"{address}/figures/..%2Freport.svg", f"{address}/figures/frontier.svg?x=1",
+        "/fits/pilot-000000000000/figures/frontier.svg",
+    )  # fmt: skip
+    assert (figure.content, figure.headers["content-type"]) == (b"<svg/>", "image/svg+xml")
+    assert all("immutable" in r.headers["cache-control"] for r in (figure, report))
+    assert none.status_code == 404 and "frontier" in none.json()["error"]["message"]
+    assert [r.status_code for r in (other, field, old)] == [404, 422, 404] and len(made) == 1

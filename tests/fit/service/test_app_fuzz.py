@@ -87,6 +87,6 @@ def test_the_described_interface_never_fails(tmp_path):
     # No chance finds the row of a run or the address of a document that never changes, and seldom
     # both counts of a prediction.
     rare = {f"GET {path}" for path in ("/v1/without", "/v1/training", "/v1/predict")}
-    rare |= {"GET /fits/{pin}.{suffix}"}
+    rare |= {"GET /fits/{pin}.{suffix}", "GET /fits/{pin}/figures/{figure}.svg"}
     assert all(200 in seen[path] for path in seen.keys() - rare if path.startswith("GET"))
     assert max(status for statuses in seen.values() for status in statuses) < 500
