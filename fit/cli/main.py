@@ -464,17 +464,17 @@ def suggest_command(
     "--uploads", type=click.Choice(["off", "session", "keep"]), default="session",
     metavar="MODE", help="Tables sent in: off, session or keep.  [session]",
 )  # fmt: skip
+@click.option(
+    "--runs", type=click.Path(path_type=Path), metavar="FOLDER", help="A sweep to follow live."
+)
 def serve_command(more: tuple[Path, ...], folders: tuple[Path, ...], **options: Any) -> None:
     """Serve fits: a web page to explore them, and the same answers over HTTP."""
     from fit.service.serve import serve
 
     serve(
-        folders=(*folders, *more),
-        reports=REPORTS,
-        announce=click.echo,
-        warn=lambda text: click.echo(text, err=True),
-        **options,
-    )
+        folders=(*folders, *more), reports=REPORTS, announce=click.echo,
+        warn=lambda text: click.echo(text, err=True), **options,
+    )  # fmt: skip
 
 
 def _select_law(folder: Path | None, law: str | None) -> tuple[ScalingLaw, Path]:

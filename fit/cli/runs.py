@@ -20,12 +20,20 @@ import click
 
 from fit.allocation.scaling_law import ScalingLaw
 from fit.data.cells import UNIT_COLUMN
-from fit.data.progress import RunningTrajectory, SweepProgress, find_progress
+from fit.data.progress import (
+    RunningTrajectory,
+    SweepProgress,
+    SweepSnapshot,
+    find_progress,
+    no_records,
+    snapshot_document,
+    take_snapshot,
+)
 from fit.data.readers import load
 from fit.data.records import STATUSES, DataInfo, RunRecord, finite_or_null, read_runs
 from fit.data.table import SCORE, RunTable
 from fit.diagnostics.tuning import LACK, SAFE, fit_tuning, tuning_notes
-from fit.errors import RecordError, RefusedError
+from fit.errors import RefusedError
 from fit.files import COMPRESSIONS
 from fit.laws.families import law
 from fit.quantities import count_noun, duration, option_name, percent, power, short
@@ -95,7 +103,7 @@ def runs_document(runs: Sequence[str], **reading: Any) -> dict[str, Any]:
         rows = [flat_record(r) for r in folder.records]
         skipped = [dataclasses.asdict(s) for s in folder.skipped]
         if not rows and not skipped and not any(ahead.values()):
-            raise _no_records(Path(runs[0]))
+            raise no_records(Path(runs[0]))
     else:
         rows, skipped = _table_rows(load(list(runs), **reading)), []
         ahead = {"running": 0, "missing": 0}
@@ -119,14 +127,6 @@ def runs_listing(document: Mapping[str, Any]) -> str:
     if any(document["counts"][s] for s in ("running", "missing")):
         counts[-1] += "; --watch follows them"
     return "\n".join([lines[0], *map(wrapped, lines[1:]), ", ".join(counts)])
-
-
-def _no_records(folder: Path) -> RecordError:
-    """A folder without runs."""
-    return RecordError(
-        f"no run records and no plan in {folder}. Launch a sweep: python -m sweep -m ... (one that "
-        "was just launched writes its plan within seconds)"
-    )
 
 
 def flat_record(record: RunRecord) -> dict[str, Any]:
@@ -183,44 +183,6 @@ def _cell(name: str, value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class SweepSnapshot:
-    """A sweep at one moment: its records, and its progress by plan and heartbeats."""
-
-    folder: Path
-    records: tuple[RunRecord, ...]
-    progress: SweepProgress
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing runs and nothing is missing."""
-        return not self.progress.missing and not any(r.alive for r in self.progress.running)
-
-    def counts(self) -> dict[str, int]:
-        """Runs by state."""
-        ended = Counter(r.status for r in self.records)
-        alive = sum(r.alive for r in self.progress.running)
-        counts = {status: ended[status] for status in STATUSES}
-        return counts | {"running": alive, "missing": len(self.progress.missing)}
-
-
-def take_snapshot(folder: Path, *, now: float | None = None) -> SweepSnapshot:
-    """Read the records, the plan and the heartbeats of a sweep.
-
-    Args:
-        folder: Folder of the sweep.
-        now: Time against which heartbeats are judged [s since 1970]; the present unless given.
-
-    Raises:
-        RecordError: There is no such folder, or no record, plan or heartbeat in it.
-    """
-    records = read_runs(folder).records
-    progress = find_progress(folder, records, now=now)
-    if not records and not progress.planned and not progress.running:
-        raise _no_records(folder)
-    return SweepSnapshot(folder=folder, records=records, progress=progress)
-
-
 def watch_sweep(folder: Path, *, as_json: bool) -> None:
     """Print the progress of a sweep until it is over: a screen of text, or a line of JSON, each."""
     while True:
@@ -233,26 +195,6 @@ def watch_sweep(folder: Path, *, as_json: bool) -> None:
         if snapshot.over:
             return
         time.sleep(REFRESH_SECONDS)
-
-
-def snapshot_document(snapshot: SweepSnapshot) -> dict[str, Any]:
-    """The fields of the document `isoflop.watch/1`."""
-    progress = snapshot.progress
-    document = {
-        "counts": snapshot.counts(),
-        "planned": progress.planned,
-        "running": [
-            {**dataclasses.asdict(r), "alive": r.alive, "seconds_left": r.seconds_left}
-            for r in progress.running
-        ],
-        "missing": [p.run for p in progress.missing],
-        "flops_spent": progress.flops_spent,
-        "flops_left": progress.flops_left,
-        "hours_spent": progress.hours_spent,
-        "hours_left": progress.hours_left,
-        "seconds_left": progress.seconds_left,
-    }
-    return dict(finite_or_null(document))
 
 
 def snapshot_text(snapshot: SweepSnapshot) -> str:

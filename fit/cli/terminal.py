@@ -135,7 +135,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "isoflop import mlruns --out runs.csv --column params=n_params",
             "isoflop import 'logs/*.jsonl' --out runs.csv --wide tokens",
         ),
-        "serve": ("isoflop serve --uploads keep", "isoflop serve reports/mine --port 9000"),
+        "serve": (
+            "isoflop serve --uploads keep",
+            "isoflop serve reports/mine --port 9000",
+            "isoflop serve --runs runs/mine",
+        ),
         "doctor": ("isoflop doctor", "isoflop doctor --json"),
     }
 )

@@ -8,13 +8,23 @@ far a long computation is: it reports its stages to whoever listens.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fit.data.records import RunRecord, fields_of, parse_document
+from fit.data.records import (
+    STATUSES,
+    RunRecord,
+    fields_of,
+    finite_or_null,
+    parse_document,
+    read_runs,
+)
 from fit.errors import RecordError
 
 PLAN_NAME = "plan.json"
@@ -150,6 +160,72 @@ def find_progress(
         flops_left=sum(p.flops_spent * _share_left(p, running) for p in left),
         hours_spent=sum(map(_added_seconds, records)) / 3600,
         hours_left=_hours_left(left, running, by_name, records),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepSnapshot:
+    """A sweep at one moment: its records, and its progress by plan and heartbeats."""
+
+    folder: Path
+    records: tuple[RunRecord, ...]
+    progress: SweepProgress
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing runs and nothing is missing."""
+        return not self.progress.missing and not any(r.alive for r in self.progress.running)
+
+    def counts(self) -> dict[str, int]:
+        """Runs by state."""
+        ended = Counter(r.status for r in self.records)
+        alive = sum(r.alive for r in self.progress.running)
+        counts = {status: ended[status] for status in STATUSES}
+        return counts | {"running": alive, "missing": len(self.progress.missing)}
+
+
+def take_snapshot(folder: Path, *, now: float | None = None) -> SweepSnapshot:
+    """Read the records, the plan and the heartbeats of a sweep.
+
+    Args:
+        folder: Folder of the sweep.
+        now: Time against which heartbeats are judged [s since 1970]; the present unless given.
+
+    Raises:
+        RecordError: There is no such folder, or no record, plan or heartbeat in it.
+    """
+    records = read_runs(folder).records
+    progress = find_progress(folder, records, now=now)
+    if not records and not progress.planned and not progress.running:
+        raise no_records(folder)
+    return SweepSnapshot(folder=folder, records=records, progress=progress)
+
+
+def snapshot_document(snapshot: SweepSnapshot) -> dict[str, Any]:
+    """The fields of the documents `isoflop.watch/1` and `isoflop.sweep/1`."""
+    progress = snapshot.progress
+    document = {
+        "counts": snapshot.counts(),
+        "planned": progress.planned,
+        "running": [
+            {**dataclasses.asdict(r), "alive": r.alive, "seconds_left": r.seconds_left}
+            for r in progress.running
+        ],
+        "missing": [p.run for p in progress.missing],
+        "flops_spent": progress.flops_spent,
+        "flops_left": progress.flops_left,
+        "hours_spent": progress.hours_spent,
+        "hours_left": progress.hours_left,
+        "seconds_left": progress.seconds_left,
+    }
+    return dict(finite_or_null(document))
+
+
+def no_records(folder: Path) -> RecordError:
+    """A folder without runs."""
+    return RecordError(
+        f"no run records and no plan in {folder}. Launch a sweep: python -m sweep -m ... (one that "
+        "was just launched writes its plan within seconds)"
     )
 
 

@@ -28,7 +28,7 @@ from fit.files import csv_text
 from fit.laws.families import laws_document
 from fit.results import Fit
 from fit.service.errors import RequestError, error_body, request_error_of, short_name
-from fit.service.fits import FitRegistry, ServedLaw, pin_of
+from fit.service.fits import FitRegistry, ServedLaw, pin_of, sweep_document
 from fit.service.http import GuardMiddleware, RequestMetrics, resident_bytes
 from fit.service.jobs import (
     REPORTS,
@@ -45,6 +45,7 @@ from fit.service.routes import (
     CURVES,
     PREDICT,
     QUERY,
+    TRAINING,
     WITHOUT,
     QueryRoute,
     checked_fields,
@@ -60,6 +61,8 @@ MOST_BODIES = 8
 """Tables that are received at a time."""
 MOST_WAITING = 256
 """Requests that may wait for a thread; two are computed at a time."""
+SWEEP_SECONDS = 2.0
+"""The state of a sweep is read again at most that often: 0.5 ms a run, however many look on."""
 
 
 @dataclass(kw_only=True)
@@ -69,6 +72,8 @@ class Service:
     registry: FitRegistry
     mode: Mode = "session"
     """Whether tables may be sent, and kept."""
+    runs: Path | None = None
+    """Folder of a sweep that is followed while it trains."""
     workers: WorkerPool = field(default_factory=WorkerPool)
     """Processes for fits of uploaded tables and for reports."""
     threads: WorkerPool = field(default_factory=lambda: WorkerPool(most=MOST_WAITING))
@@ -77,6 +82,8 @@ class Service:
     """Limits the tables that are received at a time, 20 MB each."""
     changes: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Names are given, and fits deleted, one after the other."""
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """The sweep is read once for all that ask meanwhile."""
     metrics: RequestMetrics = field(default_factory=RequestMetrics)
     answers: OrderedDict[Any, Content] = field(default_factory=OrderedDict)
     """Documents by route, laws and fields, the least recently used first."""
@@ -87,6 +94,7 @@ class Service:
         self.jobs = FitJobs(self.registry, self.workers)
         self.uploads = Uploads(self.registry, self.mode)
         self.page = read_page()
+        self._sweep = (-SWEEP_SECONDS, Content(b""))
 
     async def answer(self, route: QueryRoute, request: Request) -> Response:
         """Answer a question, from memory if the same was asked of the same fits before.
@@ -113,6 +121,23 @@ class Service:
         if len(self.answers) > MOST_ANSWERS:
             self.answers.popitem(last=False)
         return content.response(request, JSON)
+
+    async def sweep(self, request: Request) -> Response:
+        """Say how far the followed sweep is.
+
+        Raises:
+            RequestError: None is followed.
+            RecordError: Its folder has gone, or nothing of a sweep is in it yet.
+        """
+        if (folder := self.runs) is None:
+            text = "no sweep is followed here. Start the service with: isoflop serve --runs FOLDER"
+            raise RequestError(404, "not_found", text)
+        async with self.reading:
+            if time.monotonic() >= self._sweep[0] + SWEEP_SECONDS:
+                async with self.threads.place():
+                    document = await asyncio.to_thread(sweep_document, folder, self.registry)
+                self._sweep = (time.monotonic(), Content(_dump(document)))
+        return self._sweep[1].response(request, JSON)
 
     def gauges(self) -> dict[str, float]:
         """Present values for `/metrics`."""
@@ -222,6 +247,11 @@ def _add_question_routes(app: FastAPI, service: Service) -> None:
         """Fit the law again without some runs, and say how far its best split moves."""
         return await service.answer(WITHOUT, request)
 
+    @app.get("/v1/training")
+    async def training(request: Request) -> Response:
+        """Give the training curve of one run, empty where there is none, for a chart."""
+        return await service.answer(TRAINING, request)
+
     @app.get("/v1/laws")
     async def laws(request: Request) -> Response:
         """List the published laws and the families that can be fitted."""
@@ -238,7 +268,14 @@ def _add_fit_routes(app: FastAPI, service: Service) -> None:
         """List the fits in service."""
         refuse_fields(request.query_params)
         document = await asyncio.to_thread(_fits_document, registry, service.uploads)
+        document["runs"] = None if service.runs is None else service.runs.resolve().name
         return Content(_dump(document)).response(request, JSON)
+
+    @app.get("/v1/sweep")
+    async def sweep(request: Request) -> Response:
+        """Say how far the sweep is that is followed: runs done, running, failed and left."""
+        refuse_fields(request.query_params)
+        return await service.sweep(request)
 
     async def sent_table(request: Request) -> tuple[bytes, str]:
         """The table that is the body of a request, and the suffix of its file."""
@@ -302,7 +339,7 @@ def _add_fit_routes(app: FastAPI, service: Service) -> None:
     async def report(request: Request, name: str) -> Response:
         """Give a fit's report."""
         refuse_fields(request.query_params)
-        pdf = await service.jobs.report(registry.get(name))
+        pdf = (await service.jobs.report(registry.get(name)))["report.pdf"]
         headers = {"content-disposition": f"inline; {_file_name(name)}.pdf"}
         return Response(pdf, headers=headers, media_type="application/pdf")
 
@@ -312,7 +349,7 @@ def _add_pinned_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/fits/{pin}.{suffix}")
     async def pinned(request: Request, pin: str, suffix: str) -> Response:
-        """Give a fit's document, runs or report, of one content of the fit."""
+        """Give a fit's document, runs or report (PDF, Markdown), of one content of the fit."""
         refuse_fields(request.query_params)
         known = ("json", "csv", *REPORTS)
         if suffix not in known:
@@ -326,8 +363,22 @@ def _add_pinned_routes(app: FastAPI, service: Service) -> None:
         if suffix == "csv":
             table = Content(csv_text(_run_rows(law.fit)).encode())
             return table.response(request, "text/csv", headers=_kept(pin))
-        content = await service.jobs.report(law, suffix)
-        return Response(content, headers=_kept(pin), media_type=REPORTS[suffix][2])
+        content = (await service.jobs.report(law, suffix))[f"report.{suffix}"]
+        if suffix == "md":  # its figures have the address of its content too
+            content = content.replace(b"](figures/", f"]({quote(pin)}/figures/".encode())
+        return Content(content).response(request, REPORTS[suffix][0], headers=_kept(pin))
+
+    @app.get("/fits/{pin}/figures/{figure}.svg")
+    async def figure(request: Request, pin: str, figure: str) -> Response:
+        """Give a figure that the report in Markdown links."""
+        refuse_fields(request.query_params)
+        law = service.registry.pinned(pin)
+        files = await service.jobs.report(law, "md")
+        if (content := files.get(f"figures/{figure}.svg")) is None:
+            names = ", ".join(sorted(Path(f).stem for f in files if f.endswith(".svg")))
+            text = f"the report has no figure '{short_name(figure)}'; it has {names}."
+            raise RequestError(404, "not_found", text, "figure")
+        return Content(content).response(request, "image/svg+xml", headers=_kept(pin))
 
 
 def _kept(pin: str) -> dict[str, str]:

@@ -128,11 +128,9 @@ def unknown_name(what: str, name: str, known: list[str], field: str) -> RequestE
     return RequestError(404, "not_found", text, field)
 
 
-def short_name(name: str) -> str:
-    """A name that a client has sent, cut where it is too long to be repeated."""
-    return (
-        name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
-    )
+def short_name(name: str, most: int = LONGEST_NAME) -> str:
+    """A name that a client has sent, or a text, cut where it is too long to be repeated."""
+    return name if len(name) <= most else f"{name[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def field_words(message: str) -> str:

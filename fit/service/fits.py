@@ -1,4 +1,4 @@
-"""The fits in service, read again when their files change.
+"""The fits in service, read again when their files change; and the sweep that is followed.
 
 A change is noticed by a file's modification time, size and inode; the content hash then says
 whether the fit is another one. A file that cannot be read, for example while it is being written in
@@ -13,17 +13,22 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fit.allocation.scaling_law import ScalingLaw
+from fit.data.progress import snapshot_document, take_snapshot
 from fit.errors import RecordError, ScalingError
 from fit.laws.published import PRESETS
 from fit.results import FIT_NAME, Fit
-from fit.service.errors import RequestError, unknown_name
+from fit.service.errors import RequestError, short_name, unknown_name
 
 HASH_DIGITS = 12
 """Of a fit's hash in the addresses that never change."""
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,99}", re.ASCII)
 """Names of fits: no separator and no leading dot, so that none leads out of its folder."""
+SWEEP_SCHEMA = "isoflop.sweep/1"
+LONGEST_REASON = 300
+"""Characters of the reason for which a run failed."""
 Stamp = tuple[int, int, int]
 """Modification time [ns], size [bytes] and inode of a file; time first, so that stamps sort."""
 
@@ -200,6 +205,51 @@ class FitRegistry:
         return ServedLaw(
             name=name, source=source, hash=digest, stamp=stamp, uploaded=name in self.uploads
         )
+
+
+def sweep_document(folder: Path, registry: FitRegistry) -> dict[str, Any]:
+    """The `isoflop.sweep/1` document: how far a sweep is, its runs, and what fits lack of them.
+
+    Args:
+        folder: Of the sweep.
+        registry: The fits in service.
+
+    Returns:
+        The fields of `isoflop.watch/1`; `over`; `ended`, a row for each run with a record; `fits`,
+        for each fit of this folder the runs that are done and that it does not know.
+
+    Raises:
+        RecordError: There is no such folder, or nothing of a sweep in it.
+    """
+    snapshot = take_snapshot(folder)
+    done = [r.run for r in snapshot.records if r.status == "done"]
+    home = folder.resolve()
+    fits = []
+    for law in registry.readable():
+        if (path := law.fit.source.get("path")) and Path(path).resolve() == home:
+            known = {*law.fit.points.run, *(run for run, _ in law.fit.runs_dropped)}
+            fresh = [short_name(run) for run in done if run not in known]
+            fits.append({"name": law.name, "hash": f"sha256:{law.hash}", "fresh": fresh})
+    return {
+        "schema": SWEEP_SCHEMA,
+        "name": home.name,
+        "folder": str(folder),
+        **snapshot_document(snapshot),
+        "over": snapshot.over,
+        "ended": [
+            {
+                "run": short_name(r.run),
+                "status": r.status,
+                "reason": r.reason and short_name(r.reason, LONGEST_REASON),
+                "params": r.params_matmul,
+                "tokens": r.tokens,
+                "flops": r.flops,
+                "loss": r.loss if r.status == "done" else None,
+            }
+            for r in snapshot.records
+        ],
+        "fits": fits,
+    }
 
 
 def pin_of(law: ServedLaw) -> str:

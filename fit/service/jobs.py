@@ -30,13 +30,13 @@ from fit.service.errors import RequestError, field_words, short_name
 from fit.service.fits import FitRegistry, ServedLaw
 
 Result = TypeVar("Result")
-REPORTS: Mapping[str, tuple[str, tuple[str, ...], str]] = {
-    "pdf": ("report.pdf", (), "application/pdf"),
+REPORTS: Mapping[str, tuple[str, str | None]] = {
+    "pdf": ("application/pdf", None),
+    "md": ("text/markdown; charset=utf-8", "figures/*.svg"),
 }
-"""Forms of a report by suffix: its file, the options of `isoflop report` that write it, its content
-type. A further form, such as md, is an entry here."""
-MOST_PDFS = 16
-"""Reports kept in memory, half a megabyte each."""
+"""Forms of a report by suffix: its content type, and the files that it links."""
+MOST_REPORTS = 16
+"""Reports kept in memory, a megabyte each."""
 MOST_BYTES = 20 << 20
 """Size of an uploaded table."""
 READ_SECONDS = 30.0
@@ -270,11 +270,11 @@ class WorkerPool:
             except TimeoutError:
                 _kill(process)
                 await process.communicate()
-                raise RequestError(
-                    422,
-                    "time_limit",
-                    f"not done after {self.seconds:g} s and stopped. Send fewer rows or resamples.",
-                ) from None
+                advice = "Send fewer rows or resamples."
+                if kind == "report":
+                    advice = "Try again when this machine is less busy."
+                text = f"not done after {self.seconds:g} s and stopped. {advice}"
+                raise RequestError(422, "time_limit", text) from None
             finally:
                 _kill(process)
                 self._processes.discard(process)
@@ -295,7 +295,7 @@ class FitJobs:
         self, registry: FitRegistry, workers: WorkerPool, *, most_uploads: int = MOST_UPLOADS
     ) -> None:
         self.registry, self.workers, self.most_uploads = registry, workers, most_uploads
-        self._reports: OrderedDict[tuple[str, str, str], bytes] = OrderedDict()
+        self._reports: OrderedDict[tuple[str, str, str], Mapping[str, bytes]] = OrderedDict()
         self._running: dict[Any, asyncio.Task[Any]] = {}
 
     @cached_property
@@ -336,8 +336,11 @@ class FitJobs:
             (name, digest), lambda: self._fit_table(name, table, suffix, arguments)
         )
 
-    async def report(self, law: ServedLaw, form: str = "pdf") -> bytes:
-        """The report of a fit in one of `REPORTS`, from memory if it was made before.
+    async def report(self, law: ServedLaw, form: str = "pdf") -> Mapping[str, bytes]:
+        """The files of a report in one of `REPORTS`, by path, from memory if it was made before.
+
+        Returns:
+            `report.FORM`, and the files that it links.
 
         Raises:
             RequestError: It cannot be made, or took too long.
@@ -347,7 +350,7 @@ class FitJobs:
             document = fit.to_json()
             content = await self._share(key, lambda: self._write_report(law.name, document, form))
             self._reports[key] = content
-            while len(self._reports) > MOST_PDFS:
+            while len(self._reports) > MOST_REPORTS:
                 self._reports.popitem(last=False)
             return content
         self._reports.move_to_end(key)
@@ -386,17 +389,20 @@ class FitJobs:
             shutil.rmtree(folder.parent, ignore_errors=True)
         return self.registry.add(name, home / name)
 
-    async def _write_report(self, name: str, document: str, form: str) -> bytes:
+    async def _write_report(self, name: str, document: str, form: str) -> Mapping[str, bytes]:
         """Write a report in a temporary folder: the service writes nothing into reports/."""
-        file, options, _ = REPORTS[form]
+        _, linked = REPORTS[form]
         with tempfile.TemporaryDirectory(prefix="isoflop-report-") as temporary:
             folder = Path(temporary) / name
             folder.mkdir()
             (folder / FIT_NAME).write_text(document, encoding="utf-8")
-            await self.workers.command(
-                ["report", *options, "--", name], folder=Path(temporary), kind="report"
-            )
-            return await asyncio.to_thread((folder / file).read_bytes)
+            command = ["report", f"--format={form}", "--", name]
+            await self.workers.command(command, folder=Path(temporary), kind="report")
+            files = [folder / f"report.{form}", *(folder.glob(linked) if linked else ())]
+            return {
+                file.relative_to(folder).as_posix(): await asyncio.to_thread(file.read_bytes)
+                for file in files
+            }
 
     def close(self) -> None:
         """Remove the uploads."""

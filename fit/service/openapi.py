@@ -9,7 +9,16 @@ from fastapi.openapi.utils import get_openapi
 
 from fit.laws.published import PRESETS
 from fit.service.jobs import FORMATS, MOST_BYTES, OPTIONS, REPEATED
-from fit.service.routes import COMPARE, CONTOURS, CURVES, PREDICT, QUERY, WITHOUT, QueryRoute
+from fit.service.routes import (
+    COMPARE,
+    CONTOURS,
+    CURVES,
+    PREDICT,
+    QUERY,
+    TRAINING,
+    WITHOUT,
+    QueryRoute,
+)
 from fit.service.uploads import CHANGES
 from fit.verdict import VERDICTS
 
@@ -57,6 +66,7 @@ QUERY_ROUTES: dict[str, tuple[QueryRoute, str]] = {
     "/v1/curves": (CURVES, "Curves"),
     "/v1/contours": (CONTOURS, "Contours"),
     "/v1/without": (WITHOUT, "Without"),
+    "/v1/training": (TRAINING, "Training"),
 }
 """Address of each question, and the name of its document in `SCHEMAS`."""
 NUMBERS = ("flops", "params", "tokens", "tokens_per_param", "loss", "loss_next_run")
@@ -105,6 +115,11 @@ SCHEMAS: dict[str, Any] = {
         "required": ["schema", "source", "rows", "at", "all", "left", "flops", "params"],
         "properties": {"schema": {"const": "isoflop.without/1"}},
     },
+    "Training": {
+        "type": "object",
+        "required": ["schema", "source", "run", "row", "tokens", "loss"],
+        "properties": {"schema": {"const": "isoflop.training/1"}},
+    },
     "Fit": {
         "type": "object",
         "required": ["schema", *VERDICT, "name", "law", "theta", "interval"],
@@ -112,8 +127,13 @@ SCHEMAS: dict[str, Any] = {
     },
     "Fits": {
         "type": "object",
-        "required": ["schema", "fits", "uploads"],
+        "required": ["schema", "fits", "uploads", "runs"],
         "properties": {"schema": {"const": "isoflop.fits/1"}, "fits": {"type": "array"}},
+    },
+    "Sweep": {
+        "type": "object",
+        "required": ["schema", "name", "counts", "planned", "running", "ended", "over", "fits"],
+        "properties": {"schema": {"const": "isoflop.sweep/1"}},
     },
     "Preview": {
         "type": "object",
@@ -130,6 +150,7 @@ SCHEMAS: dict[str, Any] = {
 OTHER_ROUTES: dict[tuple[str, str], tuple[str, str | None]] = {
     ("/v1/laws", "get"): ("application/json", "Laws"),
     ("/v1/fits", "get"): ("application/json", "Fits"),
+    ("/v1/sweep", "get"): ("application/json", "Sweep"),
     ("/v1/fits", "post"): ("application/json", "Fit"),
     ("/v1/preview", "post"): ("application/json", "Preview"),
     ("/v1/fits/{name}", "patch"): ("application/json", "Fit"),
@@ -137,6 +158,7 @@ OTHER_ROUTES: dict[tuple[str, str], tuple[str, str | None]] = {
     ("/v1/fits/{name}/runs.csv", "get"): ("text/csv", None),
     ("/v1/report/{name}.pdf", "get"): ("application/pdf", None),
     ("/fits/{pin}.{suffix}", "get"): ("application/json", None),
+    ("/fits/{pin}/figures/{figure}.svg", "get"): ("image/svg+xml", None),
     ("/healthz", "get"): ("application/json", "Health"),
     ("/metrics", "get"): ("text/plain", None),
 }

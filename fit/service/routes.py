@@ -1,8 +1,8 @@
 """The questions that HTTP takes, each a `QueryRoute`: its fields and how they become a document.
 
-`QUERY`, `PREDICT` and `COMPARE` give the documents of the commands of these names; `CURVES` and
-`CONTOURS` give what the page draws: the frontier with its bands, the runs and loss against N at
-equal budgets; and the loss over N and D around an answer.
+`QUERY`, `PREDICT` and `COMPARE` give the documents of the commands of these names; `CURVES`,
+`CONTOURS` and `TRAINING` give what the page draws: the frontier with its bands, the runs and loss
+against N at equal budgets; the loss over N and D around an answer; the training curve of a run.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from fit.allocation.allocate import along_budget
 from fit.allocation.scaling_law import ScalingLaw
-from fit.data.records import Floats, finite_or_null
+from fit.data.records import Floats, finite_or_null, read_curve, read_runs, window_means
 from fit.diagnostics.approaches import budgets_of
-from fit.errors import FieldError, QueryError
+from fit.errors import FieldError, QueryError, RecordError
 from fit.inference.intervals import derived_interval
 from fit.quantities import parse_count, parse_flag, parse_flops, parse_share
 from fit.query.answer import answer, predict
@@ -43,6 +45,9 @@ SIZES = 64
 """Sizes on an isoFLOP curve, which runs a factor of two past the sizes fitted at either end."""
 MOST_RUNS = 2000
 """Most runs in the document; of more, every k-th by compute is sent."""
+TRAINING_SCHEMA = "isoflop.training/1"
+MOST_POINTS = 200
+"""Most points of a training curve that is sent, 4 kB; of more, neighbours are averaged."""
 UNKNOWN_RANGE = Span(low=1e18, high=1e24)
 """Of a published law whose budgets are not known."""
 NAMES = ("params", "tokens", "loss")
@@ -158,6 +163,51 @@ def _valleys(source: ScalingLaw, fit: Fit) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def training(fit: Fit, row: int) -> dict[str, Any]:
+    """The `isoflop.training/1` document: the training curve of one run of a fit.
+
+    Args:
+        fit: A fit, whose source may be a folder of runs with a curve beside each record.
+        row: Position of the run in the fit's own order.
+
+    Returns:
+        `tokens` seen and the mean training `loss` [nats/token] since the point before; both are
+        empty where there is no curve.
+
+    Raises:
+        FieldError: There is no such run.
+    """
+    names = fit.points.run
+    if row >= len(names):
+        raise FieldError(f"there is no run {row}; {fit.name} has 0 to {len(names) - 1}.", "row")
+    source = fit.source.get("path", ""), fit.source.get("hash", "")
+    folder = _run_folders(*source).get(names[row])
+    curve = None if folder is None else read_curve(folder)
+    tokens = loss = np.empty(0)
+    if curve is not None:
+        count = min(len(curve), MOST_POINTS)
+        tokens = curve[np.linspace(0, len(curve) - 1, count).round().astype(int), 0]
+        loss = window_means(curve, np.r_[0.0, tokens])
+    document = {
+        "schema": TRAINING_SCHEMA,
+        "source": fit.name,
+        "run": short_name(names[row]),
+        "row": row,
+        "tokens": tokens.tolist(),
+        "loss": [float(f"{v:.6g}") for v in loss],
+    }
+    return dict(finite_or_null(document))
+
+
+@lru_cache(maxsize=32)
+def _run_folders(path: str, _: str) -> Mapping[str, str]:
+    """Folder of each run that a fit was made from, by the hash of its runs; none for a table."""
+    try:
+        return read_runs(Path(path)).folders if path else {}
+    except (RecordError, OSError, ValueError):  # the folder is gone, or is none
+        return {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,13 +347,16 @@ def _compare(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
     return comparison.document()
 
 
+def _row(text: str) -> int:
+    """Position of a run."""
+    if not (text.isascii() and text.isdecimal()):
+        raise FieldError(f"row is '{short_name(text)}'; a whole number from 0 on.", "row")
+    return int(text)
+
+
 def _without(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
     """The document `isoflop.without/1`."""
-    rows = []
-    for text in fields["row"]:
-        if not (text.isascii() and text.isdecimal()):
-            raise FieldError(f"row is '{short_name(text)}'; a whole number from 0 on.", "row")
-        rows.append(int(text))
+    rows = [_row(text) for text in fields["row"]]
     flops = _read("flops", fields["flops"][0], parse_flops) if "flops" in fields else None
     _ = laws[0].fit  # a published law has no runs
     return without_runs(laws[0].source, rows, flops)
@@ -360,4 +413,10 @@ WITHOUT = QueryRoute(
     several=("row",),
     laws=_selected,
     document=_without,
+)
+TRAINING = QueryRoute(
+    fields={"fit": CHOICE["fit"], "row": "A run by its row in runs.csv, from 0 on."},
+    needed=("row",),
+    laws=_selected,
+    document=lambda laws, fields: training(laws[0].fit, _row(fields["row"][0])),
 )

@@ -40,6 +40,7 @@ def serve(
     token_file: Path | None = None,
     reports: Path = Path("reports"),
     uploads: Mode = "session",
+    runs: Path | None = None,
     announce: Callable[[str], object] = print,
     warn: Callable[[str], object] = print,
 ) -> None:
@@ -53,12 +54,13 @@ def serve(
         token_file: File that holds it; without either the variable `TOKEN` does, or there is none.
         reports: Folder of report folders, used if none is given.
         uploads: Whether tables may be sent: `off`, for the `session`, or to `keep` in `reports`.
+        runs: Folder of a sweep that the page follows while it trains.
         announce: Called with the line that says where the service is.
         warn: Called with the line that says that others can read the token.
 
     Raises:
-        ServeError: The extra `serve` is not installed, a folder has no fit, the address cannot be
-            bound, or a token is missing or too short.
+        ServeError: The extra `serve` is not installed, a folder has no fit or is not there, the
+            address cannot be bound, or a token is missing or too short.
     """
     try:
         from fit.service.app import Service, application
@@ -75,6 +77,11 @@ def serve(
             f"--uploads keep stores fits in {reports}/, of which --fit serves named ones alone. "
             "Leave one of the two out."
         )
+    if runs is not None and not runs.is_dir():
+        raise ServeError(
+            f"no folder {runs}; --runs follows the folder of a sweep, which python -m sweep makes "
+            "when it begins. Check the path."
+        )
     if token is not None:
         warn(
             "isoflop: warning: every user of this machine can read --token (ps). "
@@ -84,7 +91,7 @@ def serve(
     _check_token(token, host, public=not loopback(host))
     listener = _bind(host, port)
     named = {f.resolve().name: f for f in folders} if folders else None
-    service = Service(registry=FitRegistry(reports, named), mode=uploads)
+    service = Service(registry=FitRegistry(reports, named), mode=uploads, runs=runs)
     # A fit takes 30 ms to read: two hundred are read by the time that the page asks for them.
     threading.Thread(target=service.registry.readable, daemon=True).start()
     address, bound = listener.getsockname()[:2]

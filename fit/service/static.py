@@ -25,6 +25,7 @@ CONTENT_TYPES: Mapping[str, str] = {
     ".csv": "text/csv",
 }
 """Of the page's files by suffix; others are not served."""
+TITLE = b"<title>"
 LEAST_COMPRESSED = 2048
 """Bytes from which a content is compressed; a smaller one fits into two packets as it is."""
 LEVEL = 6
@@ -77,10 +78,15 @@ def takes_gzip(request: Request) -> bool:
 
 
 def read_page(folder: Path = PAGE) -> dict[str, Content]:
-    """The page's files by path, compressed; nothing else is served from disk."""
+    """The page's files by path, compressed; nothing else is served from disk.
+
+    A further page begins with its title: what stands before that in `index.html` is its head too.
+    """
     page = {}
+    head = (folder / "index.html").read_bytes().partition(TITLE)[0]
     for path in sorted(p for p in folder.rglob("*") if p.suffix in CONTENT_TYPES):
-        content = Content(path.read_bytes())
+        data = path.read_bytes()
+        content = Content(head + data if data.startswith(TITLE) else data)
         _ = content.zipped  # computed now, not while a request waits
         page[path.relative_to(folder).as_posix()] = content
     return page

@@ -8,7 +8,7 @@ import { fault, find, make, save } from "./elements.js";
 import { curveRows, listenToExports } from "./export.js";
 import { power, read, typed } from "./format.js";
 import { build, fill, pageWords, setBudgetKind, showFieldError } from "./limits.js";
-import { listenToRuns, showRuns } from "./runs.js";
+import { drawCurve, listenToRuns, showRuns } from "./runs.js";
 import { listenToScenarios, showBeside } from "./scenarios.js";
 import { askedFields, readAddress, saveToAddress, source, state } from "./state.js";
 import { showTables } from "./tables.js";
@@ -19,6 +19,8 @@ let curves = null;
 let rival = null;
 /** The law without the runs that are unticked: drawn in place of the law that is compared. */
 let left = null;
+/** The sweep that the service follows. */
+let sweep = null;
 let span = [1e18, 1e24];
 let announceTimer = 0;
 /** Of each kind of request the newest counts: what stands on the page belongs to the present choice. */
@@ -86,11 +88,33 @@ function draw() {
   const given = refused(verdictOf(answer)) ? null : answer;
   const colours = palette();
   const other = left ?? rival;
-  lossChart(curves, given, other, colours);
+  lossChart(curves, given, other, colours, freshRuns());
   optimumChart("params", curves, given, other, colours);
   optimumChart("tokens", curves, given, other, colours);
   valleyChart(curves, colours);
   drawContours(colours, curves.runs);
+  drawCurve(colours);
+}
+
+/** The runs of the sweep that are done and that the fit does not know; none where it is of another sweep. */
+function freshRuns() {
+  const names = new Set(sweep?.fits.find((f) => f.name === state.fit)?.fresh);
+  return names.size ? sweep.ended.filter((r) => names.has(r.run)) : [];
+}
+
+/** Follow a sweep: what ends is drawn, and a fit that was made of it meanwhile is loaded. */
+async function startSweep() {
+  const { followSweep } = await import("./sweep.js");
+  await followSweep(async (now) => {
+    const [drawn, before] = [freshRuns().length, sweep];
+    sweep = now;
+    const made = before ? sweep.fits.filter((f) => !before.fits.some((b) => b.name === f.name && b.hash === f.hash)) : [];
+    const first = made.length && !answering().length;
+    if (made.length) await loadLists();
+    if (first) chooseSource("fit", made[0].name);
+    else if (made.some((f) => f.name === state.fit)) await load();
+    else if (freshRuns().length !== drawn) draw();
+  });
 }
 
 /** Move the slider to the answer's budget; announce the answer once changes have stopped. */
@@ -200,6 +224,8 @@ let laws = [];
 let families = [];
 /** Whether tables may be sent: off, for the session, or to be kept. */
 let uploads = "off";
+/** Name of the folder of the sweep that is followed, if any. */
+let runs = null;
 
 /** Fits that can be chosen. */
 function answering() {
@@ -208,7 +234,7 @@ function answering() {
 
 /** Load the lists of fits, published laws and families. */
 async function loadLists() {
-  [{ fits, uploads }, { laws, families }] = await Promise.all([getDocument("v1/fits"), getDocument("v1/laws")]);
+  [{ fits, uploads, runs }, { laws, families }] = await Promise.all([getDocument("v1/fits"), getDocument("v1/laws")]);
   const listed = fits.filter((f) => f.answers || f.name === state.fit);
   const option = (value) => (name) => make("option", { value: value(name) }, name);
   const groups = (value) => [
@@ -406,6 +432,7 @@ async function start() {
   listenToDialogs();
   await load();
   document.body.dataset.ready = "true";
+  if (runs) await startSweep();
 }
 
 start().catch((error) => fault(find("#fault"), error.message));

@@ -5,6 +5,8 @@ import { find, make } from "./elements.js";
 import { ends, four, percent, power, short, tick } from "./format.js";
 import { residual } from "./tables.js";
 
+/** Of training curves; a fit may be of another loss. */
+const TRAINED_UNIT = "nats/token";
 const WORDS = { params: "Best parameters N*", tokens: "Best training tokens D*" };
 
 /** Colours of the present theme, from the style sheet. */
@@ -138,7 +140,7 @@ function tip(rows, x, y, colours) {
 /** Text of the tip of a run. */
 function runText(run) {
   return `${run.run.slice(0, 60)}\nN ${short(run.params)}, D ${short(run.tokens)}, C ${power(run.flops)} FLOP\n` +
-    `loss ${four(run.loss)}, ${residual(run)} off the law`;
+    `loss ${four(run.loss)}${run.residual == null ? ", not in the fit" : `, ${residual(run)} off the law`}`;
 }
 
 /** Range of budgets to show: that of the runs and the question, with a margin. */
@@ -155,16 +157,17 @@ function around(values, room) {
   return [low * Math.exp(-more), high * Math.exp(more)];
 }
 
-/** Loss against compute: runs, frontier, and another law where one is compared. */
-export function lossChart(curves, answer, rival, colours) {
+/** Loss against compute: runs, frontier, another law where one is compared, runs that ended since the fit. */
+export function lossChart(curves, answer, rival, colours, since = []) {
+  const fresh = curves.loss_unit === TRAINED_UNIT ? since : [];
   const x = reach(curves, answer);
   const rows = points(curves, "loss", x);
   const other = rival ? points(rival, "loss", x) : [];
   const shown = [...rows, ...other].filter((p) => p.flops >= x[0] && p.flops <= x[1]).map((p) => p.value);
-  const y = around([...shown, ...curves.runs.map((r) => r.loss), ...(answer ? [answer.loss.value] : [])], 0.06);
+  const y = around([...shown, ...[...curves.runs, ...fresh].map((r) => r.loss), ...(answer ? [answer.loss.value] : [])], 0.06);
   const shade = shades(curves.runs, colours);
   const near = [
-    ...curves.runs.map((r) => ({ flops: r.flops, y: r.loss, words: runText(r) })),
+    ...[...curves.runs, ...fresh].map((r) => ({ flops: r.flops, y: r.loss, words: runText(r) })),
     ...rows.map((p) => ({ flops: p.flops, y: p.value, words: `law at ${power(p.flops)} FLOP\nloss ${four(p.value)}${ends(p, four)}` })),
   ];
   drawChart("figure-loss", "Loss against compute: runs, frontier with its band, your budget", innerWidth < 640 ? 320 : 400, colours,
@@ -173,10 +176,11 @@ export function lossChart(curves, answer, rival, colours) {
       ...(rival ? frontier(other, colours.rival, y) : []),
       ...frontier(rows, colours.law, y),
       dots(curves.runs, "flops", "loss", shade, colours),
+      Plot.dot(fresh, { x: "flops", y: "loss", r: 4.2, stroke: colours.accent, strokeWidth: 1.8, clip: true }),
       ...(answer ? mark(answer, "loss", colours) : []),
       tip(near, "flops", "y", colours),
     ]);
-  legend("figure-loss", curves, { answer, rival });
+  legend("figure-loss", curves, { answer, rival, fresh });
 }
 
 /** The best size, or the best length, against compute. */
@@ -225,11 +229,26 @@ export function valleyChart(curves, colours) {
   legend("figure-valleys", curves, { valleys: true });
 }
 
+/** The training curve of one run, and the held-out loss at its end where that is of the same unit. */
+export function trainingChart(run, curve, unit, colours) {
+  const rows = curve.tokens.map((tokens, i) => ({ tokens, loss: curve.loss[i] }));
+  const end = unit === TRAINED_UNIT ? [run] : [];
+  const values = [...rows, ...end].map((p) => p.loss).filter((v) => v > 0);
+  drawChart("figure-training", `Training loss against tokens of ${run.run}`, 260, colours,
+    axes.counts([rows[0].tokens, Math.max(rows.at(-1).tokens, run.tokens) * 1.15], "Tokens", 48), axes.loss(around(values, 0.05), TRAINED_UNIT), [
+      Plot.line(rows, { x: "tokens", y: "loss", stroke: colours.law, strokeWidth: 1.8, clip: true }),
+      Plot.dot(end, { x: "tokens", y: "loss", r: 4.5, fill: colours.accent, stroke: colours.paper, strokeWidth: 1.2 }),
+      tip(rows.map((p) => ({ ...p, words: `${short(p.tokens)} tokens\nloss ${four(p.loss)}` })), "tokens", "loss", colours),
+    ]);
+  setLegend("figure-training", [["law", "training"], end.length ? ["answer", "held out, at the end"] : null]);
+}
+
 /** The legend of a chart. */
-function legend(id, curves, { answer, rival, valleys }) {
+function legend(id, curves, { answer, rival, valleys, fresh = [] }) {
   const level = curves.level == null ? null : `${percent(curves.level)} confidence`;
   const keys = [
     curves.runs.length ? ["run", valleys ? "runs, colour by compute" : "runs"] : null,
+    fresh.length ? ["fresh", "runs since the fit"] : null,
     ["law", valleys ? "law at one budget" : rival ? `law (${curves.source})` : "law"],
     ["dash", valleys ? "beyond the fitted sizes" : "extrapolation"],
     level && !valleys ? ["band", level] : null,

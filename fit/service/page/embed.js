@@ -3,13 +3,19 @@
 import { refused, verdictOf } from "./api.js";
 import { lossChart, optimumChart, palette, valleyChart } from "./charts.js";
 import { fault, find, make, sentenceCase } from "./elements.js";
+import { typed } from "./format.js";
+import { BUDGETS } from "./state.js";
+import { contoursChart } from "./whatif.js";
 
 const CHARTS = {
   loss: ["Loss against compute", (curves, answer, colours) => lossChart(curves, answer, null, colours)],
   params: ["Best model size", (curves, answer, colours) => optimumChart("params", curves, answer, null, colours)],
   tokens: ["Best training tokens", (curves, answer, colours) => optimumChart("tokens", curves, answer, null, colours)],
   valleys: ["IsoFLOP curves", (curves, answer, colours) => valleyChart(curves, colours)],
+  contours: ["Loss over parameters and tokens", (curves, contours, colours) => contoursChart(contours, curves.runs, colours)],
 };
+/** Largest budget of a published law whose budgets are not known. */
+const UNKNOWN_FLOPS = 1e24;
 const THEMES = ["light", "dark"];
 
 /** A document of the service; a frame asks for no token. */
@@ -19,6 +25,20 @@ async function get(path, fields) {
   const body = await response.json();
   if (response.ok) return body;
   throw new Error(body.error.message);
+}
+
+/** What a chart shows beside the law: the answer, where one is asked for; contours always lie around one. */
+async function answerOf(chart, question, law, curves) {
+  if (chart !== "contours") return Object.keys(question).length > Object.keys(law).length ? get("v1/query", question) : null;
+  const flops = typed(10 * (curves.range.flops?.[1] ?? UNKNOWN_FLOPS)); // as the page asks at first
+  return get("v1/contours", BUDGETS.some((name) => name in question) ? question : { flops, ...question });
+}
+
+function showVerdict(verdict) {
+  if (!verdict) return;
+  find("#verdict").hidden = false;
+  find("#verdict").className = `verdict ${verdict.verdict}`;
+  find("#verdict").replaceChildren(make("b", {}, verdict.verdict), " ", sentenceCase(verdict.reason));
 }
 
 async function start() {
@@ -31,19 +51,17 @@ async function start() {
   const [title, drawing] = CHARTS[chart];
   find("figure").id = `figure-${chart}`;
   const curves = await get("v1/curves", law);
-  const answer = Object.keys(question).length > Object.keys(law).length ? await get("v1/query", question) : null;
   find("#full").href = `./?${new URLSearchParams(question)}`;
   find("#title").textContent = `${title}: ${curves.source}`;
   document.title = `${title}: ${curves.source}`;
-  const verdict = verdictOf(curves);
-  if (verdict) {
-    find("#verdict").hidden = false;
-    find("#verdict").className = `verdict ${verdict.verdict}`;
-    find("#verdict").replaceChildren(make("b", {}, verdict.verdict), " ", sentenceCase(verdict.reason));
-  }
-  if (refused(verdict)) return;
+  showVerdict(verdictOf(curves));
+  if (refused(verdictOf(curves))) return;
   if (chart === "valleys" && !curves.valleys.length) throw new Error(`${curves.source} has no runs at equal budgets.`);
-  const draw = () => drawing(curves, answer, palette());
+  const answer = await answerOf(chart, question, law, curves);
+  const forced = refused(verdictOf(answer)); // by an address with force=true: what is refused is not shown
+  if (chart === "contours" || forced) showVerdict(verdictOf(answer));
+  if (chart === "contours" && forced) return;
+  const draw = () => drawing(curves, forced ? null : answer, palette());
   draw();
   addEventListener("resize", draw);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);

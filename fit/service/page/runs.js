@@ -1,6 +1,7 @@
-// The table of runs: sorted, filtered, and unticked to see how far N* moves without a run.
+// The table of runs: sorted, filtered, unticked to see how far N* moves without a run; with the curve of each.
 
 import { getDocument, Newest, ServiceError } from "./api.js";
+import { palette, trainingChart } from "./charts.js";
 import { fault, find, make } from "./elements.js";
 import { change, four, percent, power, short } from "./format.js";
 import { pageWords } from "./limits.js";
@@ -22,8 +23,16 @@ const COLUMNS = [
 ];
 /** Sorted by the size of these, whatever their sign. */
 const BY_SIZE = new Set(["residual", "influence"]);
+/** A pointer that merely passes over a row asks for nothing. */
+const HOVER_MS = 120;
 const request = new Newest();
+const training = new Newest();
+/** Training curves by the row of the run. */
+const curves = new Map();
+let shown = null;
+let timer = 0;
 let runs = [];
+let unit = "";
 let sorting = { name: "flops", descending: false };
 const unticked = new Set();
 let answered = () => null;
@@ -33,6 +42,7 @@ let drawn = () => {};
 export function listenToRuns(answer, draw) {
   [answered, drawn] = [answer, draw];
   find("#filter-runs").addEventListener("input", showRows);
+  find("#table-runs").addEventListener("toggle", () => drawCurve());
   find("#tick-all").addEventListener("click", () => {
     unticked.clear();
     showRows();
@@ -41,10 +51,13 @@ export function listenToRuns(answer, draw) {
 }
 
 /** Show the runs of a law; none of a published one. */
-export function showRuns(curves) {
+export function showRuns(document) {
   request.cancel();
   unticked.clear();
-  runs = curves?.runs ?? [];
+  curves.clear();
+  showCurve(null);
+  runs = document?.runs ?? [];
+  unit = document?.loss_unit ?? "";
   sorting = { name: "flops", descending: false };
   find("#filter-runs").value = "";
   find("#table-runs").hidden = !runs.length;
@@ -94,7 +107,44 @@ function row(run) {
     find("#tick-all").hidden = !unticked.size;
     leaveOut();
   });
-  return make("tr", {}, make("td", {}, tick), COLUMNS.map(([name, , form]) => make("td", {}, form ? form(run[name]) : residual(run))));
+  const element = make("tr", {}, make("td", {}, tick), COLUMNS.map(([name, , form]) => make("td", {}, form ? form(run[name]) : residual(run))));
+  element.addEventListener("focusin", () => showCurve(run, 0));
+  element.addEventListener("pointerenter", () => showCurve(run));
+  element.addEventListener("pointerleave", () => clearTimeout(timer));
+  return element;
+}
+
+/** Show the training curve of a run once the pointer rests on it; nothing of a run that has none. */
+function showCurve(run, wait = HOVER_MS) {
+  clearTimeout(timer);
+  if (!run) {
+    training.cancel();
+    shown = null;
+    drawCurve();
+    return;
+  }
+  timer = setTimeout(() => training.run(async (signal) => {
+    if (!curves.has(run.row)) {
+      const none = (error) => {
+        signal.throwIfAborted();
+        if (!(error instanceof ServiceError)) throw error;
+        return { tokens: [] };
+      };
+      curves.set(run.row, await getDocument("v1/training", { ...source(), row: run.row }, { signal }).catch(none));
+    }
+    shown = curves.get(run.row).tokens.length > 1 ? run : null;
+    drawCurve();
+  }), wait);
+}
+
+/** Draw the curve that is shown, in the present colours. */
+export function drawCurve(colours = palette()) {
+  find("#figure-training").hidden = !shown;
+  if (!shown || !find("#table-runs").open) return;
+  const curve = curves.get(shown.row);
+  find("#training-run").textContent = shown.run;
+  find("#training-words").textContent = `Training loss ${four(curve.loss[0])} at ${short(curve.tokens[0])} tokens, ${four(curve.loss.at(-1))} at ${short(curve.tokens.at(-1))}.`;
+  trainingChart(shown, curve, unit, colours);
 }
 
 /** Ask for the law without the runs that are unticked, at the budget of the answer. */

@@ -120,7 +120,7 @@ function levels(values) {
 }
 
 /** Lines of equal loss in parameters and tokens, broken at the edges of the grid; both axes are logarithmic. */
-function lines(levelsDrawn) {
+function lines(contours, levelsDrawn) {
   const [w, h] = [contours.params.length, contours.tokens.length];
   const value = (axis, at) => {
     const i = Math.min(Math.max(at - 0.5, 0), axis.length - 1.000001);
@@ -136,8 +136,7 @@ function lines(levelsDrawn) {
 }
 
 /** Where the lines meet the right or the upper edge, for their labels. */
-function labels(levelsDrawn) {
-  const { params, tokens, loss } = contours;
+function labels({ params, tokens, loss }, levelsDrawn) {
   const edge = params.length - 2;
   const right = loss.map((row, i) => ({ at: row[edge], n: params[edge], d: tokens[i] }));
   const top = loss[tokens.length - 2].map((at, j) => ({ at, n: params[j], d: tokens[tokens.length - 2] }));
@@ -161,12 +160,12 @@ function labels(levelsDrawn) {
 }
 
 /** The part of the chart that each limit excludes. */
-function excluded({ params, tokens }, colours) {
+function excluded({ params, tokens, limits }, colours) {
   const [left, right, bottom, top] = [params[0], params.at(-1), tokens[0], tokens.at(-1)];
   const fill = { fill: colours.ink, fillOpacity: 0.1, clip: true };
   const edge = { stroke: colours.ink, strokeWidth: 1.6, strokeDasharray: "6 3", clip: true };
   const marks = [];
-  for (const limit of contours.limits) {
+  for (const limit of limits) {
     for (const [end, low] of [[limit.low, true], [limit.high, false]]) {
       if (end == null) continue;
       if (limit.on === "params") {
@@ -188,20 +187,24 @@ const zip = ({ params, tokens }) => params.map((n, i) => ({ n, d: tokens[i] }));
 export function drawContours(colours, runs = drawContours.runs ?? []) {
   drawContours.runs = runs;
   find("#figure-contours").hidden = !contours;
-  if (!contours) return;
+  if (contours) contoursChart(contours, runs, colours, point);
+}
+
+/** The chart of a document of contours, with the runs and a chosen point. */
+export function contoursChart(contours, runs, colours, point = null) {
   const [x, y] = [contours.params, contours.tokens];
   const domain = (axis) => [axis[0], axis.at(-1)];
   const values = contours.loss.flat();
   const drawn = levels(values);
   const axis = (values, words, room) => ({ domain: domain(values), label: words, ticks: (size) => counts(domain(values), size / room), text: plain });
-  drawChart("figure-contours", "Loss over parameters and tokens: lines of equal loss, the budget, limits and the answer", innerWidth < 640 ? 340 : 440, colours,
+  drawChart("figure-contours", "Loss over parameters and tokens: lines of equal loss, the budget, limits and the answer", innerWidth < 640 ? 340 : 400, colours,
     axis(x, "Parameters N", 44), axis(y, "Training tokens D", 32), [
-      Plot.line(lines(drawn), { x: "n", y: "d", z: "line", stroke: "level", strokeWidth: 1.3, clip: true }),
-      ...excluded({ params: x, tokens: y }, colours),
+      Plot.line(lines(contours, drawn), { x: "n", y: "d", z: "line", stroke: "level", strokeWidth: 1.3, clip: true }),
+      ...excluded(contours, colours),
       Plot.line(zip(contours.path), { x: "n", y: "d", stroke: colours.law, strokeWidth: 1.6, strokeDasharray: "5 4", clip: true }),
       Plot.line(zip(contours.budget), { x: "n", y: "d", stroke: colours.accent, strokeWidth: 1.8, clip: true }),
       Plot.dot(runs, { x: "params", y: "tokens", r: 2.4, fill: colours.soft, clip: true }),
-      Plot.text(labels(drawn), { x: "n", y: "d", text: (l) => four(l.level), fill: colours.ink, stroke: colours.paper, strokeWidth: 4, fontSize: 11, textAnchor: "end" }),
+      Plot.text(labels(contours, drawn), { x: "n", y: "d", text: (l) => four(l.level), fill: colours.ink, stroke: colours.paper, strokeWidth: 7, fontSize: 11, textAnchor: "end" }),
       Plot.dot([contours.answer], { x: "params", y: "tokens", r: 5.5, fill: colours.accent, stroke: colours.paper, strokeWidth: 1.5 }),
       point ? Plot.dot([point], { x: "params", y: "tokens", symbol: "times", r: 6, stroke: colours.ink, strokeWidth: 2.4 }) : null,
     ], 18, { color: { type: "linear", domain: d3.extent(drawn), interpolate: (t) => colours.shade(1 - t) } });

@@ -10,7 +10,13 @@ from click.testing import CliRunner
 
 from fit.cli import runs
 from fit.cli.main import main
-from fit.data.progress import HEARTBEAT_NAME, HEARTBEAT_SCHEMA, PLAN_NAME, PLAN_SCHEMA
+from fit.data.progress import (
+    HEARTBEAT_NAME,
+    HEARTBEAT_SCHEMA,
+    PLAN_NAME,
+    PLAN_SCHEMA,
+    take_snapshot,
+)
 from fit.data.records import write_record
 from fit.errors import RecordError
 from tests.fit.data.builders import record
@@ -62,14 +68,14 @@ def beat(folder, run, *, age):
 
 
 def test_runs_are_counted_by_state(sweep):
-    result = runs.take_snapshot(sweep, now=NOW)
+    result = take_snapshot(sweep, now=NOW)
     assert result.counts() == {"done": 1, "failed": 1, "diverged": 1, "running": 1, "missing": 2}
     assert not result.over
-    assert runs.take_snapshot(sweep.parent, now=NOW).counts() == result.counts()
+    assert take_snapshot(sweep.parent, now=NOW).counts() == result.counts()
 
 
 def test_what_is_spent_and_left_follows_from_records_and_plan(sweep):
-    progress = runs.take_snapshot(sweep, now=NOW).progress
+    progress = take_snapshot(sweep, now=NOW).progress
     assert progress.flops_spent == 5e11
     assert progress.hours_spent == pytest.approx(25 / 3600)
     # Four are left, two of them a quarter done; they take half of the time that the plan guessed.
@@ -79,15 +85,13 @@ def test_what_is_spent_and_left_follows_from_records_and_plan(sweep):
 
 
 def test_a_trajectory_that_is_silent_is_not_running(sweep):
-    running = {
-        r.host: r for r in runs.take_snapshot(sweep, now=NOW).progress.running if not r.alive
-    }
+    running = {r.host: r for r in take_snapshot(sweep, now=NOW).progress.running if not r.alive}
     assert len(running) == 1
-    assert "silent" in runs.snapshot_text(runs.take_snapshot(sweep, now=NOW))
+    assert "silent" in runs.snapshot_text(take_snapshot(sweep, now=NOW))
 
 
 def test_the_text_fits_a_terminal_and_names_what_went_wrong(sweep):
-    text = runs.snapshot_text(runs.take_snapshot(sweep, now=NOW))
+    text = runs.snapshot_text(take_snapshot(sweep, now=NOW))
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
     assert "1 done, 1 failed, 1 diverged, 1 running, 2 missing of 6 planned" in text
@@ -99,14 +103,14 @@ def test_an_unreadable_plan_or_sign_of_life_is_passed_over(sweep):
     (sweep / PLAN_NAME).write_text("{")
     for path in sweep.glob(f".work-*/{HEARTBEAT_NAME}"):
         path.write_text('{"schema": "isoflop.progress/1"}')
-    result = runs.take_snapshot(sweep, now=NOW)
+    result = take_snapshot(sweep, now=NOW)
     assert result.counts() == {"done": 1, "failed": 1, "diverged": 1, "running": 0, "missing": 0}
     assert result.progress.hours_left is None
 
 
 def test_a_folder_without_a_sweep_is_one_line(tmp_path):
     with pytest.raises(RecordError, match="no run records"):
-        runs.take_snapshot(tmp_path)
+        take_snapshot(tmp_path)
     result = CliRunner().invoke(main, ["runs", str(tmp_path / "nowhere"), "--watch"])
     assert result.exit_code == 1 and len(result.output.splitlines()) == 1
 

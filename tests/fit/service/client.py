@@ -1,14 +1,20 @@
-"""The service in process, asked over ASGI without a socket."""
+"""The service in process, asked over ASGI without a socket; a sweep that trains."""
 
 import asyncio
+import dataclasses
+import json
+import time
 from pathlib import Path
 
 import httpx
 
+from fit.data.progress import HEARTBEAT_NAME, HEARTBEAT_SCHEMA, PLAN_NAME, PLAN_SCHEMA
+from fit.data.records import write_record
 from fit.results import write_fit
 from fit.service.app import Service, application
 from fit.service.fits import FitRegistry
 from tests.fit.builders import make_fit
+from tests.fit.data.builders import record
 
 
 def pilot(root: Path) -> Path:
@@ -47,3 +53,24 @@ def table(rows: int = 36) -> bytes:
             loss = (1.7 + 120 / n**0.34 + 400 / d**0.36) * next(noise)
             lines.append(f"=run({len(lines)}),{n},{d},{loss}")
     return "\n".join(lines).encode()
+
+
+def live_sweep(folder: Path):
+    """Six planned runs: two are done, one failed, one trains, one is silent; their records."""
+    runs = [record(16, 300_000 * (i + 1), wall_seconds=50.0) for i in range(6)]
+    gone = {"loss": None, "tokens_seen": None}
+    failed = dataclasses.replace(runs[2], status="failed", reason="OutOfMemoryError: " * 40, **gone)
+    for run in (*runs[:2], failed):
+        write_record(folder / run.run, run)
+    rows = [
+        {"run": r.run, "params": 1000, "tokens": r.tokens, "flops_spent": 5e11, "seconds": 50.0}
+        for r in runs
+    ]
+    (folder / PLAN_NAME).write_text(json.dumps({"schema": PLAN_SCHEMA, "runs": rows}))
+    for run, age in ((runs[3], 0.0), (runs[4], 900.0)):
+        beat = {"schema": HEARTBEAT_SCHEMA, "run": run.run, "tokens": run.tokens // 4, "loss": 1.5,
+                "total": run.tokens, "tokens_per_second": 1e4, "host": "node7", "pid": 1,
+                "time": time.time() - age}  # fmt: skip
+        (folder / f".work-{run.run}").mkdir(parents=True)
+        (folder / f".work-{run.run}" / HEARTBEAT_NAME).write_text(json.dumps(beat))
+    return runs

@@ -1,5 +1,6 @@
 """The service's answers: the same as the command line's, and one shape of error."""
 
+import dataclasses
 import json
 from urllib.parse import urlencode
 
@@ -9,9 +10,12 @@ from click.testing import CliRunner
 
 import isoflop
 from fit.cli.main import main
+from fit.data.progress import snapshot_document, take_snapshot
+from fit.data.records import write_record
 from fit.results import write_fit
-from tests.fit.builders import make_fit
-from tests.fit.service.client import ask, pilot, service
+from tests.fit.builders import make_fit, make_points
+from tests.fit.data.builders import record
+from tests.fit.service.client import ask, live_sweep, pilot, service
 
 QUESTIONS = [
     *(["query", f"{c:.6g}"] for c in np.geomspace(1e12, 8e15, 8)),
@@ -103,6 +107,14 @@ REFUSED = [
     ("/v1/compare?a=pilot&b=pilot&level=2", 422, None),
     ("/v1/compare?a=pilot&b=pilot&level=x", 422, "level"),
     ("/v1/compare?a=pilot&b=pilot&interval=x", 422, None),
+    ("/v1/training?fit=pilot", 422, "row"),
+    ("/v1/training?fit=pilot&row=25", 422, "row"),
+    ("/v1/training?fit=pilot&row=-1", 422, "row"),
+    ("/v1/training?fit=pilot&row=1.5", 422, "row"),
+    ("/v1/training?fit=pilot&row=" + "9" * 190, 422, "row"),
+    ("/v1/training?fit=pilot&row=1&row=2", 422, "row"),
+    ("/v1/training?fit=nope&row=1", 404, "fit"),
+    ("/v1/training?law=hoffmann2022&row=1", 422, "law"),
     ("/v1/fits/nope", 404, "fit"),
     ("/v1/fits/..%2Fsecret", 404, None),
     ("/v1/report/nope.pdf", 404, "fit"),
@@ -214,6 +226,83 @@ def test_an_answer_is_remembered_until_its_fit_changes(tmp_path):
     assert changed.json()["loss_next_run"] != first.json()["loss_next_run"]
 
 
+def test_the_training_curve_of_a_run_is_a_small_mean_of_what_stands_beside_its_record(tmp_path):
+    names = made_runs(tmp_path / "runs")
+    fit = make_fit(name="swept", points=make_points(run=names))
+    write_fit(tmp_path / "swept", dataclasses.replace(fit, source={"path": str(tmp_path / "runs")}))
+    served = service(pilot(tmp_path))
+    long, short, broken, none, other = ask(
+        served, *(f"/v1/training?fit=swept&row={row}" for row in (0, 1, 2, 3)),
+        "/v1/training?fit=pilot&row=0",
+    )  # fmt: skip
+    assert (long.json()["run"], long.json()["row"]) == (names[0], 0)
+    tokens, loss = (np.array(long.json()[name]) for name in ("tokens", "loss"))
+    assert len(tokens) == 200 and tokens[-1] == 1e6 and len(long.content) < 5_000
+    assert np.all(np.diff(tokens) > 0)
+    assert np.sum(loss * np.diff(tokens, prepend=0.0)) == pytest.approx(2.5e6, rel=1e-4)
+    assert short.json()["tokens"] == [1e5, 2e5] and short.json()["loss"] == [3.0, 2.0]
+    for reply in (broken, none, other):
+        assert (reply.status_code, reply.json()["tokens"], reply.json()["loss"]) == (200, [], [])
+
+
+def made_runs(folder):
+    """Runs with a long curve, a short one, one that is cut short and none; the names of all."""
+    lines = [f"{1000.0 * (i + 1)},{2 + i % 2},0.01,1" for i in range(1000)]
+    curves = ["\n".join(["tokens,loss,lr,grad_norm", *lines]), "t\n1e5,3,1,1\n2e5,2,1,1", "t\n1e5,"]
+    names = []
+    for i, width in enumerate((16, 32, 48, 64)):
+        run = record(width, 10**6)
+        write_record(folder / run.run, run)
+        names.append(run.run)
+        if i < len(curves):
+            (folder / run.run / "curve.csv").write_text(curves[i])
+    return (*names, *(f"other{i}" for i in range(21)))
+
+
+def test_a_sweep_is_told_as_the_command_tells_it_with_its_runs_and_what_fits_lack(tmp_path):
+    folder, runs = tmp_path / "runs" / "live", live_sweep(tmp_path / "runs" / "live")
+    fit = make_fit(
+        name="live", points=make_points(run=(runs[0].run, *(f"x{i}" for i in range(24))))
+    )
+    write_fit(tmp_path / "live", dataclasses.replace(fit, source={"path": str(folder)}))
+    served = service(pilot(tmp_path), runs=folder)
+    reply, fits = ask(served, "/v1/sweep", "/v1/fits")
+    document = reply.json()
+    assert document["counts"] == {"done": 2, "failed": 1, "diverged": 0, "running": 1, "missing": 2}
+    assert (document["planned"], document["over"]) == (6, False) and document["seconds_left"] > 0
+    assert [r["alive"] for r in document["running"]] == [True, False]
+    ended = {row["run"]: row for row in document["ended"]}
+    assert ended[runs[1].run]["loss"] == runs[1].loss and ended[runs[2].run]["loss"] is None
+    assert (
+        len(ended[runs[2].run]["reason"]) == 300 and "OutOfMemory" in ended[runs[2].run]["reason"]
+    )
+    assert [(f["name"], f["fresh"]) for f in document["fits"]] == [("live", [runs[1].run])]
+    assert fits.json()["runs"] == "live"
+    same = ("counts", "planned", "missing", "flops_spent", "flops_left", "hours_spent")
+    told = snapshot_document(take_snapshot(folder))
+    assert {k: document[k] for k in same} == {k: told[k] for k in same}
+
+
+def test_a_sweep_is_read_once_for_all_that_look_on_and_errors_are_one_line(tmp_path, monkeypatch):
+    folder = tmp_path / "runs"
+    live_sweep(folder)
+    served = service(pilot(tmp_path / "reports"), runs=folder)
+    first = ask(served, "/v1/sweep")
+    (folder / "plan.json").unlink()
+    assert ask(served, "/v1/sweep").content == first.content
+    monkeypatch.setattr("fit.service.app.SWEEP_SECONDS", 0.0)
+    assert ask(served, "/v1/sweep").json()["planned"] == 0
+    (tmp_path / "empty").mkdir()
+    for runs, status, words in (
+        (None, 404, "isoflop serve --runs FOLDER"),
+        (tmp_path / "empty", 422, "no run records and no plan"),
+        (tmp_path / "gone", 422, "no folder"),
+    ):
+        reply = ask(service(tmp_path / "reports", runs=runs), "/v1/sweep")
+        assert reply.status_code == status and words in reply.json()["error"]["message"]
+    assert ask(served, "/v1/sweep?runs=..").json()["error"]["field"] == "runs"
+
+
 def test_health_and_counts_are_reported(tmp_path):
     health, _, metrics = ask(service(pilot(tmp_path)), "/healthz", "/nope", "/metrics")
     assert health.json()["status"] == "ok"
@@ -281,3 +370,32 @@ def test_the_report_at_an_address_with_a_hash_is_the_report(tmp_path, monkeypatc
     replies = ask(served, f"{address}.pdf", "/v1/report/pilot.pdf")
     assert [r.content for r in replies] == [b"%PDF-1.7 of a test"] * 2
     assert len(made) == 1 and replies[0].headers["content-type"] == "application/pdf"
+
+
+def test_the_report_in_markdown_links_figures_that_never_change_either(tmp_path, monkeypatch):
+    served = service(pilot(tmp_path))
+    made = []
+
+    async def command(arguments, *, folder, kind):
+        made.append(arguments)
+        (folder / "pilot" / "figures").mkdir()
+        (folder / "pilot" / "figures" / "frontier.svg").write_bytes(b"<svg/>")
+        (folder / "pilot" / "report.md").write_text("# pilot\n\n![F](figures/frontier.svg)\n")
+
+    monkeypatch.setattr(served.workers, "command", command)
+    address = ask(served, "/v1/fits").json()["fits"][1]["address"]
+    report, again = ask(served, *[f"{address}.md"] * 2)
+    assert (
+        report.text == f"# pilot\n\n![F]({address.removeprefix('/fits/')}/figures/frontier.svg)\n"
+    )
+    assert report.content == again.content and len(made) == 1 and "--format=md" in made[0]
+    assert report.headers["content-type"] == "text/markdown; charset=utf-8"
+    figure, none, other, field, old = ask(
+        served, f"{address}/figures/frontier.svg", f"{address}/figures/nope.svg",
+        f"{address}/figures/..%2Freport.svg", f"{address}/figures/frontier.svg?x=1",
+        "/fits/pilot-000000000000/figures/frontier.svg",
+    )  # fmt: skip
+    assert (figure.content, figure.headers["content-type"]) == (b"<svg/>", "image/svg+xml")
+    assert all("immutable" in r.headers["cache-control"] for r in (figure, report))
+    assert none.status_code == 404 and "frontier" in none.json()["error"]["message"]
+    assert [r.status_code for r in (other, field, old)] == [404, 422, 404] and len(made) == 1

@@ -45,6 +45,18 @@ def test_every_file_that_the_page_names_is_there_and_the_first_load_is_small():
     assert {"vendor/LICENSE.d3.txt", "vendor/LICENSE.plot.txt"} <= files.keys()
 
 
+def test_every_page_has_the_head_of_the_first_but_for_its_title_and_script():
+    files = read_page()
+    heads = [files[n].plain.decode().partition("</head>")[0] for n in ("index.html", "embed.html")]
+    first, second = (set(head.splitlines()) for head in heads)
+    assert all(head.startswith("<!doctype html>") for head in heads)
+    assert {line for line in first - second if "stylesheet" in line or "vendor" in line} == set()
+    assert second - first == {
+        "<title>isoflop: a chart</title>",
+        '<script type="module" src="page/embed.js"></script>',
+    }
+
+
 def test_a_file_that_the_reader_has_is_not_sent_again(tmp_path):
     served = service(pilot(tmp_path))
     first = ask(served, "/page/app.js")

@@ -49,7 +49,7 @@ def framed(chromium, host, address):
     return page, page.query_selector("iframe").content_frame(), asked
 
 
-@pytest.mark.parametrize("chart", ["loss", "params", "tokens", "valleys"])
+@pytest.mark.parametrize("chart", ["loss", "params", "tokens", "valleys", "contours"])
 def test_a_chart_is_drawn_in_a_frame_of_another_site(site, host, chart):
     chromium, url, _ = site
     page, frame, asked = framed(chromium, host, f"{url}embed?fit=pilot&chart={chart}&flops=1e13")
@@ -68,9 +68,14 @@ def test_what_is_refused_or_unknown_is_said_and_not_drawn(site, host):
     for query, words in (
         ("fit=blind", "refuse"),
         ("fit=nope", "There is no fit 'nope'"),
-        ("fit=pilot&chart=pie", "one of loss, params, tokens, valleys"),
+        ("fit=pilot&chart=pie", "one of loss, params, tokens, valleys, contours"),
         ("fit=pilot&theme=pink", "light or dark"),
         ("law=hoffmann2022&chart=valleys", "no runs at equal budgets"),
+        ("fit=blind&chart=contours", "refuse"),
+        ("fit=pilot&chart=contours&flops=1e17", "`force=true`"),
+        ("fit=pilot&chart=contours&flops=1e17&force=true", "refuse"),
+        ("fit=pilot&chart=contours&flops=lots", "lots"),
+        ("fit=pilot&chart=contours&max_params=few", "is 'few'"),
     ):
         page, frame, _ = framed(chromium, host, f"{url}embed?{query}")
         frame.wait_for_selector("body[data-ready]")
@@ -98,11 +103,29 @@ def test_the_page_itself_cannot_be_framed_and_a_frame_takes_no_token(site, host,
     served.close()
 
 
+def test_contours_lie_around_the_budget_that_is_asked_or_ten_times_the_largest(site):
+    chromium, url, _ = site
+    laws = ("fit=pilot", "law=hoffmann2022")
+    spans = [httpx.get(f"{url}v1/curves?{law}").json()["range"]["flops"] for law in laws]
+    asked = [(law, 10 * span[1]) for law, span in zip(laws, spans, strict=True)]
+    for query, flops in (*asked, ("fit=pilot&flops=2e13&max_params=200k", 2e13)):
+        page = chromium.new_context().new_page()
+        with page.expect_response("**/v1/contours?*") as caught:
+            page.goto(f"{url}embed?{query}&chart=contours")
+        until(page, "document.body.dataset.ready === 'true'")
+        assert caught.value.json()["budget"]["flops"] == pytest.approx(flops, rel=0.2)
+        legend = page.locator(".legend").inner_text()
+        assert "equal loss" in legend and ("excluded" in legend) == ("max_params" in query)
+        assert page.locator("svg.chart").count() == 1
+        page.context.close()
+
+
+@pytest.mark.parametrize("chart", ["loss", "contours"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_framed_chart_has_no_serious_violation(site, scheme):
+def test_a_framed_chart_has_no_serious_violation(site, scheme, chart):
     chromium, url, _ = site
     page = chromium.new_context(color_scheme=scheme).new_page()
-    page.goto(f"{url}embed?fit=pilot&chart=loss")
+    page.goto(f"{url}embed?fit=pilot&chart={chart}")
     until(page, "document.body.dataset.ready === 'true'")
     assert violations(page) == []
     page.context.close()

@@ -35,6 +35,7 @@ def test_what_cannot_be_served_is_one_line(tmp_path, monkeypatch):
     pilot(tmp_path / "other")
     assert "there is no token" in refusal("--host", "0.0.0.0")
     assert "16 to 1024 of printable ASCII" in refusal("--host", "0.0.0.0", "--token", "short")
+    assert "no folder nope" in refusal("--runs", "nope")
     assert "no fit in nope" in refusal("--fit", "nope")
     twice = refusal("--fit", "reports/pilot", "--fit", "other/pilot")
     assert "two fits are named pilot" in twice
