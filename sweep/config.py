@@ -309,6 +309,8 @@ class Config:
     """few: what a run leaves beside its record and weights is one archive; all: files."""
     bundle: int = MISSING
     """Most cells that a launcher's job trains, one after the other."""
+    branch_jobs: bool = MISSING
+    """Train each branch of a trunk as a job of its own, after a job that trains the trunk."""
     data_hash: str | None = MISSING
     """Content hash of the data that the job was planned on; written by `sweep.launch.jobs`."""
     planned_device: str | None = MISSING
@@ -317,6 +319,8 @@ class Config:
     """Hash of the sources of plug-ins that the job was planned with; as `data_hash`."""
     bundle_file: str | None = MISSING
     """File of the cells that share the job, in place of this configuration; as `data_hash`."""
+    part: str | None = MISSING
+    """What the job trains of its cell: `trunk`, or the tokens of a branch; as `data_hash`."""
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
     train: TrainConfig = MISSING

@@ -41,7 +41,9 @@ def examples(tmp_path, monkeypatch):
 
 def planned(*words):
     """Trajectories of a small run."""
-    (cell,) = grid(command_overrides(parse_command([*TINY, *words], "sweep")), multirun=False)
+    given = {w.partition("=")[0] for w in words}
+    tiny = [w for w in TINY if w.partition("=")[0] not in given]
+    (cell,) = grid(command_overrides(parse_command([*tiny, *words], "sweep")), multirun=False)
     return cell.trajectories[0]
 
 
@@ -107,6 +109,55 @@ def test_the_counts_of_the_example_model_are_those_of_its_matrices(examples):
     assert t.flops_per_token.exact == 6 * t.params.matmul
     session = Session.open(t)
     assert sum(p.numel() for p in session.module.parameters()) == t.params.total
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex")
+def test_the_example_model_trains_compiled_by_one_graph_to_the_losses_of_the_eager_one(
+    examples, tmp_path
+):
+    torch._dynamo.utils.counters.clear()
+    words = (*KINDS["model"], "train.tokens=[3e3,4e3]", "train.batch_doublings=[500,1e3]")
+    eager, compiled = (
+        train(planned(*words, f"train.compile={how}"), tmp_path / how, Quiet())
+        for how in ("off", "on")
+    )
+    assert [r.run for r in compiled] == [r.run for r in eager]
+    assert [r.loss for r in compiled] == pytest.approx([r.loss for r in eager], rel=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+OPAQUE = """
+import torch
+from ssm import Ssm, SsmOptions
+
+@torch.library.custom_op("plug::same", mutates_args=())
+def same(x: torch.Tensor) -> torch.Tensor:
+    return x.clone()
+
+same.register_autograd(lambda context, gradient: gradient)
+
+class Opaque(Ssm):
+    def __init__(self, shape, options: SsmOptions):
+        super().__init__(shape, options)
+
+    def logits(self, tokens):
+        logits = super().logits(tokens)
+        return logits if logits.is_meta else same(logits)
+"""
+
+
+def test_an_own_model_that_cannot_be_compiled_fails_in_one_line_and_trains_uncompiled(
+    examples, tmp_path
+):
+    (examples / "opaque.py").write_text(OPAQUE)  # its operation has no rule for tracing
+    words = ("model._target_=opaque:Opaque", "train.tokens=3e3")
+    (failed,) = train(planned(*words, "train.compile=on"), tmp_path, Quiet())
+    assert failed.status == "failed" and "\n" not in failed.reason
+    assert "model._target_=opaque:Opaque cannot be compiled" in failed.reason
+    assert "train.compile=off" in failed.reason
+    (done,) = train(planned(*words, "train.compile=off"), tmp_path, Quiet())
+    assert done.status == "done"
 
 
 def test_the_example_model_is_causal(examples):

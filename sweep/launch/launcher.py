@@ -53,9 +53,10 @@ from sweep.launch.queue import (
     wait_for_launches,
 )
 from sweep.planning.compose import compose_multirun, hydra_initialised, make_launcher
-from sweep.planning.grid import Cell, run_folder
+from sweep.planning.grid import Cell, run_folder, split_branches
 from sweep.planning.timing import estimate, known_timing
 from sweep.planning.trajectory import RunSpec, Trajectory
+from sweep.planning.trunks import TRUNK
 from sweep.training.tracking import Attempt, pack_files, read_attempts, say
 
 T = TypeVar("T")
@@ -72,22 +73,42 @@ def launch_cells(cells: Sequence[Cell], overrides: Sequence[str]) -> None:
         PlanError: The launcher is not installed, or starts nothing.
     """
     jobs = [pin_plan(cell) for cell in cells if cell.refusal is None]
-    pending = [PendingCell(cell=job) for job in jobs]
     with hydra_initialised():
         launcher = HydraLauncher(overrides)
-        earlier = earlier_launches(w.parent for c in pending for w in c.cell.work[:1])
+        earlier = earlier_launches(w.parent for job in jobs for w in job.work[:1])
         begun = {name for names in earlier.values() for name in names}
-        held = [c for c in pending if begun & {run.run for _, run in c.missing()}]
+        free: list[Cell] = []
+        held: list[Cell] = []
+        for job in jobs:
+            (held if begun & {run.run for _, run in job.due()} else free).append(job)
         if held:
             say(f"{count_noun(len(held), 'cell')} in Slurm jobs of an earlier command, which go on")
-        train_pending(launcher, [c for c in pending if c not in held])
+        tried = train_in_parts(launcher, free)
         if held:
             wait_for_launches(list(earlier))
-            for cell in held:
-                cell.note_progress()
-            train_pending(launcher, held)
-    for cell in pending:
+            tried += train_in_parts(launcher, held)
+    for cell in tried:
         cell.give_up()
+
+
+def train_in_parts(launcher: HydraLauncher, cells: Sequence[Cell]) -> list[PendingCell]:
+    """Train cells, where `branch_jobs` asks for it their trunks first and then their branches.
+
+    A branch whose trunk was lost trains it itself.
+
+    Returns:
+        What was to end with records.
+
+    Raises:
+        PlanError: The launcher starts nothing.
+    """
+    first, then = [], []
+    for trunks, branches in map(split_branches, cells):
+        first += [PendingCell(cell=cell) for cell in trunks or branches]
+        then += [PendingCell(cell=cell) for cell in branches if trunks]
+    train_pending(launcher, first)
+    train_pending(launcher, then)
+    return [c for c in first if c.cell.part != TRUNK] + then
 
 
 def train_pending(launcher: HydraLauncher, pending: Sequence[PendingCell]) -> None:

@@ -28,7 +28,7 @@ from fit.quantities import (
 )
 from sweep.config import TrainConfig
 from sweep.planning.devices import device_kind
-from sweep.planning.grid import Cell, LauncherChoice
+from sweep.planning.grid import Cell, LauncherChoice, split_branches
 from sweep.planning.timing import (
     CostEstimate,
     ShapeTiming,
@@ -58,6 +58,8 @@ class PlannedCost:
     estimate: CostEstimate
     priced: bool
     """Whether the estimate is of the device that the run is meant for."""
+    branch_seconds: float | None
+    """Time of its branch where that is a job of its own, after the one of the trunk [s]."""
     record: RunRecord | None
 
 
@@ -96,6 +98,8 @@ def planned_runs(cells: Sequence[Cell], options: PlanOptions) -> list[PlannedCos
     rows = []
     for number, cell in enumerate(cells):
         due = {run.run: (part, run) for part, run in cell.due()}
+        trunks, jobs = split_branches(cell)
+        branches = {run.run: (t, run) for job in jobs if trunks for t, run in job.runs()}
         for t in cell.trajectories:
             check_device(t.config.train, options)
             timing = known_timing(t) if options.measure and not options.machine else None
@@ -107,6 +111,9 @@ def planned_runs(cells: Sequence[Cell], options: PlanOptions) -> list[PlannedCos
                     timing=timing,
                     estimate=estimate(part, run, timing, options.machine),
                     priced=estimable(t, timing, options.machine),
+                    branch_seconds=estimate(*branches[run.run], timing, options.machine).seconds
+                    if run.run in branches
+                    else None,
                     record=cell.record(t, run),
                 )
                 for part, run in (due.get(run.run, (t, run)) for run in t.runs)
@@ -165,7 +172,9 @@ def plan_cost(
     left = [row for row in rows if row.record is None]
     jobs: dict[int, float] = {}
     for row in left:
-        jobs[row.cell] = jobs.get(row.cell, 0.0) + row.estimate.seconds
+        before = max(0.0, row.estimate.seconds - (row.branch_seconds or 0.0))
+        jobs[row.cell] = jobs.get(row.cell, 0.0) + before
+    branches = [row.branch_seconds for row in left if row.branch_seconds is not None]
     workers = options.workers or launcher.workers
     largest = max(left, key=lambda row: row.estimate.memory_bytes, default=None)
     hours = sum(device_hours(row) for row in left)
@@ -177,7 +186,9 @@ def plan_cost(
         beside=sum(row.estimate.beside for row in left),
         hours=hours,
         priced=all(row.priced for row in left),
-        wall=None if workers is None else makespan(list(jobs.values()), workers),
+        wall=None
+        if workers is None
+        else makespan(list(jobs.values()), workers) + makespan(branches, workers),
         workers=workers,
         memory_bytes=0.0 if largest is None else largest.estimate.memory_bytes,
         largest="" if shape is None else f"width {shape.width}, depth {shape.depth}",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from sweep.planning.trajectory import (
     plan,
     work_folder,
 )
+from sweep.planning.trunks import TRUNK, is_kept
 from sweep.plugins import worker_closed
 
 SHOWN = 3
@@ -72,14 +72,58 @@ class Cell:
         pairs = []
         for t, work in zip(self.trajectories, self.work, strict=True):
             lengths = [run.tokens for run in t.runs if self.record(t, run) is None]
+            if self.part == TRUNK:
+                lengths = [n for n in lengths if not is_kept(work, t.trunk, n)]
             part = keep_lengths(t, lengths)
-            costs = t.runs if work.exists() else part.runs
+            costs = t.runs if work.exists() or self.part else part.runs
             pairs += [(part, run) for run in costs if run.tokens in lengths]
         return pairs
+
+    @property
+    def part(self) -> str | None:
+        """What is trained of the cell, `Config.part`."""
+        return None if self.config is None else self.config.part
 
     def record(self, trajectory: Trajectory, run: RunSpec) -> RunRecord | None:
         """The valid record of a run, if it has ended."""
         return finished_record(run_folder(trajectory, run))
+
+
+def split_branches(cell: Cell) -> tuple[list[Cell], list[Cell]]:
+    """Split a cell into jobs for what is missing: one of its trunks, then one of each branch.
+
+    The runs of a job cost what its part costs; those of a trunk end where they would branch off.
+    A cell stays whole where this was not asked for, or where there is nothing to share.
+    """
+    due = [pair for pair in cell.due() if pair[1].cooldown_start]
+    if cell.config is None or not cell.config.branch_jobs or len(due) < 2:
+        return [], [cell]
+    missing = {run.run: run for _, run in cell.due()}
+    branches, trunks = [], []
+    for t, work in zip(cell.trajectories, cell.work, strict=True):
+        on_trunk = []
+        for run in (missing[r.run] for r in t.runs if r.run in missing):
+            cooldown = t.flops_per_token.exact * (run.tokens - run.cooldown_start)
+            spent = run.flops_spent - cooldown
+            on_trunk.append(replace(run, tokens=run.cooldown_start, flops_spent=spent))
+            branch = replace(t, runs=(replace(run, flops_spent=cooldown),))
+            folder = work.parent / work_folder(branch)
+            branches.append(_part_of(cell, str(run.tokens), [branch], [folder]))
+        trunks.append(replace(t, runs=tuple(on_trunk)))
+    return [_part_of(cell, TRUNK, trunks, cell.work)], branches
+
+
+def _part_of(
+    cell: Cell, part: str, trajectories: Sequence[Trajectory], work: Sequence[Path]
+) -> Cell:
+    """The job of a part of a cell."""
+    return replace(
+        cell,
+        overrides=(*cell.overrides, f"part={part}"),
+        config=None if cell.config is None else replace(cell.config, part=part),
+        trajectories=tuple(trajectories),
+        work=tuple(work),
+    )
 
 
 def refusals(cells: Sequence[Cell]) -> list[str]:
@@ -251,4 +295,4 @@ def _without_seen_runs(trajectory: Trajectory, seen: set[Path]) -> Trajectory:
     folders = {run.run: run_folder(trajectory, run) for run in trajectory.runs}
     runs = tuple(run for run in trajectory.runs if folders[run.run] not in seen)
     seen.update(folders.values())
-    return dataclasses.replace(trajectory, runs=runs)
+    return replace(trajectory, runs=runs)

@@ -5,6 +5,9 @@
 The hash is that of everything that changes a trunk: shape, data, recipe, seed and the sources of
 plug-ins, but no length. So a trunk serves every longer run of its recipe and no other. A folder
 appears by rename, whole, once all runs of its trajectory have ended; a longer one replaces it.
+
+Where the branches of a trunk are jobs of their own (`branch_jobs=true`), its states at the
+branching points lie in the working folder of the trajectory until all its runs have ended.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PREFIX = ".trunk-"
+TRUNK = "trunk"
+"""The part of a cell that is its trunk alone, `Config.part`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +44,11 @@ def kept_trunks(parent: Path, trunk: str) -> list[KeptTrunk]:
         with suppress(ValueError):
             found.append(KeptTrunk(folder=folder, tokens=int(folder.name.rpartition("-")[2])))
     return sorted(found, key=lambda kept: kept.tokens)
+
+
+def is_kept(parent: Path, trunk: str, tokens: int) -> bool:
+    """Whether a state of a trunk has been written, in whole or in shards."""
+    return any(trunk_folder(parent, trunk, tokens).glob("[!.]*"))
 
 
 def find_trunk(parent: Path, trunk: str) -> KeptTrunk | None:

@@ -5,7 +5,9 @@
         keep the trunk's state, cool down to the run's end, measure, write the record
         return to the trunk
 
-A trajectory is a trunk and its runs: each run is a branch that leaves the trunk and cools down. A
+A trajectory is a trunk and its runs: each run is a branch that leaves the trunk and cools down. Of
+a job that is a part of it (`Config.part`) only the trunk is trained, whose states at the branching
+points are kept in the trajectory's working folder, or only one branch, which begins with them. A
 checkpoint is written every `train.checkpoint_seconds`, in the background, or less often where
 training waits for it for more than 5% of that time; a killed process loses what it trained since
 the last one.
@@ -25,6 +27,7 @@ from typing import Any
 
 import torch
 
+from fit.data.progress import HEARTBEAT_NAME
 from fit.data.records import STORIES_NAME, RunRecord, write_record
 from fit.errors import RecordError
 from fit.files import now, write_atomically
@@ -32,7 +35,7 @@ from sweep.cache import locked
 from sweep.data.measured import further_heldout, read_tasks, task_name
 from sweep.planning.devices import device_kind
 from sweep.planning.trajectory import RunSpec, Trajectory, finished_record, work_folder
-from sweep.planning.trunks import install_trunk, kept_trunks, trunk_folder
+from sweep.planning.trunks import TRUNK, install_trunk, is_kept, kept_trunks, trunk_folder
 from sweep.skills.grading import story_scores
 from sweep.training.checkpoint import (
     DeferredSignals,
@@ -83,7 +86,7 @@ def train(trajectory: Trajectory, runs_dir: Path, tracker: Tracker) -> tuple[Run
         tracker: Where progress and curves go.
 
     Returns:
-        One record per run, by ascending tokens: done, diverged or failed.
+        One record per run that has ended, by ascending tokens: done, diverged or failed.
 
     Raises:
         KeyboardInterrupt: Stopped by hand; the newest checkpoint is kept to resume from.
@@ -94,7 +97,7 @@ def train(trajectory: Trajectory, runs_dir: Path, tracker: Tracker) -> tuple[Run
     alone = trajectory.config.train.devices == 1
     with trainer.interruption if alone else nullcontext():
         trainer.train()
-    return tuple(trainer.records[run.run] for run in trajectory.runs)
+    return tuple(trainer.records[r.run] for r in trajectory.runs if r.run in trainer.records)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -122,9 +125,22 @@ class TrajectoryTrainer:
         self._next_save = time.monotonic() + self.trajectory.config.train.checkpoint_seconds
 
     @property
+    def part(self) -> str | None:
+        """What is trained of the trajectory, `Config.part`."""
+        return self.trajectory.config.part
+
+    @property
+    def whole_work(self) -> Path:
+        """Working folder of the whole trajectory."""
+        return self.folder / work_folder(self.trajectory)
+
+    @property
     def work(self) -> Path:
         """Folder of the checkpoint, the attempts and the heartbeat while runs are missing."""
-        return self.folder / work_folder(self.trajectory)
+        if self.part in (None, TRUNK):
+            return self.whole_work
+        runs = tuple(run for run in self.trajectory.runs if self.part == str(run.tokens))
+        return self.folder / work_folder(dataclasses.replace(self.trajectory, runs=runs))
 
     @property
     def checkpoint(self) -> Path:
@@ -137,8 +153,12 @@ class TrajectoryTrainer:
         return self.session is None or bool(self.session.fabric.is_global_zero)
 
     def missing(self) -> list[RunSpec]:
-        """Runs without a record."""
-        return [run for run in self.trajectory.runs if run.run not in self.records]
+        """Runs of this part without a record; of a trunk, those whose branching point is ahead."""
+        runs = [run for run in self.trajectory.runs if run.run not in self.records]
+        if self.part == TRUNK:
+            trunk, work = self.trajectory.trunk, self.work
+            return [run for run in runs if not is_kept(work, trunk, run.cooldown_start)]
+        return [run for run in runs if self.part in (None, str(run.tokens))]
 
     def read_records(self) -> None:
         """Read the records of finished runs from disk."""
@@ -264,17 +284,20 @@ class TrajectoryTrainer:
         """Open a session and train every missing run."""
         session = self.session = Session.open(self.trajectory)
         self._restore(session, self.work)
+        trunk_alone = self.part == TRUNK
         for index, run in enumerate(self.trajectory.runs):
-            if run.run in self.records:
+            if run not in self.missing():
                 continue
-            if session.branch is not None and session.branch != index:
+            if session.branch is not None and (session.branch != index or trunk_alone):
                 session.return_to_trunk()
             session.after_step = partial(self._after_step, run)
             try:
                 self._train(session, index, run)
-                self._finish_run(session, run)
+                if not trunk_alone:
+                    self._finish_run(session, run)
             except Diverged as error:
-                for stopped in self.missing() if session.branch is None else [run]:
+                ahead = [r for r in self.missing() if r.tokens >= run.tokens]
+                for stopped in ahead if session.branch is None else [run]:
                     self._finish_run(session, stopped, reason=str(error))
 
     def _restore(self, session: Session, folder: Path) -> None:
@@ -306,8 +329,16 @@ class TrajectoryTrainer:
 
     def remove_work_folder(self) -> None:
         """Remove the working folder once no run is missing; what is kept of the trunk is moved."""
-        install_trunk(self.work, self.folder, self.trajectory.trunk)
-        shutil.rmtree(self.work, ignore_errors=True)
+        if self.part == TRUNK:
+            (self.work / HEARTBEAT_NAME).unlink(missing_ok=True)
+            self._record_end("stopped", "the trunk is trained")
+        else:
+            shutil.rmtree(self.work, ignore_errors=True)
+        self.read_records()
+        if all(run.run in self.records for run in self.trajectory.runs):
+            if "trunk" in self.trajectory.config.train.keep:
+                install_trunk(self.whole_work, self.folder, self.trajectory.trunk)
+            shutil.rmtree(self.whole_work, ignore_errors=True)
 
     def _train(self, session: Session, index: int, run: RunSpec) -> None:
         """Train along the trunk to the position where the run leaves it, then along its branch."""
@@ -316,8 +347,11 @@ class TrajectoryTrainer:
                 session.rewind()
             self._use_kept_trunk(session, run)
             session.advance(run.rate, run.cooldown_start, lambda: self._report(run))
-            last = len(self.missing()) == 1
-            if last and session.position and "trunk" in self.trajectory.config.train.keep:
+            if self.part == TRUNK:
+                self._keep_trunk(session)
+                return
+            last, keep = len(self.missing()) == 1, "trunk" in self.trajectory.config.train.keep
+            if last and session.position and keep and self.part is None:
                 self._keep_trunk(session)
             session.leave_trunk(index, come_back=not last)
             self._save()
@@ -325,8 +359,10 @@ class TrajectoryTrainer:
 
     def _use_kept_trunk(self, session: Session, run: RunSpec) -> None:
         """Go to the furthest kept state of the trunk from which the run can be reached, if any."""
-        kept = kept_trunks(self.folder, self.trajectory.trunk)
-        usable = [k for k in kept if session.position < k.tokens <= run.cooldown_start][-1:]
+        folders = {self.folder, self.whole_work}
+        kept = [k for folder in folders for k in kept_trunks(folder, self.trajectory.trunk)]
+        usable = [k for k in kept if session.position < k.tokens <= run.cooldown_start]
+        usable = sorted(usable, key=lambda k: k.tokens)[-1:]
         if session.fabric.world_size > 1:  # ranks may see a folder at different times
             usable = session.fabric.broadcast(usable)
         for trunk in usable:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from fit.data.schedule import LearningRate
+from fit.errors import PlanError
 from sweep.cache import cache_folder
 from sweep.config import Compile
 from sweep.data.registry import open_source
@@ -188,11 +189,14 @@ class Session:
 
         Raises:
             torch.OutOfMemoryError: One row does not fit either.
+            PlanError: torch cannot compile the model.
         """
         most, z_loss = self.rows_per_pass(len(rows)), self.trajectory.config.train.z_loss
         try:
             self.pending = self.stepper.accumulate_gradients(rows, most, z_loss)
         except RuntimeError as error:  # ranks with pieces of unequal size would deadlock
+            if self.compiled and isinstance(error, torch._dynamo.exc.TorchDynamoException):
+                raise not_compiled(self.trajectory, error) from error
             if not is_out_of_memory(error) or most == 1 or self.fabric.world_size > 1:
                 raise
         else:
@@ -421,6 +425,17 @@ def keep_compiled_code() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+
+
+def not_compiled(trajectory: Trajectory, error: Exception) -> PlanError:
+    """What is said, in one line, of a model that torch could not compile."""
+    plug_in = trajectory.plug_ins.get("model._target_")
+    name = "the model" if plug_in is None else f"model._target_={plug_in.target}"
+    reason = " ".join(str(error).partition("\n\n")[0].split())[:300]
+    return PlanError(
+        f"{name} cannot be compiled ({type(error).__name__}: {reason}). Correct it, or train it "
+        "uncompiled: train.compile=off."
+    )
 
 
 @functools.cache

@@ -111,7 +111,7 @@ def any_rows(*tensors: Tensor) -> AbstractContextManager[Any]:
     if len(tensors[0]) == 1:
         return torch.compiler.set_stance("force_eager")
     for tensor in tensors:
-        torch._dynamo.mark_dynamic(tensor, 0)
+        torch._dynamo.maybe_mark_dynamic(tensor, 0)
     return nullcontext()
 
 

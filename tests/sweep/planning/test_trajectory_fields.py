@@ -26,13 +26,14 @@ from sweep.training.outcome import recipe
 
 ROOT = Path(__file__).parents[3]
 NO_RESULT = frozenset(
-    "name runs_dir tracking files bundle data.cache data.max_epochs train.micro_batch_tokens "
-    "train.accelerator train.devices train.strategy train.threads train.compile train.retries "
+    "name runs_dir tracking files bundle branch_jobs data.cache data.max_epochs "
+    "train.micro_batch_tokens train.accelerator train.devices train.strategy train.threads "
+    "train.compile train.retries "
     "train.checkpoint_seconds train.runs_per_gpu train.keep train.scores "
     "train.stories".split()
 )
 """Where runs go, what is logged, on which device they run, and what is refused beforehand."""
-BY_LAUNCH = frozenset({"data_hash", "planned_device", "plugins_hash", "bundle_file"})
+BY_LAUNCH = frozenset({"data_hash", "planned_device", "plugins_hash", "bundle_file", "part"})
 """Written by a launch for its workers."""
 HUB_ONLY = frozenset({"data.subset", "data.streaming", "data.split"})
 """Read by the source `hf` alone, which needs a package of its own."""

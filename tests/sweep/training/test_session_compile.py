@@ -36,7 +36,9 @@ def backend(monkeypatch):
     counting = Counting()
     traced = functools.partial(torch.compile, backend=counting, fullgraph=True)
     monkeypatch.setattr(torch, "compile", lambda *a, mode=None, **how: traced(*a, **how))
-    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+    config = torch._dynamo.config
+    new, old = "fail_on_recompile_limit_hit", "fail_on_cache_limit_hit"  # before torch 2.7
+    with config.patch({new if hasattr(config, new) else old: True}):
         yield counting
     torch._dynamo.reset()
 
