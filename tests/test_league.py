@@ -8,7 +8,8 @@ import pytest
 
 import isoflop
 from tests.bench.forecasters import NotRun, approach2, default_fit, huber, peers
-from tests.bench.league import average, loss_figures, optimum_figures, read_series, valleys
+from tests.bench.league import Series, average, loss_figures, optimum_figures, read_series, valleys
+from tests.bench.reach import Forecast, forecasts, row
 
 
 def test_the_interval_score_is_the_width_and_twenty_times_the_miss():
@@ -106,3 +107,26 @@ def test_a_package_that_is_not_installed_is_named_as_not_run():
     packages = peers(sys.executable)
     with pytest.raises(NotRun, match="not installed"):
         packages["simple-scaling-laws"](*exact_sweep())
+
+
+def test_the_best_run_of_a_range_of_reach_is_forecast_from_the_cheaper_ones():
+    columns = dict(
+        zip(("params", "tokens", "loss", "flops", "cluster"), exact_sweep(), strict=True)
+    )
+    columns["loss"] = columns["loss"] * np.exp(np.random.default_rng(0).normal(0, 0.003, 35))
+    three = {name: values[-21:] for name, values in columns.items()}
+    # Of budgets of 1e18, 3e18 and 1e19 a third of the largest leaves two, a tenth too few runs.
+    (found,) = forecasts(Series(name="sweep", family="a", **three))
+    assert found.farthest == 10.0
+    assert found.loss == three["loss"][-7:].min()
+    assert found.held and found.error < 0.02
+    assert found.verdict in ("trust", "careful")
+
+
+def test_a_row_weighs_families_alike_and_counts_all_forecasts():
+    made = [("a", True), ("a", True), ("a", True), ("b", False)]
+    found = [
+        Forecast(family=f, farthest=3.0, verdict="trust", loss=2.0, held=h, half=0.02, error=0.01)
+        for f, h in made
+    ]
+    assert row("3", found) == "| 3 | 4 | 3 | 50% | 2.0% | 1.0% |"

@@ -49,8 +49,8 @@ CHEAPER = 1.0
 DISCREPANCY, DISCREPANCY_DOF = 0.075, 12.0
 """Standard deviation of `level`, as a share of the gain, and how many budgets it is worth."""
 TWO_TERM, EXACT = 0.15, 0.02
-"""Probability of the two-term law itself before any runs, and in place of `DISCREPANCY` the share
-of the gain that its forecasts then miss."""
+"""Probability of the two-term law itself before any runs, and what its forecasts then miss, in
+place of `DISCREPANCY` and `VALLEY`."""
 MOST_WEIGHT = 0.99
 """Of the two-term law."""
 VALLEY = 0.12
@@ -155,9 +155,12 @@ def forecast(table: RunTable, level: float, prior: Prior = POPULATION) -> Foreca
     shift = shift_by_short_runs(runs, whole, quantile, share, prior)
     weight = weight_of_two_terms(whole, prior, [rest for _, *rest in rolled])
     drawn = posterior_of(runs, prior.drawn_to_two_terms(weight)) if weight > 0 else None
+    valley = VALLEY
     if drawn is not None:
         whole = drawn
-        share = math.sqrt(weight * EXACT**2 + (1 - weight) * share**2)
+        share, valley = (
+            math.sqrt(weight * EXACT**2 + (1 - weight) * missed**2) for missed in (share, VALLEY)
+        )
     # One quantile serves all: the discrepancy's own reference is folded into its variance.
     own = float(stdtrit(dof + 2, tail)) / quantile
     covariance = np.zeros((len(FORECAST), len(FORECAST)))
@@ -166,7 +169,7 @@ def forecast(table: RunTable, level: float, prior: Prior = POPULATION) -> Foreca
     moved = whole.covariance * scale[:, None] * scale
     covariance[:SHAPES, :SHAPES] = moved[np.ix_(ORDER, ORDER)]
     covariance[SHAPES, SHAPES] = (own * share) ** 2
-    covariance[SHAPES + 1, SHAPES + 1] = VALLEY**2
+    covariance[SHAPES + 1, SHAPES + 1] = valley**2
     values = [*whole.mode[:6], *whole.mode[6:], 0.0, 0.0]
     theta = dict(zip(FORECAST, [values[i] for i in (*ORDER, 8, 9)], strict=True))
     for name in ("E", "A", "B", "alpha", "beta", "k"):

@@ -15,7 +15,7 @@ from fit.interface import fit
 from fit.laws.families import law as family
 from fit.laws.forecast import FORECAST, NEAR, Frame, forecast_law
 from fit.query.answer import predict, query
-from fit.results import Fit
+from fit.results import Fit, ForecastLaw
 
 FRAME = Frame(
     log_params=np.log(3e7),
@@ -135,6 +135,7 @@ def test_under_the_two_term_law_forecasts_far_out_hold(fitted):
 def test_runs_of_the_two_term_law_say_so_and_leave_less_to_discrepancy(fitted):
     assert fitted.forecast.two_terms > 0.5
     assert fitted.forecast.discrepancy < 0.05
+    assert valley(fitted.forecast) < 0.08
     assert abs(fitted.forecast.theta["k"] - 1) < 0.05
 
 
@@ -145,6 +146,12 @@ def test_runs_of_another_form_leave_the_two_term_law_out():
     found = forecasts.forecast(load(sweep(outer)), 0.9)
     assert found.two_terms == 0.0
     assert found.discrepancy > 0.06
+    assert valley(found) == pytest.approx(forecasts.VALLEY)
+
+
+def valley(ahead: ForecastLaw) -> float:
+    """Standard deviation of what a forecast misses of ln N*."""
+    return float(np.sqrt(ahead.covariance[FORECAST.index("valley"), FORECAST.index("valley")]))
 
 
 def posterior(mode: float, spread: float) -> forecasts.Posterior:
