@@ -41,6 +41,8 @@ BEYOND = FARTHEST_REACH
 """Last budget of the curves, as a multiple of the largest fitted: further ones are not answered."""
 BELOW = 3.0
 """The smallest fitted budget over the first one of the curves."""
+DIGITS = 8
+"""Significant digits of what charts draw: all 17 would double the size of the document."""
 SIZES = 64
 """Sizes on an isoFLOP curve, which runs a factor of two past the sizes fitted at either end."""
 MOST_RUNS = 2000
@@ -110,7 +112,16 @@ def curves(source: ScalingLaw) -> dict[str, Any]:
         "runs": [] if source.fit is None else _runs(source.fit),
         "valleys": [] if source.fit is None or refused else _valleys(source, source.fit),
     }
-    return dict(finite_or_null(document))
+    return dict(_rounded(finite_or_null(document)))
+
+
+def _rounded(value: Any) -> Any:
+    """The same with `DIGITS` of every number, at any depth."""
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, Mapping):
+        return {k: _rounded(v) for k, v in value.items()}
+    return [_rounded(v) for v in value] if isinstance(value, list) else value
 
 
 def _curve(column: int, value: Floats, ends: tuple[Floats, Floats] | None) -> dict[str, Any]:
