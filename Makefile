@@ -90,17 +90,20 @@ test-exports: $(EXPORTS)/.installed  ## the exports, read by litgpt and transfor
 # The oldest torch and lightning that pyproject.toml allows, in front of what .venv has. Where the index has torch for
 # CUDA alone, that is 5 GB on disk: PIP_EXTRA_INDEX_URL may name one with builds for CPUs.
 LOWEST := .venv-lowest
+# Compilation, sharded tensors, ranks, checkpoints, optimisers, and the loop with its trunks.
+LOWEST_TESTS ?= $(foreach t,session_compile sharded step step_ranks devices checkpoint optimizers trunks,\
+  tests/sweep/training/test_$(t).py) tests/sweep/test_model.py tests/sweep/test_model_options.py
 lowest: $(LOWEST)/.installed  ## .venv-lowest with the oldest torch and lightning that are allowed
 .PHONY: lowest
 
 $(LOWEST)/.installed: $(STAMP)
 	$(PYTHON) -m venv $(LOWEST)
 	$(BIN)/python $(PURELIB) > "$$($(LOWEST)/bin/python $(PURELIB))/base.pth"
-	$(LOWEST)/bin/pip install -q 'torch==2.6.*' 'lightning==2.4.*' 'numpy<2.3'
+	$(LOWEST)/bin/pip install -q --no-compile 'torch==2.6.*' 'lightning==2.4.*' 'numpy<2.3'
 	@touch $@
 
-test-lowest: $(LOWEST)/.installed  ## the trainer's default tests with them
-	$(LOWEST)/bin/python -m pytest -n 2 tests/sweep/training tests/sweep/test_model*.py
+test-lowest: $(LOWEST)/.installed  ## with them, the tests of what the trainer asks of torch (LOWEST_TESTS=tests/sweep: more)
+	$(LOWEST)/bin/python -m pytest -n 2 $(LOWEST_TESTS)
 .PHONY: test-lowest
 
 lint: $(STAMP)  ## ruff: style, docstrings, formatting

@@ -332,7 +332,7 @@ class TrajectoryTrainer:
         if self.part == TRUNK:
             (self.work / HEARTBEAT_NAME).unlink(missing_ok=True)
             self._record_end("stopped", "the trunk is trained")
-        else:
+        elif self.part is not None:
             shutil.rmtree(self.work, ignore_errors=True)
         self.read_records()
         if all(run.run in self.records for run in self.trajectory.runs):
