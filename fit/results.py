@@ -196,7 +196,7 @@ class Points:
     """width, depth, heads, lr, loss_<skill>, ... where the runs have them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class IntervalInputs:
     """What every interval is computed from, whatever the method.
 

@@ -25,6 +25,8 @@ from fit.laws.law import Law
 
 COARSE = 96
 """Points of the first grid of `minimise`."""
+EVERY = 5
+"""Of these, every fifth is computed first, and then those around the least of them."""
 BLOCK = 1 << 21
 """Values of that grid that `split` computes at once, 16 MiB each."""
 NEWTON_STEPS = 50
@@ -39,6 +41,10 @@ RIDDERS_STEPS = 50
 """Steps of `falling_root`, at most: each at least halves the bracket, of at most 200 in ln."""
 BRACKET = 1e-12
 """Width of a bracket in ln that is narrow enough."""
+ABOUT = np.concatenate([-(0.25 ** np.arange(15)), [0.0], 0.25 ** np.arange(14, -1, -1)])
+"""Points about a guess, in widths of its bracket."""
+STRAIGHT = 1e-9
+"""A straight line's root this near to a parabola's: the parabola's own error is below 1e-13."""
 MOST_LOG = 200.0
 """The ln of more parameters or tokens than anybody could mean."""
 TWO_TERM = {"E", "A", "B", "alpha", "beta", "R_D*", "R_N*"}
@@ -77,9 +83,11 @@ def split(law: Law, theta: Floats, flops: Floats, cost: TokenCost) -> Split:
     log_flops = np.log(np.asarray(flops, dtype=np.float64))
     rows = theta[..., None, :]
 
+    at = log_loss_at(law, rows)
+
     def search(budgets: Floats) -> Floats:
         def loss(x: Floats) -> Floats:
-            return log_loss(law, rows, x, budgets - cost.log_flops_per_token(x))
+            return at(x, budgets - cost.log_flops_per_token(x))
 
         # From one parameter to one token. The grid has no axis of thetas yet: the cost of a token
         # is the same for all of them.
@@ -97,7 +105,7 @@ def split(law: Law, theta: Floats, flops: Floats, cost: TokenCost) -> Split:
     return Split(
         log_params=log_params,
         log_tokens=log_tokens,
-        log_loss=log_loss(law, rows, log_params, log_tokens),
+        log_loss=at(log_params, log_tokens),
     )
 
 
@@ -121,9 +129,19 @@ def along_budget(
 
 def log_loss(law: Law, theta: Floats, log_params: Floats, log_tokens: Floats) -> Floats:
     """The ln of the law at thetas (..., p), whose leading axes broadcast with ln N and ln D."""
-    # A wild theta has its optimum at no size, or reaches a loss at none: infinite or NaN.
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        return np.asarray(np.log(law.loss(theta, np.exp(log_params), np.exp(log_tokens))))
+    return log_loss_at(law, theta)(log_params, log_tokens)
+
+
+def log_loss_at(law: Law, theta: Floats) -> Callable[[Floats, Floats], Floats]:
+    """The same as a function of ln N and ln D, for a search."""
+    loss = law.loss_at(theta)
+
+    def at(log_params: Floats, log_tokens: Floats) -> Floats:
+        # A wild theta has its optimum at no size, or reaches a loss at none: infinite or NaN.
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            return np.asarray(np.log(loss(np.exp(log_params), np.exp(log_tokens))))
+
+    return at
 
 
 def minimise(function: Callable[[Floats], Floats], low: Floats, high: Floats) -> Floats:
@@ -142,21 +160,34 @@ def minimise(function: Callable[[Floats], Floats], low: Floats, high: Floats) ->
     """
     left = np.asarray(low, dtype=np.float64)
     right = np.maximum(left, high)
-    grid = left + np.linspace(0, 1, COARSE).reshape(-1, *(1,) * right.ndim) * (right - left)
-    values = function(grid)
-    values = np.where(np.isnan(values), np.inf, values)
-    best = np.argmin(values, axis=0)
-    grid = np.broadcast_to(grid, values.shape)
+    share = np.linspace(0, 1, COARSE)
 
-    def pick(table: Floats, index: NDArray[np.int64]) -> Floats:
-        return np.asarray(np.take_along_axis(table, index[None], axis=0)[0])
+    def along(rows: NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """Those points of the grid, and the values there."""
+        x = left + share[rows] * (right - left)
+        values = function(x)
+        return x, np.where(np.isnan(values), np.inf, values)
 
-    low, high = pick(grid, np.maximum(best - 1, 0)), pick(grid, np.minimum(best + 1, COARSE - 1))
-    middle = np.clip(best, 1, COARSE - 2)
-    before, at, after = (pick(values, middle + i) for i in (-1, 0, 1))
+    # With one minimum it lies beside the least of every EVERY-th point.
+    rows = np.arange(0, COARSE, EVERY).reshape(-1, *(1,) * right.ndim)
+    values = along(rows)[1]
+    if np.isfinite(values).any(axis=0).all():
+        around = np.arange(2 * EVERY + 3).reshape(-1, *(1,) * (values.ndim - 1))
+        first = EVERY * np.argmin(values, axis=0) - EVERY - 1
+        rows = np.clip(first, 0, COARSE - len(around)) + around
+    else:
+        rows = np.arange(COARSE).reshape(-1, *(1,) * right.ndim)
+    grid, values = along(rows)
+    grid, last = np.broadcast_to(grid, values.shape).reshape(len(rows), -1), len(rows) - 1
+    shape, values = values.shape[1:], values.reshape(len(rows), -1)
+    best, column = np.argmin(values, axis=0), np.arange(values.shape[1])
+    low, high = grid[np.maximum(best - 1, 0), column], grid[np.minimum(best + 1, last), column]
+    middle = np.minimum(np.maximum(best, 1), last - 1)
+    before, at, after = (values[middle + i, column] for i in (-1, 0, 1))
     with np.errstate(invalid="ignore", divide="ignore"):
         vertex = 0.5 + 0.25 * (before - after) / (before - 2 * at + after)
-    usable = (vertex > 0.02) & (vertex < 0.98) & (middle == best)
+    usable = ((vertex > 0.02) & (vertex < 0.98) & (middle == best)).reshape(shape)
+    low, high, vertex = (v.reshape(shape) for v in (low, high, vertex))
     x = low + np.where(usable, vertex, 0.5) * (high - low)
 
     settled = high - low < SNAP
@@ -206,6 +237,44 @@ def falling_root(
             low, first = np.where(up, at, low), np.where(up, value, first)
             high, last = np.where(down, at, high), np.where(down, value, last)
     return np.where(at_left, left, np.where(at_right, right, 0.5 * (low + high)))
+
+
+def falling_root_of_few(
+    function: Callable[[Floats], Floats], low: Floats | float, high: Floats | float
+) -> Floats:
+    """The same of few problems, where a call costs more than its values: many points a call.
+
+    Each round puts points about the root of the parabola through three of the last ones, nearer
+    and nearer to it: 3 or 4 calls, where Ridders' method takes some 25.
+
+    Args:
+        function: Maps arguments (q, ...) to values of that shape.
+        low: Lower ends, as in `falling_root`.
+        high: Upper ends.
+    """
+    left, right = np.broadcast_arrays(np.asarray(low, dtype=np.float64), high)
+    a, b = left.reshape(-1), right.reshape(-1)
+    column, most = np.arange(len(a)), len(ABOUT) - 1
+    x = a + np.linspace(0, 1, most + 1)[:, None] * (b - a)
+    ended = None
+    for _ in range(RIDDERS_STEPS):
+        values = function(x.reshape(-1, *left.shape)).reshape(x.shape)
+        if ended is None:
+            at_left, at_right = values[0] <= 0, values[-1] >= 0
+            ended = at_left | at_right
+        row = np.minimum(np.maximum((values > 0).sum(axis=0), 1), most)
+        rows = np.stack([row - 1, row, np.where(row < most, row + 1, row - 2)])
+        (a, b, c), (f, g, h) = x[rows, column], values[rows, column]
+        with np.errstate(all="ignore"):  # of infinite values: halve
+            straight = a + (b - a) * f / (f - g)
+            guess = straight + f * g / (h - f) * ((c - b) / (h - g) - (b - a) / (g - f))
+        guess = np.where((guess >= a) & (guess <= b), guess, 0.5 * (a + b))
+        straight = np.where(np.isfinite(h), straight, np.nan)
+        if (ended | (b - a < BRACKET) | (np.abs(guess - straight) < STRAIGHT)).all():
+            break
+        x = np.minimum(np.maximum(guess + ABOUT[:, None] * (b - a), a), b)
+    root = np.where(at_left, left.reshape(-1), np.where(at_right, right.reshape(-1), guess))
+    return np.asarray(root.reshape(left.shape))
 
 
 def tokens_needed(law: Law, theta: Floats, log_params: Floats, target: Floats) -> Floats:
@@ -280,8 +349,9 @@ def _searched_tokens(
     law: Law, theta: Floats, x: Floats, target: Floats, low: Floats, high: Floats
 ) -> Floats:
     """Tokens needed under a law without a closed form, between two ln D."""
+    at = log_loss_at(law, theta)
 
     def missing(y: Floats) -> Floats:
-        return log_loss(law, theta, x, y) - target
+        return at(x, y) - target
 
     return np.where(missing(high) > 0, np.inf, falling_root(missing, low, high))

@@ -9,14 +9,16 @@ width / depth of the largest run beyond it.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 
 from fit.data.accounting import (
+    CACHED_SHAPES,
     FLOPS_PER_PARAM_TOKEN,
     MLPS,
     ROPE_BASE,
@@ -59,27 +61,29 @@ class TokenCost:
         return float(np.exp(self.log_ratio[0])) if len(self.log_ratio) == 1 else None
 
     @cached_property
-    def _slopes(self) -> Floats:
-        """Slope of the ratio at each knot, per step; none at the ends."""
-        slope = np.gradient(self.log_ratio)
+    def _cells(self) -> Floats:
+        """Of each cell the ratio at its left end, its rise and the slopes at both ends less that.
+
+        Slopes are per step, and none at the ends of the table.
+        """
+        slope, rise = np.gradient(self.log_ratio), np.diff(self.log_ratio)
         slope[[0, -1]] = 0.0
-        return np.asarray(slope)
+        return np.stack([self.log_ratio[:-1], rise, slope[:-1] - rise, slope[1:] - rise])
 
     def log_flops_per_token(self, log_params: Floats) -> Floats:
         """Natural logarithm of the FLOP per token at ln N, by cubic Hermite interpolation."""
         if len(self.log_ratio) == 1:
             return np.asarray(log_params + self.log_ratio[0])
         last = len(self.log_ratio) - 1
-        u = np.clip((log_params - self.start) / self.step, 0, last)
+        u = np.minimum(np.maximum((log_params - self.start) / self.step, 0), last)
         i = np.minimum(u.astype(np.int64), last - 1)
         t = u - i
-        slope = self._slopes
-        left, right = self.log_ratio[i], self.log_ratio[i + 1]
-        bend = (1 - t) * (slope[i] - (right - left)) - t * (slope[i + 1] - (right - left))
-        return np.asarray(log_params + left + t * (right - left) + t * (1 - t) * bend)
+        rest = 1 - t
+        left, rise, one, two = self._cells[:, i]
+        return np.asarray(log_params + left + t * rise + t * rest * (rest * one - t * two))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Ladder:
     """One shape for every width, by the rules of the fitted runs."""
 
@@ -184,13 +188,12 @@ class Ladder:
         for width in self._near_widths(params):
             ideal = self.depth(width)
             for depth in {max(1, int(ideal)), max(1, int(ideal) + 1)}:
-                shape = self.shape(width, depth)
-                n, _ = self.count(shape)
-                distance = abs(np.log(n / params)) + 0.1 * abs(np.log(depth / ideal))
+                shape, n = _rung(self, width, depth)
+                distance = abs(math.log(n / params)) + 0.1 * abs(math.log(depth / ideal))
                 if distance < least and allowed(shape):
                     best, least = shape, distance
         for shape in self.trained:
-            distance = abs(np.log(self.count(shape)[0] / params))
+            distance = abs(math.log(self.count(shape)[0] / params))
             if distance < least and allowed(shape):
                 best, least = shape, distance
         return best
@@ -202,9 +205,16 @@ class Ladder:
         while high - low > 1:
             middle = (low + high) // 2
             width = middle * step
-            n, _ = self.count(self.shape(width, max(1, round(self.depth(width)))))
+            n = _rung(self, width, max(1, round(self.depth(width))))[1]
             low, high = (middle, high) if n < params else (low, middle)
         return range(max(1, low - 3) * step, (high + 4) * step, step)
+
+
+@lru_cache(CACHED_SHAPES)
+def _rung(ladder: Ladder, width: int, depth: int) -> tuple[Shape, int]:
+    """A shape of a ladder and its N."""
+    shape = ladder.shape(width, depth)
+    return shape, ladder.count(shape)[0]
 
 
 def smooth_cost(log_params: Floats, log_ratio: Floats) -> TokenCost:

@@ -22,7 +22,7 @@ from fit.data.accounting import FLOPS_CONVENTIONS as COUNTS
 from fit.data.accounting import FLOPS_PER_PARAM_TOKEN, PARAMS_CONVENTIONS
 from fit.data.records import Floats
 from fit.errors import RecordError
-from fit.inference.intervals import derived_interval
+from fit.inference.intervals import derived_interval, thetas_of
 from fit.laws.families import law, with_repeats
 from fit.laws.forecast import FORECAST, Frame, forecast_law
 from fit.laws.law import Law
@@ -230,7 +230,7 @@ class ScalingLaw:
             hash=hash,
         )
 
-    @property
+    @cached_property
     def uncertainty(self) -> IntervalInputs | None:
         """What intervals of answers are computed from; None for a law that has none."""
         if self.fit is not None:
@@ -251,6 +251,11 @@ class ScalingLaw:
             points=NO_POINTS,
             objective=Objective(name="", delta=None, value=0.0),
         )
+
+    @cached_property
+    def thetas(self) -> Floats:
+        """The point estimate and the thetas that intervals by the delta method need, (1 + m, p)."""
+        return self.theta[None] if self.uncertainty is None else thetas_of(self.uncertainty)
 
     @property
     def noise_of_a_run(self) -> float:

@@ -423,9 +423,9 @@ def _law(frame: Frame, p: Floats, x: Floats, y: Floats) -> tuple[Floats, Floats]
     alpha, beta, k = np.exp(p[[2, 4, 5]])
     t = {"E": p[0], "A": p[1], "B": p[3], "alpha": alpha, "beta": beta, "k": k}
     t |= {"g_N": p[6], "g_D": p[7]}
-    value, bends = frame.log_terms(t, x, y), frame.bends(t, x, y)
-    a, b = frame.log_sides(t, x, y)
+    (a, b), bends = frame.log_sides(frame.reaches(t), x, y)
     both = np.logaddexp(a, b)
+    value = np.logaddexp(p[0], k * both)
     rest = np.exp(k * both - value)  # (L - E) / L
     size, length = k * rest * np.exp(a - both), k * rest * np.exp(b - both)
     columns = [

@@ -30,6 +30,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from types import MappingProxyType
 
@@ -290,15 +291,29 @@ def _slopes(inputs: IntervalInputs, quantity: LogQuantity, axes: Floats) -> Floa
 
 def slopes_along(at: Callable[[Floats], Floats], axes: Floats) -> Floats:
     """Change of a quantity along axes (p, q), from its values at offsets (m, q)."""
-    far = np.abs(axes).max(initial=0.0) > LONGEST_AXIS
-    steps = STEP * (np.eye(axes.shape[1]) if far else axes)
-    ends = at(np.concatenate([steps, -steps]))
+    steps, far = _steps(axes)
+    ahead, behind = np.split(at(steps), 2)
     with np.errstate(invalid="ignore"):  # the ln of a scale at zero does not move
-        slopes = (ends[: len(steps)] - ends[len(steps) :]) / (2 * STEP)
-    slopes = np.nan_to_num(slopes)
+        slopes = np.nan_to_num((ahead - behind) / (2 * STEP))
     return np.asarray(np.tensordot(axes, slopes, axes=1) if far else slopes)
 
 
+def _steps(axes: Floats) -> tuple[Floats, bool]:
+    """Offsets ahead and behind, and whether they are along parameters, since the axes are long."""
+    far = bool(np.abs(axes).max(initial=0.0) > LONGEST_AXIS)
+    steps = STEP * (np.eye(axes.shape[1]) if far else axes)
+    return np.concatenate([steps, -steps]), far
+
+
+def thetas_of(inputs: IntervalInputs) -> Floats:
+    """The estimate, (1 + m, p), and the thetas at which the delta method asks for a quantity."""
+    plain = METHODS[inputs.method].compute is _delta_method
+    axes = _axes(inputs) if plain else None
+    moved = inputs.draws[:0] if axes is None else shifted(inputs, _steps(axes)[0])
+    return np.concatenate([inputs.vector()[None], moved.reshape(-1, len(inputs.theta))])
+
+
+@lru_cache(maxsize=8)
 def _axes(inputs: IntervalInputs) -> Floats | None:
     """Standard errors along the covariance's axes, (p, p); None where it is not known.
 

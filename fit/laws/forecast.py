@@ -55,43 +55,44 @@ class Frame:
         x, y = log_params - self.log_params, log_tokens - self.log_tokens
         return x, y, np.maximum(beyond, 0.0)
 
-    def bends(self, t: Named, x: Any, y: Any) -> tuple[Any, Any]:
-        """q(x) and q(y), which leave an exponent a quarter of itself at least."""
+    def reaches(self, t: Named) -> Named:
+        """The parameters with how far q(x) and q(y) bend, an exponent keeping a quarter of it."""
         with np.errstate(divide="ignore"):
             size = LEAST_EXPONENT * t["alpha"] / np.abs(t["g_N"])
             length = LEAST_EXPONENT * t["beta"] / np.abs(t["g_D"])
-        return (
-            bend(x, np.minimum(self.reach_params, size)),
-            bend(y, np.minimum(self.reach_tokens, length)),
-        )
+        reaches = np.minimum(self.reach_params, size), np.minimum(self.reach_tokens, length)
+        return {**t, "reaches": reaches}
 
-    def log_sides(self, t: Named, x: Any, y: Any) -> tuple[Any, Any]:
-        """The ln of the terms in N and in D; scales of `t` as their ln."""
-        of_size, of_length = self.bends(t, x, y)
+    def log_sides(self, t: Named, x: Any, y: Any) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
+        """The ln of the terms in N and in D, and q(x) and q(y), from parameters with `reaches`."""
+        of_size, of_length = bend(x, t["reaches"][0]), bend(y, t["reaches"][1])
         a = t["A"] - t["alpha"] * x - t["g_N"] * of_size
         b = t["B"] - t["beta"] * y - t["g_D"] * of_length
-        return np.clip(a, -HIGHEST, HIGHEST), np.clip(b, -HIGHEST, HIGHEST)
+        a, b = (np.minimum(np.maximum(v, -HIGHEST), HIGHEST) for v in (a, b))
+        return (a, b), (of_size, of_length)
 
     def log_terms(self, t: Named, x: Any, y: Any) -> Any:
-        """The ln L without the discrepancy at x and y."""
-        return np.logaddexp(t["E"], t["k"] * np.logaddexp(*self.log_sides(t, x, y)))
+        """The ln L without the discrepancy at x and y, from parameters with `reaches`."""
+        sides, _ = self.log_sides(t, x, y)
+        return np.logaddexp(t["E"], t["k"] * np.logaddexp(*sides))
 
     def log_law(self, t: Named, c: Named) -> Any:
-        """The ln L from parameters by name (scales as their ln) and the ln of params and tokens."""
+        """The ln L from parameters with `reaches` (scales as their ln) and ln params and tokens."""
         x, y, beyond = self.place(c["params"], c["tokens"])
         shift = t["valley"] * np.sqrt(beyond)
         x, y = x - shift, y + shift
-        value = self.log_terms(t, x, y)
         if not np.any(t["level"]):
-            return value
-        nearer = self.log_terms(t, x - beyond / 2, y - beyond / 2)
+            return self.log_terms(t, x, y)
+        half = beyond / 2
+        value, nearer = self.log_terms(t, np.stack([x, x - half]), np.stack([y, y - half]))
         return value + t["level"] * np.maximum(nearer - value, 0.0)
 
 
 def bend(x: Any, reach: Any) -> Any:
     """Square of a distance up to `reach`, and its tangent beyond."""
     size = np.abs(x)
-    return np.where(size < reach, x * x, reach * (2 * size - reach))
+    least = np.minimum(size, reach)
+    return least * (2 * size - least)
 
 
 def forecast_law(frame: Frame, described: Law) -> Law:
@@ -106,4 +107,5 @@ def forecast_law(frame: Frame, described: Law) -> Law:
         formula=described.formula,
         declared=tuple(Parameter(name=p, start=(0.0, 0.0)) for p in FORECAST),
         log_law=frame.log_law,
+        prepare=frame.reaches,
     )

@@ -98,6 +98,8 @@ class Law:
     declared: tuple[Parameter, ...]
     log_law: Callable[[Named, Named], Any]
     """The ln of the law from parameters by name (scales as their ln) and the ln of columns."""
+    prepare: Callable[[Named], Named] | None = None
+    """Adds to the parameters what `log_law` needs and follows from them alone."""
     columns: Mapping[str, str] = field(default_factory=lambda: COUNTS)
     """Columns that it needs, each with the one whose unit it shares: unique_tokens has tokens'."""
     about: str = ""
@@ -258,12 +260,24 @@ class Law:
         Raises:
             QueryError: It needs columns that no question has fixed.
         """
+        return self.loss_at(theta)(params, tokens)
+
+    def loss_at(self, theta: Any) -> Callable[[Any, Any], Floats]:
+        """The same as a function of N and D, which reads thetas (..., p) once for all of them.
+
+        Raises:
+            QueryError: It needs columns that no question has fixed.
+        """
         self._check_further()
-        t = np.asarray(theta, dtype=np.float64)
-        values = {"params": params, "tokens": tokens, **self.held}
-        with np.errstate(divide="ignore", over="ignore"):
-            logs = {c: np.log(np.asarray(values[c], dtype=np.float64)) for c in self.columns}
-            return np.asarray(np.exp(self.log_law(self.named(t), logs)))
+        named = self.named(np.asarray(theta, dtype=np.float64))
+
+        def loss(params: Any, tokens: Any) -> Floats:
+            values = {"params": params, "tokens": tokens, **self.held}
+            with np.errstate(divide="ignore", over="ignore"):
+                logs = {c: np.log(np.asarray(values[c], dtype=np.float64)) for c in self.columns}
+                return np.asarray(np.exp(self.log_law(named, logs)))
+
+        return loss
 
     def parts(self, theta: Floats) -> tuple[Floats, ...]:
         """E, A, B, alpha, beta of the two-term law, each (...).
@@ -278,13 +292,14 @@ class Law:
             )
         return self._expand(theta)
 
-    def named(self, theta: Floats) -> dict[str, Floats]:
+    def named(self, theta: Floats) -> Named:
         """Parameters by name from values (..., p) on raw counts: scales as their ln."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            return {
+            named = {
                 p.name: np.log(theta[..., i]) if p.scale else theta[..., i]
                 for i, p in enumerate(self.declared)
             }
+        return named if self.prepare is None else self.prepare(named)
 
 
 Slopes = Mapping[int, Any]

@@ -89,7 +89,10 @@ def answer(question: Question) -> Answer:
     limited = question.constrained or question.regret or question.unique_tokens is not None
     if limited:
         refuse_budget(problem, log_flops)
-    place = least_loss(problem, rows, log_flops)
+    # The point estimate and the steps of the intervals together: one search, not two.
+    thetas = source.thetas
+    every = least_loss(problem, thetas, log_flops)
+    place = every.rows(slice(1))
     if not (place.log_params[0] >= 0 and place.log_tokens[0] >= 0):
         raise QueryError(f"{flops:g} FLOP buy less than one parameter or token. Ask for more.")
     notes = list(_answer_notes(source, problem, place, flops, exact=not limited))
@@ -100,10 +103,7 @@ def answer(question: Question) -> Answer:
         limits = limit_rows(problem, question.source, place, log_flops, fixed=target is None)
     regret = question.regret or question.constrained
 
-    def log_quantities(theta: Floats) -> Floats:
-        # An interval computes the point estimate's quantities again.
-        same = np.array_equal(theta, rows)
-        best = place if same else least_loss(problem, theta, log_flops)
+    def quantities_at(theta: Floats, best: Optimum) -> Floats:
         columns = [best.log_params, best.log_tokens, best.log_tokens - best.log_params]
         columns.append(best.log_loss)
         if limited:
@@ -115,6 +115,14 @@ def answer(question: Question) -> Answer:
         if regret:
             columns += log_regrets(problem, theta, best, log_flops)
         return np.stack(columns, axis=1)
+
+    whole = quantities_at(thetas, every)
+
+    def log_quantities(theta: Floats) -> Floats:
+        for part in (slice(1), slice(1, None)):
+            if np.array_equal(theta, thetas[part]):
+                return whole[part]
+        return quantities_at(theta, least_loss(problem, theta, log_flops))
 
     # Beyond the farthest reach an insisted answer is the law's value alone: no interval is true.
     far = any(note.code == "extrapolates_far" for note in notes)

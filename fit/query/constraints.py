@@ -22,7 +22,8 @@ import numpy as np
 from fit.allocation.allocate import (
     MOST_LOG,
     falling_root,
-    log_loss,
+    falling_root_of_few,
+    log_loss_at,
     minimise,
     split,
     tokens_needed,
@@ -174,6 +175,11 @@ class Optimum:
     log_flops: Floats
     """Of training and serving."""
 
+    def rows(self, which: slice) -> Optimum:
+        """Those of some thetas."""
+        names = (field.name for field in dataclasses.fields(self))
+        return Optimum(**{name: getattr(self, name)[which] for name in names})
+
 
 def reachable(problem: ConstrainedProblem, log_flops: float) -> tuple[float, float]:
     """The ln N between which the best size at a budget lies; crossed where the budget pays none.
@@ -183,8 +189,10 @@ def reachable(problem: ConstrainedProblem, log_flops: float) -> tuple[float, flo
     low, high = problem.sizes()
 
     def budget_meets(tokens: Callable[[Floats], Floats]) -> float:
-        root = falling_root(lambda x: problem.affordable(x, log_flops) - tokens(x), 0.0, MOST_LOG)
-        return float(root)
+        def left(x: Floats) -> Floats:
+            return problem.affordable(x, log_flops) - tokens(x)
+
+        return float(falling_root_of_few(left, 0.0, MOST_LOG))
 
     high = min(high, budget_meets(problem.floor))
     if high < low <= high + TOUCH:
@@ -192,7 +200,8 @@ def reachable(problem: ConstrainedProblem, log_flops: float) -> tuple[float, flo
     at_low = np.array(low)
     if problem.affordable(at_low, log_flops) < problem.floor(at_low) - TOUCH:
         return low, -np.inf
-    return min(max(low, budget_meets(problem.ceiling)), max(low, high)), high
+    unspent = budget_meets(problem.ceiling) if problem.limits else 0.0
+    return min(max(low, unspent), max(low, high)), high
 
 
 def least_loss(problem: ConstrainedProblem, theta: Floats, log_flops: float) -> Optimum:
@@ -203,23 +212,27 @@ def least_loss(problem: ConstrainedProblem, theta: Floats, log_flops: float) -> 
         theta: Thetas on raw counts, (m, p).
         log_flops: The ln of the budget [FLOP], for training and serving.
     """
-    law = problem.law
-
-    def loss(x: Floats) -> Floats:
-        return log_loss(law, theta, x, problem.tokens(x, log_flops))
-
+    at = log_loss_at(problem.law, theta)
     if problem.served:
         left, right = reachable(problem, log_flops)
-        best = minimise(loss, np.full(len(theta), left), np.full(len(theta), right))
+        ends = np.full(len(theta), left), np.full(len(theta), right)
+        best = minimise(lambda x: at(x, problem.tokens(x, log_flops)), *ends)
     else:
-        best = split(law, theta, np.exp([log_flops]), problem.cost).log_params[:, 0]
-        if problem.limits:
-            best = np.clip(best, *reachable(problem, log_flops))
+        free = split(problem.law, theta, np.exp([log_flops]), problem.cost)
+        best = free.log_params[:, 0]
+        if not problem.limits:
+            return Optimum(
+                log_params=best,
+                log_tokens=free.log_tokens[:, 0],
+                log_loss=free.log_loss[:, 0],
+                log_flops=np.full(len(theta), log_flops),
+            )
+        best = np.clip(best, *reachable(problem, log_flops))
     tokens = problem.tokens(best, log_flops)
     return Optimum(
         log_params=best,
         log_tokens=tokens,
-        log_loss=log_loss(law, theta, best, tokens),
+        log_loss=at(best, tokens),
         log_flops=problem.spent(best, tokens),
     )
 
@@ -242,8 +255,10 @@ def least_cost(problem: ConstrainedProblem, theta: Floats, target: Floats) -> Op
     def tokens_at(x: Floats) -> Floats:
         return np.maximum(tokens_needed(law, theta, x, target), problem.floor(x))
 
+    at = log_loss_at(law, theta)
+
     def excess(x: Floats, tokens: Floats) -> Floats:
-        return log_loss(law, theta, x, tokens) - target
+        return at(x, tokens) - target
 
     # Too small to reach it under the ceiling; and so large that the floor alone goes beyond it.
     ends = np.full(len(theta), low), np.full(len(theta), max(low, right))
@@ -256,7 +271,7 @@ def least_cost(problem: ConstrainedProblem, theta: Floats, target: Floats) -> Op
     return Optimum(
         log_params=best,
         log_tokens=tokens,
-        log_loss=log_loss(law, theta, best, tokens),
+        log_loss=at(best, tokens),
         log_flops=problem.spent(best, tokens),
     )
 
@@ -284,12 +299,12 @@ def sizes_within_tolerance(
     best = best or least_loss(problem, theta[None], log_flops)
     centre, most = float(best.log_params[0]), float(best.log_loss[0]) + tolerance
     low, high = problem.sizes()[0], max(reachable(problem, log_flops)[1], centre)
-    side = np.array([-1.0, 1.0])
+    side, at = np.array([-1.0, 1.0]), log_loss_at(problem.law, theta)
 
     def margin(distance: Floats) -> Floats:
         x = centre + side * distance
-        return most - log_loss(problem.law, theta, x, problem.tokens(x, log_flops))
+        return most - at(x, problem.tokens(x, log_flops))
 
-    distance = falling_root(margin, np.zeros(2), np.array([centre - low, high - centre]))
+    distance = falling_root_of_few(margin, np.zeros(2), np.array([centre - low, high - centre]))
     band = np.exp(centre + side * distance)
     return RegretBand(low=float(band[0]), high=float(band[1]))

@@ -41,7 +41,7 @@ from fit.report.figure_data import (
     read_ladder,
     shown_series,
 )
-from fit.report.legends import legend, shared_legend
+from fit.report.legends import lay_out, legend, shared_legend
 from fit.scores.law import ScoreLaw, score_laws, score_path
 from fit.verdict import Verdict, worst
 
@@ -208,10 +208,9 @@ def _render(
         figure = draw(inputs)
         if figure is None:
             return None
+        lay_out(figure)
         pdf, svg = io.BytesIO(), io.BytesIO()
         figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
-        # The layout is done; a second one would take as long as the drawing itself.
-        figure.set_layout_engine("none")
         figure.savefig(svg, format="svg", metadata={"Date": None})
         table = figure_table(figure, runs)
         shown = shown_series(figure)

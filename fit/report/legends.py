@@ -1,6 +1,7 @@
 """Legends above the axes, and names beside points, where they hide no data.
 
-`legend` is for one panel, `shared_legend` for a figure whose panels show the same marks.
+`legend` is for one panel, `shared_legend` for a figure whose panels show the same marks; `lay_out`
+places the panels themselves.
 """
 
 from __future__ import annotations
@@ -143,3 +144,19 @@ def _width(ax: Axes) -> float:
     figure = ax.get_figure(root=True)
     assert figure is not None
     return float(figure.get_figwidth()) / across
+
+
+def lay_out(figure: Figure) -> None:
+    """Place the panels as for PDF, once for every format.
+
+    A figure with a layout engine, even one that is done, is drawn once more for each format, only
+    to be laid out; and that drawing takes as long as the one that is saved.
+    """
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+
+    if (engine := figure.get_layout_engine()) is not None:
+        FigureCanvasPdf(figure)  # text is measured by the canvas
+        dpi, figure.dpi = figure.dpi, 72
+        engine.execute(figure)
+        figure.set_layout_engine(None)
+        figure.dpi = dpi

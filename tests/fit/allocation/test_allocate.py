@@ -7,6 +7,7 @@ from fit.allocation.allocate import (
     along_budget,
     closed_form,
     falling_root,
+    falling_root_of_few,
     minimise,
     split,
 )
@@ -115,14 +116,16 @@ def test_a_minimum_inside_at_an_end_and_at_a_kink_is_found():
     assert minimise(function, np.full(4, 4.0), np.full(4, 3.0)) == pytest.approx(4.0)
 
 
-def test_a_root_inside_or_beyond_an_end_is_found_also_between_infinite_values():
-    at = np.array([1.7, -3.0, 9.0, 4.0])
+@pytest.mark.parametrize("find", [falling_root, falling_root_of_few])
+def test_a_root_inside_or_beyond_an_end_is_found_also_between_infinite_values(find):
+    at = np.array([1.7, -3.0, 9.0, 4.0, 2.3])
 
     def function(x):
-        return np.where(at == 4.0, np.where(x < at, np.inf, -np.inf), np.expm1(at - x))
+        steps = np.where(at == 4.0, np.where(x < at, np.inf, -np.inf), np.expm1(at - x))
+        return np.where((at == 2.3) & (x > 2.32), -np.inf, steps)
 
-    root = falling_root(function, np.zeros(4), np.full(4, 5.0))
-    assert root == pytest.approx([1.7, 0.0, 5.0, 4.0], abs=1e-11)
+    root = find(function, np.zeros(5), np.full(5, 5.0))
+    assert root == pytest.approx([1.7, 0.0, 5.0, 4.0, 2.3], abs=1e-11)
 
 
 def test_the_search_finds_the_least_loss_to_rounding_far_inside_and_far_beyond():
@@ -134,3 +137,31 @@ def test_the_search_finds_the_least_loss_to_rounding_far_inside_and_far_beyond()
     # Rounding of the loss, 1e-16, over its curvature, which falls to 1e-8 of the loss at 1e21.
     assert found == pytest.approx(exact, abs=2e-5)
     assert found[:, :2] == pytest.approx(exact[:, :2], abs=1e-7)
+
+
+@pytest.mark.parametrize("place", [0.03, 1.0, 7.3, 13.99])
+def test_a_root_of_few_takes_four_calls_of_a_smooth_function_and_is_true_to_rounding(place):
+    calls = []
+
+    def function(x):
+        calls.append(x.shape)
+        return np.array([1.0, 2.0]) * (np.exp(-x / 3) - np.exp(-place / 3))
+
+    root = falling_root_of_few(function, np.zeros(2), np.full(2, 14.0))
+    np.testing.assert_allclose(root, place, rtol=1e-13)
+    assert len(calls) <= 4
+
+
+def test_a_minimum_is_sought_on_a_part_of_the_grid_and_between_infinite_values_on_all_of_it():
+    points = []
+
+    def function(x, low=-np.inf, high=np.inf):
+        points.append(len(x))
+        return np.where((x > low) & (x < high), (x - 4.321) ** 2, np.inf)
+
+    whole = minimise(function, np.zeros(1), np.full(1, 30.0))
+    assert sum(points[:2]) < 40
+    points.clear()
+    narrow = minimise(lambda x: function(x, 4.2, 4.5), np.zeros(1), np.full(1, 30.0))
+    assert points[1] == 96
+    np.testing.assert_allclose([whole, narrow], 4.321, rtol=1e-9)
