@@ -236,8 +236,8 @@ def interval_option(methods: str, about: str) -> Callable[[Command], Command]:
 
 source_options = option_group(
     click.option(
-        "--fit", "folder", type=click.Path(path_type=Path), metavar="reports/NAME",
-        help="A fit; without it or --law, the newest below reports/.",
+        "--fit", "folder", type=click.Path(path_type=Path), metavar="NAME",
+        help="A fit, NAME or reports/NAME.  [the newest, without --law]",
     ),
     click.option(
         "--law", type=NameType("fit.laws.published:PRESETS"), metavar="NAME",
@@ -339,7 +339,7 @@ report_options = option_group(
     ),
     click.option(
         "--out", type=click.Path(path_type=Path),
-        help="Folder of a report on runs.  [reports/<FOLDER>]",
+        help="Folder to write into.  [the fit's own; of runs reports/<FOLDER>]",
     ),
     click.option("--author", default="", metavar="NAME", help="Name under the title."),
     *(
