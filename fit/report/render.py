@@ -258,8 +258,7 @@ def _require(*packages: str) -> None:
     if missing:
         raise ReportError(
             f"a report needs {' and '.join(missing)}, not installed here. "
-            "Run: pip install matplotlib typst (the extra isoflop[report]), or fit with "
-            "--no-report."
+            "Run: pip install 'isoflop[report]', or fit with --no-report."
         )
 
 
