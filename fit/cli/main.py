@@ -285,7 +285,7 @@ def import_command(
     or logs of nanoGPT, nanochat or torchtitan: a file, or a folder of them. --column names keys,
     such as loss=val/loss or width=config.model.width.
 
-    Runs on W&B's servers, and its offline ones: isoflop imports --help
+    Runs on W&B's servers, and its offline ones: isoflop fetch --help
     """
     from fit.data.columns import parse_columns
     from fit.data.detection import find_runs, import_text
