@@ -452,7 +452,7 @@ def suggest_command(
 @main.command("serve")
 @click.argument("more", nargs=-1, metavar="[FIT]...", type=click.Path(path_type=Path))
 @click.option(
-    "--fit", "folders", multiple=True, type=click.Path(path_type=Path), metavar="reports/NAME",
+    "--fit", "folders", multiple=True, type=click.Path(path_type=Path), metavar="NAME",
     help="A fit to serve; several may follow.  [all in reports/]",
 )  # fmt: skip
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)

@@ -355,7 +355,7 @@ fit_options = option_group(
         "--law", type=NameType("fit.laws.families:LAWS"), default="chinchilla",
         show_default=True, help="Law family.",
     ),
-    click.option("--base", metavar="LAW|FOLDER", help="Law whose E, A, ... are fixed."),
+    click.option("--base", metavar="LAW|FIT", help="Law whose E, A, ... are fixed."),
     click.option(
         "--hold", type=AssignmentType("E=1.87"), multiple=True, metavar="NAME=VALUE",
         help="Keep a parameter fixed.",
@@ -386,7 +386,7 @@ fit_options = option_group(
         show_default=True, help="known: E as the data state it.",
     ),
     click.option(
-        "--prior", multiple=True, metavar="reports/NAME",
+        "--prior", multiple=True, metavar="FIT",
         help="Earlier fit of the same recipe to learn from.",
     ),
     click.option(
