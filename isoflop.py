@@ -25,9 +25,9 @@ What there is:
     predict_many  the same for arrays -> Predictions
     record        leaves records of runs of a trainer of yours, which `fit` reads
 
-A law is a `FittedLaw`, the path of its report folder, or the name of a published one, such as
-"besiroglu2024". A loss is in nats per token, a number's `low` and `high` are its 90% interval, and
-`verdict` says whether to believe it: trust, careful or refuse.
+A law is a `FittedLaw`, the path of its report folder, its name ("mine" is reports/mine), or the
+name of a published one, such as "besiroglu2024". A loss is in nats per token, a number's `low` and
+`high` are its 90% interval, and `verdict` says whether to believe it: trust, careful or refuse.
 
 Every mistake in what is given to these functions raises a `ScalingError`, whose message says what
 was found, what is needed and what to do. Names are loaded when they are first used.

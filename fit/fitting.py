@@ -12,7 +12,6 @@ import math
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,7 +57,6 @@ from fit.inference.misspecification import detect_misfit, detect_phase, widen_by
 from fit.inference.resampling import Uncertainty, estimate_uncertainty, kappa
 from fit.laws.families import law
 from fit.laws.law import TWO_TERMS, Law
-from fit.laws.published import PRESETS, preset
 from fit.quantities import parse_units
 from fit.results import (
     BITS_PER_BYTE,
@@ -237,7 +235,7 @@ def fit_table(
     recipe = curve_checks(table, fitted) if family.target == "loss" else CurveChecks()
     moved = influence(table, fitted) if two_terms and status != "ill_conditioned" else ()
     sound = options.forecasts and status != "ill_conditioned"
-    earlier = [read_fit(Path(folder)) for folder in options.prior]
+    earlier = [read_fit(folder) for folder in options.prior]
     prior = prior_beside(earlier, table)
     if options.entropy == "known":
         prior = with_known_entropy(prior, table)
@@ -456,19 +454,16 @@ def held_of(base: str | None, hold: Sequence[str]) -> dict[str, float]:
     """Parameters that are not fitted: those of a base law, and single ones.
 
     Args:
-        base: A published law or a report folder; its law must be a sum of two power laws.
+        base: A published law or a fit, by its folder or name; it must be a sum of two power laws.
         hold: `NAME=VALUE` each.
 
     Raises:
-        QueryError: No such base, or not NAME=VALUE.
+        RecordError: No such base.
+        QueryError: Not NAME=VALUE, or a parameter twice.
     """
     out: dict[str, float] = {}
     if base is not None:
-        source = (
-            ScalingLaw.from_preset(preset(base))
-            if base in PRESETS
-            else ScalingLaw.from_fit(read_fit(Path(base))).plain
-        )
+        source = ScalingLaw.of(base).plain
         values = source.law.parts(source.theta)
         out |= {n: float(v) for n, v in zip(TWO_TERMS, values, strict=True)}
     for text in hold:

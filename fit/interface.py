@@ -275,7 +275,7 @@ def fit(runs: object, *, name: str | None = None, **options: Any) -> FittedLaw:
 
 
 def read_fit(path: Path | str) -> FittedLaw:
-    """Read a fit from its report folder or its `fit.json`.
+    """Read a fit by its report folder, its `fit.json` or its name: `mine` is `reports/mine`.
 
     Raises:
         RecordError: Missing, corrupt, foreign or of a newer major version.

@@ -20,6 +20,8 @@ from fit.verdict import Note, Verdict, status_notes, verdict_of, what_checks_fou
 
 FIT_SCHEMA = "isoflop.fit/1"
 FIT_NAME = "fit.json"
+REPORTS = Path("reports")
+"""Folder of report folders, in the working folder."""
 EXAMPLE = Path(__file__).parent / "example.json"
 """The committed reference fit without its draws, so that an installed package answers at once."""
 NATS_PER_TOKEN, BITS_PER_BYTE = "nats/token", "bits/byte"
@@ -349,8 +351,7 @@ class Fit:
         if not draws:
             del document["draws"], document["moves"]
         head = {"schema": document.pop("schema"), **self.verdict.document()}
-        ordered = {**head, **document}
-        return dict(finite_or_null(_plain(ordered)))
+        return dict(finite_or_null(_plain(head | document)))
 
     def to_json(self, *, draws: bool = True) -> str:
         """Serialise; same fit, same bytes."""
@@ -397,9 +398,13 @@ def _decode(document: dict[str, Any]) -> dict[str, Any]:
     d["range"] = {k: Span(low=v[0], high=v[1]) for k, v in d["range"].items()}
     d["runs_dropped"] = tuple((r["run"], r["reason"]) for r in d["runs_dropped"])
     d["notes"] = tuple(Note(**n) for n in d["notes"])
-    d["holdout"] = _holdout(d.get("holdout"))
-    d["forecast"] = _forecast(d.get("forecast"))
-    d["cross_checks"] = tuple(_cross_check(k, v) for k, v in d["cross_checks"].items())
+    d["holdout"] = Holdout(**_tuples(d["holdout"])) if d.get("holdout") else None
+    if ahead := d.get("forecast"):
+        values = {**ahead, "covariance": read_only(ahead["covariance"])}
+        d["forecast"] = ForecastLaw(**_tuples(values))
+    d["cross_checks"] = tuple(
+        CrossCheck(name=k, **_tuples(v)) for k, v in d["cross_checks"].items()
+    )
     d["rolling"] = tuple(Rolled(**r) for r in d.get("rolling", ()))
     d["influence"] = tuple(Influence(**i) for i in d.get("influence", ()))
     d["conventions"] = tuple(d.get("conventions", ()))
@@ -410,23 +415,6 @@ def _pair(values: list[float | None]) -> tuple[float, float]:
     """An interval; a side that JSON could not hold is infinite."""
     low, high = values
     return (float("-inf") if low is None else low, float("inf") if high is None else high)
-
-
-def _forecast(value: Mapping[str, Any] | None) -> ForecastLaw | None:
-    """Decode the forecast."""
-    if value is None:
-        return None
-    return ForecastLaw(**_tuples({**value, "covariance": read_only(value["covariance"])}))
-
-
-def _holdout(value: dict[str, Any] | None) -> Holdout | None:
-    """Decode the holdout."""
-    return None if value is None else Holdout(**_tuples(value))
-
-
-def _cross_check(name: str, value: dict[str, Any]) -> CrossCheck:
-    """Decode one cross-check."""
-    return CrossCheck(name=name, **_tuples(value))
 
 
 def _tuples(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -454,18 +442,37 @@ def write_fit(folder: Path, fit: Fit) -> Path:
     return path
 
 
-def read_fit(path: Path) -> Fit:
-    """Read a fit from its report folder or its `fit.json`, or the one of the package, `example`.
+def fit_file(path: Path | str) -> Path:
+    """The file of a fit by its path, or by its name: `NAME` is `reports/NAME`.
+
+    A path at which a fit lies wins over a name. `example` is the fit of the package.
+    """
+    path = checked_path(path)
+    files = [path, path / FIT_NAME]
+    if path == Path("example"):
+        files.append(EXAMPLE)
+    if str(path) == path.name and not path.name.startswith("."):
+        files.append(REPORTS / path / FIT_NAME)
+    return next((file for file in files if file.is_file()), path)
+
+
+def report_folder(path: Path) -> Path:
+    """The folder for what is written beside a fit; of the package's, `reports/example`."""
+    return REPORTS / "example" if (file := fit_file(path)) == EXAMPLE else file.parent
+
+
+def read_fit(path: Path | str) -> Fit:
+    """Read a fit by its report folder, its `fit.json` or its name, as `fit_file` finds it.
 
     Raises:
         RecordError: Missing, corrupt, foreign or of a newer major version.
     """
     file = fit_file(path)
     if not file.is_file():
-        there = sorted(str(p.parent) for p in Path("reports").glob(f"*/{FIT_NAME}"))
+        there = sorted(p.parent.name for p in REPORTS.glob(f"*/{FIT_NAME}"))
         raise RecordError(
-            f"cannot read the fit {path}: there is none; fits here: {', '.join(there) or 'none'}. "
-            f"Make one: isoflop fit RUNS --out {path}"
+            f"cannot read the fit {path}: there is none; fits in {REPORTS}/: "
+            f"{', '.join(there) or 'none'}. Name one, or make one: isoflop fit RUNS --out {path}"
         )
     try:
         return Fit.from_json(_read_text(file))
@@ -473,28 +480,21 @@ def read_fit(path: Path) -> Fit:
         raise RecordError(f"cannot read the fit {file}: {error}") from error
 
 
-def fit_file(path: Path) -> Path:
-    """The file of a fit: in a report folder, by itself, or that of the package for `example`."""
-    path = checked_path(path)
-    file = path / FIT_NAME if path.is_dir() else path
-    return EXAMPLE if path == Path("example") and not file.is_file() else file
-
-
-def fit_hash(path: Path) -> str:
+def fit_hash(path: Path | str) -> str:
     """Content hash of a fit's file."""
     return f"sha256:{hashlib.sha256(fit_file(path).read_bytes()).hexdigest()}"
 
 
-def newest_fit(reports: Path) -> Path:
+def newest_fit() -> Path:
     """The report folder whose fit was written last.
 
     Raises:
         RecordError: There is none.
     """
-    files = [p for p in reports.glob(f"*/{FIT_NAME}") if not p.parent.name.startswith(".")]
+    files = [p for p in REPORTS.glob(f"*/{FIT_NAME}") if not p.parent.name.startswith(".")]
     if not files:
         raise RecordError(
-            f"no fit under {reports}/; a fit or a published law is needed. "
+            f"no fit under {REPORTS}/; a fit or a published law is needed. "
             "Run: isoflop fit RUNS --out reports/NAME, or ask with --fit example."
         )
     return max(files, key=lambda p: (p.stat().st_mtime, p.parent.name)).parent

@@ -1,7 +1,7 @@
 """Sweeps of small transformers: every run leaves one record, failed runs included.
 
 `python -m sweep` trains, `python -m sweep.plan` prices a sweep without training, `python -m
-sweep.rehearse` trains a recommendation in small, and `python -m sweep.imports` reads runs from W&B.
+sweep.rehearse` trains a recommendation in small, and `python -m sweep.fetch` reads runs from W&B.
 """
 
 import os

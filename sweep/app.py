@@ -185,15 +185,13 @@ def print_closing(cells: Sequence[Cell]) -> int:
     refused = [cell for cell in cells if cell.refusal is not None]
     parts = [f"{n} {s}" for s, n in counts.items() if n]
     parts += [f"{len(missing)} without a record"] * bool(missing)
-    parts += [f"{len(refused)} refused"] * bool(refused)
+    parts += [f"{len(refused)} refused, as named above"] * bool(refused)
     say(", ".join(parts) or "nothing to run")
     for name, record in records:
         if record is None:
             say(f"  {name}  no record: its worker was lost; the same command runs it again")
         elif record.status != "done":
             say(f"  {name}  {record.status}: {record.reason}")
-    for line in refusals(cells):
-        say(f"  refused  {line}")
     folders = {run_folder(t, run).parent for cell in cells for t, run in cell.runs()}
     for folder in sorted(folders) if counts["done"] else []:
         say(f"records in {folder}; next: isoflop fit {folder} --out reports/{folder.name}")

@@ -195,7 +195,7 @@ def truth_steps(source: TokenSource, fit: str | None) -> list[LadderStep]:
     """
     steps = []
     if fit is not None:
-        found = fit_of(ScalingLaw.at(Path(fit)))
+        found = fit_of(ScalingLaw.at(fit))
         if "E" not in found.theta:
             raise PlanError(f"the law of {fit} has no E; name a fit of a law with one.")
         steps.append(LadderStep(name="E of the fit", kind="limit", loss=float(found.theta["E"])))

@@ -27,6 +27,7 @@ from fit.query.answer import answer
 from fit.query.documents import ANSWER_SCHEMA, Answer
 from fit.query.question import Question
 from fit.report.text import wrapped
+from fit.results import REPORTS, fit_file
 from sweep import command_line
 
 USAGE = """\
@@ -275,8 +276,8 @@ def answer_source(document: Mapping[str, Any], folder: str | None) -> ScalingLaw
             f"the answer is by {name}, of which no fit is known; one by a fit is needed: isoflop "
             "query C --fit reports/NAME --json"
         )
-    path = Path("reports") / str(name) if folder is None else Path(folder)
-    if not path.exists():
+    path = fit_file(REPORTS / str(name) if folder is None else folder)
+    if not path.is_file():
         raise RecordError(f"the answer's fit is not in {path}; say where it is: fit=PATH")
     source = ScalingLaw.at(path)
     if source.hash != fit_hash:

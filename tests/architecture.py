@@ -34,7 +34,7 @@ PACKAGES = (
     ("sweep.skills",),
     ("sweep.training",),
     ("sweep.launch", "sweep.plan"),
-    ("sweep.app", "sweep.rehearse", "sweep.imports", "sweep.write", "sweep.ladder", "sweep.depth"),
+    ("sweep.app", "sweep.rehearse", "sweep.fetch", "sweep.write", "sweep.ladder", "sweep.depth"),
 )
 """Ground floor first. Packages of one row may import one another, as long as there is no circle."""
 

@@ -116,7 +116,7 @@ def test_a_script_that_uses_the_installed_module_is_checked_by_types(bare, tmp_p
         (("sweep", "-m", "model.width=16"), "isoflop[sweep]"),
         (("plan", "+experiment=demo"), "isoflop[sweep]"),
         (("rehearse", "answer.json"), "isoflop[sweep]"),
-        (("imports", "offline", "."), "isoflop[sweep]"),
+        (("fetch", "offline", "."), "isoflop[sweep]"),
         (("serve",), "isoflop[serve]"),
     ],
 )

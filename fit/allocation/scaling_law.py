@@ -186,7 +186,7 @@ class ScalingLaw:
 
     @classmethod
     def of(cls, what: ScalingLaw | Fit | Path | str) -> ScalingLaw:
-        """The law of a fit, of its folder or file, or of the name of a published law.
+        """The law of a fit, of its folder, file or name, or of the name of a published law.
 
         Raises:
             RecordError: There is no such fit.
@@ -205,8 +205,8 @@ class ScalingLaw:
         return cls.at(Path(what))
 
     @classmethod
-    def at(cls, path: Path) -> ScalingLaw:
-        """The fit in a report folder or a `fit.json`.
+    def at(cls, path: Path | str) -> ScalingLaw:
+        """The fit of a report folder, a `fit.json` or a name.
 
         Raises:
             RecordError: Missing, corrupt, foreign or of a newer major version.

@@ -48,7 +48,6 @@ from fit.query.question import LAW_COLUMNS
 if TYPE_CHECKING:
     from fit.allocation.scaling_law import ScalingLaw
 
-REPORTS = Path("reports")
 MOST_NOTES = 3
 """Notes under an answer; --notes prints the others."""
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -111,7 +110,7 @@ def fit_command(
     """Fit a law to RUNS: a folder of run records; or tables (.csv, .jsonl, .parquet, .gz)."""
     from fit.cli.runs import dated, name_of, summary
     from fit.fitting import fit_runs
-    from fit.results import write_fit
+    from fit.results import REPORTS, write_fit
 
     folder = out or REPORTS / name_of(runs)
     with progress("fitting"):
@@ -167,7 +166,7 @@ def query_command(
     if config or trainer:
         click.echo(launch_text(asked, reply, trainer))
     else:
-        command = launch_command(asked, fields, path if law is None else law)
+        command = launch_command(asked, fields, path)
         text = answer_text(reply, command, limit_rows(reply), None if all_notes else MOST_NOTES)
         print_document(reply.document(), text, as_json=as_json)
     if sealed_line:
@@ -243,14 +242,14 @@ def compare_command(
 ) -> None:
     """Estimate how much compute A needs to reach the loss of B.
 
-    A and B are reports/NAME, or published laws by name. A multiplier of 2 means twice the compute
-    of B; its interval leaves out the noise that paired runs share.
+    A and B are fits (NAME or reports/NAME) or published laws. A multiplier of 2 means twice the
+    compute of B; its interval leaves out the noise that paired runs share.
     """
     from fit.comparison.compare import compare
     from fit.report.listings import comparison_text
 
     with progress("comparing"):
-        comparison = compare(_fit_or_law(a), _fit_or_law(b), flops=budgets, **options)
+        comparison = compare(_select_law(a)[0], _select_law(b)[0], flops=budgets, **options)
     print_document(comparison.document(), comparison_text(comparison), as_json=as_json)
 
 
@@ -285,7 +284,7 @@ def import_command(
     or logs of nanoGPT, nanochat or torchtitan: a file, or a folder of them. --column names keys,
     such as loss=val/loss or width=config.model.width.
 
-    Runs on W&B's servers, and its offline ones: isoflop imports --help
+    Runs on W&B's servers, and its offline ones: isoflop fetch --help
     """
     from fit.data.columns import parse_columns
     from fit.data.detection import find_runs, import_text
@@ -397,7 +396,7 @@ def skills_command(
 
 
 @main.command("report")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="FIT", type=click.Path(path_type=Path))
 @report_options
 @wandb_option
 @json_option
@@ -405,19 +404,19 @@ def report_command(
     folder: Path, form: str, out: Path | None, author: str, as_json: bool, wandb: str | None,
     **fields: str | None,
 ) -> None:  # fmt: skip
-    """Write FOLDER/report.pdf and its figures from FOLDER/fit.json.
+    """Write report.pdf and its figures beside FIT, a fit by its folder or its name.
 
     Page 1 answers your question, put as to isoflop query: --flops 1e24, --dollars, limits. Without
     one: ten times the largest budget fitted.
 
-    If FOLDER holds runs of several shapes, the report shows what width and depth buy, by skill.
+    If FIT is a folder of runs of several shapes: what width and depth buy, by skill.
     """
     options = {"form": form, "out": out, "author": author, "fields": fields}
     write_report_of(folder, as_json=as_json, wandb=wandb, **options)
 
 
 @main.command("suggest")
-@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.argument("folder", metavar="[FIT]", required=False, type=click.Path(path_type=Path))
 @suggest_options
 @device_options
 @json_option
@@ -427,17 +426,19 @@ def suggest_command(
 ) -> None:  # fmt: skip
     """Choose the next runs: those that narrow N* and the loss at a budget most per FLOP.
 
-    FOLDER is the fit that they extend, reports/NAME; without it or --law, the newest.
+    FIT is the one that they extend, NAME or reports/NAME; without it or --law, the newest.
     """
     from fit.design.candidates import parse_request
     from fit.design.plan_files import FOLDER, write_plan
     from fit.design.suggest import propose
     from fit.query.budget import priced_machine
     from fit.report.listings import proposal_text
+    from fit.results import REPORTS, report_folder
 
     source, path = _select_law(folder, law)
     machine = priced_machine(source.fit, device=device, mfu=mfu, price=price)
-    home = out or (path.parent if path.is_file() else path) / FOLDER
+    beside = REPORTS / path if isinstance(path, str) else report_folder(path)
+    home = out or beside / FOLDER
     limits |= {"device": device, "mfu": mfu, "price": price}
     with progress("choosing runs"):
         proposal = propose(parse_request(source, **limits))
@@ -448,9 +449,9 @@ def suggest_command(
 
 
 @main.command("serve")
-@click.argument("more", nargs=-1, metavar="[reports/NAME]...", type=click.Path(path_type=Path))
+@click.argument("more", nargs=-1, metavar="[FIT]...", type=click.Path(path_type=Path))
 @click.option(
-    "--fit", "folders", multiple=True, type=click.Path(path_type=Path), metavar="reports/NAME",
+    "--fit", "folders", multiple=True, type=click.Path(path_type=Path), metavar="NAME",
     help="A fit to serve; several may follow.  [all in reports/]",
 )  # fmt: skip
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
@@ -472,13 +473,13 @@ def serve_command(more: tuple[Path, ...], folders: tuple[Path, ...], **options: 
     from fit.service.serve import serve
 
     serve(
-        folders=(*folders, *more), reports=REPORTS, announce=click.echo,
+        folders=(*folders, *more), announce=click.echo,
         warn=lambda text: click.echo(text, err=True), **options,
     )  # fmt: skip
 
 
-def _select_law(folder: Path | None, law: str | None) -> tuple[ScalingLaw, Path]:
-    """The fit or published law that --fit and --law name, and its folder below reports/."""
+def _select_law(folder: Path | None, law: str | None = None) -> tuple[ScalingLaw, Path | str]:
+    """The fit or published law that --fit and --law name, and its path or its name."""
     from fit.allocation.scaling_law import ScalingLaw
     from fit.laws.published import preset
     from fit.results import newest_fit
@@ -486,14 +487,7 @@ def _select_law(folder: Path | None, law: str | None) -> tuple[ScalingLaw, Path]
     if folder is not None and law is not None:
         raise click.UsageError("give --fit or --law, not both.")
     if law is not None:
-        return ScalingLaw.from_preset(preset(law)), REPORTS / law
-    path = newest_fit(REPORTS) if folder is None else folder
-    return ScalingLaw.at(path), path
-
-
-def _fit_or_law(name: Path) -> ScalingLaw:
-    """A fit by its folder, or else a published law by its name."""
-    from fit.laws.published import PRESETS
-
-    published = str(name) in PRESETS and not name.exists()
-    return _select_law(None, str(name))[0] if published else _select_law(name, None)[0]
+        return ScalingLaw.from_preset(preset(law)), law
+    path = folder or newest_fit()
+    source = ScalingLaw.of(path)
+    return source, path if source.preset is None else str(path)

@@ -219,8 +219,8 @@ def interval_option(methods: str, about: str) -> Callable[[Command], Command]:
 
 source_options = option_group(
     click.option(
-        "--fit", "folder", type=click.Path(path_type=Path), metavar="reports/NAME",
-        help="A fit; without it or --law, the newest below reports/.",
+        "--fit", "folder", type=click.Path(path_type=Path), metavar="NAME",
+        help="A fit, NAME or reports/NAME.  [the newest, without --law]",
     ),
     click.option(
         "--law", type=NameType("fit.laws.published:PRESETS"), metavar="NAME",
@@ -322,7 +322,7 @@ report_options = option_group(
     ),
     click.option(
         "--out", type=click.Path(path_type=Path),
-        help="Folder of a report on runs.  [reports/<FOLDER>]",
+        help="Folder to write into.  [the fit's own; of runs reports/<FOLDER>]",
     ),
     click.option("--author", default="", metavar="NAME", help="Name under the title."),
     *(
@@ -338,7 +338,7 @@ fit_options = option_group(
         "--law", type=NameType("fit.laws.families:LAWS"), default="chinchilla",
         show_default=True, help="Law family.",
     ),
-    click.option("--base", metavar="LAW|FOLDER", help="Law whose E, A, ... are fixed."),
+    click.option("--base", metavar="LAW|FIT", help="Law whose E, A, ... are fixed."),
     click.option(
         "--hold", type=AssignmentType("E=1.87"), multiple=True, metavar="NAME=VALUE",
         help="Keep a parameter fixed.",
@@ -369,7 +369,7 @@ fit_options = option_group(
         show_default=True, help="known: E as the data state it.",
     ),
     click.option(
-        "--prior", multiple=True, metavar="reports/NAME",
+        "--prior", multiple=True, metavar="FIT",
         help="Earlier fit of the same recipe to learn from.",
     ),
     click.option(

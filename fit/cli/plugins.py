@@ -1,6 +1,6 @@
 """Commands that another package adds to `isoflop` through the entry-point group `isoflop.commands`.
 
-The trainer (package `sweep`, extra `[sweep]`) adds `sweep`, `plan`, `rehearse` and `imports` this
+The trainer (package `sweep`, extra `[sweep]`) adds `sweep`, `plan`, `rehearse` and `fetch` this
 way, so that `fit` imports nothing of it. Their arguments are handed on untouched: Hydra parses
 them, not click. `log_report` hands a report to a tracker, found in the group `isoflop.trackers`,
 and `write_report_of` writes one and logs it on request.
@@ -26,7 +26,7 @@ SWEEP_COMMANDS: Mapping[str, str] = MappingProxyType(
         "sweep": "Train a grid of runs; Hydra reads the overrides, -m spans them.",
         "plan": "Show what a sweep would run and what it costs; train nothing.",
         "rehearse": "Train an answer's run in small and compare it with the forecast.",
-        "imports": "Fetch runs that were logged to W&B, from its servers or offline.",
+        "fetch": "Fetch runs that were logged to W&B, from its servers or offline.",
     }
 )
 """The trainer's commands with their summaries, listed also where the trainer is not installed."""
@@ -35,7 +35,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "sweep": ("hydra", "torch", "lightning"),
         "plan": ("hydra",),
         "rehearse": ("hydra", "torch", "lightning"),
-        "imports": ("wandb",),
+        "fetch": ("wandb",),
     }
 )
 """Libraries without which a command cannot start; looked up, not imported."""

@@ -45,11 +45,13 @@ GROUPS: Mapping[str, str] = MappingProxyType(
         "Ask": "query predict compare laws",
         "Fit and judge": "fit report runs tuning skills gate score explain",
         "Plan and train": "suggest plan sweep rehearse",
-        "Bring runs in": "import imports",
+        "Bring runs in": "import fetch",
         "Serve, and check the installation": "serve doctor",
     }
 )
 """Headings of `isoflop --help` with their commands."""
+RENAMED: Mapping[str, str] = MappingProxyType({"imports": "fetch"})
+"""Commands by their former names."""
 SECTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "query": {
@@ -285,6 +287,14 @@ class CommandGroup(click.Group):
     """A group in which a mistake of the user is one line on stderr, never a traceback."""
 
     command_class = OneValueCommand
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; one that has another name by now is named by it."""
+        if args and args[0] in RENAMED:
+            ctx.fail(f"'{args[0]}' is called '{RENAMED[args[0]]}' now.")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands by what they are for."""

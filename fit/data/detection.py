@@ -125,7 +125,7 @@ def _found(path: Path) -> list[FoundRuns]:
             raise RecordError(f"{path} holds run records, which need no import: isoflop fit {path}")
         if any(name.startswith("run-") and name.endswith(".wandb") for name in names):
             raise RecordError(
-                f"{path} holds offline runs of W&B. Read them: isoflop imports offline {path}"
+                f"{path} holds offline runs of W&B. Read them: isoflop fetch offline {path}"
             )
         events += [here / name for name in sorted(names) if name.startswith(EVENTS)]
         for name in sorted(names):

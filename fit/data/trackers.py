@@ -1,7 +1,7 @@
 """Convert runs that an experiment tracker has logged into a table for `fit.data.readers`.
 
 A logged run is a config and a summary, nested as its author chose. `read_exports` reads tables that
-a tracker's page exports (`sweep.imports` fetches runs from a server instead), `build_table` picks
+a tracker's page exports (`sweep.fetch` fetches runs from a server instead), `build_table` picks
 the columns, selects and checks the runs, and `write_table` writes them.
 
 Nothing is guessed: a column is the key of its own name, or the one that `--column` gives. Each row
@@ -245,7 +245,7 @@ def read_exports(sources: Sequence[str | Path], *, wide: str | None = None) -> I
         if not path.suffix and not path.exists():
             raise RecordError(
                 f"cannot read {path}: there is no such file; a table of runs is needed. For a "
-                f"project of W&B: python -m sweep.imports wandb {path}"
+                f"project of W&B: python -m sweep.fetch wandb {path}"
             )
     paths = find_tables(sources)
     for path in paths:

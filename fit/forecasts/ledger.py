@@ -426,8 +426,10 @@ def _read(path: Path, schema: str) -> dict[str, Any]:
 
 def _forecast(document: Mapping[str, Any]) -> Forecast:
     """A forecast from its document."""
-    numbers = {f.name: document["expected"][f.name] for f in fields(ExpectedLoss)}
-    expected = ExpectedLoss(**{name: _number(name, value) for name, value in numbers.items()})
+    given = document["expected"]
+    # The first forecasts have no floor, nor have those of a law without E.
+    names = [f.name for f in fields(ExpectedLoss) if f.name != "floor" or given.get("floor")]
+    expected = ExpectedLoss(**{name: _number(name, given[name]) for name in names})
     if not (0 < expected.low <= expected.loss <= expected.high and 0 < expected.level < 1):
         raise RecordError("its prediction interval does not contain its prediction.")
     datetime.fromisoformat(document["sealed"])

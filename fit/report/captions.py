@@ -307,14 +307,6 @@ CAPTIONS: Mapping[str, tuple[CaptionPart, ...]] = {
         ),
         _collapse_result,
     ),
-    "approaches": (
-        "$N^*$ against compute by the law and by other approaches, dashed beyond their budgets.",
-        ("law", "The black line is the law."),
-        DASHES,
-        LAW_BAND,
-        ("approach 2, isoFLOP", "Diamonds are minima of isoFLOP curves."),
-        ("approach 1, envelope", "Squares are points of the envelope of the runs."),
-    ),
     "holdout": (
         "Held-out budgets, each predicted by the law fitted to all smaller ones: "
         "deviation of the predicted from the measured value.",

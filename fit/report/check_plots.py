@@ -1,4 +1,4 @@
-"""Plots that check a fit: residuals, other approaches, curves, and held-out budgets."""
+"""Plots that check a fit: residuals, curves, and held-out budgets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fit.allocation.scaling_law import FrontierBand, ScalingLaw, fit_of
+from fit.allocation.scaling_law import ScalingLaw, fit_of
 from fit.data.records import Floats, window_means
 from fit.diagnostics.curves import FIRST, FIRST_DRAWN
 from fit.quantities import percent, short
@@ -19,21 +19,14 @@ from fit.report.plots import (
     BAND,
     BLUE,
     C_LABEL,
-    DASHED,
     FAINT,
     LAW,
-    draw_curve,
-    legend_order,
 )
 from fit.report.tables import target_name
-from fit.report.text import APPROACHES, approach_name
 from fit.results import NATS_PER_TOKEN, Fit, loss_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-MARKS = {"isoflop": ("D", ACCENT), "envelope": ("s", BLUE)}
-"""Mark and colour of the other approaches."""
 
 
 def fit_against_measurement(ax: Axes, below: Axes, source: ScalingLaw) -> Axes:
@@ -90,39 +83,7 @@ def residuals_against_count(ax: Axes, fit: Fit, against: Floats, *, x: str) -> A
     """Residuals in percent against a count on a log axis."""
     residuals(ax, fit, against, x=x)
     ax.set_xlim(against.min() / 1.5, against.max() * 1.5)
-    plots.count_axis(ax.xaxis, most=5)
-    return ax
-
-
-def approaches(ax: Axes, source: ScalingLaw, best: FrontierBand) -> Axes:
-    """N* against compute: the law's curve, and points with lines of approaches 1 and 2.
-
-    Args:
-        ax: Axes to draw on.
-        source: A fit as a source.
-        best: Its frontier.
-
-    Returns:
-        The same axes.
-    """
-    fit = fit_of(source)
-    draw_curve(ax, best, best.params)
-    for check in fit.cross_checks:
-        if check.a is None or check.coefficient is None:
-            continue
-        mark, colour = MARKS.get(check.name, ("D", ACCENT))
-        label = approach_name(check.name)
-        inside = np.array([min(check.budgets), max(check.budgets)])
-        beyond = np.array([inside[1], best.flops[-1]])
-        for budgets, dashes in ((inside, "-"), (beyond, DASHED)):
-            line = np.exp(check.coefficient + check.a * np.log(budgets))
-            ax.plot(budgets, line, color=colour, lw=1.0, ls=dashes, zorder=3)
-        ax.plot(check.budgets, check.params, mark, mfc="none", color=colour, ms=5, label=label)
-    ax.set_xlim(fit.points.flops.min() / 1.6, best.flops[-1])
-    plots.flops_axis(ax.xaxis)
-    plots.count_axis(ax.yaxis)
-    plots.style_axes(ax, x=C_LABEL, y="Optimal parameters N*")
-    legend(ax, legend_order(source, *map(approach_name, APPROACHES)))
+    plots.count_axis(ax.xaxis, most=4)
     return ax
 
 

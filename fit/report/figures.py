@@ -328,7 +328,7 @@ def _shape_figure(shapes: tuple[ShapeSkills, ...]) -> Figure:
     rows = context_plots.shapes_shown(shapes)
     shown = context_plots.skills_shown(rows)[:MOST_SKILLS]
     cell = 0.36 if any(r.scores for r in rows) else 0.25  # of three lines, or of two
-    height = 0.65 + cell * len({r.depth for r in rows})
+    height = 0.55 + cell * len({r.depth for r in rows})
     figure, panels = _panels(len(shown), min(3, len(shown)), height)
     for ax, skill in zip(panels, shown, strict=True):
         context_plots.skill_by_shape(ax, rows, skill)
@@ -388,7 +388,7 @@ def _tokens(inputs: FigureInputs) -> Figure | None:
 
 
 def _fit(inputs: FigureInputs) -> Figure:
-    figure = _figure(2.3)
+    figure = _figure(2.0)
     left, right = figure.subplots(1, 2)
     check_plots.fit_against_measurement(left, right, inputs.source)
     return figure
@@ -406,22 +406,12 @@ def _residuals(inputs: FigureInputs) -> Figure:
     against["Tokens per parameter D/N"] = p.tokens / p.params
     against = {label: v for label, v in against.items() if v.max() > 1.05 * v.min()}
     across = len(against) if len(against) < 5 else 3
-    height = 2.0 if len(against) <= across else 1.45
+    height = 1.75 if len(against) <= across else 1.45
     figure, panels = _panels(len(against), across, height, sharey=True)
     for place, (ax, (label, values)) in enumerate(zip(panels, against.items(), strict=True)):
         check_plots.residuals_against_count(ax, fit, values, x=label)
         if place % across:
             ax.set_ylabel("")
-    return figure
-
-
-def _approaches(inputs: FigureInputs) -> Figure | None:
-    fit = fit_of(inputs.source)
-    found = [c for c in fit.cross_checks if c.a is not None and c.coefficient is not None]
-    if inputs.best is None or not found:
-        return None
-    figure = _figure(2.2, 5.2)
-    check_plots.approaches(figure.subplots(), inputs.source, inputs.best)
     return figure
 
 
@@ -488,7 +478,6 @@ FIGURES: Mapping[str, ReportFigure] = {
     "residuals": ReportFigure(section=FIT, draw=_residuals),
     "phase": ReportFigure(section=CHECKS, draw=_phase, width=70),
     "curves": ReportFigure(section=CHECKS, draw=_curves),
-    "approaches": ReportFigure(section=CHECKS, draw=_approaches, width=78),
     "holdout": ReportFigure(section=CHECKS, draw=_holdout),
 }
 """All figures, in the order in which they stand in the report."""

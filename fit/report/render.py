@@ -32,7 +32,7 @@ from fit.report.markup import latex_document, markdown_page
 from fit.report.skills_page import shape_report_content
 from fit.report.summary_page import CHANGES, report_content
 from fit.report.tables import shell_lines
-from fit.results import NATS_PER_TOKEN, loss_unit
+from fit.results import NATS_PER_TOKEN, loss_unit, report_folder
 
 STYLE = Path(__file__).with_name("report.css")
 MARKS = {"good": "✓", "fair": "!", "bad": "✗", "info": "·", "warning": "!", "serious": "✗"}
@@ -73,8 +73,8 @@ def write_any_report(
     """Write the report of a fit, or of a folder of runs that have not been fitted.
 
     Args:
-        folder: Report folder, its `fit.json`, or a folder of run records.
-        out: Folder for a report on runs; None is `reports/` and the folder's name.
+        folder: Report folder, its `fit.json`, the name of a fit, or a folder of run records.
+        out: Folder to write into; None is that of the fit, and of runs `reports/` and their name.
         form: As in `write_report`.
         fields: As in `write_report`.
         author: As in `write_report`.
@@ -82,8 +82,8 @@ def write_any_report(
     Raises:
         RecordError, FitError, QueryError, ReportError: As `write_report`, `write_shape_report`.
     """
-    if not folder.is_dir() or (folder / "fit.json").exists() or not any(folder.glob(RECORDS)):
-        return write_report(folder, form=form, fields=fields, author=author)
+    if (folder / "fit.json").exists() or not any(folder.glob(RECORDS)):
+        return write_report(folder, out, form=form, fields=fields, author=author)
     if asked := [option_name(name) for name, value in fields.items() if value is not None]:
         raise QueryError(
             f"{folder} holds runs without a fit, and {asked[0]} asks one. Fit them first: isoflop "
@@ -95,15 +95,17 @@ def write_any_report(
 
 def write_report(
     folder: Path,
+    out: Path | None = None,
     *,
     form: str = "pdf",
     fields: Mapping[str, str | None] = MappingProxyType({}),
     author: str = "",
 ) -> WrittenReport:
-    """Write a report and its figures into a report folder from its `fit.json`.
+    """Write a report and its figures from a `fit.json`, beside it or into another folder.
 
     Args:
-        folder: Report folder, or the `fit.json` in it.
+        folder: Report folder, the `fit.json` in it, or the name of the fit.
+        out: As in `write_any_report`.
         form: `pdf` writes `report.pdf`, `html` one self-contained `report.html`, `md` and `tex`
             files that link the figures; always `figures/` gets every figure as PDF, as SVG and as
             CSV of the data drawn.
@@ -122,7 +124,7 @@ def write_report(
     """
     _require("matplotlib", *(("typst",) if form == "pdf" else ()))
     source = ScalingLaw.at(folder)
-    folder = folder.parent if folder.is_file() else folder
+    folder = report_folder(folder)
     request, asked = read_request(source, fields)
     inputs = figure_inputs(source, request, asked)
     figures = draw_figures(inputs)
@@ -135,7 +137,7 @@ def write_report(
         inputs=inputs,
     )
     content = restate_unit(content, loss_unit(source.convention))
-    path = _write_files(folder, content, figures, form)
+    path = _write_files(out or folder, content, figures, form)
     refusal = content["verdict"][1] if asked is not None and content["refused"] else None
     return WrittenReport(path=path, verdict=content["verdict"][0], refusal=refusal)
 
@@ -256,8 +258,7 @@ def _require(*packages: str) -> None:
     if missing:
         raise ReportError(
             f"a report needs {' and '.join(missing)}, not installed here. "
-            "Run: pip install matplotlib typst (the extra isoflop[report]), or fit with "
-            "--no-report."
+            "Run: pip install 'isoflop[report]', or fit with --no-report."
         )
 
 

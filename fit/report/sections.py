@@ -76,7 +76,7 @@ def report_sections(
     further = caption_words(source)["further"]
     tables_after = {
         "scores": (score_table(source, inputs.scores),) if inputs.scores else (),
-        "approaches": (_exponents(fit), _conventions(fit)),
+        "curves": (_exponents(inputs), _conventions(fit)),
         "holdout": (_holdout(fit), *_forms(inputs), _influence(fit, further)),
     }
     notes = (NoteList(rows=further_notes),) if further_notes else ()
@@ -121,8 +121,9 @@ def _theta(fit: Fit) -> Table:
     )
 
 
-def _exponents(fit: Fit) -> Table | None:
-    """The exponent of N* by each approach."""
+def _exponents(inputs: FigureInputs) -> Table | None:
+    """The exponent of N* by each approach, and N* at the largest budget."""
+    fit = fit_of(inputs.source)
     if not fit.exponents:
         return None
     return Table(
@@ -130,10 +131,12 @@ def _exponents(fit: Fit) -> Table | None:
             left("approach"),
             right("$a$"),
             left(f"{percent(fit.interval.level)} interval"),
+            right("$N^*$"),
             wide("remark", "small"),
         ),
-        rows=tuple(tuple(r) for r in tables.checks(fit)),
-        caption="Exponent $a$ of $N^* ~ C^a$ by each approach.",
+        rows=tuple(tuple(r) for r in tables.checks(fit, inputs.answers)),
+        caption="Exponent $a$ of $N^* ~ C^a$ by each approach, and $N^*$ at the largest budget, "
+        f"{math_power(power(fit.range['flops'].high))} FLOP.",
     )
 
 

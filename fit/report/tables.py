@@ -21,6 +21,7 @@ from fit.data.accounting import Shape
 from fit.forecasts.ledger import Ledger
 from fit.laws.families import law
 from fit.quantities import count_noun, interval_text, power, short, three_digits
+from fit.query.documents import Answer
 from fit.query.warnings import cross_check_remark
 from fit.report.text import DASH, TIMES, approach_name
 from fit.results import Fit, Holdout
@@ -154,13 +155,20 @@ def theta(fit: Fit) -> list[list[str]]:
     return [[name, digits(value), _bounds(fit, name)] for name, value in both.items()]
 
 
-def checks(fit: Fit) -> list[list[str]]:
-    """Exponent of N* by each approach: [approach, a, interval, remark]."""
+def checks(fit: Fit, answers: Sequence[Answer]) -> list[list[str]]:
+    """What each approach finds: [approach, a, interval, N* at the largest budget, remark].
+
+    Args:
+        fit: The fit.
+        answers: Its answers, the first at the largest budget; empty where there are none.
+    """
     used = "not used: the fit is refused" if fit.verdict.refused else "used for the answer"
     law = (
         [DASH, DASH] if fit.verdict.refused else [digits(fit.exponents.get("a")), _bounds(fit, "a")]
     )
-    rows = [["3, this law", *law, used]]
+    size = short(answers[0].params.value) if answers else DASH
+    rows = [["3, this law", *law, size, used]]
+    top = math.log(fit.range["flops"].high)
     for c in fit.cross_checks:
         ends = DASH if c.a_interval is None else " to ".join(map(digits, c.a_interval))
         remark = clean(c.reason or "", 220)
@@ -169,7 +177,11 @@ def checks(fit: Fit) -> list[list[str]]:
                 "disagrees beyond the joint interval" if c.disagrees else cross_check_remark(fit, c)
             )
             remark = f"{verdict}; {remark}" if remark else verdict
-        rows.append([approach_name(c.name).removeprefix("approach "), digits(c.a), ends, remark])
+        size = DASH
+        if answers and c.a is not None and c.coefficient is not None:
+            size = short(math.exp(c.coefficient + c.a * top))
+        name = approach_name(c.name).removeprefix("approach ")
+        rows.append([name, digits(c.a), ends, size, remark])
     return rows
 
 

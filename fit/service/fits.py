@@ -19,7 +19,7 @@ from fit.allocation.scaling_law import ScalingLaw
 from fit.data.progress import snapshot_document, take_snapshot
 from fit.errors import RecordError, ScalingError
 from fit.laws.published import PRESETS
-from fit.results import FIT_NAME, Fit
+from fit.results import EXAMPLE, FIT_NAME, Fit
 from fit.service.errors import RequestError, short_name, unknown_name
 
 HASH_DIGITS = 12
@@ -61,19 +61,19 @@ class ServedLaw:
 
 
 class FitRegistry:
-    """Fits by name: those of the given folders, or all below one root; and uploaded ones."""
+    """Fits by name: of the given files, or all below one root; and uploaded ones."""
 
-    def __init__(self, root: Path, folders: Mapping[str, Path] | None = None) -> None:
+    def __init__(self, root: Path, files: Mapping[str, Path] | None = None) -> None:
         self.root = root
-        self.folders = None if folders is None else dict(folders)
+        self.files = None if files is None else dict(files)
         self.uploads: dict[str, Path] = {}
         self.reloads = 0
         self._laws: dict[str, ServedLaw] = {}
 
     def names(self) -> list[str]:
         """Names of all fits whose file exists, uploaded ones last."""
-        if self.folders is not None:
-            names = [n for n, folder in self.folders.items() if (folder / FIT_NAME).is_file()]
+        if self.files is not None:
+            names = [name for name, file in self.files.items() if file.is_file()]
         else:
             files = self.root.glob(f"*/{FIT_NAME}")
             names = [f.parent.name for f in files if NAME.fullmatch(f.parent.name)]
@@ -82,9 +82,13 @@ class FitRegistry:
     def get(self, name: str) -> ServedLaw:
         """A fit as its file is now, or the last readable version of it.
 
+        Args:
+            name: Its name, `NAME` or `reports/NAME`, or `example`, the fit of the package.
+
         Raises:
             RequestError: There is no such fit, or no version of it could be read.
         """
+        name = name.removeprefix(f"{self.root.name}/")
         file = self._file(name)
         law = self._laws.get(name)
         try:
@@ -129,7 +133,7 @@ class FitRegistry:
         if fit is not None and law is not None:
             raise RequestError(422, "question", "give fit or law, not both.", "law")
         if law is None:
-            return self.newest() if fit is None else self.get(fit)
+            return self.newest() if fit is None else self.fit_or_law(fit, "fit")
         if law not in _PUBLISHED:
             raise unknown_name("law", law, list(PRESETS), "law")
         return _PUBLISHED[law]
@@ -174,11 +178,13 @@ class FitRegistry:
         """Path of a fit's document, never outside of the folders in service."""
         if name in self.uploads:
             return self.uploads[name] / FIT_NAME
-        if self.folders is not None:
-            if name in self.folders:
-                return self.folders[name] / FIT_NAME
+        if self.files is not None:
+            if name in self.files:
+                return self.files[name]
         elif NAME.fullmatch(name):
             file = self.root / name / FIT_NAME
+            if name == EXAMPLE.stem and not file.is_file():
+                return EXAMPLE
             if file.resolve().is_relative_to(self.root.resolve()):  # a link may lead elsewhere
                 return file
         raise unknown_name("fit", name, self.names(), "fit")

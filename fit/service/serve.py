@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from fit.errors import ServeError
 from fit.quantities import count_noun
-from fit.results import FIT_NAME
+from fit.results import EXAMPLE, REPORTS, fit_file
 
 if TYPE_CHECKING:
     from fit.service.http import GuardMiddleware
@@ -38,7 +38,7 @@ def serve(
     folders: Sequence[Path],
     token: str | None = None,
     token_file: Path | None = None,
-    reports: Path = Path("reports"),
+    reports: Path = REPORTS,
     uploads: Mode = "session",
     runs: Path | None = None,
     announce: Callable[[str], object] = print,
@@ -71,7 +71,7 @@ def serve(
             f"the service needs {error.name}, which is not installed. "
             "Run: pip install 'isoflop[serve]'"
         ) from error
-    _check_folders(folders)
+    named = _named(folders) if folders else None
     if uploads == "keep" and folders:
         raise ServeError(
             f"--uploads keep stores fits in {reports}/, of which --fit serves named ones alone. "
@@ -90,7 +90,6 @@ def serve(
     token = find_token(token, token_file)
     _check_token(token, host, public=not loopback(host))
     listener = _bind(host, port)
-    named = {f.resolve().name: f for f in folders} if folders else None
     service = Service(registry=FitRegistry(reports, named), mode=uploads, runs=runs)
     # A fit takes 30 ms to read: two hundred are read by the time that the page asks for them.
     threading.Thread(target=service.registry.readable, daemon=True).start()
@@ -128,20 +127,24 @@ def run(app: GuardMiddleware, listener: socket.socket) -> None:
         return
 
 
-def _check_folders(folders: Sequence[Path]) -> None:
-    """Check that every folder has a fit and a name of its own."""
+def _named(folders: Sequence[Path]) -> dict[str, Path]:
+    """The file of every fit by the name of its folder, which no other may have."""
+    files: dict[str, Path] = {}
     for folder in folders:
-        if not (folder / FIT_NAME).is_file():
+        file = fit_file(folder)
+        if not file.is_file():
             raise ServeError(
                 f"no fit in {folder}; a report folder is needed. "
                 f"Create one: isoflop fit RUNS --out {folder}"
             )
-    names = [f.resolve().name for f in folders]
-    twice = next((n for n in names if names.count(n) > 1), None)
-    if twice is not None:
-        raise ServeError(
-            f"two fits are named {twice}; each needs a name of its own. Rename one of the folders."
-        )
+        name = "example" if file == EXAMPLE else file.resolve().parent.name
+        if name in files:
+            raise ServeError(
+                f"two fits are named {name}; each needs a name of its own. Rename one of the "
+                "folders."
+            )
+        files[name] = file
+    return files
 
 
 def find_token(token: str | None, file: Path | None) -> str | None:

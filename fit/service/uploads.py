@@ -158,7 +158,7 @@ class Uploads:
         """The folder in `reports/` of a fit that came through the service."""
         folder = self.registry.root / name
         there = NAME.fullmatch(name) and not folder.is_symlink() and any(folder.glob(f"{TABLE}.*"))
-        return folder if there and self.registry.folders is None else None
+        return folder if there and self.registry.files is None else None
 
     def _own(self, name: str) -> Path:
         """The folder of a fit that came through the service.

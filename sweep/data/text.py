@@ -211,9 +211,11 @@ def find_files(root: Path, pattern: str) -> FileList:
             left_out["empty"] += 1
     if not files:
         common = ", ".join(f"{n} {kind}" for kind, n in left_out.most_common(4))
+        suffix = next((kind for kind, _ in kinds.most_common() if kind != "no suffix"), None)
+        todo = f"Read those: 'data.pattern=**/*{suffix}'" if suffix else "Correct data.pattern"
         raise PlanError(
             f"no file below {root} matches data.pattern='{pattern}' and holds text; it holds "
-            f"{common or 'no files'}. Correct data.pattern or data.path."
+            f"{common or 'no files'}. {todo}, or correct data.path."
         )
     return FileList(files=files, left_out=left_out)
 

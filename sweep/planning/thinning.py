@@ -47,10 +47,8 @@ from fit.design.prior import (
 )
 from fit.design.suggest import Design, deviations
 from fit.files import write_atomically
-from fit.laws.published import preset
 from fit.quantities import count_noun, power
 from fit.query.launch import hydra_value
-from fit.results import read_fit
 from sweep.config import Schedule
 from sweep.planning.bill import LABEL, PlannedCost, PlanOptions, cost_lines, device_hours, plan_cost
 from sweep.planning.grid import LauncherChoice
@@ -202,12 +200,10 @@ def prior_of(
     every = [*done, *rows]
     target = options.target or REACH * max(row.run.flops for row in every)
     params, tokens = points_of(every)
-    folder = Path(options.prior)
-    if folder.is_dir():
-        fit = read_fit(folder)
-        prior = prior_of_fit(ScalingLaw.from_fit(fit), fit, target)
+    source = ScalingLaw.of(options.prior)
+    if source.fit is not None:
+        prior = prior_of_fit(source, source.fit, target)
     else:
-        source = ScalingLaw.from_preset(preset(options.prior))
         middle = (math.exp(np.log(params).mean()), math.exp(np.log(tokens).mean()))
         prior = prior_of_preset(source, target, centre=middle, noise=PRESET_NOISE)
     known = None

@@ -57,6 +57,7 @@ def test_a_multirun_leaves_a_record_per_cell_and_refused_cells_are_named(tmp_pat
     assert first.returncode == 1
     assert "model.width=12 is not a multiple" in first.stderr
     assert "4 done, 2 refused" in first.stderr
+    assert first.stderr.count("is not a multiple") == 1, "the closing lines repeat no refusal"
     assert "Traceback" not in first.stderr
     assert len(results(tmp_path)) == 4
     for folder in (tmp_path / "pilot").glob("w*"):

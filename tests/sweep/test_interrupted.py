@@ -11,7 +11,7 @@ import pytest
         ("sweep.app", "grid", ["model=w16"]),
         ("sweep.plan", "grid", ["model=w16"]),
         ("sweep.rehearse", "rehearse", ["answer.json"]),
-        ("sweep.imports", "offline", ["offline", "wandb", "--out", "runs.csv"]),
+        ("sweep.fetch", "offline", ["offline", "wandb", "--out", "runs.csv"]),
     ],
 )
 def test_ctrl_c_is_one_line_and_exit_code_130(

@@ -257,6 +257,34 @@ def test_two_fits_are_compared_in_text_and_json(folder):
     assert document["rows"][0]["multiplier"]["value"] == pytest.approx(1)
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["query", "1e14", "--fit", "{fit}", "--json"],
+        ["query", "1e14", "--fit", "{fit}", "--config"],
+        ["predict", "--params", "1e6", "--tokens", "1e9", "--fit", "{fit}"],
+        ["compare", "{fit}", "{fit}", "--flops", "1e14"],
+        ["suggest", "{fit}", "--flops", "1e15", "--spend", "1e13"],
+        ["fit", "good.csv", "--no-report", "--json", "--base", "{fit}", "--law", "data_repeat"],
+        ["report", "{fit}", "--format", "nothing"],
+    ],
+)
+def test_a_fit_is_asked_by_its_name_as_by_its_folder(folder, args):
+    by_name, by_folder = (
+        run(*(arg.format(fit=fit) for arg in args)) for fit in ("pilot", "reports/pilot")
+    )
+    assert by_name.exit_code == by_folder.exit_code
+    assert by_name.output.replace("--fit pilot", "--fit reports/pilot") == by_folder.output
+
+
+def test_a_published_law_is_asked_by_its_name_and_a_folder_of_runs_hides_no_fit(folder):
+    asked = [run("query", "1e21", *how, "besiroglu2024").stdout for how in (["--fit"], ["--law"])]
+    assert asked[0] == asked[1] != ""
+    (folder / "pilot").mkdir()  # a folder without a fit
+    assert run("query", "1e14", "--fit", "pilot").exit_code == 0
+    assert "fits in reports/: blind, corrupt, pilot." in run("query", "1", "--fit", "no").stderr
+
+
 def test_without_any_fit_the_way_out_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = run("query", "1e14")
@@ -385,9 +413,13 @@ def test_a_table_of_runs_is_listed_too(folder):
 
 @pytest.mark.usefixtures("few_figures")
 def test_report_writes_the_pdf_and_names_it(folder):
-    result = run("report", "reports/pilot")
-    assert result.exit_code == 0, result.output
-    assert Path(result.stdout.strip()).read_bytes().startswith(b"%PDF")
+    for args in (["pilot"], ["reports/pilot", "--out", "elsewhere"]):
+        result = run("report", *args)
+        assert result.exit_code == 0, result.output
+        assert Path(result.stdout.strip()).read_bytes().startswith(b"%PDF")
+        assert result.stdout.startswith(args[-1] if len(args) > 1 else "reports/pilot")
+    twice = run("report", "pilot", "--out", "x", "--wandb", "p")
+    assert twice.exit_code == 2 and "leave --out out" in twice.stderr
 
 
 def test_a_query_loads_no_heavy_library(folder):

@@ -44,6 +44,13 @@ def test_every_command_stands_once_in_the_list_with_its_whole_summary():
     assert all(f"\n{heading}:" in text for heading in GROUPS)
 
 
+def test_a_former_name_of_a_command_names_the_present_one():
+    result = CliRunner().invoke(main, ["imports", "wandb", "me/demo"])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("isoflop: 'imports' is called 'fetch' now. See: ")
+    assert set(terminal.RENAMED.values()) <= main.commands.keys()
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_every_option_is_one_line_of_eighty_columns(name):
     text = help_of(name)

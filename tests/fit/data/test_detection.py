@@ -227,7 +227,7 @@ def test_a_log_that_ends_in_an_exception_is_a_failed_run(tmp_path):
         ({"a.db": "SQLite format 3\0 and no more"}, "as a tracker's SQLite file"),
         ({"events.out.tfevents.1.x": "not at all an event file"}, "is damaged, or no event file"),
         ({"record.json": "{}"}, "isoflop fit"),
-        ({"wandb/run-a1.wandb": ":W&B"}, "isoflop imports offline"),
+        ({"wandb/run-a1.wandb": ":W&B"}, "isoflop fetch offline"),
         ({"r/meta.yaml": "status: 3", "r/metrics/loss": "x"}, "holds no metric of MLflow"),
     ],
 )

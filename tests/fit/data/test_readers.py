@@ -198,13 +198,33 @@ def test_where_keeps_matching_runs_and_lists_the_rest(runs):
             readers.load(runs, where=bad)
 
 
-def test_the_newest_fit_is_named_and_none_is_an_error(tmp_path):
+def test_the_newest_fit_is_named_and_none_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(RecordError, match="no fit under"):
-        results.newest_fit(tmp_path)
+        results.newest_fit()
     for i, name in enumerate(["old", "new"]):
-        files.write_atomically(tmp_path / name / "fit.json", "{}")
-        os.utime(tmp_path / name / "fit.json", (i, i))
-    assert results.newest_fit(tmp_path).name == "new"
+        files.write_atomically(Path("reports", name, "fit.json"), "{}")
+        os.utime(Path("reports", name, "fit.json"), (i, i))
+    assert results.newest_fit().name == "new"
+
+
+def test_a_fit_is_found_by_its_name_and_a_path_with_a_fit_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in ("reports/mine/fit.json", "reports/example/fit.json", "fit.json", "one.json"):
+        files.write_atomically(Path(path), "{}")
+    Path("mine").mkdir()
+    named = Path("reports/mine/fit.json")
+    assert all(results.fit_file(path) == named for path in ("mine", "reports/mine", named))
+    assert results.report_folder(Path("mine")) == Path("reports/mine")
+    files.write_atomically(Path("mine/fit.json"), "{}")
+    assert results.fit_file("mine") == Path("mine/fit.json")
+    assert results.fit_file("one.json") == Path("one.json")
+    assert results.fit_file(".") == Path("fit.json")
+    assert results.fit_file("example") == results.EXAMPLE, "the package's own keeps its name"
+    assert results.report_folder(Path("example")) == Path("reports/example")
+    for nothing in ("..", ".hidden", "other", "runs/mine", ""):
+        with pytest.raises(RecordError, match=r"there is none; fits in reports/: example, mine\."):
+            results.read_fit(nothing if nothing else "none")
 
 
 @pytest.mark.parametrize("content", ["", "{", "{}", '{"schema": "isoflop.fit/1"}'])

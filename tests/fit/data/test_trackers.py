@@ -212,7 +212,7 @@ def test_the_command_writes_the_table_and_says_what_was_left_out(export):
     [
         (["export.csv", "--out", "runs.csv"], "no run has 'params'"),
         (["nothing.csv", "--out", "runs.csv"], "cannot read nothing.csv"),
-        (["me/project", "--out", "runs.csv"], "python -m sweep.imports wandb me/project"),
+        (["me/project", "--out", "runs.csv"], "python -m sweep.fetch wandb me/project"),
         (["export.csv", "--out", "r.csv", "--unit", "width=M"], "--unit is 'width=M'"),
     ],
 )

@@ -296,6 +296,11 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, args, code, expected):
     assert expected in result.stderr and result.stderr.count("\n") == 1
 
 
+def test_the_forecasts_that_are_committed_can_be_read():
+    ledger = read_ledger(Path(__file__).parents[3] / "reports" / "ledger")
+    assert ledger.entries and not ledger.unreadable
+
+
 def test_a_broken_file_is_named_and_the_rest_is_read(tmp_path):
     sealed(tmp_path)
     (tmp_path / "half.json").write_text('{"schema": "isoflop.fore')

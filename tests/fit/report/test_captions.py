@@ -127,14 +127,13 @@ def test_the_words_for_marks_are_in_the_data_that_is_drawn(drawn):
     source, figures = drawn
     inputs = figure_inputs(source, REQUEST)
     marks = {
-        "diamonds": ("approach 2, isoFLOP", "mean of a budget"),
+        "diamonds": ("mean of a budget",),
         "triangles are published": ("published models",),
         "triangles are models": ("published models",),
         "hollow": ("mixtures of experts",),
         "known entropy": ("known entropy",),
         "fitted $e$": ("fitted E",),
         "thin grey line": ("besiroglu2024, a published law",),
-        "squares": ("approach 1, envelope",),
         "the star": ("the answer",),
         "confidence interval": (f"{caption_words(source)['level']} confidence",),
     }

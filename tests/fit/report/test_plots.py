@@ -119,13 +119,6 @@ def test_isoflop_curves_end_where_their_law_is():
     assert beyond.is_dashed()
 
 
-def test_approach_two_stands_beside_the_law():
-    ax = check_plots.approaches(axis(), SOURCE, BEST)
-    diamonds = line(ax, "approach 2, isoFLOP")
-    assert tuple(diamonds.get_ydata()) == SOURCE.fit.cross_checks[0].params
-    assert "approach 2, isoFLOP" in legend_of(ax)
-
-
 def test_the_answer_is_marked_with_its_interval():
     ax = axis()
     plots.mark_answer(ax, 1e14, 1.5, (1.4, 1.6))

@@ -271,7 +271,7 @@ def test_a_law_that_splits_no_budget_has_a_report_without_an_optimum(tmp_path):
     assert write_report(tmp_path, form="html").path.exists()
     made = {f.stem for f in (tmp_path / "figures").iterdir()}
     assert {"fit", "residuals"} <= made
-    assert not {"optimum", "isoflop", "surface", "loss-compute", "approaches"} & made
+    assert not {"optimum", "isoflop", "surface", "loss-compute"} & made
     content = report_content(ScalingLaw.from_fit(fit))
     assert "predict --params N --tokens D --width X --depth X" in summary_text(content)
     assert content["sections"][0]["title"] == "The law"

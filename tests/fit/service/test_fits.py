@@ -54,9 +54,17 @@ def test_a_fit_that_is_removed_is_gone_and_a_new_one_is_there(tmp_path):
     assert registry.newest().name == "later"
 
 
+def test_a_fit_is_asked_by_its_name_or_below_the_folder_of_reports(tmp_path):
+    registry = FitRegistry(pilot(tmp_path / "reports"))
+    assert registry.get("reports/pilot") is registry.get("pilot")
+    for outside in ("reports/../pilot", "other/pilot", "/etc/pilot", "reports/reports/pilot"):
+        with pytest.raises(RequestError, match="known are blind, pilot"):
+            registry.get(outside)
+
+
 def test_only_the_folders_named_are_served(tmp_path):
     pilot(tmp_path)
-    registry = FitRegistry(tmp_path, {"pilot": tmp_path / "pilot"})
+    registry = FitRegistry(tmp_path, {"pilot": tmp_path / "pilot" / "fit.json"})
     assert registry.names() == ["pilot"]
     with pytest.raises(RequestError, match="no fit 'blind'"):
         registry.get("blind")
@@ -66,6 +74,8 @@ def test_a_name_is_a_fit_or_else_a_published_law(tmp_path):
     registry = FitRegistry(pilot(tmp_path))
     assert registry.fit_or_law("pilot", "a").source.fit is not None
     assert registry.fit_or_law("hoffmann2022", "a").source.preset is not None
+    assert registry.select("hoffmann2022", None).source.preset is not None
+    assert registry.get("example").source.name == "example", "the fit of the package"
     with pytest.raises(RequestError) as caught:
         registry.fit_or_law("neither", "b")
     assert caught.value.field == "b"

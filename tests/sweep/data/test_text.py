@@ -210,7 +210,12 @@ def test_a_cache_that_cannot_be_written_is_named(folder):
         ("x.jsonl", b'{"text": "a"}\n{"body": "b"}\n', {}, "line 2 of .*x.jsonl"),
         ("x.jsonl", b"[1, 2]\n", {}, "line 1 of .* is a list of 2 values"),
         ("x.parquet", b"PAR1junk", {}, "not a readable parquet"),
-        ("x.txt", b"a", {"pattern": "*.rst"}, "no file .* matches .*; it holds 41 of .txt"),
+        (
+            "x.txt",
+            b"a",
+            {"pattern": "*.rst"},
+            r"41 of \.txt\. Read those: 'data\.pattern=\*\*/\*\.txt'",
+        ),
         ("x.txt", b"a", {"pattern": "/etc/*"}, "no file .* matches"),
         ("x.txt", b"a", {"pattern": " , "}, "no file .* matches"),
         ("x.txt", b"a", {"pattern": "**/*.txt !old/**"}, "excludes 'old/.*', which no file"),

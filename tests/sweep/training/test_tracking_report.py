@@ -8,7 +8,7 @@ import pytest
 
 from fit.errors import RecordError
 from fit.results import read_fit
-from sweep.imports import records
+from sweep.fetch import records
 from sweep.training.tracking import log_report
 
 ROOT = Path(__file__).parents[3]

@@ -1,4 +1,4 @@
-"""`python -m sweep.imports`: make a table to be fitted from runs that were logged to W&B.
+"""`python -m sweep.fetch`: make a table to be fitted from runs that were logged to W&B.
 
 Runs come from W&B's servers or from the files that its offline mode leaves. This module stands
 beside the trainer since `fit` never imports wandb; an exported run table needs no wandb and is read
@@ -179,7 +179,7 @@ def _describe_error(project: str, error: Exception) -> str:
         return f"W&B could not check the key ({message}). Check the network, then: wandb login"
     return (
         f"W&B did not answer for {project} ({message}). Check the network; offline runs are read "
-        "by: python -m sweep.imports offline FOLDER"
+        "by: python -m sweep.fetch offline FOLDER"
     )
 
 
@@ -287,7 +287,7 @@ def _update(target: MutableMapping[str, Any], items: Iterable[Any]) -> None:
 
 
 @command_line()
-def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep.imports") -> None:
+def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep.fetch") -> None:
     """Run the command.
 
     Args:

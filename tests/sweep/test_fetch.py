@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from fit.errors import RecordError
-from sweep.imports import (
+from sweep.fetch import (
     BLOCK,
     CHUNK_HEADER,
     FIRST,
@@ -110,12 +110,12 @@ def test_filters_are_keys_and_values_or_json():
         (wandb.errors.CommError("Could not reach\nthe server"), "did not answer for me/demo"),
         (ValueError("Could not find project demo"), "has no project me/demo"),
         (wandb.errors.AuthenticationError("bad credentials"), "could not check the key"),
-        (OSError("Network is unreachable"), "sweep.imports offline"),
+        (OSError("Network is unreachable"), "sweep.fetch offline"),
     ],
 )
 def test_trouble_with_the_servers_is_one_line(monkeypatch, capsys, error, message):
     monkeypatch.setattr(wandb, "Api", failing(error))
-    monkeypatch.setattr(sys, "argv", ["imports", "wandb", "me/demo", "--out", "x.csv"])
+    monkeypatch.setattr(sys, "argv", ["fetch", "wandb", "me/demo", "--out", "x.csv"])
     with pytest.raises(SystemExit) as caught:
         main()
     assert message in str(caught.value.code)
