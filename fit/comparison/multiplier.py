@@ -37,7 +37,8 @@ from fit.estimation.objective import FitProblem
 from fit.estimation.solver import Estimate, estimate, solve
 from fit.inference.forecast import CHEAPER
 from fit.inference.forecast_prior import SHAPES, prior_precision
-from fit.inference.intervals import STEP, shifted
+from fit.inference.intervals import shifted
+from fit.inference.profile import STEP
 from fit.inference.resampling import BATCH, left_out
 from fit.laws.families import law, two_term_laws
 from fit.laws.forecast import FORECAST

@@ -22,7 +22,8 @@ from fit.estimation.general import fit_problem
 from fit.estimation.solver import estimate
 from fit.estimation.weights import weights_of
 from fit.inference.forecast import LEAST_BELOW, Runs, cuts, posterior_of
-from fit.inference.intervals import axes_of, offset, slopes_along
+from fit.inference.intervals import offset
+from fit.inference.profile import axes_of, slopes_along
 from fit.laws.families import law
 from fit.laws.law import Law
 from fit.results import Fit

@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 from fit.data.records import Floats
 from fit.data.table import RunTable
 from fit.errors import FitError, QueryError
-from fit.inference.profile import DevianceSurface, profile
+from fit.inference.profile import DevianceSurface, axes_of, profile, slopes_along, steps_along
 from fit.laws.families import law as law_named
 from fit.laws.families import two_term_laws
 from fit.laws.law import NO_E_SHARE, Parameter
@@ -57,10 +57,6 @@ OPEN = math.log(1e6)
 """The ln of the factor beyond which an end of a scale's interval says nothing."""
 OPEN_RATIO = math.log(1e12)
 """The same of the ratio of both ends of any quantity."""
-LONGEST_AXIS = 100.0
-"""Standard errors beyond which a covariance is of directions that the runs do not determine."""
-STEP = 1e-3
-"""Central-difference step in standard errors: truncation and rounding both stay below 1e-6."""
 KNOTS = 9
 """Points of a curve at which its profile is solved; between them the ratio to the sandwich's
 interval is interpolated (an error of up to 0.4% of its width over five decades)."""
@@ -289,27 +285,11 @@ def _slopes(inputs: IntervalInputs, quantity: LogQuantity, axes: Floats) -> Floa
     return slopes_along(lambda steps: quantity(shifted(inputs, steps)), axes)
 
 
-def slopes_along(at: Callable[[Floats], Floats], axes: Floats) -> Floats:
-    """Change of a quantity along axes (p, q), from its values at offsets (m, q)."""
-    steps, far = _steps(axes)
-    ahead, behind = np.split(at(steps), 2)
-    with np.errstate(invalid="ignore"):  # the ln of a scale at zero does not move
-        slopes = np.nan_to_num((ahead - behind) / (2 * STEP))
-    return np.asarray(np.tensordot(axes, slopes, axes=1) if far else slopes)
-
-
-def _steps(axes: Floats) -> tuple[Floats, bool]:
-    """Offsets ahead and behind, and whether they are along parameters, since the axes are long."""
-    far = bool(np.abs(axes).max(initial=0.0) > LONGEST_AXIS)
-    steps = STEP * (np.eye(axes.shape[1]) if far else axes)
-    return np.concatenate([steps, -steps]), far
-
-
 def thetas_of(inputs: IntervalInputs) -> Floats:
     """The estimate, (1 + m, p), and the thetas at which the delta method asks for a quantity."""
     plain = METHODS[inputs.method].compute is _delta_method
     axes = _axes(inputs) if plain else None
-    moved = inputs.draws[:0] if axes is None else shifted(inputs, _steps(axes)[0])
+    moved = inputs.draws[:0] if axes is None else shifted(inputs, steps_along(axes)[0])
     return np.concatenate([inputs.vector()[None], moved.reshape(-1, len(inputs.theta))])
 
 
@@ -323,19 +303,6 @@ def _axes(inputs: IntervalInputs) -> Floats | None:
     covariance = np.array(inputs.covariance)
     covariance[scale_at_zero, :] = covariance[:, scale_at_zero] = 0.0
     return axes_of(covariance) if np.isfinite(covariance).all() else None
-
-
-def axes_of(covariance: Floats) -> Floats:
-    """Rows whose outer products add up to a covariance (p, p): its axes, or its correlation's.
-
-    Beside the variance of what the runs do not determine, others would be lost in rounding.
-    """
-    errors = np.sqrt(np.diag(covariance))
-    unit = np.ones_like(errors)
-    if errors.max(initial=0.0) > LONGEST_AXIS:
-        unit = np.where(errors > 0, errors, 1.0)
-    values, vectors = np.linalg.eigh(covariance / (unit[:, None] * unit))
-    return np.asarray((vectors * np.sqrt(np.clip(values, 0.0, None))).T * unit)
 
 
 def _quantile(quantile: float | None) -> float:

@@ -43,6 +43,11 @@ RIDGE = 1e-12
 LEAST_E = 1e-9
 """E is held above this share of the least loss: zero for every purpose."""
 
+LONGEST_AXIS = 100.0
+"""Standard errors beyond which a covariance is of directions that the runs do not determine."""
+STEP = 1e-3
+"""Central-difference step in standard errors: truncation and rounding both stay below 1e-6."""
+
 Quantity = Callable[[Floats], Floats]
 """Maps the law's parameters on raw counts, (m, p), to quantities (m, q)."""
 
@@ -357,3 +362,32 @@ def _internal(problem: FitProblem, raw: Floats) -> Floats:
     logs = np.log(np.maximum(raw[:3], least))
     centred = logs - np.array([0.0, raw[3] * problem.centre[0], raw[4] * problem.centre[1]])
     return np.concatenate([centred, raw[3:]])
+
+
+def slopes_along(at: Callable[[Floats], Floats], axes: Floats) -> Floats:
+    """Change of a quantity along axes (p, q), from its values at offsets (m, q)."""
+    steps, far = steps_along(axes)
+    ahead, behind = np.split(at(steps), 2)
+    with np.errstate(invalid="ignore"):  # the ln of a scale at zero does not move
+        slopes = np.nan_to_num((ahead - behind) / (2 * STEP))
+    return np.asarray(np.tensordot(axes, slopes, axes=1) if far else slopes)
+
+
+def steps_along(axes: Floats) -> tuple[Floats, bool]:
+    """Offsets ahead and behind, and whether they are along parameters, since the axes are long."""
+    far = bool(np.abs(axes).max(initial=0.0) > LONGEST_AXIS)
+    steps = STEP * (np.eye(axes.shape[1]) if far else axes)
+    return np.concatenate([steps, -steps]), far
+
+
+def axes_of(covariance: Floats) -> Floats:
+    """Rows whose outer products add up to a covariance (p, p): its axes, or its correlation's.
+
+    Beside the variance of what the runs do not determine, others would be lost in rounding.
+    """
+    errors = np.sqrt(np.diag(covariance))
+    unit = np.ones_like(errors)
+    if errors.max(initial=0.0) > LONGEST_AXIS:
+        unit = np.where(errors > 0, errors, 1.0)
+    values, vectors = np.linalg.eigh(covariance / (unit[:, None] * unit))
+    return np.asarray((vectors * np.sqrt(np.clip(values, 0.0, None))).T * unit)

@@ -15,7 +15,8 @@ import numpy as np
 
 from fit.data.table import RunTable
 from fit.inference.forecast import forecast
-from fit.inference.intervals import axes_of, offset, slopes_along
+from fit.inference.intervals import offset
+from fit.inference.profile import axes_of, slopes_along
 from fit.laws.families import law as family
 from fit.laws.forecast import FORECAST, Frame, forecast_law
 from tests.bench.calibrate import (
