@@ -322,7 +322,7 @@ report_options = option_group(
     ),
     click.option(
         "--out", type=click.Path(path_type=Path),
-        help="Folder to write into.  [the fit's own; of runs reports/<FOLDER>]",
+        help="Folder to write into.  [the fit's; reports/<FIT>]",
     ),
     click.option("--author", default="", metavar="NAME", help="Name under the title."),
     *(
