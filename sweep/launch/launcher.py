@@ -211,6 +211,9 @@ class HydraLauncher:
             logs = Path(self._submitit_folder.replace("%j", name))
             with open_dict(self._config):
                 settings.name, settings.submitit_folder = name, str(logs / "%j")
+        if "ray" in settings:  # Hydra's launcher would set a size, which a running cluster refuses
+            with open_dict(self._config):
+                settings.ray.init.setdefault("object_store_memory", None)
         if self._local:  # workers inherit it
             os.environ[SHARED] = "1"
         # Ray's own processes need their script's folder on the path.

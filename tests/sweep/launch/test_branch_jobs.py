@@ -79,6 +79,7 @@ def spans(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 def test_branches_as_jobs_have_the_bits_of_one_after_the_other(tmp_path, together, parts, spans):
     apart = launch(tmp_path, APART)
     assert facts(apart) == together

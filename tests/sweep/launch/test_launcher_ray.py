@@ -9,6 +9,8 @@ import signal
 import pytest
 
 from fit.data.records import read_runs
+from sweep.launch.launcher import HydraLauncher
+from sweep.planning.compose import hydra_initialised
 from tests.sweep.launch.test_launcher_slurm import sweep, until
 
 pytestmark = pytest.mark.ray
@@ -49,3 +51,14 @@ def test_a_killed_worker_leaves_the_records_of_a_local_sweep(tmp_path, tries_of_
     assert len(shared) == 8
     assert {k: r.result() for k, r in shared.items()} == {k: r.result() for k, r in alone.items()}
     assert "lost" in [a["outcome"] for r in shared.values() for a in r.history]
+
+
+def test_a_cluster_that_runs_already_is_given_no_size_of_its_memory(tmp_path, monkeypatch):
+    """Ray refuses `object_store_memory` for it, which Hydra's launcher sets unless it is there."""
+    pytest.importorskip("ray", reason="needs the extra [ray]")
+    monkeypatch.setattr(HydraLauncher, "_run", lambda self, jobs, bundles: [])
+    with hydra_initialised():
+        launcher = HydraLauncher(["hydra/launcher=ray", f"runs_dir={tmp_path}"])
+        assert launcher.launch([]) is None
+    sent = dict(launcher._config.hydra.launcher.ray.init)
+    assert sent == {"address": None, "object_store_memory": None}
