@@ -8,7 +8,15 @@ import pytest
 
 import isoflop
 from tests.bench.forecasters import NotRun, approach2, default_fit, huber, peers
-from tests.bench.league import Series, average, loss_figures, optimum_figures, read_series, valleys
+from tests.bench.league import (
+    Series,
+    average,
+    loss_figures,
+    optimum_figures,
+    read_series,
+    two_budgets,
+    valleys,
+)
 from tests.bench.reach import Forecast, forecasts, row
 
 
@@ -107,6 +115,19 @@ def test_a_package_that_is_not_installed_is_named_as_not_run():
     packages = peers(sys.executable)
     with pytest.raises(NotRun, match="not installed"):
         packages["simple-scaling-laws"](*exact_sweep())
+
+
+def test_a_small_table_has_six_sizes_of_the_last_budget_and_the_last_but_two():
+    params, tokens, loss, flops, cluster = exact_sweep()
+    columns = {"params": params, "tokens": tokens, "flops": flops, "loss": loss}
+    series = Series(name="sweep", family="a", cluster=cluster, **columns)
+    chosen = two_budgets(series, flops < 5e18)  # 1e17, 3e17, 1e18 and 3e18
+    assert sorted(set(flops[chosen])) == pytest.approx([10**17.5, 10**18.5])
+    for budget in set(flops[chosen]):
+        best = loss[flops == budget].min()
+        assert (chosen & (flops == budget)).sum() == 6
+        assert best in loss[chosen]
+    assert two_budgets(series, flops < 2e17) is None
 
 
 def test_the_best_run_of_a_range_of_reach_is_forecast_from_the_cheaper_ones():

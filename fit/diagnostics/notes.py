@@ -291,12 +291,14 @@ def _influence(table: RunTable, influence: tuple[Influence, ...]) -> Iterator[No
     """Note a run whose removal changes N* far beyond the runs."""
     for i in influence:
         if i.kind == "run" and i.share > DECIDES and abs(math.expm1(i.shift)) > MATTERS:
+            moved = f"{abs(math.expm1(i.shift)):.0%} {'larger' if i.shift > 0 else 'smaller'}"
+            if i.shift > 1:
+                moved = f"{short(math.exp(i.shift))} times as large"
             yield _note(
                 "influence",
                 "warning",
                 f"run {i.run} decides the answer: without it N* at ten times the largest budget "
-                f"is {abs(math.expm1(i.shift)):.0%} {'larger' if i.shift > 0 else 'smaller'}. "
-                f"Doing it again costs {power(i.flops)} FLOP, "
+                f"is {moved}. Doing it again costs {power(i.flops)} FLOP, "
                 f"{i.flops / table.flops.sum():.0%} of these runs' compute.",
             )
 

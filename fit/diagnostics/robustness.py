@@ -43,6 +43,8 @@ MOST_ROLLED = 8
 """Budgets predicted one after the other, the largest."""
 FURTHER = 10.0
 """Budget at which N* is compared, over the largest one fitted."""
+MOST_MOVED = float(np.log(1e6))
+"""ln of the factor by which N* moves at most: a refit that moves it farther has no optimum."""
 KEPT = 5
 """Runs, and clusters, that are reported: those that move N* most."""
 WORK = 2_000_000
@@ -298,6 +300,7 @@ def _ranked(
     exact = log_optimum(table, _without(fitted, codes, chosen))
     shifts[chosen] = exact - float(log_optimum(table, fitted.raw))
     shifts[~np.isfinite(shifts)] = 0.0
+    shifts = np.clip(shifts, -MOST_MOVED, MOST_MOVED)
     total = max(float((shifts**2).sum()), 1e-300)
     out = []
     for i in chosen[np.argsort(-np.abs(shifts[chosen]), kind="stable")][:KEPT]:

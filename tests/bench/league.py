@@ -1,6 +1,6 @@
 """The league of forecasters: real sweeps, fitted to the cheap runs, held against the dear ones.
 
-    python -m tests.bench.league SERIES.csv [--only NAME,...] [--peers PYTHON]
+    python -m tests.bench.league SERIES.csv [--only NAME,...] [--peers PYTHON] [--small]
     make league LEAGUE=path/to/series.csv
 
 SERIES.csv is no part of the repository. One line is one run:
@@ -11,8 +11,9 @@ SERIES.csv is no part of the repository. One line is one run:
 
 Each series is cut at 1/3, 1/10 and 1/30 of its largest compute. A split needs 8 runs, 3 sizes and 3
 lengths up to the cut, and 2 runs beyond it. Every competitor is fitted to the runs up to the cut
-and predicts the others. Figures are averaged within a split, over the splits of a family, and over
-families, so that a family with many tables weighs as much as one with a single table.
+(with `--small` to two budgets of up to six sizes of them) and predicts those beyond. Figures are
+averaged within a split, over the splits of a family, and over families, so that a family with many
+tables weighs as much as one with a single table.
 
 The score is the interval score of Gneiting and Raftery 2007 (doi:10.1198/016214506000001437,
 eq. 43) on ln L at level 0.9: width, and 20 times the miss beyond. It is capped at 10 a run.
@@ -42,6 +43,8 @@ CAP = 10.0
 VALLEY_SIZES, VALLEY_FACTOR = 5, 5.0
 SAME_BUDGET = 1.1
 """Runs whose compute is within this factor share a budget."""
+SMALL_SIZES, SMALL_LEAST = 6, 4
+"""Sizes of a budget of a small table, at most and at least."""
 COLUMNS = ("series", "family", "params", "tokens", "flops", "loss", "cluster")
 FIGURES = ("held", "half", "score", "error", "signed", "ratio", "covered", "half_n")
 
@@ -105,6 +108,26 @@ def splits(series: Series) -> Iterator[tuple[int, np.ndarray]]:
             yield cut, cheap
 
 
+def two_budgets(series: Series, cheap: np.ndarray) -> np.ndarray | None:
+    """The mask of a small table among the cheap runs, of the last budget and the last but two.
+
+    Of each up to six sizes about the best run; None where no two budgets have four sizes.
+    """
+    budgets, order = [], np.flatnonzero(cheap)[np.argsort(series.flops[cheap])]
+    while len(order):
+        same = series.flops[order] <= series.flops[order[0]] * SAME_BUDGET
+        group, order = order[same], order[~same]
+        group = group[np.unique(series.params[group], return_index=True)[1]]
+        if len(group) >= SMALL_LEAST:
+            first = min(max(0, np.argmin(series.loss[group]) - 3), max(0, len(group) - SMALL_SIZES))
+            budgets.append(group[first : first + SMALL_SIZES])
+    if len(budgets) < 2:
+        return None
+    chosen = np.zeros(len(cheap), dtype=bool)
+    chosen[np.concatenate([budgets[-1], budgets[max(0, len(budgets) - 3)]])] = True
+    return chosen
+
+
 def interval_score(measured, low, high) -> np.ndarray:
     """Interval score on the ln of what was measured, shape (runs,), capped at `CAP`."""
     y, lo, hi = (np.log(v) for v in (measured, low, high))
@@ -162,15 +185,18 @@ def optimum_figures(measured: Sequence[float], found: Sequence[tuple]) -> dict[s
     return row
 
 
-def play(competitor: Competitor, all_series: list[Series]) -> Standing:
-    """Fit one competitor to every split and score it."""
+def play(competitor: Competitor, all_series: list[Series], *, small: bool = False) -> Standing:
+    """Fit one competitor to every split, or to a small table of each, and score it."""
     standing = Standing()
     for series in all_series:
         for cut, cheap in splits(series):
+            fitted = two_budgets(series, cheap) if small else cheap
+            if fitted is None:
+                continue
             columns = (series.params, series.tokens, series.loss, series.flops, series.cluster)
             started = time.process_time()
             try:
-                forecaster = competitor(*(c[cheap] for c in columns))
+                forecaster = competitor(*(c[fitted] for c in columns))
                 spent = forecaster.seconds or time.process_time() - started
                 far = ~cheap
                 median, low, high = forecaster.predict(series.params[far], series.tokens[far])
@@ -253,6 +279,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The league of forecasters on real sweeps.")
     parser.add_argument("series", type=Path)
     parser.add_argument("--only", help="names of competitors, with commas")
+    parser.add_argument("--small", action="store_true", help="fit two budgets of each split only")
     parser.add_argument("--peers", help="interpreter of the environment of the public packages")
     arguments = parser.parse_args()
     all_series = read_series(arguments.series)
@@ -263,7 +290,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     standings = {}
     for name in names:
-        standings[name] = play(known[name], all_series)
+        standings[name] = play(known[name], all_series, small=arguments.small)
         line = cells(name, select(standings[name], None), standings[name])
         print(line, file=sys.stderr, flush=True)
     print(tables(standings))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fit.data.table import RunTable
+from fit.diagnostics import notes
 from fit.diagnostics import robustness as module
 from fit.diagnostics.robustness import FURTHER, influence, log_optimum
 from fit.estimation.objective import FitProblem
@@ -78,6 +79,19 @@ def test_a_run_that_decides_the_answer_is_named_with_its_price():
     assert "run r25 decides the answer" in note.message
     assert "of these runs' compute" in note.message
     assert fit.influence[0].share > 0.6
+
+
+def test_a_refit_without_an_optimum_moves_it_by_a_factor_that_can_be_said(monkeypatch):
+    def absurd(runs, raw):
+        return np.linspace(2000, 0, len(raw)) if np.ndim(raw) > 1 else np.array(1.0)
+
+    monkeypatch.setattr(module, "log_optimum", absurd)
+    monkeypatch.setattr(notes, "DECIDES", 0.01)
+    runs = table()
+    found = influence(runs, fitted(runs))
+    assert found[0].shift == pytest.approx(np.log(1e6))
+    (note, *_) = notes._influence(runs, found)
+    assert "is 1.00M times as large" in note.message
 
 
 def test_clean_sweeps_are_seldom_said_to_hang_on_one_run():
