@@ -195,7 +195,8 @@ def test_the_command_that_launches_an_answer_repeats_the_budget_as_typed(tmp_pat
 
 def test_the_runs_to_suggest_are_paid_for_in_money_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    args = ["suggest", "--law", "besiroglu2024", "--flops", "10 PFLOP-days", "--runs", "6", "--json"]
+    args = ["suggest", "--law", "besiroglu2024", "--flops", "10 PFLOP-days", "--runs", "6"]
+    args.append("--json")
     shown = CliRunner().invoke(main, [*args, "--spend", "$20 on h100"])
     assert shown.exit_code == 0, shown.output
     document = json.loads(shown.stdout)
