@@ -227,7 +227,7 @@ def test_every_law_goes_through_the_whole_study(name):
 @pytest.mark.parametrize("interval", ["pairs", "wild", "bca"])
 def test_every_method_of_intervals_takes_a_declared_law(interval):
     table = lawful(law("kaplan"), TRUTH["kaplan"], noise=5e-3)
-    options = {"law": "kaplan", "resamples": 100}
+    options = {"law": "kaplan", "resamples": 200}
     plain = fit_table(table, FitOptions(**options))
     other = fit_table(table, FitOptions(**options, interval=interval))
     for name in ("alpha_N", "alpha_D"):

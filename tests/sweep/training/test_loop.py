@@ -229,7 +229,7 @@ def test_cosine_runs_are_trajectories_of_their_own(tmp_path):
 
 
 def test_one_batch_can_be_overfitted():
-    found = trajectory("train.tokens=1e5", "train.batch_at_1m=0")
+    found = trajectory("train.tokens=3e5", "train.batch_at_1m=0")
     session = Session.open(found)
     block = session.source.train(0, 4)
     session.source.train = lambda start, count: block[[i % 4 for i in range(start, start + count)]]
