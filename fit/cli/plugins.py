@@ -118,17 +118,19 @@ def write_report_of(folder: Path, *, as_json: bool, wandb: str | None, **options
     """Write the report of a fit or of runs, print where it is, and log it to W&B on request.
 
     Args:
-        folder: Of the fit, or of the runs.
+        folder: Of the fit, or its name, or a folder of runs.
         as_json: Print the document.
         wandb: W&B's project.
         options: Of `fit.report.render.write_any_report`.
 
     Raises:
-        UsageError: A field of the question cannot be read.
+        UsageError: A field of the question cannot be read, or --wandb and --out are both given.
         QueryError: The report was written and its question refused.
     """
     from fit.report.render import write_any_report
 
+    if wandb is not None and options["out"] is not None:
+        raise click.UsageError("--wandb logs the report beside its fit: leave --out out.")
     try:
         with progress("report"):
             made = write_any_report(folder, **options)
