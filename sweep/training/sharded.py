@@ -105,7 +105,7 @@ def load_shards(folder: Path, module: nn.Module, optimizer: Any) -> TrainState:
         kind, name = key.removeprefix("trunk.").split(".", 1)
         present = weights[name] if kind == "model" else parameters[int(name.split(".")[1])]
         wanted[key] = _empty_like(present, stored[key])
-    load(wanted, checkpoint_id=folder, no_dist=not torch.distributed.is_initialized())
+    load(wanted, checkpoint_id=folder)
     return state_from_dict(_join(rest, wanted))
 
 
