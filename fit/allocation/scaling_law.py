@@ -193,8 +193,9 @@ class ScalingLaw:
         """
         if isinstance(what, ScalingLaw):
             return what
-        if isinstance(what, Fit):
-            return cls.from_fit(what)
+        if isinstance(what, Fit):  # `isoflop.FittedLaw` keeps its law, with the ladder it found
+            kept: ScalingLaw | None = getattr(what, "scaling_law", None)
+            return kept or cls.from_fit(what)
         if not isinstance(what, str | Path):
             raise RecordError(
                 f"a law is given as {type(what).__name__}; a fit, its report folder or the name of "
