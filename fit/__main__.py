@@ -8,6 +8,7 @@ also takes `preview TABLE`, which prints how the table would be read.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -44,13 +45,19 @@ def run_worker(limit_bytes: int) -> None:
         with main.make_context("isoflop", sys.argv[1:]) as context:
             click.Group.invoke(main, context)  # without the error messages of `CommandGroup`
     except MemoryError:
-        _exit(f"the table needs more than {limit_bytes >> 30} GiB of memory.")
+        _exit(_needs_memory(limit_bytes))
     except click.UsageError as error:
         parameter = getattr(error, "param", None)
         name = parameter.opts[0].lstrip("-") if isinstance(parameter, click.Option) else None
         _exit(error.format_message(), name)
-    except (ScalingError, OSError) as error:
+    except ScalingError as error:
         _exit(str(error), getattr(error, "field", None))
+    except OSError as error:  # without memory, opening a file or a folder fails with ENOMEM
+        _exit(_needs_memory(limit_bytes) if error.errno == errno.ENOMEM else str(error))
+
+
+def _needs_memory(limit_bytes: int) -> str:
+    return f"the table needs more than {limit_bytes >> 30} GiB of memory."
 
 
 def _exit(message: str, field: str | None = None) -> None:

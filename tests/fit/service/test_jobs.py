@@ -1,9 +1,12 @@
 """Tables that are sent in: fitted beside the service, bounded, kept for a while."""
 
 import asyncio
+import errno
+import json
 
 import pytest
 
+import fit.__main__ as worker
 from fit.service.errors import RequestError
 from fit.service.jobs import MOST_BYTES, WAITING, WorkerPool, fit_arguments, read_body
 from tests.fit.service.client import ask, pilot, service, table
@@ -127,6 +130,20 @@ def test_a_worker_that_ends_without_an_error_of_its_own_is_one_error(tmp_path, m
     with pytest.raises(RequestError, match="without a message|more than 0 GiB") as caught:
         asyncio.run(run_command(WorkerPool(), tmp_path))
     assert (caught.value.status, caught.value.kind) == (422, "fit")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "no memory", "/a/file")])
+def test_a_worker_without_memory_says_so_whatever_python_raises(error, monkeypatch, capsys):
+    def fail(self, context):
+        raise error
+
+    monkeypatch.setattr(worker, "limit_memory", lambda limit: None)
+    monkeypatch.setattr(worker.click.Group, "invoke", fail)
+    monkeypatch.setattr("sys.argv", ["isoflop", "laws"])
+    with pytest.raises(SystemExit):
+        worker.run_worker(4 << 30)
+    message = "the table needs more than 4 GiB of memory."
+    assert json.loads(capsys.readouterr().err) == {"message": message, "field": None}
 
 
 def test_a_fit_that_takes_too_long_is_stopped(tmp_path):
