@@ -41,7 +41,7 @@ def sweep(tmp_path):
     for one in ended:
         write_record(folder / one.run, one)
     rows = [
-        {"run": r.run, "params": 1000, "tokens": r.tokens, "flops_spent": 5e11, "seconds": 50.0}
+        {"run": r.run, "params": 333_333, "tokens": r.tokens, "flops_spent": 5e11, "seconds": 50.0}
         for r in runs
     ]
     (folder / PLAN_NAME).write_text(json.dumps({"schema": PLAN_SCHEMA, "runs": rows}))
@@ -78,9 +78,10 @@ def test_what_is_spent_and_left_follows_from_records_and_plan(sweep):
     progress = take_snapshot(sweep, now=NOW).progress
     assert progress.flops_spent == 5e11
     assert progress.hours_spent == pytest.approx(25 / 3600)
-    # Four are left, two of them a quarter done; they take half of the time that the plan guessed.
+    # Four are left, two of them a quarter done; they take half of the time that the plan guessed,
+    # the one that trains what its rate says.
     assert progress.flops_left == pytest.approx(5e11 * (2 + 2 * 0.75))
-    assert progress.hours_left == pytest.approx(0.5 * 50 * (2 + 2 * 0.75) / 3600)
+    assert progress.hours_left * 3600 == pytest.approx(90 + 0.5 * 50 * (2 + 0.75), rel=1e-5)
     assert progress.seconds_left == pytest.approx(progress.hours_left * 3600)
 
 

@@ -81,7 +81,16 @@ def test_the_time_left_follows_the_speed_of_the_first_runs_before_any_has_ended(
     folder, planned = sweep
     slow = [dataclasses.replace(p, flops_spent=6e10 * p.seconds) for p in planned]  # 10 M tokens/s
     found = find_progress(folder, [], now=NOW, planned=slow)
-    assert found.hours_left == pytest.approx(1000 * 3.75 * 100 / 3600)
+    assert found.hours_left * 3600 == pytest.approx(67.5 + 1000 * 3 * 100)
+
+
+def test_what_the_plan_guessed_badly_for_one_size_is_scaled_by_that_size_alone(sweep):
+    folder, planned = sweep
+    sizes = zip(planned, (1000, 1000, 64_000, 64_000), strict=True)
+    mixed = [dataclasses.replace(p, params=n) for p, n in sizes]  # of 64,000, 130 s and not 100
+    done = [dataclasses.replace(record(16, 300_000), wall_seconds=200.0)]
+    found = find_progress(folder, done, now=NOW, planned=mixed)
+    assert found.hours_left * 3600 == pytest.approx(200 + 67.5 + 5e11 / (6 * 64_000 * 1e4))
 
 
 def test_a_launch_prints_lines_until_it_ends(sweep, monkeypatch):
