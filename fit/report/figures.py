@@ -95,7 +95,7 @@ class FigureInputs:
     asked: Question | None
     """The question of page 1; None where the user put none, and page 1 has the default."""
     verdict: Verdict
-    """The worst of the fit's and the answers' verdicts."""
+    """The worst of the answers' and the fit's verdicts; of equal ones that of page 1's answer."""
     request: costs.ReportRequest
     shapes: tuple[ShapeSkills, ...]
     """Losses by skill and shape; empty where there are none."""
@@ -156,7 +156,7 @@ def figure_inputs(
             answers = tuple(map(answer, (first, asked or default)))
             reach = max(REACH, REACH_OVER_ANSWER * (answers[-1].reach or 1.0))
             best = frontier_band(source, beyond=reach)
-            verdict = worst(verdict, *(a.verdict for a in answers))
+            verdict = worst(*(a.verdict for a in reversed(answers)), verdict)
         except RefusedError as error:
             verdict = Verdict(verdict="refuse", reason=error.reason, message=str(error))
     folder = Path(str(fit.source.get("path") or ""))

@@ -175,6 +175,16 @@ def test_the_gravest_doubt_stands_first_and_none_twice():
     assert len({text for _, text in limitations}) == len(limitations)
 
 
+def test_page_1_gives_the_reason_that_a_query_of_its_budget_gives():
+    doubt = (Note(code="not_determined", severity="warning", message="E is open. Add runs."),)
+    few = {"unique_tokens": 1e6, "entropy": None}
+    source = ScalingLaw.from_fit(make_fit(notes=doubt, data=few))
+    asked = Question(source=source, flops=source.fit.range["flops"].high)
+    found = report_content(source, asked=asked)["verdict"]
+    assert found[1].rstrip(".") == answer(asked).verdict.reason.rstrip(".")
+    assert "epochs" in found[1]
+
+
 def test_doubts_of_one_kind_are_told_once():
     notes = tuple(
         Note(code="outlier", severity="warning", message=f"run {i} is off") for i in range(5)
