@@ -109,7 +109,9 @@ class Service:
                 document = await asyncio.to_thread(route.document, laws, fields)
         else:
             document = route.document(laws, fields)
-        content = self.answers[key] = Content(_dump(document))
+        content = Content(_dump(document))
+        if route.lasting(document):
+            self.answers[key] = content
         if len(self.answers) > MOST_ANSWERS:
             self.answers.popitem(last=False)
         return content.response(request, JSON)

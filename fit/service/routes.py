@@ -195,6 +195,8 @@ def training(fit: Fit, row: int) -> dict[str, Any]:
         raise FieldError(f"there is no run {row}; {fit.name} has 0 to {len(names) - 1}.", "row")
     source = fit.source.get("path", ""), fit.source.get("hash", "")
     folder = _run_folders(*source).get(names[row])
+    if folder is None:  # the folder may come, too
+        _run_folders.cache_clear()
     curve = None if folder is None else read_curve(folder)
     tokens = loss = np.empty(0)
     if curve is not None:
@@ -238,6 +240,8 @@ class QueryRoute:
     laws: Callable[[FitRegistry, Fields], tuple[ServedLaw, ...]]
     """The fits or laws that are asked: a document is valid as long as these do not change."""
     document: Callable[[tuple[ServedLaw, ...], Fields], dict[str, Any]]
+    lasting: Callable[[dict[str, Any]], bool] = lambda document: True
+    """Whether a document stays valid while the laws do."""
 
     def takes_long(self, laws: tuple[ServedLaw, ...], fields: Fields) -> bool:
         """Whether other requests would notice, so that a thread should compute the document."""
@@ -452,6 +456,7 @@ TRAINING = QueryRoute(
     needed=("row",),
     laws=_selected,
     document=lambda laws, fields: training(laws[0].fit, _row(fields["row"][0])),
+    lasting=lambda document: bool(document["tokens"]),  # a curve that is not there may come
 )
 QUESTIONS: Mapping[str, QueryRoute] = {
     "/v1/query": QUERY,

@@ -244,6 +244,8 @@ def test_the_training_curve_of_a_run_is_a_small_mean_of_what_stands_beside_its_r
     assert short.json()["tokens"] == [1e5, 2e5] and short.json()["loss"] == [3.0, 2.0]
     for reply in (broken, none, other):
         assert (reply.status_code, reply.json()["tokens"], reply.json()["loss"]) == (200, [], [])
+    (tmp_path / "runs" / names[3] / "curve.csv").write_text("t\n1e5,3,1,1\n2e5,2,1,1")
+    assert ask(served, "/v1/training?fit=swept&row=3").json()["tokens"] == [1e5, 2e5]
 
 
 def made_runs(folder):
