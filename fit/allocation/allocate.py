@@ -63,7 +63,9 @@ class Split:
     """ln L* [nats/token]."""
 
 
-def split(law: Law, theta: Floats, flops: Floats, cost: TokenCost) -> Split:
+def split(
+    law: Law, theta: Floats, flops: Floats, cost: TokenCost, near: Floats | None = None
+) -> Split:
     """Split budgets between parameters and tokens so that the loss is least.
 
     At the optimum the last FLOP gains the same on either side: under C = k N D that is
@@ -74,6 +76,7 @@ def split(law: Law, theta: Floats, flops: Floats, cost: TokenCost) -> Split:
         theta: Parameters on raw counts, (..., p).
         flops: Budgets C [FLOP], (k,).
         cost: FLOP per token as a function of N.
+        near: ln N* to about 1e-3 where it is known, (..., k): a search begins there.
 
     Returns:
         ln N*, ln D* and ln L*, each (..., k).
@@ -85,17 +88,19 @@ def split(law: Law, theta: Floats, flops: Floats, cost: TokenCost) -> Split:
 
     at = log_loss_at(law, rows)
 
-    def search(budgets: Floats) -> Floats:
+    def search(budgets: Floats, near: Floats | None = None) -> Floats:
         def loss(x: Floats) -> Floats:
             return at(x, budgets - cost.log_flops_per_token(x))
 
         # From one parameter to one token. The grid has no axis of thetas yet: the cost of a token
         # is the same for all of them.
         top = (budgets - np.log(6)).reshape((1,) * (theta.ndim - 1) + (-1,))
-        return minimise(loss, np.zeros_like(top), top)
+        return minimise(loss, np.zeros_like(top), top, near)
 
     if cost.constant is not None and law.expand is not None:
         log_params = closed_form(law, theta, log_flops, cost.constant)
+    elif near is not None:
+        log_params = search(log_flops, near)
     else:
         per_budget = COARSE * max(1, theta.size // theta.shape[-1])
         blocks = range(0, len(log_flops), max(1, BLOCK // per_budget))
@@ -134,17 +139,22 @@ def log_loss(law: Law, theta: Floats, log_params: Floats, log_tokens: Floats) ->
 
 def log_loss_at(law: Law, theta: Floats) -> Callable[[Floats, Floats], Floats]:
     """The same as a function of ln N and ln D, for a search."""
-    loss = law.loss_at(theta)
+    log_loss = law.log_loss_at(theta)
 
     def at(log_params: Floats, log_tokens: Floats) -> Floats:
         # A wild theta has its optimum at no size, or reaches a loss at none: infinite or NaN.
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            return np.asarray(np.log(loss(np.exp(log_params), np.exp(log_tokens))))
+            return log_loss(log_params, log_tokens)
 
     return at
 
 
-def minimise(function: Callable[[Floats], Floats], low: Floats, high: Floats) -> Floats:
+def minimise(
+    function: Callable[[Floats], Floats],
+    low: Floats,
+    high: Floats,
+    near: Floats | None = None,
+) -> Floats:
     """Arg min between two ends of functions with one minimum each: a grid, then Newton's steps.
 
     The start is the vertex of the parabola through the best point of the grid and its neighbours. A
@@ -154,12 +164,38 @@ def minimise(function: Callable[[Floats], Floats], low: Floats, high: Floats) ->
         function: Maps points (q, ...) to values (q, *shape): q points of each problem.
         low: Lower ends, which broadcast to `shape`.
         high: Upper ends; where one is below the lower end, the lower end is the answer.
+        near: Where Newton's steps begin, of `shape`, where that is known to about 1e-3; no grid.
 
     Returns:
         The arguments, of `shape`.
     """
     left = np.asarray(low, dtype=np.float64)
     right = np.maximum(left, high)
+    start = _on_grid(function, left, right) if near is None else (left, right, near)
+    low, high, x = start
+    settled = high - low < SNAP
+    for _ in range(NEWTON_STEPS):
+        if settled.all():
+            break
+        ahead, behind = np.minimum(x + SLOPE_STEP, right), np.maximum(x - SLOPE_STEP, left)
+        up, centre, down = function(np.stack([ahead, x, behind]))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            falling = up < down
+            step = -0.5 * SLOPE_STEP * (up - down) / (up - 2 * centre + down)
+        low, high = np.where(falling, x, low), np.where(falling, high, x)
+        free = (x - left > SLOPE_STEP) & (right - x > SLOPE_STEP)
+        small = free & (np.abs(step) <= SETTLED)  # rounding may then put the root just beyond x
+        inside = free & (x + step > low) & (x + step < high)
+        new = np.where(small | inside, x + step, 0.5 * (low + high))
+        x, settled = np.where(settled, x, new), settled | small | (high - low < SNAP)
+    x = np.where(x - left < SNAP, left, x)
+    return np.where(right - x < SNAP, right, x)
+
+
+def _on_grid(
+    function: Callable[[Floats], Floats], left: Floats, right: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """Brackets of the minima by a grid, and the points at which `minimise` begins within them."""
     share = np.linspace(0, 1, COARSE)
 
     def along(rows: NDArray[np.int64]) -> tuple[Floats, Floats]:
@@ -188,25 +224,7 @@ def minimise(function: Callable[[Floats], Floats], low: Floats, high: Floats) ->
         vertex = 0.5 + 0.25 * (before - after) / (before - 2 * at + after)
     usable = ((vertex > 0.02) & (vertex < 0.98) & (middle == best)).reshape(shape)
     low, high, vertex = (v.reshape(shape) for v in (low, high, vertex))
-    x = low + np.where(usable, vertex, 0.5) * (high - low)
-
-    settled = high - low < SNAP
-    for _ in range(NEWTON_STEPS):
-        if settled.all():
-            break
-        ahead, behind = np.minimum(x + SLOPE_STEP, right), np.maximum(x - SLOPE_STEP, left)
-        up, centre, down = function(np.stack([ahead, x, behind]))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            falling = up < down
-            step = -0.5 * SLOPE_STEP * (up - down) / (up - 2 * centre + down)
-        low, high = np.where(falling, x, low), np.where(falling, high, x)
-        free = (x - left > SLOPE_STEP) & (right - x > SLOPE_STEP)
-        small = free & (np.abs(step) <= SETTLED)  # rounding may then put the root just beyond x
-        inside = free & (x + step > low) & (x + step < high)
-        new = np.where(small | inside, x + step, 0.5 * (low + high))
-        x, settled = np.where(settled, x, new), settled | small | (high - low < SNAP)
-    x = np.where(x - left < SNAP, left, x)
-    return np.where(right - x < SNAP, right, x)
+    return low, high, low + np.where(usable, vertex, 0.5) * (high - low)
 
 
 def falling_root(
@@ -240,22 +258,29 @@ def falling_root(
 
 
 def falling_root_of_few(
-    function: Callable[[Floats], Floats], low: Floats | float, high: Floats | float
+    function: Callable[[Floats], Floats],
+    low: Floats | float,
+    high: Floats | float,
+    near: Floats | None = None,
 ) -> Floats:
     """The same of few problems, where a call costs more than its values: many points a call.
 
     Each round puts points about the root of the parabola through three of the last ones, nearer
-    and nearer to it: 3 or 4 calls, where Ridders' method takes some 25.
+    and nearer to it: 3 or 4 calls, where Ridders' method takes some 25; one from near the root.
 
     Args:
         function: Maps arguments (q, ...) to values of that shape.
         low: Lower ends, as in `falling_root`.
         high: Upper ends.
+        near: About where the roots are, if that is known.
     """
     left, right = np.broadcast_arrays(np.asarray(low, dtype=np.float64), high)
     a, b = left.reshape(-1), right.reshape(-1)
     column, most = np.arange(len(a)), len(ABOUT) - 1
-    x = a + np.linspace(0, 1, most + 1)[:, None] * (b - a)
+    if near is None:
+        x = a + np.linspace(0, 1, most + 1)[:, None] * (b - a)
+    else:
+        x = np.minimum(np.maximum(near.reshape(-1) + ABOUT[:, None] * (b - a), a), b)
     ended = None
     for _ in range(RIDDERS_STEPS):
         values = function(x.reshape(-1, *left.shape)).reshape(x.shape)

@@ -41,6 +41,7 @@ makes its slope continuous."""
 MARGIN = 2.0
 """How far in ln N the trend of the cost continues beyond a table, before it stays constant."""
 LARGEST_WIDTH = 1 << 20
+CACHED_LADDERS = 64
 STRAIGHT = 0.02
 """Tables whose C / (N D) varies by less than this in ln are taken as C = k N D."""
 
@@ -192,8 +193,8 @@ class Ladder:
                 distance = abs(math.log(n / params)) + 0.1 * abs(math.log(depth / ideal))
                 if distance < least and allowed(shape):
                     best, least = shape, distance
-        for shape in self.trained:
-            distance = abs(math.log(self.count(shape)[0] / params))
+        for shape, n in _trained(self):
+            distance = abs(math.log(n / params))
             if distance < least and allowed(shape):
                 best, least = shape, distance
         return best
@@ -204,9 +205,8 @@ class Ladder:
         low, high = 1, LARGEST_WIDTH // step
         while high - low > 1:
             middle = (low + high) // 2
-            width = middle * step
-            n = _rung(self, width, max(1, round(self.depth(width))))[1]
-            low, high = (middle, high) if n < params else (low, middle)
+            below = _ladder_params(self, middle * step) < params
+            low, high = (middle, high) if below else (low, middle)
         return range(max(1, low - 3) * step, (high + 4) * step, step)
 
 
@@ -215,6 +215,18 @@ def _rung(ladder: Ladder, width: int, depth: int) -> tuple[Shape, int]:
     """A shape of a ladder and its N."""
     shape = ladder.shape(width, depth)
     return shape, ladder.count(shape)[0]
+
+
+@lru_cache(CACHED_SHAPES)
+def _ladder_params(ladder: Ladder, width: int) -> int:
+    """N of a ladder's shape of a width."""
+    return _rung(ladder, width, max(1, round(ladder.depth(width))))[1]
+
+
+@lru_cache(CACHED_LADDERS)
+def _trained(ladder: Ladder) -> list[tuple[Shape, int]]:
+    """Shapes of the runs of a ladder, and the N of each."""
+    return [(shape, ladder.count(shape)[0]) for shape in ladder.trained]
 
 
 def smooth_cost(log_params: Floats, log_ratio: Floats) -> TokenCost:

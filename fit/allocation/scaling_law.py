@@ -28,6 +28,7 @@ from fit.laws.forecast import FORECAST, Frame, forecast_law
 from fit.laws.law import Law
 from fit.laws.published import PRESETS, Preset
 from fit.results import Fit, IntervalInputs, Objective, Points, Span, fit_hash, read_fit
+from fit.verdict import Verdict
 
 LOG_FLOPS_RANGE = (np.log(1e4), np.log(1e45))
 """Budgets of a frontier's table."""
@@ -258,6 +259,11 @@ class ScalingLaw:
         """The point estimate and the thetas that intervals by the delta method need, (1 + m, p)."""
         return self.theta[None] if self.uncertainty is None else thetas_of(self.uncertainty)
 
+    @cached_property
+    def starts(self) -> dict[int, Floats]:
+        """Where searches of answers begin, kept by `fit.query.constraints.starts`."""
+        return {}
+
     @property
     def noise_of_a_run(self) -> float:
         """Standard deviation of ln loss of one run; 0 where it is not known."""
@@ -265,6 +271,11 @@ class ScalingLaw:
             return self.fit.noise_of_a_run
         known = self.preset is not None and self.preset.spread is not None
         return self.preset.spread.noise if known else 0.0  # type: ignore[union-attr]
+
+    @cached_property
+    def verdict(self) -> Verdict | None:
+        """Whether to believe the fit; None for a published law."""
+        return None if self.fit is None else self.fit.verdict
 
     @property
     def plain(self) -> ScalingLaw:

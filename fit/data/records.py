@@ -245,9 +245,13 @@ def parse_document(text: str, schema: str) -> dict[str, Any]:
 
 
 def finite_or_null(value: Any) -> Any:
-    """Replace numbers that JSON does not have (infinite, NaN) by None, at any depth."""
+    """Plain values at any depth: dataclasses as objects, None for infinite numbers and NaN."""
+    if value is None or isinstance(value, str | int):
+        return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if dataclasses.is_dataclass(value):
+        return {name: finite_or_null(getattr(value, name)) for name in value.__dataclass_fields__}
     if isinstance(value, Mapping):
         return {str(k): finite_or_null(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

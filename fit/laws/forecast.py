@@ -56,12 +56,15 @@ class Frame:
         return x, y, np.maximum(beyond, 0.0)
 
     def reaches(self, t: Named) -> Named:
-        """The parameters with how far q(x) and q(y) bend, an exponent keeping a quarter of it."""
+        """The parameters with how far q(x) and q(y) bend, an exponent keeping a quarter of it.
+
+        And with whether some of the gain is missed, so that the discrepancy has to be computed.
+        """
         with np.errstate(divide="ignore"):
             size = LEAST_EXPONENT * t["alpha"] / np.abs(t["g_N"])
             length = LEAST_EXPONENT * t["beta"] / np.abs(t["g_D"])
         reaches = np.minimum(self.reach_params, size), np.minimum(self.reach_tokens, length)
-        return {**t, "reaches": reaches}
+        return {**t, "reaches": reaches, "missed": bool(np.any(t.get("level", 0.0)))}
 
     def log_sides(self, t: Named, x: Any, y: Any) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
         """The ln of the terms in N and in D, and q(x) and q(y), from parameters with `reaches`."""
@@ -81,10 +84,10 @@ class Frame:
         x, y, beyond = self.place(c["params"], c["tokens"])
         shift = t["valley"] * np.sqrt(beyond)
         x, y = x - shift, y + shift
-        if not np.any(t["level"]):
+        if not t["missed"]:
             return self.log_terms(t, x, y)
         half = beyond / 2
-        value, nearer = self.log_terms(t, np.stack([x, x - half]), np.stack([y, y - half]))
+        value, nearer = self.log_terms(t, np.array([x, x - half]), np.array([y, y - half]))
         return value + t["level"] * np.maximum(nearer - value, 0.0)
 
 

@@ -260,24 +260,25 @@ class Law:
         Raises:
             QueryError: It needs columns that no question has fixed.
         """
-        return self.loss_at(theta)(params, tokens)
+        with np.errstate(divide="ignore", over="ignore"):
+            log_params, log_tokens = np.log(np.asarray(params, float)), np.log(tokens)
+            return np.exp(self.log_loss_at(theta)(log_params, log_tokens))
 
-    def loss_at(self, theta: Any) -> Callable[[Any, Any], Floats]:
-        """The same as a function of N and D, which reads thetas (..., p) once for all of them.
+    def log_loss_at(self, theta: Any) -> Callable[[Any, Any], Floats]:
+        """Its ln as a function of ln N and ln D, which reads thetas (..., p) once for all of them.
 
         Raises:
             QueryError: It needs columns that no question has fixed.
         """
         self._check_further()
         named = self.named(np.asarray(theta, dtype=np.float64))
+        held = {column: np.log(value) for column, value in self.held.items()}
 
-        def loss(params: Any, tokens: Any) -> Floats:
-            values = {"params": params, "tokens": tokens, **self.held}
-            with np.errstate(divide="ignore", over="ignore"):
-                logs = {c: np.log(np.asarray(values[c], dtype=np.float64)) for c in self.columns}
-                return np.asarray(np.exp(self.log_law(named, logs)))
+        def log_loss(log_params: Any, log_tokens: Any) -> Floats:
+            columns = {"params": log_params, "tokens": log_tokens, **held}
+            return np.asarray(self.log_law(named, columns))
 
-        return loss
+        return log_loss
 
     def parts(self, theta: Floats) -> tuple[Floats, ...]:
         """E, A, B, alpha, beta of the two-term law, each (...).

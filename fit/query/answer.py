@@ -30,6 +30,7 @@ from fit.query.constraints import (
     least_cost,
     least_loss,
     sizes_within_tolerance,
+    starts,
 )
 from fit.query.documents import Answer, Number, Prediction, mapped
 from fit.query.launch import launch_config, launch_refusal
@@ -73,8 +74,8 @@ def answer(question: Question) -> Answer:
     machine = machine_of(question)
     flops = budget_of(question, machine)
     source.law.check_split()
-    if source.fit is not None:
-        warnings.check_verdict(source.fit.verdict, source, force=question.force)
+    if source.verdict is not None:
+        warnings.check_verdict(source.verdict, source, force=question.force)
     fit, rows, spread = source.fit, source.theta[None], source.uncertainty
     problem = constrained_problem(question, source)
     refuse_conflicts(problem)
@@ -91,7 +92,9 @@ def answer(question: Question) -> Answer:
         refuse_budget(problem, log_flops)
     # The point estimate and the steps of the intervals together: one search, not two.
     thetas = source.thetas
-    every = least_loss(problem, thetas, log_flops)
+    searched = source.cost.constant is None and question.unique_tokens is None
+    near = starts(source, log_flops) if searched and fit is not None else None
+    every = least_loss(problem, thetas, log_flops, None if near is None else near[:-2])
     place = every.rows(slice(1))
     if not (place.log_params[0] >= 0 and place.log_tokens[0] >= 0):
         raise QueryError(f"{flops:g} FLOP buy less than one parameter or token. Ask for more.")
@@ -154,7 +157,8 @@ def answer(question: Question) -> Answer:
     band = None
     # Beyond a thousandfold the band of a bent frontier runs to sizes of no use.
     if fit is not None and not far:
-        band = sizes_within_tolerance(problem, source.theta, log_flops, fit.noise, place)
+        begin = None if near is None or limited else near[-2:]
+        band = sizes_within_tolerance(problem, source.theta, log_flops, fit.noise, place, begin)
         notes += warnings.shape_warnings(band, None if config is None else config.params)
     if config is None and source.ladder is not None:
         notes.append(warnings.NO_SHAPE)

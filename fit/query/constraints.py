@@ -39,6 +39,8 @@ from fit.query.question import BYTES_PER_PARAM, FIELDS, LIMITS, Question
 
 TOUCH = 1e-7
 """Limits nearer than this in ln are one."""
+SPACING = 0.25
+"""Spacing in ln C of the budgets between which the starts of searches are interpolated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +71,10 @@ class ConstrainedProblem:
 
     def ends(self, on: str) -> tuple[float, float]:
         """The ln of the least and of the most allowed of `params`, `tokens` or their ratio."""
-        limits = [limit for limit in self.limits if limit.on == on]
         least = -math.inf if on == "tokens_per_param" else 0.0
+        if not self.limits:
+            return least, math.inf
+        limits = [limit for limit in self.limits if limit.on == on]
         return max([least, *(v.low for v in limits)]), min([math.inf, *(v.high for v in limits)])
 
     def floor(self, log_params: Floats) -> Floats:
@@ -204,21 +208,65 @@ def reachable(problem: ConstrainedProblem, log_flops: float) -> tuple[float, flo
     return min(max(low, unspent), max(low, high)), high
 
 
-def least_loss(problem: ConstrainedProblem, theta: Floats, log_flops: float) -> Optimum:
+def starts(source: ScalingLaw, log_flops: float) -> Floats | None:
+    """Where the searches of an answer begin, without limits: interpolated, to about 1e-5 in ln.
+
+    The budgets between which is interpolated are searched once for a law.
+
+    Args:
+        source: A fit.
+        log_flops: The ln of the budget [FLOP].
+
+    Returns:
+        ln N* of each of `source.thetas`, then both ends of the regret band, (1 + m + 2,); None
+        where at one of those budgets any of them has one parameter or one token.
+    """
+    first = math.floor(log_flops / SPACING) - 1
+    known, budgets = source.starts, range(first, first + 4)
+    for i in (i for i in budgets if i not in known):
+        known[i] = _searched_starts(source, i * SPACING)
+    t = log_flops / SPACING - first - 1  # cubic, through the values at -1, 0, 1 and 2
+    u, v, w = t + 1, t - 1, t - 2
+    near = (
+        (u * v * w / 2) * known[first + 1]
+        - (t * v * w / 6) * known[first]
+        - (u * t * w / 2) * known[first + 2]
+        + (u * t * v / 6) * known[first + 3]
+    )
+    return near if np.isfinite(near).all() else None
+
+
+def _searched_starts(source: ScalingLaw, log_flops: float) -> Floats:
+    """The same at one budget, by a search; NaN where any has one parameter or one token."""
+    assert source.fit is not None
+    problem = ConstrainedProblem(law=source.law, cost=source.cost)
+    best = least_loss(problem, source.thetas, log_flops)
+    place, noise = best.rows(slice(1)), source.fit.noise
+    band = sizes_within_tolerance(problem, source.theta, log_flops, noise, place)
+    sizes = np.concatenate([best.log_params, np.log([band.low, band.high])])
+    inside = sizes.min() > TOUCH and problem.affordable(sizes, log_flops).min() > TOUCH
+    return sizes if inside else np.full_like(sizes, np.nan)
+
+
+def least_loss(
+    problem: ConstrainedProblem, theta: Floats, log_flops: float, near: Floats | None = None
+) -> Optimum:
     """The model of least loss that a budget pays for within the limits.
 
     Args:
         problem: Law, cost and limits; some model must be within them, see `reachable`.
         theta: Thetas on raw counts, (m, p).
         log_flops: The ln of the budget [FLOP], for training and serving.
+        near: About ln N* without limits, (m,), if that is known.
     """
-    at = log_loss_at(problem.law, theta)
     if problem.served:
+        at = log_loss_at(problem.law, theta)
         left, right = reachable(problem, log_flops)
         ends = np.full(len(theta), left), np.full(len(theta), right)
         best = minimise(lambda x: at(x, problem.tokens(x, log_flops)), *ends)
     else:
-        free = split(problem.law, theta, np.exp([log_flops]), problem.cost)
+        begin = None if near is None else near[:, None]
+        free = split(problem.law, theta, np.exp([log_flops]), problem.cost, begin)
         best = free.log_params[:, 0]
         if not problem.limits:
             return Optimum(
@@ -227,6 +275,7 @@ def least_loss(problem: ConstrainedProblem, theta: Floats, log_flops: float) -> 
                 log_loss=free.log_loss[:, 0],
                 log_flops=np.full(len(theta), log_flops),
             )
+        at = log_loss_at(problem.law, theta)
         best = np.clip(best, *reachable(problem, log_flops))
     tokens = problem.tokens(best, log_flops)
     return Optimum(
@@ -282,6 +331,7 @@ def sizes_within_tolerance(
     log_flops: float,
     tolerance: float,
     best: Optimum | None = None,
+    near: Floats | None = None,
 ) -> RegretBand:
     """The range of N within the limits whose loss at a budget is within a tolerance of the best.
 
@@ -291,6 +341,7 @@ def sizes_within_tolerance(
         log_flops: The ln of the budget [FLOP].
         tolerance: How far above the least loss, in ln; one run's noise, say.
         best: The model of least loss, one, where it is computed already.
+        near: About where both ends are in ln N, (2,), if that is known; within the limits.
 
     Returns:
         Smallest and largest N; where even one parameter, one token or a limit is within the
@@ -298,13 +349,16 @@ def sizes_within_tolerance(
     """
     best = best or least_loss(problem, theta[None], log_flops)
     centre, most = float(best.log_params[0]), float(best.log_loss[0]) + tolerance
-    low, high = problem.sizes()[0], max(reachable(problem, log_flops)[1], centre)
+    low = problem.sizes()[0]
+    high = log_flops if near is not None else max(reachable(problem, log_flops)[1], centre)
     side, at = np.array([-1.0, 1.0]), log_loss_at(problem.law, theta)
 
     def margin(distance: Floats) -> Floats:
         x = centre + side * distance
         return most - at(x, problem.tokens(x, log_flops))
 
-    distance = falling_root_of_few(margin, np.zeros(2), np.array([centre - low, high - centre]))
+    ends = np.array([centre - low, high - centre])
+    begin = None if near is None else side * (near - centre)
+    distance = falling_root_of_few(margin, np.zeros(2), ends, begin)
     band = np.exp(centre + side * distance)
     return RegretBand(low=float(band[0]), high=float(band[1]))

@@ -248,16 +248,7 @@ def mapped(number: Number, function: Callable[[float], float]) -> Number:
 
 def _document(fields: dict[str, Any]) -> dict[str, Any]:
     """Plain JSON values, the schema first; infinities and NaN become null."""
-    plain = {
-        k: dataclasses.asdict(v) if isinstance(v, Number | RegretBand | AnswerCost) else v
-        for k, v in fields.items()
-    }
     ranged = {k for k, v in fields.items() if isinstance(v, Number) and v.low is not None}
-    plain["intervals"] = {k: kind for k, kind in INTERVALS.items() if k in ranged}
-    for name in ("constraints", "regret"):
-        if name in plain:
-            plain[name] = [dataclasses.asdict(row) for row in fields[name]]
-    plain["warnings"] = [dataclasses.asdict(w) for w in fields["warnings"]]
-    del plain["verdict"]
-    ordered = {"schema": plain.pop("schema"), **fields["verdict"].document(), **plain}
-    return dict(finite_or_null(ordered))
+    fields["intervals"] = {k: kind for k, kind in INTERVALS.items() if k in ranged}
+    head = {"schema": fields.pop("schema"), **fields.pop("verdict").document()}
+    return dict(finite_or_null({**head, **fields}))

@@ -33,6 +33,8 @@ from fit.query.documents import Constraint, Gain, Number, Regret, ShadowPrice, m
 
 SIZES = (0.5, 0.7, 1.0, 1.5, 2.0)
 """Sizes of the table of regrets, over the answer's parameters."""
+ROUNDING = 1e-15
+"""A smaller gain, as a share of the loss, is none: losses are rounded to 2e-16."""
 BUDGET, UNIQUE = "budget", "unique_tokens"
 
 LimitRow = tuple[str, float, list[tuple[ConstrainedProblem, float]]]
@@ -293,7 +295,8 @@ def log_gains(rows: Sequence[LimitRow], theta: Floats, place: Optimum) -> list[F
         for problem, log_flops in relaxed:
             better = least_loss(problem, theta, log_flops).log_loss
             with np.errstate(divide="ignore"):  # a limit beside another gains nothing
-                share = np.maximum(-np.expm1(better - place.log_loss), 0.0)
+                share = -np.expm1(better - place.log_loss)
+                share = np.where(share > ROUNDING, share, 0.0)
                 columns.append(place.log_loss + np.log(share))
             if name != BUDGET:
                 cheaper = least_cost(problem, theta, place.log_loss).log_flops

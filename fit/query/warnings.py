@@ -55,13 +55,12 @@ NO_SHAPE = Note(
 
 def verdict(source: ScalingLaw, notes: Sequence[Note]) -> Verdict:
     """The verdict on an answer or a prediction: the worse of its law's and its own warnings'."""
-    fit = source.fit
     inside = "the question lies within reach of the runs"
-    if fit is None:
+    if source.verdict is None:
         return verdict_of(notes, f"{inside}.")
     inside = next((n.message[:-1] for n in notes if n.code == "track_record"), inside)
     own = verdict_of(notes, f"{inside}, and no check of the fit found a fault.")
-    return worst(own, fit.verdict)
+    return worst(own, source.verdict)
 
 
 def prediction_verdict(

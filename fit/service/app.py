@@ -12,7 +12,7 @@ import contextlib
 import json
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -26,6 +26,7 @@ from fit.data.cells import UNIT_COLUMN
 from fit.errors import ScalingError
 from fit.files import csv_text
 from fit.laws.families import laws_document
+from fit.quantities import count_noun
 from fit.results import Fit
 from fit.service.errors import RequestError, error_body, request_error_of, short_name
 from fit.service.fits import FitRegistry, ServedLaw, pin_of, sweep_document
@@ -39,18 +40,7 @@ from fit.service.jobs import (
     suffix_of_content_type,
 )
 from fit.service.openapi import openapi_document
-from fit.service.routes import (
-    COMPARE,
-    CONTOURS,
-    CURVES,
-    PREDICT,
-    QUERY,
-    TRAINING,
-    WITHOUT,
-    QueryRoute,
-    checked_fields,
-    refuse_fields,
-)
+from fit.service.routes import QUESTIONS, QueryRoute, checked_fields, refuse_fields
 from fit.service.static import Content, file_response, read_page
 from fit.service.uploads import Mode, Uploads, named, read_change
 
@@ -61,6 +51,8 @@ MOST_BODIES = 8
 """Tables that are received at a time."""
 MOST_WAITING = 256
 """Requests that may wait for a thread; two are computed at a time."""
+LEAST_RUNS = 6
+"""Different sizes and lengths that the default law needs: its parameters and one more."""
 SWEEP_SECONDS = 2.0
 """The state of a sweep is read again at most that often: 0.5 ms a run, however many look on."""
 
@@ -117,7 +109,9 @@ class Service:
                 document = await asyncio.to_thread(route.document, laws, fields)
         else:
             document = route.document(laws, fields)
-        content = self.answers[key] = Content(_dump(document))
+        content = Content(_dump(document))
+        if route.lasting(document):
+            self.answers[key] = content
         if len(self.answers) > MOST_ANSWERS:
             self.answers.popitem(last=False)
         return content.response(request, JSON)
@@ -129,15 +123,40 @@ class Service:
             RequestError: None is followed.
             RecordError: Its folder has gone, or nothing of a sweep is in it yet.
         """
-        if (folder := self.runs) is None:
-            text = "no sweep is followed here. Start the service with: isoflop serve --runs FOLDER"
-            raise RequestError(404, "not_found", text)
+        folder = self._followed()
         async with self.reading:
             if time.monotonic() >= self._sweep[0] + SWEEP_SECONDS:
                 async with self.threads.place():
                     document = await asyncio.to_thread(sweep_document, folder, self.registry)
                 self._sweep = (time.monotonic(), Content(_dump(document)))
         return self._sweep[1].response(request, JSON)
+
+    async def fit_sweep(self) -> ServedLaw:
+        """Fit the runs of the followed sweep that are done, in place of the fit made so before.
+
+        Raises:
+            RequestError: None is followed, too few runs are done, or they cannot be fitted.
+            RecordError: Its folder has gone, or nothing of a sweep is in it yet.
+        """
+        folder = self._followed()
+        document = await asyncio.to_thread(sweep_document, folder, self.registry)
+        done = [r for r in document["ended"] if r["status"] == "done"]
+        if len({(r["params"], r["tokens"]) for r in done}) < LEAST_RUNS:
+            text = (
+                f"{count_noun(len(done), 'run')} of this sweep finished so far; a fit needs "
+                f"{LEAST_RUNS} of different size or length. Wait for more."
+            )
+            raise RequestError(422, "fit", text)
+        law = await self.jobs.fit_sweep(folder, self.uploads.sweep_name(folder))
+        self._sweep = (-SWEEP_SECONDS, Content(b""))
+        return law
+
+    def _followed(self) -> Path:
+        """Folder of the sweep that is followed."""
+        if self.runs is None:
+            text = "no sweep is followed here. Start the service with: isoflop serve --runs FOLDER"
+            raise RequestError(404, "not_found", text)
+        return self.runs
 
     def gauges(self) -> dict[str, float]:
         """Present values for `/metrics`."""
@@ -217,40 +236,15 @@ def application(service: Service, *, token: str | None = None) -> GuardMiddlewar
 def _add_question_routes(app: FastAPI, service: Service) -> None:
     """Add the routes that answer questions."""
 
-    @app.get("/v1/query")
-    async def query(request: Request) -> Response:
-        """Split a budget between parameters and tokens."""
-        return await service.answer(QUERY, request)
+    def answering(route: QueryRoute) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            return await service.answer(route, request)
 
-    @app.get("/v1/predict")
-    async def predict(request: Request) -> Response:
-        """Predict the loss of N parameters trained on D tokens."""
-        return await service.answer(PREDICT, request)
+        return answer
 
-    @app.get("/v1/compare")
-    async def compare(request: Request) -> Response:
-        """Say how much compute a needs to reach the loss of b."""
-        return await service.answer(COMPARE, request)
-
-    @app.get("/v1/curves")
-    async def curves(request: Request) -> Response:
-        """Give the frontier with its bands, the runs and the isoFLOP valleys, for charts."""
-        return await service.answer(CURVES, request)
-
-    @app.get("/v1/contours")
-    async def contours(request: Request) -> Response:
-        """Give the loss over parameters and tokens around an answer, for a chart."""
-        return await service.answer(CONTOURS, request)
-
-    @app.get("/v1/without")
-    async def without(request: Request) -> Response:
-        """Fit the law again without some runs, and say how far its best split moves."""
-        return await service.answer(WITHOUT, request)
-
-    @app.get("/v1/training")
-    async def training(request: Request) -> Response:
-        """Give the training curve of one run, empty where there is none, for a chart."""
-        return await service.answer(TRAINING, request)
+    for path, route in QUESTIONS.items():
+        name = path.rpartition("/")[2]
+        app.get(path, name=name, description=route.about)(answering(route))
 
     @app.get("/v1/laws")
     async def laws(request: Request) -> Response:
@@ -277,6 +271,17 @@ def _add_fit_routes(app: FastAPI, service: Service) -> None:
         refuse_fields(request.query_params)
         return await service.sweep(request)
 
+    @app.post("/v1/sweep", status_code=201)
+    async def fit_sweep(request: Request) -> Response:
+        """Fit the runs of the sweep that are done so far; its fit lasts as long as the service."""
+        service.uploads.check_allowed()
+        refuse_fields(request.query_params)
+        return made(await service.fit_sweep())
+
+    def made(law: ServedLaw) -> Response:
+        """The response of a fit that was just made."""
+        return _json(_dump(_fit_document(law)), 201, {"location": f"/v1/fits/{quote(law.name)}"})
+
     async def sent_table(request: Request) -> tuple[bytes, str]:
         """The table that is the body of a request, and the suffix of its file."""
         kind, encoding, length = (
@@ -302,8 +307,7 @@ def _add_fit_routes(app: FastAPI, service: Service) -> None:
         arguments = fit_arguments(fields)
         if name is not None:
             service.uploads.check_name(name)
-        law = await service.jobs.fit_table(*await sent_table(request), arguments, name)
-        return _json(_dump(_fit_document(law)), 201, {"location": f"/v1/fits/{quote(law.name)}"})
+        return made(await service.jobs.fit_table(*await sent_table(request), arguments, name))
 
     @app.patch("/v1/fits/{name}")
     async def change(request: Request, name: str) -> Response:

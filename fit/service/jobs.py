@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +27,7 @@ from fit.errors import QueryError
 from fit.quantities import parse_count, parse_number, parse_share
 from fit.results import FIT_NAME
 from fit.service.errors import RequestError, field_words, short_name
-from fit.service.fits import FitRegistry, ServedLaw
+from fit.service.fits import LONGEST_REASON, FitRegistry, ServedLaw
 
 Result = TypeVar("Result")
 REPORTS: Mapping[str, tuple[str, str | None]] = {
@@ -336,6 +336,14 @@ class FitJobs:
             (name, digest), lambda: self._fit_table(name, table, suffix, arguments)
         )
 
+    async def fit_sweep(self, folder: Path, name: str) -> ServedLaw:
+        """Fit the runs in a folder that are done, in the place of the fit of that name, if any.
+
+        Raises:
+            RequestError: They cannot be fitted, or it took too long.
+        """
+        return await self._share(("sweep", name), lambda: self._fit_sweep(folder, name))
+
     async def report(self, law: ServedLaw, form: str = "pdf") -> Mapping[str, bytes]:
         """The files of a report in one of `REPORTS`, by path, from memory if it was made before.
 
@@ -371,8 +379,7 @@ class FitJobs:
         self, name: str, table: bytes, suffix: str, arguments: list[str]
     ) -> ServedLaw:
         """Write the table, fit it and register the fit."""
-        home = Path(tempfile.mkdtemp(dir=self.folder))
-        try:
+        with self._home() as home:
             await asyncio.to_thread((home / f"table.{suffix}").write_bytes, table)
             command = ["fit", f"table.{suffix}", f"--out={name}", "--no-report", *arguments]
             await self.workers.command(command, folder=home, kind="fit")
@@ -380,14 +387,43 @@ class FitJobs:
                 raise RequestError(
                     409, "conflict", f"the name '{name}' is taken; choose another.", "name"
                 )
+        return self._register(name, home)
+
+    async def _fit_sweep(self, folder: Path, name: str) -> ServedLaw:
+        """Fit a folder of runs and register the fit; errors name the folder as the service does."""
+        with self._home() as home:
+            path = str(folder.resolve())
+            try:
+                command = ["fit", f"--out={name}", "--no-report", "--", path]
+                await self.workers.command(command, folder=home, kind="fit")
+            except RequestError as error:
+                text = short_name(error.message.replace(path, folder.name), LONGEST_REASON)
+                raise RequestError(error.status, error.kind, text, error.field) from None
+        if name in self.registry.uploads:
+            self._forget(name)
+        return self._register(name, home)
+
+    @contextlib.contextmanager
+    def _home(self) -> Iterator[Path]:
+        """A folder for a fit, removed where none is made."""
+        home = Path(tempfile.mkdtemp(dir=self.folder))
+        try:
+            yield home
         except BaseException:
             shutil.rmtree(home, ignore_errors=True)
             raise
+
+    def _register(self, name: str, home: Path) -> ServedLaw:
+        """Put a fit into service; the oldest goes where there are too many."""
         while len(self.registry.uploads) >= self.most_uploads:
-            oldest, folder = next(iter(self.registry.uploads.items()))
-            self.registry.drop(oldest)
-            shutil.rmtree(folder.parent, ignore_errors=True)
+            self._forget(next(iter(self.registry.uploads)))
         return self.registry.add(name, home / name)
+
+    def _forget(self, name: str) -> None:
+        """Remove a fit that was made here."""
+        folder = self.registry.uploads[name]
+        self.registry.drop(name)
+        shutil.rmtree(folder.parent, ignore_errors=True)
 
     async def _write_report(self, name: str, document: str, form: str) -> Mapping[str, bytes]:
         """Write a report in a temporary folder: the service writes nothing into reports/."""

@@ -9,16 +9,7 @@ from fastapi.openapi.utils import get_openapi
 
 from fit.laws.published import PRESETS
 from fit.service.jobs import FORMATS, MOST_BYTES, OPTIONS, REPEATED
-from fit.service.routes import (
-    COMPARE,
-    CONTOURS,
-    CURVES,
-    PREDICT,
-    QUERY,
-    TRAINING,
-    WITHOUT,
-    QueryRoute,
-)
+from fit.service.routes import QUESTIONS, QueryRoute
 from fit.service.uploads import CHANGES
 from fit.verdict import VERDICTS
 
@@ -59,16 +50,6 @@ WARNINGS: dict[str, Any] = {
         "properties": {k: {"type": "string"} for k in ("code", "severity", "message")},
     },
 }
-QUERY_ROUTES: dict[str, tuple[QueryRoute, str]] = {
-    "/v1/query": (QUERY, "Answer"),
-    "/v1/predict": (PREDICT, "Prediction"),
-    "/v1/compare": (COMPARE, "Comparison"),
-    "/v1/curves": (CURVES, "Curves"),
-    "/v1/contours": (CONTOURS, "Contours"),
-    "/v1/without": (WITHOUT, "Without"),
-    "/v1/training": (TRAINING, "Training"),
-}
-"""Address of each question, and the name of its document in `SCHEMAS`."""
 NUMBERS = ("flops", "params", "tokens", "tokens_per_param", "loss", "loss_next_run")
 SCHEMAS: dict[str, Any] = {
     "Error": ERROR,
@@ -151,6 +132,7 @@ OTHER_ROUTES: dict[tuple[str, str], tuple[str, str | None]] = {
     ("/v1/laws", "get"): ("application/json", "Laws"),
     ("/v1/fits", "get"): ("application/json", "Fits"),
     ("/v1/sweep", "get"): ("application/json", "Sweep"),
+    ("/v1/sweep", "post"): ("application/json", "Fit"),
     ("/v1/fits", "post"): ("application/json", "Fit"),
     ("/v1/preview", "post"): ("application/json", "Preview"),
     ("/v1/fits/{name}", "patch"): ("application/json", "Fit"),
@@ -192,13 +174,13 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
         "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
     }
     document["security"] = [{}, {"token": []}]
-    for path, (route, schema) in QUERY_ROUTES.items():
+    for path, route in QUESTIONS.items():
         operation = document["paths"][path]["get"]
         operation["parameters"] = [_field_parameter(route, name) for name in route.fields]
-        operation["responses"] = _responses("200", "application/json", schema)
+        operation["responses"] = _responses("200", "application/json", route.schema)
     for (path, method), (kind, name) in OTHER_ROUTES.items():
         operation = document["paths"][path][method]
-        status = "201" if (path, method) == ("/v1/fits", "post") else "200"
+        status = "201" if method == "post" and name == "Fit" else "200"
         operation["responses"] = _responses(status, kind, name)
     fits, fit = document["paths"]["/v1/fits"], document["paths"]["/v1/fits/{name}"]
     fits["post"]["parameters"] = [_option_parameter(name) for name in OPTIONS]

@@ -195,6 +195,8 @@ def training(fit: Fit, row: int) -> dict[str, Any]:
         raise FieldError(f"there is no run {row}; {fit.name} has 0 to {len(names) - 1}.", "row")
     source = fit.source.get("path", ""), fit.source.get("hash", "")
     folder = _run_folders(*source).get(names[row])
+    if folder is None:  # the folder may come, too
+        _run_folders.cache_clear()
     curve = None if folder is None else read_curve(folder)
     tokens = loss = np.empty(0)
     if curve is not None:
@@ -225,6 +227,10 @@ def _run_folders(path: str, _: str) -> Mapping[str, str]:
 class QueryRoute:
     """A question over HTTP: the fields it takes, what they mean, and how it is answered."""
 
+    about: str
+    """A sentence on what it gives."""
+    schema: str
+    """Name of its document in `openapi.SCHEMAS`."""
     fields: Mapping[str, str]
     needed: tuple[str, ...] = ()
     several: tuple[str, ...] = ()
@@ -234,6 +240,8 @@ class QueryRoute:
     laws: Callable[[FitRegistry, Fields], tuple[ServedLaw, ...]]
     """The fits or laws that are asked: a document is valid as long as these do not change."""
     document: Callable[[tuple[ServedLaw, ...], Fields], dict[str, Any]]
+    lasting: Callable[[dict[str, Any]], bool] = lambda document: True
+    """Whether a document stays valid while the laws do."""
 
     def takes_long(self, laws: tuple[ServedLaw, ...], fields: Fields) -> bool:
         """Whether other requests would notice, so that a thread should compute the document."""
@@ -374,13 +382,23 @@ def _without(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
 
 
 QUERY = QueryRoute(
+    about="Split a budget between parameters and tokens.",
+    schema="Answer",
     fields={**{name: entry.about for name, entry in FIELDS.items()}, **CHOICE},
     quick=frozenset("flops fit law force dollars hours deadline price device devices mfu".split()),
     laws=_selected,
     document=_query,
 )
-CONTOURS = QueryRoute(fields=QUERY.fields, laws=_selected, document=_contours)
+CONTOURS = QueryRoute(
+    about="Give the loss over parameters and tokens around an answer, for a chart.",
+    schema="Contours",
+    fields=QUERY.fields,
+    laws=_selected,
+    document=_contours,
+)
 PREDICT = QueryRoute(
+    about="Predict the loss of N parameters trained on D tokens.",
+    schema="Prediction",
     fields={
         "params": "Parameters N, such as 7B.",
         "tokens": "Training tokens D, such as 1.4T.",
@@ -394,6 +412,8 @@ PREDICT = QueryRoute(
     document=_predict,
 )
 COMPARE = QueryRoute(
+    about="Say how much compute a needs to reach the loss of b.",
+    schema="Comparison",
     fields={
         "a": "A fit or a published law by its name.",
         "b": "The other one.",
@@ -410,11 +430,15 @@ COMPARE = QueryRoute(
     document=_compare,
 )
 CURVES = QueryRoute(
+    about="Give the frontier with its bands, the runs and the isoFLOP valleys, for charts.",
+    schema="Curves",
     fields={**CHOICE, "unique_tokens": LAW_COLUMNS["unique_tokens"]},
     laws=_selected,
     document=lambda laws, fields: curves(_with_columns(laws[0], fields)),
 )
 WITHOUT = QueryRoute(
+    about="Fit the law again without some runs, and say how far its best split moves.",
+    schema="Without",
     fields={
         "fit": CHOICE["fit"],
         "row": "A run that is left out, by its row in runs.csv from 0 on; may be repeated.",
@@ -426,8 +450,21 @@ WITHOUT = QueryRoute(
     document=_without,
 )
 TRAINING = QueryRoute(
+    about="Give the training curve of one run, empty where there is none, for a chart.",
+    schema="Training",
     fields={"fit": CHOICE["fit"], "row": "A run by its row in runs.csv, from 0 on."},
     needed=("row",),
     laws=_selected,
     document=lambda laws, fields: training(laws[0].fit, _row(fields["row"][0])),
+    lasting=lambda document: bool(document["tokens"]),  # a curve that is not there may come
 )
+QUESTIONS: Mapping[str, QueryRoute] = {
+    "/v1/query": QUERY,
+    "/v1/predict": PREDICT,
+    "/v1/compare": COMPARE,
+    "/v1/curves": CURVES,
+    "/v1/contours": CONTOURS,
+    "/v1/without": WITHOUT,
+    "/v1/training": TRAINING,
+}
+"""Each question by its address."""

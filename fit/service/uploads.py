@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -88,9 +89,31 @@ class Uploads:
                 "digit first, 100 at most."
             )
             raise RequestError(422, "invalid", text, "name")
-        if name in PRESETS or name in self.registry.names() or (self.registry.root / name).exists():
+        if self._is_taken(name):
             text = f"the name '{name}' is taken; choose another."
             raise RequestError(409, "conflict", text, "name")
+
+    def _is_taken(self, name: str) -> bool:
+        """Whether a law, a fit or a folder of reports has a name."""
+        there = name in self.registry.names() or (self.registry.root / name).exists()
+        return name in PRESETS or there
+
+    def sweep_name(self, folder: Path) -> str:
+        """The name of the fit of a followed sweep: its folder's, with `-now` where that is taken.
+
+        The fit of it that was made here before is replaced, and nothing else.
+
+        Raises:
+            RequestError: Both names are taken.
+        """
+        path = folder.resolve()
+        name = re.sub(r"[^A-Za-z0-9_.+-]", "-", path.name).lstrip("._+-")[:90] or "sweep"
+        for made in {name, f"{name}-now"} & self.registry.uploads.keys():
+            if self.registry.get(made).fit.source.get("path") == str(path):
+                return made
+        name = f"{name}-now" if self._is_taken(name) else name
+        self.check_name(name)
+        return name
 
     def is_kept(self, name: str) -> bool:
         """Whether a fit in `reports/` came through the service, which may then change it."""

@@ -63,6 +63,7 @@ def documents(name: str) -> Iterator[tuple[str, Any]]:
     flops = 3.3 * source.range["flops"].high if "flops" in source.range else 1e22
     base = ask(source, flops, force=True)
     around = (flops, base.params.value, base.tokens.value, base.loss.value)
+    around = tuple(float(f"{value:.9g}") for value in around)  # the same, whatever the rounding
     for fields in questions(*around):
         try:
             yield json.dumps(fields), ask(source, **fields).document()

@@ -21,13 +21,15 @@ from collections.abc import Iterator
 
 CLIENTS = 64
 WARM_QUESTIONS = 200
+GOLDEN = (5**0.5 - 1) / 2
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def questions(cold: bool) -> Iterator[str]:
     """Addresses to be asked: always new ones, or the same over and over."""
     if cold:
-        return (f"/v1/query?flops={3e12 * (1 + i * 1e-7):.10e}" for i in itertools.count())
+        spread = (3e11 * 100 ** (i * GOLDEN % 1) for i in itertools.count())  # over two decades
+        return (f"/v1/query?flops={flops:.10e}" for flops in spread)
     return itertools.cycle(f"/v1/query?flops={3e12 * 1.02**i:.6e}" for i in range(WARM_QUESTIONS))
 
 

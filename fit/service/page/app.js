@@ -114,6 +114,10 @@ async function startSweep() {
     if (first) chooseSource("fit", made[0].name);
     else if (made.some((f) => f.name === state.fit)) await load();
     else if (freshRuns().length !== drawn) draw();
+  }, uploads === "off" ? null : async (name) => {
+    await loadLists();
+    if (state.fit !== name) chooseSource("fit", name);
+    find("#answer").scrollIntoView();
   });
 }
 

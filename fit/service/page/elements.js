@@ -33,9 +33,9 @@ export function save(name, content, type) {
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 
-/** A message as a sentence of its own. */
+/** A message as a sentence of its own, which begins with no name of a field: max_params is Max params. */
 export function sentenceCase(message) {
-  return message[0].toUpperCase() + message.slice(1);
+  return message[0].toUpperCase() + message.slice(1).replace(/^[a-z]*(_[a-z]+)+/, (name) => name.replaceAll("_", " "));
 }
 
 /** Show an error in an element, or hide it. */

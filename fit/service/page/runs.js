@@ -124,15 +124,14 @@ function showCurve(run, wait = HOVER_MS) {
     return;
   }
   timer = setTimeout(() => training.run(async (signal) => {
-    if (!curves.has(run.row)) {
-      const none = (error) => {
-        signal.throwIfAborted();
-        if (!(error instanceof ServiceError)) throw error;
-        return { tokens: [] };
-      };
-      curves.set(run.row, await getDocument("v1/training", { ...source(), row: run.row }, { signal }).catch(none));
-    }
-    shown = curves.get(run.row).tokens.length > 1 ? run : null;
+    const none = (error) => {
+      signal.throwIfAborted();
+      if (!(error instanceof ServiceError)) throw error;
+      return { tokens: [] };
+    };
+    const curve = curves.get(run.row) ?? await getDocument("v1/training", { ...source(), row: run.row }, { signal }).catch(none);
+    shown = curve.tokens.length > 1 ? run : null;
+    if (shown) curves.set(run.row, curve); // one that is not there may come
     drawCurve();
   }), wait);
 }

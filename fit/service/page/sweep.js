@@ -1,6 +1,6 @@
 // A sweep while it trains: what is done, running, failed and left, and how its runs become part of a fit.
 
-import { getDocument, ServiceError } from "./api.js";
+import { getDocument, request, ServiceError } from "./api.js";
 import { fault, find, make, sentenceCase, table } from "./elements.js";
 import { four, percent, short, three } from "./format.js";
 import { pageWords } from "./limits.js";
@@ -11,9 +11,11 @@ const SELDOM_MS = 15_000;
 const MOST_NAMED = 8;
 const UNITS = [["d", 86_400], ["h", 3600], ["min", 60]];
 
-/** Follow the sweep; `told` is called with each state of it. */
-export async function followSweep(told) {
+/** Follow the sweep; `told` is called with each state of it, `fitted` with the name of a fit made on request, if one may be made. */
+export async function followSweep(told, fitted) {
   find("#sweep").hidden = false;
+  find("#fit-sweep").hidden = !fitted;
+  find("#fit-sweep").addEventListener("click", () => fitNow(told, fitted));
   for (;;) {
     let over = false;
     if (!document.hidden) {
@@ -28,6 +30,28 @@ export async function followSweep(told) {
       }
     }
     await new Promise((resolve) => { setTimeout(resolve, over || document.hidden ? SELDOM_MS : EVERY_MS); });
+  }
+}
+
+/** Fit the runs that are done, and show the fit. */
+async function fitNow(told, fitted) {
+  const busy = (words) => {
+    find("#fit-sweep").disabled = Boolean(words);
+    find("#sweep-status").textContent = words;
+  };
+  busy("Fitting …");
+  fault(find("#sweep-now-fault"), null);
+  try {
+    const { name } = await (await request("v1/sweep", { method: "POST" })).json();
+    const sweep = await getDocument("v1/sweep");
+    show(sweep);
+    await told(sweep);
+    await fitted(name);
+  } catch (error) {
+    if (!(error instanceof ServiceError)) throw error;
+    fault(find("#sweep-now-fault"), pageWords(error.message));
+  } finally {
+    busy("");
   }
 }
 
@@ -59,6 +83,7 @@ function show(sweep) {
   [bar.max, bar.value] = [planned || 1, counts.done];
   find("#sweep-running").hidden = !sweep.running.length;
   find("#sweep-running").replaceChildren(table("Runs in training", ["Run", "Trained", "Tokens", "Loss", "Tokens/s", "Left"], sweep.running.map(row)));
+  find("#sweep-now").hidden = !counts.done;
   find("#sweep-fit").replaceChildren(...offer(sweep));
   const problems = sweep.ended.filter((r) => r.status !== "done");
   const more = problems.length - MOST_NAMED;

@@ -14,6 +14,7 @@ from fit.query.constraints import (
     least_cost,
     least_loss,
     sizes_within_tolerance,
+    starts,
 )
 from fit.query.question import question
 from tests.fit.builders import make_fit
@@ -189,6 +190,27 @@ def test_without_tolerance_the_good_sizes_are_the_best_and_with_enough_they_are_
     band = sizes_within_tolerance(problem, PUBLISHED.theta, np.log(6e12), 50.0)
     assert band.low == pytest.approx(1.0)
     assert band.high == pytest.approx(1e12)
+
+
+@pytest.mark.parametrize("flops", [3e9, 1e14, 1.09e14, 7e17])
+def test_searches_that_begin_near_the_answer_end_where_searches_of_a_grid_do(flops):
+    source, at = ScalingLaw.from_fit(make_fit()), np.log(flops)
+    problem, near = ConstrainedProblem(law=source.law, cost=source.cost), starts(source, at)
+    best = least_loss(problem, source.thetas, at)
+    np.testing.assert_allclose(near[:-2], best.log_params, atol=1e-4)
+    begun = least_loss(problem, source.thetas, at, near[:-2])
+    np.testing.assert_allclose(begun.log_params, best.log_params, atol=1e-8)
+    bands = [
+        sizes_within_tolerance(problem, source.theta, at, 0.003, best.rows(slice(1)), begin)
+        for begin in (None, near[-2:])
+    ]
+    assert dataclasses.astuple(bands[0]) == pytest.approx(dataclasses.astuple(bands[1]), rel=1e-9)
+
+
+def test_no_search_begins_near_an_answer_of_one_parameter_or_of_one_token():
+    source = ScalingLaw.from_fit(make_fit())
+    assert starts(source, np.log(50.0)) is None
+    assert len(source.starts) == 4
 
 
 @pytest.mark.parametrize("factors", [{}, {"max_params": 1.2}, {"min_params": 0.9}])

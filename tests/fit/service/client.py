@@ -9,11 +9,13 @@ from pathlib import Path
 import httpx
 
 from fit.data.progress import HEARTBEAT_NAME, HEARTBEAT_SCHEMA, PLAN_NAME, PLAN_SCHEMA
-from fit.data.records import write_record
+from fit.data.records import read_runs, write_record
 from fit.results import write_fit
 from fit.service.app import Service, application
+from fit.service.errors import RequestError
 from fit.service.fits import FitRegistry
-from tests.fit.builders import make_fit
+from fit.service.jobs import WorkerPool
+from tests.fit.builders import make_fit, make_points
 from tests.fit.data.builders import record
 
 
@@ -27,6 +29,32 @@ def pilot(root: Path) -> Path:
 def service(root: Path, **given) -> Service:
     """A service of the fits below a folder."""
     return Service(registry=FitRegistry(root), **given)
+
+
+class SweepWorkers(WorkerPool):
+    """Fits a folder of runs at once, without a process; `refusal` is raised where it is set."""
+
+    refusal: RequestError | None = None
+
+    async def command(self, arguments, *, folder, kind):
+        """Write a fit of the folder, of the name that is asked for."""
+        command, out, *_, path = arguments
+        assert (command, kind) == ("fit", "fit")
+        if self.refusal:
+            raise self.refusal
+        name = out.removeprefix("--out=")
+        known = [r.run for r in read_runs(Path(path)).records if r.status == "done"]
+        points = make_points(run=(*known, *(f"x{i}" for i in range(25 - len(known)))))
+        fit = make_fit(name=name, points=points)
+        write_fit(folder / name, dataclasses.replace(fit, source={"path": path}))
+        return b""
+
+
+def finish(folder: Path, count: int) -> None:
+    """Further runs of a sweep end."""
+    for i in range(count):
+        run = record(24, 300_000 * (i + 1))
+        write_record(folder / run.run, run)
 
 
 def ask(served: Service, *paths: str, token: str | None = None, **given):

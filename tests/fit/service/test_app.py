@@ -13,9 +13,10 @@ from fit.cli.main import main
 from fit.data.progress import snapshot_document, take_snapshot
 from fit.data.records import write_record
 from fit.results import write_fit
+from fit.service.errors import RequestError
 from tests.fit.builders import make_fit, make_points
 from tests.fit.data.builders import record
-from tests.fit.service.client import ask, live_sweep, pilot, service
+from tests.fit.service.client import SweepWorkers, ask, finish, live_sweep, pilot, service
 
 QUESTIONS = [
     *(["query", f"{c:.6g}"] for c in np.geomspace(1e12, 8e15, 8)),
@@ -243,6 +244,8 @@ def test_the_training_curve_of_a_run_is_a_small_mean_of_what_stands_beside_its_r
     assert short.json()["tokens"] == [1e5, 2e5] and short.json()["loss"] == [3.0, 2.0]
     for reply in (broken, none, other):
         assert (reply.status_code, reply.json()["tokens"], reply.json()["loss"]) == (200, [], [])
+    (tmp_path / "runs" / names[3] / "curve.csv").write_text("t\n1e5,3,1,1\n2e5,2,1,1")
+    assert ask(served, "/v1/training?fit=swept&row=3").json()["tokens"] == [1e5, 2e5]
 
 
 def made_runs(folder):
@@ -301,6 +304,59 @@ def test_a_sweep_is_read_once_for_all_that_look_on_and_errors_are_one_line(tmp_p
         reply = ask(service(tmp_path / "reports", runs=runs), "/v1/sweep")
         assert reply.status_code == status and words in reply.json()["error"]["message"]
     assert ask(served, "/v1/sweep?runs=..").json()["error"]["field"] == "runs"
+
+
+def test_the_finished_runs_of_a_sweep_are_fitted_on_request_and_the_fit_is_replaced(tmp_path):
+    folder = tmp_path / "runs" / "my sweep"
+    live_sweep(folder)
+    finish(folder, 4)
+    served = service(pilot(tmp_path / "reports"), runs=folder, workers=SweepWorkers())
+    before, made, after = (
+        ask(served, "/v1/sweep", method=method) for method in ("GET", "POST", "GET")
+    )
+    assert made.status_code == 201 and made.headers["location"] == "/v1/fits/my-sweep"
+    assert made.json()["name"] == "my-sweep" and made.json()["verdict"]
+    assert before.json()["fits"] == []
+    assert [(f["name"], f["fresh"]) for f in after.json()["fits"]] == [("my-sweep", [])]
+    row = next(f for f in ask(served, "/v1/fits").json()["fits"] if f["name"] == "my-sweep")
+    assert row["uploaded"]
+    first = served.registry.uploads["my-sweep"]
+    finish(folder, 5)
+    assert ask(served, "/v1/sweep", method="POST").json()["name"] == "my-sweep"
+    assert list(served.registry.uploads) == ["my-sweep"] and not first.exists()
+    served.close()
+
+
+def test_a_fit_of_a_sweep_replaces_no_fit_of_its_name_that_came_otherwise(tmp_path):
+    folder = tmp_path / "runs" / "pilot"
+    live_sweep(folder)
+    finish(folder, 4)
+    served = service(pilot(tmp_path / "reports"), runs=folder, workers=SweepWorkers())
+    names = [ask(served, "/v1/sweep", method="POST").json()["name"] for _ in range(2)]
+    assert names == ["pilot-now", "pilot-now"]
+    served.close()
+
+
+def test_too_few_finished_runs_and_failed_fits_of_a_sweep_are_one_line(tmp_path):
+    folder = tmp_path / "runs" / "live"
+    live_sweep(folder)
+    workers = SweepWorkers()
+    served = service(pilot(tmp_path / "reports"), runs=folder, workers=workers)
+    error = ask(served, "/v1/sweep", method="POST").json()["error"]
+    assert error["message"] == (
+        "2 runs of this sweep finished so far; a fit needs 6 of different size or length. Wait "
+        "for more."
+    )
+    finish(folder, 4)
+    workers.refusal = RequestError(422, "fit", f"{folder} has one length. {'Add ' * 200}")
+    error = ask(served, "/v1/sweep", method="POST").json()["error"]
+    assert error["message"].startswith("live has one length.") and len(error["message"]) <= 300
+    assert not served.registry.uploads and not list(served.jobs.folder.iterdir())
+    assert ask(served, "/v1/sweep?law=x", method="POST").status_code == 422
+    off = service(pilot(tmp_path / "reports"), runs=folder, mode="off")
+    assert ask(off, "/v1/sweep", method="POST").status_code == 403
+    assert ask(service(tmp_path / "reports"), "/v1/sweep", method="POST").status_code == 404
+    served.close()
 
 
 def test_health_and_counts_are_reported(tmp_path):

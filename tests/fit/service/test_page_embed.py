@@ -75,7 +75,7 @@ def test_what_is_refused_or_unknown_is_said_and_not_drawn(site, host):
         ("fit=pilot&chart=contours&flops=1e17", "`force=true`"),
         ("fit=pilot&chart=contours&flops=1e17&force=true", "refuse"),
         ("fit=pilot&chart=contours&flops=lots", "lots"),
-        ("fit=pilot&chart=contours&max_params=few", "is 'few'"),
+        ("fit=pilot&chart=contours&max_params=few", "Max params is 'few'"),
     ):
         page, frame, _ = framed(chromium, host, f"{url}embed?{query}")
         frame.wait_for_selector("body[data-ready]")

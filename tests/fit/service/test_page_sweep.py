@@ -9,7 +9,7 @@ from fit.data.records import read_runs, write_record
 from fit.results import write_fit
 from tests.fit.builders import make_fit, make_points
 from tests.fit.service.browser import forgive_refusals, opened, served_page, until
-from tests.fit.service.client import live_sweep, pilot, service
+from tests.fit.service.client import SweepWorkers, finish, live_sweep, pilot, service
 from tests.fit.service.test_page_axe import violations
 
 pytestmark = pytest.mark.browser
@@ -86,3 +86,36 @@ def test_a_sweep_that_has_not_begun_is_waited_for_and_other_fits_show_none_of_it
     with opened(site, "?fit=pilot") as page:
         assert page.locator("#sweep").is_hidden() and page.locator("#sweep-line").is_hidden()
         assert not [a for a in page.asked if "sweep" in a]
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_finished_runs_are_fitted_by_a_button_which_says_what_is_missing(site, tmp_path, width):
+    folder = tmp_path / "runs" / "tales"
+    live_sweep(folder)
+    served = service(pilot(tmp_path / "reports"), runs=folder, workers=SweepWorkers())
+    size = {"width": width, "height": 900}
+    with served_page(served) as url:
+        with opened((site[0], url, served), "?fit=pilot&flops=1e13", viewport=size) as page:
+            until(page, "!document.querySelector('#sweep-now').hidden")
+            page.click("#fit-sweep")
+            until(page, "!document.querySelector('#sweep-now-fault').hidden")
+            assert "a fit needs 6" in page.locator("#sweep-now-fault").inner_text()
+            forgive_refusals(page)
+            finish(folder, 4)
+            page.click("#fit-sweep")
+            until(page, "document.querySelector('#source').value === 'fit:tales'")
+            until(page, "document.querySelector('#answer').getAttribute('aria-busy') === 'false'")
+            assert page.locator("#sweep-now-fault").is_hidden()
+            assert "fit=tales" in page.url and page.locator("#verdict").inner_text()
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert violations(page) == []
+    served.close()
+
+
+def test_where_no_tables_are_taken_there_is_no_button(site, tmp_path):
+    live_sweep(folder := tmp_path / "runs")
+    served = service(pilot(tmp_path / "reports"), runs=folder, mode="off")
+    with served_page(served) as url, opened((site[0], url, served), "?fit=pilot") as page:
+        until(page, f"{WORDS}.startsWith('2 of 6')")
+        assert page.locator("#fit-sweep").is_hidden()
+    served.close()
