@@ -146,7 +146,7 @@ def export_command(run: str, folder: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="The grades as JSON.")
 def grade_command(run: str, stories: int, temperature: float, seed: int, as_json: bool) -> None:
     """Grade stories that the model of RUN writes: grammar, facts, consistency, reasoning."""
-    from sweep.skills.grading import grade_model, grades_table
+    from sweep.skills.grading import diversity, grade_model, grades_table
 
     kept, model, source = open_run(run)
     grades, written = grade_model(
@@ -154,7 +154,9 @@ def grade_command(run: str, stories: int, temperature: float, seed: int, as_json
     )
     if as_json:
         found = {skill: dataclasses.asdict(value) for skill, value in grades.items()}
-        click.echo(json.dumps({"run": kept.record.run, "grades": found}))
+        different = dataclasses.asdict(diversity(source, written))
+        shown = {"run": kept.record.run, "grades": found, "diversity": different}
+        click.echo(json.dumps(shown))
     else:
         click.echo(grades_table(source, grades, written))
 

@@ -421,7 +421,8 @@ def score_table(source: ScalingLaw, laws: Sequence[ScoreLaw]) -> Table:
         rows=tuple(rows),
         caption="The compute at which each score passes a threshold on the compute-optimal path, "
         f"and its value for a run at {FURTHER:g} times the largest budget, with "
-        f"{percent(laws[0].level)} intervals. A score is a sigmoid of what forecast the costlier "
-        "runs best from the cheaper ones; misses are the errors of these forecasts, in points.",
+        f"{percent(laws[0].level)} intervals. A score is a sigmoid; forecasts average those of "
+        "compute, size and loss by how well each forecast the costlier runs from the cheaper ones. "
+        "The best is named; misses are the errors of its forecasts, in points.",
         dense=True,
     )

@@ -1,14 +1,16 @@
 """The law of each score of a sweep: forecasts with intervals, and where it passes a threshold.
 
 A score is a sigmoid (`sigmoid.py`) of one of `RIVALS`: of compute; of size and length; or in two
-steps of the loss that the scaling law predicts, as it is or above its floor E. Which one is decided
-for each score by the runs themselves: costlier runs are forecast from those below a third and a
-tenth of the largest compute, and the rival that misses by the fewest points is taken.
+steps of the loss that the scaling law predicts, as it is or above its floor E. How much each counts
+is decided for each score by the runs themselves: costlier runs are forecast from those below a
+third and a tenth of the largest compute, and a rival has the more weight the less it misses by.
 
-Intervals are percentiles of draws. A draw is a whole curve: its parameters are from the posterior,
-its losses from the loss law's interval, and beyond the runs its slope is off by a random amount per
-e-fold of compute. How much, the forecasts of costlier runs say, those of all scores together with a
-prior that was measured on simulated and trained worlds (`tests/bench/skills.py`).
+Intervals are percentiles of draws. A draw is a whole curve: its rival is drawn by the weights, its
+parameters are from the posterior, its losses from the loss law's interval, and beyond the runs its
+slope is off by a random amount per e-fold of compute. How much, the forecasts of costlier runs say,
+those of all scores together with a prior. Beyond the runs a curve that is at rest may also rise
+anew, of which no run says anything. Constants are from simulated and trained worlds
+(`tests/bench/skills.py`).
 
 Two steps over the loss: Gadre et al. 2024, arXiv:2403.08540; Llama 3, arXiv:2407.21783.
 """
@@ -38,10 +40,13 @@ from fit.inference.forecast import (
 )
 from fit.inference.intervals import derived_interval
 from fit.results import Points
-from fit.scores.sigmoid import ScoredRuns, Sigmoid, fit_sigmoid
+from fit.scores.sigmoid import ScoredRuns, Sigmoid, fit_sigmoid, second_rise
 
 RIVALS = ("compute", "size", "loss", "excess")
 """What a score may be a function of; the first is taken where no forecast decides."""
+MISS_POWER, LEAST_MISS, LEAST_WEIGHT = 8.0, 2e-3, 0.01
+"""A rival's weight falls as this power of its misses, taken to be at least the second; a weight
+below the third is none."""
 THRESHOLDS = (0.5, 0.9)
 DRAWS = 2000
 LEAST_RUNS, LEAST_BUDGETS = 8, 4
@@ -50,8 +55,6 @@ FEWEST_AHEAD = 2
 """Runs beyond a cut from which a forecast is judged."""
 DRIFT, DRIFT_DOF = 0.3, 4.0
 """Prior of the error of eta per e-fold of compute beyond the runs, and its weight in forecasts."""
-PLATEAU = 0.5
-"""Share of that by which a plateau may rise beyond the runs, in one of two worlds."""
 LEAST_RISE = 0.03
 """Rise of a score with eta below which an error in points says nothing of eta."""
 LEAST_EXCESS = 1e-4
@@ -75,6 +78,14 @@ class Places:
     def point(self) -> tuple[Floats, Floats]:
         """The ln of N and of D."""
         return self.log_params, self.log_tokens
+
+    def cheaper(self, by: Floats) -> Places:
+        """Models of the same D/N whose ln C is less by some amounts, (k,)."""
+        return Places(
+            log_params=self.log_params - by / 2,
+            log_tokens=self.log_tokens - by / 2,
+            log_flops=self.log_flops - by,
+        )
 
     def features(self, rival: str, log_loss: Floats, floor: float) -> Floats:
         """What a rival is a function of, (..., k, features), with losses (..., k)."""
@@ -105,9 +116,10 @@ class ScoreLaw:
     """The law of one score."""
 
     name: str
-    rival: str
-    """Of `RIVALS`."""
-    curve: Sigmoid
+    curves: Mapping[str, Sigmoid]
+    """By rival."""
+    weights: Mapping[str, float]
+    """By rival, that of most weight first."""
     misses: Mapping[str, float]
     """Root mean square error of forecasts of costlier runs by rival, in score."""
     drift: float
@@ -127,28 +139,49 @@ class ScoreLaw:
     cluster: NDArray[np.int64]
     """Of the runs, as their places: (runs,)."""
 
+    @property
+    def rival(self) -> str:
+        """The rival of most weight."""
+        return next(iter(self.weights))
+
+    @property
+    def curve(self) -> Sigmoid:
+        """Its curve."""
+        return self.curves[self.rival]
+
     def draws(self, places: Places, *, next_run: bool = False) -> Floats:
-        """Scores from the posterior, (draws, k).
+        """Scores from the posterior, (draws, k), those of each rival together.
 
         Args:
             places: Where.
             next_run: Of one further run with a sample of the same size, not of the curve.
         """
-        random = np.random.default_rng(0)
-        parameters = self.curve.draw(DRAWS, random)
-        common = random.standard_normal((DRAWS, 3))
-        log_loss, error = self.losses(*places.point())
-        features = places.features(self.rival, log_loss + common[:, :1] * error, self.floor)
-        outside = self.drift * self.outside(places)
-        eta = self.curve.eta(parameters, features) + common[:, 1:2] * outside
-        lift = PLATEAU * np.maximum(common[:, 2:], 0) * np.maximum(outside, 0)
-        if not next_run:
-            return self.curve.score(parameters, eta, lift)
-        eta += self.curve.spread(parameters) * random.standard_normal(eta.shape)
-        score = self.curve.score(parameters, eta, lift)
-        variance = score * (1 - score) / self.sample + self.curve.noise(parameters) ** 2
-        noisy = score + np.sqrt(variance) * random.standard_normal(eta.shape)
-        return np.clip(noisy, 0.0, 1.0)
+        random, outside = np.random.default_rng(0), self.outside(places)
+        last = places.cheaper(outside)
+        ends = [self.losses(*at.point()) for at in (places, last)]
+        shares = np.cumsum([*self.weights.values()])
+        counts = np.diff(np.round(DRAWS * shares / shares[-1]).astype(int), prepend=0)
+        found = []
+        for rival, count in zip(self.weights, counts.tolist(), strict=True):
+            curve = self.curves[rival]
+            parameters = curve.draw(count, random)
+            common = random.standard_normal((count, 2))
+            eta, before = (
+                curve.eta(parameters, at.features(rival, loss + common[:, :1] * error, self.floor))
+                for at, (loss, error) in zip((places, last), ends, strict=True)
+            )
+            eta += self.drift * outside * common[:, 1:]
+            score, start = curve.score(parameters, eta), curve.score(parameters, before)
+            anew = second_rise(outside, start, score, random)
+            if next_run:
+                eta += curve.spread(parameters) * random.standard_normal(eta.shape)
+                score = curve.score(parameters, eta)
+            score += (1 - score) * anew
+            if next_run:
+                variance = score * (1 - score) / self.sample + curve.noise(parameters) ** 2
+                score += np.sqrt(variance) * random.standard_normal(eta.shape)
+            found.append(np.clip(score, 0.0, 1.0))
+        return np.concatenate(found)
 
     def outside(self, places: Places) -> Floats:
         """How far places lie beyond the runs' budgets in ln C, signed, (k,)."""
@@ -229,12 +262,14 @@ def score_laws(
         return (), skipped
     rolled = list(_rolled(points, scored))
     misses = {d.name: _misses([r for r in rolled if r.name == d.name]) for d in scored}
-    best = {name: min(of, key=lambda r: of[r]) if of else RIVALS[0] for name, of in misses.items()}
-    drifts = [r.drift for r in rolled if r.rival == best[r.name]]
-    drift = math.sqrt((DRIFT_DOF * DRIFT**2 + sum(drifts)) / (DRIFT_DOF + len(drifts)))
+    weights = {name: _weights(of) for name, of in misses.items()}
+    drifts = [(weights[r.name].get(r.rival, 0.0), r.drift) for r in rolled]
+    missed = sum(w * d for w, d in drifts)
+    drift = math.sqrt((DRIFT_DOF * DRIFT**2 + missed) / (DRIFT_DOF + sum(w for w, _ in drifts)))
     losses, level = _losses_of(source), fit.interval.level
     laws = (
-        d.law(best[d.name], losses, misses=misses[d.name], drift=drift, level=level) for d in scored
+        d.law(weights[d.name], losses, misses=misses[d.name], drift=drift, level=level)
+        for d in scored
     )
     return tuple(laws), skipped
 
@@ -294,25 +329,30 @@ class _ScoreData:
         places = Places(**{f: getattr(self.places, f)[keep] for f in Places.__slots__})
         return dataclasses.replace(self, places=places, **{f: getattr(self, f)[keep] for f in own})
 
-    def law(self, rival: str, losses: LossCurve, **facts: Any) -> ScoreLaw:
-        """Fit one rival."""
+    def law(self, weights: Mapping[str, float], losses: LossCurve, **facts: Any) -> ScoreLaw:
+        """Fit the rivals that have weight."""
         log_flops = self.places.log_flops
         span = float(log_flops.min()), float(log_flops.max())
-        runs = ScoredRuns(
-            features=self.places.features(rival, self.log_loss, self.floor),
-            behind=span[1] - log_flops,
-            score=self.score,
-            error=self.error,
-            cluster=self.cluster,
-            chance=self.chance,
-        )
+        curves = {
+            rival: fit_sigmoid(
+                ScoredRuns(
+                    features=self.places.features(rival, self.log_loss, self.floor),
+                    behind=span[1] - log_flops,
+                    score=self.score,
+                    error=self.error,
+                    cluster=self.cluster,
+                    chance=self.chance,
+                )
+            )
+            for rival in weights
+        }
         informative = (self.error > 0) & (self.score > 0) & (self.score < 1)
         variance = self.score * (1 - self.score)
         items = variance[informative] / self.error[informative] ** 2
         return ScoreLaw(
             name=self.name,
-            rival=rival,
-            curve=fit_sigmoid(runs),
+            curves=curves,
+            weights=weights,
             sample=float(np.median(items)) if len(items) else math.inf,
             span=span,
             losses=losses,
@@ -391,7 +431,7 @@ def _judge(
         value, spread, gain = fitted.predict(log_params, log_tokens)
         return value, np.hypot(spread, DISCREPANCY * gain)
 
-    law = cheap.law(rival, losses, misses={}, drift=0.0, level=0.9)
+    law = cheap.law({rival: 1.0}, losses, misses={}, drift=0.0, level=0.9)
     draws = law.draws(ahead.places)
     value = np.median(draws, axis=0)
     middle = law.curve.mode[None]
@@ -424,6 +464,17 @@ def _misses(rolled: list[_Rolled]) -> dict[str, float]:
         for rival in able
         if shared
     }
+
+
+def _weights(misses: Mapping[str, float]) -> dict[str, float]:
+    """Weights of rivals by their misses, that of most weight first; all on the first without."""
+    if not misses:
+        return {RIVALS[0]: 1.0}
+    least = max(min(misses.values()), LEAST_MISS)
+    by_rival = {r: (max(m, LEAST_MISS) / least) ** -MISS_POWER for r, m in misses.items()}
+    whole = sum(by_rival.values())
+    ranked = sorted(by_rival, key=lambda r: misses[r])
+    return {r: w / whole for r in ranked if (w := by_rival[r]) >= LEAST_WEIGHT * whole}
 
 
 def forecast_scores(

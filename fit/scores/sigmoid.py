@@ -13,6 +13,7 @@ Appl. Statist. 31, 144), and of the score itself (`noise`), which are left at a 
 
 The priors are weak and free of units: features are stretched to the reach of ln C over the runs. A
 score that has not left its chance level says nothing of the slope, and its forecast is then wide.
+A curve that is at rest where the runs end may rise anew beyond them (`second_rise`).
 """
 
 from __future__ import annotations
@@ -49,6 +50,12 @@ STARTS = ((0.5, 2.0, 4.0), (1.5, 2.0, 1.0), (1.0, -3.0, 4.0), (1.5, -3.0, -1.0))
 CHEAPER = 0.5
 """Variance of a run about the curve: 1 + (this times ln of the largest compute over its own),
 squared. A form that is not quite right shall be right where a forecast starts."""
+ONSETS, AT_REST = 0.03, 0.1
+"""A curve that is at rest beyond the runs begins to rise anew at this rate per e-fold of compute;
+it is at rest as exp(-pace / `AT_REST`), where its pace is the share of what is left to learn that
+it learns per e-fold by itself."""
+SECOND_PACE = 0.7
+"""Spread of the ln of the pace of such a rise, whose median is 1 per e-fold of compute."""
 STEP, LEAST_CURVATURE = 1e-4, 0.02
 """Of differences, and of the posterior: no less than the widest prior has."""
 
@@ -101,9 +108,9 @@ class Sigmoid:
             return np.full((len(parameters), 1), self.chance)
         return np.asarray(self.cap * expit(parameters[:, -5:-4]))
 
-    def room(self, parameters: Floats, lift: Floats | float = 0.0) -> Floats:
-        """How far scores rise above chance, (m, 1), or as `lift`, added to the logit of t."""
-        return np.asarray((1 - self.floor(parameters)) * expit(parameters[:, -4:-3] + lift))
+    def room(self, parameters: Floats) -> Floats:
+        """How far scores rise above chance, (m, 1)."""
+        return np.asarray((1 - self.floor(parameters)) * expit(parameters[:, -4:-3]))
 
     def spread(self, parameters: Floats) -> Floats:
         """Standard deviation of eta from run to run, (m, 1)."""
@@ -113,10 +120,10 @@ class Sigmoid:
         """Standard deviation of a score from run to run beside that, (m, 1)."""
         return np.exp(parameters[:, -1:])
 
-    def score(self, parameters: Floats, eta: Floats, lift: Floats | float = 0.0) -> Floats:
-        """Scores (m, n) of arguments (m, n), with plateaus raised by `lift` (m, n)."""
+    def score(self, parameters: Floats, eta: Floats) -> Floats:
+        """Scores (m, n) of arguments (m, n)."""
         left = np.exp(-np.exp(parameters[:, -3:-2]) * np.logaddexp(0, eta))
-        return np.asarray(self.floor(parameters) + self.room(parameters, lift) * (1 - left))
+        return np.asarray(self.floor(parameters) + self.room(parameters) * (1 - left))
 
     def rise(self, parameters: Floats, eta: Floats) -> Floats:
         """Slope of the score in eta, (m, n)."""
@@ -238,3 +245,22 @@ class _Objective:
         curvature = information / effect + before
         values, vectors = np.linalg.eigh((curvature + curvature.T) / 2)
         return np.asarray((vectors / np.maximum(values, LEAST_CURVATURE)) @ vectors.T)
+
+
+def second_rise(
+    outside: Floats, last: Floats, score: Floats, random: np.random.Generator
+) -> Floats:
+    """Share of what a curve leaves to learn that rises beyond the runs make up for, (draws, k).
+
+    Args:
+        outside: How far places lie beyond the runs in ln C, (k,).
+        last: Scores at the end of the runs, (draws, k).
+        score: Scores at the places without a second rise, (draws, k).
+        random: Source of onsets and paces.
+    """
+    beyond = np.maximum(outside, 1e-9)
+    pace = np.maximum(score - last, 0) / np.maximum(1 - last, 1e-9) / beyond
+    at_rest = beyond * np.exp(-pace / AT_REST)
+    onset = random.exponential(1 / ONSETS, (len(score), 1))
+    speed = np.exp(SECOND_PACE * random.standard_normal((len(score), 1)))
+    return np.asarray(-np.expm1(-speed * np.maximum(at_rest - onset, 0)))

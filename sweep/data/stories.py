@@ -6,7 +6,8 @@
 | small  | demo with names and objects that come back (consistency)                           |
 | full   | small with the counting game (reasoning) at a few percent of sentences             |
 | skills | facts and mostly the counting game, 1 to 4 moves: the effect of width and of depth  |
-| tales  | a plot: dialogue, twist, bad ending, moral; `tales-instruct`: as asked (`.tales`)    |
+| tales  | a plot: dialogue, twist, bad ending, moral (`.tales`); `tales-even`: of objects that |
+|        | are all as common; `tales-instruct`: as asked                                        |
 
 `language` builds the grammar of a size (`sweep.data.grammars`, `sweep.data.tales`), and
 `StoriesSource` serves its rows.
@@ -30,7 +31,7 @@ from sweep.data.language import Language, Sample, bytes_per_token, rows, sample,
 from sweep.data.rows import Heldout, Ints, Rows, capped_rows, heldout_count, in_epochs, unigram_loss
 from sweep.data.tales import TaleBuilder
 
-SIZES = ("demo", "small", "full", "skills", "tales", "tales-instruct")
+SIZES = ("demo", "small", "full", "skills", "tales", "tales-even", "tales-instruct")
 UNIGRAM_ROWS = 1024
 """Training rows whose token frequencies give the unigram loss."""
 REPEATED_TOKENS = 1 << 30

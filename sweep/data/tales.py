@@ -1,4 +1,4 @@
-"""Stories with a plot: the sizes `tales` and `tales-instruct` of the data source `stories`.
+"""Stories with a plot: `tales`, `tales-even` and `tales-instruct` of the data source `stories`.
 
 A tale introduces a person and an animal, each with an object, then tells of facts, of objects that
 change hands and of the counting game, and ends with four acts, each told in one of two ways:
@@ -12,6 +12,8 @@ change hands and of the counting game, and ends with four acts, each told in one
 
 In `tales-instruct` a tale begins with its instructions, `features : dialogue straight bad moral
 words : fox ball rain story :`, which it then follows: what they announce is no longer a choice.
+
+In `tales-even` all objects are as common; in the other sizes three stories in ten are about one.
 
 Both ways of an act have the same number of words, so that the language stays a machine whose
 entropy is exact: the feature is a variable, and every word of the act is determined by it. Objects
@@ -39,8 +41,9 @@ BODY = {
 """Relative frequencies of the sentences between introduction and acts."""
 FEATURES = (("dialogue", "silent"), ("twist", "straight"), ("bad", "good"), ("moral", "plain"))
 """The word that announces an act with its feature, and the one without."""
-OBJECT_POWER = 1.0
-"""The probability of the object of rank r falls as r^-1: some topics are common, many are rare."""
+OBJECT_POWER = {"tales": 1.0, "tales-even": 0.0, "tales-instruct": 1.0}
+"""By size, the p with which the probability of the object of rank r falls as r^-p: at 1 some topics
+are common and many are rare."""
 WEATHER = "rain snow wind sun fog hail frost thunder".split()
 VIRTUES = "kind brave honest patient careful fair gentle wise".split()
 WAYS: dict[str, tuple[str, str]] = {
@@ -106,7 +109,7 @@ class TaleBuilder(StoryBuilder):
     def _topics(self) -> tuple[Slot, Slot, Slot]:
         """What a tale is about: an animal, an object, and the weather."""
         self.friend = self.draw("friend", list(FRIENDS))
-        self.object = self.draw("object", list(OBJECTS), OBJECT_POWER)
+        self.object = self.draw("object", list(OBJECTS), OBJECT_POWER[self.size])
         self.weather = self.draw("weather", list(WEATHER))
         return self.friend, self.object, self.weather
 
@@ -236,27 +239,3 @@ class TaleBuilder(StoryBuilder):
             Draw(var="truth", counts=counts, tokens=tokens, given=("twist",)),
             *self.phrase("friend ."),
         )
-
-
-def diversity(language: Language, tokens: np.ndarray, words: list[str]) -> dict[str, float]:
-    """How different rows of a language are.
-
-    Args:
-        language: The language.
-        tokens: (rows, positions).
-        words: Topics: a row is about those that it names.
-
-    Returns:
-        `commonest`: the largest share of rows that name one of the topics; `distinct`: of rows that
-        are like no other; `fourgrams`: distinct sequences of four tokens per token.
-    """
-    rows = np.asarray(tokens)
-    number = {word: token for token, word in enumerate(language.vocab)}
-    shares = [float((rows == number[w]).any(axis=1).mean()) for w in words]
-    distinct = len(np.unique(rows, axis=0)) / len(rows)
-    windows = np.lib.stride_tricks.sliding_window_view(rows, 4, axis=1).reshape(-1, 4)
-    return {
-        "commonest": max(shares),
-        "distinct": distinct,
-        "fourgrams": len(np.unique(windows, axis=0)) / rows.size,
-    }

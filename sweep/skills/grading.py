@@ -2,18 +2,21 @@
 
 The same number of true stories, from the held-out stream, is graded beside them: all grades of the
 judge are 1 there, and novelty, how much of a text is not copied from the training text, is what the
-language itself has.
+language itself has. So it is with diversity: how different the stories are from one another.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fit.errors import PlanError
+from sweep.data.grammars import OBJECTS
 from sweep.data.rows import GOLDEN_GAMMA, finalised
 from sweep.data.stories import StoriesSource
 from sweep.model import Transformer
@@ -25,6 +28,8 @@ TRAINING_ROWS = 4096
 """Rows of the training stream with which novelty is compared, from its first on."""
 NGRAM = 8
 """Tokens of the sequences that are new or not."""
+DISTINCT = 4
+"""Tokens of the sequences that are counted as different or not."""
 
 Hashes = NDArray[np.uint64]
 
@@ -130,7 +135,69 @@ def grades_table(source: StoriesSource, grades: dict[str, Grade], written: list[
     mine, theirs = (float(np.mean(longest_matches(t, training))) for t in (written, true))
     rows = f"the first {TRAINING_ROWS} training rows"
     lines.append(f"longest part in {rows}: {mine:.1f} tokens (true stories {theirs:.1f})")
+    lines.append(_diversity_text(diversity(source, written), diversity(source, true)))
     return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diversity:
+    """How different stories are from one another.
+
+    The topic of a story is the first object that it names: in tales the one that the person has.
+    """
+
+    commonest: str
+    """The topic of most stories; empty where no story names an object."""
+    share: float
+    """Stories that are about it, of those that name an object."""
+    named: float
+    """The largest share of all stories that name one object, as their topic or in passing."""
+    entropy: float
+    """Of the topics [bits]; 4 where all sixteen are as common."""
+    distinct: float
+    """Different sequences of `DISTINCT` tokens, of all of them (Li et al. 2016, arXiv:1510.03055);
+    it falls with the number of stories."""
+
+
+def diversity(source: StoriesSource, stories: Sequence[Sequence[int]]) -> Diversity:
+    """The diversity of some stories.
+
+    Args:
+        source: The data whose language they are in.
+        stories: Token ids, one story each.
+    """
+    vocab = source.language.vocab
+    objects = {token for token, word in enumerate(vocab) if word in OBJECTS}
+    named = Counter(token for story in stories for token in objects.intersection(story))
+    firsts = (next((t for t in story if t in objects), None) for story in stories)
+    topics = Counter(t for t in firsts if t is not None).most_common()
+    shares = np.array([count for _, count in topics]) / max(sum(count for _, count in topics), 1)
+    tokens = (np.asarray(story, dtype=np.int64) for story in stories)
+    hashes = np.concatenate([ngram_hashes(t, DISTINCT) for t in tokens])
+    return Diversity(
+        commonest=vocab[topics[0][0]] if topics else "",
+        share=float(shares[0]) if topics else 0.0,
+        named=max(named.values(), default=0) / len(stories),
+        entropy=float(-(shares * np.log2(shares)).sum()),
+        distinct=len(np.unique(hashes)) / max(len(hashes), 1),
+    )
+
+
+def _diversity_text(mine: Diversity, true: Diversity) -> str:
+    """Lines of the diversity of written stories, and of as many true ones in brackets."""
+    distinct = (
+        f"different sequences of {DISTINCT} words: {mine.distinct:.3f} of all "
+        f"(true stories {true.distinct:.3f})"
+    )
+    if not mine.commonest:
+        return distinct
+    return (
+        f"commonest topic: {mine.commonest}, {mine.share:.0%} of stories (true stories "
+        f"{true.commonest}, {true.share:.0%})\n"
+        f"commonest object named at all: in {mine.named:.0%} of stories (true stories "
+        f"{true.named:.0%})\n"
+        f"entropy of topics: {mine.entropy:.2f} bits (true stories {true.entropy:.2f})\n{distinct}"
+    )
 
 
 def ngram_hashes(tokens: NDArray[np.int64], size: int) -> Hashes:

@@ -2,7 +2,8 @@
 
 `python -m tests.bench.skills worlds [SWEEPS]` prints, for worlds of which the truth is known, how
 often 90% intervals of a run's score and of the budget at which the score passes 50% and 90% hold
-the truth at 10 and 30 times the largest budget, and the intervals' width in points.
+the truth at 10 and 30 times the largest budget, the intervals' width in points, and their interval
+score (the width, and 20 times the miss of a run outside; Gneiting & Raftery 2007).
 
 `python -m tests.bench.skills FOLDER [FLOPS]` fits the runs of a folder up to a budget [FLOP], and
 compares its forecasts with the scores of those of ten and more times that. The runs of docs/log.md:
@@ -62,11 +63,15 @@ def of_length(middle: float, slope: float, chance: float) -> World:
     return lambda n, d: chance + (1 - chance) * expit(slope * (np.log(d) - np.log(middle)))
 
 
-def two_steps(n: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """The sum of an early and a late sigmoid: a plateau that no rival has."""
-    log_flops = np.log(6 * n * d)
-    early, late = expit(1.2 * (log_flops - np.log(1e10))), expit(1.2 * (log_flops - np.log(2e12)))
-    return 0.5 * early + 0.5 * late
+def in_parts(start: float, *parts: tuple[float, float, float]) -> World:
+    """A level and sigmoids of ln C above it, each by its middle, slope and height."""
+
+    def world(n: np.ndarray, d: np.ndarray) -> np.ndarray:
+        log_flops = np.log(6 * n * d)
+        rises = (h * expit(slope * (log_flops - np.log(middle))) for middle, slope, h in parts)
+        return np.asarray(start + sum(rises) + 0 * log_flops)
+
+    return world
 
 
 WORLDS: dict[str, World] = {
@@ -76,8 +81,20 @@ WORLDS: dict[str, World] = {
     "excess, half way": of_excess(1.3, 2.5, 0.1),
     "excess, late": of_excess(0.7, 3.0, 0.2),
     "length alone": of_length(4e5, 1.2, 0.05),
-    "two steps": two_steps,
+    "two steps": in_parts(0.0, (1e10, 1.2, 0.5), (2e12, 1.2, 0.5)),
 }
+
+
+STEPS: dict[str, World] = {
+    "step, near": in_parts(0.12, (1e12, 2.5, 0.88)),
+    "step, far": in_parts(0.12, (4e12, 2.5, 0.88)),
+    "step after a rest": in_parts(0.25, (3e10, 1.2, 0.2), (1e12, 2.5, 0.55)),
+    "rest that lasts": in_parts(0.05, (1e10, 1.2, 0.7)),
+    "chance that lasts": in_parts(0.125),
+}
+"""Worlds with a rise of which the runs show nothing, and those of which they show as much without
+one. The third is like consistency of tales, the fourth and fifth like consistency and reasoning of
+`full` (docs/log.md)."""
 
 
 def simulated(worlds: dict[str, World], seed: int) -> RunTable:
@@ -106,6 +123,14 @@ def observed(score: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return random.binomial(ITEMS, expit(eta)) / ITEMS
 
 
+def interval_score(
+    measured: np.ndarray, low: np.ndarray | float, high: np.ndarray | float
+) -> np.ndarray:
+    """The interval score at 90%: the width, and 20 times the distance of what lies outside."""
+    miss = np.maximum(low - measured, 0) + np.maximum(measured - high, 0)
+    return np.asarray(high - low + 20 * miss)
+
+
 def laws_of(table: RunTable) -> tuple[ScalingLaw, tuple[ScoreLaw, ...]]:
     """The fit of a table, and the laws of its scores."""
     source = ScalingLaw.from_fit(fit_table(table, FitOptions(resamples=0)))
@@ -123,12 +148,13 @@ def true_budget(world: World, threshold: float, source: ScalingLaw) -> float:
 
 def simulated_coverage(sweeps: int) -> dict[str, dict[str, float]]:
     """By world: coverage and mean width in points at `REACH`, and coverage of the budgets."""
-    marks: dict[str, dict[str, list[float]]] = {name: {} for name in WORLDS}
+    worlds = WORLDS | STEPS
+    marks: dict[str, dict[str, list[float]]] = {name: {} for name in worlds}
     for seed in range(sweeps):
-        source, laws = laws_of(simulated(WORLDS, seed))
+        source, laws = laws_of(simulated(worlds, seed))
         random, path = np.random.default_rng(10_000 + seed), score_path(source)
         for law in laws:
-            world, mark = WORLDS[law.name], marks[law.name]
+            world, mark = worlds[law.name], marks[law.name]
             for reach in REACH:
                 best = source.best(np.array([reach * np.exp(law.span[1])]))
                 n, d = np.exp(best.log_params), np.exp(best.log_tokens)
@@ -137,12 +163,15 @@ def simulated_coverage(sweeps: int) -> dict[str, dict[str, float]]:
                 hits = (low <= drawn) & (drawn <= high)
                 mark.setdefault(f"{reach:.0f}x", []).append(float(hits.mean()))
                 mark.setdefault(f"width {reach:.0f}x", []).append(100 * float(high - low))
+                cost = 100 * interval_score(drawn, low, high)
+                mark.setdefault(f"score {reach:.0f}x", []).append(float(cost.mean()))
             for threshold in THRESHOLDS:
                 truth, found = true_budget(world, threshold, source), law.passes(threshold, path)
                 hit = found.low <= ROOM * truth and truth <= ROOM * found.high
                 mark.setdefault(f"passes {threshold:.0%}", []).append(float(hit))
             mark.setdefault(law.rival, []).append(1.0)
-    means = ("10x", "width 10x", "30x", "width 30x", "passes 50%", "passes 90%")
+    shown = (f"{kind}{reach:.0f}x" for reach in REACH for kind in ("", "width ", "score "))
+    means = (*shown, *(f"passes {threshold:.0%}" for threshold in THRESHOLDS))
     return {
         name: {k: float(np.mean(mark[k])) for k in means}
         | {k: len(v) / sweeps for k, v in mark.items() if k not in means}
@@ -162,7 +191,7 @@ def trained(folder: str, flops: float | None) -> None:
         f"{len(cheap)} runs from {cheap.flops.min():.2g} to {cheap.flops.max():.2g} FLOP forecast "
         f"{len(ahead)} of {reach.min():.0f} to {reach.max():.0f} times that"
     )
-    print("\n| score | rival | runs | forecast | measured | error, points | inside 90% |")
+    print("\n| score | rival | forecast | measured | error, points | inside 90% | interval score |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     every = []
     for law in laws:
@@ -172,14 +201,15 @@ def trained(folder: str, flops: float | None) -> None:
         )
         hits = (low <= measured) & (measured <= high)
         error = 100 * (measured - value)
-        every.append((np.sqrt(np.square(error).mean()), hits.mean()))
+        cost = 100 * interval_score(measured, low, high).mean()
+        every.append((np.sqrt(np.square(error).mean()), hits.mean(), cost))
         print(
-            f"| {law.name} | {law.rival} | {len(hits)} | {_span(value)} [{_span(low)}, "
+            f"| {law.name} | {law.rival} | {_span(value)} [{_span(low)}, "
             f"{_span(high)}] | {_span(measured)} | {error.mean():+.1f}, rms {every[-1][0]:.1f} | "
-            f"{hits.sum()} of {len(hits)} |"
+            f"{hits.sum()} of {len(hits)} | {cost:.0f} |"
         )
-    print(f"\nall: rms {np.mean([e for e, _ in every]):.1f} points, "
-          f"{np.mean([h for _, h in every]):.0%} inside")  # fmt: skip
+    error, inside, cost = np.mean(every, axis=0)
+    print(f"\nall: rms {error:.1f} points, {inside:.0%} inside, interval score {cost:.0f}")
     source, laws = laws_of(table)
     print("\n| score | passes 50% [FLOP] | passes 90% [FLOP] |\n| --- | --- | --- |")
     for law in laws:

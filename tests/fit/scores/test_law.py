@@ -15,10 +15,14 @@ from fit.data.table import RunTable, score_columns
 from fit.errors import FitError
 from fit.fitting import FitOptions, fit_table
 from fit.report.scores import budget_text
-from fit.scores.law import RIVALS, places_of, score_laws, score_path
+from fit.scores import law as law_module
+from fit.scores import sigmoid
+from fit.scores.law import RIVALS, Places, ScoreLaw, places_of, score_laws, score_path
+from fit.scores.sigmoid import Sigmoid
 from tests.bench.skills import (
     WORLDS,
     E,
+    interval_score,
     laws_of,
     loss,
     observed,
@@ -63,10 +67,91 @@ def test_thresholds_are_passed_where_the_truth_passes_them(fitted):
     assert laws[0].passes(0.99999, path).high == np.inf
 
 
+def law_of(eta: float, slope: float, top: float) -> ScoreLaw:
+    """A law that is known well, of compute, with its runs from ln C = -3 to 0 and chance 0.1."""
+    nothing = np.zeros(0)
+    curve = Sigmoid(
+        centre=np.zeros(1),
+        unit=np.ones(1),
+        cap=0.5,
+        chance=0.1,
+        mode=np.array([eta, slope, 0.0, np.log(top / (1 - top)), 0.0, -6.0, -7.0]),
+        covariance=1e-6 * np.eye(7),
+        dof=30.0,
+    )
+    return ScoreLaw(
+        name="made",
+        curves={"compute": curve},
+        weights={"compute": 1.0},
+        misses={},
+        drift=0.0,
+        sample=np.inf,
+        floor=1.0,
+        level=0.9,
+        span=(-3.0, 0.0),
+        losses=lambda n, d: (np.zeros(len(n)), np.zeros(len(n))),
+        places=at_compute(),
+        log_loss=nothing,
+        score=nothing,
+        error=nothing,
+        cluster=np.zeros(0, np.int64),
+    )
+
+
+def at_compute(*log_flops: float) -> Places:
+    values = np.array(log_flops)
+    return Places(log_params=values / 2, log_tokens=values / 2, log_flops=values)
+
+
+TENFOLD = at_compute(-1.0, 0.0, np.log(10.0))
+
+
+@pytest.mark.parametrize(("slope", "level"), [(2.0, 0.37), (0.0, 0.1)])
+def test_a_score_at_rest_may_rise_anew_beyond_the_runs_and_only_there(slope, level, monkeypatch):
+    monkeypatch.setattr(sigmoid, "ONSETS", 0.1)
+    # it has risen to a plateau (eta 12), or it has never left chance (eta -12)
+    law = law_of(12.0 if slope else -12.0, slope, 0.3)
+    value, low, high = law.intervals(TENFOLD)
+    assert value == pytest.approx(level, abs=0.01) and low == pytest.approx(value, abs=0.01)
+    assert np.ptp([low, high], axis=0)[:2].max() < 0.01 and high[2] > level + 0.3
+    begun = (law.draws(TENFOLD)[:, 2] > level + 0.02).mean()
+    assert begun == pytest.approx(1 - 10**-sigmoid.ONSETS, abs=0.03)
+    assert 0 <= law.draws(TENFOLD, next_run=True).min() <= law.draws(TENFOLD).max() <= 1
+
+
+@pytest.mark.parametrize("eta", [-1.0, 0.0, 1.0])
+def test_a_score_that_rises_by_itself_is_hardly_less_certain_for_that(eta, monkeypatch):
+    law = law_of(eta, 1.0, 0.999)
+    width = np.ptp(law.intervals(TENFOLD)[1:, 2])
+    monkeypatch.setattr(sigmoid, "ONSETS", 1e-12)
+    assert width - np.ptp(law.intervals(TENFOLD)[1:, 2]) < 0.01
+
+
+def test_rivals_share_the_draws_by_what_they_missed():
+    assert law_module._weights({}) == {"compute": 1.0}
+    assert law_module._weights({"compute": 1e-4, "loss": 2e-3}) == {"compute": 0.5, "loss": 0.5}
+    found = law_module._weights({"compute": 0.05, "size": 0.2, "loss": 0.04})
+    assert list(found) == ["loss", "compute"]
+    assert found["loss"] / found["compute"] == pytest.approx(1.25**8)
+    low, high = law_of(-12.0, 0.0, 0.3), law_of(12.0, 2.0, 0.3)
+    curves = {"compute": low.curve, "loss": high.curve}
+    both = dataclasses.replace(low, curves=curves, weights={"compute": 0.75, "loss": 0.25})
+    draws = both.draws(at_compute(0.0))
+    assert draws.shape == (law_module.DRAWS, 1)
+    assert (draws < 0.2).mean() == 0.75
+
+
+def test_the_interval_score_is_the_width_and_twenty_times_the_miss():
+    found = interval_score(np.array([0.5, 0.1, 0.9]), 0.2, 0.8)
+    assert found == pytest.approx([0.6, 0.6 + 2.0, 0.6 + 2.0])
+
+
 def test_the_rival_is_the_one_with_the_least_error_on_costlier_runs(fitted):
     for law in fitted[1]:
         assert set(law.misses) == set(RIVALS)
         assert law.rival == min(law.misses, key=lambda r: law.misses[r])
+        assert sum(law.weights.values()) == pytest.approx(1.0, abs=0.03)
+        assert law.curves.keys() == law.weights.keys()
     by_length = {"length alone": WORLDS["length alone"]}
     assert laws_of(simulated(by_length, seed=0))[1][0].rival == "size"
 

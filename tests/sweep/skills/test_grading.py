@@ -2,13 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from fit.errors import PlanError
 from sweep.app import main
 from sweep.data.registry import open_source
 from sweep.planning.grid import compose_config
-from sweep.skills.grading import grade_model, grade_stories, true_stories
+from sweep.skills.grading import diversity, grade_model, grade_stories, true_stories
 from sweep.training.loop import train
 from tests.sweep.training.test_loop import Quiet, trajectory
 
@@ -38,7 +39,21 @@ def test_a_kept_model_is_graded_by_its_own_stories(tmp_path, capsys, size):
     assert "true stories" in table and max(map(len, table.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("size", ["full", "tales", "tales-instruct"])
+def test_diversity_is_of_topics_and_of_sequences():
+    source = open_source(compose_config(["data.size=tales"]).data, seq_len=128, seed=0)
+    one, two = (source.encode(f"had a ball . the cow had a {w} .") for w in ("ball", "kite"))
+    other = source.encode("had a drum . the cow had a ball .")
+    found = diversity(source, [one, two, one, other])
+    assert (found.commonest, found.share, found.named) == ("ball", 0.75, 1.0)
+    assert found.entropy == pytest.approx(0.75 * np.log2(4 / 3) + 0.5)
+    # `had a ball .` stands in the first twice; the second has two more, the last three
+    assert found.distinct == pytest.approx((6 + 2 + 3) / 28)
+    assert diversity(source, [source.encode("the end .")]).commonest == ""
+    true = diversity(source, true_stories(source, 300))
+    assert 0.2 < true.share < true.named < 0.5 and 3 < true.entropy < 4
+
+
+@pytest.mark.parametrize("size", ["full", "tales", "tales-even", "tales-instruct"])
 def test_true_stories_have_every_grade_and_end_where_stories_end(size):
     source = open_source(compose_config([f"data.size={size}"]).data, seq_len=128, seed=0)
     stories = true_stories(source, 40)
