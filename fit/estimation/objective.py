@@ -48,6 +48,8 @@ STUDENT_DOF = 4.0
 BELOW = 10.0
 """Weight of a run below the law, in `asymmetric`, over that of one above it."""
 LN_E, LN_A, LN_B, ALPHA, BETA = range(5)
+MOST_TERM = 700.0
+"""The ln of the most that another term may be over E: e^709 is not a number."""
 
 
 class DerivativeSums(Protocol):
@@ -117,16 +119,16 @@ class FitProblem:
     def shares(self, theta: Floats) -> tuple[Floats, Floats]:
         """Value m (S, n) and the shares (3, S, n) of the terms at theta (S, 5)."""
         t = theta[:, :, None]
-        terms = np.empty((3, len(theta), len(self.x)))
-        terms[0] = t[:, LN_E]
-        terms[1] = t[:, LN_A] - t[:, ALPHA] * self.x
-        terms[2] = t[:, LN_B] - t[:, BETA] * self.z
-        top = terms.max(axis=0)
-        terms -= top
-        np.exp(terms, out=terms)
-        total = terms.sum(axis=0)
-        terms /= total
-        return top + np.log(total), terms
+        p = np.empty((3, len(theta), len(self.x)))
+        p[1] = t[:, LN_A] - t[:, LN_E] - t[:, ALPHA] * self.x
+        p[2] = t[:, LN_B] - t[:, LN_E] - t[:, BETA] * self.z
+        np.minimum(p[1:], MOST_TERM, out=p[1:])
+        np.exp(p[1:], out=p[1:])  # the other terms over E
+        total = 1.0 + p[1]
+        total += p[2]
+        np.divide(1.0, total, out=p[0])
+        p[1:] *= p[0]
+        return t[:, LN_E] + np.log(total), p
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -212,19 +214,16 @@ class LossFamily:
     deviations: float | None = None
     """Its scale in robust standard deviations of the residuals; None where it has none of them."""
     takes_delta: bool = False
-    """Whether the user gives its scale."""
-    continued: bool = False
-    """Whether its scale is lowered in steps, so that the search follows every minimum down."""
+    """Whether the user gives its scale; the search then lowers it in steps, since it may be small
+    beside the residuals, and follows every minimum down."""
     symmetric: bool = True
     """Whether it aims at the middle of the runs."""
 
 
 LOSSES: Mapping[str, LossFamily] = MappingProxyType(
     {
-        "adaptive": LossFamily(
-            terms=_huber, document="log-huber", deviations=HUBER_EFFICIENCY, continued=True
-        ),
-        "huber": LossFamily(terms=_huber, document="log-huber", takes_delta=True, continued=True),
+        "adaptive": LossFamily(terms=_huber, document="log-huber", deviations=HUBER_EFFICIENCY),
+        "huber": LossFamily(terms=_huber, document="log-huber", takes_delta=True),
         "l2": LossFamily(terms=_huber, document="l2"),
         "l2-levels": LossFamily(terms=_squares_of_levels, document="l2-levels"),
         "student": LossFamily(terms=_student, document="student", deviations=1.0),
@@ -311,29 +310,21 @@ class _Moments:
 
     def second(self, h: Floats) -> Floats:
         """Sum of h (dm/dtheta)(dm/dtheta)^T, (S, 5, 5)."""
-        e, a, b = self.p
-        he, ha, hb = h * e, h * a, h * b
-        return self._assemble(
-            (he * e) @ self.powers,
-            (he * a) @ self.powers,
-            (he * b) @ self.powers,
-            (ha * a) @ self.powers,
-            (ha * b) @ self.powers,
-            (hb * b) @ self.powers,
-        )
+        return self._products(h, np.zeros(1))
 
     def hessian(self, h: Floats, c: Floats, *, exact: bool) -> Floats:
         """Sum of h (dm/dtheta)(dm/dtheta)^T - c d2m/dtheta2, (S, 5, 5); always exact.
 
         The Hessian of m is diag(p) - p p^T over the terms: its p p^T joins that of the loss.
         """
-        return self.second(h + c) - self.diagonal(c)
+        return self._products(h + c, c)
 
-    def diagonal(self, c: Floats) -> Floats:
-        """Sum of c diag(p) mapped to theta, (S, 5, 5)."""
-        e, a, b = ((c * share) @ self.powers for share in self.p)
-        zero = np.zeros_like(e)
-        return self._assemble(e, zero, zero, a, zero, b)
+    def _products(self, h: Floats, c: Floats) -> Floats:
+        """Sum over runs of h p p^T - c diag(p), mapped to theta, (S, 5, 5)."""
+        e, a, b = self.p
+        he, ha, hb = h * e, h * a, h * b
+        products = (he - c) * e, he * a, he * b, (ha - c) * a, ha * b, (hb - c) * b
+        return self._assemble(*(product @ self.powers for product in products))
 
     @staticmethod
     def _assemble(ee: Floats, ea: Floats, eb: Floats, aa: Floats, ab: Floats, bb: Floats) -> Floats:

@@ -1,10 +1,10 @@
 """The point fit: Newton's method from every basin, and the weights of the runs.
 
 From the starting points of `general`, a damped Newton method with the exact Hessian minimises the
-robust loss, whose threshold is lowered in steps. Bounds are kept by freezing a variable that sits
-on one while its gradient points outwards. A law without a fast kernel starts from the best of many
-points spread over its parameters, and its curvature is left out (Gauss-Newton) until the last,
-exact steps.
+robust loss; a threshold that is given is lowered in steps. Bounds are kept by freezing a variable
+that sits on one while its gradient points outwards. A law without a fast kernel starts from the
+best of many points spread over its parameters, and its curvature is left out (Gauss-Newton) until
+the last, exact steps.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ LONGEST = 2.0
 """Most that a variable moves in one step."""
 TOLERANCE = 1e-13
 """Relative fall of the objective in one step that counts as none."""
+UNDAMPED = 1e-3
+"""Damping up to which the slope along a step says what there is to gain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +181,7 @@ def estimate(
     squares = solve(problem, starts, np.repeat(w, len(starts), axis=0), Loss(name="l2"), family)
     basins = squares.theta if cloud is None else _distinct(squares)[:BASINS]
     scale = _scale(problem, squares.theta[np.argmin(squares.value)], w[0], family)
-    chosen = _final_loss(problem, basins, scale, loss, delta, w, family)
+    chosen, basins = _final_loss(problem, basins, scale, loss, delta, w, family)
     minima = _continue(problem, basins, scale, chosen, w, family)
     if cloud is not None:  # a loss near L1 has minima of its own, which least squares cannot see
         more = lowest(few, cloud, w_few, chosen)
@@ -234,19 +236,23 @@ def _final_loss(
     delta: float | None,
     weights: Floats,
     family: LinearRestriction,
-) -> Loss:
-    """The loss to end with; a scale in standard deviations is measured about a robust fit."""
+) -> tuple[Loss, Floats]:
+    """The loss to end with; a scale in standard deviations is measured about a robust fit.
+
+    Returns:
+        The loss, and where its search starts: the minima of that robust fit, (k, p).
+    """
     plain = Loss(name=name)
     if plain.family.takes_delta:
-        return Loss(name=name, scale=DELTA if delta is None else delta)
+        return Loss(name=name, scale=DELTA if delta is None else delta), starts
     if plain.family.deviations is None:
-        return plain
+        return plain, starts
     for _ in range(3):  # the scale and the fit settle together; the third round moves it below 1%
         rough = Loss(name="huber", scale=HUBER_EFFICIENCY * scale)
         minima = solve(problem, starts, np.repeat(weights, len(starts), axis=0), rough, family)
         starts = minima.theta
         scale = _scale(problem, starts[np.argmin(minima.value)], weights[0], family)
-    return Loss(name=name, scale=plain.family.deviations * scale)
+    return Loss(name=name, scale=plain.family.deviations * scale), starts
 
 
 def _continue(
@@ -259,7 +265,7 @@ def _continue(
 ) -> Solution:
     """Lower Huber's threshold in steps to the wanted one, following every basin."""
     w = np.repeat(weights, len(starts), axis=0)
-    if last.family.continued:
+    if last.family.takes_delta:
         for factor in (4.0, 1.0, 0.25):
             if factor * scale > last.scale:
                 step = Loss(name="huber", scale=factor * scale)
@@ -349,7 +355,14 @@ def solve(
         slopes = (gradient[open_], hessian[open_], damping[open_])
         step, size = _step(some, t, w, loss, family, slopes, exact=second)
         trial = np.clip(t + step, low, high)
-        after, *new = derivatives(some, trial, w, loss, exact=exact)
+        ahead = np.abs(np.einsum("sp,sp->s", gradient[open_], trial - t))
+        last = (ahead <= TOLERANCE * objective[open_]) & (damping[open_] <= UNDAMPED)
+        theta[open_[last]] = trial[last]  # what it would gain is nothing: it is not looked at
+        open_, trial, size = open_[~last], trial[~last], size[~last]
+        if not len(open_):
+            break
+        some = problem.subset(open_)
+        after, *new = derivatives(some, trial, weights[open_], loss, exact=exact)
         fall = objective[open_] - after
         better = fall >= 0
         moved = open_[better]
