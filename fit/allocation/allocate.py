@@ -27,6 +27,8 @@ COARSE = 96
 """Points of the first grid of `minimise`."""
 EVERY = 5
 """Of these, every fifth is computed first, and then those around the least of them."""
+ROUNDING = 1e-12
+"""A smaller change of ln L from point to point of the grid is none."""
 BLOCK = 1 << 21
 """Values of that grid that `split` computes at once, 16 MiB each."""
 NEWTON_STEPS = 50
@@ -207,7 +209,7 @@ def _on_grid(
     # With one minimum it lies beside the least of every EVERY-th point.
     rows = np.arange(0, COARSE, EVERY).reshape(-1, *(1,) * right.ndim)
     values = along(rows)[1]
-    if np.isfinite(values).any(axis=0).all():
+    if np.isfinite(values).any(axis=0).all() and not _falls_again(values):
         around = np.arange(2 * EVERY + 3).reshape(-1, *(1,) * (values.ndim - 1))
         first = EVERY * np.argmin(values, axis=0) - EVERY - 1
         rows = np.clip(first, 0, COARSE - len(around)) + around
@@ -225,6 +227,14 @@ def _on_grid(
     usable = ((vertex > 0.02) & (vertex < 0.98) & (middle == best)).reshape(shape)
     low, high, vertex = (v.reshape(shape) for v in (low, high, vertex))
     return low, high, low + np.where(usable, vertex, 0.5) * (high - low)
+
+
+def _falls_again(values: Floats) -> bool:
+    """Whether any column rises and then falls, so that it has more than one minimum."""
+    with np.errstate(invalid="ignore"):
+        change = np.diff(values, axis=0)
+    risen = np.logical_or.accumulate(change > ROUNDING, axis=0)
+    return bool((risen[:-1] & (change[1:] < -ROUNDING)).any())
 
 
 def falling_root(

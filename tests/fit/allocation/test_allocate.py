@@ -8,6 +8,7 @@ from fit.allocation.allocate import (
     closed_form,
     falling_root,
     falling_root_of_few,
+    log_loss,
     minimise,
     split,
 )
@@ -114,6 +115,18 @@ def test_a_minimum_inside_at_an_end_and_at_a_kink_is_found():
     best = minimise(function, np.zeros(4), np.full(4, 5.0))
     assert best == pytest.approx([1.7, 0.0, 5.0, 2.5], abs=2e-9)
     assert minimise(function, np.full(4, 4.0), np.full(4, 3.0)) == pytest.approx(4.0)
+
+
+def test_where_repeats_may_overfit_the_lower_of_two_minima_is_found():
+    # One is where the unique tokens end, one far into the repeats.
+    overfit = law("overfit").at(unique_tokens=2_939_350.0)
+    found = {"E": 0.948, "A": 354.65, "B": 12421.5, "P": 0.005356}
+    found |= {"alpha": 0.321575, "beta": 0.507, "kappa": 0.3777}
+    theta = np.array([[found[name] for name in overfit.parameters]])
+    best = split(overfit, theta, np.exp([52.331637]), constant_cost())
+    log_params = np.linspace(0, 52.3 - np.log(6), 20_001)
+    grid = log_loss(overfit, theta, log_params, 52.331637 - np.log(6) - log_params)
+    assert best.log_loss[0, 0] < grid.min() + 1e-4
 
 
 @pytest.mark.parametrize("find", [falling_root, falling_root_of_few])
