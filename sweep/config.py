@@ -24,7 +24,8 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "bf16-true", "64-true")
 out, since they need a loss scaler."""
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
 DEVICES = ("cpu", "cuda", "mps")
-STRATEGIES = ("auto", "ddp", "fsdp")
+SHARDED = ("fsdp", "hsdp")
+STRATEGIES = ("auto", "ddp", *SHARDED)
 """auto means ddp; on one device all are the same."""
 NOT_NEGATIVE = (
     *("z_loss", "balance_loss", "weight_decay", "embedding_lr_power"),
@@ -256,7 +257,7 @@ class TrainConfig:
     nodes: int = MISSING
     """Machines with equally many of the devices; torchrun starts the ranks on more than one."""
     strategy: str = MISSING
-    """On several devices: ddp keeps the model on each, fsdp shards it."""
+    """On several devices: ddp keeps the model on each, fsdp shards it, hsdp within each node."""
     threads: int = MISSING
     """CPU threads of one run; 0 lets torch choose."""
     compile: Compile = MISSING
@@ -355,6 +356,12 @@ class Config:
             raise PlanError(
                 f"train.compile=reduce_overhead with train.devices={train.devices}; its graphs "
                 "are for runs on one device. Set train.devices=1 or train.compile=on."
+            )
+        if train.strategy == "hsdp" and train.devices > 1 and not 1 < train.nodes < train.devices:
+            raise PlanError(
+                f"train.strategy=hsdp with train.devices={train.devices} and train.nodes="
+                f"{train.nodes}; it shards within a node and copies between nodes, so several of "
+                "both are needed. Set train.nodes, or take train.strategy=fsdp."
             )
         _check("train.cooldown", train.cooldown, 0 < train.cooldown < 1, "a number between 0 and 1")
         for name in ("beta1", "beta2", "muon_momentum"):

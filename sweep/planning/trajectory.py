@@ -37,7 +37,7 @@ from fit.data.schedule import (
     warmup_tokens,
 )
 from fit.errors import PlanError, RecordError
-from sweep.config import Config, DataConfig, DepthRule, Schedule, TrainConfig
+from sweep.config import SHARDED, Config, DataConfig, DepthRule, Schedule, TrainConfig
 from sweep.data.registry import describe, separator_of
 from sweep.data.rows import moved_data
 from sweep.planning.devices import resolve_device
@@ -356,10 +356,11 @@ def check_combinations(config: Config) -> None:
             f"train.scores=stories judges stories by the grammar of data=stories, and "
             f"data={config.data.name} has none. Leave it out, or grade prompts: data.tasks."
         )
-    if "stories" in train.scores and train.devices > 1 and train.strategy == "fsdp":
+    sharded = train.devices > 1 and train.strategy in SHARDED
+    if "stories" in train.scores and sharded:
         raise PlanError(
-            "train.scores=stories with train.strategy=fsdp; no device has the whole model that "
-            "writes them. Leave one of the two out, or keep the weights and grade them: "
+            f"train.scores=stories with train.strategy={train.strategy}; no device has the whole "
+            "model that writes them. Leave one of the two out, or keep the weights and grade them: "
             "train.keep=weights, isoflop sweep grade RUN."
         )
     if "weights" in train.keep and find_spec("safetensors") is None:
@@ -384,11 +385,11 @@ def check_combinations(config: Config) -> None:
         if not model.experts:
             cause = f"train.depth_rule={train.depth_rule.value}, which is a rule for AdamW"
         raise PlanError(f"train.optimizer=muon does not serve {cause}; set one of the two back.")
-    if (own or train.optimizer != "adamw") and train.devices > 1 and train.strategy == "fsdp":
+    if (own or train.optimizer != "adamw") and sharded:
         named = f"model._target_={model._target_}" if own else f"train.optimizer={train.optimizer}"
         raise PlanError(
-            f"{named} is not trained by train.strategy=fsdp, which shards the matrices of the "
-            "built-in model for AdamW; train.strategy=ddp copies them to each device."
+            f"{named} is not trained by train.strategy={train.strategy}, which shards the matrices "
+            "of the built-in model for AdamW; train.strategy=ddp copies them to each device."
         )
 
 

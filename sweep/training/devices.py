@@ -2,8 +2,9 @@
 
 One run on several devices has one process, or rank, per device. DDP keeps the model on every
 device; FSDP shards weights, gradients and moments (PyTorch's `fully_shard`, one group per block and
-one for the rest). A state on disk is whole under DDP and in shards under FSDP
-(`sweep.training.sharded`); either way a run begun on two devices can be finished on one.
+one for the rest), HSDP within each node, which has a copy. A state on disk is whole under DDP and
+in shards otherwise (`sweep.training.sharded`); either way a run begun on two devices can be
+finished on one.
 
 `run_in_ranks` starts the ranks and watches them. Fabric's own launchers run the whole script again,
 or support DDP alone; neither works inside a Hydra job, which is itself one of many in a worker. The
@@ -34,11 +35,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from fit.data.accounting import device_peak
 from fit.errors import PlanError
-from sweep.config import Config, TrainConfig
+from sweep.config import SHARDED, Config, TrainConfig
 from sweep.planning.devices import device_kind
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -206,21 +208,28 @@ def open_fabric(train: TrainConfig, device: str) -> Any:
 
 
 def _strategy(train: TrainConfig) -> Any:
-    """The strategy of several devices: ddp unless fsdp is configured."""
+    """The strategy of several devices: ddp unless sharding is configured."""
     from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
 
-    if train.strategy != "fsdp":
+    if train.strategy not in SHARDED:
         return "ddp"
+    copies = train.nodes if train.strategy == "hsdp" else 1
     return ModelParallelStrategy(
-        parallelize_fn=_shard, data_parallel_size=train.devices, tensor_parallel_size=1
+        parallelize_fn=functools.partial(_shard, copies=copies),
+        data_parallel_size=train.devices,
+        tensor_parallel_size=1,
     )
 
 
-def _shard(model: nn.Module, mesh: Any) -> nn.Module:
-    """Shard the blocks of a model, then the rest of it."""
+def _shard(model: nn.Module, mesh: Any, copies: int) -> nn.Module:
+    """Shard the blocks of a model, then the rest of it, over all ranks or those of each copy."""
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     ranks = mesh["data_parallel"]
+    if copies > 1:
+        shape = copies, ranks.size() // copies
+        names = "copies", "shards"
+        ranks = init_device_mesh(mesh.device_type, shape, mesh_dim_names=names)
     for block in cast(nn.ModuleList, model.blocks):
         fully_shard(block, mesh=ranks)
     fully_shard(model, mesh=ranks)

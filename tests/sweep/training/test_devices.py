@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from functools import partial
 
 import pytest
 
@@ -85,27 +86,32 @@ def test_two_interrupted_processes_resume_to_the_curve_of_one(tmp_path, single, 
     check(train(planned, tmp_path, diary), one, diary.curves(), curves)
 
 
-def fail_in_rank_one():
-    if os.environ["LOCAL_RANK"] == "1":
-        raise RuntimeError("out of magic smoke")
-    time.sleep(60)
+def fail():
+    raise RuntimeError("out of magic smoke")
 
 
-def die_in_rank_one():
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def end_rank_one(end, ended):
+    """End rank 1, whose time is that of a file, while the other rank is at work."""
     if os.environ["LOCAL_RANK"] == "1":
-        os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(60)
+        ended.touch()
+        end()
+    time.sleep(600)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("work", "words"),
-    [(fail_in_rank_one, "out of magic smoke"), (die_in_rank_one, "killed by signal 9")],
+    ("end", "words"), [(fail, "out of magic smoke"), (die, "killed by signal 9")]
 )
-def test_a_lost_rank_stops_the_others_and_is_named(work, words):
+def test_a_lost_rank_stops_the_others_at_once_and_is_named(tmp_path, end, words):
+    ended = tmp_path / "ended"
     with pytest.raises(RuntimeError, match=words) as caught:
-        devices.run_in_ranks(work, devices=2, device="cpu")
-    if work is fail_in_rank_one:
+        devices.run_in_ranks(partial(end_rank_one, end, ended), devices=2, device="cpu")
+    assert time.time() - ended.stat().st_mtime < 30
+    if end is fail:
         assert "in rank 1" in "".join(caught.value.__notes__)
 
 

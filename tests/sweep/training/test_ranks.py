@@ -29,15 +29,18 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start_nodes(folder, *words):
-    """Two nodes of one process each, with the environment that torchrun sets."""
-    settings = dict(word.split("=", 1) for word in (*TINY, *NODES, *words))
+def start_nodes(folder, *words, per_node=1):
+    """Two nodes of some processes each, with the environment that torchrun sets."""
+    world = 2 * per_node
+    devices = f"train.devices={world}"
+    settings = dict(word.split("=", 1) for word in (*TINY, *NODES, *words, devices))
     given = [f"{key}={value}" for key, value in settings.items()]
     port, command = free_port(), [sys.executable, "-m", "sweep", *given]
     places = [
-        {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+        {"RANK": str(rank), "WORLD_SIZE": str(world)}
+        | {"LOCAL_RANK": str(rank % per_node), "LOCAL_WORLD_SIZE": str(per_node)}
         | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        for rank in range(2)
+        for rank in range(world)
     ]
     return [
         subprocess.Popen(
@@ -52,34 +55,36 @@ def start_nodes(folder, *words):
 
 
 def ended(nodes):
-    outputs = [node.communicate(timeout=300)[0] for node in nodes]
+    outputs = [node.communicate(timeout=600)[0] for node in nodes]
     return [node.returncode for node in nodes], outputs
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_nodes_give_what_one_gives_also_after_one_was_killed(tmp_path, strategy):
-    longer = ("train.tokens=[2e4,4e4]", *LENGTHS[1:])
+@pytest.mark.parametrize(("strategy", "per_node"), [("ddp", 1), ("fsdp", 1), ("hsdp", 2)])
+def test_two_nodes_give_what_one_gives_also_after_one_was_killed(tmp_path, strategy, per_node):
+    rows = f"train.batch_tokens={256 * per_node}"  # four for every rank
+    longer = ("train.tokens=[2e4,4e4]", rows, *LENGTHS[2:])
     one = train(trajectory(*longer), tmp_path / "one", Quiet())
     words = (*longer, f"train.strategy={strategy}", "train.checkpoint_seconds=0")
-    nodes = start_nodes(tmp_path, *words)
-    kept = "shards-*/.metadata" if strategy == "fsdp" else "state.pt"
+    nodes = start_nodes(tmp_path, *words, per_node=per_node)
+    kept = "state.pt" if strategy == "ddp" else "shards-*/.metadata"
     while not list(tmp_path.glob(f"tiny/.work-*/{kept}")):
         assert all(node.poll() is None for node in nodes), ended(nodes)
         time.sleep(0.01)
-    nodes[1].send_signal(signal.SIGKILL)
+    nodes[-1].send_signal(signal.SIGKILL)
     codes, _ = ended(nodes)
     assert codes[0] != 0
-    codes, outputs = ended(start_nodes(tmp_path, *words))
-    assert codes == [0, 0], outputs
+    codes, outputs = ended(start_nodes(tmp_path, *words, per_node=per_node))
+    assert not any(codes), outputs
     two = {r.run: r for r in read_runs(tmp_path / "tiny").records}
     assert set(two) == {r.run for r in one}
     for record in one:
         assert two[record.run].loss == pytest.approx(record.loss, abs=5e-4)
-        assert two[record.run].device.startswith("2 x cpu")
+        assert two[record.run].device.startswith(f"{2 * per_node} x cpu")
     assert not list(tmp_path.glob("tiny/.work-*/state.pt"))
-    codes, outputs = ended(start_nodes(tmp_path, *words))  # all done: nothing is trained again
-    assert codes == [0, 0], outputs
+    again = start_nodes(tmp_path, *words, per_node=per_node)  # all done: nothing is trained again
+    codes, outputs = ended(again)
+    assert not any(codes), outputs
 
 
 @pytest.mark.slow
@@ -120,6 +125,13 @@ def test_without_torchrun_there_is_no_rank(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     assert started_rank() is None
     check_ranks([compose_config(TINY).train], multirun=True)
+
+
+@pytest.mark.parametrize(("devices", "nodes"), [(2, 1), (2, 2)])
+def test_shards_within_a_node_need_several_devices_on_several_nodes(devices, nodes):
+    words = [f"train.devices={devices}", f"train.nodes={nodes}", "train.strategy=hsdp"]
+    with pytest.raises(PlanError, match="several of both"):
+        compose_config([*TINY, *words])
 
 
 def test_nodes_that_do_not_share_the_devices_evenly_are_refused():
