@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 _FOR_A_TIME = re.compile(r"(.+?)\s*(?:\b(?:for|over|during)\s+|\s)(\d[\d.,_]*\s*[a-z]+)", re.I)
 _DEVICE_TIME = re.compile(r"(\d[\d.,_]*(?:\s?[km]\b)?)\s*(.+?)[- ]?(hours?|h|days?|d|weeks?)", re.I)
-_MONEY_ON = re.compile(r"(.+?)\s+(?:on|of|with)\s+(.+)", re.I)
+_ON = re.compile(r"(.+?)\s+(?:on|of|with)\s+(?:an?\s+)?(.+)", re.I)
 _COUNTED = re.compile(r"(\d[\d,]*)\s*(?:[x\u00d7*]\s*)?(.+)", re.I)
 _ANY_DEVICE = re.compile(r"(gpu|device|card|accelerator|node)s?", re.I)
 
@@ -335,14 +335,20 @@ def _read_budget(text: str, given: Mapping[str, object]) -> dict[str, object]:
     """The fields of a budget; a `QueryError` that is no `FieldError` is of the budget."""
     if is_compute(text):
         return {"flops": parse_flops(text)}
-    on = _MONEY_ON.fullmatch(text)
-    if has_money(on[1] if on else text):
-        money: dict[str, object] = {"dollars": parse_dollars(on[1] if on else text, "budget")}
+    on = _ON.fullmatch(text)
+    what = on[1] if on else text
+    if has_money(what):
+        money: dict[str, object] = {"dollars": parse_dollars(what, "budget")}
         return money | (_devices(on[2], text) if on else {})
+    spent = _DEVICE_TIME.fullmatch(what)
+    together = spent is not None and _ANY_DEVICE.fullmatch(spent[2]) is not None
+    if on and is_time(what) and not together:
+        counted = {"devices": 1.0} | _devices(on[2], text)
+        return {"deadline": parse_hours(what, "budget"), **counted}
     if (timed := _FOR_A_TIME.fullmatch(text)) and is_time(timed[2]):
         counted = {"devices": 1.0} | _devices(timed[1], text)
         return {"deadline": parse_hours(timed[2], "budget"), **counted}
-    if is_time(text):
+    if is_time(text) and not together:
         if given.get("device") is None or given.get("devices") is None:
             example = f"8 h100 for {text}"
             raise FieldError(
@@ -350,9 +356,16 @@ def _read_budget(text: str, given: Mapping[str, object]) -> dict[str, object]:
                 "flops",
             )
         return {"deadline": parse_hours(text, "budget")}
-    if spent := _DEVICE_TIME.fullmatch(text):
+    if spent:
         hours = parse_hours(f"1 {spent[3]}", "budget") * parse_count(spent[1], "budget")
-        return {"hours": hours, **_devices(spent[2], text)}
+        named = _devices(on[2], text) if on else {}
+        if on and "devices" in named:
+            raise FieldError(
+                f"budget is '{text}': hours of all devices together, and a number of devices; "
+                f"leave the number out, or give the time of each: '3 days on {on[2]}'.",
+                "flops",
+            )
+        return {"hours": hours, **_devices(spent[2], text), **named}
     return {"flops": parse_flops(text)}  # raises
 
 
