@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -56,7 +57,8 @@ def check_runs(table: RunTable, free: int, what: str = "loss") -> None:
     points = len(np.unique(table.params + 1j * table.tokens))
     where = f"{table.source or 'the table'} has {points}"
     if table.dropped:
-        where += f" after dropping {len(table.dropped)} runs ({table.dropped[0].reason})"
+        reason = textwrap.shorten(table.dropped[0].reason, 80, placeholder=" ...")
+        where += f" after dropping {count_noun(len(table.dropped), 'run')} ({reason})"
     if points < free + 1:
         raise FitError(
             f"a law with {free} parameters needs {free + 1} distinct (params, tokens) points; "

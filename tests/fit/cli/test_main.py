@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,15 @@ def test_users_mistakes_are_one_line_and_exit_code_one(folder, args, expected):
     assert expected in result.stderr
     assert result.stderr.count("\n") == 1
     assert result.stdout == ""
+
+
+def test_of_a_long_reason_of_dropped_runs_the_beginning_is_told(folder):
+    gone = {"status": "failed", "loss": None, "tokens_seen": None}
+    failed = replace(record(16, 300_000), reason="CUDA out of memory.\n" * 40, **gone)
+    write_record(folder / "runs/broken" / failed.run, failed)
+    result = run("fit", "runs/broken")
+    assert "after dropping 1 run (failed: CUDA out of memory. CUDA" in result.stderr
+    assert len(result.stderr) < 300
 
 
 @pytest.mark.parametrize(
