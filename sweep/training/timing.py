@@ -46,8 +46,9 @@ def measure_timings(
     sender.close()
     failed: list[Trajectory] = []
     for number, trajectory in enumerate(trajectories, start=1):
-        shape = trajectory.shape
-        say(f"timing {number} of {len(trajectories)}: width {shape.width}, depth {shape.depth}")
+        shape, batches = trajectory.shape, end_batches(trajectory)
+        what = f"width {shape.width}, depth {shape.depth}, steps of {batches[0]} to {batches[1]}"
+        say(f"timing {number} of {len(trajectories)}: {what} tokens")
         try:
             timing = receiver.recv()
         except EOFError:  # the process died, for example for lack of memory
