@@ -127,7 +127,7 @@ def fit_notes(
     return tuple(
         note
         for part in (
-            _condition(fitted),
+            _condition(fitted, table),
             _variety(table),
             _rising(table) if target == "loss" else (),
             _solution(table, fitted),
@@ -143,15 +143,19 @@ def fit_notes(
     )
 
 
-def _condition(fitted: Estimate) -> Iterator[Note]:
+def _condition(fitted: Estimate, table: RunTable) -> Iterator[Note]:
     """Note a large condition number."""
     condition = kappa(fitted)
     if condition > REFUSED_KAPPA:
+        entropy, known = None if table.data is None else table.data.entropy, ""
+        if entropy and kappa(fitted, known_e=True) <= REFUSED_KAPPA:
+            known = f" Or hold E at the entropy that the data state: --hold E={entropy:.6g}"
         yield _note(
             "ill_conditioned",
             "serious",
             f"condition number {condition:.3g} is above {REFUSED_KAPPA:g}: the law's terms "
-            "cannot be distinguished, and N* is refused. Add runs of other sizes and lengths.",
+            "cannot be distinguished, and N* is refused. Add runs of other sizes and lengths."
+            + known,
         )
     elif condition > DOUBTFUL_KAPPA:
         yield _note(

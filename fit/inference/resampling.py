@@ -337,9 +337,13 @@ def percentiles(draws: Floats, level: float) -> tuple[Floats, Floats]:
     return low, high
 
 
-def kappa(fitted: Estimate) -> float:
-    """Condition number of the centred Jacobian with unit columns; an E of zero is left out."""
-    keep = np.array([n != "E" or n not in fitted.at_bound for n in fitted.problem.names])
+def kappa(fitted: Estimate, *, known_e: bool = False) -> float:
+    """Condition number of the centred Jacobian with unit columns.
+
+    An E of zero is left out, and one that is known besides.
+    """
+    without = known_e or "E" in fitted.at_bound
+    keep = np.array([n != "E" or not without for n in fitted.problem.names])
     keep[LN_E] &= not fitted.family.without_e
     basis = fitted.family.basis[:, (keep @ np.abs(fitted.family.basis)) > 0]
     jacobian = np.sqrt(fitted.weights)[:, None] * (fitted.problem.jacobian(fitted.theta) @ basis)

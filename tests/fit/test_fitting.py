@@ -8,6 +8,7 @@ import functools
 import numpy as np
 import pytest
 
+from fit.data.records import DataInfo
 from fit.data.table import RunTable
 from fit.errors import FitError
 from fit.fitting import FitOptions, fit_table
@@ -141,6 +142,20 @@ def test_a_constant_ratio_and_two_sizes_are_called_serious():
     assert single.status == "ill_conditioned"
     two, d = (g.ravel() for g in np.meshgrid([1e8, 1e9], np.geomspace(1e9, 1e11, 6)))
     assert "few_params" in codes(fit_table(table(two, d), QUICK))
+
+
+@pytest.mark.parametrize(("reach", "hint"), [(3.0, True), (1.5, False)])
+def test_a_known_entropy_is_offered_where_it_would_make_the_law_identified(reach, hint):
+    grid = np.geomspace(1, reach, 4)
+    n, d = (g.ravel() for g in np.meshgrid(1e8 * grid, 1e10 * grid))
+    stated = DataInfo(name="stories", hash="h", entropy=1.7)
+    for data, options, told in (
+        (stated, QUICK, hint),
+        (None, QUICK, False),
+        (stated, dataclasses.replace(QUICK, hold=(("E", 1.7),)), False),
+    ):
+        fit = fit_table(dataclasses.replace(table(n, d), data=data), options)
+        assert any("--hold E=1.7" in note.message for note in fit.notes) is told
 
 
 def test_an_outlier_is_named_and_does_not_move_the_fit():
