@@ -401,11 +401,13 @@ def _write_error(path: Path, error: Exception, rank: int) -> None:
 
 
 def _wait_for_ranks(ranks: Sequence[BaseProcess]) -> None:
-    """Wait until every rank is done, or one has failed."""
-    while running := [p for p in ranks if p.exitcode is None]:
-        multiprocessing.connection.wait([p.sentinel for p in running])
-        if any(p.exitcode for p in ranks):
-            return
+    """Wait until every rank is done, or one has failed.
+
+    The exit codes are read once a turn: that of a rank whose sentinel has fired may come later.
+    """
+    while None in (codes := [p.exitcode for p in ranks]) and not any(codes):
+        pending = [p for p, code in zip(ranks, codes, strict=True) if code is None]
+        multiprocessing.connection.wait([p.sentinel for p in pending])
 
 
 def _stop_ranks(ranks: Sequence[BaseProcess]) -> None:

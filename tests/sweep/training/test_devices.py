@@ -7,6 +7,8 @@ import os
 import signal
 import time
 from functools import partial
+from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 
@@ -113,6 +115,31 @@ def test_a_lost_rank_stops_the_others_at_once_and_is_named(tmp_path, end, words)
     assert time.time() - ended.stat().st_mtime < 30
     if end is fail:
         assert "in rank 1" in "".join(caught.value.__notes__)
+
+
+class LateExitCode:
+    """A rank that has failed, whose exit code is there at the second look, after its sentinel."""
+
+    def __init__(self, sentinel):
+        self.sentinel, self.looks = sentinel, 0
+
+    @property
+    def exitcode(self):
+        self.looks += 1
+        return None if self.looks <= 2 else 1
+
+
+def test_a_rank_whose_exit_code_comes_late_is_not_taken_to_be_done():
+    fired, other = os.pipe(), os.pipe()
+    os.close(fired[1])
+    ranks = [LateExitCode(fired[0]), SimpleNamespace(sentinel=other[0], exitcode=None)]
+    watch = Thread(target=devices._wait_for_ranks, args=(ranks,), daemon=True)
+    watch.start()
+    watch.join(10)
+    os.close(other[1])  # the other rank ends
+    assert not watch.is_alive()
+    for end in (fired[0], other[0]):
+        os.close(end)
 
 
 def test_a_failure_in_the_ranks_becomes_a_record(tmp_path, monkeypatch):
