@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -31,10 +32,8 @@ def folder(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.mark.slow
-def test_offline_files_hold_the_artefacts_the_tables_and_the_summary(folder):
-    place = Path(log_report(folder, "scaling"))
-    (file,) = place.glob("run-*.wandb")
+def logged(file):
+    """Artefacts, by name their type and paths, and the summary in an offline file of wandb."""
     artefacts, summary = {}, {}
     for data in records(file.read_bytes()):
         record = wandb_internal_pb2.Record()
@@ -47,6 +46,18 @@ def test_offline_files_hold_the_artefacts_the_tables_and_the_summary(folder):
             artefacts[artefact.name] = (artefact.type, paths)
         for item in record.summary.update:
             summary[item.key or ".".join(item.nested_key)] = json.loads(item.value_json)
+    return artefacts, summary
+
+
+@pytest.mark.slow
+def test_offline_files_hold_the_artefacts_the_tables_and_the_summary(folder):
+    place = Path(log_report(folder, "scaling"))
+    (file,) = place.glob("run-*.wandb")
+    until = time.time() + 60  # a process of wandb's writes what is left after the run has ended
+    artefacts, summary = logged(file)
+    while not ("verdict" in summary and artefacts) and time.time() < until:
+        time.sleep(0.2)
+        artefacts, summary = logged(file)
     assert artefacts == {
         "my-report-fit": ("fit", {"fit.json"}),
         "my-report-report": ("report", {"report.md"}),
