@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -280,27 +279,22 @@ def _hours_left(
     """Worker hours still needed; None without a plan.
 
     A run that is being trained takes what its own rate says, a further one its estimate, scaled by
-    what the runs next to it in size took over theirs: shapes that were timed before the launch and
-    shapes that were not may be off by very different factors.
+    what runs took so far over theirs.
     """
     if not planned:
         return None
     done = [r for r in records if r.run in planned and r.status == "done" and r.wall_seconds]
-    paces = [(planned[r.run], _added_seconds(r)) for r in done]
-    alive = [r for r in running if r.alive and r.run in planned]
-    rated = [(planned[r.run], r.tokens_per_second) for r in alive]
-    # With 6 FLOP per parameter and token; at the moment, of what runs.
-    paces += [(p, p.flops_spent / (6 * p.params * rate)) for p, rate in rated if rate]
-    timed = {r.run: r.seconds_left for r in alive}
+    estimated = sum(planned[r.run].seconds for r in done)
+    if estimated:
+        scale = sum(map(_added_seconds, done)) / estimated
+    else:  # speeds of the running ones over those of the plan, with 6 FLOP per parameter and token
+        rated = [(planned[r.run], r.tokens_per_second) for r in running if r.run in planned]
+        speeds = [6 * p.params * rate * p.seconds / p.flops_spent for p, rate in rated if rate]
+        scale = len(speeds) / sum(speeds) if sum(speeds) else 1.0
+    timed = {r.run: r.seconds_left for r in running if r.alive}
 
     def seconds(run: PlannedRun) -> float:
         own = timed.get(run.run)
-        return run.seconds * _share_left(run, running) * scale(run.params) if own is None else own
-
-    def scale(params: int) -> float:
-        distances = [abs(math.log(p.params / params)) for p, _ in paces]
-        near = [pace for pace, d in zip(paces, distances, strict=True) if d == min(distances)]
-        estimated = sum(p.seconds for p, _ in near)
-        return sum(took for _, took in near) / estimated if estimated else 1.0
+        return scale * run.seconds * _share_left(run, running) if own is None else own
 
     return sum(map(seconds, left)) / 3600

@@ -84,13 +84,11 @@ def test_the_time_left_follows_the_speed_of_the_first_runs_before_any_has_ended(
     assert found.hours_left * 3600 == pytest.approx(67.5 + 1000 * 3 * 100)
 
 
-def test_what_the_plan_guessed_badly_for_one_size_is_scaled_by_that_size_alone(sweep):
-    folder, planned = sweep
-    sizes = zip(planned, (1000, 1000, 64_000, 64_000), strict=True)
-    mixed = [dataclasses.replace(p, params=n) for p, n in sizes]  # of 64,000, 130 s and not 100
+def test_a_run_that_is_trained_takes_what_its_own_rate_says(sweep):
+    folder, planned = sweep  # the plan says 100 s for each, the run that is done took 200
     done = [dataclasses.replace(record(16, 300_000), wall_seconds=200.0)]
-    found = find_progress(folder, done, now=NOW, planned=mixed)
-    assert found.hours_left * 3600 == pytest.approx(200 + 67.5 + 5e11 / (6 * 64_000 * 1e4))
+    found = find_progress(folder, done, now=NOW, planned=planned)
+    assert found.hours_left * 3600 == pytest.approx(2 * 200 + 67.5)
 
 
 def test_a_launch_prints_lines_until_it_ends(sweep, monkeypatch):
