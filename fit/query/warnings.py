@@ -297,7 +297,8 @@ def _ratio(ranges: Mapping[str, Span], ratio: float) -> list[Note]:
         return []
     text = (
         f"D/N of {three_digits(ratio)} lies outside the swept range, {three_digits(span.low)} to "
-        f"{three_digits(span.high)} tokens per parameter. Add runs at such a ratio of tokens to parameters."
+        f"{three_digits(span.high)} tokens per parameter. Add runs at such a "
+        "ratio of tokens to parameters."
     )
     return [_note("ratio_outside", "warning", text)]
 
