@@ -119,14 +119,18 @@ class PlugIn:
 
 
 def targets(config: Config) -> dict[str, str]:
-    """The plug-ins that a configuration names, by setting."""
+    """The plug-ins that a configuration names, by setting.
+
+    Any `model._target_` is one, since no built-in model is chosen by it.
+    """
+    model = config.model._target_
     named = {
-        "model._target_": config.model._target_,
         "data._target_": config.data._target_,
         "train.optimizer": config.train.optimizer,
         "train.schedule": config.train.schedule,
     }
-    return {k: str(v) for k, v in named.items() if names_plug_in(v)}
+    found = {} if model is None else {"model._target_": model}
+    return found | {k: str(v) for k, v in named.items() if names_plug_in(v)}
 
 
 def plug_ins(config: Config) -> dict[str, PlugIn]:

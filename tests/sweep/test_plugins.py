@@ -125,6 +125,12 @@ def test_a_plug_in_that_cannot_be_used_is_refused_when_it_is_planned(module, nam
     assert said in refused(f"train.schedule={name.format(module())}")
 
 
+@pytest.mark.parametrize("target", ["bad", "Ssm", "5", ""])
+def test_a_model_without_its_module_is_refused_and_not_taken_for_the_built_in(target):
+    said = refused(f"model._target_={target}")
+    assert said.startswith(f"model._target_={target}; the module and the name of a plug-in")
+
+
 @pytest.mark.parametrize("setting", ["model.document_mask=true", "data.tasks=quiz.jsonl"])
 def test_what_the_built_in_model_alone_serves_is_refused_beside_another(module, setting, tmp_path):
     (tmp_path / "quiz.jsonl").write_text('{"prompt": "once", "answer": "upon"}\n')
