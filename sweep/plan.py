@@ -6,6 +6,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
+from fit.data.accounting import find_device
 from fit.quantities import count_noun
 from sweep import command_line
 from sweep.data.registry import open_source
@@ -64,7 +65,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep
     options, overrides = split_plan_options(command_overrides(parsed))
     if options.device is not None and not any("train.accelerator=" in o for o in overrides):
         overrides.append("train.accelerator=cuda")  # this machine's memory does not matter
-    cells = grid(overrides, multirun=True)
+    device = None if options.device is None else find_device(options.device)
+    cells = grid(overrides, multirun=True, device=device)
     launcher = chosen_launcher(overrides)
     notes = measure_shapes(cells, options)
     rows = planned_runs(cells, options)

@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from fit.data.accounting import Device
 from fit.data.records import DataInfo, RunRecord
 from fit.errors import PlanError
 from sweep.config import Config, DataConfig
@@ -22,6 +23,7 @@ from sweep.planning.compose import (
     hydra_initialised,
     wrong_overrides_refused,
 )
+from sweep.planning.devices import asks_for_gpus, resolve_device
 from sweep.planning.overrides import check_effect, check_overrides
 from sweep.planning.sizes import check_shape_overrides
 from sweep.planning.timing import check_memory
@@ -179,12 +181,16 @@ def run_folder(trajectory: Trajectory, run: RunSpec) -> Path:
     return Path(trajectory.config.runs_dir) / trajectory.sweep / run.run
 
 
-def grid(overrides: Sequence[str], *, multirun: bool) -> tuple[Cell, ...]:
+def grid(
+    overrides: Sequence[str], *, multirun: bool, device: Device | None = None
+) -> tuple[Cell, ...]:
     """Compose and plan every cell that the overrides span.
 
     Args:
         overrides: Hydra's overrides, sweeping ones among them.
         multirun: Span the grid; else the overrides are one cell.
+        device: Accelerator that the runs are planned for; None for that of the launcher's jobs or
+            of this machine.
 
     Returns:
         The cells; those that cannot be trained say why in `refusal`.
@@ -194,10 +200,10 @@ def grid(overrides: Sequence[str], *, multirun: bool) -> tuple[Cell, ...]:
             effect), or the only cell cannot be trained.
     """
     with worker_closed():
-        return _plan_grid(overrides, multirun=multirun)
+        return _plan_grid(overrides, multirun, device)
 
 
-def _plan_grid(overrides: Sequence[str], *, multirun: bool) -> tuple[Cell, ...]:
+def _plan_grid(overrides: Sequence[str], multirun: bool, device: Device | None) -> tuple[Cell, ...]:
     """Compose and plan every cell; see `grid`."""
     with wrong_overrides_refused(), hydra_initialised():
         check_overrides(overrides, multirun=multirun)
@@ -205,6 +211,13 @@ def _plan_grid(overrides: Sequence[str], *, multirun: bool) -> tuple[Cell, ...]:
         composer = ConfigComposer()
         configs = [_checked(composer, job) for job in jobs]
         check_effect(overrides, jobs, configs, composer.checked([])())
+        on_gpus = multirun and asks_for_gpus(compose_shared(overrides).hydra.launcher)
+    if on_gpus or device is not None:
+        bf16 = None if device is None else device.bf16
+        configs = [
+            c if isinstance(c, PlanError) else resolve_device(c, on_gpus=on_gpus, bf16=bf16)
+            for c in configs
+        ]
     seen: set[Path] = set()
     described = _describe_once()
     cells = tuple(
