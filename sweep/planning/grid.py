@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from fit.data.accounting import Device
 from fit.data.records import DataInfo, RunRecord
 from fit.errors import PlanError
+from sweep.cache import worker_closed
 from sweep.config import Config, DataConfig
 from sweep.data.registry import describe
 from sweep.planning.compose import (
@@ -38,7 +39,6 @@ from sweep.planning.trajectory import (
     work_folder,
 )
 from sweep.planning.trunks import TRUNK, is_kept
-from sweep.plugins import worker_closed
 
 SHOWN = 3
 """Refused cells that are named where several share a reason."""
