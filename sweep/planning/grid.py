@@ -179,12 +179,15 @@ def run_folder(trajectory: Trajectory, run: RunSpec) -> Path:
     return Path(trajectory.config.runs_dir) / trajectory.sweep / run.run
 
 
-def grid(overrides: Sequence[str], *, multirun: bool) -> tuple[Cell, ...]:
+def grid(
+    overrides: Sequence[str], *, multirun: bool, describe: Describe = describe
+) -> tuple[Cell, ...]:
     """Compose and plan every cell that the overrides span.
 
     Args:
         overrides: Hydra's overrides, sweeping ones among them.
         multirun: Span the grid; else the overrides are one cell.
+        describe: What looks at the data; `describe_unfetched` for what only tells.
 
     Returns:
         The cells; those that cannot be trained say why in `refusal`.
@@ -194,10 +197,10 @@ def grid(overrides: Sequence[str], *, multirun: bool) -> tuple[Cell, ...]:
             effect), or the only cell cannot be trained.
     """
     with worker_closed():
-        return _plan_grid(overrides, multirun=multirun)
+        return _plan_grid(overrides, multirun=multirun, describe=describe)
 
 
-def _plan_grid(overrides: Sequence[str], *, multirun: bool) -> tuple[Cell, ...]:
+def _plan_grid(overrides: Sequence[str], *, multirun: bool, describe: Describe) -> tuple[Cell, ...]:
     """Compose and plan every cell; see `grid`."""
     with wrong_overrides_refused(), hydra_initialised():
         check_overrides(overrides, multirun=multirun)
@@ -206,7 +209,7 @@ def _plan_grid(overrides: Sequence[str], *, multirun: bool) -> tuple[Cell, ...]:
         configs = [_checked(composer, job) for job in jobs]
         check_effect(overrides, jobs, configs, composer.checked([])())
     seen: set[Path] = set()
-    described = _describe_once()
+    described = _describe_once(describe)
     cells = tuple(
         _plan_cell(job, config, seen, described) for job, config in zip(jobs, configs, strict=True)
     )
@@ -248,7 +251,7 @@ def _checked(composer: ConfigComposer, job: Sequence[str]) -> Config | PlanError
         return error
 
 
-def _describe_once() -> Describe:
+def _describe_once(describe: Describe) -> Describe:
     """A `describe` that looks at the data of equal settings once: of many files, that is long."""
     answers: dict[str, tuple[int, int | None, DataInfo] | PlanError] = {}
 
