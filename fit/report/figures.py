@@ -287,7 +287,7 @@ def _price(inputs: FigureInputs) -> Figure | None:
     price = costs.next_price(inputs.source, inputs.best.flops)
     if not (price.value <= context_plots.MOST_TIMES * inputs.best.flops).any():
         return None
-    figure = _figure(1.9)
+    figure = _figure(1.6)
     context_plots.next_price(figure.subplots(), inputs.source, inputs.best, price)
     return figure
 
