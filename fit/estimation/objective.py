@@ -45,6 +45,9 @@ HUBER_EFFICIENCY = 1.345
 CLIPPED_VARIANCE = 0.71016
 """Mean of min(z^2, 1.345^2) for a standard normal z."""
 STUDENT_DOF = 4.0
+CELLS = 20_000
+"""Problems times runs evaluated at once: beyond, arrays leave the processor's cache, and an element
+takes 130 ns where it took 50."""
 BELOW = 10.0
 """Weight of a run below the law, in `asymmetric`, over that of one above it."""
 LN_E, LN_A, LN_B, ALPHA, BETA = range(5)
@@ -274,11 +277,18 @@ def derivatives(
     The Hessian is exact, or without the law's own curvature where that is expensive and `exact`
     is not set.
     """
-    m, sums = problem.sums(theta)
-    rho, psi, curve = loss.terms(problem.y - m, m)
-    c = weights * psi
-    hessian = sums.hessian(weights * curve, c, exact=exact)
-    return np.einsum("sn,sn->s", weights, rho), -sums.first(c), hessian
+    count, p = theta.shape
+    out = np.empty(count), np.empty((count, p)), np.empty((count, p, p))
+    size = max(1, CELLS // len(problem.x))
+    for some in (np.arange(i, min(i + size, count)) for i in range(0, count, size)):
+        part, w = problem.subset(some), weights[some]
+        m, sums = part.sums(theta[some])
+        rho, psi, curve = loss.terms(part.y - m, m)
+        c = w * psi
+        out[0][some] = np.einsum("sn,sn->s", w, rho)
+        out[1][some] = -sums.first(c)
+        out[2][some] = sums.hessian(w * curve, c, exact=exact)
+    return out
 
 
 def majorant(problem: FitProblem, theta: Floats, weights: Floats, loss: Loss) -> Floats:

@@ -348,21 +348,21 @@ def solve(
     theta = np.clip(starts, low, high)
     objective, gradient, hessian = derivatives(problem, theta, weights, loss, exact=exact)
     damping = np.full(len(theta), 1e-4)
-    open_ = np.arange(len(theta))
+    open_, w = np.arange(len(theta)), weights
     second = exact or not isinstance(problem, GeneralProblem)
     for _ in range(STEPS):
-        t, w, some = theta[open_], weights[open_], problem.subset(open_)
+        t, some = theta[open_], problem.subset(open_)
         slopes = (gradient[open_], hessian[open_], damping[open_])
         step, size = _step(some, t, w, loss, family, slopes, exact=second)
         trial = np.clip(t + step, low, high)
         ahead = np.abs(np.einsum("sp,sp->s", gradient[open_], trial - t))
         last = (ahead <= TOLERANCE * objective[open_]) & (damping[open_] <= UNDAMPED)
         theta[open_[last]] = trial[last]  # what it would gain is nothing: it is not looked at
-        open_, trial, size = open_[~last], trial[~last], size[~last]
+        if last.any():
+            open_, trial, size, w = open_[~last], trial[~last], size[~last], w[~last]
         if not len(open_):
             break
-        some = problem.subset(open_)
-        after, *new = derivatives(some, trial, weights[open_], loss, exact=exact)
+        after, *new = derivatives(problem.subset(open_), trial, w, loss, exact=exact)
         fall = objective[open_] - after
         better = fall >= 0
         moved = open_[better]
@@ -371,7 +371,8 @@ def solve(
         damping[open_] = np.maximum(np.where(better, 0.1, 8.0) * damping[open_], 1e-12)
         settled = better & (fall <= TOLERANCE * (np.abs(after) + 1e-300))
         stuck = ~better & ((damping[open_] > 1e10) | (size < 1e-14))
-        open_ = open_[~(settled | stuck)]
+        if (settled | stuck).any():
+            open_, w = open_[~(settled | stuck)], w[~(settled | stuck)]
         if not len(open_):
             break
     converged = np.ones(len(theta), dtype=bool)
