@@ -152,8 +152,12 @@ def holdout(
     kept = table.take(~out)
     if not _enough(kept, max(LEAST_RUNS, _free(whole)) + 1):
         return None
-    left = table.take(out)
     small = _refit(kept, whole, law=law, loss=loss, delta=delta)
+    return _held_out(small, kept, table.take(out), level)
+
+
+def _held_out(small: Estimate, kept: RunTable, left: RunTable, level: float) -> Holdout:
+    """Predictions of the runs left by a fit to those kept."""
     predicted, inside = _predict(small, kept, left, level)
     ratio = predicted / left.loss - 1
     return Holdout(
@@ -175,6 +179,7 @@ def rolling(
     delta: float | None,
     level: float,
     whole: Estimate | None = None,
+    top: Holdout | None = None,
 ) -> tuple[Rolled, ...]:
     """Predict each larger budget by the law fitted to all below it.
 
@@ -185,6 +190,7 @@ def rolling(
         delta: Huber's threshold.
         level: Of the prediction intervals.
         whole: The fit to all of them.
+        top: The `holdout` of the largest budget, if it is known.
 
     Returns:
         The last `MOST_ROLLED` budgets that enough runs lie below, ascending.
@@ -195,19 +201,20 @@ def rolling(
         kept, left = table.take(codes < code), table.take(codes == code)
         if len(out) == MOST_ROLLED or not _enough(kept, max(LEAST_BELOW, 2 * _free(whole))):
             break
-        small = _refit(kept, whole, law=law, loss=loss, delta=delta)
-        predicted, inside = _predict(small, kept, left, level)
-        ratio = predicted / left.loss - 1
+        if top is None:
+            small = _refit(kept, whole, law=law, loss=loss, delta=delta)
+            top = _held_out(small, kept, left, level)
         out.append(
             Rolled(
-                budget=float(left.flops.min()),
+                budget=top.budget,
                 runs=len(left),
                 below=len(kept),
-                mean_relative_error=float(ratio.mean()),
-                max_relative_error=float(np.abs(ratio).max()),
-                covered=float(inside.mean()),
+                mean_relative_error=top.mean_relative_error,
+                max_relative_error=top.max_relative_error,
+                covered=top.covered,
             )
         )
+        top = None
     return tuple(reversed(out))
 
 
