@@ -354,15 +354,16 @@ def _envelopes(
         piece = np.clip(np.searchsorted(c, x[inside], "right") - 1, 0, len(c) - 2)
         share = (x[inside] - c[piece]) / np.maximum(c[piece + 1] - c[piece], 1e-300)
         curves[:, place, inside] = y[:, piece] + share * (y[:, piece + 1] - y[:, piece])
-    inner = np.arange(1, len(sizes) - 1)
+    inner, grid = np.arange(1, len(sizes) - 1), np.arange(len(x))
     for winner, lowest in zip(np.argmin(curves, axis=1), np.exp(curves.min(axis=1)), strict=True):
         places = np.bincount(winner, minlength=len(sizes))
         won = inner[places[inner] > 0]
         if len(won) < 2:
             yield "fewer than two sizes between the smallest and the largest win anywhere"
             continue
-        budgets, losses = (np.bincount(winner, v)[won] / places[won] for v in (x, lowest))
-        yield budgets, log_n[won], losses
+        # sums of places on the grid are exact, so that equal means stay equal
+        middle, losses = (np.bincount(winner, v)[won] / places[won] for v in (grid, lowest))
+        yield x[0] + middle * (x[-1] - x[0]) / grid[-1], log_n[won], losses
 
 
 def budgets_of(flops: Floats) -> Floats:
