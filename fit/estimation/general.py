@@ -22,7 +22,8 @@ from fit.data.records import Floats
 from fit.data.table import RunTable
 from fit.errors import FitError
 from fit.estimation.objective import LN_E, DerivativeSums, FitProblem, Loss, value
-from fit.laws.law import LEAST_SHARE, RAW, Law, Tangent, slopes_of, value_of
+from fit.laws.families import law as law_named
+from fit.laws.law import LEAST_SHARE, RAW, TWO_TERMS, Law, Tangent, slopes_of, value_of
 
 DIFFERENCE = 1e-5
 """Step of the central differences of the exact gradient that give the law's own curvature."""
@@ -32,6 +33,8 @@ EXPONENTS = np.geomspace(0.03, 2.5, 21)
 """Grid of alpha and beta; published exponents lie in 0.1-0.75, tiny models reach 1.5."""
 CELLS = 200_000
 """Exponents times runs projected at once: 2 MB an array, whatever the number of runs."""
+NO_E = -80.0
+"""The ln of E where a law has none: beside any loss it is nothing, to the last digit."""
 CANDIDATES, KEPT = 4096, 48
 """Starting points tried for a declared law, and how many of the best are minimised from."""
 SEARCHED = 1000
@@ -188,6 +191,49 @@ class _Tangents:
             ends = (slopes.reshape(*moved.shape, -1) @ c[:, :, None])[..., 0]
             out[:, some] = ((ends[0] - ends[1]) / (2 * DIFFERENCE)).transpose(1, 0, 2)
         return np.asarray(0.5 * (out + out.transpose(0, 2, 1)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearRestriction:
+    """A law within its problem's coordinates: theta = home + basis u, some variables frozen.
+
+    The fast laws' coordinates are (ln E, ln A, ln B, alpha, beta).
+    """
+
+    basis: Floats
+    """(p, free): identity, alpha and beta sharing a column, or none for what is held."""
+    without_e: bool = False
+
+    @classmethod
+    def of(cls, law: str) -> LinearRestriction:
+        """The restriction of a law in the coordinates of the fast kernel, by the law's name.
+
+        Raises:
+            FitError: No such law.
+        """
+        names = law_named(law).two_terms or TWO_TERMS
+        places = [i if name is None else names.index(name) for i, name in enumerate(names)]
+        basis = np.ascontiguousarray(np.eye(5)[places][:, sorted(set(places))])
+        return cls(basis=basis, without_e=names[LN_E] is None)
+
+    @classmethod
+    def within(cls, problem: FitProblem, law: str) -> LinearRestriction:
+        """The restriction of a law in the coordinates of its problem."""
+        if isinstance(problem, GeneralProblem):
+            return cls(basis=np.eye(len(problem.names))[:, problem.free])
+        return cls.of(law)
+
+    def bounds(self, problem: FitProblem) -> tuple[Floats, Floats]:
+        """Lower and upper bounds of theta, (p,) each; E is `NO_E` where the law has none."""
+        low, high = problem.bounds()
+        if self.without_e:
+            low[LN_E] = high[LN_E] = NO_E
+        return low, high
+
+    @property
+    def free(self) -> int:
+        """Free parameters."""
+        return int(self.basis.shape[1]) - self.without_e
 
 
 def fit_problem(table: RunTable, law: Law, held: Mapping[str, float] | None = None) -> FitProblem:

@@ -172,17 +172,17 @@ Terms = tuple[Floats, Floats, Floats]
 """Loss rho, -d rho/dm and d^2 rho/dm^2 of every run."""
 
 
-def _huber(r: Floats, m: Floats, scale: float) -> Terms:
+def _huber(r: Floats, m: Floats, scale: float | Floats) -> Terms:
     """Squares up to the scale, straight lines beyond; squares alone where the scale is infinite."""
-    if math.isinf(scale):
+    if np.ndim(scale) == 0 and math.isinf(scale):
         return 0.5 * r**2, r, np.ones_like(r)
     clipped = np.clip(r, -scale, scale)
     return clipped * (r - 0.5 * clipped), clipped, (np.abs(r) < scale).astype(np.float64)
 
 
-def _asymmetric(r: Floats, m: Floats, scale: float) -> Terms:
+def _asymmetric(r: Floats, m: Floats, scale: float | Floats) -> Terms:
     """Huber's, with a run below the law counted `BELOW` times."""
-    if math.isinf(scale):
+    if np.ndim(scale) == 0 and math.isinf(scale):
         return _huber(r, m, scale)
     side = np.where(r < 0, BELOW, 1.0)
     clipped = np.clip(r, -scale, scale)
@@ -190,14 +190,14 @@ def _asymmetric(r: Floats, m: Floats, scale: float) -> Terms:
     return side * clipped * (r - 0.5 * clipped), side * clipped, side * inside
 
 
-def _squares_of_levels(r: Floats, m: Floats, scale: float) -> Terms:
+def _squares_of_levels(r: Floats, m: Floats, scale: float | Floats) -> Terms:
     """Squares of the loss itself, not of its ln."""
     level = np.exp(m)
     gap = level * np.expm1(r)
     return 0.5 * gap**2, gap * level, level**2 - gap * level
 
 
-def _student(r: Floats, m: Floats, scale: float) -> Terms:
+def _student(r: Floats, m: Floats, scale: float | Floats) -> Terms:
     """Negative log-likelihood of Student's t with `STUDENT_DOF` degrees of freedom."""
     width = STUDENT_DOF * scale**2
     rho = 0.5 * (STUDENT_DOF + 1) * np.log1p(r**2 / width)
@@ -210,7 +210,7 @@ def _student(r: Floats, m: Floats, scale: float) -> Terms:
 class LossFamily:
     """One kind of loss: an entry of `LOSSES`."""
 
-    terms: Callable[[Floats, Floats, float], Terms]
+    terms: Callable[[Floats, Floats, float | Floats], Terms]
     """Of residuals r, the ln of the law m, and the scale."""
     document: str
     """Its name in a fit's document."""
@@ -240,23 +240,30 @@ LOSSES: Mapping[str, LossFamily] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """A loss of one residual; `scale` is Huber's delta or Student's s."""
+    """A loss of one residual."""
 
     name: str
-    scale: float = math.inf
+    scale: float | Floats = math.inf
+    """Huber's delta or Student's s; (S, 1) where each of S problems has its own."""
 
     def __post_init__(self) -> None:
         if self.name not in LOSSES:
             raise FitError(
                 f"unknown loss '{self.name}'; known are {', '.join(LOSSES)}. Choose one."
             )
-        if not self.scale > 0:
+        if not np.all(self.scale > 0):
             raise FitError(f"delta is {self.scale}; a positive number is needed, such as 1e-3.")
 
     @property
     def family(self) -> LossFamily:
         """What kind of loss it is."""
         return LOSSES[self.name]
+
+    def subset(self, rows: NDArray[np.int64]) -> Loss:
+        """The loss of these problems."""
+        return (
+            self if np.ndim(self.scale) == 0 else dataclasses.replace(self, scale=self.scale[rows])
+        )
 
     def terms(self, r: Floats, m: Floats) -> Terms:
         """Loss rho, -d rho/dm and d^2 rho/dm^2 of residuals r about the ln of the law m."""
@@ -283,7 +290,7 @@ def derivatives(
     for some in (np.arange(i, min(i + size, count)) for i in range(0, count, size)):
         part, w = problem.subset(some), weights[some]
         m, sums = part.sums(theta[some])
-        rho, psi, curve = loss.terms(part.y - m, m)
+        rho, psi, curve = loss.subset(some).terms(part.y - m, m)
         c = w * psi
         out[0][some] = np.einsum("sn,sn->s", w, rho)
         out[1][some] = -sums.first(c)
