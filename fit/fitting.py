@@ -323,7 +323,7 @@ def interval_inputs(
         points=points,
         objective=Objective(
             name=loss.family.document,
-            delta=loss.scale if np.isfinite(loss.scale) else None,
+            delta=float(loss.scale) if np.isfinite(loss.scale) else None,
             value=fitted.value,
         ),
     )

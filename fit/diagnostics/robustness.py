@@ -220,7 +220,7 @@ def rolling(
             below=int(part.sum()),
             mean_relative_error=held.mean_relative_error,
             max_relative_error=held.max_relative_error,
-            covered=held.covered,
+            covered=held.covered or 0.0,
         )
         for held, part in zip(known[::-1], parts[::-1], strict=True)
     )

@@ -174,7 +174,7 @@ Terms = tuple[Floats, Floats, Floats]
 
 def _huber(r: Floats, m: Floats, scale: float | Floats) -> Terms:
     """Squares up to the scale, straight lines beyond; squares alone where the scale is infinite."""
-    if np.ndim(scale) == 0 and math.isinf(scale):
+    if not isinstance(scale, np.ndarray) and math.isinf(scale):
         return 0.5 * r**2, r, np.ones_like(r)
     clipped = np.clip(r, -scale, scale)
     return clipped * (r - 0.5 * clipped), clipped, (np.abs(r) < scale).astype(np.float64)
@@ -182,7 +182,7 @@ def _huber(r: Floats, m: Floats, scale: float | Floats) -> Terms:
 
 def _asymmetric(r: Floats, m: Floats, scale: float | Floats) -> Terms:
     """Huber's, with a run below the law counted `BELOW` times."""
-    if np.ndim(scale) == 0 and math.isinf(scale):
+    if not isinstance(scale, np.ndarray) and math.isinf(scale):
         return _huber(r, m, scale)
     side = np.where(r < 0, BELOW, 1.0)
     clipped = np.clip(r, -scale, scale)
@@ -261,9 +261,9 @@ class Loss:
 
     def subset(self, rows: NDArray[np.int64]) -> Loss:
         """The loss of these problems."""
-        return (
-            self if np.ndim(self.scale) == 0 else dataclasses.replace(self, scale=self.scale[rows])
-        )
+        if not isinstance(self.scale, np.ndarray):
+            return self
+        return dataclasses.replace(self, scale=self.scale[rows])
 
     def terms(self, r: Floats, m: Floats) -> Terms:
         """Loss rho, -d rho/dm and d^2 rho/dm^2 of residuals r about the ln of the law m."""

@@ -341,7 +341,8 @@ class _Search:
         """Noise of the weighted residuals: their median, as of normal ones, (S,)."""
         n = residual.shape[1]
         median = np.median(np.abs(residual) * np.sqrt(self.weight), axis=1)
-        return np.maximum(1.4826 * median * math.sqrt(n / max(1, n - 5)), LEAST_NOISE)
+        scale = 1.4826 * median * math.sqrt(n / max(1, n - 5))
+        return np.asarray(np.maximum(scale, LEAST_NOISE))
 
     def at(self, p: Floats) -> tuple[Floats, Floats]:
         """Residuals (..., n) and derivatives of the law (..., n, 8) at p (..., 8)."""

@@ -133,8 +133,8 @@ def detect_misfit(fitted: Estimate, codes: NDArray[np.int64]) -> Misfit | None:
         "start": np.exp(-np.exp(problem.z - problem.z.min())),
     }
     designs = np.stack([np.column_stack([jacobian, d]) for d in directions.values()])
-    results = dict(zip(directions, _add_terms(designs, fitted, clusters(codes)), strict=True))
-    results = {k: v for k, v in results.items() if v is not None}
+    added = _add_terms(designs, fitted, clusters(codes))
+    results = {k: v for k, v in zip(directions, added, strict=True) if v is not None}
     dof = max(1, min(int(clusters(codes).max()), len(problem.y) - 6))
     limit = t_quantile(dof, 1 - (1 - LEVEL) / max(len(results), 1) / 2)
     wanted = {k: v for k, v in results.items() if abs(v[1]) > limit}
@@ -217,7 +217,8 @@ def _robust(z: Floats, fitted: Estimate) -> tuple[Floats, Floats, Floats]:
     def terms(moved: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         along = (z @ moved[..., None])[..., 0]
         r = fitted.residual - along
-        return r, *(weights * v for v in fitted.loss.terms(r, m + along))
+        rho, psi, curve = (weights * v for v in fitted.loss.terms(r, m + along))
+        return r, rho, psi, curve
 
     moved = np.zeros((len(z), z.shape[2]))
     r, _, psi, curve = terms(moved)
