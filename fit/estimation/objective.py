@@ -104,6 +104,20 @@ class FitProblem:
         """The problems of these rows, where each has losses of its own."""
         return self if self.y.ndim == 1 else dataclasses.replace(self, y=self.y[rows])
 
+    def part(self, runs: NDArray[np.bool_]) -> FitProblem:
+        """Some of the runs (n,), about centres of their own."""
+        x, z = self.x[runs], self.z[runs]
+        dx, dz = float(x.mean()), float(z.mean())
+        centre = (self.centre[0] + dx, self.centre[1] + dz)
+        return FitProblem(x=x - dx, z=z - dz, y=self.y[runs], centre=centre)
+
+    def about(self, centre: tuple[float, float], theta: Floats) -> Floats:
+        """Parameters (..., 5) of these centres as of others."""
+        moved = theta.copy()
+        moved[..., LN_A] -= theta[..., ALPHA] * (centre[0] - self.centre[0])
+        moved[..., LN_B] -= theta[..., BETA] * (centre[1] - self.centre[1])
+        return moved
+
     def raw(self, theta: Floats) -> Floats:
         """Internal (..., 5) to E, A, B, alpha, beta on raw counts."""
         alpha, beta = theta[..., ALPHA], theta[..., BETA]

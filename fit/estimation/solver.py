@@ -180,9 +180,7 @@ def estimate_parts(
     own = np.ones(len(problem.y)) if weights is None else weights
     w = np.array([own * part / own[part].mean() for part in parts])
     kept = [row[None, part] for row, part in zip(w, parts, strict=True)]
-    some = [
-        dataclasses.replace(problem, x=problem.x[p], z=problem.z[p], y=problem.y[p]) for p in parts
-    ]
+    some = [problem.part(part) for part in parts]
     family, deviations = LinearRestriction.of(law), LOSSES[loss].deviations
     if deviations is None:
         how: dict[str, Any] = {"law": law, "loss": loss, "delta": delta}
@@ -193,7 +191,8 @@ def estimate_parts(
     def minima(theta: Floats, step: Loss) -> tuple[list[Solution], Floats, Floats]:
         """Minima of each part, all their thetas, and the scales about the best of each."""
         found = solve(problem, theta, w[of], step, family)
-        each = [found.rows(of == i) for i in range(len(parts))]
+        moved = [problem.about(p.centre, found.theta) for p in some]
+        each = [dataclasses.replace(found, theta=t).rows(of == i) for i, t in enumerate(moved)]
         best = [e.theta[np.argmin(e.value)] for e in each]
         scales = [_scale(p, t, v[0], family) for p, t, v in zip(some, best, kept, strict=True)]
         return each, found.theta, np.array(scales)
