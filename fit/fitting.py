@@ -231,7 +231,7 @@ def fit_table(
         without_e = estimate(problem, law=family.without_e, weights=fitted.weights, **how)
     refit: dict[str, Any] = {"law": options.law, **how}
     left_out = holdout(table, **refit, level=options.level, whole=fitted)
-    rolled = rolling(table, **refit, level=options.level, whole=fitted)
+    rolled = rolling(table, **refit, level=options.level, whole=fitted, top=left_out)
     recipe = curve_checks(table, fitted) if family.target == "loss" else CurveChecks()
     moved = influence(table, fitted) if two_terms and status != "ill_conditioned" else ()
     sound = options.forecasts and status != "ill_conditioned"
@@ -323,7 +323,7 @@ def interval_inputs(
         points=points,
         objective=Objective(
             name=loss.family.document,
-            delta=loss.scale if np.isfinite(loss.scale) else None,
+            delta=float(loss.scale) if np.isfinite(loss.scale) else None,
             value=fitted.value,
         ),
     )

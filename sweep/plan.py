@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from fit.data.accounting import find_device
 from fit.quantities import count_noun
 from sweep import command_line
-from sweep.data.registry import open_source
+from sweep.data.registry import describe_unfetched, open_source
 from sweep.data.rows import heldout_count
+from sweep.data.text import NOT_FETCHED
 from sweep.planning.bill import (
     PlannedCost,
     PlanOptions,
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep
     if options.device is not None and not any("train.accelerator=" in o for o in overrides):
         overrides.append("train.accelerator=cuda")  # this machine's memory does not matter
     device = None if options.device is None else find_device(options.device)
-    cells = grid(overrides, multirun=True, device=device)
+    cells = grid(overrides, multirun=True, device=device, describe=describe_unfetched)
     launcher = chosen_launcher(overrides)
     notes = measure_shapes(cells, options)
     rows = planned_runs(cells, options)
@@ -113,6 +114,13 @@ def describe_data(trajectories: Sequence[Trajectory]) -> list[str]:
     """What one data set holds, and how often the runs of some trajectories repeat it."""
     first = trajectories[0]
     data, seq_len = first.config.data, first.shape.seq_len
+    if first.data.hash == NOT_FETCHED:
+        unknown = (
+            "not known before the data set is fetched, as the sweep is launched; the digits at "
+            "the end of names are others then"
+        )
+        facts = {"data": first.data.name, "vocabulary": f"{first.shape.vocab:,}", "tokens": unknown}
+        return [line for name, text in facts.items() for line in _wrapped(name, text)] + [""]
     source = open_source(data, seq_len=seq_len, seed=0)
     unique = source.info.unique_tokens
     where = "" if data.path is None else f", data.path={data.path}"

@@ -23,6 +23,8 @@ from fit.data.records import Floats
 from fit.laws.families import DECAY_PARAMS, DECAY_TOKENS
 from fit.laws.law import Law
 
+JUST_BEYOND = 1e-9
+"""Of ln N, by which a root of D is passed so that no token is repeated by rounding."""
 COARSE = 96
 """Points of the first grid of `minimise`."""
 EVERY = 5
@@ -108,6 +110,16 @@ def split(
         blocks = range(0, len(log_flops), max(1, BLOCK // per_budget))
         size = blocks.step
         log_params = np.concatenate([search(log_flops[i : i + size]) for i in blocks], axis=-1)
+    if "unique_tokens" in law.held:  # where repeats begin there may be a minimum without a width
+        last = np.log(law.held["unique_tokens"])
+        top = np.maximum(log_flops - np.log(6), 0.0)
+        edge = JUST_BEYOND + falling_root(
+            lambda x: log_flops - cost.log_flops_per_token(x) - last, np.zeros_like(top), top
+        )
+        of_edge, of_search = (
+            at(x, log_flops - cost.log_flops_per_token(x)) for x in (edge, log_params)
+        )
+        log_params = np.where(of_edge < of_search, edge, log_params)
     log_tokens = log_flops - cost.log_flops_per_token(log_params)
     return Split(
         log_params=log_params,

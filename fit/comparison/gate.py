@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from fit.data.records import Floats, finite_or_null
 from fit.data.table import RunTable
@@ -125,7 +125,7 @@ def gate(
     of_difference = np.diag(deviation**2 / counts / slope**2)
     of_slope = (saved / slope)[:, None] * (weights @ np.diag(deviation**2 / 2 / counts) @ weights.T)
     covariance = of_difference + of_slope * (saved / slope)[None, :]
-    quantile = float(stats.t.ppf(0.5 + level / 2, dof))
+    quantile = float(stdtrit(dof, 0.5 + level / 2))
 
     def number(logs: Floats, row: Floats) -> Number:
         value, half = float(row @ logs), quantile * math.sqrt(float(row @ covariance @ row))
@@ -269,7 +269,7 @@ def _seeds(effect: float, variance: float, counts: Floats, level: float) -> int 
     """Seeds of each size at which the interval of such an effect would leave the least one out."""
     of_one = float(variance) * float(counts.mean())
     for seeds in range(2, MOST_SEEDS + 1):
-        quantile = float(stats.t.ppf(0.5 + level / 2, len(counts) * (seeds - 1)))
+        quantile = float(stdtrit(len(counts) * (seeds - 1), 0.5 + level / 2))
         if quantile * math.sqrt(of_one / seeds) < effect:
             return seeds
     return None

@@ -26,9 +26,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
+from scipy.special import stdtrit
 
 from fit.allocation.scaling_law import ScalingLaw
 from fit.data.records import Floats
@@ -279,6 +277,9 @@ def _cells(points: Points, names: tuple[str, ...]) -> dict[tuple[Any, ...], int]
 
 def _join_clusters(left: Floats, right: Floats, i: Index, j: Index) -> tuple[Index, Index]:
     """Cluster codes in one numbering, (n,) and (m,): clusters that pairs connect become one."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     _, a = np.unique(left, return_inverse=True)
     _, b = np.unique(right, return_inverse=True)
     b = b + int(a.max()) + 1
@@ -341,7 +342,7 @@ class MultiplierProblem:
             parts = (slope_a**2).sum(axis=0), (slope_b[:, j, None] ** 2).sum(axis=0)
             dof = _degrees(self.a, self.b, parts, paired=paired)
             gap = centre_a[0] - centre_b[0, j]
-            outside = np.abs(gap) - stats.t.ppf(0.5 + level / 2, dof) * error
+            outside = np.abs(gap) - stdtrit(dof, 0.5 + level / 2) * error
             low, high = _acceptance_interval(self.grid, gap, outside)
             yield _multiplier(low - log_flops), _multiplier(high - log_flops)
 

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from fit.allocation.scaling_law import ScalingLaw
 from fit.data.records import Floats
+from fit.estimation.general import LinearRestriction
 from fit.estimation.objective import FitProblem
-from fit.estimation.solver import LinearRestriction
 from fit.inference.forecast import CHEAPER
 from fit.inference.forecast_prior import prior_precision
 from fit.inference.intervals import offset

@@ -25,7 +25,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from fit.allocation.scaling_law import ScalingLaw
 from fit.data.records import Floats
@@ -377,7 +377,7 @@ def _expected_widths(
     dof = min(trunks - 1.0, runs - free) if prior.top is None else degrees_of_freedom(trunks)
     half = np.full(2, np.inf)
     if dof > 0:
-        quantile = float(stats.t.ppf(0.5 + level / 2, dof))
+        quantile = float(stdtrit(dof, 0.5 + level / 2))
         half = quantile * deviations(prior, design)
         if present is not None and fit is not None and np.isfinite(present).all():
             # narrow the present interval, which rests on actual residuals, by the ratio

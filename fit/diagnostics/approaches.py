@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from fit.data.records import Floats
 from fit.data.table import RunTable
+from fit.inference.resampling import f_tail, t_quantile
 from fit.results import CrossCheck
 
 LEAST_SIZES = 4
@@ -167,13 +168,11 @@ def _misfit(curves: list[IsoflopCurve], kind: str) -> tuple[float, int]:
 
 def _fits(curves: list[IsoflopCurve], kind: str, noise: float) -> bool:
     """Whether a polynomial leaves no more than the noise; one that interpolates is no test."""
-    from scipy.special import fdtrc
-
     squares, dof = _misfit(curves, kind)
     inner = sum(max(len(c.x) - 4, 0) for c in curves)
     if dof == 0:
         return False
-    return bool(fdtrc(dof, max(inner // 2, 1), squares / dof / noise**2) > REFUSED)
+    return f_tail(dof, max(inner // 2, 1), squares / dof / noise**2) > REFUSED
 
 
 def _drawn(curve: IsoflopCurve, y: Floats, kind: str, at: Floats) -> Floats:
@@ -244,8 +243,6 @@ def _joined(reasons: list[str]) -> str:
 
 def _line(valleys: list[IsoflopMinimum], level: float, reason: str | None) -> CrossCheck:
     """Weighted line of ln N* on ln C; its interval by the noise, or the scatter if larger."""
-    from scipy.special import stdtrit
-
     x = np.log([v.flops for v in valleys])
     y = np.array([v.log_params for v in valleys])
     weights = 1 / (np.array([v.error for v in valleys]) ** 2 + LEAST_ERROR**2)
@@ -256,7 +253,7 @@ def _line(valleys: list[IsoflopMinimum], level: float, reason: str | None) -> Cr
     dof = len(x) - 2
     spread = float(weights @ residual**2) / dof if dof else 1.0
     error = math.sqrt(max(spread, 1.0) * np.linalg.inv(normal)[0, 0])
-    half = float(stdtrit(max(dof, 1), 0.5 + level / 2)) * error
+    half = t_quantile(max(dof, 1), 0.5 + level / 2) * error
     return CrossCheck(
         name="isoflop",
         a=float(a),
@@ -357,14 +354,16 @@ def _envelopes(
         piece = np.clip(np.searchsorted(c, x[inside], "right") - 1, 0, len(c) - 2)
         share = (x[inside] - c[piece]) / np.maximum(c[piece + 1] - c[piece], 1e-300)
         curves[:, place, inside] = y[:, piece] + share * (y[:, piece + 1] - y[:, piece])
-    for winner, lowest in zip(np.argmin(curves, axis=1), curves.min(axis=1), strict=True):
-        won = [i for i in range(1, len(sizes) - 1) if (winner == i).any()]
+    inner, grid = np.arange(1, len(sizes) - 1), np.arange(len(x))
+    for winner, lowest in zip(np.argmin(curves, axis=1), np.exp(curves.min(axis=1)), strict=True):
+        places = np.bincount(winner, minlength=len(sizes))
+        won = inner[places[inner] > 0]
         if len(won) < 2:
             yield "fewer than two sizes between the smallest and the largest win anywhere"
             continue
-        means = [(x[winner == i].mean(), np.exp(lowest[winner == i]).mean()) for i in won]
-        budgets, losses = np.array(means).T
-        yield budgets, log_n[won], losses
+        # sums of places on the grid are exact, so that equal means stay equal
+        middle, losses = (np.bincount(winner, v)[won] / places[won] for v in (grid, lowest))
+        yield x[0] + middle * (x[-1] - x[0]) / grid[-1], log_n[won], losses
 
 
 def budgets_of(flops: Floats) -> Floats:

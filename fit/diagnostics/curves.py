@@ -34,13 +34,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import fdtrc
 
 from fit.data.records import Floats, read_curve, window_means
 from fit.data.schedule import whole_recipe
 from fit.data.table import RunTable
 from fit.estimation.solver import Estimate
 from fit.inference.misspecification import Phase
+from fit.inference.resampling import f_tail
 
 FIRST, FIRST_DRAWN = 0.3, 0.1
 """Share of a run from which curves are compared, as warm-ups differ by size, and shown."""
@@ -300,7 +300,7 @@ def _two_way(flat: Floats, codes: NDArray[np.int64]) -> tuple[float, float | Non
     noise = squares / full / flat.shape[1]
     statistic = between / max(noise, 1e-300)
     dims = _dimensions(rest, full)
-    probability = float(fdtrc(more * dims, full * dims, statistic))
+    probability = f_tail(more * dims, full * dims, statistic)
     return float(np.sqrt(max(between - noise, 0.0) / units)), float(np.sqrt(noise)), probability
 
 
@@ -457,7 +457,7 @@ def _lag(tokens: float, share: float, shape: str, gains: list[Floats]) -> Coolin
         lag=float(TAUS[best]),
         gain=float(scale[best] * (1 - left)),
         left=left,
-        probability=float(fdtrc(1, free, statistic)),
+        probability=f_tail(1, free, statistic),
     )
 
 

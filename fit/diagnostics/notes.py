@@ -18,7 +18,7 @@ from fit.estimation.general import GeneralProblem
 from fit.estimation.solver import Estimate
 from fit.estimation.weights import EQUAL
 from fit.inference.misspecification import EVENTS, TERMS, Misfit, Phase
-from fit.inference.resampling import e_is_needed, kappa
+from fit.inference.resampling import e_is_needed, kappa, t_quantile
 from fit.laws.law import Law
 from fit.quantities import count_noun, percent, power, short
 from fit.results import CrossCheck, Fit, Holdout, Influence, Rolled
@@ -252,9 +252,7 @@ def _entropy(fitted: Estimate, without_e: Estimate | None) -> Iterator[Note]:
 
 def _f_quantile(dof: int) -> float:
     """95% quantile of F(1, dof)."""
-    from scipy.special import fdtri
-
-    return float(fdtri(1, max(dof, 1), 0.95))
+    return t_quantile(max(dof, 1), 0.975) ** 2
 
 
 def _checks(holdout: Holdout | None, checks: tuple[CrossCheck, ...]) -> Iterator[Note]:

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import fdtrc
 
 from fit.data.records import Floats
 from fit.data.table import RunTable
 from fit.estimation.general import GeneralProblem
 from fit.estimation.objective import robust_scale
 from fit.estimation.solver import Estimate
+from fit.inference.resampling import f_tail
 from fit.quantities import short, three_digits
 from fit.results import Replicates
 from fit.verdict import Note
@@ -213,7 +213,7 @@ def replicates(
     if between > 0 and pure > 0 and fitted.loss.family.symmetric:  # others miss means by design
         lack = max(float(residual @ residual) - pure, 0.0)
         statistic = lack / between / (pure / within)
-        probability = float(fdtrc(between, within, statistic))
+        probability = f_tail(between, within, statistic)
     return Replicates(
         groups=int((counts > 1).sum()),
         runs=int(several.sum()),
@@ -368,7 +368,7 @@ def _explained(design: Floats, residual: Floats) -> float:
     dof = len(residual) - 5 - more
     if dof < 2 or rest <= 0 or all_ - rest < LEAST_EXPLAINED * all_:
         return 1.0
-    return float(fdtrc(more, dof, (all_ - rest) / more / (rest / dof)))
+    return f_tail(more, dof, (all_ - rest) / more / (rest / dof))
 
 
 def _trajectories(table: RunTable, fitted: Estimate) -> Iterator[Note]:

@@ -24,7 +24,7 @@ from fit.data.table import RunTable
 from fit.diagnostics.approaches import budget_codes
 from fit.estimation.general import GeneralProblem
 from fit.estimation.objective import FitProblem, derivatives
-from fit.estimation.solver import Estimate, estimate, solve
+from fit.estimation.solver import Estimate, estimate, estimate_parts, solve
 from fit.estimation.weights import weights_of
 from fit.inference.misspecification import detect_misfit, widen_by_misfit
 from fit.inference.resampling import sandwich
@@ -152,8 +152,12 @@ def holdout(
     kept = table.take(~out)
     if not _enough(kept, max(LEAST_RUNS, _free(whole)) + 1):
         return None
-    left = table.take(out)
     small = _refit(kept, whole, law=law, loss=loss, delta=delta)
+    return _held_out(small, kept, table.take(out), level)
+
+
+def _held_out(small: Estimate, kept: RunTable, left: RunTable, level: float) -> Holdout:
+    """Predictions of the runs left by a fit to those kept."""
     predicted, inside = _predict(small, kept, left, level)
     ratio = predicted / left.loss - 1
     return Holdout(
@@ -175,6 +179,7 @@ def rolling(
     delta: float | None,
     level: float,
     whole: Estimate | None = None,
+    top: Holdout | None = None,
 ) -> tuple[Rolled, ...]:
     """Predict each larger budget by the law fitted to all below it.
 
@@ -185,30 +190,40 @@ def rolling(
         delta: Huber's threshold.
         level: Of the prediction intervals.
         whole: The fit to all of them.
+        top: The `holdout` of the largest budget, if it is known.
 
     Returns:
         The last `MOST_ROLLED` budgets that enough runs lie below, ascending.
     """
     codes = _steps(table.flops)
-    out: list[Rolled] = []
+    parts: list[NDArray[np.bool_]] = []
     for code in range(int(codes.max()), 0, -1):
-        kept, left = table.take(codes < code), table.take(codes == code)
-        if len(out) == MOST_ROLLED or not _enough(kept, max(LEAST_BELOW, 2 * _free(whole))):
+        enough = _enough(table.take(codes < code), max(LEAST_BELOW, 2 * _free(whole)))
+        if len(parts) == MOST_ROLLED or not enough:
             break
-        small = _refit(kept, whole, law=law, loss=loss, delta=delta)
-        predicted, inside = _predict(small, kept, left, level)
-        ratio = predicted / left.loss - 1
-        out.append(
-            Rolled(
-                budget=float(left.flops.min()),
-                runs=len(left),
-                below=len(kept),
-                mean_relative_error=float(ratio.mean()),
-                max_relative_error=float(np.abs(ratio).max()),
-                covered=float(inside.mean()),
-            )
+        parts.append(codes < code)
+    known = [top] if top is not None and parts else []
+    later = parts[len(known) :]
+    how: dict[str, Any] = {"law": law, "loss": loss, "delta": delta}
+    if whole is not None and isinstance(whole.problem, GeneralProblem):
+        fits = [_refit(table.take(p), whole, **how) for p in later]
+    else:
+        problem = FitProblem.of(table.params, table.tokens, table.loss)
+        fits = estimate_parts(problem, later, **how, weights=weights_of(table)) if later else []
+    for small, part in zip(fits, later, strict=True):
+        left = table.take(codes == codes[part].max() + 1)
+        known.append(_held_out(small, table.take(part), left, level))
+    return tuple(
+        Rolled(
+            budget=held.budget,
+            runs=len(held.runs),
+            below=int(part.sum()),
+            mean_relative_error=held.mean_relative_error,
+            max_relative_error=held.max_relative_error,
+            covered=held.covered or 0.0,
         )
-    return tuple(reversed(out))
+        for held, part in zip(known[::-1], parts[::-1], strict=True)
+    )
 
 
 def _enough(kept: RunTable, least: int) -> bool:

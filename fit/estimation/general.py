@@ -22,7 +22,8 @@ from fit.data.records import Floats
 from fit.data.table import RunTable
 from fit.errors import FitError
 from fit.estimation.objective import LN_E, DerivativeSums, FitProblem, Loss, value
-from fit.laws.law import LEAST_SHARE, RAW, Law, Tangent, slopes_of, value_of
+from fit.laws.families import law as law_named
+from fit.laws.law import LEAST_SHARE, RAW, TWO_TERMS, Law, Tangent, slopes_of, value_of
 
 DIFFERENCE = 1e-5
 """Step of the central differences of the exact gradient that give the law's own curvature."""
@@ -31,7 +32,9 @@ AT_ONCE = 20_000
 EXPONENTS = np.geomspace(0.03, 2.5, 21)
 """Grid of alpha and beta; published exponents lie in 0.1-0.75, tiny models reach 1.5."""
 CELLS = 200_000
-"""Exponents times runs projected at once: 5 MB an array, whatever the number of runs."""
+"""Exponents times runs projected at once: 2 MB an array, whatever the number of runs."""
+NO_E = -80.0
+"""The ln of E where a law has none: beside any loss it is nothing, to the last digit."""
 CANDIDATES, KEPT = 4096, 48
 """Starting points tried for a declared law, and how many of the best are minimised from."""
 SEARCHED = 1000
@@ -190,6 +193,49 @@ class _Tangents:
         return np.asarray(0.5 * (out + out.transpose(0, 2, 1)))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearRestriction:
+    """A law within its problem's coordinates: theta = home + basis u, some variables frozen.
+
+    The fast laws' coordinates are (ln E, ln A, ln B, alpha, beta).
+    """
+
+    basis: Floats
+    """(p, free): identity, alpha and beta sharing a column, or none for what is held."""
+    without_e: bool = False
+
+    @classmethod
+    def of(cls, law: str) -> LinearRestriction:
+        """The restriction of a law in the coordinates of the fast kernel, by the law's name.
+
+        Raises:
+            FitError: No such law.
+        """
+        names = law_named(law).two_terms or TWO_TERMS
+        places = [i if name is None else names.index(name) for i, name in enumerate(names)]
+        basis = np.ascontiguousarray(np.eye(5)[places][:, sorted(set(places))])
+        return cls(basis=basis, without_e=names[LN_E] is None)
+
+    @classmethod
+    def within(cls, problem: FitProblem, law: str) -> LinearRestriction:
+        """The restriction of a law in the coordinates of its problem."""
+        if isinstance(problem, GeneralProblem):
+            return cls(basis=np.eye(len(problem.names))[:, problem.free])
+        return cls.of(law)
+
+    def bounds(self, problem: FitProblem) -> tuple[Floats, Floats]:
+        """Lower and upper bounds of theta, (p,) each; E is `NO_E` where the law has none."""
+        low, high = problem.bounds()
+        if self.without_e:
+            low[LN_E] = high[LN_E] = NO_E
+        return low, high
+
+    @property
+    def free(self) -> int:
+        """Free parameters."""
+        return int(self.basis.shape[1]) - self.without_e
+
+
 def fit_problem(table: RunTable, law: Law, held: Mapping[str, float] | None = None) -> FitProblem:
     """Runs as the solver takes them for a law: the fast kernel where there is one.
 
@@ -297,8 +343,7 @@ def _declared(
 
 def local_minima(problem: FitProblem, weights: Floats, *, without_e: bool) -> Floats:
     """Starting points: local minima of the profiled least squares over the exponents, (k, 5)."""
-    alpha, beta = (g.ravel() for g in np.meshgrid(EXPONENTS, EXPONENTS, indexing="ij"))
-    scales, cost = project(problem, alpha, beta, weights, without_e=without_e)
+    scales, cost = _project(problem, weights, without_e=without_e)
     surface = cost.reshape(len(EXPONENTS), -1)
     padded = np.pad(surface, 1, constant_values=np.inf)
     neighbours = [
@@ -312,28 +357,31 @@ def local_minima(problem: FitProblem, weights: Floats, *, without_e: bool) -> Fl
     logs = np.log(np.maximum(scales[lowest], tiny))
     if without_e:
         logs[:, 0] = problem.bounds()[0][LN_E]
-    return np.column_stack([logs, alpha[lowest], beta[lowest]])
+    alpha, beta = (EXPONENTS[i] for i in np.divmod(lowest, len(EXPONENTS)))
+    return np.column_stack([logs, alpha, beta])
 
 
-def project(
-    problem: FitProblem, alpha: Floats, beta: Floats, weights: Floats, *, without_e: bool = False
-) -> tuple[Floats, Floats]:
-    """Best non-negative (E, A, B) at each (alpha, beta) in relative least squares.
+def _project(problem: FitProblem, weights: Floats, *, without_e: bool) -> tuple[Floats, Floats]:
+    """Best non-negative (E, A, B) at each (alpha, beta) of the grid in relative least squares.
 
     Returns:
         Scales (k, 3) at the centre of the data, and the sum of squared relative errors (k,).
     """
-    gram, right = np.zeros((len(alpha), 3, 3)), np.zeros((len(alpha), 3))
-    size = max(1, CELLS // len(alpha))
+    count = len(EXPONENTS)
+    powers = np.zeros((2 * count + 1, 2))  # of N and D in every column: E's, A's, then B's
+    powers[1 : count + 1, 0] = powers[count + 1 :, 1] = -EXPONENTS
+    products, sums = np.zeros((len(powers), len(powers))), np.zeros(len(powers))
+    size = max(1, CELLS // len(powers))
     for part in (slice(k, k + size) for k in range(0, len(problem.y), size)):
-        x, z, y = problem.x[part], problem.z[part], problem.y[part]
-        a, b = np.exp(-alpha[:, None] * x - y), np.exp(-beta[:, None] * z - y)
-        columns = np.stack([np.broadcast_to(np.exp(-y), a.shape), a, b], axis=1)
+        columns = np.exp(powers @ np.stack([problem.x[part], problem.z[part]]) - problem.y[part])
         weighed = columns * weights[part]
-        gram += weighed @ columns.transpose(0, 2, 1)
-        right += weighed.sum(axis=2)
-    best = np.full(len(alpha), np.inf)
-    scales = np.zeros((len(alpha), 3))
+        products += weighed @ columns.T
+        sums += weighed.sum(axis=1)
+    a, b = (1 + g.ravel() for g in np.indices((count, count)))
+    places = np.stack([np.zeros_like(a), a, count + b], axis=1)
+    gram, right = products[places[:, :, None], places[:, None, :]], sums[places]
+    best = np.full(len(places), np.inf)
+    scales = np.zeros((len(places), 3))
     for active in itertools.chain.from_iterable(
         itertools.combinations(range(without_e, 3), size) for size in (1, 2, 3)
     ):

@@ -9,8 +9,11 @@ the last, exact steps.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +23,7 @@ from fit.estimation.general import (
     CANDIDATES,
     KEPT,
     GeneralProblem,
+    LinearRestriction,
     candidates,
     local_minima,
     lowest,
@@ -30,19 +34,17 @@ from fit.estimation.objective import (
     BETA,
     HUBER_EFFICIENCY,
     LN_E,
+    LOSSES,
     FitProblem,
     Loss,
     derivatives,
     majorant,
     robust_scale,
 )
-from fit.laws.families import law as law_named
-from fit.laws.law import NO_E_SHARE, TWO_TERMS
+from fit.laws.law import NO_E_SHARE
 
 BASINS = 8
 """Minima of least squares that are followed to a declared law's robust loss."""
-NO_E = -80.0
-"""The ln of E where a law has none: beside any loss it is nothing, to the last digit."""
 DELTA = 1e-3
 """Huber's threshold on ln loss where none is given: Hoffmann et al. 2022, sec. 3.3."""
 SMALL_E = 1e-2
@@ -54,51 +56,10 @@ LONGEST = 2.0
 """Most that a variable moves in one step."""
 TOLERANCE = 1e-13
 """Relative fall of the objective in one step that counts as none."""
+ROUNDS = 3
+"""Of the scale and the fit about which it is measured; the third moves the scale below 1%."""
 UNDAMPED = 1e-3
 """Damping up to which the slope along a step says what there is to gain."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinearRestriction:
-    """A law within its problem's coordinates: theta = home + basis u, some variables frozen.
-
-    The fast laws' coordinates are (ln E, ln A, ln B, alpha, beta).
-    """
-
-    basis: Floats
-    """(p, free): identity, alpha and beta sharing a column, or none for what is held."""
-    without_e: bool = False
-
-    @classmethod
-    def of(cls, law: str) -> LinearRestriction:
-        """The restriction of a law in the coordinates of the fast kernel, by the law's name.
-
-        Raises:
-            FitError: No such law.
-        """
-        names = law_named(law).two_terms or TWO_TERMS
-        places = [i if name is None else names.index(name) for i, name in enumerate(names)]
-        basis = np.ascontiguousarray(np.eye(5)[places][:, sorted(set(places))])
-        return cls(basis=basis, without_e=names[LN_E] is None)
-
-    @classmethod
-    def within(cls, problem: FitProblem, law: str) -> LinearRestriction:
-        """The restriction of a law in the coordinates of its problem."""
-        if isinstance(problem, GeneralProblem):
-            return cls(basis=np.eye(len(problem.names))[:, problem.free])
-        return cls.of(law)
-
-    def bounds(self, problem: FitProblem) -> tuple[Floats, Floats]:
-        """Lower and upper bounds of theta, (p,) each; E is `NO_E` where the law has none."""
-        low, high = problem.bounds()
-        if self.without_e:
-            low[LN_E] = high[LN_E] = NO_E
-        return low, high
-
-    @property
-    def free(self) -> int:
-        """Free parameters."""
-        return int(self.basis.shape[1]) - self.without_e
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +72,12 @@ class Solution:
     """(S,)."""
     converged: NDArray[np.bool_]
     """(S,)."""
+
+    def rows(self, some: NDArray[Any]) -> Solution:
+        """Some of them."""
+        return Solution(
+            theta=self.theta[some], value=self.value[some], converged=self.converged[some]
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,14 +155,69 @@ def estimate(
         if few is not problem:
             more = _minima(few, more, chosen, w_few, family)
         minima = _polished(problem, np.concatenate([minima.theta, more]), chosen, w, family)
-    minima = _with_e_at_zero(problem, minima, chosen, w, family)
+    return _best(problem, minima, chosen, w, family)
+
+
+def estimate_parts(
+    problem: FitProblem,
+    parts: Sequence[NDArray[np.bool_]],
+    *,
+    law: str,
+    loss: str,
+    delta: float | None = None,
+    weights: Floats | None = None,
+) -> list[Estimate]:
+    """Fit a two-term law to several parts of its runs, as `estimate` does, all of them at once.
+
+    Args:
+        problem: All runs.
+        parts: Which runs are in a part, (n,) each.
+        law: Name of a two-term law.
+        loss: One of `objective.LOSSES`; one by one where its scale is not measured.
+        delta: Huber's threshold, as in `estimate`.
+        weights: Weight per run, positive, (n,).
+    """
+    own = np.ones(len(problem.y)) if weights is None else weights
+    w = np.array([own * part / own[part].mean() for part in parts])
+    kept = [row[None, part] for row, part in zip(w, parts, strict=True)]
+    some = [problem.part(part) for part in parts]
+    family, deviations = LinearRestriction.of(law), LOSSES[loss].deviations
+    if deviations is None:
+        how: dict[str, Any] = {"law": law, "loss": loss, "delta": delta}
+        return [estimate(p, **how, weights=v[0]) for p, v in zip(some, kept, strict=True)]
+    starts = [_starts(problem, family, row[None]) for row in w]
+    of = np.repeat(np.arange(len(parts)), [len(s) for s in starts])
+
+    def minima(theta: Floats, step: Loss) -> tuple[list[Solution], Floats, Floats]:
+        """Minima of each part, all their thetas, and the scales about the best of each."""
+        found = solve(problem, theta, w[of], step, family)
+        moved = [problem.about(p.centre, found.theta) for p in some]
+        each = [dataclasses.replace(found, theta=t).rows(of == i) for i, t in enumerate(moved)]
+        best = [e.theta[np.argmin(e.value)] for e in each]
+        scales = [_scale(p, t, v[0], family) for p, t, v in zip(some, best, kept, strict=True)]
+        return each, found.theta, np.array(scales)
+
+    _, theta, scale = minima(np.concatenate(starts), Loss(name="l2"))
+    for _ in range(ROUNDS):
+        rough = Loss(name="huber", scale=HUBER_EFFICIENCY * scale[of, None])
+        _, theta, scale = minima(theta, rough)
+    each = minima(theta, Loss(name=loss, scale=deviations * scale[of, None]))[0]
+    last = [Loss(name=loss, scale=deviations * float(s)) for s in scale]
+    return [_best(*part, family) for part in zip(some, each, last, kept, strict=True)]
+
+
+def _best(
+    problem: FitProblem, minima: Solution, loss: Loss, w: Floats, family: LinearRestriction
+) -> Estimate:
+    """The estimate where the best of these minima is, or one with E at zero; weights (1, n)."""
+    minima = _with_e_at_zero(problem, minima, loss, w, family)
     order = np.argsort(minima.value, kind="stable")
     theta = minima.theta[order[0]]
     residual = problem.residual(theta)
     return Estimate(
         problem=problem,
         family=family,
-        loss=chosen,
+        loss=loss,
         theta=theta,
         value=float(minima.value[order[0]]),
         converged=bool(minima.converged[order[0]]),
@@ -204,9 +226,7 @@ def estimate(
         noise=robust_scale(np.sqrt(w[0]) * residual, family.free),
         weights=w[0],
         basins=_basins(problem, minima),
-        minima=Solution(
-            theta=minima.theta[order], value=minima.value[order], converged=minima.converged[order]
-        ),
+        minima=minima.rows(order),
     )
 
 
@@ -247,7 +267,7 @@ def _final_loss(
         return Loss(name=name, scale=DELTA if delta is None else delta), starts
     if plain.family.deviations is None:
         return plain, starts
-    for _ in range(3):  # the scale and the fit settle together; the third round moves it below 1%
+    for _ in range(ROUNDS):
         rough = Loss(name="huber", scale=HUBER_EFFICIENCY * scale)
         minima = solve(problem, starts, np.repeat(weights, len(starts), axis=0), rough, family)
         starts = minima.theta
@@ -348,21 +368,23 @@ def solve(
     theta = np.clip(starts, low, high)
     objective, gradient, hessian = derivatives(problem, theta, weights, loss, exact=exact)
     damping = np.full(len(theta), 1e-4)
-    open_ = np.arange(len(theta))
+    open_, w = np.arange(len(theta)), weights
     second = exact or not isinstance(problem, GeneralProblem)
     for _ in range(STEPS):
-        t, w, some = theta[open_], weights[open_], problem.subset(open_)
+        t, some = theta[open_], problem.subset(open_)
         slopes = (gradient[open_], hessian[open_], damping[open_])
-        step, size = _step(some, t, w, loss, family, slopes, exact=second)
+        own = loss.subset(open_)
+        step, size = _step(some, t, w, own, family, slopes, exact=second)
         trial = np.clip(t + step, low, high)
         ahead = np.abs(np.einsum("sp,sp->s", gradient[open_], trial - t))
         last = (ahead <= TOLERANCE * objective[open_]) & (damping[open_] <= UNDAMPED)
         theta[open_[last]] = trial[last]  # what it would gain is nothing: it is not looked at
-        open_, trial, size = open_[~last], trial[~last], size[~last]
+        if last.any():
+            open_, trial, size, w = open_[~last], trial[~last], size[~last], w[~last]
         if not len(open_):
             break
-        some = problem.subset(open_)
-        after, *new = derivatives(some, trial, weights[open_], loss, exact=exact)
+        own = loss.subset(open_)
+        after, *new = derivatives(problem.subset(open_), trial, w, own, exact=exact)
         fall = objective[open_] - after
         better = fall >= 0
         moved = open_[better]
@@ -371,7 +393,8 @@ def solve(
         damping[open_] = np.maximum(np.where(better, 0.1, 8.0) * damping[open_], 1e-12)
         settled = better & (fall <= TOLERANCE * (np.abs(after) + 1e-300))
         stuck = ~better & ((damping[open_] > 1e10) | (size < 1e-14))
-        open_ = open_[~(settled | stuck)]
+        if (settled | stuck).any():
+            open_, w = open_[~(settled | stuck)], w[~(settled | stuck)]
         if not len(open_):
             break
     converged = np.ones(len(theta), dtype=bool)
@@ -408,7 +431,7 @@ def _step(
         h[:, level, level] -= g[:, level]
     bent = np.flatnonzero(~_positive(_held(h, held)))
     if len(bent):
-        major = majorant(problem.subset(bent), theta[bent], weights[bent], loss)
+        major = majorant(problem.subset(bent), theta[bent], weights[bent], loss.subset(bent))
         h[bent] = basis.T @ major @ basis
     u = _damped(g, h, held, damping)
     least, most = np.maximum(low - theta, -LONGEST), np.minimum(high - theta, LONGEST)

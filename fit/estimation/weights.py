@@ -155,8 +155,6 @@ def join_copies(
         columns: Further columns by which runs differ.
         noise: Standard deviation of ln loss about the law.
     """
-    from scipy.special import bdtrc
-
     order, same = _sorted_cells(table, columns)
     cells = np.concatenate([[0], np.cumsum(~same)])
     count = np.bincount(cells)[cells][1:]
@@ -166,12 +164,15 @@ def join_copies(
     copies[order[1:][linked]] = copies[order[:-1][linked]] = True
     codes = np.unique(table.cluster, return_inverse=True)[1]
     pairs = codes[order[:-1][linked]], codes[order[1:][linked]]
-    chance = bdtrc(linked.sum() - 1, same.sum(), BY_CHANCE)
-    if chance > UNLIKELY or not (pairs[0] != pairs[1]).any():
-        return table, np.zeros(len(table), dtype=bool)
+    none = table, np.zeros(len(table), dtype=bool)
+    if not (pairs[0] != pairs[1]).any():
+        return none
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
+    from scipy.special import bdtrc
 
+    if bdtrc(linked.sum() - 1, same.sum(), BY_CHANCE) > UNLIKELY:
+        return none
     graph = coo_array((np.ones(len(pairs[0])), pairs), shape=(codes.max() + 1,) * 2)
     joined = connected_components(graph, directed=False)[1].astype(np.int64)
     return dataclasses.replace(table, cluster=joined[codes]), copies

@@ -88,7 +88,7 @@ def calibration(ledger: Ledger) -> Calibration:
     Args:
         ledger: The ledger; forecasts that do not count are left out.
     """
-    from scipy import stats
+    from scipy.special import betaincinv, ndtri, stdtr
 
     entries = ledger.counted
     k, n = ledger.hits, len(entries)
@@ -97,15 +97,15 @@ def calibration(ledger: Ledger) -> Calibration:
             counted=0, hits=0, promised=None, low=None, high=None, bias=None, width=None
         )
     pairs = [(e.outcome.verdict.z, e.forecast.expected.dof) for e in entries if e.outcome]
-    probabilities = [float(stats.t.cdf(z, dof)) for z, dof in pairs]
-    scores = [float(stats.norm.ppf(min(max(p, 1e-12), 1 - 1e-12))) for p in probabilities]
+    probabilities = [float(stdtr(dof, z)) for z, dof in pairs]
+    scores = [float(ndtri(min(max(p, 1e-12), 1 - 1e-12))) for p in probabilities]
     tail = (1 - SURE) / 2
     return Calibration(
         counted=n,
         hits=k,
         promised=ledger.level,
-        low=float(stats.beta.ppf(tail, k, n - k + 1)) if k else 0.0,
-        high=float(stats.beta.ppf(1 - tail, k + 1, n - k)) if k < n else 1.0,
+        low=float(betaincinv(k, n - k + 1, tail)) if k else 0.0,
+        high=float(betaincinv(k + 1, n - k, 1 - tail)) if k < n else 1.0,
         bias=sum(scores) / n,
         width=math.sqrt(sum(s * s for s in scores) / n),
         interval_score=sum(e.outcome.verdict.interval_score for e in entries if e.outcome) / n,

@@ -28,7 +28,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, stdtrit
 
 from fit.data.records import Floats
 from fit.data.table import RunTable
@@ -41,6 +40,7 @@ from fit.inference.forecast_prior import (
     SHAPES,
     Prior,
 )
+from fit.inference.resampling import t_quantile
 from fit.laws.forecast import FORECAST, Frame
 from fit.results import ForecastLaw
 
@@ -71,6 +71,8 @@ KEPT = 0.95
 """Share of the runs beyond a cut that count, the nearest to the forecast."""
 STEPS, SCREENING = 60, 6
 """Most steps of a search, and of its first look at each start."""
+MOST_REFUSED = 8
+"""Shorter and shorter steps that a search tries in a row."""
 SETTLED, SMALL = 1e-7, 1e-4
 FEWEST_DOF = 3.0
 SHORT = 0.25
@@ -151,7 +153,7 @@ def forecast(table: RunTable, level: float, prior: Prior = POPULATION) -> Foreca
     dof = DISCREPANCY_DOF + len(rolled)
     share = math.sqrt(squares / dof)
     tail = 0.5 + level / 2
-    quantile = float(stdtrit(whole.dof, tail))
+    quantile = t_quantile(whole.dof, tail)
     shift = shift_by_short_runs(runs, whole, quantile, share, prior)
     weight = weight_of_two_terms(whole, prior, [rest for _, *rest in rolled])
     drawn = posterior_of(runs, prior.drawn_to_two_terms(weight)) if weight > 0 else None
@@ -162,7 +164,7 @@ def forecast(table: RunTable, level: float, prior: Prior = POPULATION) -> Foreca
             math.sqrt(weight * EXACT**2 + (1 - weight) * missed**2) for missed in (share, VALLEY)
         )
     # One quantile serves all: the discrepancy's own reference is folded into its variance.
-    own = float(stdtrit(dof + 2, tail)) / quantile
+    own = t_quantile(dof + 2, tail) / quantile
     covariance = np.zeros((len(FORECAST), len(FORECAST)))
     scale = np.ones(SHAPES)
     scale[[2, 4, 5]] = np.exp(whole.mode[[2, 4, 5]])  # alpha, beta, k themselves, not their ln
@@ -208,7 +210,7 @@ def weight_of_two_terms(wide: Posterior, prior: Prior, rolled: Sequence[Sequence
     for level, variance in rolled:
         exact, wrong = variance + EXACT**2, variance + DISCREPANCY**2
         odds += 0.5 * (level**2 / wrong + math.log(wrong) - level**2 / exact - math.log(exact))
-    return min(max(0.0, 2 * float(expit(odds)) - 1), MOST_WEIGHT)
+    return min(max(0.0, math.tanh(odds / 2)), MOST_WEIGHT)
 
 
 def shortest(tokens: Floats) -> float:
@@ -255,13 +257,12 @@ def posterior_of(runs: Runs, prior: Prior = POPULATION) -> Posterior | None:
         log_product=float(runs.log_params[top] + runs.log_tokens[top]),
     )
     search = _Search(frame=frame, runs=runs, weight=weight, before=prior)
-    looks = [search.descend(start, SCREENING) for start in search.starts()]
-    best = sorted((look for look in looks if look is not None), key=lambda found: found[1])[:2]
-    ends = [end for p, _, _ in best if (end := search.descend(p, STEPS)) is not None]
-    if not ends:
+    looks, value, _ = search.descend(search.starts(), SCREENING)
+    ends, value, scale = search.descend(looks[np.argsort(value, kind="stable")[:2]], STEPS)
+    if not len(ends):
         return None
-    mode, _, scale = min(ends, key=lambda found: found[1])
-    return search.posterior(mode, scale)
+    best = int(np.argmin(value))
+    return search.posterior(ends[best], float(scale[best]))
 
 
 def cuts(log_flops: Floats) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
@@ -312,72 +313,81 @@ class _Search:
         """Middle of the prior of these runs."""
         return np.asarray(self.before.centre + np.eye(SHAPES)[0] * self.runs.log_loss.min())
 
-    def starts(self) -> Iterator[Floats]:
-        """Where searches begin: E and the exponents from a small grid, both terms alike."""
+    def starts(self) -> Floats:
+        """Where searches begin (9, 8): E and the exponents from a small grid, both terms alike."""
         losses = np.exp(self.runs.log_loss)
         least, middle = float(losses.min()), float(np.median(losses))
+        starts = []
         for share in (0.5, 0.8, 0.95):
             term = math.log(max(middle - share * least, 1e-3 * least) / 2)
             for alpha, beta in ((0.3, 0.3), (0.6, 0.4), (0.3, 0.6)):
                 shape = [math.log(share * least), term, math.log(alpha), term, math.log(beta)]
-                yield np.array([*shape, 0.0, 0.0, 0.0])
+                starts.append([*shape, 0.0, 0.0, 0.0])
+        return np.array(starts)
 
-    def prior(self, p: Floats) -> tuple[float, Floats]:
-        """Minus the ln of the prior and the precision that stands for it at p, (8,)."""
+    def prior(self, p: Floats) -> tuple[Floats, Floats]:
+        """Minus the ln of the prior (...) and the precision that stands for it at p, (..., 8)."""
         off = (p - self.middle) / self.before.spread
-        value = 0.5 * (PRIOR_DOF + 1) * np.log1p(off**2 / PRIOR_DOF).sum()
-        return float(value), (PRIOR_DOF + 1) / (PRIOR_DOF + off**2) / self.before.spread**2
+        value = 0.5 * (PRIOR_DOF + 1) * np.log1p(off**2 / PRIOR_DOF).sum(axis=-1)
+        return value, (PRIOR_DOF + 1) / (PRIOR_DOF + off**2) / self.before.spread**2
 
-    def value(self, p: Floats, residual: Floats, scale: float) -> float:
-        """Minus the ln of the posterior, up to a constant."""
-        u = np.abs(residual) * np.sqrt(self.weight) / scale
+    def value(self, p: Floats, residual: Floats, scale: Floats) -> Floats:
+        """Minus the ln of the posterior, up to a constant, (S,)."""
+        u = np.abs(residual) * np.sqrt(self.weight) / scale[:, None]
         loss = np.where(u < HUBER, 0.5 * u**2, HUBER * u - 0.5 * HUBER**2)
-        return float(loss.sum() + len(u) * math.log(scale) + self.prior(p)[0])
+        return np.asarray(loss.sum(axis=1) + u.shape[1] * np.log(scale) + self.prior(p)[0])
 
-    def scale(self, residual: Floats) -> float:
-        """Noise of the weighted residuals: their median, as of normal ones."""
-        n = len(residual)
-        median = float(np.median(np.abs(residual) * np.sqrt(self.weight)))
-        return max(1.4826 * median * math.sqrt(n / max(1, n - 5)), LEAST_NOISE)
+    def scale(self, residual: Floats) -> Floats:
+        """Noise of the weighted residuals: their median, as of normal ones, (S,)."""
+        n = residual.shape[1]
+        median = np.median(np.abs(residual) * np.sqrt(self.weight), axis=1)
+        scale = 1.4826 * median * math.sqrt(n / max(1, n - 5))
+        return np.asarray(np.maximum(scale, LEAST_NOISE))
 
     def at(self, p: Floats) -> tuple[Floats, Floats]:
-        """Residuals (n,) and derivatives of the law (n, 8)."""
+        """Residuals (..., n) and derivatives of the law (..., n, 8) at p (..., 8)."""
         x = self.runs.log_params - self.frame.log_params
         y = self.runs.log_tokens - self.frame.log_tokens
         with np.errstate(all="ignore"):
             value, slopes = _law(self.frame, p, x, y)
         return self.runs.log_loss - value, slopes
 
-    def descend(self, p: Floats, steps: int) -> tuple[Floats, float, float] | None:
-        """Parameters, objective and noise where the search from p ends; None for a wild start."""
+    def descend(self, p: Floats, steps: int) -> tuple[Floats, Floats, Floats]:
+        """Parameters (S, 8), objective and noise (S,) where searches end, wild starts left out."""
         residual, slopes = self.at(p)
-        if not np.isfinite(residual).all():
-            return None
-        damping, scale = 1e-2, self.scale(residual)
+        fine = np.isfinite(residual).all(axis=1)
+        p, residual, slopes = p[fine], residual[fine], slopes[fine]
+        scale = self.scale(residual)
         value = self.value(p, residual, scale)
-        for _ in range(steps):
-            u = np.abs(residual) * np.sqrt(self.weight) / scale
-            pull = self.weight * np.minimum(1.0, HUBER / np.maximum(u, 1e-12)) / scale**2
-            precision = self.prior(p)[1]
-            hessian = slopes.T @ (pull[:, None] * slopes) + np.diag(precision)
-            gradient = slopes.T @ (pull * residual) - precision * (p - self.middle)
-            for _ in range(8):
-                damped = hessian + damping * np.diag(np.diag(hessian))
-                step = np.clip(np.linalg.solve(damped, gradient), -1, 1)
-                moved, moved_slopes = self.at(p + step)
-                if np.isfinite(moved).all() and np.isfinite(moved_slopes).all():
-                    reached = self.value(p + step, moved, scale)
-                    if reached <= value + 1e-12:
-                        break
-                damping *= 5
-            else:
-                break
-            settled = value - reached < SETTLED * (1 + abs(value)) and np.abs(step).max() < SMALL
-            p, residual, slopes = p + step, moved, moved_slopes
-            damping, scale = max(damping / 5, 1e-9), self.scale(residual)
-            value = self.value(p, residual, scale)
-            if settled:
-                break
+        damping, made, refused = np.full(len(p), 1e-2), np.zeros(len(p)), np.zeros(len(p))
+        open_ = np.arange(len(p))
+        while len(open_):
+            now, r, s, noise = (v[open_] for v in (p, residual, slopes, scale))
+            u = np.abs(r) * np.sqrt(self.weight) / noise[:, None]
+            pull = self.weight * np.minimum(1.0, HUBER / np.maximum(u, 1e-12)) / noise[:, None] ** 2
+            precision = self.prior(now)[1]
+            turned = s.transpose(0, 2, 1)
+            hessian = (turned * pull[:, None]) @ s + precision[:, None] * np.eye(SHAPES)
+            gradient = (turned @ (pull * r)[..., None])[..., 0] - precision * (now - self.middle)
+            hessian *= 1 + damping[open_, None, None] * np.eye(SHAPES)
+            step = np.clip(np.linalg.solve(hessian, gradient[..., None])[..., 0], -1, 1)
+            moved, moved_slopes = self.at(now + step)
+            reached = self.value(now + step, moved, noise)
+            fine = np.isfinite(moved).all(axis=1) & np.isfinite(moved_slopes).all(axis=(1, 2))
+            better = fine & (reached <= value[open_] + 1e-12)
+            little = value[open_] - reached < SETTLED * (1 + np.abs(value[open_]))
+            settled = better & little & (np.abs(step).max(axis=1) < SMALL)
+            some, others = open_[better], open_[~better]
+            p[some] += step[better]
+            residual[some], slopes[some] = moved[better], moved_slopes[better]
+            scale[some] = self.scale(residual[some])
+            value[some] = self.value(p[some], residual[some], scale[some])
+            damping[some] = np.maximum(damping[some] / 5, 1e-9)
+            damping[others] *= 5
+            made[some] += 1
+            refused[some] = 0
+            refused[others] += 1
+            open_ = open_[~settled & (made[open_] < steps) & (refused[open_] < MOST_REFUSED)]
         return p, value, scale
 
     def posterior(self, mode: Floats, scale: float) -> Posterior:
@@ -419,17 +429,18 @@ class _Search:
 
 
 def _law(frame: Frame, p: Floats, x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """The ln L (n,) and its derivatives by the parameters (n, 8); see `fit.laws.forecast`."""
-    alpha, beta, k = np.exp(p[[2, 4, 5]])
-    t = {"E": p[0], "A": p[1], "B": p[3], "alpha": alpha, "beta": beta, "k": k}
-    t |= {"g_N": p[6], "g_D": p[7]}
+    """The ln L (..., n) and its derivatives (..., n, 8) by p (..., 8); see `fit.laws.forecast`."""
+    e, a, log_alpha, b, log_beta, log_k, of_size, of_length = np.moveaxis(p, -1, 0)[..., None]
+    alpha, beta, k = np.exp(log_alpha), np.exp(log_beta), np.exp(log_k)
+    t = {"E": e, "A": a, "B": b, "alpha": alpha, "beta": beta, "k": k}
+    t |= {"g_N": of_size, "g_D": of_length}
     (a, b), bends = frame.log_sides(frame.reaches(t), x, y)
     both = np.logaddexp(a, b)
-    value = np.logaddexp(p[0], k * both)
+    value = np.logaddexp(e, k * both)
     rest = np.exp(k * both - value)  # (L - E) / L
     size, length = k * rest * np.exp(a - both), k * rest * np.exp(b - both)
     columns = [
-        *(np.exp(p[0] - value), size, -size * alpha * x, length, -length * beta * y),
+        *(np.exp(e - value), size, -size * alpha * x, length, -length * beta * y),
         *(k * rest * both, -size * bends[0], -length * bends[1]),
     ]
-    return value, np.stack(columns, axis=1)
+    return value, np.stack(columns, axis=-1)

@@ -43,7 +43,6 @@ from fit.report.plots import (
     legend_order,
 )
 from fit.report.tables import math_power
-from fit.results import loss_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -162,7 +161,7 @@ def next_price(ax: Axes, source: ScalingLaw, best: FrontierBand, price: Interval
     ax.set_ylim(0.5 * min(shown.min(), best.flops[0]), 3 * shown.max())
     plots.flops_axis(ax.xaxis)
     plots.flops_axis(ax.yaxis)
-    plots.style_axes(ax, x=C_LABEL, y=f"Next 0.01 {loss_unit(source.convention)} [FLOP]")
+    plots.style_axes(ax, x=C_LABEL, y="Additional FLOP")
     legend(ax, legend_order(source, "equal to the budget")[1:])
     return ax
 

@@ -18,6 +18,7 @@ from fit.data.records import Floats, fields_of, parse_document, read_curve
 from fit.data.table import RunTable, score_columns
 from fit.errors import FitError, RecordError
 from fit.files import csv_text
+from fit.inference.resampling import t_quantile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -304,12 +305,10 @@ def by_shape(
 
 def _excess(values: Any) -> SkillExcess:
     """Mean and half of its interval."""
-    from scipy.special import stdtrit
-
     count = len(values)
     if count < 2:
         return SkillExcess(mean=float(values.mean()), error=math.inf)
-    reach = float(stdtrit(count - 1, 0.5 + SKILL_LEVEL / 2))
+    reach = t_quantile(count - 1, 0.5 + SKILL_LEVEL / 2)
     return SkillExcess(
         mean=float(values.mean()), error=float(reach * values.std(ddof=1) / math.sqrt(count))
     )

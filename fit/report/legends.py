@@ -121,7 +121,8 @@ def contour_places(ax: Axes, lines: Sequence[Sequence[Floats]]) -> list[tuple[fl
         line = max(parts, key=len)
         at = ax.transData.transform(line)
         room = np.minimum(at - frame.min, frame.max - at).min(axis=1)
-        gap = np.linalg.norm(at[:, None] - taken, axis=2).min(axis=1)
+        across, up = (at[:, i, None] - taken[:, i] for i in (0, 1))
+        gap = np.sqrt((across**2 + up**2).min(axis=1))
         best = int(np.argmax(np.minimum(room, gap)))
         if room[best] > 0.02 * frame.width:
             places.append((float(line[best, 0]), float(line[best, 1])))

@@ -80,7 +80,7 @@ def report_content(
     inputs = inputs or figure_inputs(source, request, asked)
     asked = inputs.asked
     recommendation = inputs.answers[-1] if inputs.best is not None else None
-    notes, further, assumption = _notes(fit, recommendation)
+    notes, further, assumption = _notes(fit, recommendation, inputs.verdict)
     sections = report_sections(inputs, drawn, recommendation, ledger, further)
     first = figure_block(FIRST_FIGURE, inputs, drawn)
     brief = brief_sections(inputs, folder or "FOLDER", drawn)
@@ -297,19 +297,20 @@ def _approach_check(fit: Fit) -> list[str]:
 
 
 def _notes(
-    fit: Fit, recommendation: Answer | None
+    fit: Fit, recommendation: Answer | None, verdict: Verdict
 ) -> tuple[list[list[str]], tuple[tuple[str, str], ...], list[str]]:
-    """Notes on the answer and the fit, the most severe first, one of a kind: [severity, text].
+    """Notes on the answer and the fit, the most important first, one of a kind: [severity, text].
+
+    That of the verdict is left with what it says beyond the reason, which page 1 gives.
 
     Returns:
         Those of page 2, those of the appendix, and what every answer assumes.
     """
-    order = ("serious", "warning", "info")
     warnings = () if recommendation is None else recommendation.warnings
     codes = {n.code for n in warnings}
     notes: list[Note] = [*warnings, *(n for n in fit.notes if n.code not in codes)]
     kinds: dict[str, dict[str, Note]] = {}
-    for note in sorted(notes, key=lambda n: order.index(n.severity)):
+    for note in verdict.ranked(notes):
         kinds.setdefault(note.code, {})[note.message] = note
     rows = []
     for same in list(kinds.values())[: MOST_NOTES + MOST_FURTHER]:

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from scipy.special import expit
 
 from fit.data.records import Floats
@@ -145,6 +144,8 @@ def fit_sigmoid(runs: ScoredRuns) -> Sigmoid:
     Args:
         runs: At least as many as it has parameters, over several values of each feature.
     """
+    from scipy.optimize import minimize  # its import takes a third of a second
+
     low, high = runs.features.min(axis=0), runs.features.max(axis=0)
     curve = Sigmoid(
         centre=(low + high) / 2,

@@ -1,8 +1,8 @@
 """Text to a tokenised corpus: the cached folder of shards, and the held-out split.
 
-`open_corpus` tokenises documents once into a cached folder of shards, the ends of the documents and
-the tokenizer, and splits them. A document that occurs again is left out. Each document ends with
-the tokenizer's end token, which no text can contain, where it has one.
+`open_corpus` tokenises documents once into a cached folder (`corpus_folder`) of shards, the ends of
+the documents and the tokenizer, and splits them. A document that occurs again is left out. Each
+document ends with the tokenizer's end token, which no text can contain, where it has one.
 
 `split` chooses the documents that are held out, no more than needed. The folder is the same for
 every split and cap, which only choose intervals of it. A document's place in the draw is a keyed
@@ -183,11 +183,11 @@ def content_key(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
 
 
-def open_corpus(documents: Documents, config: DataConfig, seq_len: int) -> TokenizedCorpus:
-    """Open the tokenised corpus of some documents, tokenising them unless the cache has it.
+def corpus_folder(documents: Documents, config: DataConfig) -> tuple[Path, Tokenizer | None]:
+    """The folder of some documents' tokens, and their tokenizer if it is trained already.
 
     Raises:
-        PlanError: The tokenizer is unknown, or there is no text or too little of it.
+        PlanError: The tokenizer is unknown.
     """
     existing = open_existing(config.tokenizer) if is_existing(config.tokenizer) else None
     if existing is None and config.tokenizer not in TOKENIZERS:
@@ -202,10 +202,17 @@ def open_corpus(documents: Documents, config: DataConfig, seq_len: int) -> Token
         if config.vocab is None:
             raise PlanError("data.vocab is null; a bpe needs its size, such as data.vocab=1024.")
         identity["vocab"] = config.vocab
-    folder = build_once(
-        cache_folder(config.cache) / "corpora" / digest(identity),
-        lambda empty: _build(empty, documents, config, existing),
-    )
+    return cache_folder(config.cache) / "corpora" / digest(identity), existing
+
+
+def open_corpus(documents: Documents, config: DataConfig, seq_len: int) -> TokenizedCorpus:
+    """Open the tokenised corpus of some documents, tokenising them unless the cache has it.
+
+    Raises:
+        PlanError: The tokenizer is unknown, or there is no text or too little of it.
+    """
+    folder, existing = corpus_folder(documents, config)
+    build_once(folder, lambda empty: _build(empty, documents, config, existing))
     meta = json.loads((folder / META).read_text())
     named = meta.get("heldout_documents", 0)
     if not named:

@@ -30,7 +30,7 @@ from sweep.data.mixture import MixtureSource
 from sweep.data.rows import CorpusSource, TokenizedCorpus, TokenSource
 from sweep.data.shards import open_shards
 from sweep.data.stories import StoriesSource
-from sweep.data.text import open_hub, open_text
+from sweep.data.text import open_hub, open_text, unfetched
 from sweep.data.tokenizers import is_existing, open_existing
 from sweep.plugins import PlugIn, read_options
 
@@ -190,6 +190,15 @@ def describe(config: DataConfig, seq_len: int) -> tuple[int, int | None, DataInf
     """
     source = open_source(config, seq_len=seq_len, seed=0)
     return source.vocab, source.available_tokens, source.info
+
+
+def describe_unfetched(config: DataConfig, seq_len: int) -> tuple[int, int | None, DataInfo]:
+    """As `describe`, without fetching a data set of the hub: what its settings say then.
+
+    Raises:
+        PlanError: As `open_source`.
+    """
+    return (unfetched(config) if config.name == "hf" else None) or describe(config, seq_len)
 
 
 def separator_of(config: DataConfig, vocab: int) -> int:

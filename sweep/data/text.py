@@ -24,8 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fit.data.records import DataInfo
 from fit.errors import PlanError
-from sweep.cache import cache_folder, compute_once, digest, stamp
+from sweep.cache import META, cache_folder, compute_once, digest, stamp
 from sweep.config import DataConfig
 from sweep.data.containers import (
     DocumentReader,
@@ -33,10 +34,11 @@ from sweep.data.containers import (
     container_of,
     examine_files,
 )
-from sweep.data.corpus import Document, document_of, open_corpus
+from sweep.data.corpus import Document, corpus_folder, document_of, open_corpus
 from sweep.data.rows import TokenizedCorpus
 from sweep.data.shards import existing_path
 from sweep.data.splits import split_files
+from sweep.data.tokenizers import Bytes
 
 DEFAULT = "roneneldan/TinyStories"
 ROWS = 1000
@@ -270,6 +272,8 @@ def _regex(glob: str) -> re.Pattern[str]:
     return re.compile("".join(meaning.get(p, re.escape(p)) for p in parts), re.IGNORECASE)
 
 
+NOT_FETCHED = "not fetched"
+"""In place of the hash of a data set of the hub that is not here."""
 _unreachable: dict[str, str] = {}
 """Errors of data sets of the hub that could not be reached: the library tries for 23 s before it
 gives up, and a plan would try again for every cell."""
@@ -281,21 +285,42 @@ def open_hub(config: DataConfig, seq_len: int) -> TokenizedCorpus:
     Raises:
         PlanError: It cannot be loaded, or lacks the split or the column of text.
     """
+    return open_corpus(hub_documents(config), config, seq_len)
+
+
+def unfetched(config: DataConfig) -> tuple[int, None, DataInfo] | None:
+    """What is known of a data set of the hub before it is fetched; None if it is tokenised here.
+
+    Returns:
+        The vocabulary that is asked for, which a short text may not fill, no number of tokens, and
+        a name without a hash.
+
+    Raises:
+        PlanError: The tokenizer is unknown.
+    """
+    documents = hub_documents(config)
+    folder, existing = corpus_folder(documents, config)
+    if documents.local or (folder / META).exists():
+        return None
+    own = Bytes.vocab if config.tokenizer == "bytes" else config.vocab
+    vocab = existing.vocab if existing is not None else own
+    assert vocab is not None  # corpus_folder refuses byte pairs without it
+    return vocab, None, DataInfo(name=documents.name, hash=NOT_FETCHED)
+
+
+def hub_documents(config: DataConfig) -> HubDocuments:
+    """The documents of a data set of the hub or of a folder; nothing is read."""
     path = config.path or DEFAULT
     local = Path(path).expanduser().exists()
-    return open_corpus(
-        HubDocuments(
-            name=f"hf:{Path(path).expanduser().resolve().name if local else path}",
-            path=str(Path(path).expanduser().absolute()) if local else path,
-            local=local,
-            subset=config.subset,
-            split=config.split,
-            reader=DocumentReader(column=config.column),
-            streaming=config.streaming,
-            limit=stream_limit(config),
-        ),
-        config,
-        seq_len,
+    return HubDocuments(
+        name=f"hf:{Path(path).expanduser().resolve().name if local else path}",
+        path=str(Path(path).expanduser().absolute()) if local else path,
+        local=local,
+        subset=config.subset,
+        split=config.split,
+        reader=DocumentReader(column=config.column),
+        streaming=config.streaming,
+        limit=stream_limit(config),
     )
 
 

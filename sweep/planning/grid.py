@@ -182,7 +182,11 @@ def run_folder(trajectory: Trajectory, run: RunSpec) -> Path:
 
 
 def grid(
-    overrides: Sequence[str], *, multirun: bool, device: Device | None = None
+    overrides: Sequence[str],
+    *,
+    multirun: bool,
+    device: Device | None = None,
+    describe: Describe = describe,
 ) -> tuple[Cell, ...]:
     """Compose and plan every cell that the overrides span.
 
@@ -191,6 +195,7 @@ def grid(
         multirun: Span the grid; else the overrides are one cell.
         device: Accelerator that the runs are planned for; None for that of the launcher's jobs or
             of this machine.
+        describe: What looks at the data; `describe_unfetched` for what only tells.
 
     Returns:
         The cells; those that cannot be trained say why in `refusal`.
@@ -200,10 +205,12 @@ def grid(
             effect), or the only cell cannot be trained.
     """
     with worker_closed():
-        return _plan_grid(overrides, multirun, device)
+        return _plan_grid(overrides, multirun, device, describe)
 
 
-def _plan_grid(overrides: Sequence[str], multirun: bool, device: Device | None) -> tuple[Cell, ...]:
+def _plan_grid(
+    overrides: Sequence[str], multirun: bool, device: Device | None, describe: Describe
+) -> tuple[Cell, ...]:
     """Compose and plan every cell; see `grid`."""
     with wrong_overrides_refused(), hydra_initialised():
         check_overrides(overrides, multirun=multirun)
@@ -219,7 +226,7 @@ def _plan_grid(overrides: Sequence[str], multirun: bool, device: Device | None) 
             for c in configs
         ]
     seen: set[Path] = set()
-    described = _describe_once()
+    described = _describe_once(describe)
     cells = tuple(
         _plan_cell(job, config, seen, described) for job, config in zip(jobs, configs, strict=True)
     )
@@ -261,7 +268,7 @@ def _checked(composer: ConfigComposer, job: Sequence[str]) -> Config | PlanError
         return error
 
 
-def _describe_once() -> Describe:
+def _describe_once(describe: Describe) -> Describe:
     """A `describe` that looks at the data of equal settings once: of many files, that is long."""
     answers: dict[str, tuple[int, int | None, DataInfo] | PlanError] = {}
 

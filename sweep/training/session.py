@@ -10,14 +10,17 @@ import copy
 import functools
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from fit.data.schedule import LearningRate
 from fit.errors import PlanError
@@ -54,6 +57,8 @@ from sweep.training.tracking import say
 CPU_PASS_TOKENS = 1536
 """Most tokens of one forward pass on a CPU: 12 rows of 128 train 1.3 to 1.6 times as many tokens a
 second as 4, and more gain nothing (docs/log.md)."""
+COMPILED_CODE = "TORCHINDUCTOR_CACHE_DIR"
+"""Variable with the folder in which torch keeps compiled code."""
 WHOLE_DEPTH = 2
 """Most blocks of a model that is compiled as a whole on CPU: 15% faster steps at width 32."""
 
@@ -95,6 +100,8 @@ class Session:
     """Rows of one forward pass that fit a GPU's free memory; None on other devices."""
     micro_rows: int | None = None
     """Most rows of one forward pass, set after memory ran out with more."""
+    damaged: set[Path] = field(default_factory=set)
+    """Files of compiled code that could not be used and were deleted."""
     after_step: Callable[[], None] = lambda: None
     """Called after every step, the only place where the state can be saved."""
 
@@ -118,7 +125,8 @@ class Session:
         if compiled:
             compile_module(module, fabric.device, graphs=graphs)
         elif train.compile is Compile.auto and compile_pays(trajectory, fabric.device.type):
-            say_uncompiled(missing_for_compile(fabric.device.type))
+            missing = missing_for_compile(fabric.device.type)
+            say_uncompiled(f"torch.compile needs {missing}; install it, or say train.compile=off")
         model = fabric.setup_module(module)  # first: sharding replaces the parameters
         inner = build_optimizer(module, trajectory, fabric.device)
         optimizer = fabric.setup_optimizers(inner)
@@ -189,14 +197,16 @@ class Session:
 
         Raises:
             torch.OutOfMemoryError: One row does not fit either.
-            PlanError: torch cannot compile the model.
+            PlanError: torch cannot compile the model, as `_after_failed_compile` says.
         """
         most, z_loss = self.rows_per_pass(len(rows)), self.trajectory.config.train.z_loss
         try:
             self.pending = self.stepper.accumulate_gradients(rows, most, z_loss)
-        except RuntimeError as error:  # ranks with pieces of unequal size would deadlock
-            if self.compiled and isinstance(error, torch._dynamo.exc.TorchDynamoException):
-                raise not_compiled(self.trajectory, error) from error
+        except (RuntimeError, ImportError, OSError) as error:
+            if self.compiled and is_of_compiling(error):
+                self._after_failed_compile(error)
+                return False
+            # Ranks with pieces of unequal size would deadlock.
             if not is_out_of_memory(error) or most == 1 or self.fabric.world_size > 1:
                 raise
         else:
@@ -204,6 +214,31 @@ class Session:
         self.micro_rows = most // 2
         free_cache(self.fabric.device)
         return False
+
+    def _after_failed_compile(self, error: Exception) -> None:
+        """Compile again without damaged files, or, where nobody asked to compile, do without.
+
+        A compiler that is killed leaves the beginning of a file, which torch takes for the whole
+        one as long as it stands there.
+
+        Raises:
+            PlanError: The model was to be compiled, or other ranks are in the same step.
+        """
+        train, alone = self.trajectory.config.train, self.fabric.world_size == 1
+        torch._dynamo.reset()
+        damaged = compiled_files(str(error)) - self.damaged
+        if alone and damaged:
+            self.damaged |= damaged
+            for file in damaged:
+                file.unlink(missing_ok=True)
+            return
+        failure = compile_failure(self.trajectory, error)
+        if not alone or train.compile is not Compile.auto:
+            correct = "Correct it, or train it uncompiled: train.compile=off."
+            raise PlanError(f"{failure}. {correct}") from error
+        self.compiled = False
+        torch.compiler.set_stance("force_eager")  # until the next model is compiled
+        say_uncompiled(failure)
 
     def _rows(self, position: int, batch: int) -> Tensor:
         """The rows of a batch that this rank trains on, on its device."""
@@ -404,6 +439,7 @@ def compile_module(module: Any, device: torch.device, *, graphs: bool = False) -
     """
     keep_compiled_code()
     torch._dynamo.reset()
+    torch.compiler.set_stance("default")
     shallow = isinstance(module, Transformer) and module.shape.depth <= WHOLE_DEPTH
     mode = "reduce-overhead" if graphs else None
     if not isinstance(module, Transformer) or (device.type == "cpu" and shallow):
@@ -417,32 +453,42 @@ def compile_module(module: Any, device: torch.device, *, graphs: bool = False) -
 
 
 def keep_compiled_code() -> None:
-    """Let torch keep compiled code in our cache folder, unless the user says where.
+    """Let torch keep compiled code in our cache folder, unless the user names another.
 
-    torch's own place is a node's temporary folder, so that every node compiles again.
+    torch's own place is a node's temporary folder, so that every node compiles again. Parts of
+    torch set the variable to it as they are imported.
     """
+    if os.environ.get(COMPILED_CODE) not in (None, os.path.abspath(default_cache_dir())):
+        return
     folder = cache_folder(None) / "compiled"
     with suppress(OSError):  # a home that cannot be written: torch's own place
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
-            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+            os.environ[COMPILED_CODE] = str(folder)
 
 
-def not_compiled(trajectory: Trajectory, error: Exception) -> PlanError:
+def compiled_files(message: str) -> set[Path]:
+    """Libraries and precompiled headers of torch's cache that a message names and that exist."""
+    folder = re.escape(os.environ.get(COMPILED_CODE) or default_cache_dir())
+    found = re.findall(rf"{folder}/[\w./+-]*\.(?:so|o|gch)\b", message)
+    return {file for file in map(Path, found) if file.is_file()}
+
+
+def is_of_compiling(error: Exception) -> bool:
+    """Whether an error of a step is torch's of compiling, or of loading what it had compiled."""
+    failed = isinstance(error, torch._dynamo.exc.TorchDynamoException)
+    return failed or bool(compiled_files(str(error)))
+
+
+def compile_failure(trajectory: Trajectory, error: Exception) -> str:
     """What is said, in one line, of a model that torch could not compile."""
     plug_in = trajectory.plug_ins.get("model._target_")
     name = "the model" if plug_in is None else f"model._target_={plug_in.target}"
     reason = " ".join(str(error).partition("\n\n")[0].split())[:300]
-    return PlanError(
-        f"{name} cannot be compiled ({type(error).__name__}: {reason}). Correct it, or train it "
-        "uncompiled: train.compile=off."
-    )
+    return f"{name} cannot be compiled ({type(error).__name__}: {reason})"
 
 
 @functools.cache
-def say_uncompiled(missing: str) -> None:
-    """Say once in a process that models are trained uncompiled, and what compiling them needs."""
-    say(
-        f"training uncompiled, which is slower: torch.compile needs {missing}; install it, or say "
-        "train.compile=off"
-    )
+def say_uncompiled(why: str) -> None:
+    """Say once in a process that models are trained uncompiled, and why."""
+    say(f"training uncompiled, which is slower: {why}")

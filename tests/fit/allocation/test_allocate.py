@@ -129,6 +129,21 @@ def test_where_repeats_may_overfit_the_lower_of_two_minima_is_found():
     assert best.log_loss[0, 0] < grid.min() + 1e-4
 
 
+def test_the_split_that_repeats_no_token_is_tried_wherever_it_lies_between_points_of_the_search():
+    random, flops = np.random.default_rng(1), np.geomspace(1e14, 1e24, 12)
+    for _ in range(12):
+        unique = np.exp(random.uniform(14, 25))
+        of = {"E": 1.5, "A": 200.0, "B": 900.0, "P": np.exp(random.uniform(-8, 0))}
+        of |= dict(zip(("alpha", "beta", "kappa"), random.uniform(0.2, 0.6, 3), strict=True))
+        family = law("overfit").at(unique_tokens=unique)
+        theta = np.array([[of[name] for name in family.parameters]])
+        found = split(family, theta, flops, SIX).log_loss[0]
+        for budget, least in zip(np.log(flops / 6), found, strict=True):
+            log_params = np.append(np.linspace(0, budget, 4001), budget - np.log(unique))
+            grid = log_loss(family, theta, log_params, budget - log_params)
+            assert least < grid.min() + 1e-6
+
+
 @pytest.mark.parametrize("find", [falling_root, falling_root_of_few])
 def test_a_root_inside_or_beyond_an_end_is_found_also_between_infinite_values(find):
     at = np.array([1.7, -3.0, 9.0, 4.0, 2.3])

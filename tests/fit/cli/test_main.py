@@ -446,6 +446,14 @@ def test_a_query_loads_no_heavy_library(folder):
     assert out.stdout.strip() == "[]", out.stderr
 
 
+def test_what_fits_a_law_is_loaded_without_scipy():
+    code = "import sys, fit.fitting; print(sorted({'scipy', 'pandas'} & set(sys.modules)))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                         env=environment)  # fmt: skip
+    assert out.stdout.strip() == "[]", out.stderr
+
+
 def test_a_full_disk_behind_stdout_is_one_line(folder):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     command = [sys.executable, "-m", "fit", "query", "1e14"]

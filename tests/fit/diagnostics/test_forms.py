@@ -8,7 +8,11 @@ import pytest
 
 import isoflop
 from fit.allocation.scaling_law import ScalingLaw
-from fit.diagnostics.forms import league_of_forms, share_of_floor, stands
+from fit.diagnostics.forms import fitted_form, league_of_forms, share_of_floor, stands, table_of
+from fit.estimation.general import fit_problem
+from fit.estimation.solver import estimate
+from fit.estimation.weights import weights_of
+from fit.laws.families import law
 from fit.report.render import write_report
 from fit.results import Fit, write_fit
 from tests.fit.inference.test_forecast import published, sweep
@@ -43,6 +47,15 @@ def test_errors_are_those_of_the_runs_beyond_each_cut(fitted):
     error = np.log(loss[~below] / np.array(expected))[ahead]
     found = {s.name: s.errors for s in league_of_forms(fitted, 5e9, 1e11)}
     assert found["chinchilla"][0] == pytest.approx(np.sqrt((error**2).mean()), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", [pytest.param("outer", marks=pytest.mark.slow), "kaplan"])
+def test_a_form_followed_from_one_point_ends_where_a_search_ends(fitted, name):
+    table, family = table_of(fitted), law(name)
+    searched = estimate(fit_problem(table, family), law=name, weights=weights_of(table)).raw
+    at = table.params, table.tokens
+    followed = family.loss(fitted_form(family, table), *at)
+    assert followed == pytest.approx(family.loss(searched, *at), rel=1e-6)
 
 
 def test_too_few_cheap_runs_have_no_league():

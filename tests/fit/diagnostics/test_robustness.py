@@ -34,10 +34,13 @@ def test_every_budget_is_predicted_by_a_fit_of_all_below_it():
 
 def test_the_last_rolled_budget_is_the_held_out_one():
     for runs in (isoflop_table(), table()):
-        held, last = holdout(runs, **HOW), rolling(runs, **HOW)[-1]
-        assert last.runs == len(held.runs)
-        assert last.mean_relative_error == held.mean_relative_error
-        assert last.covered == held.covered
+        held = holdout(runs, **HOW)
+        last, *before = rolling(runs, **HOW)[::-1]
+        assert (last.runs, last.covered) == (len(held.runs), held.covered)
+        assert last.mean_relative_error == pytest.approx(held.mean_relative_error, abs=1e-9)
+        known, *others = rolling(runs, **HOW, top=held)[::-1]
+        assert known.mean_relative_error == held.mean_relative_error
+        assert [r.budget for r in others] == [r.budget for r in before]
 
 
 @pytest.mark.slow

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from fit.estimation.general import LinearRestriction
 from fit.estimation.objective import LOSSES, FitProblem, Loss, derivatives, robust_scale, value
-from fit.estimation.solver import LinearRestriction, estimate, solve
+from fit.estimation.solver import estimate, estimate_parts, solve
 from fit.laws.families import law
 from fit.laws.published import PRESETS
 
@@ -105,6 +106,21 @@ def test_many_weightings_solved_at_once_equal_each_solved_alone():
         alone = solve(p, starts[:1], weights[i : i + 1], found.loss, found.family)
         assert together.value[i] == pytest.approx(alone.value[0], rel=1e-9)
     assert together.converged.all()
+
+
+@pytest.mark.parametrize("loss", ["adaptive", "student", "asymmetric", "l2"])
+def test_parts_fitted_at_once_equal_each_fitted_alone(loss):
+    whole = problem(np.array([1.8, 480.0, 2100.0, 0.35, 0.36]), noise=0.01)
+    weights = np.random.default_rng(0).uniform(0.5, 2.0, len(whole.y))
+    parts = [whole.x + whole.z < end for end in (2.0, 4.0, np.inf)]
+    together = estimate_parts(whole, parts, law="chinchilla", loss=loss, weights=weights)
+    for part, found in zip(parts, together, strict=True):
+        n, d, y = (np.exp(v[part]) for v in (whole.x, whole.z, whole.y))
+        alone = estimate(FitProblem.of(n, d, y), loss=loss, weights=weights[part])
+        assert found.theta[[0, 3, 4]] == pytest.approx(alone.theta[[0, 3, 4]], rel=1e-7)
+        assert found.value == pytest.approx(alone.value, rel=1e-9)
+        assert found.noise == pytest.approx(alone.noise, rel=1e-7)
+        assert found.loss.scale == pytest.approx(alone.loss.scale, rel=1e-7)
 
 
 def test_scale_is_that_of_the_noise_and_deaf_to_outliers():

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from fit.errors import FitError
 from fit.estimation.objective import FitProblem
 from fit.estimation.solver import estimate
 from fit.fitting import fit_runs
-from fit.inference.resampling import bootstrap, clusters, kappa, percentiles, sandwich
+from fit.inference.resampling import (
+    bootstrap,
+    clusters,
+    f_tail,
+    kappa,
+    percentiles,
+    sandwich,
+    t_quantile,
+)
 from fit.laws.families import law
 
 TRUTH = np.array([1.8, 480.0, 2100.0, 0.35, 0.36])
@@ -35,6 +43,19 @@ def pulls(count: int) -> np.ndarray:
         moved = np.array([np.log(found.raw[0] / 1.8), found.raw[3] - 0.35, found.raw[4] - 0.36])
         out.append(moved / error / spread.quantile)
     return np.array(out)
+
+
+def test_quantiles_of_student_and_tails_of_f_are_those_of_scipy():
+    for dof in (1, 2, 3.5, 14, 239, 5000):
+        for p in (0.6, 0.75, 0.95, 0.975, 0.9999, 1 - 1e-8):
+            assert t_quantile(dof, p) == pytest.approx(special.stdtrit(dof, p), rel=1e-11)
+    for more in (1, 2, 7, 150):
+        for rest in (1, 3, 40, 1000):
+            for statistic in (1e-3, 0.5, 1.0, 1.5, 4.0, 40.0):
+                tail = special.fdtrc(more, rest, statistic)
+                assert f_tail(more, rest, statistic) == pytest.approx(tail, rel=1e-10)
+    assert [t_quantile(3, p) for p in (0.5, 1.0)] == [0.0, np.inf]
+    assert [f_tail(3, 5, f) for f in (-1.0, 0.0, np.inf)] == [1.0, 1.0, 0.0]
 
 
 def covered_within(hits: int, count: int, level: float) -> bool:

@@ -72,6 +72,14 @@ def text_of(pdf):
 
 
 @pdf_reader
+@pdf_reader
+def test_the_price_curve_stands_on_page_2_and_the_appendix_begins_after_it(figures, drawn):
+    data = content(figures)
+    data["checks"].append(["info", "a check of four lines, as a sealed forecast has " * 4])
+    pages = text_of(typeset(data, drawn)).split("\f")
+    assert "Figure 2" in pages[1] and "APPENDIX" in pages[2]
+
+
 @pytest.mark.parametrize("count", [7, 40, 90])
 def test_no_row_of_the_runs_stands_alone_at_the_foot_of_a_page(figures, drawn, count):
     pages = text_of(typeset(with_runs(content(figures), count), drawn)).split("\f")[:-1]

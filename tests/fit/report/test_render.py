@@ -166,11 +166,12 @@ def test_the_known_entropy_is_held_against_e():
 def test_the_gravest_doubt_stands_first_and_none_twice():
     notes = (
         Note(code="a", severity="info", message="a trifle"),
-        Note(code="b", severity="serious", message="a disaster"),
+        Note(code="b", severity="serious", message="It is a disaster. Run more."),
     )
     content = report_content(ScalingLaw.from_fit(make_fit(notes=notes)))
     limitations = content["limitations"]
-    assert limitations[0] == ["serious", "A disaster."]
+    assert content["verdict"] == ["refuse", "It is a disaster."]
+    assert limitations[0] == ["serious", "Run more."]
     assert (content["refused"], content["answers"]) == (True, None)
     assert len({text for _, text in limitations}) == len(limitations)
 
@@ -189,9 +190,10 @@ def test_doubts_of_one_kind_are_told_once():
     notes = tuple(
         Note(code="outlier", severity="warning", message=f"run {i} is off") for i in range(5)
     )
-    limitations = report_content(ScalingLaw.from_fit(make_fit(notes=notes)))["limitations"]
-    assert limitations[0] == ["warning", "Run 0 is off. And 4 more of this kind."]
-    assert len(limitations) == 2
+    content = report_content(ScalingLaw.from_fit(make_fit(notes=notes)))
+    assert content["verdict"] == ["careful", "Run 0 is off."]
+    assert content["limitations"][0] == ["warning", "Run 1 is off. And 3 more of this kind."]
+    assert len(content["limitations"]) == 2
 
 
 def test_notes_beyond_the_third_stand_in_the_appendix():
@@ -199,18 +201,18 @@ def test_notes_beyond_the_third_stand_in_the_appendix():
         Note(code=f"c{i}", severity="warning", message=f"doubt number {i}") for i in range(6)
     )
     content = report_content(ScalingLaw.from_fit(make_fit(notes=notes)))
-    assert [t for _, t in content["limitations"]][:3] == [f"Doubt number {i}." for i in range(3)]
+    told = [content["verdict"][1], *(t for _, t in content["limitations"][:3])]
+    assert told == [f"Doubt number {i}." for i in range(4)]
     section = next(s for s in content["sections"] if s["title"] == "Further notes")
     rows = section["blocks"][0]["rows"]
-    assert [t for _, t in rows] == [f"Doubt number {i}." for i in (3, 4, 5)]
+    assert [t for _, t in rows] == [f"Doubt number {i}." for i in (4, 5)]
 
 
 def test_a_doubt_of_the_answer_is_not_told_again_by_the_fit():
     notes = (Note(code="ill_conditioned", severity="warning", message="kappa 400"),)
-    limitations = report_content(ScalingLaw.from_fit(make_fit(notes=notes, kappa=400.0)))[
-        "limitations"
-    ]
-    assert [text for _, text in limitations if "kappa" in text] == [limitations[0][1]]
+    content = report_content(ScalingLaw.from_fit(make_fit(notes=notes, kappa=400.0)))
+    assert "kappa" in content["verdict"][1]
+    assert not any("kappa" in text for _, text in content["limitations"])
 
 
 def test_of_many_runs_those_farthest_from_the_law_are_listed():

@@ -11,6 +11,7 @@ import pytest
 from fit.errors import PlanError
 from sweep.data.registry import describe, open_source
 from sweep.data.text import _unreachable, stream_limit
+from sweep.plan import main as plan_command
 from sweep.planning.grid import grid
 from tests.sweep.data.builders import data_config
 from tests.sweep.data.test_text import decoded, everything, prose
@@ -144,6 +145,28 @@ def test_a_data_set_of_the_hub_that_was_tokenised_is_planned_without_loading_it(
     monkeypatch.setattr("datasets.load_dataset", None)
     (again,) = grid(settings, multirun=False)
     assert [r.run for _, r in again.runs()] == [r.run for _, r in first.runs()]
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "vocab"), [("bytes", 257), ("bpe", 700), ("no-such", "is unknown")]
+)
+def test_a_data_set_that_is_not_here_is_planned_by_its_settings(
+    tmp_path, monkeypatch, capsys, tokenizer, vocab
+):
+    def fetched(*args, **kwargs):
+        raise AssertionError("a plan fetched the data")
+
+    monkeypatch.setattr("datasets.load_dataset", fetched)
+    settings = ["data=hf", f"data.cache={tmp_path}", f"data.tokenizer={tokenizer}", "device=h100"]
+    settings += ["data.vocab=700"] if tokenizer == "bpe" else []
+    with pytest.raises(SystemExit) as ended:
+        plan_command([*settings, "model.seq_len=32", "train.tokens=1e5", "model=w16"])
+    said = capsys.readouterr().out
+    assert bool(ended.value.code) is isinstance(vocab, str)
+    assert str(vocab) in said
+    if not ended.value.code:
+        assert "tokens     not known before the data set is fetched" in said
+        assert "estimate  for h100" in said
 
 
 def test_the_library_offline_ends_in_one_line(tmp_path):

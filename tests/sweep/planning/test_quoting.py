@@ -7,6 +7,7 @@ import pytest
 
 from fit.data.accounting import count_params
 from fit.errors import PlanError
+from sweep.data.registry import describe
 from sweep.planning.compose import CONFIG_FOLDER
 from sweep.planning.grid import compose_config, grid
 from sweep.planning.identity import compact_count
@@ -93,12 +94,13 @@ def test_a_run_that_has_its_earlier_name_keeps_it(tmp_path):
     assert again.runs[0].run == earlier
 
 
-def test_data_of_equal_settings_are_described_once(monkeypatch):
-    import sweep.planning.grid as module
-
-    calls, describe = [], module.describe
-    monkeypatch.setattr(module, "describe", lambda *a: calls.append(a) or describe(*a))
-    cells = grid(["model=w16,w24", "train.tokens=1e4,2e4", "seed=0,1"], multirun=True)
+def test_data_of_equal_settings_are_described_once():
+    calls = []
+    cells = grid(
+        ["model=w16,w24", "train.tokens=1e4,2e4", "seed=0,1"],
+        multirun=True,
+        describe=lambda *a: calls.append(a) or describe(*a),
+    )
     assert len(cells) == 8
     assert len(calls) == 1
 

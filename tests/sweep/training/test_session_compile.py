@@ -5,10 +5,14 @@ from __future__ import annotations
 import functools
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 import torch
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
+from fit.errors import PlanError
 from sweep.config import Compile
 from sweep.model import HeadLoss, Transformer, head_loss
 from sweep.planning import timing
@@ -143,3 +147,121 @@ def test_compiled_code_is_kept_in_one_folder_unless_the_user_names_one(monkeypat
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     session_module.keep_compiled_code()
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "isoflop" / "compiled")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", default_cache_dir())  # as torch itself sets it
+    session_module.keep_compiled_code()
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "isoflop" / "compiled")
+
+
+class FailsFirst:
+    """A stepper whose first passes fail as compiled code does."""
+
+    def __init__(self, stepper, *errors):
+        self.stepper, self.errors = stepper, list(errors)
+
+    def __getattr__(self, name):
+        return getattr(self.stepper, name)
+
+    def accumulate_gradients(self, *args):
+        if self.errors:
+            raise self.errors.pop(0)
+        return self.stepper.accumulate_gradients(*args)
+
+
+def compiled_session(monkeypatch, tmp_path, mode, *errors):
+    """A session that takes its model for compiled and whose first passes fail."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    session_module.say_uncompiled.cache_clear()
+    planned = trajectory("train.tokens=2e3")
+    planned.config.train.compile = Compile.off
+    session = Session.open(planned)
+    planned.config.train.compile, session.compiled = mode, True
+    session.stepper = FailsFirst(session.stepper, *errors)
+    return session
+
+
+def one_batch(session):
+    session.advance(session.trajectory.runs[0].rate, 128, lambda: None)
+    return session.curve[-1][1]
+
+
+def damaged_files(tmp_path, *names):
+    """Files of a compiler that was killed, and what torch says of them."""
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    return [ImportError(f"{tmp_path / name}: file too short") for name in names]
+
+
+def test_files_that_a_killed_compiler_left_are_deleted_and_compiled_again(
+    monkeypatch, tmp_path, capsys
+):
+    errors = damaged_files(tmp_path, "a.main.so", "b.main.so")
+    session = compiled_session(monkeypatch, tmp_path, Compile.on, *errors)
+    (tmp_path / "c.main.so").write_bytes(b"whole")
+    assert one_batch(session) == one_batch(compiled_session(monkeypatch, tmp_path, Compile.on))
+    assert session.compiled
+    assert [file.name for file in tmp_path.iterdir()] == ["c.main.so"]
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", [Compile.on, Compile.auto])
+def test_a_file_that_stays_damaged_ends_a_run_only_if_it_was_to_be_compiled(
+    monkeypatch, tmp_path, capsys, mode
+):
+    (error,) = damaged_files(tmp_path, "a.main.so")
+    session = compiled_session(monkeypatch, tmp_path, mode, error, error)
+    monkeypatch.setattr(session_module.Path, "unlink", lambda *_, **__: None)  # comes back at once
+    if mode is Compile.on:
+        with pytest.raises(PlanError, match="a.main.so.*train.compile=off"):
+            one_batch(session)
+        return
+    one_batch(session)
+    said = capsys.readouterr().err
+    assert not session.compiled and said.count("training uncompiled") == 1
+    assert "the model cannot be compiled (ImportError" in said
+
+
+def test_other_errors_of_a_step_are_not_taken_for_those_of_compiling(monkeypatch, tmp_path):
+    session = compiled_session(monkeypatch, tmp_path, Compile.auto, OSError("/etc/x.so: no"))
+    with pytest.raises(OSError, match="/etc/x.so"):
+        one_batch(session)
+
+
+WITHOUT_ASKING = """
+import sweep.planning.timing as timing
+timing.COMPILE_SECONDS = 0.0
+from pathlib import Path
+from tests.bench.ours import Compile, open_session, rate
+session = open_session(16, 2, 16, Compile.auto, 1e5)
+session.advance(rate(session.trajectory), 4 * 512, lambda: None)
+print(session.compiled, len(session.damaged), session.curve[-1][1])
+"""
+
+
+@pytest.mark.slow
+def test_a_sweep_trains_on_after_a_compiler_was_killed_or_does_not_work(tmp_path):
+    def trained(**changes):
+        env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "code"), **changes}
+        out = subprocess.run(
+            [sys.executable, "-c", WITHOUT_ASKING],
+            env=env,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return *out.stdout.split(), out.stderr
+
+    compiled, damaged, loss, _ = trained()
+    assert (compiled, damaged) == ("True", "0")
+    libraries = sorted((tmp_path / "code").rglob("*.so"), key=lambda file: file.stat().st_size)
+    libraries[-1].write_bytes(b"")
+    assert trained()[:3] == ("True", "1", loss)
+    compiler = tmp_path / "bin" / "g++"
+    compiler.parent.mkdir()
+    compiler.write_text("#!/bin/sh\necho no such file: cc1plus >&2\nexit 1\n")
+    compiler.chmod(stat.S_IRWXU)
+    compiled, _, other, said = trained(
+        TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "new"),
+        PATH=f"{compiler.parent}:{os.environ['PATH']}",
+    )
+    assert compiled == "False" and float(other) == pytest.approx(float(loss), rel=1e-5)
+    assert "training uncompiled, which is slower: the model cannot be compiled" in said
