@@ -1,7 +1,8 @@
 """A cache on disk for work that is done once, safe with many workers at the same time.
 
 What to use when: `build_once` for a folder of files, `compute_once` for an answer in JSON that
-depends on file contents or times (`stamp`), `locked` around anything else.
+depends on file contents or times (`stamp`), `locked` around anything else. `compute_elsewhere`
+computes in another process, whose imports this one does not share.
 
 Of eight workers that start together, the first takes the lock and builds the folder; the others
 wait and use it. A folder appears by rename, whole or not at all, so that the result is right even
@@ -13,12 +14,14 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import multiprocessing
 import os
 import secrets
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -130,3 +133,24 @@ def locked(path: Path) -> Iterator[None]:
     finally:
         if handle is not None:
             os.close(handle)
+
+
+_worker: list[ProcessPoolExecutor] = []
+
+
+def compute_elsewhere(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in another process, which stays until `worker_closed` ends it."""
+    if not _worker:
+        context = multiprocessing.get_context("spawn")
+        _worker.append(ProcessPoolExecutor(1, mp_context=context))
+    return _worker[0].submit(function, *arguments).result()
+
+
+@contextmanager
+def worker_closed() -> Iterator[None]:
+    """End the process of `compute_elsewhere` after what is done inside."""
+    try:
+        yield
+    finally:
+        while _worker:
+            _worker.pop().shutdown()

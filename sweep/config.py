@@ -40,6 +40,8 @@ KEPT = ("none", "weights", "trunk")
 SCORES = ("accuracy", "stories")
 """What `train.scores` may name. accuracy: of the likeliest token, by skill, on the held-out sample.
 stories: `train.stories` stories that the model writes, by the judge of `sweep.skills`."""
+MOST_STORIES = 100_000
+"""They know a grade to .002."""
 SPLITS = ("names", "none")
 """`none`: every file is trained on, whatever its name, and the sample is drawn from all."""
 FILES = ("all", "few")
@@ -282,6 +284,7 @@ class TrainConfig:
             _check_known("train.optimizer", self.optimizer, (*OPTIMIZERS, OWN))
         _read_counts("train", self, "micro_batch_tokens", optional=True)
         _read_counts("train", self, "stories")
+        _check("train.stories", self.stories, self.stories <= MOST_STORIES, "100000 or fewer")
         self.batch_doublings = [_positive("train.batch_doublings", d) for d in self.batch_doublings]
         self.lr_decay_from = _positive("train.lr_decay_from", self.lr_decay_from)
         self.scores = _names("train.scores", self.scores, SCORES)

@@ -6,6 +6,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
+from fit.data.accounting import find_device
 from fit.quantities import count_noun
 from sweep import command_line
 from sweep.data.registry import describe_unfetched, open_source
@@ -65,7 +66,8 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep
     options, overrides = split_plan_options(command_overrides(parsed))
     if options.device is not None and not any("train.accelerator=" in o for o in overrides):
         overrides.append("train.accelerator=cuda")  # this machine's memory does not matter
-    cells = grid(overrides, multirun=True, describe=describe_unfetched)
+    device = None if options.device is None else find_device(options.device)
+    cells = grid(overrides, multirun=True, device=device, describe=describe_unfetched)
     launcher = chosen_launcher(overrides)
     notes = measure_shapes(cells, options)
     rows = planned_runs(cells, options)

@@ -16,7 +16,6 @@ is kept by the hash of their source.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import functools
@@ -24,11 +23,9 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
-import multiprocessing
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, get_type_hints
@@ -38,7 +35,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fit.data.accounting import FlopsPerToken, ParamCounts, Shape
 from fit.errors import PlanError
-from sweep.cache import cache_folder, compute_once
+from sweep.cache import cache_folder, compute_elsewhere, compute_once
 from sweep.config import Config, names_plug_in
 from sweep.settings import settings
 
@@ -119,21 +116,26 @@ class PlugIn:
 
 
 def targets(config: Config) -> dict[str, str]:
-    """The plug-ins that a configuration names, by setting."""
+    """The plug-ins that a configuration names, by setting.
+
+    Any `model._target_` is one, since no built-in model is chosen by it.
+    """
+    model = config.model._target_
     named = {
-        "model._target_": config.model._target_,
         "data._target_": config.data._target_,
         "train.optimizer": config.train.optimizer,
         "train.schedule": config.train.schedule,
     }
-    return {k: str(v) for k, v in named.items() if names_plug_in(v)}
+    found = {} if model is None else {"model._target_": model}
+    return found | {k: str(v) for k, v in named.items() if names_plug_in(v)}
 
 
 def plug_ins(config: Config) -> dict[str, PlugIn]:
     """Find the plug-ins of a configuration and check their options.
 
     Raises:
-        PlanError: One cannot be imported, or an option is not declared or has a wrong type.
+        PlanError: One cannot be imported, an option is not declared or has a wrong type, or an
+            optimiser cannot be built.
     """
     named = targets(config)
     declared = {s: describe(s, target)["fields"] for s, target in named.items()}
@@ -153,6 +155,8 @@ def plug_ins(config: Config) -> dict[str, PlugIn]:
             sha=source_hash(setting, target),
             options=_answer(setting, "options", setting, target, own),
         )
+        if setting == "train.optimizer":
+            _answer(setting, "optimizer", setting, target, dict(found[setting].options))
     return found
 
 
@@ -279,11 +283,15 @@ def load(setting: str, target: str) -> Any:
 
 def _not_imported(setting: str, target: str, error: Exception) -> str:
     """What is said of a plug-in whose import failed, in one line."""
-    reason = " ".join(f"{type(error).__name__}: {error}".split())
     return (
-        f"{setting}={target} cannot be imported ({reason}); python -c 'import "
+        f"{setting}={target} cannot be imported ({_reason(error)}); python -c 'import "
         f"{split_target(setting, target)[0]}' shows where."
     )
+
+
+def _reason(error: Exception) -> str:
+    """An error of the user's code in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def options_type(setting: str, target: str, plug: Any) -> type | None:
@@ -347,27 +355,57 @@ def _count(
     kind = options_type(setting, target, plug)
     more = () if kind is None else (kind(**options),)
     try:
+        needed = ("token_losses", "init_weights", "parameter_groups")
+        if isinstance(plug, type) and (lacking := [n for n in needed if not hasattr(plug, n)]):
+            raise PlanError(f"it has no {' and no '.join(lacking)}; see sweep.plugins: OwnModel.")
         own = [getattr(plug, n, None) for n in ("count_params", "count_flops")]
         params, flops = (None if f is None else f(shape, *more) for f in own)
         if params is None or flops is None:
             measured = measure_counts(lambda: plug(shape, *more), shape)
             params, flops = params or measured[0], flops or measured[1]
         return {"params": dataclasses.asdict(params), "flops": dataclasses.asdict(flops)}
-    except PlanError:
-        raise
+    except PlanError as error:
+        raise PlanError(f"{setting}={target}: {error}") from error
     except Exception as error:  # the model's code may raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise PlanError(
             f"{setting}={target} cannot be counted at width {shape.width} and depth {shape.depth} "
-            f"({reason}). Correct it, or add static methods count_params(shape) and "
+            f"({_reason(error)}). Correct it, or add static methods count_params(shape) and "
             "count_flops(shape)."
         ) from error
+
+
+def _check_optimizer(setting: str, target: str, options: Mapping[str, Any]) -> bool:
+    """Build an optimiser for a small matrix and a vector, as training does for its groups."""
+    import torch
+
+    rule = {"lr": 1e-3, "peak": 1e-3, "weight_decay": 0.0, "eps": 1e-8}
+    groups = [
+        {"params": [torch.nn.Parameter(torch.zeros(size))], "decays": len(size) > 1, **rule}
+        for size in ((2, 2), (2,))
+    ]
+    plug_in = PlugIn(setting=setting, target=target, sha="", options=options)
+    try:
+        built = plug_in.call(groups)
+    except Exception as error:  # the optimiser's code may raise anything
+        raise PlanError(f"{setting}={target} cannot be built ({_reason(error)}).") from error
+    if not isinstance(built, torch.optim.Optimizer):
+        raise PlanError(
+            f"{setting}={target} gives a {type(built).__name__}; a subclass of "
+            "torch.optim.Optimizer is needed."
+        )
+    if not all({"lr", "peak", "decays"} <= group.keys() for group in built.param_groups):
+        raise PlanError(
+            f"{setting}={target} changes the groups it is given; pass them on: "
+            "super().__init__(groups, defaults)."
+        )
+    return True
 
 
 _QUESTIONS: Mapping[str, Callable[..., Any]] = {
     "fields": _declared,
     "options": read_options,
     "counts": _count,
+    "optimizer": _check_optimizer,
 }
 
 
@@ -386,7 +424,9 @@ def measure_counts(build: Callable[[], Any], shape: Shape) -> tuple[ParamCounts,
         groups = checked_groups(model)
         tokens = torch.zeros(1, shape.seq_len, dtype=torch.int64)
         with FlopCounterMode(display=False) as counter:
-            model(tokens, tokens, 0.0).backward()
+            _of_shape(model(tokens, tokens, 0.0), "forward", ()).backward()
+        with torch.no_grad():
+            _of_shape(model.token_losses(tokens, tokens), "token_losses", (1, shape.seq_len))
     size = {name: sum(p.numel() for p in groups.get(name, ())) for name in GROUPS}
     head = min(size["embedding"], shape.vocab * shape.width)
     by_operation = counter.get_flop_counts()["Global"]
@@ -402,6 +442,14 @@ def measure_counts(build: Callable[[], Any], shape: Shape) -> tuple[ParamCounts,
     in_head = min(6 * head, total - in_attention)
     flops = FlopsPerToken(body=total - in_attention - in_head, head=in_head, attention=in_attention)
     return params, flops
+
+
+def _of_shape(losses: Any, method: str, shape: tuple[int, ...]) -> Any:
+    """The losses that a model's method gives for one row, of the shape that is needed."""
+    if tuple(getattr(losses, "shape", (None,))) != shape:
+        given = getattr(losses, "shape", type(losses).__name__)
+        raise PlanError(f"{method} gives {given} for one row; {shape} is needed.")
+    return losses
 
 
 def checked_groups(model: Any) -> Mapping[str, Sequence[nn.Parameter]]:
@@ -435,9 +483,9 @@ def _answer(setting: str, question: str, *arguments: Any) -> Any:
         if setting not in NEEDS_TORCH or "torch" in sys.modules:
             _known[key] = answer(question, *arguments)
         else:
-            asked = ["plug-in 1", sha, question, *arguments]
+            asked = ["plug-in 2", sha, question, *arguments]
             _known[key] = compute_once(
-                cache_folder(None), asked, lambda: _ask_worker(question, arguments)
+                cache_folder(None), asked, lambda: compute_elsewhere(answer, question, *arguments)
             )
     return _known[key]
 
@@ -446,22 +494,3 @@ _imported: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 """Hash of the source of each imported module, when it was first used here."""
 _known: dict[str, Any] = {}
 """Answers of this process, by source hash and question."""
-_worker: list[ProcessPoolExecutor] = []
-
-
-def _ask_worker(question: str, arguments: Iterable[Any]) -> Any:
-    """Answer a question in another process, which stays until `close_worker`."""
-    if not _worker:
-        context = multiprocessing.get_context("spawn")
-        _worker.append(ProcessPoolExecutor(1, mp_context=context))
-    return _worker[0].submit(answer, question, *arguments).result()
-
-
-@contextlib.contextmanager
-def worker_closed() -> Iterator[None]:
-    """End the process that read plug-ins, once planning is over."""
-    try:
-        yield
-    finally:
-        while _worker:
-            _worker.pop().shutdown()

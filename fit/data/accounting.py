@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
 
@@ -268,6 +268,11 @@ class Device:
         """Price of an hour of one [$] and whose on which day; None where none was looked up."""
         return RENTALS.get(self.name)
 
+    @property
+    def bf16(self) -> bool:
+        """Whether it has bf16 arithmetic; the peak of one that has none is in fp16."""
+        return self.name not in WITHOUT_BF16
+
 
 def _devices(*rows: tuple[str, float, float, str, str]) -> Mapping[str, Device]:
     """Accelerators by name, from name, peak [TFLOP/s], memory [GB], source and words."""
@@ -319,6 +324,7 @@ DEVICES = _devices(
 )
 """Accelerators by name; peaks of consumer cards are with accumulation in fp32. Apple's chips are
 missing, since Apple publishes no such number."""
+WITHOUT_BF16 = ("v100", "t4")
 _RUNPOD = "RunPod, read 2026-10-07"
 RENTALS: Mapping[str, tuple[float, str]] = MappingProxyType(
     {
@@ -339,23 +345,37 @@ RENTALS: Mapping[str, tuple[float, str]] = MappingProxyType(
 differ by factors: they stand in where a budget is in dollars and no price is given."""
 MIG_SLICES = 7
 """Of a whole GPU; a part of it, `MIG 1g.10gb`, says how many it has."""
+MIG = re.compile(r"\bmig ([1-7])g\.(\d+)gb\b")
+"""The part of a GPU in a name, in lower case: its slices and its memory [GB]."""
 
 
 def find_device(text: str) -> Device | None:
     """A device by its name as people write it: H100, RTX 4090, rtx4090, 4090, nvidia h100 sxm.
 
     Args:
-        text: The name, in any case; vendor, memory and a plural s do not matter.
+        text: The name, in any case; vendor, memory and a plural s do not matter. A part of a GPU
+            is named as records name it, `h100 mig 1g.10gb`: it has its share of the peak.
 
     Returns:
         The device; None if it is not known.
     """
-    name = re.sub(r"\b(nvidia|amd|google|geforce|instinct|sxm\d?|\d+\s?gb)\b", "", text.lower())
+    part = MIG.search(text.lower())
+    whole = MIG.sub("", text.lower())
+    name = re.sub(r"\b(nvidia|amd|google|geforce|instinct|sxm\d?|hbm\d?e?|\d+\s?gb)\b", "", whole)
     bare = re.sub(r"[^a-z0-9]", "", name)
     for known in (bare, bare.removesuffix("s")):  # l40s is no plural
         for prefix in ("", "rtx"):
             if device := _BARE_NAMES.get(prefix + known):
-                return device
+                return (
+                    device
+                    if part is None
+                    else replace(
+                        device,
+                        name=f"{device.name} {part[0]}",
+                        flops_per_second=device.flops_per_second * int(part[1]) / MIG_SLICES,
+                        memory_bytes=1e9 * int(part[2]),
+                    )
+                )
     return None
 
 
@@ -373,5 +393,5 @@ def device_peak(text: str | None) -> float | None:
     if not fitting:
         return None
     peak = max(fitting, key=lambda d: len(d.words)).flops_per_second
-    part = re.search(r"\bmig (\d)g\b", name)
+    part = MIG.search(name)
     return peak * int(part[1]) / MIG_SLICES if part else peak

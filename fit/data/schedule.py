@@ -195,9 +195,16 @@ class LearningRate:
         """Share of the peak rate by the user's function.
 
         Raises:
-            PlanError: It gives no finite number from 0 on.
+            PlanError: It raises, or gives no finite number from 0 on.
         """
-        share = function(middle, self.tokens, self.warmup)
+        try:
+            share = function(middle, self.tokens, self.warmup)
+        except Exception as error:  # the user's code may raise anything
+            raise PlanError(
+                f"train.schedule={self.kind} fails at {middle:.0f} of {self.tokens} tokens ("
+                f"{' '.join(f'{type(error).__name__}: {error}'.split())}); it is called with "
+                "(position, tokens, warmup)."
+            ) from error
         if not (isinstance(share, int | float) and 0 <= share < math.inf):
             raise PlanError(
                 f"train.schedule={self.kind} gives {share!r} at {middle:.0f} of {self.tokens} "

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fit.allocation.costs import Machine, machine, peak_of
+from fit.data.accounting import find_device
 from fit.data.records import RunRecord
 from fit.errors import PlanError, QueryError
 from fit.quantities import (
@@ -27,7 +28,7 @@ from fit.quantities import (
     power,
 )
 from sweep.config import TrainConfig
-from sweep.planning.devices import device_kind
+from sweep.planning.devices import device_kind, found_device
 from sweep.planning.grid import Cell, LauncherChoice, split_branches
 from sweep.planning.timing import (
     CostEstimate,
@@ -154,7 +155,7 @@ def unknown_device(row: PlannedCost) -> str:
     train = row.trajectory.config.train
     many = f" train.devices={train.devices}" if train.devices > 1 else ""
     return (
-        f"train.accelerator={train.accelerator}{many} was not timed here; name the device: "
+        f"a run on {device_kind(row.trajectory.config)}{many} was not timed here; name the device: "
         "device=h100 mfu=0.4"
     )
 
@@ -274,8 +275,11 @@ def _planned_for(rows: Sequence[PlannedCost]) -> str:
     """The device and the precision that the runs are planned for, in words."""
     configs = [row.trajectory.config for row in rows if row.record is None]
     pairs = sorted({(device_kind(c), c.train.precision) for c in configs})
-    found = ", found here" if all(c.train.accelerator == "auto" for c in configs) else ""
-    return f"for {' and '.join(f'{device} in {how}' for device, how in pairs)}{found}"
+    why = ""
+    if all(c.train.accelerator == "auto" for c in configs):
+        here = {device for device, _ in pairs} == {found_device()}
+        why = ", found here" if here else ", since the launcher asks for GPUs"
+    return f"for {' and '.join(f'{device} in {how}' for device, how in pairs)}{why}"
 
 
 def _estimate_basis(rows: Sequence[PlannedCost], options: PlanOptions) -> list[str]:
@@ -284,7 +288,10 @@ def _estimate_basis(rows: Sequence[PlannedCost], options: PlanOptions) -> list[s
         machine = options.machine
         assumed = "" if options.mfu is not None else ", assumed: measure yours, mfu="
         peak = power(machine.flops_per_second)
-        return [f"for {machine.name}, {peak} FLOP/s at an MFU of {machine.mfu:g}{assumed}"]
+        device = find_device(machine.name)
+        slower = "; in fp16, without bf16 a run is several times slower"
+        slower = "" if device is None or device.bf16 else slower
+        return [f"for {machine.name}, {peak} FLOP/s at an MFU of {machine.mfu:g}{assumed}{slower}"]
     left = [row for row in rows if row.record is None]
     devices = sorted({row.estimate.measured for row in left if row.estimate.measured})
     timed = sum(row.estimate.measured is not None for row in left)

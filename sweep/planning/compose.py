@@ -8,10 +8,9 @@ Four private parts of Hydra 1.3 are used, since its public interface offers none
 - the parser of its command line and what it does for `--help`, `--cfg` and `--info`, because
   `hydra.main` reads `sys.argv` and would run the job as well;
 - the basic sweeper's expansion of a grid, so that the whole grid is planned before any run starts;
-- its last step of composition, setting plain values. Composing a configuration from its groups
-  takes 50 ms and more, which is most of what a launch of a thousand tiny runs would do: it is done
-  once in a process. Setting values takes 2 ms, and setting each distinct value once for a whole
-  grid takes next to nothing;
+- its last step of composition, setting plain values. Composing from groups takes 50 ms and more,
+  most of what a launch of a thousand tiny runs would do: it is done once in a process. Setting
+  values takes 2 ms, and setting each distinct value once for a whole grid next to nothing;
 - the callbacks that a launcher's context needs.
 """
 
@@ -50,6 +49,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fit.errors import PlanError
 from sweep import ROOT
 from sweep.config import Config, names_plug_in
+from sweep.planning.devices import job_cpus
 from sweep.planning.quoting import quote_text, read_overrides, refuse_repeated
 from sweep.plugins import SETTINGS, describe, unknown_option
 from sweep.settings import SYNONYMS, needed, parse, refuse_undeclared, settings, unknown_setting
@@ -66,7 +66,7 @@ EXTRAS = {
 """Extra of isoflop that installs a launcher."""
 
 ConfigStore.instance().store(name="config_schema", node=Config)
-OmegaConf.register_new_resolver("cpus", lambda each, n: max(1, each) * n, replace=True)
+OmegaConf.register_new_resolver("cpus", job_cpus, replace=True)
 
 
 def hydra_initialised() -> initialize_config_dir:

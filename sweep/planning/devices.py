@@ -5,7 +5,8 @@
 the plan, and handed to the workers with the data's hash (`sweep.launch.jobs.pin_plan`).
 
 A plan is often made where no run is trained: on a login node, or for another machine. What
-`train.accelerator` says therefore decides; only where it is `auto` is this machine looked at.
+`train.accelerator` says therefore decides, and where it is `auto` the launcher that asks for GPUs;
+only else is this machine looked at.
 """
 
 from __future__ import annotations
@@ -17,26 +18,70 @@ import importlib.metadata
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sweep.config import Config
 
 BF16_CAPABILITY = (8, 0)
 """Least compute capability of NVIDIA GPUs with bf16 arithmetic (Ampere)."""
+CPUS_PER_GPU = 4
+"""Least CPU threads for a GPU in a Slurm job: they train, read rows ahead and write checkpoints."""
 
 
-def resolve_device(config: Config) -> Config:
-    """The configuration with the device that it is planned for, and no precision left open."""
-    kind, precision = device_kind(config), config.train.precision
+def resolve_device(config: Config, *, on_gpus: bool = False, bf16: bool | None = None) -> Config:
+    """The configuration with the device that it is planned for, and no precision left open.
+
+    Args:
+        config: Of a job.
+        on_gpus: Whether its launcher asks for GPUs (`asks_for_gpus`), whatever this machine has.
+        bf16: Whether the device has bf16 arithmetic; None asks the GPUs of this machine.
+    """
+    train, kind = config.train, device_kind(config)
+    if on_gpus and train.accelerator == "auto" and config.planned_device is None:
+        kind = "cuda"
+    precision = train.precision
     if precision == "auto":
-        precision = "bf16-mixed" if kind == "cuda" and _bf16_expected() else "32-true"
-    if (kind, precision) == (config.planned_device, config.train.precision):
+        bf16 = _bf16_expected() if bf16 is None else bf16
+        precision = "bf16-mixed" if kind == "cuda" and bf16 else "32-true"
+    if (kind, precision) == (config.planned_device, train.precision):
         return config
     return dataclasses.replace(
-        config,
-        planned_device=kind,
-        train=dataclasses.replace(config.train, precision=precision),
+        config, planned_device=kind, train=dataclasses.replace(train, precision=precision)
     )
+
+
+def asks_for_gpus(launcher: Mapping[str, Any]) -> bool:
+    """Whether the settings of a Hydra launcher ask a cluster for GPUs.
+
+    Slurm: gpus_per_node, gpus_per_task or gres, also in `additional_parameters`; Ray: num_gpus.
+    What is launched on this machine trains on what is found here.
+    """
+    if str(launcher.get("_target_")).endswith(".LocalLauncher"):
+        return False
+    slurm = (launcher, launcher.get("additional_parameters") or {})
+    ray = (launcher.get("ray") or {}).get("remote") or {}
+    named = [part.get(n) for part in slurm for n in ("gpus", "gpus_per_node", "gpus_per_task")]
+    listed = [entry for part in slurm for entry in str(part.get("gres") or "").split(",")]
+    return any(
+        _above_zero(count)
+        for count in (*named, ray.get("num_gpus"), *(e for e in listed if "gpu" in e))
+        if count is not None
+    )
+
+
+def job_cpus(threads: int, devices: int, *, _parent_: Mapping[str, Any]) -> int:
+    """CPU threads of a job with the settings of a launcher, `conf/hydra/launcher/slurm.yaml`."""
+    return max(CPUS_PER_GPU if asks_for_gpus(_parent_) else 1, threads) * devices
+
+
+def _above_zero(count: Any) -> bool:
+    """Whether a number of GPUs as Slurm reads it (2, a100:2, gpu:a100) is more than none."""
+    try:
+        return float(str(count).rpartition(":")[2]) > 0
+    except ValueError:  # a type alone is one of it
+        return True
 
 
 def device_kind(config: Config) -> str:

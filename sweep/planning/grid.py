@@ -11,8 +11,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from fit.data.accounting import Device
 from fit.data.records import DataInfo, RunRecord
 from fit.errors import PlanError
+from sweep.cache import worker_closed
 from sweep.config import Config, DataConfig
 from sweep.data.registry import describe
 from sweep.planning.compose import (
@@ -22,6 +24,7 @@ from sweep.planning.compose import (
     hydra_initialised,
     wrong_overrides_refused,
 )
+from sweep.planning.devices import asks_for_gpus, resolve_device
 from sweep.planning.overrides import check_effect, check_overrides
 from sweep.planning.sizes import check_shape_overrides
 from sweep.planning.timing import check_memory
@@ -36,7 +39,6 @@ from sweep.planning.trajectory import (
     work_folder,
 )
 from sweep.planning.trunks import TRUNK, is_kept
-from sweep.plugins import worker_closed
 
 SHOWN = 3
 """Refused cells that are named where several share a reason."""
@@ -180,13 +182,19 @@ def run_folder(trajectory: Trajectory, run: RunSpec) -> Path:
 
 
 def grid(
-    overrides: Sequence[str], *, multirun: bool, describe: Describe = describe
+    overrides: Sequence[str],
+    *,
+    multirun: bool,
+    device: Device | None = None,
+    describe: Describe = describe,
 ) -> tuple[Cell, ...]:
     """Compose and plan every cell that the overrides span.
 
     Args:
         overrides: Hydra's overrides, sweeping ones among them.
         multirun: Span the grid; else the overrides are one cell.
+        device: Accelerator that the runs are planned for; None for that of the launcher's jobs or
+            of this machine.
         describe: What looks at the data; `describe_unfetched` for what only tells.
 
     Returns:
@@ -197,10 +205,12 @@ def grid(
             effect), or the only cell cannot be trained.
     """
     with worker_closed():
-        return _plan_grid(overrides, multirun=multirun, describe=describe)
+        return _plan_grid(overrides, multirun, device, describe)
 
 
-def _plan_grid(overrides: Sequence[str], *, multirun: bool, describe: Describe) -> tuple[Cell, ...]:
+def _plan_grid(
+    overrides: Sequence[str], multirun: bool, device: Device | None, describe: Describe
+) -> tuple[Cell, ...]:
     """Compose and plan every cell; see `grid`."""
     with wrong_overrides_refused(), hydra_initialised():
         check_overrides(overrides, multirun=multirun)
@@ -208,6 +218,13 @@ def _plan_grid(overrides: Sequence[str], *, multirun: bool, describe: Describe) 
         composer = ConfigComposer()
         configs = [_checked(composer, job) for job in jobs]
         check_effect(overrides, jobs, configs, composer.checked([])())
+        on_gpus = multirun and asks_for_gpus(compose_shared(overrides).hydra.launcher)
+    if on_gpus or device is not None:
+        bf16 = None if device is None else device.bf16
+        configs = [
+            c if isinstance(c, PlanError) else resolve_device(c, on_gpus=on_gpus, bf16=bf16)
+            for c in configs
+        ]
     seen: set[Path] = set()
     described = _describe_once(describe)
     cells = tuple(

@@ -293,6 +293,10 @@ def _plan_trajectory(
             decay_power=train.lr_decay_power,
             function=own["train.schedule"].function() if "train.schedule" in own else None,
         )
+        if rate.function is not None:  # refused here rather than in training
+            last = rule.batch(tokens - 1)
+            for position, batch in ((0, rule.batch(0)), (tokens // 2, 0), (tokens - last, last)):
+                rate.factor(position, batch)
         identity = {
             **shared,
             "tokens": tokens,

@@ -55,6 +55,7 @@ from sweep.training.outcome import (
     RunFacts,
     diverged_record,
     done_record,
+    error_in_words,
     failed_record,
     measure,
     score_tasks,
@@ -218,7 +219,7 @@ class TrajectoryTrainer:
             self.read_records()  # on file systems without locks another process may have finished
             for run in self.missing():
                 self.write_result(run, failed_record(self.facts(run), error, trace))
-            self._record_end("failed", f"{type(error).__name__}: {error}")
+            self._record_end("failed", error_in_words(error))
         except BaseException as error:
             self._end_save()
             self._record_end("stopped", self._signal or type(error).__name__)
@@ -294,7 +295,7 @@ class TrajectoryTrainer:
             try:
                 self._train(session, index, run)
                 if not trunk_alone:
-                    self._finish_run(session, run)
+                    self._measure_trained(session, run)
             except Diverged as error:
                 ahead = [r for r in self.missing() if r.tokens >= run.tokens]
                 for stopped in ahead if session.branch is None else [run]:
@@ -374,6 +375,24 @@ class TrajectoryTrainer:
         if self.writes:  # what a process that was killed left behind
             shutil.rmtree(folder, ignore_errors=True)
         self._write(folder)
+
+    def _measure_trained(self, session: Session, run: RunSpec) -> None:
+        """Measure a trained run; where that fails, keep its state, from which it can be repeated.
+
+        Several ranks keep none: one that fails alone cannot save with the others.
+        """
+        try:
+            self._finish_run(session, run)
+        except Exception:
+            if session.fabric.world_size == 1:
+                with suppress(Exception):  # must not hide what failed
+                    self._save()
+                    self.writer.wait()
+                    say(
+                        f"{run.run} is trained, but could not be measured; the same command "
+                        "measures it again and trains nothing"
+                    )
+            raise
 
     def _finish_run(self, session: Session, run: RunSpec, reason: str | None = None) -> None:
         """Measure a run that ended, or was stopped for a reason, and write its record."""

@@ -1,4 +1,4 @@
-"""Optimisers besides AdamW: Muon for hidden matrices, and classes of the user's own.
+"""Muon for hidden matrices beside AdamW; classes of the user's own: `sweep.plugins`.
 
 Muon moves a matrix along the orthogonal factor of its averaged gradient. Every update then has the
 spectral norm 1, whatever the width, so that one learning rate serves all widths; torch multiplies
@@ -9,13 +9,10 @@ matrix.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-
-from fit.errors import PlanError
-from sweep.plugins import PlugIn
 
 ParameterGroup = dict[str, Any]
 
@@ -57,24 +54,3 @@ class MuonAdamW(torch.optim.Optimizer):
         assert closure is None
         self._muon.step()  # type: ignore[no-untyped-call]
         self._adam.step()
-
-
-def own_optimizer(plug_in: PlugIn, groups: Sequence[ParameterGroup]) -> torch.optim.Optimizer:
-    """Build an optimiser of the user's own from the parameter groups.
-
-    Raises:
-        PlanError: It is no torch.optim.Optimizer, or it lost one of the groups' entries.
-    """
-    optimizer = plug_in.call(groups)
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise PlanError(
-            f"{plug_in.setting}={plug_in.target} gives a {type(optimizer).__name__}; a subclass of "
-            "torch.optim.Optimizer is needed."
-        )
-    kept: Sequence[Mapping[str, Any]] = optimizer.param_groups
-    if not all({"lr", "peak", "decays"} <= group.keys() for group in kept):
-        raise PlanError(
-            f"{plug_in.setting}={plug_in.target} changes the groups it is given; pass them on: "
-            "super().__init__(groups, defaults)."
-        )
-    return optimizer

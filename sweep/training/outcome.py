@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -289,8 +291,16 @@ def diverged_record(facts: RunFacts, measured: Measurement, reason: str) -> RunR
 
 def failed_record(facts: RunFacts, error: BaseException, trace: str) -> RunRecord:
     """The record of a run that an error ended."""
-    reason = f"{type(error).__name__}: {error}".strip()
-    return _record(facts, status="failed", reason=reason, traceback=trace)
+    return _record(facts, status="failed", reason=error_in_words(error), traceback=trace)
+
+
+def error_in_words(error: BaseException) -> str:
+    """Type and message of an error; of one without a message, such as of memory, where it arose."""
+    message = str(error).strip()
+    if not message:
+        frames = traceback.extract_tb(error.__traceback__)[-1:]
+        message = "".join(f"in {f.name} ({Path(f.filename).name}:{f.lineno})" for f in frames)
+    return f"{type(error).__name__}: {message or 'without a message; the traceback says more'}"
 
 
 def _record(facts: RunFacts, **outcome: Any) -> RunRecord:

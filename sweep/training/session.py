@@ -50,7 +50,7 @@ from sweep.training.devices import (
     open_fabric,
     prepare_process,
 )
-from sweep.training.optimizers import MuonAdamW, own_optimizer
+from sweep.training.optimizers import MuonAdamW
 from sweep.training.step import BatchFeed, MultiDeviceStepper, SingleDeviceStepper
 from sweep.training.tracking import say
 
@@ -417,7 +417,8 @@ def build_optimizer(
         "fused": device.type in ("cpu", "cuda"),
     }
     if "train.optimizer" in trajectory.plug_ins:
-        return own_optimizer(trajectory.plug_ins["train.optimizer"], groups)
+        own: torch.optim.Optimizer = trajectory.plug_ins["train.optimizer"].call(groups)
+        return own
     if train.optimizer == "muon":
         return MuonAdamW(groups, momentum=train.muon_momentum, **adam)
     return torch.optim.AdamW(groups, **adam)  # type: ignore[arg-type]

@@ -29,9 +29,6 @@ class Halving:
 def halved(position, tokens, warmup, options: Halving):
     return 1.0 if position < options.after * tokens else 0.5
 
-def negative(position, tokens, warmup):
-    return -1.0
-
 def untyped(position, tokens, warmup, options):
     return 1.0
 
@@ -125,6 +122,12 @@ def test_a_plug_in_that_cannot_be_used_is_refused_when_it_is_planned(module, nam
     assert said in refused(f"train.schedule={name.format(module())}")
 
 
+@pytest.mark.parametrize("target", ["bad", "Ssm", "5", ""])
+def test_a_model_without_its_module_is_refused_and_not_taken_for_the_built_in(target):
+    said = refused(f"model._target_={target}")
+    assert said.startswith(f"model._target_={target}; the module and the name of a plug-in")
+
+
 @pytest.mark.parametrize("setting", ["model.document_mask=true", "data.tasks=quiz.jsonl"])
 def test_what_the_built_in_model_alone_serves_is_refused_beside_another(module, setting, tmp_path):
     (tmp_path / "quiz.jsonl").write_text('{"prompt": "once", "answer": "upon"}\n')
@@ -166,10 +169,92 @@ def test_a_job_that_was_planned_with_another_source_is_refused(module):
         plan(compose_config(command(f"train.schedule={module()}:halved", "plugins_hash=abc")))
 
 
-def test_a_schedule_that_gives_no_share_of_the_peak_is_refused(module):
-    (trajectory,) = plan(compose_config(command(f"train.schedule={module()}:negative")))
-    with pytest.raises(PlanError, match="a share of the peak rate"):
-        trajectory.runs[0].rate.factor(0, 64)
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return -1.0", "gives -1.0 at 64 of"),
+        ("return None", "gives None at 64 of"),
+        ("return float('nan')", "gives nan at 64 of"),
+        ("return 1.0 if position < tokens / 2 else float('inf')", "gives inf at 1984 of"),
+        ("return 1 - 2 * (position > tokens - 100)", "gives -1 at 39"),
+        ("return 1 / 0", "fails at 64 of 3968 tokens (ZeroDivisionError: division by zero)"),
+    ],
+)
+def test_a_schedule_that_gives_no_share_of_the_peak_is_refused_in_the_plan(module, body, said):
+    name = module(f"def rate(position, tokens, warmup): {body}")
+    text = refused(f"train.schedule={name}:rate", "train.tokens=4e3")
+    assert text.startswith(f"train.schedule={name}:rate {said}")
+
+
+def test_a_schedule_of_other_arguments_is_refused_in_the_plan(module):
+    name = module("def rate(position): return 1.0")
+    assert "it is called with (position, tokens, warmup)" in refused(f"train.schedule={name}:rate")
+
+
+MODEL = """
+import torch
+from torch.nn import functional as F
+
+class Whole(torch.nn.Module):
+    def __init__(self, shape):
+        super().__init__()
+        self.embedding = torch.nn.Parameter(torch.empty(shape.vocab, shape.width))
+    def init_weights(self, generator):
+        with torch.no_grad():
+            self.embedding.normal_(generator=generator)
+    def forward(self, tokens, targets, z_loss):
+        return self.token_losses(tokens, targets).mean()
+    def token_losses(self, tokens, targets):
+        logits = self.embedding[tokens] @ self.embedding.T
+        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        return losses.view(targets.shape)
+    def parameter_groups(self):
+        return {"embedding": [self.embedding]}
+
+class Bare(torch.nn.Module):
+    def __init__(self, shape): super().__init__()
+
+class Flat(Whole):
+    def token_losses(self, tokens, targets): return super().token_losses(tokens, targets).flatten()
+
+class Silent(Whole):
+    def forward(self, tokens, targets, z_loss): pass
+
+class Nameless(Whole):
+    def parameter_groups(self): return {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Bare", "it has no token_losses and no init_weights and no parameter_groups"),
+        ("Flat", "token_losses gives torch.Size([32]) for one row; (1, 32) is needed"),
+        ("Silent", "forward gives NoneType for one row; () is needed"),
+        ("Nameless", "Nameless.parameter_groups has to name every parameter once"),
+    ],
+)
+def test_a_model_that_could_not_be_trained_or_measured_is_refused_in_the_plan(module, name, said):
+    target = f"{module(MODEL)}:{name}"
+    assert refused(f"model._target_={target}").startswith(f"model._target_={target}: {said}")
+    assert name_of(f"model._target_={target.replace(name, 'Whole')}")
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("def make(groups): return {}", "gives a dict; a subclass of torch.optim.Optimizer"),
+        ("def make(groups): raise OSError('no')", "cannot be built (OSError: no)"),
+        ("def make(): pass", "cannot be built (TypeError: make() takes 0 positional"),
+        (
+            "import torch\ndef make(groups): return torch.optim.SGD(groups[0]['params'], lr=1.0)",
+            "changes the groups it is given",
+        ),
+    ],
+)
+def test_an_optimiser_that_is_none_is_refused_in_the_plan(module, code, said):
+    target = f"{module(code)}:make"
+    assert refused(f"train.optimizer={target}").startswith(f"train.optimizer={target} {said}")
 
 
 def test_a_data_source_that_is_none_is_refused_with_what_it_lacks(module):
@@ -214,6 +299,7 @@ def test_planning_reads_a_model_elsewhere_and_imports_no_torch_itself(tmp_path):
         "import torch\nfrom fit.data.accounting import FlopsPerToken, ParamCounts\n"
         "class Model(torch.nn.Module):\n"
         "    def __init__(self, shape): super().__init__()\n"
+        "    init_weights = token_losses = parameter_groups = None\n"
         "    @staticmethod\n"
         "    def count_params(shape):\n"
         "        return ParamCounts(body=7 * shape.width, head=1, embedding=2, other=3)\n"

@@ -11,7 +11,7 @@ import isoflop
 from fit.allocation.costs import machine
 from fit.allocation.scaling_law import ScalingLaw
 from fit.cli.main import main
-from fit.data.accounting import DEVICES, RENTALS
+from fit.data.accounting import DEVICES, RENTALS, device_peak, find_device
 from fit.errors import FieldError, QueryError
 from fit.laws.published import preset
 from fit.query.answer import answer
@@ -141,6 +141,14 @@ def test_every_device_is_found_in_every_spelling():
     assert machine("h100s").name == "h100" and machine("L40s").name == "l40s"
     assert machine("NVIDIA H100 SXM5 80GB").name == "h100"
     assert machine("GeForce RTX 3090").name == machine("3090").name == "rtx-3090"
+
+
+@pytest.mark.parametrize("text", ["h100 mig 1g.10gb", "NVIDIA H100 80GB HBM3 MIG 1g.10gb"])
+def test_a_part_of_a_gpu_has_its_share_of_the_peak_and_its_own_memory(text):
+    part = find_device(text)
+    assert part.name == "h100 mig 1g.10gb" and find_device(part.name) == part
+    assert (part.flops_per_second, part.memory_bytes) == (989e12 / 7, 10e9)
+    assert machine(text).flops_per_second == device_peak(text) == 989e12 / 7
 
 
 def test_writing_a_number_in_another_way_does_not_change_it():

@@ -14,11 +14,13 @@ from sweep.launch.jobs import pin_plan, run
 from sweep.launch.launcher import train_here
 from sweep.plan import main as print_plan
 from sweep.planning import devices
+from sweep.planning.compose import compose_multirun, hydra_initialised
 from sweep.planning.grid import compose_config, grid
 from sweep.planning.trajectory import plan
 from sweep.training.outcome import recipe
 from tests.sweep.training.test_loop import TINY, trajectory
 
+SLURM = "hydra/launcher=slurm"
 AMPERE, VOLTA = (8, 0), (7, 0)
 
 
@@ -225,6 +227,15 @@ def test_bf16_on_a_cpu_trains_and_says_so(machine, tmp_path):
         (Nvml(AMPERE), [], "planned   for cuda in bf16-mixed, found here"),
         (None, ["train.accelerator=cuda"], "planned   for cuda in bf16-mixed"),
         (None, ["device=h100"], "planned   for cuda in bf16-mixed"),
+        (None, ["device=h100 mig 1g.10gb"], "planned   for cuda in bf16-mixed"),
+        (Nvml(AMPERE), ["device=v100"], "planned   for cuda in 32-true"),
+        (None, ["device=t4", "train.precision=bf16-mixed"], "planned   for cuda in bf16-mixed"),
+        (
+            None,
+            [SLURM, "hydra.launcher.gpus_per_node=1"],
+            "planned   for cuda in bf16-mixed, since the launcher asks for GPUs",
+        ),
+        (None, [SLURM], "planned   for cpu in 32-true, found here"),
     ],
 )
 def test_the_plan_says_the_device_and_the_precision(machine, capsys, gpu, words, said):
@@ -232,3 +243,56 @@ def test_the_plan_says_the_device_and_the_precision(machine, capsys, gpu, words,
     with pytest.raises(SystemExit):
         print_plan([*TINY, "train.tokens=3e3", "measure=off", *words])
     assert said in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("launcher", "asked"),
+    [
+        ({"gpus_per_node": 1}, True),
+        ({"gpus_per_node": "a100:2"}, True),
+        ({"gpus_per_node": 0, "gpus_per_task": None, "gres": None}, False),
+        ({"gpus_per_task": 2}, True),
+        ({"gres": "nvme:1,gpu:a100"}, True),
+        ({"gres": "gpu:0"}, False),
+        ({"gres": "nvme:1"}, False),
+        ({"additional_parameters": {"gpus": 4}}, True),
+        ({"additional_parameters": None}, False),
+        ({"ray": {"init": {}, "remote": {"num_gpus": 0.25}}}, True),
+        ({"ray": {"init": {}, "remote": {}}}, False),
+        ({"_target_": "submitit_launcher.LocalLauncher", "gpus_per_node": 1}, False),
+        ({"n_jobs": 2}, False),
+    ],
+)
+def test_a_launcher_asks_for_gpus_in_many_ways(launcher, asked):
+    assert devices.asks_for_gpus(launcher) is asked
+
+
+def test_jobs_with_gpus_are_planned_for_them_where_there_is_none(machine, monkeypatch):
+    machine(None)
+    monkeypatch.setattr("sweep.planning.timing.os.sysconf", lambda name: 1)  # two bytes of memory
+    words = [*TINY, "train.tokens=3e3", "hydra/launcher=slurm"]
+    (cell,) = grid([*words, "hydra.launcher.gpus_per_node=1"], multirun=True)
+    assert cell.refusal is None
+    pinned = pin_plan(cell).overrides
+    assert {"planned_device=cuda", "train.precision=bf16-mixed"} <= set(pinned)
+    (named,) = grid([*words, "train.accelerator=cuda"], multirun=True)
+    assert [r.run for _, r in named.runs()] == [r.run for _, r in cell.runs()]
+    told = [*words, "hydra.launcher.gpus_per_node=1", "train.accelerator=cpu"]
+    (cell,) = grid(told, multirun=True)
+    assert "this machine has" in cell.refusal
+
+
+@pytest.mark.parametrize(
+    ("words", "cpus"),
+    [
+        ([], 1),
+        (["hydra.launcher.gpus_per_node=1"], 4),
+        (["hydra.launcher.gres=gpu:1", "train.threads=6"], 6),
+        (["hydra.launcher.gpus_per_node=2", "train.devices=2"], 8),
+        (["hydra.launcher.gpus_per_node=1", "hydra.launcher.cpus_per_task=2"], 2),
+    ],
+)
+def test_a_slurm_job_with_gpus_has_four_threads_for_each_unless_told(words, cpus):
+    with hydra_initialised():
+        launcher = compose_multirun(["hydra/launcher=slurm", *words]).hydra.launcher
+        assert launcher.cpus_per_task == cpus

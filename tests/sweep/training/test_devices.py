@@ -14,6 +14,7 @@ import pytest
 
 from fit.errors import PlanError
 from sweep.planning.grid import compose_config
+from sweep.planning.timing import missing_for_compile
 from sweep.planning.trajectory import plan
 from sweep.training import devices
 from sweep.training.loop import train
@@ -184,6 +185,18 @@ def test_a_run_begun_on_one_device_is_finished_on_two(tmp_path, single, strategy
     ((last, curve),) = diary.curves().items()
     for row, expected in zip(curve, curves[last], strict=True):
         assert row == pytest.approx(expected, rel=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_devices_train_a_compiled_model_to_the_losses_of_one_that_is_not(tmp_path, strategy):
+    assert not missing_for_compile("cpu")
+    words = ("model.width=16", "model.depth=3", *LENGTHS)
+    one = train(trajectory(*words), tmp_path / "one", Quiet())
+    more = (*TWO, "train.compile=on", f"train.strategy={strategy}")
+    two = train(trajectory(*words, *more), tmp_path / "two", Diary(tmp_path / "diary"))
+    assert [r.status for r in two] == ["done", "done"], two[0].reason
+    assert [r.loss for r in two] == pytest.approx([r.loss for r in one], abs=5e-4)
 
 
 @pytest.mark.parametrize(

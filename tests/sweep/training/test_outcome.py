@@ -20,6 +20,7 @@ from sweep.planning.grid import compose_config
 from sweep.planning.trajectory import plan
 from sweep.training.loop import train
 from sweep.training.outcome import measure, recipe, score_tasks
+from sweep.training.session import Session
 from tests.sweep.training.test_loop import TINY, Quiet
 
 FABRIC = SimpleNamespace(device=torch.device("cpu"), world_size=1, global_rank=0)
@@ -172,6 +173,36 @@ def test_stories_that_the_model_writes_are_scores_beside_the_others(tmp_path):
     assert table.columns["score_stories.grammar"][0] == record.scores["stories.grammar"]["accuracy"]
 
 
+def test_what_fails_after_training_is_repeated_without_training_again(tmp_path, monkeypatch):
+    words = [*TINY, "train.tokens=[3e3,6e3]", "train.stories=6", "train.scores=stories"]
+    (graded,) = plan(compose_config(words))
+    whole = train(graded, tmp_path / "whole", Quiet())
+
+    def broken(*arguments, **named):
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sweep.training.loop.story_scores", broken)
+        failed = train(graded, tmp_path, Quiet())
+    assert [r.status for r in failed] == ["failed"] * 2
+    assert failed[0].reason.startswith("MemoryError: in broken (test_outcome.py:")
+    trained, advance = [], Session.advance
+
+    def counted(session, rate, until, on_row):
+        trained.append((session.position, until))
+        advance(session, rate, until, on_row)
+
+    monkeypatch.setattr(Session, "advance", counted)
+    again = train(graded, tmp_path, Quiet())
+    short, long = graded.runs
+    assert trained[0] == (short.tokens, short.tokens)
+    assert trained[1:] == [
+        (short.cooldown_start, long.cooldown_start),
+        (long.cooldown_start, long.tokens),
+    ]
+    assert [r.result() for r in again] == [r.result() for r in whole]
+
+
 def test_where_stories_cannot_be_graded_one_line_says_so(tmp_path):
     (tmp_path / "a.txt").write_text("to be or not to be, that is the question. " * 4000)
     text = ["data=text", f"data.path={tmp_path / 'a.txt'}", "data.heldout_tokens=2000"]
@@ -179,6 +210,7 @@ def test_where_stories_cannot_be_graded_one_line_says_so(tmp_path):
         (text, "data=text has none. Leave it out, or grade prompts: data.tasks"),
         (["train.devices=2", "train.strategy=fsdp"], "train.strategy=fsdp; no device has"),
         (["train.stories=0"], "train.stories=0; a positive number"),
+        (["train.stories=1e12"], "train.stories=1000000000000; 100000 or fewer"),
     ):
         with pytest.raises(PlanError, match=message):
             plan(compose_config([*TINY, "train.scores=stories", *words]))
