@@ -309,7 +309,7 @@ def _number(name: str, value: Any) -> float:
         RecordError: It is none.
     """
     try:
-        if isinstance(value, str | bool) or getattr(value, "ndim", 0):
+        if isinstance(value, str | bool) or getattr(value, "ndim", False):
             raise TypeError
         return float(value)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
