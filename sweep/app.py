@@ -7,6 +7,7 @@ that was asked for, so that `isoflop runs` knows what is missing.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib
 import json
 import sys
@@ -80,6 +81,12 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "python -m sweep
         command = importlib.import_module(COMMANDS[words[0]])
         command.main(words, prog=prog)
         return
+    if words and words[0].isalpha():
+        near = difflib.get_close_matches(words[0], COMMANDS, 1)
+        raise PlanError(
+            f"{words[0]} is no command of {prog}, and no override name=value; "
+            + (f"the nearest is {near[0]}." if near else f"commands are {', '.join(COMMANDS)}.")
+        )
     options = parse_command(words, prog)
     if options.cfg or options.help or options.hydra_help or options.info:
         show_information(options, prog)

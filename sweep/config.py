@@ -150,7 +150,7 @@ class DataConfig:
     seed: int = MISSING
     """Seed of the language (stories) or of the held-out split."""
     size: str = MISSING
-    """stories: demo, small, full or skills."""
+    """stories: demo, small, full, skills, tales, tales-even or tales-instruct."""
     tokenizer: str = MISSING
     """text and hf: bytes, bpe, PATH/tokenizer.json, tiktoken:NAME or tiktoken:PATH.tiktoken."""
     vocab: Count = MISSING
@@ -180,7 +180,7 @@ class DataConfig:
     parts: list[Any] = MISSING
     """mix: the sources and their weights, see `sweep.data.mixture`."""
     also_heldout: list[str] = MISSING
-    """text, hf and mix: files or folders of further texts, each with a held-out loss of its own."""
+    """All but stories and tokens: further texts, each with a held-out loss of its own."""
     tasks: str | None = MISSING
     """All but tokens: file of prompts and their right answers, see `sweep.data.measured`."""
 
@@ -348,10 +348,8 @@ class Config:
             _check_known("model.mlp", self.model.mlp, tuple(MLPS))
         pad = self.model.pad_vocab_to
         _check("model.pad_vocab_to", pad, pad >= 0, "0 (no padding) or a multiple such as 128")
-        _check_positive("train", self.train, "lr", "base_width", "embedding_lr", "muon_lr")
-        _check_positive(
-            "train", self.train, "clip", "devices", "nodes", "base_depth", "runs_per_gpu"
-        )
+        rates, counts = "lr embedding_lr muon_lr clip", "base_width base_depth devices nodes"
+        _check_positive("train", self.train, *rates.split(), *counts.split(), "runs_per_gpu")
         share = f"a divisor of train.devices={self.train.devices}"
         _check("train.nodes", self.train.nodes, self.train.devices % self.train.nodes == 0, share)
         train, model = self.train, self.model
@@ -417,7 +415,7 @@ def _check_name(name: str) -> None:
 def _check_positive(group: str, section: object, *fields: str) -> None:
     """Require numbers above zero."""
     for name in fields:
-        _positive(f"{group}.{name}", getattr(section, name))
+        _positive(f"{group}.{name}", getattr(section, name), examples="")
 
 
 def _check(name: str, value: Any, good: bool, needed: str) -> None:
@@ -438,6 +436,8 @@ def _names(setting: str, value: Any, known: Sequence[str]) -> list[str]:
     names = list(value) if several else [] if value is None else [value]
     for name in names:
         _check_known(setting, name, known)
+    if "none" in names and len(set(names)) > 1:
+        raise PlanError(f"{setting}=[{','.join(names)}]; none stands alone. Leave it out.")
     return sorted(set(names))
 
 
@@ -495,5 +495,6 @@ def _positive(name: str, value: Any, *, examples: str = "8e3, 0.5M, 1B or 10000"
     except (TypeError, ValueError, OverflowError, QueryError):
         number = math.nan
     if isinstance(value, bool) or not (math.isfinite(number) and number > 0):
-        raise PlanError(f"{name}={value!r}; a positive number is needed, such as {examples}.")
+        such = f", such as {examples}" if examples else ""
+        raise PlanError(f"{name}={value!r}; a positive number is needed{such}.")
     return number

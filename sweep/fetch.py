@@ -197,12 +197,12 @@ def parse_filters(texts: Iterable[str]) -> dict[str, Any]:
         if text.lstrip().startswith("{"):
             try:
                 filters |= json.loads(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise RecordError(f"--filter is no JSON: {error}. Correct it.") from error
         elif key and sign and value:
             try:
                 filters[key] = json.loads(value)
-            except ValueError:
+            except (ValueError, RecursionError):
                 filters[key] = value
         else:
             raise RecordError(f"--filter is '{text}'; KEY=VALUE is needed, such as group=demo.")

@@ -7,10 +7,12 @@ perfect predictor is known for each token, its noise cancels as it does in a run
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import math
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,6 +39,7 @@ ORDERS = {1: "unigram", 2: "bigram", 3: "trigram", 5: "5-gram"}
 TRAIN_TOKENS = 10_000_000
 MOST_MODELS = 6
 """Sizes of models in a ladder; more are thinned evenly, the smallest and the largest kept."""
+OPTIONS = ("tokens", "fit", "out")
 USAGE = """\
 {prog} [RUNS] [option=value ...] [override ...]
 
@@ -76,9 +79,12 @@ def measure_ladder(words: Sequence[str]) -> str:
         RecordError: The runs or the fit cannot be read.
         PlanError: A wrong word, or data that cannot be opened.
     """
-    known = ("tokens=", "fit=", "out=")
+    known = tuple(f"{option}=" for option in OPTIONS)
     options = dict(w.partition("=")[::2] for w in words if w.startswith(known))
     folders = [w for w in words if "=" not in w]
+    for word in (w for w in words if "=" in w and not w.startswith(known)):
+        if near := difflib.get_close_matches(word.partition("=")[0], OPTIONS, 1, 0.7):
+            raise PlanError(f"{word}: there is no such option; the nearest is {near[0]}=.")
     overrides = [w for w in words if "=" in w and not w.startswith(known)]
     if len(folders) > 1 or (folders and overrides):
         raise PlanError(
@@ -88,14 +94,19 @@ def measure_ladder(words: Sequence[str]) -> str:
     started = time.perf_counter()
     runs = Path(folders[0]) if folders else None
     records = [] if runs is None else done_runs(runs)
+    tokens = int(parse_count(options.get("tokens", str(TRAIN_TOKENS)), "tokens"))
+    limits = fit_steps(options.get("fit"))  # all that can be refused comes before the counting
+    out = Path(options["out"]) if options.get("out") else runs and runs / LADDER_NAME
+    if out:
+        check_writable(out)
     data, seq_len = data_of(records[0]) if records else data_chosen(overrides)
     source = open_source(data, seq_len=seq_len, seed=0)
     if records and source.info.hash != records[0].data.hash:
         raise moved_data(data, source.info.hash, records[0].data.hash)
-    tokens = int(parse_count(options.get("tokens", str(TRAIN_TOKENS)), "tokens"))
     steps, counted = ngram_steps(source, tokens)
-    steps += model_steps(records)
-    steps += truth_steps(source, options.get("fit"))
+    steps += model_steps(records) + limits
+    if source.info.entropy is not None:
+        steps.append(LadderStep(name="truth", kind="limit", loss=source.info.entropy))
     document = {
         "schema": LADDER_SCHEMA,
         "data": dataclasses.asdict(source.info),
@@ -106,9 +117,8 @@ def measure_ladder(words: Sequence[str]) -> str:
         "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "steps": [dataclasses.asdict(step) for step in steps],
     }
-    out = options.get("out") or (runs and runs / LADDER_NAME)
     if out:
-        write_atomically(Path(out), json.dumps(document, indent=1) + "\n")
+        write_atomically(out, json.dumps(document, indent=1) + "\n")
     return ladder_text(document, steps)
 
 
@@ -143,7 +153,10 @@ def data_of(record: RunRecord) -> tuple[DataConfig, int]:
         )
     config = compose_config([f"data={recipe['data']}"])
     own = {k.removeprefix("data."): v for k, v in recipe.items() if k.startswith("data.")}
-    return dataclasses.replace(config.data, **own), int(recipe["model.seq_len"])
+    inside = {k: own.pop(k) for k in list(own) if k.startswith("options.")}
+    options = {k.removeprefix("options."): v for k, v in inside.items()}
+    data = dataclasses.replace(config.data, **own, options=options)
+    return data, int(recipe["model.seq_len"])
 
 
 def data_chosen(overrides: Sequence[str]) -> tuple[DataConfig, int]:
@@ -186,22 +199,36 @@ def model_steps(records: Sequence[RunRecord]) -> list[LadderStep]:
     return steps
 
 
-def truth_steps(source: TokenSource, fit: str | None) -> list[LadderStep]:
-    """The entropy of the data where it is known, and the E of a fit where one is named.
+def fit_steps(fit: str | None) -> list[LadderStep]:
+    """The E of a fit where one is named.
 
     Raises:
         RecordError: There is no such fit.
         PlanError: Its law has no E.
     """
-    steps = []
-    if fit is not None:
-        found = fit_of(ScalingLaw.at(fit))
-        if "E" not in found.theta:
-            raise PlanError(f"the law of {fit} has no E; name a fit of a law with one.")
-        steps.append(LadderStep(name="E of the fit", kind="limit", loss=float(found.theta["E"])))
-    if source.info.entropy is not None:
-        steps.append(LadderStep(name="truth", kind="limit", loss=source.info.entropy))
-    return steps
+    if fit is None:
+        return []
+    found = fit_of(ScalingLaw.at(fit))
+    if "E" not in found.theta:
+        raise PlanError(f"the law of {fit} has no E; name a fit of a law with one.")
+    return [LadderStep(name="E of the fit", kind="limit", loss=float(found.theta["E"]))]
+
+
+def check_writable(out: Path) -> None:
+    """Refuse a file that could not be written; its folder is made.
+
+    Raises:
+        PlanError: It is a folder, or its folder cannot be written to.
+    """
+    reason = "it is a folder" if out.is_dir() else None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise PlanError(f"out={out} cannot be written ({reason}); name another file.")
 
 
 def ladder_text(document: Mapping[str, Any], steps: Sequence[LadderStep]) -> str:

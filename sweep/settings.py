@@ -150,6 +150,8 @@ def unknown_setting(key: str) -> str:
 
 def needed(key: str) -> str:
     """The kind of value that a setting takes, in words."""
+    if key == "data.parts":
+        return "a list of sources, such as [{name: text, path: FOLDER, weight: 1}]"
     kind = settings().get(key, Any)
     kinds = get_args(kind) if type(None) in get_args(kind) else (kind,)
     words = []

@@ -32,6 +32,10 @@ def commands() -> None:
 @commands.command("write", cls=OneValueCommand)
 @click.argument("run")
 @click.option("--prompt", default="", help="Text to go on from; without it a document begins.")
+@click.option(
+    "--tokens", "ids", metavar="5,7,...",
+    help="Token ids to go on from, in place of a prompt; ids are printed.",
+)  # fmt: skip
 @click.option("--n", "count", default=1, show_default=True, help="Number of texts.")
 @click.option("--temperature", default=1.0, show_default=True, help="Below 1: likelier tokens.")
 @click.option("--greedy", is_flag=True, help="The likeliest token at every step.")
@@ -44,6 +48,7 @@ def commands() -> None:
 def write_command(
     run: str,
     prompt: str,
+    ids: str | None,
     count: int,
     temperature: float,
     greedy: bool,
@@ -56,41 +61,75 @@ def write_command(
     RUN is the folder of a run that kept its weights (train.keep=weights), its name below runs/, or
     a folder of runs of which one kept them.
     """
-    if greedy:
-        count = 1  # all would be the same
-    if count < 1 or seed < 0:
-        raise PlanError(f"--n {count} --seed {seed}; --n of at least 1 and a seed from 0 on.")
+    if greedy and count > 1:
+        raise PlanError(f"--greedy writes one text, and --n {count} asks for several; leave one.")
+    if prompt and ids is not None:
+        raise PlanError("--prompt and --tokens are both what a text goes on from; leave one.")
     settings = {"temperature": temperature, "greedy": greedy, "max_tokens": max_tokens}
-    texts = write_texts(run, prompt, count=count, seed=seed, **settings)
+    start = prompt if ids is None else read_ids(ids)
+    texts = write_texts(run, start, count=count, seed=seed, **settings)
     if as_json:
         for text in texts:
-            click.echo(json.dumps({"run": run, "prompt": prompt, "text": text, "seed": seed}))
+            name = "text" if isinstance(text, str) else "tokens"
+            click.echo(json.dumps({"run": run, "prompt": start, name: text, "seed": seed}))
     else:
-        click.echo("\n---\n".join(texts))
+        lines = (t if isinstance(t, str) else ",".join(map(str, t)) for t in texts)
+        click.echo("\n---\n".join(lines))
 
 
-def write_texts(run: str, prompt: str, *, count: int, **settings: Any) -> list[str]:
+def read_ids(text: str) -> list[int]:
+    """Token ids that are separated by commas or blanks.
+
+    Raises:
+        PlanError: There are none, or one is no whole number.
+    """
+    words = text.replace(",", " ").split()
+    if not words or not all(word.isdecimal() and len(word) < 19 for word in words):
+        raise PlanError(f"--tokens {text[:60]}; token ids are needed, such as --tokens 5,7.")
+    return [int(word) for word in words]
+
+
+def write_texts(
+    run: str, prompt: str | Sequence[int], *, count: int, **settings: Any
+) -> list[str] | list[list[int]]:
     """Texts of a run, each with its prompt.
 
     Args:
         run: As `sweep.writing.weights.find_run` takes it.
-        prompt: In the words of the run's data; empty begins a document.
+        prompt: In the words of the run's data; empty begins a document. Or token ids.
         count: Number of texts.
         settings: Of `sweep.writing.generate.generate`.
 
+    Returns:
+        Token ids where the prompt is of such or the data have no text, else texts.
+
     Raises:
         RecordError: There is no such run, or it kept no weights.
-        PlanError: The prompt cannot be encoded, or the data have changed.
+        PlanError: The prompt cannot be encoded, a setting is out of its range, or the data have
+            changed.
     """
-    from sweep.writing.generate import generate
+    from sweep.writing.generate import check_settings, generate
 
+    most, draws = settings["max_tokens"], {"temperature": 1.0, "seed": 0} | settings
+    check_settings(count, most, temperature=draws["temperature"], seed=draws["seed"])
     _, model, source = open_run(run)
-    encode = encoder_of(source, "--prompt")
     start = list(getattr(source, "start", ()))
-    tokens = [*start, *encode(prompt)]
+    as_text = isinstance(prompt, str) and getattr(source, "decode", None) is not None
+    if not isinstance(prompt, str):
+        tokens = list(prompt)
+    elif prompt:
+        encode = encoder_of(source, "--prompt", "Go on from token ids: --tokens 5,7.")
+        tokens = [*start, *encode(prompt)]
+    else:
+        tokens = start
     if not tokens:
-        raise PlanError("the tokenizer has no token that begins a document; give a --prompt.")
+        option = "--prompt" if as_text else "--tokens, such as 5,7"
+        raise PlanError(
+            f"data={source.info.name} names no token that begins a document; give {option}."
+        )
     written = generate(model, [tokens] * count, stop=ending_of(source) or None, **settings)
+    if not as_text:
+        return [tokens + w for w in written]
     return [text_of(source, tokens[len(start) :] + w) for w in written]
 
 

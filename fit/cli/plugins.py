@@ -78,7 +78,7 @@ class PluginCommand(click.Command):
             )
         main = next(iter(entries)).load()
         with progress("planning") if self.name == "plan" else contextlib.nullcontext():
-            main(list(arguments))
+            main(list(arguments), prog=f"isoflop {self.name}")
 
 
 def add_sweep_commands(group: click.Group) -> None:

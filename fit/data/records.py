@@ -227,7 +227,7 @@ def parse_document(text: str, schema: str) -> dict[str, Any]:
     """
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"not a JSON document: {error}") from error
     stated = document.get("schema") if isinstance(document, dict) else None
     if not isinstance(stated, str):
@@ -346,6 +346,8 @@ def read_beside(folder: Path, name: str) -> str:
     try:
         return (folder / name).read_text(encoding="utf-8")
     except FileNotFoundError:
+        if not (folder / FILES_NAME).exists():
+            raise
         import zipfile
         import zlib
 

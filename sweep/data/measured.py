@@ -123,16 +123,42 @@ def check_measured(config: DataConfig, source: TokenSource) -> None:
             )
 
 
-def encoder_of(source: TokenSource, setting: str) -> Callable[[str], list[int]]:
+def encoder_of(
+    source: TokenSource,
+    setting: str,
+    advice: str = "Leave it out, or give a source of your own the method `encode`.",
+) -> Callable[[str], list[int]]:
     """The tokenizer of a source.
+
+    Args:
+        source: The source.
+        setting: What is to be tokenised, for messages.
+        advice: What to do where there is none.
 
     Raises:
         PlanError: It has none.
     """
     encode: Callable[[str], list[int]] | None = getattr(source, "encode", None)
     if encode is None:
-        raise PlanError(f"{setting} is text, and data={source.info.name} has no tokenizer for it.")
-    return encode
+        raise PlanError(
+            f"{setting} is text, and data={source.info.name} has no tokenizer for it. {advice}"
+        )
+
+    def checked(text: str) -> list[int]:
+        try:
+            tokens = list(encode(text))
+            if tokens and not 0 <= min(tokens) <= max(tokens) < source.vocab:
+                raise ValueError(f"tokens outside the vocabulary of 0 to {source.vocab - 1}")
+        except PlanError:
+            raise
+        except Exception as error:  # a source of the user's own may raise anything
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise PlanError(
+                f"{setting}: data={source.info.name} cannot encode '{text[:40]}' ({reason})."
+            ) from error
+        return tokens
+
+    return checked
 
 
 def further_heldout(config: DataConfig, source: TokenSource) -> dict[str, Rows]:
@@ -213,7 +239,7 @@ def _task(
     """Parse and tokenise one line."""
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PlanError(f"{where} is not JSON ({str(error)[:60]}). Correct it.") from error
     needed = (
         '{"prompt": "...", "answer": "...", "choices": [...], "skill": "..."}, choices and skill '

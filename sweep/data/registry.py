@@ -151,7 +151,7 @@ SOURCES: Mapping[str, SourceKind] = MappingProxyType(
             "parts tokenizer pattern column encoding splits also_heldout tasks",
             mixed_end,
         ),
-        "own": source_kind(open_own, "_target_ options path"),
+        "own": source_kind(open_own, "_target_ options path also_heldout tasks"),
     }
 )
 """Every source by its `data.name`."""

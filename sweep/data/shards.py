@@ -194,7 +194,7 @@ def read_meta(path: Path) -> ShardMeta:
         document = json.loads(path.read_text())
         given = {k: document[k] for k in ("dtype", "vocab", "bytes_per_token") if k in document}
         meta = ShardMeta(**given, vocab_from=path.name)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise PlanError(
             f"{path} is not a JSON object of vocab and dtype: {error}. Correct it."
         ) from error

@@ -177,7 +177,7 @@ def refuse_foreign(path: Path, head: bytes, size: int) -> None:
     if path.name.startswith("chunk-") and index.exists():
         try:
             litdata = "chunks" in json.loads(index.read_text())
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             litdata = False
         if litdata:
             raise PlanError(

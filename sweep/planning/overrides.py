@@ -349,6 +349,8 @@ def _meant(names: Collection[str], config: Config) -> str:
     if not fitting:
         each = (f"{'|'.join(n for n, s in SOURCES.items() if k in s.reads)} for {k}" for k in names)
         return f"data={', data='.join(each)}"
+    if set(names) <= {"also_heldout", "tasks"}:  # the language of stories is no remedy
+        return "data=text data.path=PATH, or data._target_ of a source with `encode`"
     if fitting == ["own"]:  # no file of the group: it is what the setting below chooses
         return "data._target_=package.module:function, which declares it"
     path = config.data.path

@@ -358,7 +358,8 @@ def check_combinations(config: Config) -> None:
     if "stories" in train.scores and config.data.name != "stories":
         raise PlanError(
             f"train.scores=stories judges stories by the grammar of data=stories, and "
-            f"data={config.data.name} has none. Leave it out, or grade prompts: data.tasks."
+            f"data={config.data.name} has none. Leave it out"
+            + (", or grade prompts: data.tasks." if config.data.name != "tokens" else ".")
         )
     sharded = train.devices > 1 and train.strategy in SHARDED
     if "stories" in train.scores and sharded:

@@ -55,15 +55,14 @@ def grade_model(
         Grades by skill, 0 to 1, with `novelty` besides; and the stories.
 
     Raises:
-        PlanError: The source is no generated language, or no number of stories is positive.
+        PlanError: The source is no generated language, or a setting is out of its range.
     """
     if not isinstance(source, StoriesSource):
+        readable = getattr(source, "encode", None) is not None
         raise PlanError(
-            f"data={source.info.name} has no grammar to judge by; only data=stories has. Grade a "
-            "model of other data by prompts: data.tasks."
+            f"data={source.info.name} has no grammar to judge by; only data=stories has."
+            + " Grade a model of other text by prompts: data.tasks." * readable
         )
-    if stories < 1:
-        raise PlanError(f"--stories {stories}; at least 1 is needed.")
     written = write_stories(model, source, stories, temperature=temperature, seed=seed)
     return grade_stories(source, written), written
 
@@ -72,12 +71,14 @@ def write_stories(
     model: Transformer, source: StoriesSource, count: int, *, temperature: float = 1.0, seed: int
 ) -> list[list[int]]:
     """Stories that a model writes, as tokens, each to its end or that of the model's context."""
-    from sweep.writing.generate import generate
+    from sweep.writing.generate import check_settings, generate
 
+    most = source.seq_len - len(source.start)
+    check_settings(count, most, temperature=temperature, seed=seed)
     return generate(
         model,
         [list(source.start)] * count,
-        max_tokens=source.seq_len - len(source.start),
+        max_tokens=most,
         temperature=temperature,
         seed=seed,
         stop=source.ending,
@@ -178,7 +179,7 @@ def diversity(source: StoriesSource, stories: Sequence[Sequence[int]]) -> Divers
         commonest=vocab[topics[0][0]] if topics else "",
         share=float(shares[0]) if topics else 0.0,
         named=max(named.values(), default=0) / len(stories),
-        entropy=float(-(shares * np.log2(shares)).sum()),
+        entropy=float((shares * np.log2(1 / shares)).sum()),
         distinct=len(np.unique(hashes)) / max(len(hashes), 1),
     )
 

@@ -20,10 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fit.errors import PlanError
+from sweep.config import SEED_LIMIT
 from sweep.model import Block, Transformer, documents, rms_norm, rotate
 
 CACHE_BYTES = 1 << 28
 """Keys and values of the texts that are written at once: more wait for the next batch."""
+MOST_DRAWS = 1 << 27
+"""Most draws, one for each token of each text: 1 GiB of numbers."""
 MOST_ROWS = 512
 """Most texts at once: on two CPU cores more gain nothing."""
 
@@ -84,9 +87,10 @@ def generate(
 
     Raises:
         PlanError: A prompt is empty, longer than the context or has tokens outside the vocabulary,
-            or the temperature is not positive.
+            or a setting is out of its range.
     """
-    _check(model, prompts, max_tokens, temperature)
+    check_settings(len(prompts), max_tokens, temperature=temperature, seed=seed)
+    _check_prompts(model, prompts)
     length, shape = model.shape.seq_len, model.shape
     itemsize = model.embedding.element_size()
     row_bytes = 2 * shape.depth * shape.key_heads * shape.head_dim * length * itemsize
@@ -103,18 +107,38 @@ def generate(
     return written
 
 
-def _check(
-    model: Transformer, prompts: Sequence[Sequence[int]], max_tokens: int, temperature: float
-) -> None:
-    """Refuse what cannot be continued."""
-    length, vocab = model.shape.seq_len, model.shape.vocab
+def check_settings(count: int, max_tokens: int, *, temperature: float, seed: int) -> None:
+    """Refuse settings of `generate` that are out of their ranges.
+
+    Args:
+        count: Number of texts.
+        max_tokens: Most tokens of each.
+        temperature: Of the draws.
+        seed: Of the draws.
+
+    Raises:
+        PlanError: One is.
+    """
     if not (0 < temperature < math.inf):
         raise PlanError(
             f"temperature={temperature}; a positive number is needed. For the likeliest token at "
             "every step generate greedily."
         )
-    if max_tokens < 1:
-        raise PlanError(f"max_tokens={max_tokens}; at least 1 is needed.")
+    if not 0 <= seed < SEED_LIMIT:
+        raise PlanError(f"seed {seed}; a whole number from 0 to {SEED_LIMIT - 1} is needed.")
+    for value, what in ((count, "texts"), (max_tokens, "tokens of a text")):
+        if value < 1:
+            raise PlanError(f"{value} {what}; at least 1 is needed.")
+    if count * max_tokens > MOST_DRAWS:
+        raise PlanError(
+            f"{count} texts of at most {max_tokens} tokens; {MOST_DRAWS:,} tokens in all are the "
+            "most at a time. Ask for fewer or shorter texts."
+        )
+
+
+def _check_prompts(model: Transformer, prompts: Sequence[Sequence[int]]) -> None:
+    """Refuse prompts that cannot be continued."""
+    length, vocab = model.shape.seq_len, model.shape.vocab
     for prompt in prompts:
         if not 0 < len(prompt) <= length:
             raise PlanError(

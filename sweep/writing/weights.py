@@ -168,7 +168,7 @@ def read_kept_run(folder: Path) -> KeptRun:
         shape = Shape(**fields_of(Shape, card["shape"]))
         residual, separator = float(card["residual"]), card["separator"]
         data = DataConfig(**fields_of(DataConfig, card["data"]))
-    except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+    except (RecordError, OSError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
         raise RecordError(
             f"{folder / CARD_NAME}, the card of the weights, cannot be read ({error}). "
             f"{HOW_TO_KEEP}"

@@ -9,10 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
+from fit.cli.main import main as isoflop_main
 from fit.data.records import read_runs
+from sweep import app
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -79,6 +83,22 @@ def test_a_wrong_override_is_one_line_and_costs_nothing(tmp_path):
     assert opening.startswith("planning -m ")
     assert error.startswith("error: ") and "widht" in error
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("word", "said"), [("wrte", "the nearest is write."), ("qqqq", "commands are write, export")]
+)
+def test_a_misspelt_command_is_told_the_nearest(word, said):
+    with pytest.raises(SystemExit, match=f"{word} is no command of isoflop sweep, .*{said}"):
+        app.main([word, "runs/mine"], prog="isoflop sweep")
+
+
+def test_a_command_of_the_trainer_is_called_as_it_was_typed(monkeypatch):
+    called = []
+    entry = SimpleNamespace(load=lambda: lambda words, prog: called.append((words, prog)))
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: [entry])
+    CliRunner().invoke(isoflop_main, ["sweep", "write", "--help"])
+    assert called == [(["write", "--help"], "isoflop sweep")]
 
 
 def test_the_plan_lists_every_run_and_launches_none(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import types
 
 import numpy as np
 import pytest
@@ -82,6 +83,8 @@ def test_text_has_a_ladder_without_a_truth(tmp_path, capsys):
         (["a", "data.size=full"], "one folder of runs, or overrides"),
         (["nowhere"], "no folder nowhere"),
         (["tokens=many"], "tokens"),
+        (["token=5"], "token=5: there is no such option; the nearest is tokens="),
+        (["runs/mine", "token=5"], "the nearest is tokens="),
         (["data.size=huge"], "known sizes of stories are"),
     ],
 )
@@ -89,6 +92,26 @@ def test_what_has_no_ladder_is_refused_in_one_line(words, message):
     with pytest.raises(SystemExit) as ended:
         main(["ladder", *words])
     assert message in str(ended.value) and str(ended.value).startswith("error: ")
+
+
+def test_the_options_of_own_data_are_those_of_the_record():
+    own = {"data": "own", "data._target_": "mine:music", "data.options.power": 0.5}
+    record = types.SimpleNamespace(run="mine", recipe={**own, "model.seq_len": 32})
+    data, seq_len = ladder.data_of(record)
+    assert (data.name, data._target_, data.options) == ("own", "mine:music", {"power": 0.5})
+    assert seq_len == 32
+
+
+@pytest.mark.parametrize(
+    "word, message", [("fit=nope", "nope"), ("out={}", "is a folder"), ("out={}/x/y", "/x/y can")]
+)
+def test_a_fit_or_a_file_is_refused_before_anything_is_counted(
+    tmp_path, monkeypatch, word, message
+):
+    monkeypatch.setattr(ladder, "open_source", None)  # nothing may be opened
+    (tmp_path / "x").write_text("a file, no folder")
+    with pytest.raises(SystemExit, match=message):
+        main(["ladder", "data.size=demo", word.format(tmp_path)])
 
 
 def test_runs_on_two_data_sets_are_refused(tmp_path):

@@ -69,6 +69,62 @@ def test_an_error_after_the_end_does_not_undo_a_result(tmp_path):
     assert read_record(tmp_path / "w8-s0" / "record.json").loss == 2.5
 
 
+def test_a_run_that_is_done_is_not_written_again(tmp_path):
+    a_run(tmp_path).finish(3.0)
+    again = a_run(tmp_path)
+    assert again.done
+    for end in (lambda: again.finish(2.0), lambda: again.fail("stopped")):
+        with pytest.raises(RecordError, match=r"is done, loss 3; it is not written again"):
+            end()
+    assert read_record(tmp_path / "w8-s0" / "record.json").loss == 3.0
+
+
+def test_a_run_ends_once(tmp_path):
+    run = a_run(tmp_path)
+    run.fail("no memory")
+    with pytest.raises(RecordError, match="is failed; it is not written again"):
+        run.finish(2.0)
+
+
+def test_a_block_that_ends_without_finish_leaves_a_failed_record(tmp_path):
+    with a_run(tmp_path):
+        pass
+    record = read_record(tmp_path / "w8-s0" / "record.json")
+    assert (record.status, record.reason) == ("failed", "ended without finish")
+    with pytest.raises(KeyboardInterrupt), a_run(tmp_path):
+        raise KeyboardInterrupt
+    record = read_record(tmp_path / "w8-s0" / "record.json")
+    assert (record.reason, record.attempts) == ("KeyboardInterrupt", 2)
+    with a_run(tmp_path) as run:
+        run.fail("no memory")
+    record = read_record(tmp_path / "w8-s0" / "record.json")
+    assert (record.reason, record.attempts) == ("no memory", 3)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"loss": None},
+        {"loss": "2.5"},
+        {"loss": np.ones(3)},
+        {"loss": 2.5, "loss_se": -1.0},
+        {"loss": 2.5, "tokens_seen": np.ones(2)},
+        {"loss": 2.5, "tokens_seen": float("nan")},
+        {"loss": 2.5, "scores": 5},
+    ],
+)
+def test_a_result_that_is_no_number_is_refused(tmp_path, values):
+    with pytest.raises(RecordError, match=f"{[*values][-1]} is "):
+        a_run(tmp_path).finish(**values)
+
+
+def test_numbers_of_numpy_are_written_and_found_again(tmp_path):
+    settings = {"seed": np.int64(1), "lr": np.float32(0.5), "width": np.int64(8)}
+    settings["recipe"] = {"betas": (0.9, 0.95)}
+    a_run(tmp_path, **settings).finish(np.float32(2.5))
+    assert a_run(tmp_path, **settings).done
+
+
 @pytest.mark.parametrize(
     ("other", "words"),
     [
@@ -76,6 +132,11 @@ def test_an_error_after_the_end_does_not_undo_a_result(tmp_path):
         ({"seed": 1}, "seed 0, and this one has 1"),
         ({"width": 16}, "width None, and this one has 16"),
         ({"recipe": {"optimizer": "muon"}}, "recipe"),
+        ({"data": "other"}, "data own, and this one has other"),
+        ({"trunk": "t"}, "trunk None, and this one has t"),
+        ({"batch_tokens": 512}, "batch_tokens None, and this one has 512"),
+        ({"unique_tokens": 1e6}, "unique_tokens None, and this one has 1.00M"),
+        ({"params_embedding": 64, "seed": 1}, "embedding 0, and this one has 64; seed 0, and"),
     ],
 )
 def test_a_name_with_other_settings_is_refused(tmp_path, other, words):
@@ -90,6 +151,12 @@ def test_a_name_with_other_settings_is_refused(tmp_path, other, words):
     [
         ({"params": "many"}, "params"),
         ({"tokens": -1}, "tokens"),
+        ({"params": 1.5}, "params is 1.5; a whole number"),
+        ({"seed": -1}, "seed is -1"),
+        ({"lr": 0.0}, "lr is 0.0"),
+        ({"batch_tokens": -8}, "batch_tokens"),
+        ({"width": 0}, "width"),
+        ({"recipe": {"a": {1, 2}}}, "recipe cannot be written as JSON"),
         ({"hight": 3}, "unknown size 'hight'"),
         ({"name": "a/b"}, "a name that can be a folder's"),
         ({"name": ""}, "a name that can be a folder's"),

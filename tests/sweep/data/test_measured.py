@@ -1,5 +1,6 @@
 """Further held-out texts and tasks: tokenised as the source, refused before training."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from fit.errors import PlanError
 from sweep.data.language import text
 from sweep.data.measured import further_heldout, measured_identity, read_tasks
-from sweep.data.registry import open_source
+from sweep.data.registry import SOURCES, open_source
 from tests.sweep.data.builders import data_config
 
 T = 16
@@ -121,12 +122,56 @@ def test_tasks_of_stories_are_in_words_of_the_language(tmp_path):
         ({"prompt": "a" * 20, "answer": "b"}, "has 21 tokens.*model.seq_len=16"),
         ({"prompt": "a", "answer": "b", "skill": 3}, "holds what is no text"),
         ({"prompt": "a", "answer": "b", "skill": "a.b"}, "the skill 'a.b', which names a column"),
+        ("[" * 100_000, "line 1 of .* is not JSON"),
         ("", "holds no tasks"),
     ],
 )
 def test_a_line_that_is_no_task_is_refused_before_training(folder, line, message):
     with pytest.raises(PlanError, match=message):
         opened(config(folder, tasks=write_tasks(folder / "t.jsonl", line)))
+
+
+OWN = """
+import dataclasses
+from sweep.data.registry import open_source
+
+def source(config, seq_len, seed):
+    text = dataclasses.replace(config, name="text", _target_=None, tasks=None, also_heldout=[])
+    return open_source(text, seq_len=seq_len, seed=seed)
+
+def mute(config, seq_len, seed):
+    found = source(config, seq_len, seed)
+    del found.encode
+    return found
+
+def wrong(config, seq_len, seed):
+    found = source(config, seq_len, seed)
+    found.encode = lambda text: {}[text]
+    return found
+"""
+
+
+def test_a_source_of_ones_own_with_encode_reads_tasks_and_further_texts(folder, monkeypatch):
+    monkeypatch.syspath_prepend(folder)
+    (folder / "own_measured.py").write_text(OWN)
+    (folder / "poem.txt").write_text("abcdefghijklmnopqrstuvwxyz0123456789" * 20)
+    tasks = write_tasks(folder / "t.jsonl", {"prompt": "line 7", "answer": " of"})
+    given = {"tasks": tasks, "also_heldout": [str(folder / "poem.txt")]}
+
+    def own(name):
+        return dataclasses.replace(
+            config(folder, **given), _target_=f"own_measured:{name}", options={}
+        )
+
+    data = own("source")
+    assert (data.name, "tasks" in SOURCES["own"].reads) == ("own", True)
+    found = opened(data)
+    assert list(further_heldout(data, found)) == ["poem"]
+    assert bytes(read_tasks(data, found)[0].options[0]) == b" of"
+    with pytest.raises(PlanError, match="has no tokenizer for it. Leave it out, or give a source"):
+        opened(own("mute"))
+    with pytest.raises(PlanError, match=r"cannot encode 'line 7' \(KeyError: 'line 7'\)"):
+        opened(dataclasses.replace(own("wrong"), also_heldout=[]))
 
 
 def test_a_missing_file_of_tasks_is_refused(folder):

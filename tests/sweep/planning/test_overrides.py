@@ -67,6 +67,12 @@ def test_settings_of_another_source_name_the_source_that_was_meant():
     )
 
 
+def test_tasks_of_data_without_text_are_not_to_be_read_by_stories():
+    said = refusal("data=tokens", "data.path=/x", "data.tasks=quiz.jsonl")
+    assert "data=tokens does not read it" in said and "data=stories" not in said
+    assert said.endswith("or data._target_ of a source with `encode`.")
+
+
 def test_what_a_file_sets_may_be_left_over_where_the_command_chooses(tmp_path):
     (tmp_path / "experiment").mkdir()
     mine = tmp_path / "experiment" / "mine.yaml"

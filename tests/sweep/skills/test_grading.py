@@ -64,6 +64,11 @@ def test_true_stories_have_every_grade_and_end_where_stories_end(size):
     assert len(ended) > 10 and all(len(s) < 128 for s in stories)
 
 
+def test_one_topic_alone_has_no_entropy_and_no_sign():
+    source = open_source(compose_config(["data.size=tales"]).data, seq_len=128, seed=0)
+    assert str(diversity(source, true_stories(source, 1) * 3).entropy) == "0.0"
+
+
 def test_models_of_real_text_are_not_graded_by_a_grammar(tmp_path):
     (tmp_path / "a.txt").write_text("to be or not to be. " * 4000)
     config = compose_config(

@@ -148,7 +148,11 @@ def test_a_low_temperature_is_greedy():
         ([[1] * 25], {}, "a prompt has 25 tokens"),
         ([[1, 43]], {}, "outside the vocabulary of 0 to 42"),
         ([[1]], {"temperature": 0.0}, "temperature=0.0; a positive number"),
-        ([[1]], {"max_tokens": 0}, "max_tokens=0"),
+        ([[1]], {"max_tokens": 0}, "0 tokens of a text; at least 1"),
+        ([[1]], {"max_tokens": 10**11}, "1 texts of at most 100000000000 tokens; 134,217,728"),
+        ([[1]], {"seed": -1}, "seed -1; a whole number from 0"),
+        ([[1]], {"seed": 2**128}, "a whole number from 0 to 9223372036854775807"),
+        ([], {}, "0 texts; at least 1"),
     ],
 )
 def test_what_cannot_be_continued_is_refused(prompts, options, words):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -122,8 +123,12 @@ def test_damaged_weights_are_refused_in_one_line(tmp_path):
     with pytest.raises(RecordError, match="cannot be loaded"):
         load_run(str(path.parent))
     path.write_bytes(whole)
-    path.with_name(CARD_NAME).write_text('{"schema": "isoflop.weights/1"}')
-    with pytest.raises(RecordError, match="the card of the weights, cannot be read"):
+    for card in ('{"schema": "isoflop.weights/1"}', "{}", "[" * 100_000):
+        path.with_name(CARD_NAME).write_text(card)
+        with pytest.raises(RecordError, match=r"weights.json, the card .*, cannot be read"):
+            load_run(str(path.parent))
+    path.with_name(CARD_NAME).unlink()
+    with pytest.raises(RecordError, match=r"No such file or directory: .*weights.json"):
         load_run(str(path.parent))
 
 
@@ -146,8 +151,48 @@ def test_stories_are_written_in_words_of_the_language(tmp_path, capsys):
     assert all(
         t.startswith("once upon a time there was a ") and len(t.split()) <= 12 for t in texts
     )
-    with pytest.raises(SystemExit, match="'dragon-fly' is no word of stories"):
-        main(["write", folder, "--prompt", "the dragon-fly"])
+    for words, message in (
+        (["--prompt", "the dragon-fly"], "'dragon-fly' is no word of stories"),
+        (["--greedy", "--n", "3"], "--greedy writes one text, and --n 3"),
+        (["--n", "100000000000"], "100000000000 texts of at most 256 tokens"),
+        (["--tokens", "5,x"], "token ids are needed"),
+        (["--tokens", "5", "--prompt", "a"], "leave one"),
+        (["--tokens", "99999"], "outside the vocabulary"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            main(["write", folder, *words])
+    write(folder, "--tokens", "5,7", "--max-tokens", "3")
+    ids = capsys.readouterr().out.strip().split(",")
+    assert ids[:2] == ["5", "7"] and 3 <= len(ids) <= 5
+    for words, message in (
+        (["--seed", "-1"], "seed -1; a whole number"),
+        (["--stories", "1000000000000"], "1000000000000 texts"),
+        (["--stories", "0"], "0 texts; at least 1"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            main(["grade", folder, *words])
+
+
+def test_a_model_of_token_files_goes_on_from_ids(tmp_path, capsys):
+    (np.arange(30_000) % 50).astype("<u2").tofile(tmp_path / "train.bin")
+    planned = trajectory(
+        *("train.tokens=12e3", "data=tokens", f"data.path={tmp_path}", "data.heldout_tokens=640"),
+        *("train.lr=0.02", KEEP),
+    )
+    (record,) = train(planned, tmp_path, Quiet())
+    folder = str(tmp_path / "tiny" / record.run)
+    for words, message in (
+        ([], "names no token that begins a document; give --tokens, such as 5,7"),
+        (["--prompt", "a"], r"no tokenizer for it. Go on from token ids: --tokens 5,7"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            main(["write", folder, *words])
+    write(folder, "--tokens", "5,7", "--max-tokens", "4", "--n", "2", "--json")
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["tokens"][:2] for row in rows] == [[5, 7], [5, 7]]
+    assert all(len(row["tokens"]) == 6 and max(row["tokens"]) < 50 for row in rows)
+    with pytest.raises(SystemExit, match=r"only data=stories has\.$"):
+        main(["grade", folder])
 
 
 def test_bytes_of_text_go_in_and_come_out(tmp_path, capsys):
