@@ -11,6 +11,7 @@ from fit.allocation.allocate import Split, split
 from fit.allocation.scaling_law import ScalingLaw
 from fit.data.records import finite_or_null
 from fit.errors import FitError, QueryError
+from fit.query.warnings import budget_verdict, check_verdict
 
 WITHOUT_SCHEMA = "isoflop.without/1"
 POINTS = 48
@@ -35,6 +36,7 @@ def without_runs(source: ScalingLaw, rows: Sequence[int], flops: float | None) -
         N*, D* and the loss at `flops` with and without these runs; the curves without them.
 
     Raises:
+        RefusedError: The verdict on the fit, or on an answer at this budget, is `refuse`.
         QueryError: There is no such run, the fit cannot be repeated from the runs it stores, or the
             runs that are left do not carry the law.
     """
@@ -46,8 +48,9 @@ def without_runs(source: ScalingLaw, rows: Sequence[int], flops: float | None) -
     fit, plain = source.fit, source.plain
     assert fit is not None
     p = fit.points
-    if fit.verdict.refused:
-        raise QueryError(f"the fit {fit.name} is refused; nothing of it is shown.")
+    span = source.range["flops"]
+    budget = 10 * span.high if flops is None else flops
+    check_verdict(budget_verdict(source, budget), source)
     if wrong := [row for row in rows if not 0 <= row < len(p.run)]:
         raise QueryError(f"there is no run {wrong[0]}; {fit.name} has 0 to {len(p.run) - 1}.")
     if refit_from_points(fit) is None:
@@ -68,8 +71,6 @@ def without_runs(source: ScalingLaw, rows: Sequence[int], flops: float | None) -
         raise QueryError(f"without these runs the law cannot be fitted: {error}") from None
     raw = dict(zip(PARAMETERS, again.raw, strict=True))
     theta = np.array([raw[name] for name in fit.parameters()])
-    span = source.range["flops"]
-    budget = 10 * span.high if flops is None else flops
     grid = np.geomspace(span.low / 3, BEYOND * span.high, POINTS)
     curves = split(plain.law, theta, grid, source.cost)
     document = {

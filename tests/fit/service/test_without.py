@@ -58,6 +58,7 @@ def test_the_move_of_one_run_is_its_influence(fitted):
         ("fit=blind&row=0", "refused"),
         ("fit=noisy&" + "&".join(f"row={i}" for i in range(60)), "times"),
         ("fit=noisy&row=0&flops=x", "flops"),
+        ("fit=noisy&row=0&flops=1e30", "beyond the largest budget fitted"),
     ],
 )
 def test_what_cannot_be_left_out_is_refused(fitted, query, word):
