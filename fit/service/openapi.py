@@ -93,7 +93,7 @@ SCHEMAS: dict[str, Any] = {
     },
     "Without": {
         "type": "object",
-        "required": ["schema", "source", "rows", "at", "all", "left", "flops", "params"],
+        "required": ["schema", "source", "rows", "at", "warnings", "all", "left", "flops"],
         "properties": {"schema": {"const": "isoflop.without/1"}},
     },
     "Training": {

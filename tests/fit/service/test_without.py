@@ -64,3 +64,25 @@ def test_the_move_of_one_run_is_its_influence(fitted):
 def test_what_cannot_be_left_out_is_refused(fitted, query, word):
     reply = ask(fitted[0], f"/v1/without?{query}")
     assert reply.status_code == 422 and word in reply.text
+
+
+def test_runs_that_no_fit_would_take_are_not_fitted_without_the_others(fitted):
+    served, table = fitted
+    points = served.registry.get("noisy").source.fit.points
+    few = "&".join(f"row={i}" for i in range(5, len(table)))
+    reply = ask(served, f"/v1/without?fit=noisy&{few}")
+    assert reply.status_code == 422 and "needs 6 distinct (params, tokens) points" in reply.text
+    assert "the rest has 5" in reply.text
+    sizes = np.unique(points.params)[2:]
+    two = "&".join(f"row={i}" for i in np.flatnonzero(np.isin(points.params, sizes)))
+    reply = ask(served, f"/v1/without?fit=noisy&{two}")
+    assert reply.status_code == 422 and "not identified by the runs" in reply.text
+
+
+def test_a_law_that_the_runs_left_barely_determine_is_said_to_be(fitted, monkeypatch):
+    served, _ = fitted
+    assert ask(served, "/v1/without?fit=noisy&row=0").json()["warnings"] == []
+    monkeypatch.setattr("fit.inference.resampling.kappa", lambda estimate: 400.0)
+    document = ask(served, "/v1/without?fit=noisy&row=1").json()
+    (warning,) = document["warnings"]
+    assert "barely identified by the runs (kappa 400" in warning["message"]
