@@ -213,6 +213,9 @@ FIELDS: Mapping[str, QuestionField] = MappingProxyType(
     {f.name: f.metadata["row"] for f in dataclasses.fields(Question) if "row" in f.metadata}
 )
 """The row of every field, in the order of the help."""
+REPORT_FIELDS = tuple(name for name in FIELDS if name not in ("regret", "force"))
+"""Fields of a question that a report takes: all but what other sizes cost, which it always shows,
+and an answer against the verdict, which it never gives."""
 BUDGETS = tuple(name for name, row in FIELDS.items() if row.budget)
 """Ways to state a budget, of which a question has exactly one."""
 LIMITS = tuple(name for name, row in FIELDS.items() if row.limits is not None)

@@ -8,6 +8,7 @@ against N at equal budgets; the loss over N and D around an answer; the training
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,14 +19,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fit.allocation.allocate import along_budget
-from fit.allocation.scaling_law import ScalingLaw
+from fit.allocation.scaling_law import FURTHER, ScalingLaw
 from fit.data.records import Floats, finite_or_null, read_curve, read_runs, window_means
 from fit.diagnostics.approaches import budgets_of
 from fit.errors import FieldError, QueryError, RecordError
 from fit.inference.intervals import derived_interval
-from fit.quantities import parse_count, parse_flag, parse_flops, parse_share
+from fit.quantities import option_name, parse_count, parse_flag, parse_flops, parse_share
 from fit.query.answer import answer, predict
-from fit.query.question import FIELDS, LAW_COLUMNS, Question, budget_fields, question
+from fit.query.question import FIELDS, LAW_COLUMNS, REPORT_FIELDS, Question, budget_fields, question
 from fit.results import Fit, Span, loss_unit
 from fit.service.contours import contours
 from fit.service.errors import RequestError, short_name
@@ -73,7 +74,8 @@ def curves(source: ScalingLaw) -> dict[str, Any]:
     Returns:
         The verdict on the fit. Budgets [FLOP], none where it is refused, and at each N*, D* and the
         loss with intervals (null without a fit), whether it lies within the budgets fitted; the
-        runs; loss against N at equal budgets.
+        runs; loss against N at equal budgets; the budget that is asked by default, as in a report,
+        with all its digits.
 
     Raises:
         QueryError: The law splits no budget.
@@ -112,7 +114,7 @@ def curves(source: ScalingLaw) -> dict[str, Any]:
         "runs": [] if source.fit is None else _runs(source.fit),
         "valleys": [] if source.fit is None or refused else _valleys(source, source.fit),
     }
-    return dict(_rounded(finite_or_null(document)))
+    return {**_rounded(finite_or_null(document)), "further": FURTHER * span.high}
 
 
 def _rounded(value: Any) -> Any:
@@ -251,6 +253,17 @@ class QueryRoute:
 
 Fields = Mapping[str, Sequence[str]]
 """The values of each field, in the order of the request."""
+
+
+def report_options(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """The question that a request puts to a report, as options of `isoflop report`.
+
+    Raises:
+        RequestError: A field is unknown, repeated or far too long.
+    """
+    taken = {name: FIELDS[name].about for name in REPORT_FIELDS}
+    fields = checked_fields(dataclasses.replace(QUERY, fields=taken), pairs)
+    return [f"{option_name(name)}={values[0]}" for name, values in fields.items()]
 
 
 def checked_fields(
