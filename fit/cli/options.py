@@ -165,7 +165,7 @@ table_options = option_group(
 
 skills_options = option_group(
     click.option(
-        "--flops", type=_column_type("flops"), multiple=True, metavar="C",
+        "--flops", type=BudgetType(), multiple=True, metavar="C",
         help="Budget of a forecast.  [largest, 10 times]",
     ),
     click.option(

@@ -26,13 +26,14 @@ from fit.errors import FieldError, QueryError, RecordError
 from fit.inference.intervals import derived_interval
 from fit.quantities import option_name, parse_count, parse_flag, parse_flops, parse_share
 from fit.query.answer import answer, predict
+from fit.query.budget import budget_flops
 from fit.query.question import FIELDS, LAW_COLUMNS, REPORT_FIELDS, Question, budget_fields, question
 from fit.results import Fit, Span, loss_unit
 from fit.service.contours import contours
 from fit.service.errors import RequestError, short_name
 from fit.service.fits import FitRegistry, ServedLaw
 from fit.service.without import without_runs
-from fit.verdict import FARTHEST_REACH
+from fit.verdict import FARTHEST_REACH, Note
 
 Value = TypeVar("Value")
 CURVES_SCHEMA = "isoflop.curves/1"
@@ -389,9 +390,13 @@ def _row(text: str) -> int:
 def _without(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
     """The document `isoflop.without/1`."""
     rows = [_row(text) for text in fields["row"]]
-    flops = _read("flops", fields["flops"][0], parse_flops) if "flops" in fields else None
-    _ = laws[0].fit  # a published law has no runs
-    return without_runs(laws[0].source, rows, flops)
+    fit = laws[0].fit  # a published law has no runs
+    flops, assumed = None, tuple[Note, ...]()
+    if "flops" in fields:
+        text = fields["flops"][0]
+        flops, assumed = _read("flops", text, lambda t, _: budget_flops(t, fit=fit))
+    document = without_runs(laws[0].source, rows, flops)
+    return {**document, "warnings": [*map(dataclasses.asdict, assumed), *document["warnings"]]}
 
 
 QUERY = QueryRoute(

@@ -36,6 +36,14 @@ def test_a_fit_without_runs_is_the_fit_of_the_table_without_them(fitted):
     assert document["left"] != document["all"]
 
 
+def test_a_budget_in_money_is_read_as_by_a_query(fitted):
+    asked = "/v1/without?fit=noisy&row=0&flops=1k$ on h100"
+    document = ask(fitted[0], asked).json()
+    query = ask(fitted[0], "/v1/query?fit=noisy&flops=1k$ on h100").json()
+    assert document["at"] == pytest.approx(query["flops"]["value"])
+    assert "price_assumed" in {w["code"] for w in document["warnings"]}
+
+
 def test_the_move_of_one_run_is_its_influence(fitted):
     served, _ = fitted
     source = served.registry.get("noisy").source
