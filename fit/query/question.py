@@ -292,9 +292,18 @@ def question(source: ScalingLaw, fields: Mapping[str, object]) -> Question:
     """
     if isinstance(budget := fields.get("flops"), str):
         others = {name: value for name, value in fields.items() if name != "flops"}
-        fields = {**others, **budget_fields(budget, others)}
+        stated = budget_fields(budget, others)
+        fields = {**others, **stated}
+        if stated.keys() & {"dollars", "hours"} and fields.get("device") is None:
+            raise FieldError(without_device(budget), "device")
     values = {name: _read(name, value) for name, value in fields.items() if value is not None}
     return Question(source=source, **values)  # type: ignore[arg-type]
+
+
+def without_device(text: str, what: str = "budget") -> str:
+    """What to say of a budget in money or time that names no device."""
+    example = f"{text} on h100" if has_money(text) else "8 h100 for 3 days"
+    return f"{what} is '{text}', without a device; name it, as in '{example}', or give FLOP: 1e21."
 
 
 def _read(name: str, value: object) -> float | str | bool:
