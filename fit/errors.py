@@ -49,11 +49,12 @@ class RefusedError(QueryError):
 
     Attributes:
         reason: The sentence that decides it.
+        insistent: Whether `force` can be given to what was asked.
     """
 
-    def __init__(self, message: str, reason: str) -> None:
+    def __init__(self, message: str, reason: str, *, insistent: bool = True) -> None:
         super().__init__(message)
-        self.reason = reason
+        self.reason, self.insistent = reason, insistent
 
 
 class PlanError(ScalingError):

@@ -382,16 +382,20 @@ def tuning_command(
 @table_options
 @json_option
 def skills_command(
-    runs: tuple[str, ...], flops: tuple[float, ...], chance: tuple[str, ...], as_json: bool,
+    runs: tuple[str, ...], flops: tuple[str, ...], chance: tuple[str, ...], as_json: bool,
     **reading: Any,
 ) -> None:  # fmt: skip
     """Show what each skill costs each shape, and at what compute each score is reached.
 
     Scores are columns score_NAME of 0 to 1: in records, train.scores=accuracy and data.tasks.
     """
+    from fit.query.budget import budget_flops
     from fit.report.scores import skills_document, skills_listing
 
-    document = skills_document(runs, flops, parse_chances(chance), **reading_of(**reading))
+    budgets, assumed = zip(*map(budget_flops, flops), strict=True) if flops else ((), ())
+    for note in dict.fromkeys(n for notes in assumed for n in notes):
+        click.echo(f"{note.severity}: {note.message}", err=True)
+    document = skills_document(runs, budgets, parse_chances(chance), **reading_of(**reading))
     print_document(document, skills_listing(document), as_json=as_json)
 
 

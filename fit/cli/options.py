@@ -15,7 +15,7 @@ import click
 
 from fit.errors import FieldError, QueryError
 from fit.quantities import option_name, parse_count, parse_flops, parse_price, parse_share
-from fit.query.question import FIELDS, LAW_COLUMNS, budget_fields
+from fit.query.question import FIELDS, LAW_COLUMNS, REPORT_FIELDS, budget_fields
 
 if TYPE_CHECKING:
     from fit.allocation.scaling_law import ScalingLaw
@@ -165,7 +165,7 @@ table_options = option_group(
 
 skills_options = option_group(
     click.option(
-        "--flops", type=_column_type("flops"), multiple=True, metavar="C",
+        "--flops", type=BudgetType(), multiple=True, metavar="C",
         help="Budget of a forecast.  [largest, 10 times]",
     ),
     click.option(
@@ -312,9 +312,6 @@ gate_options = option_group(
 """Add the options of `isoflop gate`."""
 
 
-REPORT_FIELDS = tuple(name for name in FIELDS if name not in ("regret", "force"))
-"""Fields of a question that a report takes: all but what other sizes cost, which it always shows,
-and an answer against the verdict, which it never gives."""
 report_options = option_group(
     click.option(
         "--format", "form", type=NameType("fit.report.render:FORMATS"), default="pdf",

@@ -309,7 +309,7 @@ class CommandGroup(click.Group):
             command = error.ctx.command_path if error.ctx else ctx.command_path
             message, code = f"{error.format_message()} See: {command} --help", 2
         except RefusedError as error:
-            message = f"{error} To see it all the same: --force."
+            message = f"{error}{' To see it all the same: --force.' if error.insistent else ''}"
         except ScalingError as error:
             message = str(error)
         except KeyboardInterrupt:

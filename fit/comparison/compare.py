@@ -27,7 +27,7 @@ from fit.errors import QueryError
 from fit.quantities import power
 from fit.query.budget import budget_flops
 from fit.query.documents import Number
-from fit.query.warnings import OF_THE_LAW, check_verdict
+from fit.query.warnings import OF_THE_LAW, budget_verdict, check_verdict
 from fit.results import Span, loss_unit
 from fit.verdict import Note, status_notes
 
@@ -119,6 +119,7 @@ def compare(
     Raises:
         QueryError: The losses or FLOPs of the two mean different things, a fit does not determine
             its parameters, or an argument is out of its range.
+        RefusedError: The verdict on one of them at one of these budgets is `refuse`.
     """
     if interval not in INTERVALS:
         known = ", ".join(INTERVALS)
@@ -131,14 +132,13 @@ def compare(
     assumed = list(dict.fromkeys(note for _, notes in read for note in notes))
     # Resampling refits the laws that describe the runs, so what it gives is by these.
     a, b = like_with_like(a, b) if interval == "hc3" else (a.plain, b.plain)
-    for source in (a, b):
-        if source.fit is not None:
-            check_verdict(source.fit.verdict, source, force=force)
     a, b, alike = counted_alike(a, b)
     scales, unit, notes = comparable_unit(a, b, force=force)
     frontiers = Frontier.of(a), Frontier.of(b)
     shared = _shared_range(frontiers, scales)
     budgets = _default_budgets(a, b, shared) if not read else np.array(sorted({v for v, _ in read}))
+    for source in (a, b):
+        check_verdict(budget_verdict(source, float(budgets.max())), source, force=force)
     pairs, unpaired = None, []
     if a.fit is not None and b.fit is not None:
         pairs = pair_runs(a.fit, b.fit)

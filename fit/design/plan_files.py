@@ -80,10 +80,12 @@ class Proposal:
     convention: Mapping[str, str]
     flops: float
     """Target budget [FLOP]."""
-    params: float
-    """N* at the target by the present law."""
-    loss: float
-    """Loss there [nats/token]."""
+    params: float | None
+    """N* at the target by the present law; None where the fit is refused."""
+    loss: float | None
+    """Loss there [nats/token]; None likewise."""
+    refusal: str | None
+    """Why these are not given, where they are not."""
     spend: float
     """Limit on the cost of all runs together [FLOP]."""
     level: float

@@ -53,9 +53,9 @@ from fit.errors import PlanError
 from fit.inference.forecast import degrees_of_freedom
 from fit.inference.intervals import derived_interval
 from fit.quantities import power
-from fit.query.warnings import OF_THE_LAW
+from fit.query.warnings import OF_THE_LAW, budget_verdict, check_verdict
 from fit.results import Fit
-from fit.verdict import Note
+from fit.verdict import FARTHEST_REACH, Note
 
 TOPS = 4
 """Places of the costliest run that are tried, from the present one to the largest allowed."""
@@ -251,8 +251,12 @@ def propose(request: SuggestRequest) -> Proposal:
     Raises:
         PlanError: No run lies within the limits, the cheapest costs more than the spend, or
             the runs are too few for the law.
+        RefusedError: The target lies too far beyond the runs, as for a query.
     """
     source, fit = request.source, request.source.fit
+    judged = budget_verdict(source, request.flops)
+    if (source.reach(request.flops) or 0.0) > FARTHEST_REACH:
+        check_verdict(judged, source)
     best = source.best(np.array([request.flops]))
     if min(best.log_params[0], best.log_tokens[0]) < 0:
         raise PlanError(
@@ -283,13 +287,14 @@ def propose(request: SuggestRequest) -> Proposal:
         law=source.law.name,
         convention=dict(source.convention),
         flops=request.flops,
-        params=math.exp(float(best.log_params[0])),
-        loss=loss,
+        params=None if judged.refused else math.exp(float(best.log_params[0])),
+        loss=None if judged.refused else loss,
+        refusal=judged.reason if judged.refused else None,
         spend=request.spend,
         level=level,
         noise=prior.noise,
         shared=prior.shared if candidates.shares_trunks else 0.0,
-        before=None if present is None else _precision(present, loss),
+        before=None if present is None or judged.refused else _precision(present, loss),
         after=steps[-2].precision,
         discrepancy=None if prior.top is None else _discrepancy(prior, designs[1.0]),
         belief=None if fit is not None else BELIEF,

@@ -10,7 +10,7 @@ from fit.allocation.costs import Machine, MeasuredMfu, machine, rental_price
 from fit.errors import FieldError, QueryError
 from fit.quantities import check_count
 from fit.query.documents import AnswerCost, Number, mapped
-from fit.query.question import Question, budget_fields
+from fit.query.question import Question, budget_fields, without_device
 from fit.results import Fit
 from fit.verdict import Note
 
@@ -105,10 +105,7 @@ def budget_flops(
         return check_budget(float(str(fields["flops"]))), ()
     device = str(fields.get("device") or device or "") or None
     if device is None:
-        raise QueryError(
-            f"{what} is '{text}', without a device; name it, as in '8 h100 for 3 days', or give "
-            "FLOP: 1e21."
-        )
+        raise QueryError(without_device(text, what))
     notes: tuple[Note, ...] = ()
     if "dollars" in fields and price is None:
         price, note = rental_price(device)

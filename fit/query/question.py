@@ -213,6 +213,9 @@ FIELDS: Mapping[str, QuestionField] = MappingProxyType(
     {f.name: f.metadata["row"] for f in dataclasses.fields(Question) if "row" in f.metadata}
 )
 """The row of every field, in the order of the help."""
+REPORT_FIELDS = tuple(name for name in FIELDS if name not in ("regret", "force"))
+"""Fields of a question that a report takes: all but what other sizes cost, which it always shows,
+and an answer against the verdict, which it never gives."""
 BUDGETS = tuple(name for name, row in FIELDS.items() if row.budget)
 """Ways to state a budget, of which a question has exactly one."""
 LIMITS = tuple(name for name, row in FIELDS.items() if row.limits is not None)
@@ -289,9 +292,18 @@ def question(source: ScalingLaw, fields: Mapping[str, object]) -> Question:
     """
     if isinstance(budget := fields.get("flops"), str):
         others = {name: value for name, value in fields.items() if name != "flops"}
-        fields = {**others, **budget_fields(budget, others)}
+        stated = budget_fields(budget, others)
+        fields = {**others, **stated}
+        if stated.keys() & {"dollars", "hours"} and fields.get("device") is None:
+            raise FieldError(without_device(budget), "device")
     values = {name: _read(name, value) for name, value in fields.items() if value is not None}
     return Question(source=source, **values)  # type: ignore[arg-type]
+
+
+def without_device(text: str, what: str = "budget") -> str:
+    """What to say of a budget in money or time that names no device."""
+    example = f"{text} on h100" if has_money(text) else "8 h100 for 3 days"
+    return f"{what} is '{text}', without a device; name it, as in '{example}', or give FLOP: 1e21."
 
 
 def _read(name: str, value: object) -> float | str | bool:

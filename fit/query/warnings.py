@@ -63,6 +63,17 @@ def verdict(source: ScalingLaw, notes: Sequence[Note]) -> Verdict:
     return worst(own, source.verdict)
 
 
+def budget_verdict(source: ScalingLaw, flops: float) -> Verdict:
+    """The verdict on whatever is said of a law at a budget: its reach, and whether to believe it.
+
+    Args:
+        source: The law.
+        flops: The budget [FLOP].
+    """
+    reach = source.reach(flops)
+    return verdict(source, [*_short_runs(source.fit, reach), *_reach(reach, source)])
+
+
 def prediction_verdict(
     source: ScalingLaw, notes: Sequence[Note], *, params: float, tokens: float
 ) -> Verdict:
@@ -82,15 +93,20 @@ def prediction_verdict(
     return Verdict(verdict="careful", reason=text, message=text)
 
 
-def check_verdict(verdict: Verdict, source: ScalingLaw, *, force: bool) -> None:
+def check_verdict(verdict: Verdict, source: ScalingLaw, *, force: bool | None = None) -> None:
     """Refuse what the verdict refuses.
+
+    Args:
+        verdict: Of the law or of an answer.
+        source: The law that is asked.
+        force: Whether the question insists; None where it cannot.
 
     Raises:
         RefusedError: The verdict is `refuse`, and the question does not insist.
     """
     if verdict.refused and not force:
         message = f"refused, by '{source.name}': {verdict.message}"
-        raise RefusedError(message, verdict.reason)
+        raise RefusedError(message, verdict.reason, insistent=force is not None)
 
 
 def cross_check_remark(fit: Fit, check: CrossCheck) -> str:

@@ -27,6 +27,7 @@ from fit.quantities import (
     with_commas,
 )
 from fit.query.answer import answer
+from fit.query.budget import machine_of
 from fit.query.documents import Answer, Regret
 from fit.query.launch import launch_line
 from fit.query.question import BUDGETS, FIELDS, Question
@@ -97,7 +98,9 @@ def question_words(inputs: FigureInputs) -> list[list[str]]:
             f"{with_commas(asked.deadline or 0)} hours on {asked.devices or 0:g} {asked.device}"
         )
         if asked.dollars is not None:
-            amount = f"${with_commas(asked.dollars)} at ${asked.price:g} per {asked.device}-hour"
+            devices = machine_of(asked)  # with the stored price where the question gives none
+            assert devices is not None
+            amount = f"${with_commas(asked.dollars)} at ${devices.price:g} per {asked.device}-hour"
         elif asked.hours is not None:
             amount = f"{with_commas(asked.hours)} device-hours on {asked.device}"
         start = [["", f"What should {amount}"]]

@@ -86,7 +86,7 @@ def _undetermined(inputs: FigureInputs) -> str:
     """Why a figure shows runs and no law."""
     if inputs.best is not None:
         return ""
-    return "The law is not drawn: these runs do not determine its parameters."
+    return f"The law is not drawn: {tables.clean(inputs.verdict.reason, 400).rstrip('.')}."
 
 
 def _price_end(inputs: FigureInputs) -> str:

@@ -278,7 +278,7 @@ def proposal_text(
             if math.isnan(p.kappa[1])
             else [row("kappa", f"{_kappa_text(p.kappa)}; below 160 is healthy")]
         ),
-        row("now", "no runs yet" if p.before is None else _precision_text(p.before, p)),
+        *wrapped_row("now", _present_text(p)),
         row("after", _precision_text(p.after, p)),
         "",
         table_text(("spend", "FLOP", "runs", "N*", "loss"), [_step_row(s) for s in p.steps]),
@@ -338,14 +338,22 @@ def _spend_text(p: Proposal) -> str:
     return f"{text}; shared trunks save {saved:.0%}" if saved > 0.005 else text
 
 
+def _present_text(p: Proposal) -> str:
+    """What the runs that there are say, or why they say nothing."""
+    if p.refusal is not None:
+        return f"no N* and no loss, the fit is refused: {p.refusal}"
+    return "no runs yet" if p.before is None else _precision_text(p.before, p)
+
+
 def _precision_text(precision: Precision, p: Proposal) -> str:
-    """The intervals of N* and of the loss in words."""
-    n, margin = short(p.params), precision.loss_margin
+    """The intervals of N* and of the loss in words; of a refused fit without their values."""
     if not math.isfinite(precision.params_factor):
-        return "not determined: too few runs"
+        return "not determined by so few runs"
+    n = "" if p.params is None else f" {short(p.params)}"
+    loss = "" if p.loss is None else f" {p.loss:.4f}"
     return (
-        f"N* {n} {TIMES_OR_DIVIDED}{precision.params_factor:.3g}, "
-        f"loss {p.loss:.4f} {PLUS_MINUS}{margin:.2g} {loss_unit(p.convention)}"
+        f"N*{n} {TIMES_OR_DIVIDED}{precision.params_factor:.3g}, "
+        f"loss{loss} {PLUS_MINUS}{precision.loss_margin:.2g} {loss_unit(p.convention)}"
     )
 
 

@@ -40,7 +40,7 @@ from fit.service.jobs import (
     suffix_of_content_type,
 )
 from fit.service.openapi import openapi_document
-from fit.service.routes import QUESTIONS, QueryRoute, checked_fields, refuse_fields
+from fit.service.routes import QUESTIONS, QueryRoute, checked_fields, refuse_fields, report_options
 from fit.service.static import Content, file_response, read_page
 from fit.service.uploads import Mode, Uploads, named, read_change
 
@@ -341,9 +341,9 @@ def _add_fit_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/report/{name}.pdf")
     async def report(request: Request, name: str) -> Response:
-        """Give a fit's report."""
-        refuse_fields(request.query_params)
-        pdf = (await service.jobs.report(registry.get(name)))["report.pdf"]
+        """Give a fit's report, whose page 1 answers the question of the fields, if any."""
+        asked = report_options(request.query_params.multi_items())
+        pdf = (await service.jobs.report(registry.get(name), asked=asked))["report.pdf"]
         headers = {"content-disposition": f"inline; {_file_name(name)}.pdf"}
         return Response(pdf, headers=headers, media_type="application/pdf")
 

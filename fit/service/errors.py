@@ -102,7 +102,8 @@ def request_error_of(error: Exception) -> RequestError:
     if isinstance(error, RequestError):
         return error
     if isinstance(error, RefusedError):
-        text = f"{field_words(str(error))} To see it all the same: `force=true`."
+        insist = " To see it all the same: `force=true`." if error.insistent else ""
+        text = f"{field_words(str(error))}{insist}"
         verdict = Verdict(verdict="refuse", reason=error.reason)
         return RequestError(422, "refused", text, verdict=verdict)
     if isinstance(error, ScalingError):

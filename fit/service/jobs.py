@@ -295,7 +295,7 @@ class FitJobs:
         self, registry: FitRegistry, workers: WorkerPool, *, most_uploads: int = MOST_UPLOADS
     ) -> None:
         self.registry, self.workers, self.most_uploads = registry, workers, most_uploads
-        self._reports: OrderedDict[tuple[str, str, str], Mapping[str, bytes]] = OrderedDict()
+        self._reports: OrderedDict[tuple[str, ...], Mapping[str, bytes]] = OrderedDict()
         self._running: dict[Any, asyncio.Task[Any]] = {}
 
     @cached_property
@@ -344,8 +344,16 @@ class FitJobs:
         """
         return await self._share(("sweep", name), lambda: self._fit_sweep(folder, name))
 
-    async def report(self, law: ServedLaw, form: str = "pdf") -> Mapping[str, bytes]:
+    async def report(
+        self, law: ServedLaw, form: str = "pdf", asked: Sequence[str] = ()
+    ) -> Mapping[str, bytes]:
         """The files of a report in one of `REPORTS`, by path, from memory if it was made before.
+
+        Args:
+            law: The fit.
+            form: One of `REPORTS`.
+            asked: The question of page 1, as options of `isoflop report`; one that is refused has a
+                report that says so.
 
         Returns:
             `report.FORM`, and the files that it links.
@@ -353,10 +361,12 @@ class FitJobs:
         Raises:
             RequestError: It cannot be made, or took too long.
         """
-        fit, key = law.fit, (law.name, law.hash, form)
+        fit, key = law.fit, (law.name, law.hash, form, *asked)
         if key not in self._reports:
             document = fit.to_json()
-            content = await self._share(key, lambda: self._write_report(law.name, document, form))
+            content = await self._share(
+                key, lambda: self._write_report(law.name, document, form, asked)
+            )
             self._reports[key] = content
             while len(self._reports) > MOST_REPORTS:
                 self._reports.popitem(last=False)
@@ -425,15 +435,21 @@ class FitJobs:
         self.registry.drop(name)
         shutil.rmtree(folder.parent, ignore_errors=True)
 
-    async def _write_report(self, name: str, document: str, form: str) -> Mapping[str, bytes]:
+    async def _write_report(
+        self, name: str, document: str, form: str, asked: Sequence[str]
+    ) -> Mapping[str, bytes]:
         """Write a report in a temporary folder: the service writes nothing into reports/."""
         _, linked = REPORTS[form]
         with tempfile.TemporaryDirectory(prefix="isoflop-report-") as temporary:
             folder = Path(temporary) / name
             folder.mkdir()
             (folder / FIT_NAME).write_text(document, encoding="utf-8")
-            command = ["report", f"--format={form}", "--", name]
-            await self.workers.command(command, folder=Path(temporary), kind="report")
+            command = ["report", f"--format={form}", *asked, "--", name]
+            try:
+                await self.workers.command(command, folder=Path(temporary), kind="report")
+            except RequestError:
+                if not (folder / f"report.{form}").exists():
+                    raise
             files = [folder / f"report.{form}", *(folder.glob(linked) if linked else ())]
             return {
                 file.relative_to(folder).as_posix(): await asyncio.to_thread(file.read_bytes)

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from fit.laws.published import PRESETS
+from fit.query.question import REPORT_FIELDS
 from fit.service.jobs import FORMATS, MOST_BYTES, OPTIONS, REPEATED
 from fit.service.routes import QUESTIONS, QueryRoute
 from fit.service.uploads import CHANGES
@@ -93,7 +94,7 @@ SCHEMAS: dict[str, Any] = {
     },
     "Without": {
         "type": "object",
-        "required": ["schema", "source", "rows", "at", "all", "left", "flops", "params"],
+        "required": ["schema", "source", "rows", "at", "warnings", "all", "left", "flops"],
         "properties": {"schema": {"const": "isoflop.without/1"}},
     },
     "Training": {
@@ -182,6 +183,8 @@ def openapi_document(app: FastAPI) -> dict[str, Any]:
         operation = document["paths"][path][method]
         status = "201" if method == "post" and name == "Fit" else "200"
         operation["responses"] = _responses(status, kind, name)
+    report = document["paths"]["/v1/report/{name}.pdf"]["get"]
+    report["parameters"] += [_field_parameter(QUESTIONS["/v1/query"], n) for n in REPORT_FIELDS]
     fits, fit = document["paths"]["/v1/fits"], document["paths"]["/v1/fits/{name}"]
     fits["post"]["parameters"] = [_option_parameter(name) for name in OPTIONS]
     fits["post"]["parameters"].append(_plain_parameter("name", "Name of the fit."))

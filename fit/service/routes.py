@@ -8,6 +8,7 @@ against N at equal budgets; the loss over N and D around an answer; the training
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,20 +19,21 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fit.allocation.allocate import along_budget
-from fit.allocation.scaling_law import ScalingLaw
+from fit.allocation.scaling_law import FURTHER, ScalingLaw
 from fit.data.records import Floats, finite_or_null, read_curve, read_runs, window_means
 from fit.diagnostics.approaches import budgets_of
 from fit.errors import FieldError, QueryError, RecordError
 from fit.inference.intervals import derived_interval
-from fit.quantities import parse_count, parse_flag, parse_flops, parse_share
+from fit.quantities import option_name, parse_count, parse_flag, parse_flops, parse_share
 from fit.query.answer import answer, predict
-from fit.query.question import FIELDS, LAW_COLUMNS, Question, budget_fields, question
+from fit.query.budget import budget_flops
+from fit.query.question import FIELDS, LAW_COLUMNS, REPORT_FIELDS, Question, budget_fields, question
 from fit.results import Fit, Span, loss_unit
 from fit.service.contours import contours
 from fit.service.errors import RequestError, short_name
 from fit.service.fits import FitRegistry, ServedLaw
 from fit.service.without import without_runs
-from fit.verdict import FARTHEST_REACH
+from fit.verdict import FARTHEST_REACH, Note
 
 Value = TypeVar("Value")
 CURVES_SCHEMA = "isoflop.curves/1"
@@ -73,7 +75,8 @@ def curves(source: ScalingLaw) -> dict[str, Any]:
     Returns:
         The verdict on the fit. Budgets [FLOP], none where it is refused, and at each N*, D* and the
         loss with intervals (null without a fit), whether it lies within the budgets fitted; the
-        runs; loss against N at equal budgets.
+        runs; loss against N at equal budgets; the budget that is asked by default, as in a report,
+        with all its digits.
 
     Raises:
         QueryError: The law splits no budget.
@@ -112,7 +115,7 @@ def curves(source: ScalingLaw) -> dict[str, Any]:
         "runs": [] if source.fit is None else _runs(source.fit),
         "valleys": [] if source.fit is None or refused else _valleys(source, source.fit),
     }
-    return dict(_rounded(finite_or_null(document)))
+    return {**_rounded(finite_or_null(document)), "further": FURTHER * span.high}
 
 
 def _rounded(value: Any) -> Any:
@@ -253,6 +256,17 @@ Fields = Mapping[str, Sequence[str]]
 """The values of each field, in the order of the request."""
 
 
+def report_options(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """The question that a request puts to a report, as options of `isoflop report`.
+
+    Raises:
+        RequestError: A field is unknown, repeated or far too long.
+    """
+    taken = {name: FIELDS[name].about for name in REPORT_FIELDS}
+    fields = checked_fields(dataclasses.replace(QUERY, fields=taken), pairs)
+    return [f"{option_name(name)}={values[0]}" for name, values in fields.items()]
+
+
 def checked_fields(
     route: QueryRoute, pairs: Sequence[tuple[str, str]]
 ) -> dict[str, tuple[str, ...]]:
@@ -376,9 +390,13 @@ def _row(text: str) -> int:
 def _without(laws: tuple[ServedLaw, ...], fields: Fields) -> dict[str, Any]:
     """The document `isoflop.without/1`."""
     rows = [_row(text) for text in fields["row"]]
-    flops = _read("flops", fields["flops"][0], parse_flops) if "flops" in fields else None
-    _ = laws[0].fit  # a published law has no runs
-    return without_runs(laws[0].source, rows, flops)
+    fit = laws[0].fit  # a published law has no runs
+    flops, assumed = None, tuple[Note, ...]()
+    if "flops" in fields:
+        text = fields["flops"][0]
+        flops, assumed = _read("flops", text, lambda t, _: budget_flops(t, fit=fit))
+    document = without_runs(laws[0].source, rows, flops)
+    return {**document, "warnings": [*map(dataclasses.asdict, assumed), *document["warnings"]]}
 
 
 QUERY = QueryRoute(

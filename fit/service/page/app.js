@@ -6,7 +6,7 @@ import { lossChart, optimumChart, palette, valleyChart } from "./charts.js";
 import { compare } from "./compare.js";
 import { fault, find, make, save } from "./elements.js";
 import { curveRows, listenToExports } from "./export.js";
-import { power, read, typed } from "./format.js";
+import { exact, power, read, typed } from "./format.js";
 import { build, fill, pageWords, setBudgetKind, showFieldError } from "./limits.js";
 import { drawCurve, listenToRuns, showRuns } from "./runs.js";
 import { listenToScenarios, showBeside } from "./scenarios.js";
@@ -64,7 +64,8 @@ function showAnswer(document, error) {
   draw();
   loadContours(answer, palette);
   showBeside();
-  if (answer) showBudget();
+  if (answer && (state.kind !== "flops" || !(read(state.fields.flops) > 0))) moveSlider(answer.flops.value);
+  announce(error, !beside && !error?.verdict);
 }
 
 /** The verdict's reason with what to do about it, of a refusal that names its law first. */
@@ -121,10 +122,11 @@ async function startSweep() {
   });
 }
 
-/** Move the slider to the answer's budget; announce the answer once changes have stopped. */
-function showBudget() {
-  if (state.kind !== "flops" || !(read(state.fields.flops) > 0)) moveSlider(answer.flops.value);
-  announceTimer = setTimeout(() => { find("#live").textContent = spoken(answer); }, 600);
+/** Announce the answer, or why there is none, once changes have stopped; an alert announces itself. */
+function announce(error, alerted) {
+  const refusing = error?.verdict ? `refuse: ${refusal(error)}` : alerted ? "" : error?.message ?? "";
+  const words = answer ? spoken(answer) : pageWords(refusing);
+  announceTimer = setTimeout(() => { find("#live").textContent = words; }, words ? 600 : 0);
 }
 
 const [near, far] = [3, 3000];
@@ -183,7 +185,7 @@ async function load(step = false) {
     labelSlider();
     if (!Object.keys(askedFields()).some((n) => n === state.kind)) {
       setBudgetKind("flops");
-      state.fields.flops = typed(10 * span[1]);
+      state.fields.flops = exact(curves?.further ?? 10 * span[1]);
     }
     fill();
     find("#amount").value = state.fields[state.kind];
@@ -400,7 +402,13 @@ function listenToDownloads() {
   find("#get-config").addEventListener("click", () => save("launch.sh", `${command(answer)}\n`, "text/x-shellscript"));
   const name = () => encodeURIComponent(state.fit);
   find("#get-runs").addEventListener("click", () => download(`v1/fits/${name()}/runs.csv`, `${state.fit}-runs.csv`));
-  find("#get-report").addEventListener("click", () => download(`v1/report/${name()}.pdf`, `${state.fit}.pdf`));
+  find("#get-report").addEventListener("click", () => download(`v1/report/${name()}.pdf?${new URLSearchParams(reportFields())}`, `${state.fit}.pdf`));
+}
+
+/** The present question as a report takes it, which always shows what other sizes cost. */
+function reportFields() {
+  const { regret, ...fields } = askedFields();
+  return fields;
 }
 
 /** Save a file of the service; its state is shown as long as its fit is the chosen one. */

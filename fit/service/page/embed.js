@@ -3,7 +3,7 @@
 import { refused, verdictOf } from "./api.js";
 import { lossChart, optimumChart, palette, valleyChart } from "./charts.js";
 import { fault, find, make, sentenceCase } from "./elements.js";
-import { typed } from "./format.js";
+import { exact } from "./format.js";
 import { BUDGETS } from "./state.js";
 import { contoursChart } from "./whatif.js";
 
@@ -14,8 +14,6 @@ const CHARTS = {
   valleys: ["IsoFLOP curves", (curves, answer, colours) => valleyChart(curves, colours)],
   contours: ["Loss over parameters and tokens", (curves, contours, colours) => contoursChart(contours, curves.runs, colours)],
 };
-/** Largest budget of a published law whose budgets are not known. */
-const UNKNOWN_FLOPS = 1e24;
 const THEMES = ["light", "dark"];
 
 /** A document of the service; a frame asks for no token. */
@@ -30,7 +28,7 @@ async function get(path, fields) {
 /** What a chart shows beside the law: the answer, where one is asked for; contours always lie around one. */
 async function answerOf(chart, question, law, curves) {
   if (chart !== "contours") return Object.keys(question).length > Object.keys(law).length ? get("v1/query", question) : null;
-  const flops = typed(10 * (curves.range.flops?.[1] ?? UNKNOWN_FLOPS)); // as the page asks at first
+  const flops = exact(curves.further); // as the page asks at first
   return get("v1/contours", BUDGETS.some((name) => name in question) ? question : { flops, ...question });
 }
 

@@ -80,6 +80,11 @@ export function typed(flops) {
   return flops.toExponential(3).replace(/\.?0+e/, "e").replace("e+", "e");
 }
 
+/** A budget with all its digits: one rounded up would lie beyond what it was chosen for. */
+export function exact(flops) {
+  return flops.toExponential().replace("e+", "e");
+}
+
 /** Parse a bare number of FLOP, for the slider; NaN of a budget in words, which the service reads. */
 export function read(text) {
   const match = /^\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKMmBbGgTt]?)\s*$/.exec(text);

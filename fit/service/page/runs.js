@@ -173,12 +173,13 @@ async function leaveOut() {
   });
 }
 
-function words({ all, left, at, rows, runs_used: used }) {
+function words({ all, left, at, rows, warnings, runs_used: used }) {
   const share = (name) => percent(Number((left[name] / all[name] - 1).toPrecision(2))).replace(/^-/, "−");
   const moved = (name, form) => [make("b", {}, make("data", { value: String(left[name]), "data-name": `left-${name}` }, form(left[name]))), ` (${left[name] < all[name] ? "" : "+"}${share(name)})`];
   return [
     `Without ${rows.length} of ${used + rows.length} runs, at ${power(at)} FLOP: N* ${short(all.params)} becomes `, ...moved("params", short),
     `, D* ${short(all.tokens)} becomes `, ...moved("tokens", short), `, loss ${four(all.loss)} becomes `, make("b", {}, four(left.loss)),
     ". By the law of the runs fitted again exactly; the forecast above, which its prior holds, moves less.",
+    ...warnings.map((w) => ` But ${pageWords(w.message)}`),
   ];
 }

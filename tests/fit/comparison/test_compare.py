@@ -11,7 +11,7 @@ import isoflop
 from fit.allocation.scaling_law import ScalingLaw
 from fit.comparison import multiplier
 from fit.comparison.compare import compare
-from fit.errors import QueryError
+from fit.errors import QueryError, RefusedError
 from fit.laws.published import preset
 from fit.report.listings import comparison_text
 from tests.fit.builders import make_fit
@@ -252,3 +252,11 @@ def test_a_fit_that_is_not_identified_is_compared_only_by_force():
     with pytest.raises(QueryError, match="are not identified"):
         compare(blind, blind)
     assert "ill_conditioned" in [w.code for w in compare(blind, blind, force=True).warnings]
+
+
+def test_a_budget_that_no_query_answers_is_not_compared():
+    a, b = of(1, 2.0), of(2)
+    far = 2000 * b.range["flops"].high
+    with pytest.raises(RefusedError, match="beyond the largest budget fitted"):
+        compare(a, b, flops=(far,))
+    assert compare(a, b, flops=(far,), force=True).rows[0].flops == far

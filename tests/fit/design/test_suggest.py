@@ -97,7 +97,7 @@ def test_a_plain_table_and_a_published_law_give_sizes_without_shapes():
     convention = {"params": "as given", "flops": "6nd"}
     fit = make_fit(points=points, convention=convention, cross_checks=())
     for source in (ScalingLaw.from_fit(fit), ScalingLaw.from_preset(preset("hoffmann2022"))):
-        found = propose(SuggestRequest(source=source, flops=1e16, spend=1e15, most_runs=8))
+        found = propose(SuggestRequest(source=source, flops=5e15, spend=1e15, most_runs=8))
         assert all(r.shape is None and r.seed is None for r in found.runs)
         assert found.flops_spent == pytest.approx(sum(6 * r.params * r.tokens for r in found.runs))
         assert planned_jobs(found) == ()
@@ -110,6 +110,24 @@ def test_without_runs_there_is_nothing_before_and_few_runs_are_refused():
     assert math.isfinite(found.after.params_factor)
     with pytest.raises(PlanError, match="5 runs are too few for the law 'chinchilla'"):
         propose(SuggestRequest(source=source, flops=1e22, spend=1e20, most_runs=5))
+
+
+def test_a_target_too_far_beyond_the_runs_is_refused_as_by_a_query(folder):
+    refused = ask("pilot", "--flops", "1e21", "--spend", "1e13")
+    asked = CliRunner().invoke(main, ["query", "1e21", "--fit", "pilot"])
+    assert refused.exit_code == 1 and asked.exit_code == 1 and refused.stdout == ""
+    assert asked.stderr.startswith(refused.stderr.strip())  # which has no --force to offer
+    assert "beyond the largest budget fitted" in refused.stderr
+
+
+def test_the_runs_that_a_refused_fit_lacks_are_designed_without_n_star(tmp_path):
+    source = ScalingLaw.from_fit(make_fit(kappa=2000.0))
+    found = propose(SuggestRequest(source=source, flops=TARGET, spend=SPEND, most_runs=6))
+    assert found.runs and (found.params, found.loss, found.before) == (None, None, None)
+    assert "kappa 2000" in found.refusal
+    text = " ".join(proposal_text(found, tmp_path, None).split())
+    assert "no N* and no loss, the fit is refused: the law's parameters are not identified" in text
+    assert f"{answer(Question(source=source, flops=TARGET, force=True)).loss.value:.4f}" not in text
 
 
 def test_runs_are_designed_for_the_noise_that_is_stated():

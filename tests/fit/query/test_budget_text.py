@@ -227,3 +227,13 @@ def test_the_runs_to_suggest_are_paid_for_in_money_too(tmp_path, monkeypatch):
     assert {"price_assumed", "mfu_assumed"} <= {note["code"] for note in document["notes"]}
     unnamed = CliRunner().invoke(main, [*args, "--spend", "$20"])
     assert unnamed.exit_code == 1 and "--spend is '$20', without a device" in unnamed.stderr
+
+
+def test_money_without_a_device_is_said_in_the_words_of_the_user():
+    source = ScalingLaw.from_preset(preset("besiroglu2024"))
+    text = "budget is '5k$', without a device; name it, as in '5k$ on h100', or give FLOP: 1e21."
+    with pytest.raises(FieldError) as asked:
+        question(source, {"flops": "5k$"})
+    with pytest.raises(QueryError) as other:
+        budget_flops("5k$")
+    assert str(asked.value) == str(other.value) == text and asked.value.field == "device"

@@ -1,6 +1,7 @@
 """The brief: the user's question on page 1, and what to run next."""
 
 import dataclasses
+import re
 import shlex
 
 import pytest
@@ -13,7 +14,8 @@ from fit.errors import FieldError, QueryError
 from fit.query.answer import answer
 from fit.query.question import Question
 from fit.report.brief import front_matter, question_options, read_request
-from fit.report.render import typeset
+from fit.report.markup import latex_document, markdown_page
+from fit.report.render import html_page, typeset
 from fit.report.summary_page import report_content
 from fit.report.tables import shape_words
 from fit.results import write_fit
@@ -147,3 +149,28 @@ def test_a_refused_report_says_its_reason_once_and_then_what_it_takes():
     blocks = [b for s in made["brief"] for b in s["blocks"]]
     assert "not identified" in made["verdict"][1]
     assert blocks[0]["text"] == "Add budgets or D/N ratios."
+
+
+@pytest.mark.parametrize(
+    "fields, amount",
+    [
+        ({"flops": "3e13"}, "3e13 FLOP"),
+        ({"flops": "5k$ on h100"}, r"\$5,000 at \$[\d.]+ per h100-hour"),
+        ({"dollars": "0.001", "device": "h100"}, r"\$0\.001\d* at \$[\d.]+ per h100-hour"),
+        ({"dollars": "0.001", "device": "h100", "price": "3"}, r"\$0\.001\d* at \$3 per h100-hour"),
+        ({"hours": "0.0001", "device": "h100"}, r"\S+ device-hours on h100"),
+        ({"flops": "8 h100 for 1 h"}, r"1[.0]* hours on 8 h100"),
+        ({"loss": "1.6"}, "a loss of 1.6 nats"),
+    ],
+)
+def test_a_budget_is_put_in_words_in_every_format_with_or_without_a_price(fields, amount):
+    made = content(**fields)  # $5,000 and 8 devices reach too far: refused, in words too
+    assert re.search(amount, words(made["question"]))
+    made = {**made, "first": None, "brief": [], "sections": []}
+    assert typeset(made, {}) and html_page(made, {})
+    assert markdown_page(made) and latex_document(made)
+
+
+def test_a_stored_price_is_named_in_the_notes_of_a_report():
+    notes = " ".join(text for _, text in content(dollars="0.001", device="h100")["limitations"])
+    assert "n hour of one h100 is taken at $" in notes

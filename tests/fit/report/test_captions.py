@@ -17,6 +17,7 @@ from fit.report.figure_data import final_training_loss, shown_series
 from fit.report.figures import FIGURES, figure_inputs
 from fit.report.summary_page import report_content
 from fit.results import Influence
+from fit.verdict import Note
 from tests.bench.skills import WORLDS, laws_of, simulated
 from tests.fit.builders import THETA, make_fit, make_points, plain_points
 from tests.fit.diagnostics.curve_builders import sweep
@@ -215,3 +216,12 @@ def test_the_end_of_a_training_curve_is_that_of_a_line_with_its_error():
     assert np.mean(ends) == pytest.approx(1, abs=4 * np.std(ends) / 200**0.5)
     assert np.mean(errors) == pytest.approx(np.std(ends), rel=0.15)  # 5% by chance
     assert np.isnan(final_training_loss(np.ones((3, 4)))[0])
+
+
+def test_a_figure_without_a_law_names_the_reason_of_the_verdict():
+    note = Note(code="misfit", severity="serious", message="two laws hold in this range. Split it.")
+    inputs = figure_inputs(ScalingLaw.from_fit(make_fit(notes=(note,))))
+    assert inputs.verdict.refused
+    for name in ("loss-compute", "isoflop"):
+        caption = figure_caption(name, inputs, ())
+        assert caption.endswith("The law is not drawn: two laws hold in this range.")

@@ -210,6 +210,8 @@ def test_the_command_shows_scores_of_any_table(tmp_path):
     n, d = at["params"], at["tokens"]
     assert at["low"] <= TRUE["half"](np.array(n), np.array(d)) <= at["high"]
     assert at["flops"] == 1e12 and loss(n, d) > E
+    paid = CliRunner().invoke(main, [*command[:2], "--flops", "1$ on h100", "--json"])
+    assert "an hour of one h100 is taken at $" in paid.stderr and paid.exit_code == 0
     refused = CliRunner().invoke(main, ["skills", "runs/reference", "--flops", "1e12"])
     assert refused.exit_code == 1 and "train.scores=accuracy" in refused.output
 

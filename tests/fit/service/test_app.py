@@ -9,11 +9,13 @@ import pytest
 from click.testing import CliRunner
 
 import isoflop
+from fit.allocation.scaling_law import further_budget
 from fit.cli.main import main
 from fit.data.progress import snapshot_document, take_snapshot
 from fit.data.records import write_record
 from fit.results import write_fit
 from fit.service.errors import RequestError
+from fit.verdict import NOTED_REACH
 from tests.fit.builders import make_fit, make_points
 from tests.fit.data.builders import record
 from tests.fit.service.client import SweepWorkers, ask, finish, live_sweep, pilot, service
@@ -455,3 +457,40 @@ def test_the_report_in_markdown_links_figures_that_never_change_either(tmp_path,
     assert all("immutable" in r.headers["cache-control"] for r in (figure, report))
     assert none.status_code == 404 and "frontier" in none.json()["error"]["message"]
     assert [r.status_code for r in (other, field, old)] == [404, 422, 404] and len(made) == 1
+
+
+def test_the_default_budget_of_the_page_is_that_of_the_report(tmp_path):
+    served = service(pilot(tmp_path))
+    further = ask(served, "/v1/curves?fit=pilot").json()["further"]
+    source = served.registry.get("pilot").source
+    assert further == further_budget(source) and source.reach(further) <= NOTED_REACH
+    assert ask(served, "/v1/curves?law=hoffmann2022").json()["further"] > 1e20
+
+
+def test_a_report_answers_the_question_of_its_address(tmp_path, monkeypatch):
+    served = service(pilot(tmp_path))
+    made = []
+
+    async def command(arguments, *, folder, kind):
+        made.append(arguments)
+        if "--flops=1e99" in arguments:  # the report is written, and the command exits with 1
+            (folder / "pilot" / "report.pdf").write_bytes(b"%PDF refused")
+            raise RequestError(422, "report", "it answers no question")
+        if "--flops=no" in arguments:
+            raise RequestError(422, "report", "budget is 'no'", "flops")
+        (folder / "pilot" / "report.pdf").write_bytes(b"%PDF " + str(arguments).encode())
+
+    monkeypatch.setattr(served.workers, "command", command)
+    path = "/v1/report/pilot.pdf"
+    asked = f"{path}?flops=1e%2B13&max_params=200k"
+    plain, put, again, far, wrong, regret, unknown = ask(
+        served, path, asked, asked, f"{path}?flops=1e99", f"{path}?flops=no",
+        f"{path}?regret=true", f"{path}?x=1",
+    )  # fmt: skip
+    assert (
+        b"--flops" not in plain.content and b"'--flops=1e+13', '--max-params=200k'" in put.content
+    )
+    assert again.content == put.content and len(made) == 4
+    assert far.content == b"%PDF refused" and wrong.status_code == 422
+    for refused in (regret, unknown):
+        assert refused.status_code == 422 and "unknown field" in refused.text

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from fit.allocation.scaling_law import further_budget
 from fit.results import write_fit
 from tests.fit.builders import make_fit
 from tests.fit.service.browser import forgive_refusals, opened, said, served_page, shown, until
@@ -108,3 +109,27 @@ def test_a_refused_law_is_not_drawn_beside_another(judged):
         assert "blind" not in page.locator("#figure-loss .legend").inner_text()
         assert page.get_by_role("button", name="Compare anyway").count() == 0
         forgive_refusals(page)
+
+
+def test_a_refusal_is_announced_in_the_place_of_the_answer_before(judged):
+    said_aloud = "document.querySelector('#live').textContent"
+    with opened(judged, "?fit=sound&flops=2e13") as page:
+        until(page, f"{said_aloud}.includes('Train')")
+        page.fill("#amount", "1e30")
+        until(page, f"{said_aloud}.startsWith('refuse: the budget lies')")
+        page.fill("#amount", "many")
+        until(page, f"{said_aloud}.includes('many')")
+        page.fill("#amount", "1e13")
+        until(page, f"{said_aloud}.includes('Train')")
+        forgive_refusals(page)
+
+
+def test_the_page_asks_what_the_report_asks_and_its_report_what_the_page_asks(judged):
+    source = judged[2].registry.get("sound").source
+    with opened(judged, "?fit=sound") as page:
+        assert float(page.locator("#amount").input_value()) == further_budget(source)
+        page.fill("#amount", "2e13")
+        page.route("**/v1/report/*", lambda route: route.fulfill(body="%PDF"))
+        with page.expect_request("**/v1/report/*") as caught:
+            page.click("#get-report")
+        assert caught.value.url.endswith("v1/report/sound.pdf?flops=2e13")

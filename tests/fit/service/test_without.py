@@ -36,6 +36,14 @@ def test_a_fit_without_runs_is_the_fit_of_the_table_without_them(fitted):
     assert document["left"] != document["all"]
 
 
+def test_a_budget_in_money_is_read_as_by_a_query(fitted):
+    asked = "/v1/without?fit=noisy&row=0&flops=1k$ on h100"
+    document = ask(fitted[0], asked).json()
+    query = ask(fitted[0], "/v1/query?fit=noisy&flops=1k$ on h100").json()
+    assert document["at"] == pytest.approx(query["flops"]["value"])
+    assert "price_assumed" in {w["code"] for w in document["warnings"]}
+
+
 def test_the_move_of_one_run_is_its_influence(fitted):
     served, _ = fitted
     source = served.registry.get("noisy").source
@@ -58,8 +66,31 @@ def test_the_move_of_one_run_is_its_influence(fitted):
         ("fit=blind&row=0", "refused"),
         ("fit=noisy&" + "&".join(f"row={i}" for i in range(60)), "times"),
         ("fit=noisy&row=0&flops=x", "flops"),
+        ("fit=noisy&row=0&flops=1e30", "beyond the largest budget fitted"),
     ],
 )
 def test_what_cannot_be_left_out_is_refused(fitted, query, word):
     reply = ask(fitted[0], f"/v1/without?{query}")
     assert reply.status_code == 422 and word in reply.text
+
+
+def test_runs_that_no_fit_would_take_are_not_fitted_without_the_others(fitted):
+    served, table = fitted
+    points = served.registry.get("noisy").source.fit.points
+    few = "&".join(f"row={i}" for i in range(5, len(table)))
+    reply = ask(served, f"/v1/without?fit=noisy&{few}")
+    assert reply.status_code == 422 and "needs 6 distinct (params, tokens) points" in reply.text
+    assert "the rest has 5" in reply.text
+    sizes = np.unique(points.params)[2:]
+    two = "&".join(f"row={i}" for i in np.flatnonzero(np.isin(points.params, sizes)))
+    reply = ask(served, f"/v1/without?fit=noisy&{two}")
+    assert reply.status_code == 422 and "not identified by the runs" in reply.text
+
+
+def test_a_law_that_the_runs_left_barely_determine_is_said_to_be(fitted, monkeypatch):
+    served, _ = fitted
+    assert ask(served, "/v1/without?fit=noisy&row=0").json()["warnings"] == []
+    monkeypatch.setattr("fit.inference.resampling.kappa", lambda estimate: 400.0)
+    document = ask(served, "/v1/without?fit=noisy&row=1").json()
+    (warning,) = document["warnings"]
+    assert "barely identified by the runs (kappa 400" in warning["message"]
