@@ -258,7 +258,10 @@ def compare_command(
 @click.argument("change")
 @gate_options
 @json_option
-def gate_command(base: str, change: str, as_json: bool, **options: Any) -> None:
+def gate_command(
+    base: str, change: str, least: float, noise: float | None, prices: tuple[float, ...],
+    level: float, as_json: bool, **reading: Any,
+) -> None:  # fmt: skip
     """Is a change worth it? What it saves in compute, seconds and dollars, from a few sizes.
 
     BASE and CHANGE are folders of runs or tables, of the same sizes, lengths and seeds. Two sizes
@@ -266,7 +269,8 @@ def gate_command(base: str, change: str, as_json: bool, **options: Any) -> None:
     """
     from fit.cli.gates import gate_text, read_gate
 
-    found = read_gate(base, change, **options)
+    options = {"least": least, "noise": noise, "prices": prices, "level": level}
+    found = read_gate(base, change, **options, **reading_of(**reading))
     print_document(found.document(), gate_text(found, base, change), as_json=as_json)
 
 

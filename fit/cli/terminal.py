@@ -110,6 +110,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "gate": (
             "isoflop gate runs/base runs/change",
             "isoflop gate runs/base runs/change --worth 1.05 --price '$2.50'",
+            "isoflop gate base.csv change.csv --column params=N",
         ),
         "laws": ("isoflop laws", "isoflop laws --json"),
         "fit": (

@@ -161,7 +161,7 @@ def test_far_budgets_are_called_so(reach, code):
     ("fields", "said"),
     [
         ({"params": 10}, "size lies .* below the smallest fitted, 44.0M parameters"),
-        ({"min_params": 3e12}, "tokens lies .* below the smallest fitted, 5.00B tokens"),
+        ({"min_params": 1e13}, "tokens lies .* below the smallest fitted, 5.00B tokens"),
         ({"flops": 1e13}, "the budget lies .* below the smallest fitted, 6e18 FLOP"),
     ],
 )
