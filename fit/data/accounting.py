@@ -345,13 +345,13 @@ def find_device(text: str) -> Device | None:
     """A device by its name as people write it: H100, RTX 4090, rtx4090, 4090, nvidia h100 sxm.
 
     Args:
-        text: The name, in any case; vendor, memory and a plural s do not matter.
+        text: The name, as torch gives it or in any case; vendor, memory and a plural s say nothing.
 
     Returns:
         The device; None if it is not known.
     """
-    name = re.sub(r"\b(nvidia|amd|google|geforce|instinct|sxm\d?|\d+\s?gb)\b", "", text.lower())
-    bare = re.sub(r"[^a-z0-9]", "", name)
+    name = re.sub(rf"\b({_NO_NAME})\b", "", text.lower())
+    bare = re.sub(r"[^a-z0-9]", "", name).replace("a100pcie", "a100")  # both have one peak
     for known in (bare, bare.removesuffix("s")):  # l40s is no plural
         for prefix in ("", "rtx"):
             if device := _BARE_NAMES.get(prefix + known):
@@ -359,6 +359,8 @@ def find_device(text: str) -> Device | None:
     return None
 
 
+_NO_NAME = r"nvidia|amd|google|tesla|geforce|instinct|generation|sxm\d?|hbm\d\w?|\d+\s?gb?"
+"""Words of a device's name that do not tell which it is."""
 _BARE_NAMES = {name.replace("-", ""): device for name, device in DEVICES.items()}
 
 
