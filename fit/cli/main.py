@@ -269,8 +269,9 @@ def gate_command(
     """
     from fit.cli.gates import gate_text, read_gate
 
-    options = {"least": least, "noise": noise, "prices": prices, "level": level}
-    found = read_gate(base, change, **options, **reading_of(**reading))
+    found = read_gate(
+        base, change, least=least, noise=noise, prices=prices, level=level, **reading_of(**reading)
+    )
     print_document(found.document(), gate_text(found, base, change), as_json=as_json)
 
 
@@ -440,7 +441,7 @@ def suggest_command(
     from fit.results import REPORTS, report_folder
 
     source, path = _select_law(folder, law)
-    machine = priced_machine(source.fit, device=device, mfu=mfu, price=price)
+    machine = priced_machine(source.fit, device=device, mfu=mfu, price=price, spend=limits["spend"])
     beside = REPORTS / path if isinstance(path, str) else report_folder(path)
     home = out or beside / FOLDER
     limits |= {"device": device, "mfu": mfu, "price": price}

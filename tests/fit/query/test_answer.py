@@ -185,6 +185,13 @@ def test_far_sizes_and_ratios_are_refused_however_small_the_budget():
         predict(FITTED, 1e-3, 1e18)
 
 
+def test_a_notebook_shows_an_answer_and_a_prediction_as_tables():
+    for found in (ask(), predict(FITTED, 5e5, 1e7)):
+        shown = found._repr_html_()
+        assert shown.count("<tr>") == len(repr(found).splitlines()) - 1
+        assert found.verdict.verdict in shown
+
+
 def test_the_band_of_good_sizes_is_not_told_a_thousandfold_beyond_the_runs():
     high = FITTED.range["flops"].high
     assert ask(999 * high).regret_band is not None

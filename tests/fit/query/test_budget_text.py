@@ -15,7 +15,7 @@ from fit.data.accounting import DEVICES, RENTALS
 from fit.errors import FieldError, QueryError
 from fit.laws.published import preset
 from fit.query.answer import answer
-from fit.query.budget import budget_flops
+from fit.query.budget import budget_flops, priced_machine
 from fit.query.question import budget_fields, question
 from fit.results import write_fit
 from fit.service.routes import COMPARE, QUERY
@@ -223,3 +223,11 @@ def test_the_runs_to_suggest_are_paid_for_in_money_too(tmp_path, monkeypatch):
     assert {"price_assumed", "mfu_assumed"} <= {note["code"] for note in document["notes"]}
     unnamed = CliRunner().invoke(main, [*args, "--spend", "$20"])
     assert unnamed.exit_code == 1 and "--spend is '$20', without a device" in unnamed.stderr
+
+
+def test_a_spend_that_names_a_device_is_priced_on_it():
+    five = priced_machine(None, device=None, mfu=None, price=None, spend="$5 on 4090")
+    assert five is not None
+    assert (five.name, five.price) == ("rtx-4090", DEVICES["rtx-4090"].rental[0])
+    assert priced_machine(None, device=None, mfu=None, price=None, spend="1e17") is None
+    assert priced_machine(None, device=None, mfu=None, price=None, spend="8 apples") is None
