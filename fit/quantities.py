@@ -64,7 +64,7 @@ BYTES: Mapping[str, float] = {
     **{f"{u}ib": 1024.0**i for i, u in enumerate("kmgt", 1)},
 }
 """Bytes per unit of memory: 8GB are 8e9 bytes and 8GiB are 8 * 2^30."""
-LEAST_BYTES = 1e6
+LEAST_BYTES = 1e5
 """A smaller number without a unit is taken for one in GB that lacks it."""
 SCALED = ("params", "tokens", "flops", "loss")
 """Columns that can have a unit."""
