@@ -319,9 +319,9 @@ _ANSWER = {
         "Run a budget in between and fit again.",
     ),
     "extrapolates_far": (
-        "The budget lies more than a thousand times beyond the largest one fitted.",
+        "Budget, N, D or D/N lies more than a thousand times outside those of the runs.",
         "Nothing is known of the error there, so nothing is answered.",
-        "Run a budget in between first, or ask a law whose runs reach further: isoflop laws.",
+        "Run something in between first, or ask a law whose runs reach further: isoflop laws.",
     ),
     "below_range": (
         "The budget lies below the smallest one fitted.",

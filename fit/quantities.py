@@ -59,11 +59,13 @@ _HOURS: Mapping[str, float] = {
 """Units of time [h]; none for `m` and months, which are minutes to some and of no one length."""
 EXAMPLES = "1e21, 2.5e9, 7B or 1.4T"
 BYTES: Mapping[str, float] = {
-    "": 1.0,
+    **dict.fromkeys(("", "b"), 1.0),
     **{f"{u}b": 1000.0**i for i, u in enumerate("kmgt", 1)},
     **{f"{u}ib": 1024.0**i for i, u in enumerate("kmgt", 1)},
 }
 """Bytes per unit of memory: 8GB are 8e9 bytes and 8GiB are 8 * 2^30."""
+LEAST_BYTES = 1e5
+"""A smaller number without a unit is taken for one in GB that lacks it."""
 SCALED = ("params", "tokens", "flops", "loss")
 """Columns that can have a unit."""
 LOSS_UNITS: Mapping[str, str] = {
@@ -221,13 +223,18 @@ def parse_bytes(text: str, what: str) -> float:
     """Read a size in memory such as `8GB` (8e9 bytes), `8GiB` or `8e9`.
 
     Raises:
-        QueryError: It is not.
+        QueryError: It is not, or a number below 1e6 without a unit.
     """
     match = re.fullmatch(r"\s*([0-9_,.]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*", text)
     factor = None if match is None else BYTES.get(match[2].lower())
     if match is None or factor is None:
         raise _refusal(text, what, "8GB, 80GiB or 8e9 (bytes)")
-    return factor * parse_count(match[1], what, examples="8GB, 80GiB or 8e9 (bytes)")
+    count = parse_count(match[1], what, examples="8GB, 80GiB or 8e9 (bytes)")
+    if not match[2] and count < LEAST_BYTES:
+        raise QueryError(
+            f"{what} is '{text.strip()}', without a unit; write it, such as 8GB (or B for bytes)."
+        )
+    return factor * count
 
 
 def parse_flag(text: str, what: str) -> bool:

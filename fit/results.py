@@ -448,9 +448,7 @@ def fit_file(path: Path | str) -> Path:
     A path at which a fit lies wins over a name. `example` is the fit of the package.
     """
     path = checked_path(path)
-    files = [path, path / FIT_NAME]
-    if path == Path("example"):
-        files.append(EXAMPLE)
+    files = [path, path / FIT_NAME, *([EXAMPLE] if path == Path("example") else [])]
     if str(path) == path.name and not path.name.startswith("."):
         files.append(REPORTS / path / FIT_NAME)
     return next((file for file in files if file.is_file()), path)
@@ -477,7 +475,9 @@ def read_fit(path: Path | str) -> Fit:
     try:
         return Fit.from_json(_read_text(file))
     except RecordError as error:
-        raise RecordError(f"cannot read the fit {file}: {error}") from error
+        from fit.data.formats import no_fit
+
+        raise RecordError(no_fit(file, error)) from error
 
 
 def fit_hash(path: Path | str) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
-from fit.quantities import power, short
+from fit.quantities import count_noun, power, short
 
 VERDICTS = ("trust", "careful", "refuse")
 """Best first."""
@@ -232,7 +232,8 @@ def what_checks_found(notes: Iterable[Note]) -> str:
     )
     if not found:
         return " and no check of it found a fault."
-    more = [f"{len(found) - MOST_FOUND} things more"] if len(found) > MOST_FOUND else []
+    left = len(found) - MOST_FOUND
+    more = [f"{count_noun(left, 'thing')} more"] if left > 0 else []
     *first, last = [*found[:MOST_FOUND], *more]
     listed = f"{', '.join(first)} and {last}" if first else last
     return f"; its checks found that {listed}, and real forecasts of such fits held as often."

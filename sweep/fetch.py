@@ -94,7 +94,7 @@ def wandb_command(
     save(fetch(project, parse_filters(filters)), out, columns, units, **selection)
 
 
-@commands.command("offline", cls=OneValueCommand)
+@commands.command("offline", cls=OneValueCommand, short_help="Read offline runs below FOLDER.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @_table_options
 def offline_command(

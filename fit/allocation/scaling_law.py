@@ -27,7 +27,7 @@ from fit.laws.families import law, with_repeats
 from fit.laws.forecast import FORECAST, Frame, forecast_law
 from fit.laws.law import Law
 from fit.laws.published import PRESETS, Preset
-from fit.results import Fit, IntervalInputs, Objective, Points, Span, fit_hash, read_fit
+from fit.results import Fit, IntervalInputs, Objective, Points, Span, fit_file, fit_hash, read_fit
 from fit.verdict import Verdict
 
 LOG_FLOPS_RANGE = (np.log(1e4), np.log(1e45))
@@ -211,8 +211,13 @@ class ScalingLaw:
         """The fit of a report folder, a `fit.json` or a name.
 
         Raises:
-            RecordError: Missing, corrupt, foreign or of a newer major version.
+            RecordError: Missing, corrupt, foreign or of a newer major version, or a published law.
         """
+        if str(path) in PRESETS and not fit_file(path).is_file():
+            raise RecordError(
+                f"'{path}' is a published law, which has no runs and no report. Ask it: isoflop "
+                f"query C --law {path}"
+            )
         return cls.from_fit(read_fit(path), hash=fit_hash(path))
 
     @classmethod

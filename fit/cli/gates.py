@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fit.comparison.gate import Gate, gate, seconds_of
 from fit.data.readers import load
@@ -29,7 +30,7 @@ def read_gate(
     noise: float | None = None,
     prices: Sequence[float] = (),
     level: float = 0.9,
-    where: Sequence[str] = (),
+    **reading: Any,
 ) -> Gate:
     """Read the runs of both, and compare them.
 
@@ -40,14 +41,14 @@ def read_gate(
         noise: Standard deviation of ln loss of one run; that of the seeds where None.
         prices: Dollars of a device-hour: of both, or of base and change.
         level: Of the intervals.
-        where: Runs to use.
+        **reading: How runs are read, as `fit.data.readers.load` takes it.
 
     Raises:
         QueryError: More than two prices, or see `fit.comparison.gate.gate`.
     """
     if len(prices) > 2:
         raise QueryError(f"--price is given {len(prices)} times; once, or for base and change.")
-    tables = [load([source], where=where) for source in (base, change)]
+    tables = [load([source], **reading) for source in (base, change)]
     own, other = (
         _seconds(table, source) for table, source in zip(tables, (base, change), strict=True)
     )

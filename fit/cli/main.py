@@ -266,7 +266,8 @@ def gate_command(base: str, change: str, as_json: bool, **options: Any) -> None:
     """
     from fit.cli.gates import gate_text, read_gate
 
-    found = read_gate(base, change, **options)
+    asked = {name: options.pop(name) for name in ("least", "noise", "prices", "level")}
+    found = read_gate(base, change, **asked, **reading_of(**options))
     print_document(found.document(), gate_text(found, base, change), as_json=as_json)
 
 
@@ -440,7 +441,7 @@ def suggest_command(
     from fit.results import REPORTS, report_folder
 
     source, path = _select_law(folder, law)
-    machine = priced_machine(source.fit, device=device, mfu=mfu, price=price)
+    machine = priced_machine(source.fit, device=device, mfu=mfu, price=price, spend=limits["spend"])
     beside = REPORTS / path if isinstance(path, str) else report_folder(path)
     home = out or beside / FOLDER
     limits |= {"device": device, "mfu": mfu, "price": price}

@@ -307,9 +307,9 @@ gate_options = option_group(
         help="Dollars per device-hour; twice: base, change.",
     ),
     level_option,
-    where_option,
+    table_options,
 )  # fmt: skip
-"""Add the options of `isoflop gate`."""
+"""Add the options of `isoflop gate`; a command takes those of tables as `reading`."""
 
 
 report_options = option_group(

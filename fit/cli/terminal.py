@@ -77,6 +77,11 @@ SECTIONS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "Intervals": "interval level resamples cluster seed",
             "Output": "out no_report wandb as_json",
         },
+        "gate": {
+            "The change": "least noise prices level",
+            "The runs": "where column unit wide keep_failed",
+            "Output": "as_json",
+        },
         "report": {
             "Form": "form out author wandb as_json",
             "Budget": "flops dollars hours deadline loss",
@@ -110,6 +115,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "gate": (
             "isoflop gate runs/base runs/change",
             "isoflop gate runs/base runs/change --worth 1.05 --price '$2.50'",
+            "isoflop gate base.csv change.csv --column params=N",
         ),
         "laws": ("isoflop laws", "isoflop laws --json"),
         "fit": (

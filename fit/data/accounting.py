@@ -353,16 +353,16 @@ def find_device(text: str) -> Device | None:
     """A device by its name as people write it: H100, RTX 4090, rtx4090, 4090, nvidia h100 sxm.
 
     Args:
-        text: The name, in any case; vendor, memory and a plural s do not matter. A part of a GPU
-            is named as records name it, `h100 mig 1g.10gb`: it has its share of the peak.
+        text: The name, as torch gives it or in any case; vendor, memory and a plural s say nothing.
+            A part of a GPU is named as records name it, `h100 mig 1g.10gb`: it has its share of the
+            peak.
 
     Returns:
         The device; None if it is not known.
     """
     part = MIG.search(text.lower())
-    whole = MIG.sub("", text.lower())
-    name = re.sub(r"\b(nvidia|amd|google|geforce|instinct|sxm\d?|hbm\d?e?|\d+\s?gb)\b", "", whole)
-    bare = re.sub(r"[^a-z0-9]", "", name)
+    name = re.sub(rf"\b({_NO_NAME})\b", "", MIG.sub("", text.lower()))
+    bare = re.sub(r"[^a-z0-9]", "", name).replace("a100pcie", "a100")  # both have one peak
     for known in (bare, bare.removesuffix("s")):  # l40s is no plural
         for prefix in ("", "rtx"):
             if device := _BARE_NAMES.get(prefix + known):
@@ -379,6 +379,8 @@ def find_device(text: str) -> Device | None:
     return None
 
 
+_NO_NAME = r"nvidia|amd|google|tesla|geforce|instinct|generation|sxm\d?|hbm\d\w?|\d+\s?gb?"
+"""Words of a device's name that do not tell which it is."""
 _BARE_NAMES = {name.replace("-", ""): device for name, device in DEVICES.items()}
 
 

@@ -107,6 +107,20 @@ def table_suffix(path: Path) -> str:
     return suffix
 
 
+def no_fit(file: Path, error: RecordError) -> str:
+    """What a file is that could not be read as a fit, and what to do."""
+    if file.suffix == ".json":
+        return f"cannot read the fit {file}: {error}"
+    try:
+        table_suffix(file)
+    except RecordError:
+        return (
+            f"{file} is no fit; the folder of a report or its fit.json is needed. Name one, or "
+            "make one: isoflop fit RUNS"
+        )
+    return f"{file} is a table, and a fit is needed. Fit it first: isoflop fit {file}"
+
+
 def find_tables(sources: Sequence[str | Path]) -> list[Path]:
     """The table files that paths and globs mean, in the order given and by name within a glob.
 

@@ -153,7 +153,7 @@ def build_table(
     left_out = [n for n in texts if n in DEFAULT_COLUMNS]
     remarks = [f"the column {n} is left out: it holds text ({_first_text(read, cells, n)})"
                for n in sorted(left_out)]  # fmt: skip
-    rows, kept = [], []
+    rows, kept, diverged = [], [], []
     for i, run in enumerate(logged):
         if i in skipped:
             continue
@@ -163,6 +163,10 @@ def build_table(
             if not left:
                 status = "done"
                 kept.append(names[i] + (" (no plan of its steps)" if left is None else ""))
+        loss, unread = read["loss"][0][i], read["loss"][1][i]
+        if status == "done" and cells["loss"][i] is not None and math.isnan(loss) and not unread:
+            status = "diverged"
+            diverged.append(names[i])
         reason = _reason_to_skip(run, status, i, read, cells)
         if reason is not None:
             skipped[i] = reason
@@ -179,6 +183,8 @@ def build_table(
     if unit is None and all(r["params"] and r["tokens"] for r in done):
         n, d, loss = (np.array([r[c] for r in done], dtype=np.float64) for c in REQUIRED)
         refuse_perplexity(n, d, loss, "the runs")
+    if diverged:
+        remarks.append(f"taken for diverged, since the loss is no number: {_named(diverged)}")
     if kept:
         remarks.append(f"kept, though the tracker calls them failed: {_named(kept)}")
     return ImportedTable(

@@ -105,7 +105,7 @@ def _torchtitan(facts: Mapping[str, float]) -> dict[str, float | None]:
     batch = _times(facts.get("global_batch"), facts.get("seq_len"))
     return {
         "params": facts.get("params_total"),
-        "tokens": _times(facts.get("eval_step"), batch),
+        "tokens": _times(facts.get("eval_step", facts.get("step")), batch),
         "batch_tokens": batch,
     }
 
@@ -183,7 +183,7 @@ FORMATS: tuple[LogFormat, ...] = (
         summarise=_torchtitan,
         origins={
             "params": "'total parameters'",
-            "tokens": "the step of the last validation times the global batch",
+            "tokens": "the step of the last validation (without any, of training) times the batch",
             "loss": "the last 'validate step'",
         },
     ),
@@ -263,12 +263,15 @@ class _Runs:
 
 def _run(log: LogFormat, name: str, facts: Mapping[str, float], path: Path) -> LoggedRun:
     """A run by its facts."""
-    planned, evaluated = facts.get("planned"), facts.get("eval_step")
+    planned, evaluated = facts.get("planned"), "eval_step" in facts
+    reached = facts.get("eval_step" if evaluated else "step", 0.0)
     state = "finished"
-    if "error" in facts and (planned is None or (evaluated or 0) < planned):
+    if planned is not None and reached < planned:
+        state = (
+            f"{'evaluated' if evaluated else 'trained'} last at step {reached:.0f} of {planned:.0f}"
+        )
+    if "error" in facts and (planned is None or reached < planned):
         state = "crashed"
-    elif evaluated is not None and planned is not None and evaluated < planned:
-        state = f"evaluated last at step {evaluated:.0f} of {planned:.0f}"
     kept = {k: facts.get(k) for k in ("depth", "width", "loss", "train_loss", "step", "eval_step")}
     summary = {k: v for k, v in {**kept, **log.summarise(facts)}.items() if v is not None}
     values: dict[str, Any] = dict(summary)

@@ -19,7 +19,7 @@ from fit.estimation.general import GeneralProblem
 from fit.estimation.objective import robust_scale
 from fit.estimation.solver import Estimate
 from fit.inference.resampling import f_tail
-from fit.quantities import short, three_digits
+from fit.quantities import count_noun, short, three_digits
 from fit.results import Replicates
 from fit.verdict import Note
 
@@ -61,6 +61,13 @@ def intake_notes(table: RunTable, target: str = "loss") -> Iterator[Note]:
     yield from _compute(table)
     if target == "loss":
         yield from _losses(table)
+        ratio = float(np.median(table.tokens / table.params))
+        if ratio < 1:
+            text = (
+                f"the median run has {ratio:.2g} tokens per parameter, where sweeps have more than "
+                "1: are the columns swapped? If so: --column params=tokens --column tokens=params."
+            )
+            yield Note(code="columns", severity="warning", message=text)
     for remark in table.remarks:
         yield Note(code="columns", severity="info", message=f"{remark}.")
     if table.dropped:
@@ -380,9 +387,9 @@ def _trajectories(table: RunTable, fitted: Estimate) -> Iterator[Note]:
         yield Note(
             code="trajectory",
             severity="serious",
-            message=f"{len(table)} rows carry {names} names of runs: checkpoints of one run share "
-            "its errors and are not independent, so the intervals are too narrow. Say which rows "
-            "belong together: --cluster run.",
+            message=f"{len(table)} rows carry {count_noun(names, 'name')} of runs: checkpoints of "
+            "one run share its errors and are not independent, so the intervals are too narrow. "
+            "Say which rows belong together: --cluster run.",
         )
         return
     correlation, pairs = _neighbour_correlation(table, fitted.residual)

@@ -375,8 +375,11 @@ def _cloud(fitted: Estimate, random: np.random.Generator) -> Floats:
     size = max(LEAST_BATCH, min(CLOUD, CLOUD_CELLS // len(fitted.residual)))
     basis = _free_basis(fitted)
     jacobian = np.sqrt(fitted.weights)[:, None] * (fitted.problem.jacobian(fitted.theta) @ basis)
-    information = jacobian.T @ jacobian + 1e-9 * np.eye(basis.shape[1])
-    spread = np.linalg.cholesky(np.linalg.inv(information)) * max(fitted.noise, 1e-9) * 1.5
+    # Of J'J + 1e-9 the inverse's lower factor, without forming either: J may lack full rank.
+    ridge = np.sqrt(1e-9) * np.eye(basis.shape[1])
+    upper = np.linalg.qr(np.vstack([jacobian, ridge])[:, ::-1], mode="r")
+    factor = np.linalg.inv(upper)[::-1, ::-1]
+    spread = factor * np.sign(np.diag(factor)) * max(fitted.noise, 1e-9) * 1.5
     moved = fitted.theta + (random.standard_normal((size, basis.shape[1])) @ spread.T) @ basis.T
     moved[0] = fitted.theta
     return np.asarray(moved)

@@ -241,9 +241,10 @@ class Law:
         if self.further:
             needed = " and ".join(self.further)
             options = " ".join(f"{option_name(c)} X" for c in self.further)
+            alone = " or isoflop query C" if self.further == ("unique_tokens",) else ""
             raise QueryError(
-                f"law '{self.name}' depends on {needed} beside params and tokens. Give {options} "
-                "(predict takes them all, query --unique-tokens alone)."
+                f"law '{self.name}' depends on {needed} beside params and tokens. Ask: isoflop "
+                f"predict --params N --tokens D{alone}, with {options}"
             )
 
     def loss(self, theta: Any, params: Any, tokens: Any) -> Floats:

@@ -246,13 +246,16 @@ def predict(
         The loss, or the quantity that the law predicts, and its intervals.
 
     Raises:
-        QueryError: A count is not positive, or a column is missing or unknown.
+        QueryError: A count is below 1, or a column is missing or unknown.
         RefusedError: The verdict is `refuse`, and `force` is not set.
         RecordError: There is no such fit.
     """
     given = {name: read_count(value, name) for name, value in columns.items()}
     source = ScalingLaw.of(source).given(**given)
     n, d = read_count(params, "params"), read_count(tokens, "tokens")
+    for name, value in {"params": n, "tokens": d}.items():
+        if value < 1:
+            raise QueryError(f"{name} is {value:g}; at least 1 is needed, such as 7B.")
     flops = d * float(np.exp(source.cost.log_flops_per_token(np.log([n])))[0])
     log_losses = source.log_losses(np.array([n]), np.array([d]))
     loss = _numbers(source, log_losses, ranged=False)[0]

@@ -150,14 +150,28 @@ def answer_cost(
 
 
 def priced_machine(
-    fit: Fit | None, *, device: str | None, mfu: float | None, price: float | None
+    fit: Fit | None,
+    *,
+    device: str | None,
+    mfu: float | None,
+    price: float | None,
+    spend: str = "",
 ) -> Machine | None:
-    """The devices that compute is priced on; None where none is named.
+    """The devices that compute is priced on; None where neither `device` nor `spend` names any.
+
+    A spend in dollars is at the stored rental price, as `budget_flops` takes it.
 
     Raises:
         QueryError: A utilisation or a price without a device, or out of range.
     """
+    try:
+        spent = budget_fields(spend, {}) if spend else {}
+    except FieldError:  # `budget_flops` refuses it
+        spent = {}
+    device = device or str(spent.get("device") or "") or None
     if device is not None:
+        if "dollars" in spent and price is None:
+            price, _ = rental_price(device)
         return machine(device, mfu=mfu, price=price, measured=measured_mfu(fit))
     if mfu is not None or price is not None:
         raise QueryError("--price and --mfu are those of a device; name it, such as --device h100.")

@@ -7,6 +7,7 @@ without these classes.
 from __future__ import annotations
 
 import dataclasses
+import html
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -177,6 +178,10 @@ class Answer:
         """The answer in a few lines; `document()` has all of it."""
         return _listing(self, ("flops", "params", "tokens", "tokens_per_param", "loss"))
 
+    def _repr_html_(self) -> str:
+        """The same for a notebook."""
+        return _html(self)
+
     def document(self) -> dict[str, Any]:
         """The `isoflop.answer/1` document."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -217,10 +222,26 @@ class Prediction:
         """The prediction in a few lines; `document()` has all of it."""
         return _listing(self, ("params", "tokens", "flops", "loss", "loss_next_run"))
 
+    def _repr_html_(self) -> str:
+        """The same for a notebook."""
+        return _html(self)
+
     def document(self) -> dict[str, Any]:
         """The `isoflop.prediction/1` document; the prediction stands under its quantity's name."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return _document({k.replace("loss", self.quantity): v for k, v in fields.items()})
+
+
+def _html(result: Answer | Prediction) -> str:
+    """The lines of a result's text as a table."""
+    head, *lines = repr(result).splitlines()
+    rows = (line.split(maxsplit=1) for line in lines)
+    cells = "".join(
+        f'<tr><th style="text-align:left">{name}</th>'
+        f'<td style="text-align:left">{html.escape(text)}</td></tr>'
+        for name, text in rows
+    )
+    return f"<p><b>{html.escape(head)}</b></p><table>{cells}</table>"
 
 
 def _listing(result: Answer | Prediction, names: tuple[str, ...]) -> str:

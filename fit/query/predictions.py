@@ -21,7 +21,7 @@ from fit.errors import QueryError
 from fit.inference.intervals import KNOTS, positive_interval, prediction_interval
 from fit.quantities import check_count, read_count
 from fit.query.answer import predict
-from fit.query.warnings import FRESH_EPOCHS, STALE_EPOCHS
+from fit.query.warnings import FRESH_EPOCHS, STALE_EPOCHS, times_outside
 from fit.results import Fit, loss_unit
 from fit.verdict import FARTHEST_REACH, NOTED_REACH, TRACK_RECORD, WIDEST
 
@@ -116,9 +116,11 @@ def predict_many(
         raise QueryError("there are no params and tokens; one of each is needed. Fill the arrays.")
     flops = d * np.exp(law.cost.log_flops_per_token(np.log(n)))
     reach = np.array([math.nan if (r := law.reach(c)) is None else r for c in flops])
-    loss, low, high = _losses(law, n, d, ranged=~(reach > FARTHEST_REACH))
+    outside = times_outside(law.range, flops=flops, params=n, tokens=d)
+    sides = np.reshape([side for pair in outside.values() for side in pair], (-1, len(n)))
+    loss, low, high = _losses(law, n, d, ranged=np.all(sides <= FARTHEST_REACH, axis=0))
     verdicts = np.empty(len(n), dtype="<U7")
-    classes = _classes(law, n, d, flops, reach, loss, low, high)
+    classes = _classes(law, n, d, sides, reach, loss, low, high)
     _, first, member = np.unique(classes, axis=1, return_index=True, return_inverse=True)
     at = [predict(origin, float(n[i]), float(d[i]), force=force, **given) for i in first]
     verdicts[:] = np.array([p.verdict.verdict for p in at])[member.ravel()]
@@ -205,22 +207,15 @@ def _classes(
     law: ScalingLaw,
     n: Floats,
     d: Floats,
-    flops: Floats,
+    sides: Floats,
     reach: Floats,
     loss: Floats,
     low: Floats,
     high: Floats,
 ) -> NDArray[np.int64]:
     """What the rules of `warnings` look at, (rules, k): equal columns have one verdict."""
-    rows: list[NDArray[Any]] = [np.searchsorted(REACHES, reach)]
-    for name, values in (
-        ("params", n),
-        ("tokens", d),
-        ("flops", flops),
-        ("tokens_per_param", d / n),
-    ):
-        if (span := law.range.get(name)) is not None:
-            rows.append(1 * (values < span.low) + 2 * (values > span.high))
+    rows: list[NDArray[Any]] = [np.searchsorted(REACHES, reach), (n < 1) | (d < 1)]
+    rows += [np.searchsorted([1.0, FARTHEST_REACH], side) for side in sides]
     data = {} if law.fit is None else law.fit.data
     for unique in (data.get("unique_tokens"), law.law.held.get("unique_tokens")):
         if unique:

@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 _FOR_A_TIME = re.compile(r"(.+?)\s*(?:\b(?:for|over|during)\s+|\s)(\d[\d.,_]*\s*[a-z]+)", re.I)
 _DEVICE_TIME = re.compile(r"(\d[\d.,_]*(?:\s?[km]\b)?)\s*(.+?)[- ]?(hours?|h|days?|d|weeks?)", re.I)
 _ON = re.compile(r"(.+?)\s+(?:on|of|with)\s+(?:an?\s+)?(.+)", re.I)
-_COUNTED = re.compile(r"(\d[\d,]*)\s*(?:[x\u00d7*]\s*)?(.+)", re.I)
+_COUNTED = re.compile(r"(\d[\d.,]*)\s*(?:[x\u00d7*]\s*)?(.+)", re.I)
+_MONTHS = re.compile(r"\d\s*(months?|years?|yrs?)\b", re.I)
 _ANY_DEVICE = re.compile(r"(gpu|device|card|accelerator|node)s?", re.I)
 
 LAW_COLUMNS = {
@@ -349,6 +350,18 @@ def _read_budget(text: str, given: Mapping[str, object]) -> dict[str, object]:
         return {"flops": parse_flops(text)}
     on = _ON.fullmatch(text)
     what = on[1] if on else text
+    if on and is_compute(what) and "f" in what.lower():
+        raise FieldError(
+            f"budget is '{text}': compute takes no device; give '{what}', and for its hours and "
+            f"cost --device {on[2]}.",
+            "flops",
+        )
+    if months := _MONTHS.search(text):
+        raise FieldError(
+            f"budget is '{text}': {months[1]} have no one length; give days or weeks, as in '8 "
+            "h100 for 90 days'.",
+            "flops",
+        )
     if has_money(what):
         money: dict[str, object] = {"dollars": parse_dollars(what, "budget")}
         return money | (_devices(on[2], text) if on else {})
@@ -393,6 +406,12 @@ def _devices(words: str, text: str) -> dict[str, object]:
     if device := find_device(words):
         return {"device": device.name}
     counted = _COUNTED.fullmatch(words)
+    if counted and not parse_count(counted[1], "devices").is_integer():
+        raise FieldError(
+            f"budget is '{text}', and '{words}' is no whole number of devices; name one, as in '8 "
+            "h100 for 3 days'.",
+            "flops",
+        )
     if counted and _ANY_DEVICE.fullmatch(counted[2]):
         return {"devices": parse_count(counted[1], "devices")}
     if counted and (device := find_device(counted[2])):

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fit.allocation.costs import where_repeats_stop
 from fit.allocation.scaling_law import ScalingLaw
@@ -43,6 +44,13 @@ OF_THE_LAW = frozenset(
     "collapse undercooled e_not_needed influence".split()
 )
 """Warnings of a fit that bear on every answer from it."""
+QUANTITIES = {
+    "params": ("the model's size", "parameters", "Ask for a size nearer to those of the runs"),
+    "tokens": ("the number of tokens", "tokens", "Ask for a length nearer to those of the runs"),
+    "flops": ("the budget", "FLOP", "Ask for a larger budget"),
+    "tokens_per_param": ("D/N", "tokens per parameter", "Widen the limit that leads there"),
+}
+"""Of a quantity with a range: its name, its unit, and what to ask instead."""
 UNIDENTIFIED = frozenset("ill_conditioned few_params few_tokens constant_ratio one_budget".split())
 """Notes on runs that cannot distinguish the law's terms."""
 NO_SHAPE = Note(
@@ -142,8 +150,11 @@ def answer_warnings(
     """Warnings of an answer of N parameters and D tokens at a budget."""
     reach = source.reach(flops)
     notes = [*_origin(source), *_short_runs(source.fit, reach), *_reach(reach, source)]
-    notes += _below(source.range, flops)
-    notes += _ratio(source.range, tokens / params)
+    outside = times_outside(source.range, flops=flops, params=params, tokens=tokens)
+    if text := _far_outside(source.range, outside):
+        notes.append(_note("extrapolates_far", "serious", text))
+    else:
+        notes += [*_below(source.range, flops), *_ratio(source.range, tokens / params)]
     if "unique_tokens" in source.law.columns:
         return (*notes, *_epochs(source, tokens))
     return (*notes, *_repeats(source.fit, tokens))
@@ -292,6 +303,33 @@ def _short_runs(fit: Fit | None, reach: float | None) -> list[Note]:
     large = abs(fit.forecast.short_runs or 0.0) > REFUSED_SHIFT
     doubts = (n for n in fit.notes if n.code == "short_runs")
     return [dataclasses.replace(n, severity="serious") if large else n for n in doubts]
+
+
+def times_outside(
+    ranges: Mapping[str, Span], *, flops: Any, params: Any, tokens: Any
+) -> dict[str, tuple[Any, Any]]:
+    """How often C, N, D and D/N go into the least fitted, and the largest into them."""
+    values = {"params": params, "tokens": tokens, "flops": flops}
+    values["tokens_per_param"] = tokens / params
+    spans = {name: span for name in values if (span := ranges.get(name)) is not None}
+    return {k: (span.low / values[k], values[k] / span.high) for k, span in spans.items()}
+
+
+def _far_outside(ranges: Mapping[str, Span], outside: Mapping[str, tuple[float, float]]) -> str:
+    """Why N, D, D/N or a small C lies too far outside the runs, if one does."""
+    times = {k: low if k == "flops" else max(low, high) for k, (low, high) in outside.items()}
+    name = max(times, key=lambda k: times[k], default="")
+    if not name or not times[name] > FARTHEST_REACH:
+        return ""
+    span, (low, high), (what, unit, todo) = ranges[name], outside[name], QUANTITIES[name]
+    end = f"above the largest fitted, {short(span.high)}"
+    if low > high:
+        end = f"below the smallest fitted, {short(span.low)}"
+    return (
+        f"{what} lies {TIMES}{three_digits(times[name])} {end} {unit}, "
+        f"where nothing is known of its error: at most {TIMES}{FARTHEST_REACH:g} is answered. "
+        f"{todo}, or add runs in between."
+    )
 
 
 def _below(ranges: Mapping[str, Span], flops: float) -> list[Note]:

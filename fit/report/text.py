@@ -242,9 +242,9 @@ def _reach_rows(result: Answer | Prediction) -> list[str]:
     """A row with the reach, and whether the answer extrapolates."""
     if result.reach is None:
         return []
-    where = "extrapolates" if result.reach > 1 else "inside the runs"
-    if any(w.code == "below_range" for w in result.warnings):
-        where = "below the smallest"
+    codes = {w.code for w in result.warnings}
+    inside = "below the smallest" if "below_range" in codes else "inside the runs"
+    where = "extrapolates" if result.reach > 1 or "extrapolates_far" in codes else inside
     return [row("reach", f"{_reach_text(result.reach)} the largest budget fitted: {where}")]
 
 

@@ -16,6 +16,8 @@ import pandas as pd
 import pytest
 
 import isoflop
+from fit.allocation.scaling_law import ScalingLaw
+from fit.errors import RecordError
 from fit.results import FIT_NAME
 
 pytestmark = pytest.mark.usefixtures("few_checks")
@@ -33,6 +35,25 @@ def law():
 def columns():
     n, d = (v.ravel() for v in np.meshgrid([1e6, 3e6, 1e7, 3e7], [2e7, 6e7, 2e8, 6e8]))
     return {"params": n, "tokens": d, "loss": 1.7 + 120 / n**0.34 + 400 / d**0.36}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("runs.csv", "is a table, and a fit is needed. Fit it first: isoflop fit .*runs.csv"),
+        ("runs.csv.gz", "is a table"),
+        ("fit.pkl", "is no fit; the folder of a report or its fit.json is needed"),
+    ],
+)
+def test_a_file_that_is_no_fit_says_what_to_do(tmp_path, name, said):
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbfparams,tokens,loss\n\x80")
+    with pytest.raises(RecordError, match=said):
+        isoflop.read_fit(tmp_path / name)
+
+
+def test_a_published_law_has_no_report():
+    with pytest.raises(RecordError, match="published law, which has no runs and no report"):
+        ScalingLaw.at("besiroglu2024")
 
 
 def test_the_law_is_shown_in_ten_lines_of_a_terminal(law):

@@ -27,6 +27,8 @@ def test_a_fit_without_a_fault_says_so_and_one_with_faults_names_them():
     assert found.startswith(f"; its checks found that {told}, and real forecasts")
     many = what_checks_found(map(note, OF_THE_DESCRIPTION))
     assert many.count(",") == 3 and "and 9 things more" in many
+    four = what_checks_found(map(note, ["misfit", "trend", "interaction", "holdout"]))
+    assert "and 1 thing more," in four
 
 
 def test_no_code_of_a_note_stands_in_the_sentence_of_a_trusted_fit():

@@ -89,8 +89,9 @@ function basis(answer) {
   const { params, flops } = answer.convention;
   const text = `${power(answer.flops.value)} FLOP, by ${answer.source} (${answer.law}; N ${params ?? "?"}, C ${flops ?? "?"}).`;
   if (answer.reach == null) return text;
-  const below = answer.warnings.some((w) => w.code === "below_range");
-  const where = below ? "below the smallest" : answer.reach > 1 ? "extrapolates" : "inside the range of the runs";
+  const codes = answer.warnings.map((w) => w.code);
+  const beyond = answer.reach > 1 || codes.includes("extrapolates_far");
+  const where = codes.includes("below_range") ? "below the smallest" : beyond ? "extrapolates" : "inside the range of the runs";
   return `${text} ×${three(answer.reach)} the largest budget fitted: ${where}.`;
 }
 

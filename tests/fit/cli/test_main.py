@@ -129,7 +129,7 @@ def test_good_commands_print_the_answer_and_end_well(folder, args, expected):
         (["query", "1e14", "--fit", "reports/none"], "reports/none"),
         (["query", "1e14", "--fit", "reports/corrupt"], "not a JSON document"),
         (["query", "1e14", "--fit", "reports/blind"], "--force"),
-        (["query", "1e14", "--law", "besiroglu2024", "--config"], "no shapes to launch"),
+        (["query", "1e18", "--law", "besiroglu2024", "--config"], "no shapes to launch"),
         (["runs", "runs/none"], "runs/none"),
         (["runs", "runs/empty"], "no run records"),
         (["runs", "notes.txt"], "neither a folder of runs nor a table"),

@@ -192,3 +192,20 @@ def test_the_unit_stays_with_runs_that_are_written_as_a_table(tmp_path, monkeypa
     assert isoflop.load("again.csv").loss_unit == "bpb"
     run("runs", kind.file, "--csv", "plain.csv")
     assert isoflop.load("plain.csv").loss_unit == ""
+
+
+def test_gate_reads_tables_of_other_names_and_units(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, gain in (("base", 1.0), ("change", 0.98)):
+        rows = [
+            f"{n},{d},{gain * (1.7 + 400 / (n * 1e6) ** 0.34 + 400 / (d * 1e9) ** 0.28)}"
+            for n in (10, 30, 100)
+            for d in (1, 3, 10)
+        ]
+        Path(f"{name}.csv").write_text("\n".join(["N,billions,loss", *rows]))
+    assert "--column params=YOURS" in run("gate", "base.csv", "change.csv").stderr
+    names = ("--column", "params=N", "--column", "tokens=billions")
+    units = ("--unit", "params=M", "--unit", "tokens=B")
+    found = run("gate", "base.csv", "change.csv", *names, *units, "--noise", "0.001")
+    assert found.exit_code == 0, found.output
+    assert "ADOPT" in found.stdout

@@ -7,6 +7,7 @@ from fit.data.accounting import (
     count_flops,
     count_params,
     device_peak,
+    find_device,
     flops_per_token_in,
     params_in,
 )
@@ -83,3 +84,28 @@ def test_what_cannot_be_counted_is_named(call):
 def test_the_peak_of_a_device_is_known_by_the_name_it_reports(reported, peak):
     found = device_peak(reported)
     assert found is None if peak is None else found == pytest.approx(peak)
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA H100 NVL", "h100-nvl"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA GH200 144G HBM3e", "gh200"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA A100-PCIE-40GB", "a100"),
+        ("NVIDIA A100 80GB PCIe", "a100"),
+        ("Tesla V100-SXM2-16GB", "v100"),
+        ("Tesla T4", "t4"),
+        ("NVIDIA RTX 6000 Ada Generation", "rtx-6000-ada"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("AMD Instinct MI300X", "mi300x"),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "h100 mig 1g.10gb"),
+    ],
+)
+def test_a_device_is_known_by_the_name_that_torch_gives_it(name, known):
+    device = find_device(name)
+    assert (device and device.name) == known

@@ -204,6 +204,27 @@ def test_a_log_that_stops_before_its_plan_is_left_out_and_says_where_it_stopped(
             raise RecordError(result.stderr)
 
 
+def test_a_log_without_validation_has_the_tokens_of_its_last_step(tmp_path):
+    lines = (SAMPLES / "torchtitan.log").read_text().splitlines(keepends=True)
+    trained = [line for line in lines if "validate" not in line]
+    (tmp_path / "a.log").write_text("".join(trained))
+    ask = ("--column", "loss=train_loss")
+    _, table = imported(tmp_path / "a.log", *ask, out=tmp_path / "t.csv")
+    assert (table.tokens[0], table.loss[0]) == (10 * 64 * 2048, 4.0256)
+    (tmp_path / "a.log").write_text("".join(line for line in trained if "step: 10" not in line))
+    assert find_runs([tmp_path / "a.log"]).runs[0].state == "trained last at step 1 of 10"
+
+
+def test_a_log_whose_last_loss_is_nan_is_of_a_diverged_run(tmp_path):
+    text = (SAMPLES / "nanogpt.log").read_text()
+    (tmp_path / "good.log").write_text(text)
+    (tmp_path / "bad.log").write_text(text.replace("val loss 1.7256", "val loss nan"))
+    result = CliRunner().invoke(main, ["import", str(tmp_path), "--out", str(tmp_path / "t.csv")])
+    assert "taken for diverged, since the loss is no number: bad" in result.output
+    rows = (tmp_path / "t.csv").read_text().splitlines()
+    assert [row.split(",")[2] for row in rows[1:]] == ["diverged", "done"]
+
+
 def test_a_log_of_several_runs_gives_each_of_them(tmp_path):
     text = (SAMPLES / "nanogpt.log").read_text()
     resumed = text.replace("val loss 1.7256", "val loss 1.5")

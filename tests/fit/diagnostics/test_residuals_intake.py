@@ -32,6 +32,14 @@ def test_a_clean_table_has_nothing_to_be_told():
     assert told(with_column("vocab", np.full(30, 50304))) == {}
 
 
+def test_swapped_columns_are_asked_about():
+    runs = table()
+    swapped = dataclasses.replace(runs, params=runs.tokens, tokens=runs.params)
+    (note,) = [n for n in intake_notes(swapped) if n.code == "columns"]
+    assert note.severity == "warning"
+    assert "are the columns swapped?" in note.message
+
+
 @pytest.mark.parametrize(("name", "unit"), [("params", 1e6), ("params", 1e3), ("tokens", 1e9)])
 def test_some_rows_in_another_unit_are_counted(name, unit):
     runs = table(np.geomspace(1e8, 1e9, 30), np.geomspace(1e10, 3e11, 30)[::-1])

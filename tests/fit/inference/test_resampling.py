@@ -11,6 +11,7 @@ from fit.estimation.objective import FitProblem
 from fit.estimation.solver import estimate
 from fit.fitting import fit_runs
 from fit.inference.resampling import (
+    _cloud,
     bootstrap,
     clusters,
     f_tail,
@@ -85,6 +86,28 @@ def test_bootstrap_percentiles_agree_with_the_sandwich():
     assert draws[:, 3:].std(axis=0) == pytest.approx(spread[3:], rel=0.35)
     low, high = percentiles(draws, 0.9)
     assert (low < found.raw).all() and (found.raw < high).all()
+
+
+def test_resamples_of_runs_that_do_not_determine_the_law_start_at_finite_values(monkeypatch):
+    found = estimate(noisy(0))
+    plain = FitProblem.jacobian
+    # Five columns of which two are equal, as of farseer's law on a small clean grid.
+    monkeypatch.setattr(
+        FitProblem, "jacobian", lambda self, theta: 1e6 * plain(self, theta)[..., [0, 1, 1, 3, 4]]
+    )
+    cloud = _cloud(found, np.random.default_rng(0))
+    assert np.isfinite(cloud).all()
+    assert (cloud[0] == found.theta).all()
+    assert np.abs(cloud[1:] - found.theta).max() < 1e4
+
+
+def test_the_starts_of_resamples_have_the_covariance_of_the_estimate():
+    found = estimate(noisy(0))
+    cloud = _cloud(found, np.random.default_rng(0))[1:]
+    jacobian = np.sqrt(found.weights)[:, None] * found.problem.jacobian(found.theta)
+    covariance = np.linalg.inv(jacobian.T @ jacobian) * (1.5 * found.noise) ** 2
+    spread = np.sqrt(np.diag(covariance))
+    assert cloud.std(axis=0) == pytest.approx(spread, rel=0.15)
 
 
 def test_bootstrap_resamples_whole_clusters(monkeypatch):

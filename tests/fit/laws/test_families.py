@@ -124,6 +124,19 @@ def test_overfitting_raises_the_loss_with_epochs_and_fresh_data_leave_the_two_te
     assert fresh == pytest.approx(base, rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("compute", "Ask: isoflop predict --params N --tokens D, with --flops X"),
+        ("data-constrained", "--tokens D or isoflop query C, with --unique-tokens X"),
+    ],
+)
+def test_a_law_of_further_columns_says_which_command_answers(name, asked):
+    with pytest.raises(QueryError) as caught:
+        law(name).check_split()
+    assert str(caught.value).endswith(asked)
+
+
 @pytest.mark.parametrize(("name", "column"), [("compute", "flops"), ("experts", "experts")])
 def test_a_law_without_both_counts_splits_no_budget_even_where_its_column_is_given(name, column):
     with pytest.raises(QueryError, match="it splits no budget. Ask: isoflop predict"):

@@ -157,6 +157,41 @@ def test_far_budgets_are_called_so(reach, code):
     assert [c for c in codes(found) if c.startswith("extrapolates")] == expected
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"params": 10}, "size lies .* below the smallest fitted, 44.0M parameters"),
+        ({"min_params": 1e13}, "tokens lies .* below the smallest fitted, 5.00B tokens"),
+        ({"flops": 1e13}, "the budget lies .* below the smallest fitted, 6e18 FLOP"),
+    ],
+)
+def test_more_than_a_thousandfold_outside_the_runs_is_refused(fields, said):
+    asked = {"flops": 1e20, **fields}
+    with pytest.raises(RefusedError, match=said):
+        query("besiroglu2024", **asked)
+    forced = query("besiroglu2024", **asked, force=True)
+    assert forced.verdict.refused
+    assert forced.level is None
+
+
+def test_far_sizes_and_ratios_are_refused_however_small_the_budget():
+    span = FITTED.range
+    flops = float(np.sqrt(span["flops"].low * span["flops"].high))
+    near = 900 * span["tokens_per_param"].high
+    assert predict(FITTED, 1e3, 1e3 * near).verdict.verdict == "careful"
+    with pytest.raises(RefusedError, match="D/N lies .* above the largest fitted"):
+        query(FITTED, flops, min_ratio=1.2 / 0.9 * near)
+    with pytest.raises(QueryError, match=r"params is 0.001; at least 1 is needed"):
+        predict(FITTED, 1e-3, 1e18)
+
+
+def test_a_notebook_shows_an_answer_and_a_prediction_as_tables():
+    for found in (ask(), predict(FITTED, 5e5, 1e7)):
+        shown = found._repr_html_()
+        assert shown.count("<tr>") == len(repr(found).splitlines()) - 1
+        assert found.verdict.verdict in shown
+
+
 def test_the_band_of_good_sizes_is_not_told_a_thousandfold_beyond_the_runs():
     high = FITTED.range["flops"].high
     assert ask(999 * high).regret_band is not None

@@ -15,7 +15,7 @@ from fit.data.accounting import DEVICES, RENTALS, device_peak, find_device
 from fit.errors import FieldError, QueryError
 from fit.laws.published import preset
 from fit.query.answer import answer
-from fit.query.budget import budget_flops
+from fit.query.budget import budget_flops, priced_machine
 from fit.query.question import budget_fields, question
 from fit.results import write_fit
 from fit.service.routes import COMPARE, QUERY
@@ -60,7 +60,8 @@ H100_HOUR = 3600 * 989e12 * 0.4
 )
 def test_a_budget_in_any_words_is_one_number_of_flop(text, flops):
     assert budget_flops(text)[0] == pytest.approx(flops)
-    assert answer(question(SOURCE, {"flops": text})).flops.value == pytest.approx(flops)
+    asked = question(SOURCE, {"flops": text, "force": True})
+    assert answer(asked).flops.value == pytest.approx(flops)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +77,9 @@ def test_a_budget_in_any_words_is_one_number_of_flop(text, flops):
         ("10 PFLOP/s", "a rate"),
         ("5k\N{EURO SIGN}", "dollars are needed"),
         ("5000 euros", "dollars are needed"),
+        ("8 h100 for 3 months", "months have no one length; give days or weeks"),
+        ("8.5 h100 for 3 days", "'8.5 h100' is no whole number of devices"),
+        ("10 PFLOP-days on h100", "compute takes no device; give '10 PFLOP-days'"),
         ("8 abacus for 3 days", "'8 abacus' is no known device"),
         ("$5 on the moon", "'the moon' is no known device"),
         ("3 days on the moon", "'the moon' is no known device"),
@@ -237,3 +241,11 @@ def test_money_without_a_device_is_said_in_the_words_of_the_user():
     with pytest.raises(QueryError) as other:
         budget_flops("5k$")
     assert str(asked.value) == str(other.value) == text and asked.value.field == "device"
+
+
+def test_a_spend_that_names_a_device_is_priced_on_it():
+    five = priced_machine(None, device=None, mfu=None, price=None, spend="$5 on 4090")
+    assert five is not None
+    assert (five.name, five.price) == ("rtx-4090", DEVICES["rtx-4090"].rental[0])
+    assert priced_machine(None, device=None, mfu=None, price=None, spend="1e17") is None
+    assert priced_machine(None, device=None, mfu=None, price=None, spend="8 apples") is None

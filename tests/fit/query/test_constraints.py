@@ -35,10 +35,11 @@ def fields_at(source, flops, factors):
     best = source.best(np.array([flops]))
     n, d = np.exp(best.log_params[0]), np.exp(best.log_tokens[0])
     scale = {"tokens": d, "ratio": d / n}
-    return {
+    fields = {
         name: value * (3 * d if name == "serve_tokens" else scale.get(name.rpartition("_")[2], n))
         for name, value in factors.items()
     }
+    return {k: f"{v:.17g}B" if k == "memory" else v for k, v in fields.items()}
 
 
 def dense(problem, theta, log_flops):

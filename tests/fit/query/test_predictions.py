@@ -47,6 +47,12 @@ def test_the_reference_fit_predicts_a_grid_as_it_predicts_each_point():
     assert (found.level, found.method, found.unit) == (0.9, "hc3", "nats/token")
 
 
+def test_a_grid_far_outside_the_runs_is_refused_as_each_point_is():
+    sizes, lengths = np.geomspace(2, 2e9, 5)[:, None], np.geomspace(2, 2e11, 5)
+    found = assert_each_is_that_of_one_point(ScalingLaw.of(REFERENCE), sizes, lengths)
+    assert (found.verdict == "refuse").sum() > 15
+
+
 @pytest.mark.parametrize("more", [{}, {"unique_tokens": 1e9}])
 def test_a_published_law_predicts_a_grid_as_it_predicts_each_point(more):
     sizes = np.geomspace(1e7, 1e11, 3)[:, None]
@@ -114,6 +120,7 @@ def test_one_refused_point_refuses_all_and_force_leaves_its_interval_out():
         ([1e5, np.nan], 1e7, "positive finite number"),
         (1e5, [np.inf], "positive finite number"),
         (0, 1e7, "positive finite number"),
+        ([1e5, 0.5], 1e7, "params is 0.5; at least 1"),
         (10**400, 1e7, "positive finite number"),
         ("many", 1e7, "positive finite number"),
         ([True], 1e7, "positive finite number"),

@@ -23,7 +23,7 @@ from tests.fit.service.client import SweepWorkers, ask, finish, live_sweep, pilo
 QUESTIONS = [
     *(["query", f"{c:.6g}"] for c in np.geomspace(1e12, 8e15, 8)),
     ["query", "3e13", "--force"],
-    ["query", "1e5", "--fit", "reports/pilot"],
+    ["query", "1e8", "--fit", "reports/pilot"],
     ["query", "2.5e14", "--fit", "reports/pilot"],
     *(["query", f"{c:g}", "--law", name] for name in ("hoffmann2022", "gadre2024")
       for c in (1e18, 1e21, 5.76e23)),
