@@ -136,7 +136,9 @@ def compare(
     scales, unit, notes = comparable_unit(a, b, force=force)
     frontiers = Frontier.of(a), Frontier.of(b)
     shared = _shared_range(frontiers, scales)
-    budgets = _default_budgets(a, b, shared) if not read else np.array(sorted({v for v, _ in read}))
+    budgets = np.array(sorted({v for v, _ in read}))
+    if not read:
+        budgets = _answered((a, b), _default_budgets(a, b, shared))
     for source in (a, b):
         check_verdict(budget_verdict(source, float(budgets.max())), source, force=force)
     pairs, unpaired = None, []
@@ -202,6 +204,13 @@ def _default_budgets(a: ScalingLaw, b: ScalingLaw, shared: tuple[float, float] |
     ends = shared or (min(s.high for s in spans), max(s.high for s in spans))
     top = max(s.high for s in spans)
     return np.unique([*np.geomspace(*ends, 3), *(f * top for f in BEYOND)])
+
+
+def _answered(sources: tuple[ScalingLaw, ScalingLaw], budgets: Floats) -> Floats:
+    """Those of some budgets at which no law refuses to answer; all of them if there are none."""
+    verdicts = [[budget_verdict(source, float(v)).verdict for source in sources] for v in budgets]
+    answered = budgets[["refuse" not in both for both in verdicts]]
+    return answered if answered.size else budgets
 
 
 def _rows(

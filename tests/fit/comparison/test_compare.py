@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from fit.comparison import multiplier
 from fit.comparison.compare import compare
 from fit.errors import QueryError, RefusedError
 from fit.laws.published import preset
+from fit.query.warnings import budget_verdict
 from fit.report.listings import comparison_text
+from fit.verdict import Verdict
 from tests.fit.builders import make_fit
 from tests.fit.comparison.builders import ALPHA, BETA, A, B, E, fitted, sweep_table
 
@@ -205,6 +208,22 @@ def test_default_budgets_lie_inside_both_and_a_bit_beyond():
     assert found.shared[1] == pytest.approx(span.high / 4)
     assert [r.inside for r in found.rows] == [True, True, True, False, False]
     assert [r.flops / span.high for r in found.rows[3:]] == pytest.approx([3, 10])
+
+
+def test_default_budgets_that_no_query_answers_are_left_out(monkeypatch):
+    a, b = of(0), of(1)
+    usual = compare(a, b).rows
+    far = [row.flops for row in usual][-2]
+    refused = Verdict(verdict="refuse", reason="far", message="far")
+
+    def judged(source, flops):
+        return refused if source is b and flops >= far else budget_verdict(source, flops)
+
+    monkeypatch.setattr(sys.modules[compare.__module__], "budget_verdict", judged)
+    assert [row.flops for row in compare(a, b).rows] == [row.flops for row in usual][:-2]
+    far = 0.0
+    with pytest.raises(RefusedError, match="far"):
+        compare(a, b)
 
 
 def test_published_laws_are_compared_without_intervals():
