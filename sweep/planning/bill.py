@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from fit.allocation.costs import Machine, machine, peak_of
+from fit.allocation.costs import Machine, machine, peak_of, rental_price
 from fit.data.accounting import find_device
 from fit.data.records import RunRecord
 from fit.errors import PlanError, QueryError
@@ -27,6 +27,7 @@ from fit.quantities import (
     parse_share,
     power,
 )
+from fit.query.budget import budget_flops
 from sweep.config import TrainConfig
 from sweep.planning.devices import device_kind, found_device
 from sweep.planning.grid import Cell, LauncherChoice, split_branches
@@ -233,6 +234,8 @@ def cost_lines(cost: PlanCost, options: PlanOptions, rows: Sequence[PlannedCost]
         lines.append(_line("wall", f"about {compact_duration(cost.wall)} on {many}"))
     price = "" if cost.dollars is None else f", ${cost.dollars:,.2f} at ${options.price:g} an hour"
     lines.append(_line("devices", f"{cost.hours:.3g} device-hours{price}"))
+    if options.price_note:
+        lines += _wrapped("price", options.price_note)
     lines.append(_line("memory", memory))
     share = cost.saved / (cost.saved + cost.training) if cost.training else 0.0
     if share > 0.005:
@@ -328,6 +331,8 @@ class PlanOptions:
     """Time a few steps of every shape, where no timing is stored."""
     price: float | None = None
     """Price of one device-hour [$]."""
+    price_note: str = ""
+    """Where the price is from, if the user named none."""
     device: str | None = None
     """Accelerator that the runs are meant for: a name of `DEVICES`, or its peak [FLOP/s]."""
     mfu: float | None = None
@@ -369,7 +374,7 @@ def split_plan_options(overrides: Sequence[str]) -> tuple[PlanOptions, list[str]
 
     Raises:
         PlanError: A value that the option cannot have, an unknown option `spend.*`, or a spend in
-            dollars without a price.
+            dollars without a price or a device.
     """
     values: dict[str, Any] = {}
     rest = []
@@ -387,7 +392,16 @@ def split_plan_options(overrides: Sequence[str]) -> tuple[PlanOptions, list[str]
     if options.mfu is not None and options.device is None:
         raise PlanError("mfu= is a share of a device's peak; add device=h100, say.")
     if options.dollars is not None and options.price is None:
-        raise PlanError("spend.dollars needs the price of a device-hour; add price=2.5, say.")
+        if options.device is None:
+            needed = "the price of a device-hour; add price=2.5, say, or device=h100"
+            raise PlanError(f"spend.dollars needs {needed}.")
+        try:
+            price, note = rental_price(options.device)
+        except QueryError as error:
+            raise PlanError(str(error)) from error
+        options = replace(
+            options, price=price, price_note=note.message.replace("--price", "price=")
+        )
     if (options.target or "prior" in values) and not options.limited:
         needed = ", ".join(f"spend.{name}" for name in LIMITS)
         raise PlanError(f"spend.prior and spend.target thin a grid to a limit; add {needed}.")
@@ -469,7 +483,7 @@ PLAN_OPTIONS: Mapping[str, tuple[str, Callable[[str, str], Any]]] = MappingProxy
         "workers": ("workers", _parse_whole),
         "spend.hours": ("hours", _parser(parse_hours)),
         "spend.dollars": ("dollars", _parser(parse_dollars)),
-        "spend.flops": ("flops", _parser(parse_flops)),
+        "spend.flops": ("flops", _parser(lambda value, word: budget_flops(value, word)[0])),
         "spend.prior": ("prior", _parse_prior),
         "spend.target": ("target", _parser(parse_flops)),
     }

@@ -3,7 +3,9 @@
 import pytest
 
 from fit.allocation.costs import machine
+from fit.data.accounting import DEVICES
 from fit.errors import PlanError
+from sweep.plan import main as plan_command
 from sweep.planning.bill import (
     PlanOptions,
     cost_lines,
@@ -71,6 +73,25 @@ def test_a_wrong_word_is_one_line_that_says_what_is_needed(words, said):
     with pytest.raises(PlanError, match=said) as error:
         split_plan_options(words)
     assert "\n" not in str(error.value)
+
+
+def test_a_spend_in_dollars_takes_the_stored_price_of_its_device_and_says_so(capsys):
+    options, _ = split_plan_options(["spend.dollars=5k$", "device=4090"])
+    assert options.price == DEVICES["rtx-4090"].rental[0]
+    assert "OpenRelay" in options.price_note and options.price_note.endswith("Give yours: price=.")
+    words = ["model=w16", "train.tokens=1e6", "measure=off", "spend.dollars=5k$", "device=4090"]
+    with pytest.raises(SystemExit):
+        plan_command(words)
+    assert "price     an hour of one rtx-4090 is taken at" in capsys.readouterr().out
+    with pytest.raises(PlanError, match="price=2.5, say, or device=h100"):
+        split_plan_options(["spend.dollars=5k$"])
+
+
+def test_a_spend_in_flops_is_any_budget():
+    options, _ = split_plan_options(["spend.flops=8 h100 for 3 days"])
+    assert options.flops == pytest.approx(8 * 72 * 3600 * 0.4 * 989e12, rel=0.01)
+    with pytest.raises(PlanError, match="'5k\\$', without a device"):
+        split_plan_options(["spend.flops=5k$"])
 
 
 def test_limits_and_budgets_are_read_as_people_write_them():
