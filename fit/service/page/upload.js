@@ -100,6 +100,8 @@ function look() {
     const words = `${preview.rows} row${preview.rows === 1 ? "" : "s"}, ${preview.columns.length} columns`;
     find("#preview-count").textContent = words;
     showRoles();
+    find("#cluster").replaceChildren(find("#cluster").options[0],
+      ...preview.columns.map((c) => make("option", { value: c.name }, `those of equal ${c.name}`)));
     find("#reading").hidden = false;
   });
 }
@@ -154,7 +156,7 @@ function fields() {
   }
   // Blanks separate entries only where another begins: `loss=val loss, params=n` names two columns.
   for (const entry of find("#columns").value.split(/[,;\n]+|\s+(?=\w+=)/)) if (entry.trim()) query.append("column", entry.trim());
-  for (const [name, id] of [["where", "#condition"], ["name", "#fit-name"]]) {
+  for (const [name, id] of [["where", "#condition"], ["cluster", "#cluster"], ["name", "#fit-name"]]) {
     if (find(id).value.trim()) query.append(name, find(id).value.trim());
   }
   return query;

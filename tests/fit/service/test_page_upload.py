@@ -66,6 +66,30 @@ def test_a_dropped_table_is_read_and_mapped_and_fitted_under_the_name_given(keep
         forgive_refusals(page)
 
 
+def test_rows_of_one_run_are_named_by_a_menu(keeping):
+    lines = ["run,params,tokens,loss"]
+    for line in table().decode().splitlines()[1:]:
+        _, params, tokens, loss = line.split(",")
+        lines.append(f"of {params},{params},{tokens},{loss}")
+
+    def noted(name):
+        return [
+            note["code"] for note in httpx.get(f"{keeping[1]}v1/fits/{name}").json()["notes"]
+        ]
+
+    with opened(keeping) as page:
+        for name, cluster in (("apart", ""), ("together", "run")):
+            page.click("#open-upload") if cluster else drop(page, "curves.csv", "\n".join(lines))
+            until(page, READ)
+            page.locator("#upload details").evaluate("one => { one.open = true; }")
+            page.select_option("#cluster", cluster)
+            page.fill("#fit-name", name)
+            page.click("#send")
+            until(page, f"document.querySelector('#source').value === 'fit:{name}'")
+        forgive_refusals(page)
+    assert "trajectory" in noted("apart") and "trajectory" not in noted("together")
+
+
 def test_a_fit_that_was_sent_is_renamed_kept_and_deleted(keeping):
     root = keeping[2]
     body = {"content": table(), "headers": {"content-type": "text/csv"}, "timeout": 60}
