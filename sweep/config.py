@@ -38,8 +38,8 @@ OPTIMIZERS = ("adamw", "muon")
 KEPT = ("none", "weights", "trunk")
 """What `train.keep` may name."""
 SCORES = ("accuracy", "stories")
-"""What `train.scores` may name. accuracy: of the likeliest token, by skill, on the held-out sample.
-stories: `train.stories` stories that the model writes, by the judge of `sweep.skills`."""
+"""What `train.scores` may name beside functions. accuracy: of the likeliest token, by skill, in the
+held-out sample; stories: `train.stories` that the model writes, by the judge of `sweep.skills`."""
 MOST_STORIES = 100_000
 """They know a grade to .002."""
 SPLITS = ("names", "none")
@@ -273,7 +273,7 @@ class TrainConfig:
     """weights: leave the trained weights beside the record; trunk: leave the state of the trunk
     where the longest run leaves it; none: leave neither."""
     scores: Any = MISSING
-    """Grades of the trained model that a record holds beside its losses, of `SCORES`."""
+    """Grades of the trained model that a record holds: `SCORES`, or functions of one's own."""
     stories: Count = MISSING
     """Stories that `scores=stories` grades; 200 give a grade to .01 to .05."""
 
@@ -287,7 +287,7 @@ class TrainConfig:
         _check("train.stories", self.stories, self.stories <= MOST_STORIES, "100000 or fewer")
         self.batch_doublings = [_positive("train.batch_doublings", d) for d in self.batch_doublings]
         self.lr_decay_from = _positive("train.lr_decay_from", self.lr_decay_from)
-        self.scores = _names("train.scores", self.scores, SCORES)
+        self.scores = _names("train.scores", self.scores, SCORES, own=True)
         if self.warmup_tokens:  # None chooses, 0 is none
             self.warmup_tokens = _positive("train.warmup_tokens", self.warmup_tokens)
 
@@ -430,12 +430,12 @@ def _check_known(name: str, value: str, known: Sequence[str]) -> None:
         raise PlanError(f"{name}={value}; known are {', '.join(known)}.")
 
 
-def _names(setting: str, value: Any, known: Sequence[str]) -> list[str]:
-    """Read a setting that is a name, several, or null and [] for none."""
+def _names(setting: str, value: Any, known: Sequence[str], *, own: bool = False) -> list[str]:
+    """Read a setting that is a name, or one's own function, several, or null and [] for none."""
     several = isinstance(value, Sequence) and not isinstance(value, str)
     names = list(value) if several else [] if value is None else [value]
-    for name in names:
-        _check_known(setting, name, known)
+    for name in (n for n in names if not (own and names_plug_in(n))):
+        _check_known(setting, name, (*known, OWN) if own else known)
     if "none" in names and len(set(names)) > 1:
         raise PlanError(f"{setting}=[{','.join(names)}]; none stands alone. Leave it out.")
     return sorted(set(names))

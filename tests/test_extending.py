@@ -13,9 +13,11 @@ import pytest
 import torch
 
 from fit.data.records import read_runs
+from fit.errors import PlanError
 from sweep.planning.compose import command_overrides, parse_command
 from sweep.planning.grid import grid
 from sweep.training.loop import train
+from sweep.training.outcome import own_scores
 from sweep.training.session import Session
 from tests.architecture import ROOT
 from tests.sweep.training.test_loop import TINY, Quiet, results
@@ -48,7 +50,7 @@ def planned(*words):
 
 
 def test_the_page_has_an_example_of_each_kind():
-    assert list(FILES) == ["ssm.py", "lion.py", "linear.py", "melodies.py"]
+    assert list(FILES) == ["ssm.py", "lion.py", "linear.py", "ends.py", "melodies.py"]
     assert len(COMMANDS) == len(FILES)
 
 
@@ -66,6 +68,50 @@ KINDS = {
     "schedule": ("train.schedule=linear:linear", "train.floor=0.1"),
     "data": ("data._target_=melodies:Melodies", "data.power=2.0"),
 }
+
+
+def test_a_record_holds_the_scores_of_ones_own_functions(examples, tmp_path):
+    planned_run = planned("train.scores=[accuracy,ends:ends]", *SHORT)
+    assert planned_run.runs[0].run == planned(*SHORT).runs[0].run, "a score changes no training"
+    (record,) = train(planned_run, tmp_path, Quiet())
+    score = record.scores["last_token"]
+    assert len(record.scores) > 1 and score["items"] == 64 and 0 < score["accuracy"] < 1
+    assert score["accuracy_se"] == pytest.approx(
+        np.sqrt(score["accuracy"] * (1 - score["accuracy"]) / 63)
+    )
+    (again,) = read_runs(tmp_path).records
+    assert again.scores == record.scores
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return {'tokens': [0.5]}", "gives 'tokens', the name of another score"),
+        ("return {'mine': [1.5, 0]}", r"gives 'mine' of shape \(2,\).*from 0 to 1"),
+        ("return {'mine': []}", "gives 'mine' of shape"),
+        ("return {'mine': 0.5}", "gives 'mine' of shape"),
+        ("return {'mine': [float('nan')]}", "gives 'mine' of shape"),
+        ("return 0.5", "fails: AttributeError"),
+        ("raise MemoryError", "fails: MemoryError"),
+    ],
+)
+def test_what_a_function_of_scores_gives_is_checked(examples, body, said):
+    (examples / "odd.py").write_text(f"def odd(model, source):\n    {body}\n")
+    with pytest.raises(PlanError, match=f"train.scores=odd:odd {said}"):
+        own_scores("odd:odd", None, None, taken=["tokens"])
+    sys.modules.pop("odd")
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ("accurate", "known are accuracy, stories, one of your own"),
+        ("nowhere:odd", "there is no module nowhere"),
+    ],
+)
+def test_scores_that_there_are_none_of_are_refused_in_the_plan(scores, said):
+    with pytest.raises(PlanError, match=said):
+        planned(f"train.scores={scores}")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -37,7 +37,7 @@ from fit.data.schedule import (
     warmup_tokens,
 )
 from fit.errors import PlanError, RecordError
-from sweep.config import SHARDED, Config, DataConfig, DepthRule, Schedule, TrainConfig
+from sweep.config import SCORES, SHARDED, Config, DataConfig, DepthRule, Schedule, TrainConfig
 from sweep.data.registry import describe, separator_of
 from sweep.data.rows import moved_data
 from sweep.planning.devices import resolve_device
@@ -51,7 +51,7 @@ from sweep.planning.identity import (
 )
 from sweep.planning.sizes import build_shape, choose_shape
 from sweep.planning.trunks import find_trunk
-from sweep.plugins import PlugIn, count_model, plug_ins
+from sweep.plugins import PlugIn, count_model, plug_ins, source_file
 
 Describe = Callable[[DataConfig, int], tuple[int, int | None, DataInfo]]
 """What `describe` is: vocabulary, distinct tokens and facts of the data."""
@@ -348,7 +348,7 @@ def check_combinations(config: Config) -> None:
     for name, value in (
         ("model.document_mask", model.document_mask),
         ("data.tasks", config.data.tasks),
-        ("train.scores", ",".join(train.scores)),
+        ("train.scores", ",".join(s for s in train.scores if s in SCORES)),
     ):
         if own and value:
             raise PlanError(
@@ -361,12 +361,14 @@ def check_combinations(config: Config) -> None:
             f"data={config.data.name} has none. Leave it out"
             + (", or grade prompts: data.tasks." if config.data.name != "tokens" else ".")
         )
+    for function in (name for name in train.scores if name not in SCORES):
+        source_file("train.scores", function)  # refused here where there is no such module
     sharded = train.devices > 1 and train.strategy in SHARDED
-    if "stories" in train.scores and sharded:
+    if sharded and (whole := [name for name in train.scores if name != "accuracy"]):
         raise PlanError(
-            f"train.scores=stories with train.strategy={train.strategy}; no device has the whole "
-            "model that writes them. Leave one of the two out, or keep the weights and grade them: "
-            "train.keep=weights, isoflop sweep grade RUN."
+            f"train.scores={','.join(whole)} with train.strategy={train.strategy}; no device has "
+            "the whole model that is graded. Leave one of the two out, or keep the weights and "
+            "grade those: train.keep=weights, isoflop sweep grade RUN."
         )
     if "weights" in train.keep and find_spec("safetensors") is None:
         raise PlanError(

@@ -32,6 +32,7 @@ from fit.data.records import STORIES_NAME, RunRecord, write_record
 from fit.errors import RecordError
 from fit.files import now, write_atomically
 from sweep.cache import locked
+from sweep.config import SCORES
 from sweep.data.measured import further_heldout, read_tasks, task_name
 from sweep.planning.devices import device_kind
 from sweep.planning.trajectory import RunSpec, Trajectory, finished_record, work_folder
@@ -58,6 +59,7 @@ from sweep.training.outcome import (
     error_in_words,
     failed_record,
     measure,
+    own_scores,
     score_tasks,
 )
 from sweep.training.ranks import from_first_rank, join_ranks, started_rank
@@ -419,6 +421,8 @@ class TrajectoryTrainer:
                 if self.writes:
                     folder = self.folder / run.run
                     write_atomically(folder / STORIES_NAME, "\n".join(texts) + "\n")
+            for function in (name for name in asked if name not in SCORES):
+                scores |= own_scores(function, module, source, taken=scores)
             measured = dataclasses.replace(measured, scores=scores or None)
         if reason is None:
             record = done_record(facts, measured)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -23,13 +23,15 @@ from numpy.typing import NDArray
 
 from fit.data.accounting import ROPE_BASE
 from fit.data.records import DataInfo, RunRecord
+from fit.errors import PlanError
 from fit.files import commit, now, versions
 from sweep.data.measured import Task
 from sweep.data.mixture import MixtureSource
-from sweep.data.rows import Heldout, Rows
+from sweep.data.rows import Heldout, Rows, TokenSource
 from sweep.model import Transformer
 from sweep.planning.overrides import unread_settings
 from sweep.planning.trajectory import RunSpec, Trajectory
+from sweep.plugins import load
 from sweep.training.devices import device_name, gather_rows, peak_flops_per_second
 from sweep.training.session import Session
 from sweep.training.tracking import Attempt
@@ -191,6 +193,50 @@ def _task_score(
         "accuracy_se": _standard_error(solved),
         "probability": float(shares.mean()),
         "probability_se": _standard_error(shares),
+    }
+
+
+def own_scores(
+    function: str, model: Any, source: TokenSource, *, taken: Collection[str] = ()
+) -> dict[str, Mapping[str, float | None]]:
+    """Scores of a trained model by a function of the user's own.
+
+    Args:
+        function: `package.module:name` of a function (model, source) -> {name: grades}, with the
+            grade of each item, an array (items,) of numbers from 0 to 1.
+        model: The model, on its device.
+        source: What it was trained on.
+        taken: Names of the other scores.
+
+    Returns:
+        The accuracy of each name, the mean of its grades, with its standard error.
+
+    Raises:
+        PlanError: The function cannot be imported, raises, or gives something else.
+    """
+    called = f"train.scores={function}"
+    plug_in = load("train.scores", function)
+    try:
+        with torch.no_grad():
+            given = plug_in(model, source).items()
+            found = {str(n): torch.as_tensor(v).double().cpu().numpy() for n, v in given}
+    except Exception as error:  # the user's code may raise anything
+        raise PlanError(f"{called} fails: {type(error).__name__}: {error}.") from error
+    for name, grades in found.items():
+        if name in taken:
+            raise PlanError(f"{called} gives '{name}', the name of another score. Rename it.")
+        if grades.ndim != 1 or not len(grades) or not ((grades >= 0) & (grades <= 1)).all():
+            raise PlanError(
+                f"{called} gives '{name}' of shape {grades.shape}; the grade of each item is "
+                "needed, from 0 to 1, in one dimension."
+            )
+    return {
+        name: {
+            "items": float(len(grades)),
+            "accuracy": float(grades.mean()),
+            "accuracy_se": _standard_error(grades),
+        }
+        for name, grades in found.items()
     }
 
 

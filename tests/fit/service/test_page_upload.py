@@ -73,9 +73,7 @@ def test_rows_of_one_run_are_named_by_a_menu(keeping):
         lines.append(f"of {params},{params},{tokens},{loss}")
 
     def noted(name):
-        return [
-            note["code"] for note in httpx.get(f"{keeping[1]}v1/fits/{name}").json()["notes"]
-        ]
+        return [note["code"] for note in httpx.get(f"{keeping[1]}v1/fits/{name}").json()["notes"]]
 
     with opened(keeping) as page:
         for name, cluster in (("apart", ""), ("together", "run")):
