@@ -230,12 +230,18 @@ def test_bf16_on_a_cpu_trains_and_says_so(machine, tmp_path):
         (None, ["device=h100 mig 1g.10gb"], "planned   for cuda in bf16-mixed"),
         (Nvml(AMPERE), ["device=v100"], "planned   for cuda in 32-true"),
         (None, ["device=t4", "train.precision=bf16-mixed"], "planned   for cuda in bf16-mixed"),
-        (
+        pytest.param(
             None,
             [SLURM, "hydra.launcher.gpus_per_node=1"],
             "planned   for cuda in bf16-mixed, since the launcher asks for GPUs",
+            marks=pytest.mark.slurm,  # needs the launcher's package
         ),
-        (None, [SLURM], "planned   for cpu in 32-true, found here"),
+        pytest.param(
+            None,
+            [SLURM],
+            "planned   for cpu in 32-true, found here",
+            marks=pytest.mark.slurm,
+        ),
     ],
 )
 def test_the_plan_says_the_device_and_the_precision(machine, capsys, gpu, words, said):
@@ -267,6 +273,7 @@ def test_a_launcher_asks_for_gpus_in_many_ways(launcher, asked):
     assert devices.asks_for_gpus(launcher) is asked
 
 
+@pytest.mark.slurm
 def test_jobs_with_gpus_are_planned_for_them_where_there_is_none(machine, monkeypatch):
     machine(None)
     monkeypatch.setattr("sweep.planning.timing.os.sysconf", lambda name: 1)  # two bytes of memory
@@ -282,6 +289,7 @@ def test_jobs_with_gpus_are_planned_for_them_where_there_is_none(machine, monkey
     assert "this machine has" in cell.refusal
 
 
+@pytest.mark.slurm
 @pytest.mark.parametrize(
     ("words", "cpus"),
     [
