@@ -118,7 +118,10 @@ def predict_many(
     reach = np.array([math.nan if (r := law.reach(c)) is None else r for c in flops])
     outside = times_outside(law.range, flops=flops, params=n, tokens=d)
     sides = np.reshape([side for pair in outside.values() for side in pair], (-1, len(n)))
-    loss, low, high = _losses(law, n, d, ranged=np.all(sides <= FARTHEST_REACH, axis=0))
+    near = ~(reach > FARTHEST_REACH)
+    if law.fit is not None:
+        near &= np.all(sides <= FARTHEST_REACH, axis=0)
+    loss, low, high = _losses(law, n, d, ranged=near)
     verdicts = np.empty(len(n), dtype="<U7")
     classes = _classes(law, n, d, sides, reach, loss, low, high)
     _, first, member = np.unique(classes, axis=1, return_index=True, return_inverse=True)

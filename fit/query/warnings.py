@@ -151,8 +151,11 @@ def answer_warnings(
     reach = source.reach(flops)
     notes = [*_origin(source), *_short_runs(source.fit, reach), *_reach(reach, source)]
     outside = times_outside(source.range, flops=flops, params=params, tokens=tokens)
-    if text := _far_outside(source.range, outside):
-        notes.append(_note("extrapolates_far", "serious", text))
+    where, advice = _far_outside(source.range, outside)
+    if where and source.fit is None:  # its ranges are rough: it is never more than `careful`
+        notes.append(_note("extrapolates", "warning", f"{where}."))
+    elif where:
+        notes.append(_note("extrapolates_far", "serious", f"{where}: {advice}"))
     else:
         notes += [*_below(source.range, flops), *_ratio(source.range, tokens / params)]
     if "unique_tokens" in source.law.columns:
@@ -315,20 +318,22 @@ def times_outside(
     return {k: (span.low / values[k], values[k] / span.high) for k, span in spans.items()}
 
 
-def _far_outside(ranges: Mapping[str, Span], outside: Mapping[str, tuple[float, float]]) -> str:
-    """Why N, D, D/N or a small C lies too far outside the runs, if one does."""
+def _far_outside(
+    ranges: Mapping[str, Span], outside: Mapping[str, tuple[float, float]]
+) -> tuple[str, str]:
+    """Where N, D, D/N or a small C lies too far outside the runs, if one does; and what to do."""
     times = {k: low if k == "flops" else max(low, high) for k, (low, high) in outside.items()}
     name = max(times, key=lambda k: times[k], default="")
     if not name or not times[name] > FARTHEST_REACH:
-        return ""
+        return "", ""
     span, (low, high), (what, unit, todo) = ranges[name], outside[name], QUANTITIES[name]
     end = f"above the largest fitted, {short(span.high)}"
     if low > high:
         end = f"below the smallest fitted, {short(span.low)}"
     return (
         f"{what} lies {TIMES}{three_digits(times[name])} {end} {unit}, "
-        f"where nothing is known of its error: at most {TIMES}{FARTHEST_REACH:g} is answered. "
-        f"{todo}, or add runs in between."
+        "where nothing is known of its error",
+        f"at most {TIMES}{FARTHEST_REACH:g} is answered. {todo}, or add runs in between.",
     )
 
 

@@ -273,7 +273,7 @@ def checked_fields(
     """Group the fields of a request by name.
 
     Raises:
-        RequestError: A field is unknown, missing, repeated too often or far too long.
+        RequestError: A field is unknown, missing, repeated too often, far too long or no text.
     """
     fields: dict[str, tuple[str, ...]] = {}
     for name, value in pairs:
@@ -284,6 +284,8 @@ def checked_fields(
         if len(value) > LONGEST_VALUE:
             text = f"{name} has {len(value)} characters; {LONGEST_VALUE} are enough."
             raise RequestError(422, "invalid", text, name)
+        if "\0" in value:
+            raise RequestError(422, "invalid", f"{name} has a null character; give text.", name)
         fields[name] = (*fields.get(name, ()), _BLANK.sub("+", value))
     for name, values in fields.items():
         most = MOST_BUDGETS if name in route.several else 1

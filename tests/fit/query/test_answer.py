@@ -160,18 +160,23 @@ def test_far_budgets_are_called_so(reach, code):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"params": 10}, "size lies .* below the smallest fitted, 44.0M parameters"),
-        ({"min_params": 1e13}, "tokens lies .* below the smallest fitted, 5.00B tokens"),
-        ({"flops": 1e13}, "the budget lies .* below the smallest fitted, 6e18 FLOP"),
+        ({"params": 10}, "D/N lies .* above the largest fitted"),
+        ({"min_params": 1e9}, "D/N lies .* below the smallest fitted|tokens lies .* below"),
+        ({"flops": 1e6}, "the budget lies .* below the smallest fitted"),
     ],
 )
 def test_more_than_a_thousandfold_outside_the_runs_is_refused(fields, said):
-    asked = {"flops": 1e20, **fields}
+    asked = {"flops": FITTED.range["flops"].low, **fields}
     with pytest.raises(RefusedError, match=said):
-        query("besiroglu2024", **asked)
-    forced = query("besiroglu2024", **asked, force=True)
+        query(FITTED, **asked)
+    forced = query(FITTED, **asked, force=True)
     assert forced.verdict.refused
     assert forced.level is None
+
+
+def test_a_published_law_warns_where_a_fit_refuses():
+    found = query("besiroglu2024", 1e21, max_params=8e3)
+    assert found.verdict.verdict == "careful" and "extrapolates" in codes(found)
 
 
 def test_far_sizes_and_ratios_are_refused_however_small_the_budget():

@@ -121,6 +121,7 @@ REFUSED = [
     ("/v1/fits/nope", 404, "fit"),
     ("/v1/fits/..%2Fsecret", 404, None),
     ("/v1/report/nope.pdf", 404, "fit"),
+    ("/v1/report/pilot.pdf?flops=%00", 422, "flops"),
     ("/page/nope.js", 404, "name"),
     ("/page/../api.py", 404, None),
     ("/page/%2e%2e/api.py", 404, None),
