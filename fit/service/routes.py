@@ -260,10 +260,13 @@ def report_options(pairs: Sequence[tuple[str, str]]) -> list[str]:
     """The question that a request puts to a report, as options of `isoflop report`.
 
     Raises:
-        RequestError: A field is unknown, repeated or far too long.
+        RequestError: A field is unknown, repeated, far too long or holds a null character.
     """
     taken = {name: FIELDS[name].about for name in REPORT_FIELDS}
     fields = checked_fields(dataclasses.replace(QUERY, fields=taken), pairs)
+    for name, values in fields.items():
+        if "\0" in values[0]:  # no argument of a process may hold one
+            raise RequestError(422, "invalid", f"{name} has a null character; give text.", name)
     return [f"{option_name(name)}={values[0]}" for name, values in fields.items()]
 
 
@@ -273,7 +276,7 @@ def checked_fields(
     """Group the fields of a request by name.
 
     Raises:
-        RequestError: A field is unknown, missing, repeated too often, far too long or no text.
+        RequestError: A field is unknown, missing, repeated too often, far too long.
     """
     fields: dict[str, tuple[str, ...]] = {}
     for name, value in pairs:
@@ -284,8 +287,6 @@ def checked_fields(
         if len(value) > LONGEST_VALUE:
             text = f"{name} has {len(value)} characters; {LONGEST_VALUE} are enough."
             raise RequestError(422, "invalid", text, name)
-        if "\0" in value:
-            raise RequestError(422, "invalid", f"{name} has a null character; give text.", name)
         fields[name] = (*fields.get(name, ()), _BLANK.sub("+", value))
     for name, values in fields.items():
         most = MOST_BUDGETS if name in route.several else 1
